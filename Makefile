@@ -1,0 +1,36 @@
+# Everything starts with `make demo` or `make test`; both make the environment first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-all lint format tensorboard clean
+
+demo: $(VENV)/ready
+	$(BIN)/python train.py experiment=demo $(DEMO)
+
+test: $(VENV)/ready lint
+	$(BIN)/pytest -n auto -m "not slow and not real_data"
+
+test-all: $(VENV)/ready lint
+	$(BIN)/pytest -n auto
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+tensorboard: $(VENV)/ready
+	$(BIN)/tensorboard --logdir outputs
+
+# Runs, prepared data and the drawn data set stay.
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis src/*.egg-info
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else "Python 3.11 to 3.13 is needed; choose one with: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@

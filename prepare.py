@@ -1,0 +1,21 @@
+"""Choose images and draw their masks: `python prepare.py data.root=/data/coco`, or `--help`."""
+
+import hydra
+from omegaconf import DictConfig
+
+from cocoseg.cli import entry_point, start_run, typed
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="prepare")
+@entry_point
+def main(cfg: DictConfig) -> None:
+    config = typed(cfg)
+    start_run(cfg)
+
+    from cocoseg.prepare import prepare
+
+    prepare(config)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""What the entry points share: the schema's registration, the typed configuration, errors in one line."""
+
+import atexit
+import errno
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException, InstantiationException
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from cocoseg.config import Config, check
+from cocoseg.errors import CocosegError
+
+BAD_INPUT = 2
+INTERRUPTED = 130  # as a shell counts: 128 + SIGINT
+TERMINATED = 143  # 128 + SIGTERM
+
+ConfigStore.instance().store(name="schema", node=Config, provider="cocoseg")
+
+_failed: list[str] = []  # jobs of a multirun that ended with an error
+
+
+class JobFailedError(CompactHydraException):
+    """A job of a multirun ended; Hydra prints the sentence without a stack trace and goes on."""
+
+
+def entry_point(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
+    """Turn what goes wrong in `main` into one line on stderr and an exit code.
+
+    A user's mistake ends a single run with 2. Inside a multirun the job raises instead, the others go on,
+    and Hydra ends with 1; a list of what failed comes last. `HYDRA_FULL_ERROR=1` shows stack traces.
+    """
+
+    @functools.wraps(main)
+    def wrapped(config: DictConfig) -> None:
+        try:
+            main(config)
+        except KeyboardInterrupt:
+            _say("interrupted")
+            sys.exit(INTERRUPTED)
+        except Exception as error:
+            sentence = _sentence(error)
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                _remember(sentence or f"{type(error).__name__}: {error}")
+            if sentence is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+                raise
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise JobFailedError(f"error: {sentence}") from None
+            _say(f"error: {sentence}")
+            sys.exit(BAD_INPUT)
+
+    return wrapped
+
+
+def typed(config: DictConfig) -> Config:
+    """The configuration as plain, checked dataclasses.
+
+    Raises:
+        CocosegError: names the key.
+    """
+    hydra = HydraConfig.get()
+    overridden = [override.lstrip("+").split("=")[0] for override in hydra.overrides.task]
+    if hydra.mode == RunMode.MULTIRUN and "run_dir" in overridden:
+        raise CocosegError("run_dir: the jobs of a multirun can't share it; set hydra.sweep.dir instead")
+    try:
+        settings: Config = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise CocosegError(str(error).splitlines()[0]) from error
+    check(settings)
+    return settings
+
+
+def start_run(config: DictConfig) -> Path:
+    """The run folder, with the resolved configuration in it."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    OmegaConf.save(config, folder / "config.yaml", resolve=True)
+    return folder
+
+
+def build(node: Any, key: str, **arguments: Any) -> Any:
+    """Instantiate the `_target_` of a configuration node.
+
+    Raises:
+        CocosegError: names the key and what went wrong.
+    """
+    if not isinstance(node, dict) or "_target_" not in node:
+        raise CocosegError(f"{key}: no _target_ in it, the class or function to call")
+    try:
+        return instantiate(node, _convert_="all", **arguments)
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        raise CocosegError(f"{key}: {node['_target_']}: {str(cause).splitlines()[0]}") from error
+
+
+def _sentence(error: Exception) -> str | None:
+    """What to tell the user, or None for what is a bug."""
+    if isinstance(error, CocosegError):
+        return error.sentence
+    environment = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+    if isinstance(error, OSError) and error.errno in environment:
+        return f"{error.filename}: {error.strerror}"
+    return None
+
+
+def _remember(sentence: str) -> None:
+    job = HydraConfig.get()
+    if not _failed:
+        atexit.register(_list_failures)
+    _failed.append(f"job {job.job.num} ({job.job.override_dirname}): {sentence}")
+
+
+def _list_failures() -> None:
+    _say(f"{len(_failed)} jobs failed:\n  " + "\n  ".join(_failed))
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr)

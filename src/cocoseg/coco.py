@@ -1,0 +1,173 @@
+"""The COCO annotation file: typed reading, checks, and writing of subsets.
+
+The file is decoded into small structs; a segmentation stays a view into the file's bytes until its image
+is drawn. Format: https://cocodataset.org/#format-data (instances).
+"""
+
+from collections.abc import Collection, Iterable
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import msgspec
+
+from cocoseg.errors import CocosegError
+from cocoseg.files import write_bytes
+
+MAX_PIXELS = 178_956_970  # where Pillow refuses an image as a decompression bomb
+
+
+class Image(msgspec.Struct, frozen=True, gc=False):
+    id: int
+    file_name: str
+    width: int
+    height: int
+
+
+class Category(msgspec.Struct, frozen=True, gc=False):
+    id: int
+    name: str
+
+
+class Annotation(msgspec.Struct, frozen=True, gc=False):
+    id: int
+    image_id: int
+    category_id: int
+    iscrowd: int | bool = 0
+    segmentation: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _Content(msgspec.Struct, gc=False):
+    images: list[Image]
+    annotations: list[Annotation]
+    categories: list[Category]
+
+
+class CocoFile:
+    """A checked annotation file.
+
+    Attributes:
+        path: where it was read from.
+        images, annotations, categories: in the order of the file.
+    """
+
+    def __init__(self, path: Path, content: bytes, decoded: _Content):
+        self.path = path
+        self.images = decoded.images
+        self.annotations = decoded.annotations
+        self.categories = decoded.categories
+        self._bytes = content
+
+    def annotations_of(self, image_ids: Collection[int]) -> dict[int, list[Annotation]]:
+        """The annotations of each of these images, in the order of the file."""
+        grouped: dict[int, list[Annotation]] = {image_id: [] for image_id in image_ids}
+        for annotation in self.annotations:
+            if annotation.image_id in grouped:
+                grouped[annotation.image_id].append(annotation)
+        return grouped
+
+    def write_subset(self, image_ids: Collection[int], path: Path) -> None:
+        """Write a COCO file of these images and their annotations, every field as it was, byte for byte."""
+        parts = msgspec.json.decode(self._bytes, type=dict[str, msgspec.Raw])
+        for key, items in (
+            ("images", (image.id in image_ids for image in self.images)),
+            ("annotations", (annotation.image_id in image_ids for annotation in self.annotations)),
+        ):
+            raw = msgspec.json.decode(parts[key], type=list[msgspec.Raw])
+            parts[key] = _join(item for item, chosen in zip(raw, items, strict=True) if chosen)
+        body = b",\n".join(msgspec.json.encode(key) + b": " + bytes(value) for key, value in parts.items())
+        write_bytes(path, b"{" + body + b"}\n")
+
+
+def read(path: Path) -> CocoFile:
+    """Read and check an instances file.
+
+    Raises:
+        CocosegError: it is not there, is no JSON, lacks a key, or contradicts itself.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CocosegError(f"{path}: can't be read ({error.strerror})") from error
+    try:
+        decoded = msgspec.json.decode(content, type=_Content)
+    except msgspec.ValidationError as error:
+        raise CocosegError(f"{path}: {_where(content, error)}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise CocosegError(f"{path}: no valid JSON ({error})") from error
+    _check(path, decoded)
+    return CocoFile(path, content, decoded)
+
+
+def _join(items: Iterable[msgspec.Raw]) -> msgspec.Raw:
+    return msgspec.Raw(b"[\n" + b",\n".join(map(bytes, items)) + b"\n]")
+
+
+def _where(content: bytes, error: msgspec.ValidationError) -> str:
+    """The error with the number of the entry that it is about; msgspec itself says `$.images[...]`."""
+    parts = msgspec.json.decode(content)
+    if not isinstance(parts, dict):
+        return "not a COCO file: an object with 'images', 'annotations' and 'categories' belongs there"
+    for key, kind in (("images", Image), ("annotations", Annotation), ("categories", Category)):
+        if key not in parts:
+            return f"not a COCO file: the key '{key}' is missing"
+        if not isinstance(parts[key], list):
+            return f"'{key}' must be a list"
+        for number, item in enumerate(parts[key]):
+            try:
+                msgspec.convert({**item, "segmentation": None} if kind is Annotation else item, _loose(kind))
+            except (msgspec.ValidationError, TypeError) as inner:
+                return f"{key}[{number}]: {str(inner).replace(' - at `$.', ' at `')}"
+    return str(error)
+
+
+def _loose(kind: type) -> type:
+    """`Annotation` without its raw segmentation, which only the JSON decoder can fill."""
+    if kind is not Annotation:
+        return kind
+    fields = [("id", int), ("image_id", int), ("category_id", int), ("iscrowd", int | bool, 0)]
+    return msgspec.defstruct("Annotation", fields)
+
+
+def _check(path: Path, content: _Content) -> None:
+    if not content.images:
+        raise CocosegError(f"{path}: no images in it")
+    if not content.categories:
+        raise CocosegError(f"{path}: no categories in it")
+    image_ids = _unique(path, "images", content.images)
+    category_ids = _unique(path, "categories", content.categories)
+    _unique(path, "annotations", content.annotations)
+    for image in content.images:
+        _check_image(path, image)
+    for annotation in content.annotations:
+        if annotation.image_id not in image_ids:
+            raise CocosegError(
+                f"{path}: annotation {annotation.id} is of image {annotation.image_id}, which is not listed"
+            )
+        if annotation.category_id not in category_ids:
+            raise CocosegError(
+                f"{path}: annotation {annotation.id} is of category {annotation.category_id}, "
+                "which is not listed"
+            )
+
+
+def _unique(path: Path, key: str, items: list) -> set[int]:
+    ids = {item.id for item in items}
+    if len(ids) < len(items):
+        seen: set[int] = set()
+        double = next(item.id for item in items if item.id in seen or seen.add(item.id))
+        raise CocosegError(f"{path}: the id {double} occurs twice in '{key}'")
+    return ids
+
+
+def _check_image(path: Path, image: Image) -> None:
+    if image.width < 1 or image.height < 1 or image.width * image.height > MAX_PIXELS:
+        raise CocosegError(
+            f"{path}: image {image.id} is said to be {image.width}x{image.height} pixels; "
+            f"between 1 and {MAX_PIXELS} pixels are allowed"
+        )
+    name = image.file_name
+    windows = PureWindowsPath(name)  # splits at \ and / and knows drives
+    outside = windows.drive or windows.root or ".." in windows.parts or "\0" in name
+    if outside or not PurePosixPath(name).name:
+        raise CocosegError(
+            f"{path}: image {image.id} has the file_name {name!r}; it must be a path inside the image folder"
+        )

@@ -1,0 +1,191 @@
+"""Schemas of our own settings, and the checks that cross their fields. No torch, no Hydra.
+
+The defaults that users get stand in conf/; those here are the same wherever a schema is used without it.
+What users swap as a whole (model, loss, optimizer, trainer, logger, callbacks) is an untyped node with a
+`_target_`.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from cocoseg.errors import CocosegError
+
+OVERLAPS = ("max", "smallest", "ignore")
+RASTERIZERS = ("pillow", "coco")
+CROWDS = ("ignore", "draw", "skip")
+ENCODINGS = ("palette", "uint16", "x100")
+
+
+@dataclass
+class SubsetConfig:
+    """Which images of the annotation file."""
+
+    size: int | None = 8000  # null: all; all too if there are fewer
+    seed: int = 0
+    categories: list[Any] | None = None  # names or ids; null: all. Other objects become background
+    keep_empty: bool = False  # images without annotations too
+
+
+@dataclass
+class ShapesConfig:
+    """The built-in data set of drawn shapes."""
+
+    images: int = 240
+    seed: int = 0
+
+
+@dataclass
+class DataConfig:
+    """Where the data is and how it reaches the network."""
+
+    root: str | None = None
+    images: str | None = None  # folder of images
+    annotations: str | None = None  # COCO instances file
+    val_images: str | None = None  # null: the same folder as `images`
+    val_annotations: str | None = None  # null: a part of the training images is held out
+    prepared_dir: str | None = None  # null: prepared/<annotation file>-<key of the settings>
+    image_size: list[int] = field(default_factory=lambda: [224, 224])  # height, width
+    batch_size: int = 16
+    num_workers: int | None = None  # null: one per core, at most 8
+    val_fraction: float = 0.1
+    subset: SubsetConfig = field(default_factory=SubsetConfig)
+    shapes: ShapesConfig | None = None  # draw the data set at `root` first
+
+
+@dataclass
+class MasksConfig:
+    """How masks are drawn and written, see rasterize.py and encoding.py."""
+
+    overlap: str = "max"
+    rasterizer: str = "pillow"
+    crowd: str = "ignore"
+    encoding: str = "palette"
+
+
+@dataclass
+class PrepareConfig:
+    workers: int | None = None  # processes; null: one per core
+
+
+@dataclass
+class Config:
+    """Everything that `train.py` and `prepare.py` are told."""
+
+    seed: int = 0
+    run_dir: str = "outputs"
+    ckpt_path: str | None = None
+    data: DataConfig = field(default_factory=DataConfig)
+    masks: MasksConfig = field(default_factory=MasksConfig)
+    prepare: PrepareConfig = field(default_factory=PrepareConfig)
+    model: Any = None
+    loss: Any = None
+    optimizer: Any = None
+    trainer: Any = None
+    logger: Any = None
+    callbacks: Any = None
+
+
+def check(config: Config) -> None:
+    """Check what can be checked before anything is read.
+
+    Raises:
+        CocosegError: names the key.
+    """
+    _check_masks(config.masks)
+    _check_data(config.data)
+    if config.prepare.workers is not None and config.prepare.workers < 1:
+        raise CocosegError(f"prepare.workers is {config.prepare.workers}; it must be at least 1, or null")
+    parse_duration(config.trainer["max_time"], key="trainer.max_time")
+    if config.ckpt_path is not None and not Path(config.ckpt_path).is_file():
+        raise CocosegError(f"ckpt_path: no file {config.ckpt_path}")
+
+
+def _check_masks(masks: MasksConfig) -> None:
+    for key, known in (
+        ("overlap", OVERLAPS),
+        ("rasterizer", RASTERIZERS),
+        ("crowd", CROWDS),
+        ("encoding", ENCODINGS),
+    ):
+        value = getattr(masks, key)
+        if value not in known:
+            raise CocosegError(f"masks.{key} is {value!r}; it must be one of {', '.join(known)}")
+
+
+def _check_data(data: DataConfig) -> None:
+    if len(data.image_size) != 2 or min(data.image_size) < 1:
+        raise CocosegError(f"data.image_size is {data.image_size}; it must be [height, width] in pixels")
+    for key, least in (("batch_size", 1), ("num_workers", 0)):
+        value = getattr(data, key)
+        if value is not None and value < least:
+            raise CocosegError(f"data.{key} is {value}; it must be at least {least}")
+    if not 0 < data.val_fraction < 1:
+        raise CocosegError(f"data.val_fraction is {data.val_fraction}; it must lie between 0 and 1")
+    if data.subset.size is not None and data.subset.size < 1:
+        raise CocosegError(
+            f"data.subset.size is {data.subset.size}; it must be at least 1, or null for all images"
+        )
+    if data.subset.categories is not None:
+        for item in data.subset.categories:
+            if isinstance(item, bool) or not isinstance(item, int | str):
+                raise CocosegError(f"data.subset.categories: {item!r} is neither a name nor an id")
+    if data.shapes is None:
+        _check_places(data)
+    elif data.shapes.images < 2:
+        raise CocosegError(f"data.shapes.images is {data.shapes.images}; it must be at least 2")
+
+
+def _check_places(data: DataConfig) -> None:
+    """The folders and files that must be there before preparation starts."""
+    if data.root is not None and not Path(data.root).is_dir():
+        raise CocosegError(
+            f"data.root: no folder {data.root}; it should hold images and a COCO instances file "
+            f"(here: {data.images} and {data.annotations}), for COCO 2017 from https://cocodataset.org/#download"
+        )
+    for key in ("images", "val_images"):
+        folder = getattr(data, key)
+        if folder is None and key == "images":
+            raise CocosegError("data.images is not set: the folder of the images")
+        if folder is not None and not Path(folder).is_dir():
+            raise CocosegError(f"data.{key}: no folder {folder}")
+    for key in ("annotations", "val_annotations"):
+        file = getattr(data, key)
+        if file is None and key == "annotations":
+            raise CocosegError("data.annotations is not set: the COCO instances file (JSON)")
+        if file is not None and not Path(file).is_file():
+            raise CocosegError(f"data.{key}: no file {file}")
+
+
+def parse_duration(value: Any, *, key: str) -> timedelta | None:
+    """Read a wall-clock limit.
+
+    Args:
+        value: "DD:HH:MM:SS", a mapping as {hours: 6, minutes: 30}, or None for no limit.
+        key: named in the error.
+
+    Raises:
+        CocosegError: anything else, numbers above all: YAML reads an unquoted 6:00:00 as 21600.
+    """
+    if value is None:
+        return None
+    how = f'write days:hours:minutes:seconds in quotes, as in {key}="00:06:00:00"'
+    if isinstance(value, int | float):
+        raise CocosegError(f"{key} is the number {value} (YAML reads an unquoted 6:00:00 as 21600); {how}")
+    if isinstance(value, str):
+        match = re.fullmatch(r"(\d+):([01]?\d|2[0-3]):([0-5]?\d):([0-5]?\d)", value.strip())
+        if match is None:
+            raise CocosegError(f"{key} is {value!r}, which is no duration; {how}")
+        days, hours, minutes, seconds = map(int, match.groups())
+        duration = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+    else:
+        try:
+            duration = timedelta(**value) if isinstance(value, Mapping) else timedelta(0)
+        except TypeError as error:
+            raise CocosegError(f"{key} is {value!r}, which is no duration; {how}") from error
+    if duration <= timedelta(0):
+        raise CocosegError(f"{key} is {value!r}; it must be longer than nothing, or null for no limit; {how}")
+    return duration

@@ -1,0 +1,77 @@
+"""What the terminal is shown while a run goes on and when it ends."""
+
+import logging
+import sys
+import time
+import warnings
+from datetime import timedelta
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+
+from cocoseg.labels import LabelMap
+from cocoseg.metrics import Scores
+from cocoseg.progress import LINE_EVERY
+
+log = logging.getLogger(__name__)
+
+SHOWN = {"train/loss_step": "loss", "val/loss": "val loss", "val/miou": "val mIoU"}
+
+
+def quiet_lightning() -> None:
+    """Leave out Lightning's tips and device lists, and one warning that is about Lightning itself."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.* is deprecated")
+
+
+def progress_callback() -> ProgressBar:
+    """A progress bar on a terminal, plain lines elsewhere."""
+    return TQDMProgressBar(leave=False) if sys.stderr.isatty() else LineProgress()
+
+
+class LineProgress(ProgressBar):
+    """A line of plain text at most every ten seconds, and after the last validation."""
+
+    def disable(self) -> None:
+        self.is_enabled = False
+
+    def enable(self) -> None:
+        self.is_enabled = True
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.begin = self.shown = time.monotonic()
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        if time.monotonic() - self.shown >= LINE_EVERY:
+            self._show(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.sanity_checking and trainer.training:
+            self._show(trainer)
+
+    def _show(self, trainer: L.Trainer) -> None:
+        self.shown = time.monotonic()
+        passed = timedelta(seconds=round(self.shown - self.begin))
+        values = (
+            f"{name} {float(trainer.callback_metrics[key]):.3f}"
+            for key, name in SHOWN.items()
+            if key in trainer.callback_metrics
+        )
+        log.info(
+            "%s  epoch %d  step %d  %s", passed, trainer.current_epoch, trainer.global_step, "  ".join(values)
+        )
+
+
+def score_table(scores: Scores, labels: LabelMap) -> str:
+    """IoU per class and the means, one line each; a dash for classes that validation does not hold."""
+    names = ["class", *labels.names, "mIoU (without background)", "mIoU (with background)", "pixel accuracy"]
+    width = max(map(len, names))
+    rows = [f"{'class':{width}}     IoU"]
+    for name, iou in zip(labels.names, scores.iou, strict=True):
+        rows.append(f"{name:{width}}  {'-':>6}" if iou is None else f"{name:{width}}  {iou:6.3f}")
+    rows.append("-" * (width + 8))
+    means = (scores.miou, scores.miou_with_background, scores.pixel_accuracy)
+    rows += [f"{name:{width}}  {value:6.3f}" for name, value in zip(names[-3:], means, strict=True)]
+    return "\n".join(rows)

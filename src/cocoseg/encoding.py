@@ -1,0 +1,103 @@
+"""Mask files: their names, and label masks written to them and read back, losslessly."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import PIL.Image
+
+from cocoseg.errors import CocosegError
+from cocoseg.files import whole_file
+from cocoseg.labels import IGNORE_INDEX, LabelMap
+
+MASK_NAME = re.compile(r".+_mask_cats_(none|\d+(_\d+)*(_etc)?)\.png")
+_NAME_LIMIT = 200  # characters of a mask's name; most file systems allow 255 bytes
+
+
+class MaskEncoding:
+    """How a label mask is held in a PNG file; nothing is lost in any of the encodings.
+
+    | encoding  | file                                | pixel           | ignored |
+    |-----------|-------------------------------------|-----------------|---------|
+    | `palette` | 8-bit palette, colours of the labels | category id     | 255     |
+    | `uint16`  | 16-bit greyscale                     | category id     | 65535   |
+    | `x100`    | 16-bit greyscale, bright to look at  | 100·category id | 65535   |
+
+    Where an id does not fit (0, which is background, or above 254, 65534, 654), pixels hold class indices
+    instead; `pixel` says which, and so does `labels.json`.
+    """
+
+    def __init__(self, encoding: str, labels: LabelMap):
+        ids = list(labels.index_of)
+        limit = {"palette": 254, "uint16": 65534, "x100": 654}[encoding]
+        fits = min(ids) >= 1 and max(ids) <= limit
+        self.encoding = encoding
+        self.labels = labels
+        self.pixel = "category_id" if fits else "class_index"
+        self.bits = 8 if encoding == "palette" else 16
+        self.ignore_value = 255 if self.bits == 8 else 65535
+        # The number that a file name and, times `scale`, a pixel holds for each class index.
+        self._numbers = [0, *(ids if fits else range(1, len(labels)))]
+        scale = 100 if encoding == "x100" else 1
+        self._values = np.zeros(256, dtype=np.uint8 if self.bits == 8 else np.uint16)
+        self._values[: len(labels)] = np.multiply(self._numbers, scale)
+        self._values[IGNORE_INDEX] = self.ignore_value
+        self._indices = np.full(1 << self.bits, -1, dtype=np.int16)
+        for index in (*range(len(labels)), IGNORE_INDEX):
+            self._indices[self._values[index]] = index
+        self._palette = self._make_palette()
+
+    def file_name(self, image_name: str, visible: Iterable[int]) -> str:
+        """`<stem>_mask_cats_18_58.png`: the categories visible in the mask, in ascending order.
+
+        Args:
+            image_name: the image's `file_name`; its folders are kept.
+            visible: class indices; background and ignored are left out.
+        """
+        image = PurePosixPath(image_name)
+        numbers = [str(self._numbers[i]) for i in sorted(visible) if 0 < i < IGNORE_INDEX] or ["none"]
+        name = f"{image.stem}_mask_cats_{'_'.join(numbers)}"
+        while len(name) > _NAME_LIMIT and len(numbers) > 1:
+            numbers.pop()
+            name = f"{image.stem}_mask_cats_{'_'.join(numbers)}_etc"
+        return str(image.parent / f"{name}.png")
+
+    def write(self, mask: np.ndarray, path: Path) -> None:
+        """Write a label mask, (H, W) uint8 class indices, as PNG; whole or not at all."""
+        image = PIL.Image.fromarray(self._values[mask])
+        if self.bits == 8:
+            # A full palette keeps 8 bits a pixel: with 16 colours or fewer Pillow packs them into 4,
+            # which torchvision's decoder reads as garbage.
+            image.putpalette(self._palette)
+        with whole_file(path) as temporary:
+            image.save(temporary, format="PNG", compress_level=1)
+
+    def read(self, path: Path) -> np.ndarray:
+        """Read a label mask: (H, W) uint8 class indices.
+
+        Raises:
+            CocosegError: the file is missing, damaged, or holds values that are no class of the labels.
+        """
+        try:
+            with PIL.Image.open(path) as image:
+                pixels = np.asarray(image)
+        except (OSError, PIL.Image.DecompressionBombError, ValueError) as error:
+            raise CocosegError(f"{path}: not a readable mask ({error}); run prepare.py again") from error
+        if pixels.ndim != 2 or pixels.dtype != self._values.dtype:
+            raise CocosegError(f"{path}: not a mask in the encoding {self.encoding!r}; run prepare.py again")
+        indices = self._indices[pixels]
+        if (indices < 0).any():
+            unknown = np.unique(pixels[indices < 0])[:5].tolist()
+            raise CocosegError(
+                f"{path}: pixel values {unknown} are no class of labels.json; run prepare.py again"
+            )
+        return indices.astype(np.uint8)
+
+    def _make_palette(self) -> list[int]:
+        palette = np.zeros((256, 3), dtype=np.uint8)
+        palette[IGNORE_INDEX] = (224, 224, 192)  # PASCAL VOC's colour for void
+        if self.bits == 8:
+            for index, label in enumerate(self.labels.classes):
+                palette[self._values[index]] = label.color
+        return palette.ravel().tolist()

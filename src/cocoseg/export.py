@@ -1,0 +1,122 @@
+"""Model files: `segmentation_model.pth`, and reading it or a checkpoint back. No Lightning, no Hydra."""
+
+import pickle
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from cocoseg.errors import CocosegError
+from cocoseg.files import whole_file
+from cocoseg.spec import ModelSpec
+from cocoseg.unet import UNet
+
+FORMAT = 1
+# What a model file may build by name. Names in files are looked up here and never imported.
+NETWORKS: dict[str, type[nn.Module]] = {"cocoseg.unet.UNet": UNet}
+
+
+class SegmentationModel(nn.Module):
+    """A trained network with its labels, in evaluation mode.
+
+    `forward` maps image (B, 3, H, W) float32, normalised with `spec`'s mean and standard deviation, to
+    logits (B, C, H, W).
+
+    Attributes:
+        net: the network.
+        labels: the classes, in the order of the channels.
+        image_size: (height, width) in pixels that it was trained at.
+        scores: validation scores, or None.
+    """
+
+    def __init__(self, net: nn.Module, spec: ModelSpec, scores: dict[str, Any] | None):
+        super().__init__()
+        self.net = net
+        self.labels = spec.labels
+        self.image_size = spec.image_size
+        self.scores = scores
+        self.eval()
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.net(image)
+
+
+def read_weights(path: str | Path) -> dict[str, Any]:
+    """Read a model file or a checkpoint of ours, without unpickling anything but tensors and plain values.
+
+    Returns:
+        its content, with `spec` a ModelSpec and `state_dict` the network's own keys.
+
+    Raises:
+        CocosegError: it is not there, damaged, or not ours.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CocosegError(f"{path}: no such file") from error
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        reason = (
+            "it would run code on loading"
+            if "Unsupported" in str(error)
+            else "it is damaged or no torch file"
+        )
+        raise CocosegError(f"{path}: not a model or checkpoint that can be loaded; {reason}") from error
+    try:
+        is_checkpoint = "pytorch-lightning_version" in content
+        spec = ModelSpec.from_dict(content["spec"] if is_checkpoint else content)
+        weights = content["state_dict"]
+        if is_checkpoint:
+            weights = {key.removeprefix("net."): w for key, w in weights.items() if key.startswith("net.")}
+        return {**content, "spec": spec, "state_dict": weights, "scores": content["scores"]}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CocosegError(f"{path}: not a model or checkpoint of this program (no {error})") from error
+
+
+def load_model(path: str | Path, net: nn.Module | None = None) -> SegmentationModel:
+    """Load `segmentation_model.pth` or a checkpoint as a network in evaluation mode, on the CPU.
+
+    Args:
+        path: the file.
+        net: the network to fill, where it is not one of this project's own.
+
+    Raises:
+        CocosegError: the file can't be loaded, or names a network that must be passed as `net`.
+    """
+    content = read_weights(path)
+    spec: ModelSpec = content["spec"]
+    if net is None:
+        arguments = dict(spec.network)
+        name = arguments.pop("_target_", None)
+        if name not in NETWORKS:
+            raise CocosegError(f"{path}: holds weights of {name}; build that network and pass it as net=")
+        net = NETWORKS[name](**arguments)
+    try:
+        net.load_state_dict(content["state_dict"])
+    except RuntimeError as error:
+        raise CocosegError(
+            f"{path}: the weights don't fit the network ({str(error).splitlines()[0]})"
+        ) from error
+    return SegmentationModel(net, spec, content["scores"])
+
+
+def save_model(
+    path: Path, state_dict: Mapping[str, Tensor], spec: ModelSpec, scores: dict[str, Any] | None
+) -> None:
+    """Write `segmentation_model.pth`: plain values and CPU tensors that load with `weights_only=True`."""
+    content = {
+        "format": FORMAT,
+        "state_dict": {key: tensor.detach().cpu() for key, tensor in state_dict.items()},
+        **spec.to_dict(),
+        "scores": scores,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "torchvision": str(torchvision.__version__),
+        },
+    }
+    with whole_file(path) as temporary:
+        torch.save(content, temporary)

@@ -1,0 +1,32 @@
+"""Losses: logits (B, C, H, W) and mask (B, H, W) int64 -> a scalar, ignored pixels left out."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cocoseg.labels import IGNORE_INDEX
+
+
+class CrossEntropyLoss(nn.Module):
+    """`torch.nn.CrossEntropyLoss(ignore_index=255)`, but 0 where every pixel is ignored.
+
+    torch's own is NaN there, and one such batch (a picture that is all crowd) would ruin the weights.
+
+    Args:
+        ignore_index: the class index that is left out.
+        label_smoothing: as in torch.
+    """
+
+    def __init__(self, ignore_index: int = IGNORE_INDEX, label_smoothing: float = 0.0):
+        super().__init__()
+        self.ignore_index = ignore_index
+        self.label_smoothing = label_smoothing
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        total = F.cross_entropy(
+            logits,
+            mask,
+            ignore_index=self.ignore_index,
+            label_smoothing=self.label_smoothing,
+            reduction="sum",
+        )
+        return total / (mask != self.ignore_index).sum().clamp(min=1)

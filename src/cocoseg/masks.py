@@ -1,0 +1,225 @@
+"""Masks for a whole folder of images: checked, drawn and written by several processes."""
+
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+import PIL.Image
+
+from cocoseg import coco as coco_format
+from cocoseg.coco import CocoFile, Image
+from cocoseg.config import MasksConfig
+from cocoseg.encoding import MaskEncoding
+from cocoseg.errors import CocosegError
+from cocoseg.labels import LabelMap
+from cocoseg.progress import track
+from cocoseg.rasterize import Instance, draw_mask
+
+CHUNK = 16  # images per task of a worker process
+
+
+class MaskRecord(NamedTuple):
+    """One image and its mask."""
+
+    image: str  # file_name, relative to the image folder
+    mask: str  # relative to the folder of the masks
+    pixels: dict[int, int]  # class index -> pixels
+    skipped: int  # annotations without a usable segmentation
+
+
+class _Task(NamedTuple):
+    image: Image
+    instances: list[Instance]
+
+
+@dataclass(frozen=True)
+class _Painter:
+    """What every task shares; a call draws one image."""
+
+    image_dir: Path
+    output_dir: Path
+    settings: MasksConfig
+    encoding: MaskEncoding
+
+    def __call__(self, task: _Task) -> MaskRecord | str:
+        """The record of the mask written, or the sentence that says why the image can't be used."""
+        image, rules = task.image, self.settings
+        try:
+            check_image(self.image_dir / image.file_name, image.width, image.height)
+            drawn = draw_mask(
+                task.instances,
+                image.height,
+                image.width,
+                overlap=rules.overlap,
+                rasterizer=rules.rasterizer,
+                crowd=rules.crowd,
+            )
+        except CocosegError as error:
+            return error.sentence
+        pixels = np.bincount(drawn.mask.ravel(), minlength=256)
+        visible = {int(index): int(pixels[index]) for index in np.flatnonzero(pixels)}
+        name = self.encoding.file_name(image.file_name, visible)
+        self.encoding.write(drawn.mask, self.output_dir / name)
+        return MaskRecord(image.file_name, name, visible, drawn.skipped)
+
+
+def create_segmentation_masks(
+    image_dir: str | Path,
+    annotation_file: str | Path,
+    output_dir: str | Path,
+    *,
+    categories: Sequence[int | str] | None = None,
+    overlap: str = "max",
+    rasterizer: str = "pillow",
+    crowd: str = "ignore",
+    encoding: str = "palette",
+    workers: int | None = None,
+) -> list[MaskRecord]:
+    """Draw a label mask for every image of a COCO instances file.
+
+    Args:
+        image_dir: folder of the images; each must be there and have the size that the file says.
+        annotation_file: COCO instances file.
+        output_dir: gets a PNG per image, `<stem>_mask_cats_18_58.png`, subfolders kept.
+        categories: names or ids; None for all. Other objects become background.
+        overlap, rasterizer, crowd: see `cocoseg.rasterize.draw_mask`.
+        encoding: see `cocoseg.encoding.MaskEncoding`.
+        workers: processes; None for one per core.
+
+    Returns:
+        a record per image, in the order of the file.
+
+    Raises:
+        CocosegError: bad annotations or images, named in the message.
+    """
+    coco = coco_format.read(Path(annotation_file))
+    labels = LabelMap.from_categories(coco.categories, categories)
+    settings = MasksConfig(overlap, rasterizer, crowd, encoding)
+    return draw_masks(coco, coco.images, Path(image_dir), Path(output_dir), labels, settings, workers)
+
+
+def draw_masks(
+    coco: CocoFile,
+    images: Sequence[Image],
+    image_dir: Path,
+    output_dir: Path,
+    labels: LabelMap,
+    settings: MasksConfig,
+    workers: int | None = None,
+) -> list[MaskRecord]:
+    """Draw the masks of `images`, some of the images of `coco`; see `create_segmentation_masks`."""
+    _check_names(images, image_dir)
+    index_of = labels.index_of
+    annotations = coco.annotations_of({image.id for image in images})
+    tasks = (
+        _Task(
+            image,
+            [
+                Instance(a.id, index_of[a.category_id], bool(a.iscrowd), bytes(a.segmentation))
+                for a in annotations.pop(image.id)
+                if a.category_id in index_of
+            ],
+        )
+        for image in images
+    )
+    painter = _Painter(image_dir, output_dir, settings, MaskEncoding(settings.encoding, labels))
+    results = track(_run(painter, tasks, workers or os.cpu_count() or 1), total=len(images), what="masks")
+    records: dict[str, MaskRecord] = {}
+    problems: list[str] = []
+    for result in results:
+        if isinstance(result, str):
+            problems.append(result)
+        else:
+            records[result.image] = result
+    if problems:
+        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+        raise CocosegError("; ".join(sorted(problems)[:3]) + more)
+    return [records[image.file_name] for image in images]
+
+
+def check_image(path: Path, width: int, height: int) -> None:
+    """Check that an image can be read to its last byte and has this size, as stored (EXIF is not applied).
+
+    Raises:
+        CocosegError: names the file.
+    """
+    try:
+        with PIL.Image.open(path) as image:
+            size = image.size
+            image.draft("L", (1, 1))  # JPEG: an eighth of the size, which still reads the whole file
+            image.load()
+    except FileNotFoundError as error:
+        raise CocosegError(f"{path}: the image is missing") from error
+    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+        raise CocosegError(f"{path}: not a readable image ({error})".replace("\n", " ")) from error
+    if size != (width, height):
+        raise CocosegError(
+            f"{path}: the image is {size[0]}x{size[1]} (width x height), "
+            f"the annotation file says {width}x{height}"
+        )
+
+
+def count_pixels(records: Iterable[MaskRecord]) -> Counter[int]:
+    """Pixels per class index over all masks."""
+    total: Counter[int] = Counter()
+    for record in records:
+        total.update(record.pixels)
+    return total
+
+
+def _check_names(images: Sequence[Image], image_dir: Path) -> None:
+    """Masks are named after the stems of the images, so two of one stem can't be told apart."""
+    seen: dict[PurePosixPath, str] = {}
+    for image in images:
+        stem = PurePosixPath(image.file_name).with_suffix("")
+        if stem in seen:
+            raise CocosegError(
+                f"{image_dir}: the masks of {seen[stem]} and {image.file_name} "
+                "would have the same name; rename one"
+            )
+        seen[stem] = image.file_name
+
+
+def _run(painter: _Painter, tasks: Iterator[_Task], workers: int) -> Iterator[MaskRecord | str]:
+    """Results in any order; at most a few chunks of tasks per worker are in memory."""
+    if workers == 1:
+        yield from map(painter, tasks)
+        return
+    # Fork where it is the platform's habit: it needs no importable main module. Nothing of torch runs there.
+    context = get_context("fork" if sys.platform == "linux" else None)
+    with ProcessPoolExecutor(workers, context, _start_worker, (painter,)) as pool:
+        pending: set[Future[list[MaskRecord | str]]] = set()
+        try:
+            while chunk := list(islice(tasks, CHUNK)):
+                pending.add(pool.submit(_draw_chunk, chunk))
+                if len(pending) >= 4 * workers:
+                    done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        yield from future.result()
+            for future in pending:
+                yield from future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+_painter: _Painter  # of this worker process
+
+
+def _start_worker(painter: _Painter) -> None:
+    global _painter
+    _painter = painter
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent answers it
+
+
+def _draw_chunk(chunk: list[_Task]) -> list[MaskRecord | str]:
+    return [_painter(task) for task in chunk]

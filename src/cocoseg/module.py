@@ -1,0 +1,101 @@
+"""Training and validation steps: loss, metrics, optimizer. No architecture, no file I/O."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import lightning as L
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torchmetrics import MeanMetric
+
+from cocoseg.labels import IGNORE_INDEX
+from cocoseg.metrics import ConfusionMatrix, Scores
+from cocoseg.spec import ModelSpec
+
+Batch = tuple[Tensor, Tensor]  # image (B, 3, H, W) float32, mask (B, H, W) int64
+
+
+class SegmentationModule(L.LightningModule):
+    """Trains a network with a loss and an optimizer, and scores it.
+
+    Args:
+        net: image (B, 3, H, W) -> logits (B, C, H, W).
+        loss: logits and mask -> scalar, a mean over the pixels that are not ignored.
+        optimizer: parameters -> optimizer.
+        spec: what goes into checkpoints beside the weights, and must fit when one is loaded.
+
+    Attributes:
+        scores: of the last complete validation; in every checkpoint, too.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        loss: nn.Module,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        spec: ModelSpec,
+    ):
+        super().__init__()
+        self.net = net
+        self.loss = loss
+        self.make_optimizer = optimizer
+        self.spec = spec
+        self.scores: Scores | None = None
+        self.train_loss = MeanMetric()
+        self.val_loss = MeanMetric()
+        self.confusion = ConfusionMatrix(len(spec.labels))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits (B, C, H, W) of image (B, 3, H, W)."""
+        return self.net(image)
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        image, mask = batch
+        loss = self.loss(self(image), mask)
+        self.train_loss.update(loss.detach(), _pixels(mask))
+        self.log("train/loss_step", loss, prog_bar=True)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        self.log("train/loss", self.train_loss.compute())
+        self.train_loss.reset()
+
+    def validation_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """Returns the predicted class indices (B, H, W) int64."""
+        image, mask = batch
+        logits = self(image)
+        prediction = logits.argmax(1)
+        self.val_loss.update(self.loss(logits, mask), _pixels(mask))
+        self.confusion.update(prediction, mask)
+        return prediction
+
+    def on_validation_epoch_end(self) -> None:
+        scores = Scores.from_matrix(self.confusion.compute())
+        loss = self.val_loss.compute()
+        self.confusion.reset()
+        self.val_loss.reset()
+        if self.trainer.sanity_checking:
+            return
+        self.scores = scores
+        self.log("val/loss", loss, prog_bar=True)
+        self.log("val/miou", scores.miou, prog_bar=True)
+        self.log("val/miou_with_background", scores.miou_with_background)
+        self.log("val/pixel_accuracy", scores.pixel_accuracy)
+        for name, iou in zip(self.spec.labels.names, scores.iou, strict=True):
+            if iou is not None:
+                self.log(f"iou/{name}", iou)
+
+    def configure_optimizers(self) -> Optimizer:
+        return self.make_optimizer(self.parameters())
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["spec"] = self.spec.to_dict()
+        checkpoint["scores"] = self.scores.to_dict() if self.scores else None
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.scores = Scores(**checkpoint["scores"]) if checkpoint["scores"] else None
+
+
+def _pixels(mask: Tensor) -> Tensor:
+    """How many pixels of the mask count."""
+    return (mask != IGNORE_INDEX).sum()

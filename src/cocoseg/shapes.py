@@ -1,0 +1,189 @@
+"""The built-in data set: drawn shapes in COCO format.
+
+It is small, needs no download, and holds everything that a real file may: several classes, overlaps, an
+object of several parts, a hole (as uncompressed RLE), crowd regions (as compressed RLE), images of several
+sizes, a greyscale one. Later classes are painted over earlier ones, as the overlap rule `max` has it.
+"""
+
+import colorsys
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFilter
+from filelock import FileLock
+from pycocotools import mask as coco_mask
+
+from cocoseg.files import write_bytes
+
+# Ids have gaps, as COCO's have.
+CATEGORIES = {3: "square", 5: "triangle", 8: "circle", 13: "star", 21: "ring", 34: "dumbbell"}
+HUES = {3: 0.0, 5: 0.12, 8: 0.33, 13: 0.5, 21: 0.65, 34: 0.83}  # of 1; neighbours overlap by HUE_SPREAD
+HUE_SPREAD = 0.06
+SIZES = ((128, 96), (96, 128), (112, 112), (160, 120), (90, 75))  # width, height
+Polygon = list[float]
+
+
+def draw_shapes(root: Path, *, images: int, seed: int) -> None:
+    """Draw the data set to `root/images` and `root/annotations/instances.json`.
+
+    Does nothing where it is there already with the same settings. The same settings give the same files.
+    """
+    made_from = {"generator": 1, "images": images, "seed": seed}
+    annotation_file = root / "annotations" / "instances.json"
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / ".lock"):
+        if annotation_file.is_file() and json.loads(annotation_file.read_bytes()).get("info") == made_from:
+            return
+        shutil.rmtree(root / "images", ignore_errors=True)
+        (root / "images").mkdir()
+        annotations: list[dict[str, Any]] = []
+        listed = []
+        for number in range(1, images + 1):
+            rng = np.random.default_rng([seed, number])
+            image, objects = _scene(rng, crowd=number % 10 == 0)
+            name = f"image_{number:03d}.jpg"
+            if number == 7:
+                image = image.convert("L")
+            image.save(root / "images" / name, quality=92)
+            listed.append({"id": number, "file_name": name, "width": image.width, "height": image.height})
+            for fields in objects:
+                annotations.append({"id": len(annotations) + 1, "image_id": number, **fields})
+        content = {
+            "info": made_from,
+            "images": listed,
+            "annotations": annotations,
+            "categories": [
+                {"id": i, "name": name, "supercategory": "shape"} for i, name in CATEGORIES.items()
+            ],
+        }
+        write_bytes(annotation_file, json.dumps(content).encode())
+
+
+def _scene(rng: np.random.Generator, *, crowd: bool) -> tuple[PIL.Image.Image, list[dict[str, Any]]]:
+    """An image and its annotations, without their ids."""
+    width, height = SIZES[rng.integers(len(SIZES))]
+    image = _background(rng, width, height)
+    objects = []
+    if crowd:
+        objects.append(_draw_crowd(image, rng))
+    for category_id in sorted(rng.choice(list(CATEGORIES), size=rng.integers(2, 5))):
+        objects.append(_draw_object(image, int(category_id), rng))
+    return _photographed(image, rng), objects
+
+
+def _background(rng: np.random.Generator, width: int, height: int) -> PIL.Image.Image:
+    """A smooth random pattern in dull colours."""
+    coarse = rng.integers(60, 150, size=(4, 4, 3), dtype=np.uint8)
+    return PIL.Image.fromarray(coarse).resize((width, height), PIL.Image.Resampling.BICUBIC)
+
+
+def _photographed(image: PIL.Image.Image, rng: np.random.Generator) -> PIL.Image.Image:
+    """Soft edges and noise, as a camera makes them."""
+    pixels = np.asarray(image.filter(PIL.ImageFilter.GaussianBlur(0.6)), dtype=np.float32)
+    noisy = pixels + rng.normal(0, 8, pixels.shape)
+    return PIL.Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+
+
+def _draw_object(image: PIL.Image.Image, category_id: int, rng: np.random.Generator) -> dict[str, Any]:
+    width, height = image.size
+    radius = rng.uniform(0.16, 0.3) * min(width, height)
+    centre = (rng.uniform(0.1, 0.9) * width, rng.uniform(0.1, 0.9) * height)
+    angle = rng.uniform(0, 2 * math.pi)
+    parts, hole = OUTLINES[CATEGORIES[category_id]](*centre, radius, angle)
+    region = _filled(image.size, parts)
+    if hole is not None:
+        region &= ~_filled(image.size, [hole])
+    image.paste(_color(rng, HUES[category_id]), mask=PIL.Image.fromarray(region))
+    segmentation = parts if hole is None else _uncompressed_rle(region)
+    return _annotation(category_id, region, segmentation, crowd=False)
+
+
+def _color(rng: np.random.Generator, hue: float) -> tuple[int, int, int]:
+    hue += rng.uniform(-HUE_SPREAD, HUE_SPREAD)
+    red, green, blue = colorsys.hsv_to_rgb(hue % 1, rng.uniform(0.5, 1), rng.uniform(0.6, 1))
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def _draw_crowd(image: PIL.Image.Image, rng: np.random.Generator) -> dict[str, Any]:
+    """Many small circles, annotated as one region."""
+    width, height = image.size
+    left, top = rng.uniform(0, 0.6) * width, rng.uniform(0, 0.6) * height
+    region = np.zeros((height, width), dtype=bool)
+    for _ in range(25):
+        x, y = left + rng.uniform(0, 0.4) * width, top + rng.uniform(0, 0.4) * height
+        dot = _filled(image.size, _circle(x, y, 3.0, 0.0)[0])
+        image.paste(_color(rng, HUES[8]), mask=PIL.Image.fromarray(dot))
+        region |= dot
+    encoded = coco_mask.encode(np.asfortranarray(region, dtype=np.uint8))
+    segmentation = {"size": [height, width], "counts": encoded["counts"].decode()}
+    return _annotation(8, region, segmentation, crowd=True)
+
+
+def _annotation(category_id: int, region: np.ndarray, segmentation: Any, *, crowd: bool) -> dict[str, Any]:
+    rows, columns = np.flatnonzero(region.any(1)), np.flatnonzero(region.any(0))
+    x, y, right, bottom = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1) if rows.size else (0, 0, 0, 0)
+    return {
+        "category_id": category_id,
+        "iscrowd": int(crowd),
+        "area": float(region.sum()),
+        "bbox": [float(x), float(y), float(right - x), float(bottom - y)],
+        "segmentation": segmentation,
+    }
+
+
+def _filled(size: tuple[int, int], parts: list[Polygon]) -> np.ndarray:
+    canvas = PIL.Image.new("1", size)
+    draw = PIL.ImageDraw.Draw(canvas)
+    for part in parts:
+        draw.polygon(part, fill=1)
+    return np.array(canvas)
+
+
+def _uncompressed_rle(region: np.ndarray) -> dict[str, Any]:
+    flat = region.ravel(order="F")
+    edges = np.flatnonzero(np.diff(flat)) + 1
+    runs = np.diff(np.concatenate(([0], edges, [flat.size]))).tolist()
+    return {"size": list(region.shape), "counts": [0, *runs] if flat[0] else runs}
+
+
+def _polar(x: float, y: float, radii: list[float], angle: float) -> Polygon:
+    """A closed outline around (x, y), one radius per corner."""
+    points = []
+    for corner, radius in enumerate(radii):
+        turn = angle + 2 * math.pi * corner / len(radii)
+        points += [round(x + radius * math.cos(turn), 2), round(y + radius * math.sin(turn), 2)]
+    return points
+
+
+Outline = tuple[list[Polygon], Polygon | None]  # the parts, and a hole
+
+
+def _circle(x: float, y: float, radius: float, angle: float) -> Outline:
+    return [_polar(x, y, [radius] * 24, angle)], None
+
+
+def _ring(x: float, y: float, radius: float, angle: float) -> Outline:
+    return [_polar(x, y, [radius] * 24, angle)], _polar(x, y, [0.55 * radius] * 24, angle)
+
+
+def _dumbbell(x: float, y: float, radius: float, angle: float) -> Outline:
+    """Two separate squares: one object of two parts."""
+    dx, dy = 0.75 * radius * math.cos(angle), 0.75 * radius * math.sin(angle)
+    return [_polar(x + s * dx, y + s * dy, [0.55 * radius] * 4, angle) for s in (-1, 1)], None
+
+
+OUTLINES: dict[str, Callable[[float, float, float, float], Outline]] = {
+    "square": lambda x, y, r, a: ([_polar(x, y, [r] * 4, a)], None),
+    "triangle": lambda x, y, r, a: ([_polar(x, y, [r * 1.1] * 3, a)], None),
+    "circle": _circle,
+    "star": lambda x, y, r, a: ([_polar(x, y, [r * 1.15, r * 0.45] * 5, a)], None),
+    "ring": _ring,
+    "dumbbell": _dumbbell,
+}

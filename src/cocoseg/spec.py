@@ -1,0 +1,56 @@
+"""What a checkpoint and an exported model say about themselves, in plain values only."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from cocoseg.errors import CocosegError
+from cocoseg.labels import LabelMap
+
+# Per channel, of images scaled to 0..1; the statistics of ImageNet, as all of torchvision uses them.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """How to build the network and how to read its logits.
+
+    Attributes:
+        network: `_target_` and arguments, `num_classes` among them.
+        labels: the classes, in the order of the logits' channels.
+        image_size: (height, width) in pixels that it was trained at.
+    """
+
+    network: dict[str, Any]
+    labels: LabelMap
+    image_size: tuple[int, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "network": self.network,
+            "labels": self.labels.to_dict(),
+            "image_size": list(self.image_size),
+            "normalization": {"mean": list(MEAN), "std": list(STD)},
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Self:
+        return cls(
+            dict(content["network"]), LabelMap.from_dict(content["labels"]), tuple(content["image_size"])
+        )
+
+    def require_same(self, found: "ModelSpec", where: str) -> None:
+        """Refuse weights that belong to another network or other labels.
+
+        Raises:
+            CocosegError: names both.
+        """
+        if difference := found.labels.difference(self.labels):
+            raise CocosegError(f"{where}: trained on other labels than these data's: {difference}")
+        for key in sorted(found.network.keys() | self.network.keys()):
+            theirs, ours = found.network.get(key), self.network.get(key)
+            if theirs != ours:
+                raise CocosegError(
+                    f"{where}: another network: model.{key} is {theirs!r} there and {ours!r} here"
+                )

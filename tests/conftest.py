@@ -1,0 +1,63 @@
+"""Tiny COCO data sets, drawn where the tests run."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cocoseg.shapes import draw_shapes
+
+# Two test processes share two cores.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def shapes_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built-in data set, 24 images: `images/` and `annotations/instances.json`. Not to be changed."""
+    root = tmp_path_factory.mktemp("shapes")
+    draw_shapes(root, images=24, seed=1)
+    return root
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data sets."""
+    folder = os.environ.get("COCOSEG_REAL_DATA")
+    if folder is None:
+        pytest.skip("COCOSEG_REAL_DATA is not set")
+    return Path(folder)
+
+
+def write_coco(path: Path, **changes: Any) -> Path:
+    """Write a minimal valid instances file, some of its top-level keys changed; None leaves a key out."""
+    content: dict[str, Any] = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 8, "height": 6}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 2, "segmentation": [[1, 1, 5, 1, 5, 4, 1, 4]]},
+        ],
+        "categories": [{"id": 2, "name": "cat"}, {"id": 5, "name": "dog"}],
+    }
+    content.update(changes)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+    return path
+
+
+def run_program(
+    program: str, *overrides: str, cwd: Path, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run `train.py` or `prepare.py` as a user would."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / f"{program}.py"), *overrides],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
