@@ -20,6 +20,7 @@ class Image(msgspec.Struct, frozen=True, gc=False):
     file_name: str
     width: int
     height: int
+    coco_url: str | None = None
 
 
 class Category(msgspec.Struct, frozen=True, gc=False):

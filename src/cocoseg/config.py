@@ -143,21 +143,23 @@ def _check_places(data: DataConfig) -> None:
     """The folders and files that must be there before preparation starts."""
     if data.root is not None and not Path(data.root).is_dir():
         raise CocosegError(
-            f"data.root: no folder {data.root}; it should hold images and a COCO instances file "
-            f"(here: {data.images} and {data.annotations}), for COCO 2017 from https://cocodataset.org/#download"
+            f"data.root: no folder {data.root}; it should hold the images ({data.images}) and "
+            f"the COCO instances file ({data.annotations}); COCO 2017 is at https://cocodataset.org/#download"
         )
     for key in ("images", "val_images"):
         folder = getattr(data, key)
         if folder is None and key == "images":
             raise CocosegError("data.images is not set: the folder of the images")
         if folder is not None and not Path(folder).is_dir():
-            raise CocosegError(f"data.{key}: no folder {folder}")
+            raise CocosegError(
+                f"data.{key}: no folder {folder}; set data.{key}, or data.root to what holds it"
+            )
     for key in ("annotations", "val_annotations"):
         file = getattr(data, key)
         if file is None and key == "annotations":
             raise CocosegError("data.annotations is not set: the COCO instances file (JSON)")
         if file is not None and not Path(file).is_file():
-            raise CocosegError(f"data.{key}: no file {file}")
+            raise CocosegError(f"data.{key}: no file {file}; set data.{key}, or data.root to what holds it")
 
 
 def parse_duration(value: Any, *, key: str) -> timedelta | None:

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as tv
 
+from cocoseg.encoding import MaskEncoding
 from cocoseg.errors import CocosegError
-from cocoseg.prepare import read_labels
 from cocoseg.spec import MEAN, STD
 
 
@@ -50,7 +50,8 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         self.image_dir = Path(image_dir)
         self.image_size = tuple(image_size)
         self.folder = subset_file.parent
-        self.labels, self._encoding = read_labels(self.folder)
+        self._encoding = MaskEncoding.load(self.folder)
+        self.labels = self._encoding.labels
         try:
             listed = msgspec.json.decode(subset_file.read_bytes(), type=_Images).images
             pairs = json.loads((self.folder / "index.json").read_bytes())["pairs"]

@@ -1,14 +1,16 @@
 """Mask files: their names, and label masks written to them and read back, losslessly."""
 
+import json
 import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
+from typing import Self
 
 import numpy as np
 import PIL.Image
 
 from cocoseg.errors import CocosegError
-from cocoseg.files import whole_file
+from cocoseg.files import whole_file, write_json
 from cocoseg.labels import IGNORE_INDEX, LabelMap
 
 MASK_NAME = re.compile(r".+_mask_cats_(none|\d+(_\d+)*(_etc)?)\.png")
@@ -47,6 +49,25 @@ class MaskEncoding:
         for index in (*range(len(labels)), IGNORE_INDEX):
             self._indices[self._values[index]] = index
         self._palette = self._make_palette()
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read the `labels.json` of a prepared folder.
+
+        Raises:
+            CocosegError: it is missing or damaged.
+        """
+        path = folder / "labels.json"
+        try:
+            content = json.loads(path.read_bytes())
+            return cls(content["masks"]["encoding"], LabelMap.from_dict(content))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CocosegError(f"{path}: not readable ({error}); run prepare.py again") from error
+
+    def save(self, folder: Path) -> None:
+        """Write `labels.json`: the classes, and how masks hold them."""
+        masks = {"encoding": self.encoding, "pixel": self.pixel, "ignored": self.ignore_value}
+        write_json(folder / "labels.json", {**self.labels.to_dict(), "masks": masks})
 
     def file_name(self, image_name: str, visible: Iterable[int]) -> str:
         """`<stem>_mask_cats_18_58.png`: the categories visible in the mask, in ascending order.

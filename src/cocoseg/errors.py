@@ -1,7 +1,7 @@
 """The one exception that stands for a user's mistake."""
 
 
-class CocosegError(Exception):
+class CocosegError(ValueError):
     """Bad input: one sentence that says what is wrong, where, and what to do.
 
     The entry points print it on stderr and exit with 2; anything else that is raised is a bug.

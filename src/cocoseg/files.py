@@ -2,9 +2,12 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 
 @contextmanager
@@ -27,6 +30,17 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path`, whole or not at all."""
     with whole_file(path) as temporary:
         temporary.write_bytes(content)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object, whole or not at all: a line per key, and per entry of a list of objects."""
+    lines = []
+    for key, value in content.items():
+        text = msgspec.json.encode(value)
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            text = b"[\n  " + b",\n  ".join(map(msgspec.json.encode, value)) + b"\n ]"
+        lines.append(b" " + msgspec.json.encode(key) + b": " + text)
+    write_bytes(path, b"{\n" + b",\n".join(lines) + b"\n}\n")
 
 
 def _umask() -> int:

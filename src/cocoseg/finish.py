@@ -4,13 +4,12 @@ import logging
 from pathlib import Path
 
 import lightning as L
-import msgspec
 
 from cocoseg.console import score_table
 from cocoseg.dashboard import write_sheet
 from cocoseg.datamodule import SegmentationDataModule
 from cocoseg.export import read_weights, save_model
-from cocoseg.files import write_bytes
+from cocoseg.files import write_json
 from cocoseg.metrics import Scores
 from cocoseg.module import SegmentationModule
 
@@ -38,12 +37,19 @@ def finish(
     write_sheet(run_dir / "examples.png", module.net, data.val_set, module.spec.labels)
     if scores is not None:
         named = {**scores.to_dict(), "iou": dict(zip(module.spec.labels.names, scores.iou, strict=True))}
-        write_bytes(
-            run_dir / "metrics.json", msgspec.json.format(msgspec.json.encode(named), indent=1) + b"\n"
-        )
+        write_json(run_dir / "metrics.json", named)
         log.info("\n%s\n", score_table(scores, module.spec.labels))
     else:
         log.warning("stopped before the first validation: there are no scores")
-    log.info("run          %s  (TensorBoard: tensorboard --logdir %s)", run_dir, run_dir.parent)
-    log.info("model        %s", model_file)
-    log.info("predictions  %s  (image | truth | prediction)", run_dir / "examples.png")
+    shown = _from_here(run_dir)
+    log.info("trained      %d epochs, %d steps", trainer.current_epoch, trainer.global_step)
+    log.info("run          %s", shown)
+    log.info("dashboard    tensorboard --logdir %s", shown.parent)
+    log.info("model        %s", shown / model_file.name)
+    log.info("predictions  %s (image | truth | prediction)", shown / "examples.png")
+
+
+def _from_here(path: Path) -> Path:
+    """The path as a user would type it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path

@@ -20,7 +20,6 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from filelock import FileLock
 
 from cocoseg import coco as coco_format
@@ -28,8 +27,8 @@ from cocoseg.coco import CocoFile
 from cocoseg.config import Config, DataConfig, MasksConfig
 from cocoseg.encoding import MaskEncoding
 from cocoseg.errors import CocosegError
-from cocoseg.files import write_bytes
-from cocoseg.labels import LabelMap
+from cocoseg.files import write_json
+from cocoseg.labels import IGNORE_INDEX, LabelMap
 from cocoseg.masks import MaskRecord, count_pixels, draw_masks
 from cocoseg.shapes import draw_shapes
 from cocoseg.subset import choose
@@ -131,17 +130,6 @@ def prepared_dir(config: Config) -> Path:
     )
 
 
-def read_labels(folder: Path) -> tuple[LabelMap, MaskEncoding]:
-    """The classes of a prepared folder and how its masks hold them."""
-    path = folder / "labels.json"
-    try:
-        content = json.loads(path.read_bytes())
-        labels = LabelMap.from_dict(content)
-        return labels, MaskEncoding(content["masks"]["encoding"], labels)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CocosegError(f"{path}: not readable ({error}); run prepare.py again") from error
-
-
 def _claim(folder: Path) -> None:
     """Make the folder, or refuse one that holds something else."""
     ours = (folder / "prepared.json").exists()
@@ -158,7 +146,7 @@ def _claim(folder: Path) -> None:
 def _prepare_set(job: _Job, workers: int | None, expected: LabelMap | None = None) -> LabelMap:
     fingerprint = job.fingerprint()
     if _is_current(job, fingerprint):
-        labels, _ = read_labels(job.folder)
+        labels = MaskEncoding.load(job.folder).labels
         log.info("%s: prepared already, nothing changed", job.folder)
         return labels
     begin = time.monotonic()
@@ -175,7 +163,7 @@ def _prepare_set(job: _Job, workers: int | None, expected: LabelMap | None = Non
         keep_empty=job.data.subset.keep_empty,
     )
     if not (job.folder / "prepared.json").exists():
-        _write_json(job.folder / "prepared.json", {"complete": False})  # the folder is ours from here on
+        write_json(job.folder / "prepared.json", {"complete": False})  # the folder is ours from here on
     drawing = job.folder / "masks.part"
     shutil.rmtree(drawing, ignore_errors=True)
     try:
@@ -210,25 +198,19 @@ def _publish(
 ) -> None:
     """Replace what was there; `prepared.json` says so first and last, so a kill between is noticed."""
     folder = job.folder
-    _write_json(folder / "prepared.json", {"complete": False})
+    write_json(folder / "prepared.json", {"complete": False})
     shutil.rmtree(folder / "masks", ignore_errors=True)
     (folder / "masks.part").rename(folder / "masks")
     coco.write_subset(image_ids, folder / job.subset_name)
-    encoding = MaskEncoding(job.masks.encoding, labels)
-    holds = {"encoding": encoding.encoding, "pixel": encoding.pixel, "ignored": encoding.ignore_value}
-    _write_json(folder / "labels.json", {**labels.to_dict(), "masks": holds})
+    MaskEncoding(job.masks.encoding, labels).save(folder)
     pixels = count_pixels(records)
     index = {
         "pixels": [pixels[i] for i in range(len(labels))],
-        "ignored_pixels": pixels[labels.to_dict()["ignore_index"]],
+        "ignored_pixels": pixels[IGNORE_INDEX],
         "pairs": [{"image": record.image, "mask": f"masks/{record.mask}"} for record in records],
     }
-    _write_json(folder / "index.json", index)
-    _write_json(folder / "prepared.json", {"complete": True, **fingerprint})
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    write_bytes(path, msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n")
+    write_json(folder / "index.json", index)
+    write_json(folder / "prepared.json", {"complete": True, **fingerprint})
 
 
 def _summarise(job: _Job, labels: LabelMap, records: Sequence[MaskRecord], seconds: float) -> None:
@@ -241,7 +223,7 @@ def _summarise(job: _Job, labels: LabelMap, records: Sequence[MaskRecord], secon
         seen,
         len(labels) - 1,
         100 * pixels[0] / pixels.total(),
-        100 * pixels[255] / pixels.total(),
+        100 * pixels[IGNORE_INDEX] / pixels.total(),
     )
     if skipped:
         log.warning("  %d annotations have no segmentation that can be drawn and were skipped", skipped)

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cocoseg.errors import CocosegError
+
 
 class UNet(nn.Module):
     """Encoder and decoder of `depth` levels, joined by concatenated skips.
@@ -20,8 +22,9 @@ class UNet(nn.Module):
         dropout: probability with which whole channels of the deepest level are dropped in training.
 
     Raises:
-        ValueError: an argument out of range; in training, an input that leaves the deepest level a single
-            value per channel, which BatchNorm can't normalise.
+        ValueError: an argument out of range.
+        CocosegError: in training, an input that leaves the deepest level a single value per channel, which
+            BatchNorm can't normalise.
     """
 
     def __init__(
@@ -52,7 +55,7 @@ class UNet(nn.Module):
         height, width = image.shape[-2:]
         x = self._pad(image)
         if self.training and x.shape[0] * (x.shape[2] // self.multiple) * (x.shape[3] // self.multiple) == 1:
-            raise ValueError(
+            raise CocosegError(
                 f"training on one image of {height}x{width} leaves the deepest level one value per channel: "
                 "take a larger image_size or batch_size, or a smaller depth"
             )
