@@ -105,7 +105,7 @@ def _sentence(error: Exception) -> str | None:
     """What to tell the user, or None for what is a bug."""
     if isinstance(error, CocosegError):
         return error.sentence
-    environment = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+    environment = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENAMETOOLONG)
     if isinstance(error, OSError) and error.errno in environment:
         return f"{error.filename}: {error.strerror}"
     return None

@@ -89,10 +89,11 @@ def read(path: Path) -> CocoFile:
     except OSError as error:
         raise CocosegError(f"{path}: can't be read ({error.strerror})") from error
     try:
-        decoded = msgspec.json.decode(content, type=_Content)
-    except msgspec.ValidationError as error:
-        raise CocosegError(f"{path}: {_where(content, error)}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        try:
+            decoded = msgspec.json.decode(content, type=_Content)
+        except msgspec.ValidationError as error:
+            raise CocosegError(f"{path}: {_where(content, error)}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CocosegError(f"{path}: no valid JSON ({error})") from error
     _check(path, decoded)
     return CocoFile(path, content, decoded)

@@ -6,8 +6,8 @@ What users swap as a whole (model, loss, optimizer, trainer, logger, callbacks) 
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ class Config:
     optimizer: Any = None
     trainer: Any = None
     logger: Any = None
-    callbacks: Any = None
+    callbacks: Any = field(default_factory=dict)
 
 
 def check(config: Config) -> None:
@@ -95,16 +95,32 @@ def check(config: Config) -> None:
     Raises:
         CocosegError: names the key.
     """
-    _check_masks(config.masks)
+    _check_keys(config, "")
+    if not 0 <= config.seed < 2**32:
+        raise CocosegError(f"seed is {config.seed}; it must lie between 0 and {2**32 - 1}")
+    check_masks(config.masks)
     _check_data(config.data)
     if config.prepare.workers is not None and config.prepare.workers < 1:
         raise CocosegError(f"prepare.workers is {config.prepare.workers}; it must be at least 1, or null")
-    parse_duration(config.trainer["max_time"], key="trainer.max_time")
+    parse_duration(config.trainer.get("max_time"), key="trainer.max_time")
+    if not isinstance(config.callbacks, Mapping):
+        raise CocosegError(f"callbacks is {config.callbacks!r}; it must map names to a _target_ each")
     if config.ckpt_path is not None and not Path(config.ckpt_path).is_file():
         raise CocosegError(f"ckpt_path: no file {config.ckpt_path}")
 
 
-def _check_masks(masks: MasksConfig) -> None:
+def _check_keys(settings: Any, path: str) -> None:
+    """Refuse keys that the schema does not have; Hydra lets them pass where `+` forces them in."""
+    known = [field.name for field in fields(settings)]
+    for key, value in vars(settings).items():
+        if key not in known:
+            raise CocosegError(f"{path}{key}: no such key; known: {', '.join(known)}")
+        if is_dataclass(value):
+            _check_keys(value, f"{path}{key}.")
+
+
+def check_masks(masks: MasksConfig) -> None:
+    """Raises CocosegError where a rule has another than its known values."""
     for key, known in (
         ("overlap", OVERLAPS),
         ("rasterizer", RASTERIZERS),
@@ -134,32 +150,40 @@ def _check_data(data: DataConfig) -> None:
             if isinstance(item, bool) or not isinstance(item, int | str):
                 raise CocosegError(f"data.subset.categories: {item!r} is neither a name nor an id")
     if data.shapes is None:
-        _check_places(data)
-    elif data.shapes.images < 2:
-        raise CocosegError(f"data.shapes.images is {data.shapes.images}; it must be at least 2")
+        _check_root(data)
+    else:
+        _check_shapes(data, data.shapes)
+    _check_place("val_images", data.val_images, Path.is_dir)
+    _check_place("val_annotations", data.val_annotations, Path.is_file)
 
 
-def _check_places(data: DataConfig) -> None:
+def _check_shapes(data: DataConfig, shapes: ShapesConfig) -> None:
+    for key, least in (("images", 2), ("seed", 0)):
+        if getattr(shapes, key) < least:
+            raise CocosegError(f"data.shapes.{key} is {getattr(shapes, key)}; it must be at least {least}")
+    if data.root is None:
+        raise CocosegError("data.root is not set: the folder to draw the shapes in")
+
+
+def _check_root(data: DataConfig) -> None:
     """The folders and files that must be there before preparation starts."""
     if data.root is not None and not Path(data.root).is_dir():
         raise CocosegError(
             f"data.root: no folder {data.root}; it should hold the images ({data.images}) and "
             f"the COCO instances file ({data.annotations}); COCO 2017 is at https://cocodataset.org/#download"
         )
-    for key in ("images", "val_images"):
-        folder = getattr(data, key)
-        if folder is None and key == "images":
-            raise CocosegError("data.images is not set: the folder of the images")
-        if folder is not None and not Path(folder).is_dir():
-            raise CocosegError(
-                f"data.{key}: no folder {folder}; set data.{key}, or data.root to what holds it"
-            )
-    for key in ("annotations", "val_annotations"):
-        file = getattr(data, key)
-        if file is None and key == "annotations":
-            raise CocosegError("data.annotations is not set: the COCO instances file (JSON)")
-        if file is not None and not Path(file).is_file():
-            raise CocosegError(f"data.{key}: no file {file}; set data.{key}, or data.root to what holds it")
+    if data.images is None:
+        raise CocosegError("data.images is not set: the folder of the images")
+    if data.annotations is None:
+        raise CocosegError("data.annotations is not set: the COCO instances file (JSON)")
+    _check_place("images", data.images, Path.is_dir)
+    _check_place("annotations", data.annotations, Path.is_file)
+
+
+def _check_place(key: str, place: str | None, there: Callable[[Path], bool]) -> None:
+    if place is not None and not there(Path(place)):
+        kind = "folder" if there is Path.is_dir else "file"
+        raise CocosegError(f"data.{key}: no {kind} {place}; set data.{key}, or data.root to what holds it")
 
 
 def parse_duration(value: Any, *, key: str) -> timedelta | None:
@@ -177,17 +201,20 @@ def parse_duration(value: Any, *, key: str) -> timedelta | None:
     how = f'write days:hours:minutes:seconds in quotes, as in {key}="00:06:00:00"'
     if isinstance(value, int | float):
         raise CocosegError(f"{key} is the number {value} (YAML reads an unquoted 6:00:00 as 21600); {how}")
-    if isinstance(value, str):
-        match = re.fullmatch(r"(\d+):([01]?\d|2[0-3]):([0-5]?\d):([0-5]?\d)", value.strip())
-        if match is None:
-            raise CocosegError(f"{key} is {value!r}, which is no duration; {how}")
-        days, hours, minutes, seconds = map(int, match.groups())
-        duration = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
-    else:
-        try:
-            duration = timedelta(**value) if isinstance(value, Mapping) else timedelta(0)
-        except TypeError as error:
-            raise CocosegError(f"{key} is {value!r}, which is no duration; {how}") from error
+    try:
+        duration = timedelta(**value) if isinstance(value, Mapping) else _parse_clock(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise CocosegError(f"{key} is {value!r}, which is no duration; {how}") from error
     if duration <= timedelta(0):
         raise CocosegError(f"{key} is {value!r}; it must be longer than nothing, or null for no limit; {how}")
     return duration
+
+
+def _parse_clock(text: Any) -> timedelta:
+    match = isinstance(text, str) and re.fullmatch(
+        r"(\d+):([01]?\d|2[0-3]):([0-5]?\d):([0-5]?\d)", text.strip()
+    )
+    if not match:
+        raise ValueError(text)
+    days, hours, minutes, seconds = map(int, match.groups())
+    return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)

@@ -47,9 +47,8 @@ class LineProgress(ProgressBar):
         if time.monotonic() - self.shown >= LINE_EVERY:
             self._show(trainer)
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not trainer.sanity_checking and trainer.training:
-            self._show(trainer)
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._show(trainer)
 
     def _show(self, trainer: L.Trainer) -> None:
         self.shown = time.monotonic()

@@ -55,7 +55,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         try:
             listed = msgspec.json.decode(subset_file.read_bytes(), type=_Images).images
             pairs = json.loads((self.folder / "index.json").read_bytes())["pairs"]
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise CocosegError(f"{self.folder}: not a prepared folder ({error}); run prepare.py") from error
         masks = {pair["image"]: pair["mask"] for pair in pairs}
         missing = [image.file_name for image in listed if image.file_name not in masks]

@@ -1,6 +1,7 @@
 """Mask files: their names, and label masks written to them and read back, losslessly."""
 
 import json
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -14,7 +15,10 @@ from cocoseg.files import whole_file, write_json
 from cocoseg.labels import IGNORE_INDEX, LabelMap
 
 MASK_NAME = re.compile(r".+_mask_cats_(none|\d+(_\d+)*(_etc)?)\.png")
-_NAME_LIMIT = 200  # characters of a mask's name; most file systems allow 255 bytes
+_NAME_LIMIT = 240  # bytes of a mask's name without its ending; most file systems allow 255
+
+
+REMEDY = "delete it and run prepare.py again"
 
 
 class MaskEncoding:
@@ -79,9 +83,11 @@ class MaskEncoding:
         image = PurePosixPath(image_name)
         numbers = [str(self._numbers[i]) for i in sorted(visible) if 0 < i < IGNORE_INDEX] or ["none"]
         name = f"{image.stem}_mask_cats_{'_'.join(numbers)}"
-        while len(name) > _NAME_LIMIT and len(numbers) > 1:
+        while len(os.fsencode(name)) > _NAME_LIMIT and len(numbers) > 1:
             numbers.pop()
             name = f"{image.stem}_mask_cats_{'_'.join(numbers)}_etc"
+        if len(os.fsencode(name)) > _NAME_LIMIT:
+            raise CocosegError(f"{image_name}: the name of its mask would be too long; rename the image")
         return str(image.parent / f"{name}.png")
 
     def write(self, mask: np.ndarray, path: Path) -> None:
@@ -103,16 +109,14 @@ class MaskEncoding:
         try:
             with PIL.Image.open(path) as image:
                 pixels = np.asarray(image)
-        except (OSError, PIL.Image.DecompressionBombError, ValueError) as error:
-            raise CocosegError(f"{path}: not a readable mask ({error}); run prepare.py again") from error
+        except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+            raise CocosegError(f"{path}: not a readable mask ({error}); {REMEDY}") from error
         if pixels.ndim != 2 or pixels.dtype != self._values.dtype:
-            raise CocosegError(f"{path}: not a mask in the encoding {self.encoding!r}; run prepare.py again")
+            raise CocosegError(f"{path}: not a mask in the encoding {self.encoding!r}; {REMEDY}")
         indices = self._indices[pixels]
         if (indices < 0).any():
             unknown = np.unique(pixels[indices < 0])[:5].tolist()
-            raise CocosegError(
-                f"{path}: pixel values {unknown} are no class of labels.json; run prepare.py again"
-            )
+            raise CocosegError(f"{path}: pixel values {unknown} are no class of labels.json; {REMEDY}")
         return indices.astype(np.uint8)
 
     def _make_palette(self) -> list[int]:

@@ -1,7 +1,7 @@
 """Model files: `segmentation_model.pth`, and reading it or a checkpoint back. No Lightning, no Hydra."""
 
-import pickle
 import platform
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,13 +58,12 @@ def read_weights(path: str | Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CocosegError(f"{path}: no such file") from error
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        reason = (
-            "it would run code on loading"
-            if "Unsupported" in str(error)
-            else "it is damaged or no torch file"
-        )
+    except Exception as error:  # what damaged bytes make torch raise can't be listed
+        unsafe = zipfile.is_zipfile(path) and "Unsupported global" in str(error)
+        reason = "it would run code on loading" if unsafe else "it is damaged or no torch file"
         raise CocosegError(f"{path}: not a model or checkpoint that can be loaded; {reason}") from error
+    if not isinstance(content, dict):
+        raise CocosegError(f"{path}: not a model or checkpoint of this program (a {type(content).__name__})")
     try:
         is_checkpoint = "pytorch-lightning_version" in content
         spec = ModelSpec.from_dict(content["spec"] if is_checkpoint else content)
@@ -93,7 +92,10 @@ def load_model(path: str | Path, net: nn.Module | None = None) -> SegmentationMo
         name = arguments.pop("_target_", None)
         if name not in NETWORKS:
             raise CocosegError(f"{path}: holds weights of {name}; build that network and pass it as net=")
-        net = NETWORKS[name](**arguments)
+        try:
+            net = NETWORKS[name](**arguments)
+        except (TypeError, ValueError) as error:
+            raise CocosegError(f"{path}: {name} can't be built as the file says ({error})") from error
     try:
         net.load_state_dict(content["state_dict"])
     except RuntimeError as error:

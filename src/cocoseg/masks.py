@@ -17,12 +17,12 @@ import PIL.Image
 
 from cocoseg import coco as coco_format
 from cocoseg.coco import CocoFile, Image
-from cocoseg.config import MasksConfig
+from cocoseg.config import MasksConfig, check_masks
 from cocoseg.encoding import MaskEncoding
 from cocoseg.errors import CocosegError
 from cocoseg.labels import LabelMap
 from cocoseg.progress import track
-from cocoseg.rasterize import Instance, draw_mask
+from cocoseg.rasterize import Drawn, Instance, draw_mask
 
 CHUNK = 16  # images per task of a worker process
 
@@ -45,6 +45,7 @@ class _Task(NamedTuple):
 class _Painter:
     """What every task shares; a call draws one image."""
 
+    annotation_file: Path
     image_dir: Path
     output_dir: Path
     settings: MasksConfig
@@ -52,10 +53,22 @@ class _Painter:
 
     def __call__(self, task: _Task) -> MaskRecord | str:
         """The record of the mask written, or the sentence that says why the image can't be used."""
-        image, rules = task.image, self.settings
+        image = task.image
         try:
             check_image(self.image_dir / image.file_name, image.width, image.height)
-            drawn = draw_mask(
+            drawn = self._draw(task)
+            pixels = np.bincount(drawn.mask.ravel(), minlength=256)
+            visible = {int(index): int(pixels[index]) for index in np.flatnonzero(pixels)}
+            name = self.encoding.file_name(image.file_name, visible)
+        except CocosegError as error:
+            return error.sentence
+        self.encoding.write(drawn.mask, self.output_dir / name)
+        return MaskRecord(image.file_name, name, visible, drawn.skipped)
+
+    def _draw(self, task: _Task) -> Drawn:
+        image, rules = task.image, self.settings
+        try:
+            return draw_mask(
                 task.instances,
                 image.height,
                 image.width,
@@ -64,12 +77,7 @@ class _Painter:
                 crowd=rules.crowd,
             )
         except CocosegError as error:
-            return error.sentence
-        pixels = np.bincount(drawn.mask.ravel(), minlength=256)
-        visible = {int(index): int(pixels[index]) for index in np.flatnonzero(pixels)}
-        name = self.encoding.file_name(image.file_name, visible)
-        self.encoding.write(drawn.mask, self.output_dir / name)
-        return MaskRecord(image.file_name, name, visible, drawn.skipped)
+            raise CocosegError(f"{self.annotation_file}: {error}") from error
 
 
 def create_segmentation_masks(
@@ -104,6 +112,7 @@ def create_segmentation_masks(
     coco = coco_format.read(Path(annotation_file))
     labels = LabelMap.from_categories(coco.categories, categories)
     settings = MasksConfig(overlap, rasterizer, crowd, encoding)
+    check_masks(settings)
     return draw_masks(coco, coco.images, Path(image_dir), Path(output_dir), labels, settings, workers)
 
 
@@ -131,7 +140,7 @@ def draw_masks(
         )
         for image in images
     )
-    painter = _Painter(image_dir, output_dir, settings, MaskEncoding(settings.encoding, labels))
+    painter = _Painter(coco.path, image_dir, output_dir, settings, MaskEncoding(settings.encoding, labels))
     results = track(_run(painter, tasks, workers or os.cpu_count() or 1), total=len(images), what="masks")
     records: dict[str, MaskRecord] = {}
     problems: list[str] = []

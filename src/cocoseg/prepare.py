@@ -145,16 +145,15 @@ def _claim(folder: Path) -> None:
 
 def _prepare_set(job: _Job, workers: int | None, expected: LabelMap | None = None) -> LabelMap:
     fingerprint = job.fingerprint()
-    if _is_current(job, fingerprint):
-        labels = MaskEncoding.load(job.folder).labels
+    if labels := _find_current(job, fingerprint):
+        _require_labels(job, labels, expected)
         log.info("%s: prepared already, nothing changed", job.folder)
         return labels
     begin = time.monotonic()
     log.info("%s: reading", job.annotation_file)
     coco = coco_format.read(job.annotation_file)
     labels = LabelMap.from_categories(coco.categories, job.data.subset.categories)
-    if expected is not None and (difference := expected.difference(labels)):
-        raise CocosegError(f"{job.annotation_file}: other labels than the training file's: {difference}")
+    _require_labels(job, labels, expected)
     images = choose(
         coco,
         size=job.size,
@@ -176,16 +175,22 @@ def _prepare_set(job: _Job, workers: int | None, expected: LabelMap | None = Non
     return labels
 
 
-def _is_current(job: _Job, fingerprint: dict[str, Any]) -> bool:
+def _require_labels(job: _Job, labels: LabelMap, expected: LabelMap | None) -> None:
+    if expected is not None and (difference := expected.difference(labels)):
+        raise CocosegError(f"{job.annotation_file}: other labels than the training file's: {difference}")
+
+
+def _find_current(job: _Job, fingerprint: dict[str, Any]) -> LabelMap | None:
+    """The labels of what is prepared already, or None where anything is missing, damaged or out of date."""
     try:
-        found = json.loads((job.folder / "prepared.json").read_bytes())
-        if found != {"complete": True, **fingerprint}:
-            return False
+        if json.loads((job.folder / "prepared.json").read_bytes()) != {"complete": True, **fingerprint}:
+            return None
+        labels = MaskEncoding.load(job.folder).labels
         pairs = json.loads((job.folder / "index.json").read_bytes())["pairs"]
-    except (OSError, ValueError, KeyError):
-        return False
-    wanted = [job.folder / "labels.json", job.folder / job.subset_name]
-    return all(path.is_file() for path in wanted + [job.folder / pair["mask"] for pair in pairs])
+        files = [job.folder / job.subset_name, *(job.folder / pair["mask"] for pair in pairs)]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return labels if all(path.is_file() for path in files) else None
 
 
 def _publish(

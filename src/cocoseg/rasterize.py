@@ -41,13 +41,15 @@ class Drawn(NamedTuple):
     skipped: int  # annotations without a usable segmentation
 
 
-class RLE(msgspec.Struct, gc=False):
+class _RLE(msgspec.Struct, gc=False):
     size: tuple[int, int]  # height, width
-    counts: list[int] | str  # runs down the columns, background first; a string is COCO's compressed form
+    counts: list[int] | str  # a string is COCO's compressed form
 
 
 Polygons = list[list[float]]  # parts, each [x0, y0, x1, y1, ...] in pixels
-_segmentation = msgspec.json.Decoder(list[list[float] | float] | RLE | None)
+Runs = np.ndarray  # int64, lengths of runs down the columns, background first
+Shape = Polygons | Runs
+_decoder = msgspec.json.Decoder(list[list[float] | float] | _RLE | None)
 
 
 def draw_mask(
@@ -77,8 +79,8 @@ def draw_mask(
     for rule, known in ((overlap, OVERLAPS), (rasterizer, RASTERIZERS), (crowd, CROWDS)):
         if rule not in known:
             raise ValueError(f"{rule!r} is none of {known}")
-    objects: list[tuple[int, Polygons | RLE]] = []
-    regions: list[Polygons | RLE] = []
+    objects: list[tuple[int, Shape]] = []
+    regions: list[Shape] = []
     skipped = 0
     for instance in instances:
         if instance.crowd and crowd == "skip":
@@ -104,8 +106,8 @@ def draw_mask(
     return Drawn(np.array(canvas), skipped)
 
 
-def parse_segmentation(instance: Instance, height: int, width: int) -> Polygons | RLE | None:
-    """The polygons or RLE of an annotation, or None where nothing in it can be drawn.
+def parse_segmentation(instance: Instance, height: int, width: int) -> Shape | None:
+    """The polygons or runs of an annotation, or None where nothing in it can be drawn.
 
     Polygon parts of fewer than 3 points or an odd number of coordinates are left out.
 
@@ -115,51 +117,55 @@ def parse_segmentation(instance: Instance, height: int, width: int) -> Polygons 
     """
     name = f"annotation {instance.annotation_id}"
     try:
-        shape = _segmentation.decode(instance.segmentation)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        found = _decoder.decode(instance.segmentation)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CocosegError(f"{name}: the segmentation is neither polygons nor RLE ({error})") from error
-    if shape is None:
-        return None
-    if isinstance(shape, RLE):
-        _check_rle(name, shape, height, width)
-        return shape
-    parts = [shape] if shape and not isinstance(shape[0], list) else shape
-    if any(not isinstance(part, list) for part in parts) and parts != [shape]:
+    if isinstance(found, _RLE):
+        return _checked_runs(name, found, height, width)
+    return _checked_polygons(name, found or [])
+
+
+def _checked_polygons(name: str, found: list[list[float] | float]) -> Polygons | None:
+    if found and not any(isinstance(part, list) for part in found):
+        found = [found]  # a single polygon, not wrapped in a list
+    if not all(isinstance(part, list) for part in found):
         raise CocosegError(f"{name}: the segmentation mixes polygons and numbers")
-    polygons = [part for part in parts if len(part) >= 6 and len(part) % 2 == 0]
-    for polygon in polygons:
-        if isinstance(polygon[0], list) or max(map(abs, polygon)) > _COORDINATE_LIMIT:
-            raise CocosegError(
-                f"{name}: a coordinate is no number of pixels (beyond {_COORDINATE_LIMIT:.0f})"
-            )
+    polygons = [part for part in found if len(part) >= 6 and len(part) % 2 == 0]
+    if any(max(map(abs, polygon)) > _COORDINATE_LIMIT for polygon in polygons):
+        raise CocosegError(f"{name}: a coordinate lies beyond {_COORDINATE_LIMIT:.0f} pixels")
     return polygons or None
 
 
-def _check_rle(name: str, rle: RLE, height: int, width: int) -> None:
+def _checked_runs(name: str, rle: _RLE, height: int, width: int) -> Runs:
     if rle.size != (height, width):
         raise CocosegError(
             f"{name}: the RLE is {rle.size[1]}x{rle.size[0]} pixels (width x height), "
             f"its image {width}x{height}"
         )
-    runs = rle_runs(rle.counts) if isinstance(rle.counts, str) else np.asarray(rle.counts, dtype=np.float64)
-    # pycocotools itself reads memory that it never wrote where runs end early.
-    if runs.size == 0 or runs.min() < 0 or runs.sum() != height * width:
+    pixels = height * width
+    if isinstance(rle.counts, str):
+        runs = rle_runs(rle.counts)
+    else:
+        sane = all(0 <= run <= pixels for run in rle.counts)
+        runs = np.array(rle.counts if sane else [], dtype=np.int64)
+    if runs.size == 0 or runs.min() < 0 or runs.max() > pixels or runs.sum() != pixels:
         raise CocosegError(f"{name}: the runs of the RLE don't add up to {width}x{height} pixels")
+    return runs
 
 
-def rle_runs(counts: str) -> np.ndarray:
-    """The run lengths in a compressed RLE string, int64.
+def rle_runs(counts: str) -> Runs:
+    """The runs in a compressed RLE string; none where it is malformed.
 
     Five bits a character, low ones first, with a continuation bit and a sign; from the fourth run on,
     the difference to the run before the last. Source: `rleFrString` in pycocotools' maskApi.c.
     """
-    codes = np.frombuffer(counts.encode(), dtype=np.uint8).astype(np.int64) - 48
+    codes = np.frombuffer(counts.encode(errors="replace"), dtype=np.uint8).astype(np.int64) - 48
     if codes.size == 0 or codes.min() < 0 or codes.max() > 63 or codes[-1] & 0x20:
         return np.empty(0, np.int64)
     last = (codes & 0x20) == 0
     starts = np.flatnonzero(np.concatenate(([True], last[:-1])))
     position = np.arange(codes.size) - np.repeat(starts, np.diff(np.append(starts, codes.size)))
-    if position.max() > 7:
+    if position.max() > 7:  # 40 bits: far beyond any image
         return np.empty(0, np.int64)
     values = np.add.reduceat((codes & 0x1F) << (5 * position), starts)
     bits = 5 * (position[last] + 1)
@@ -169,30 +175,28 @@ def rle_runs(counts: str) -> np.ndarray:
     return values
 
 
-def _paint(canvas: PIL.Image.Image, shape: Polygons | RLE, value: int, rasterizer: str) -> None:
-    if rasterizer == "pillow" and not isinstance(shape, RLE):
+def _paint(canvas: PIL.Image.Image, shape: Shape, value: int, rasterizer: str) -> None:
+    if rasterizer == "pillow" and isinstance(shape, list):
         draw = PIL.ImageDraw.Draw(canvas)
         for polygon in shape:
             draw.polygon(polygon, fill=value)
     else:
         region = _region(shape, canvas.height, canvas.width)
-        canvas.paste(value, mask=PIL.Image.fromarray(region * np.uint8(255)))
+        canvas.paste(value, mask=PIL.Image.fromarray(region))
 
 
-def _region(shape: Polygons | RLE, height: int, width: int) -> np.ndarray:
-    """Which pixels the annotation covers by COCO's own rule: (H, W) uint8 of 0 and 1."""
-    if not isinstance(shape, RLE):
+def _region(shape: Shape, height: int, width: int) -> np.ndarray:
+    """The pixels that an annotation covers, by COCO's own rule: (H, W) uint8, 255 there and 0 elsewhere."""
+    if isinstance(shape, list):
         encoded = coco_mask.merge(coco_mask.frPyObjects(shape, height, width))
-    elif isinstance(shape.counts, str):
-        encoded = {"size": [height, width], "counts": shape.counts.encode()}
-    else:
-        encoded = coco_mask.frPyObjects({"size": [height, width], "counts": shape.counts}, height, width)
-    return coco_mask.decode(encoded)
+        return coco_mask.decode(encoded) * np.uint8(255)
+    # pycocotools would do, but it reads memory that it never wrote where runs are odd.
+    values = np.zeros(shape.size, dtype=np.uint8)
+    values[1::2] = 255
+    return np.repeat(values, shape).reshape(width, height).T
 
 
-def _paint_disputed(
-    canvas: PIL.Image.Image, objects: list[tuple[int, Polygons | RLE]], rasterizer: str
-) -> np.ndarray:
+def _paint_disputed(canvas: PIL.Image.Image, objects: list[tuple[int, Shape]], rasterizer: str) -> np.ndarray:
     """Draw one layer per class; pixels of several classes become ignored."""
     mask = np.array(canvas)
     claimed = np.zeros(mask.shape, dtype=bool)
@@ -208,11 +212,10 @@ def _paint_disputed(
     return mask
 
 
-def _area(shape: Polygons | RLE) -> float:
-    """Area in pixels: of the polygons by the shoelace formula, of an RLE by its runs."""
-    if isinstance(shape, RLE):
-        runs = rle_runs(shape.counts) if isinstance(shape.counts, str) else shape.counts
-        return float(sum(runs[1::2]))
+def _area(shape: Shape) -> float:
+    """Area in pixels: of polygons by the shoelace formula, of runs by their sum."""
+    if not isinstance(shape, list):
+        return float(shape[1::2].sum())
     total = 0.0
     for polygon in shape:
         x, y = np.asarray(polygon).reshape(-1, 2).T

@@ -20,6 +20,7 @@ import PIL.ImageFilter
 from filelock import FileLock
 from pycocotools import mask as coco_mask
 
+from cocoseg.errors import CocosegError
 from cocoseg.files import write_bytes
 
 # Ids have gaps, as COCO's have.
@@ -34,36 +35,57 @@ def draw_shapes(root: Path, *, images: int, seed: int) -> None:
     """Draw the data set to `root/images` and `root/annotations/instances.json`.
 
     Does nothing where it is there already with the same settings. The same settings give the same files.
+
+    Raises:
+        CocosegError: `root` holds something else.
     """
     made_from = {"generator": 1, "images": images, "seed": seed}
     annotation_file = root / "annotations" / "instances.json"
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(root / ".lock"):
-        if annotation_file.is_file() and json.loads(annotation_file.read_bytes()).get("info") == made_from:
+        _claim(root)
+        if annotation_file.is_file() and json.loads(annotation_file.read_bytes())["info"] == made_from:
             return
+        drawing = root / "images.part"
+        shutil.rmtree(drawing, ignore_errors=True)
+        drawing.mkdir()
+        try:
+            content = _draw_all(drawing, images, seed)
+        except BaseException:
+            shutil.rmtree(drawing, ignore_errors=True)
+            raise
+        # The annotation file goes first and comes last: where it is, the images are its own.
+        annotation_file.unlink(missing_ok=True)
         shutil.rmtree(root / "images", ignore_errors=True)
-        (root / "images").mkdir()
-        annotations: list[dict[str, Any]] = []
-        listed = []
-        for number in range(1, images + 1):
-            rng = np.random.default_rng([seed, number])
-            image, objects = _scene(rng, crowd=number % 10 == 0)
-            name = f"image_{number:03d}.jpg"
-            if number == 7:
-                image = image.convert("L")
-            image.save(root / "images" / name, quality=92)
-            listed.append({"id": number, "file_name": name, "width": image.width, "height": image.height})
-            for fields in objects:
-                annotations.append({"id": len(annotations) + 1, "image_id": number, **fields})
-        content = {
-            "info": made_from,
-            "images": listed,
-            "annotations": annotations,
-            "categories": [
-                {"id": i, "name": name, "supercategory": "shape"} for i, name in CATEGORIES.items()
-            ],
-        }
-        write_bytes(annotation_file, json.dumps(content).encode())
+        drawing.rename(root / "images")
+        write_bytes(annotation_file, json.dumps({"info": made_from, **content}).encode())
+
+
+def _claim(root: Path) -> None:
+    mark = root / ".shapes"
+    if not mark.exists() and any(not entry.name.startswith(".") for entry in root.iterdir()):
+        raise CocosegError(
+            f"data.root: {root} holds files that are not the built-in shapes; name another folder"
+        )
+    if not mark.exists():
+        mark.touch()
+
+
+def _draw_all(folder: Path, images: int, seed: int) -> dict[str, list[dict[str, Any]]]:
+    """Write the images; returns the lists of the annotation file."""
+    listed: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number in range(1, images + 1):
+        image, objects = _scene(np.random.default_rng([seed, number]), crowd=number % 10 == 0)
+        if number == 7:
+            image = image.convert("L")
+        name = f"image_{number:03d}.jpg"
+        image.save(folder / name, quality=92)
+        listed.append({"id": number, "file_name": name, "width": image.width, "height": image.height})
+        for fields in objects:
+            annotations.append({"id": len(annotations) + 1, "image_id": number, **fields})
+    categories = [{"id": i, "name": name, "supercategory": "shape"} for i, name in CATEGORIES.items()]
+    return {"images": listed, "annotations": annotations, "categories": categories}
 
 
 def _scene(rng: np.random.Generator, *, crowd: bool) -> tuple[PIL.Image.Image, list[dict[str, Any]]]:

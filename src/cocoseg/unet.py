@@ -37,11 +37,11 @@ class UNet(nn.Module):
     ):
         super().__init__()
         for name, value in (("num_classes", num_classes), ("base_channels", base_channels), ("depth", depth)):
-            if not isinstance(value, int) or value < 1:
+            if type(value) is not int or value < 1:
                 raise ValueError(f"{name} is {value!r}; it must be a whole number from 1 up")
         if upsample not in ("transpose", "bilinear"):
             raise ValueError(f"upsample is {upsample!r}; it must be transpose or bilinear")
-        if isinstance(dropout, str) or not 0 <= dropout < 1:
+        if type(dropout) not in (int, float) or not 0 <= dropout < 1:
             raise ValueError(f"dropout is {dropout!r}; it must lie in [0, 1)")
         widths = [base_channels * 2**level for level in range(depth + 1)]
         self.multiple = 2**depth
