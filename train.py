@@ -61,7 +61,10 @@ def train(config: Config, run_dir: Path) -> int:
         *(build(node, f"callbacks.{name}") for name, node in config.callbacks.items()),
     ]
     trainer = build(
-        {**config.trainer, "max_time": parse_duration(config.trainer["max_time"], key="trainer.max_time")},
+        {
+            **config.trainer,
+            "max_time": parse_duration(config.trainer.get("max_time"), key="trainer.max_time"),
+        },
         "trainer",
         default_root_dir=run_dir,
         callbacks=callbacks,

@@ -59,7 +59,7 @@ def read_weights(path: str | Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise CocosegError(f"{path}: no such file") from error
     except Exception as error:  # what damaged bytes make torch raise can't be listed
-        unsafe = zipfile.is_zipfile(path) and "Unsupported global" in str(error)
+        unsafe = _is_torch_file(path) and "Unsupported global" in str(error)
         reason = "it would run code on loading" if unsafe else "it is damaged or no torch file"
         raise CocosegError(f"{path}: not a model or checkpoint that can be loaded; {reason}") from error
     if not isinstance(content, dict):
@@ -73,6 +73,15 @@ def read_weights(path: str | Path) -> dict[str, Any]:
         return {**content, "spec": spec, "state_dict": weights, "scores": content["scores"]}
     except (KeyError, TypeError, AttributeError) as error:
         raise CocosegError(f"{path}: not a model or checkpoint of this program (no {error})") from error
+
+
+def _is_torch_file(path: str | Path) -> bool:
+    """Today's files are zip archives, older ones begin as every pickle does."""
+    path = Path(path)
+    if not path.is_file() or zipfile.is_zipfile(path):
+        return path.is_file()
+    with path.open("rb") as file:
+        return file.read(1) == b"\x80"
 
 
 def load_model(path: str | Path, net: nn.Module | None = None) -> SegmentationModel:
