@@ -73,7 +73,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         if mask.size != image.size:
             raise CocosegError(
                 f"{self.image_dir / image_name}: {image.size[0]}x{image.size[1]}, but its mask is "
-                f"{mask.size[0]}x{mask.size[1]}; run prepare.py again"
+                f"{mask.size[0]}x{mask.size[1]}: the image was replaced; delete {self.folder} to prepare anew"
             )
         return self._resized_image(image), self._resized_mask(mask)
 

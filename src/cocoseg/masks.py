@@ -1,5 +1,6 @@
 """Masks for a whole folder of images: checked, drawn and written by several processes."""
 
+import math
 import os
 import signal
 import sys
@@ -141,7 +142,8 @@ def draw_masks(
         for image in images
     )
     painter = _Painter(coco.path, image_dir, output_dir, settings, MaskEncoding(settings.encoding, labels))
-    results = track(_run(painter, tasks, workers or os.cpu_count() or 1), total=len(images), what="masks")
+    workers = min(workers or os.cpu_count() or 1, math.ceil(len(images) / CHUNK))
+    results = track(_run(painter, tasks, workers), total=len(images), what="masks")
     records: dict[str, MaskRecord] = {}
     problems: list[str] = []
     for result in results:
@@ -164,6 +166,8 @@ def check_image(path: Path, width: int, height: int) -> None:
     try:
         with PIL.Image.open(path) as image:
             size = image.size
+            if image.mode == "F":
+                raise ValueError("floating-point pixels have no known range")
             image.draft("L", (1, 1))  # JPEG: an eighth of the size, which still reads the whole file
             image.load()
     except FileNotFoundError as error:
@@ -171,9 +175,10 @@ def check_image(path: Path, width: int, height: int) -> None:
     except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
         raise CocosegError(f"{path}: not a readable image ({error})".replace("\n", " ")) from error
     if size != (width, height):
+        turned = "; it was annotated turned by its EXIF rotation, which is not applied: save it turned"
         raise CocosegError(
             f"{path}: the image is {size[0]}x{size[1]} (width x height), "
-            f"the annotation file says {width}x{height}"
+            f"the annotation file says {width}x{height}{turned if size == (height, width) else ''}"
         )
 
 

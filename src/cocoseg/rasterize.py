@@ -22,7 +22,7 @@ from cocoseg.config import CROWDS, OVERLAPS, RASTERIZERS
 from cocoseg.errors import CocosegError
 from cocoseg.labels import IGNORE_INDEX
 
-_COORDINATE_LIMIT = 1e6  # pixels; beyond it a rasterizer's integers overflow
+_COORDINATE_LIMIT = 1e5  # pixels; pycocotools walks along every outline, and its integers overflow
 
 
 class Instance(NamedTuple):
@@ -112,7 +112,7 @@ def parse_segmentation(instance: Instance, height: int, width: int) -> Shape | N
     Polygon parts of fewer than 3 points or an odd number of coordinates are left out.
 
     Raises:
-        CocosegError: neither polygons nor RLE, coordinates beyond a million, an RLE of another size than
+        CocosegError: neither polygons nor RLE, coordinates beyond 100,000, an RLE of another size than
             the image's or whose runs don't add up to it.
     """
     name = f"annotation {instance.annotation_id}"

@@ -41,10 +41,13 @@ def draw_shapes(root: Path, *, images: int, seed: int) -> None:
     """
     made_from = {"generator": 1, "images": images, "seed": seed}
     annotation_file = root / "annotations" / "instances.json"
-    root.mkdir(parents=True, exist_ok=True)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CocosegError(f"data.root: {root} can't be made ({error.strerror})") from error
     with FileLock(root / ".lock"):
         _claim(root)
-        if annotation_file.is_file() and json.loads(annotation_file.read_bytes())["info"] == made_from:
+        if _made_from(annotation_file) == made_from:
             return
         drawing = root / "images.part"
         shutil.rmtree(drawing, ignore_errors=True)
@@ -59,6 +62,14 @@ def draw_shapes(root: Path, *, images: int, seed: int) -> None:
         shutil.rmtree(root / "images", ignore_errors=True)
         drawing.rename(root / "images")
         write_bytes(annotation_file, json.dumps({"info": made_from, **content}).encode())
+
+
+def _made_from(annotation_file: Path) -> Any:
+    """The settings that the data set was drawn with, or None where it is missing or damaged."""
+    try:
+        return json.loads(annotation_file.read_bytes())["info"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _claim(root: Path) -> None:

@@ -1,0 +1,83 @@
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cocoseg.files import whole_file, write_bytes, write_json
+
+
+def test_writes_and_makes_the_folders(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "file.json"
+    write_bytes(path, b"content")
+    assert path.read_bytes() == b"content"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_replaces_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_bytes(path, b"long old content")
+    write_bytes(path, b"new")
+    assert path.read_bytes() == b"new"
+
+
+def test_is_not_to_be_seen_before_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "file.png"
+    with whole_file(path) as temporary:
+        temporary.write_bytes(b"half")
+        assert not path.exists()
+        assert temporary.parent == path.parent  # else the final rename could cross file systems
+    assert path.read_bytes() == b"half"
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def fail() -> None:
+        with whole_file(path) as temporary:
+            temporary.write_bytes(b"half")
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no permission bits")
+def test_permissions_follow_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_bytes(tmp_path / "file", b"")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("stem", ["x" * 250, "ä" * 125])
+def test_long_names(tmp_path: Path, stem: str) -> None:
+    write_bytes(tmp_path / f"{stem}.png", b"content")
+    assert [path.name for path in tmp_path.iterdir()] == [f"{stem}.png"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {
+            "text": 'ä "quoted"\n',
+            "number": 1.5,
+            "nothing": None,
+            "yes": True,
+            "empty": [],
+            "object": {"a": {}},
+        },
+        {"numbers": [1, 2], "objects": [{"a": 1}, {}, {"b": [{"c": 2}]}], "mixed": [{"a": 1}, 2]},
+    ],
+)
+def test_write_json(tmp_path: Path, content: dict[str, Any]) -> None:
+    write_json(tmp_path / "file.json", content)
+    assert json.loads((tmp_path / "file.json").read_bytes()) == content
