@@ -153,6 +153,8 @@ def _check_data(data: DataConfig) -> None:
         _check_root(data)
     else:
         _check_shapes(data, data.shapes)
+    if data.val_images is not None and data.val_annotations is None:
+        raise CocosegError("data.val_images is set without data.val_annotations, which says what is on them")
     _check_place("val_images", data.val_images, Path.is_dir)
     _check_place("val_annotations", data.val_annotations, Path.is_file)
 

@@ -1,13 +1,12 @@
 """The data side of training: preparation, split, loaders."""
 
-import os
-
 import lightning as L
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, random_split
 
 from cocoseg.config import Config
+from cocoseg.cores import available_cores
 from cocoseg.dataset import SegmentationDataset
 from cocoseg.errors import CocosegError
 from cocoseg.labels import LabelMap
@@ -76,7 +75,7 @@ class SegmentationDataModule(L.LightningDataModule):
     def _loader(self, dataset: Pairs, **options: object) -> DataLoader[tuple[Tensor, Tensor]]:
         workers = self.data.num_workers
         if workers is None:
-            workers = min(os.cpu_count() or 1, 8)
+            workers = min(available_cores(), 8)
         return DataLoader(
             dataset,
             batch_size=self.data.batch_size,

@@ -58,12 +58,18 @@ def read_weights(path: str | Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CocosegError(f"{path}: no such file") from error
+    except (PermissionError, IsADirectoryError) as error:
+        raise CocosegError(
+            f"{path}: not a model or checkpoint that can be loaded; {error.strerror}"
+        ) from error
     except Exception as error:  # what damaged bytes make torch raise can't be listed
         unsafe = _is_torch_file(path) and "Unsupported global" in str(error)
         reason = "it would run code on loading" if unsafe else "it is damaged or no torch file"
         raise CocosegError(f"{path}: not a model or checkpoint that can be loaded; {reason}") from error
     if not isinstance(content, dict):
         raise CocosegError(f"{path}: not a model or checkpoint of this program (a {type(content).__name__})")
+    if content.get("format", FORMAT) != FORMAT:
+        raise CocosegError(f"{path}: written by another version, in format {content['format']}, not {FORMAT}")
     try:
         is_checkpoint = "pytorch-lightning_version" in content
         spec = ModelSpec.from_dict(content["spec"] if is_checkpoint else content)

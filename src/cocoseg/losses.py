@@ -23,7 +23,7 @@ class CrossEntropyLoss(nn.Module):
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         total = F.cross_entropy(
-            logits,
+            logits.float(),  # a sum overflows half precision
             mask,
             ignore_index=self.ignore_index,
             label_smoothing=self.label_smoothing,

@@ -1,7 +1,6 @@
 """Masks for a whole folder of images: checked, drawn and written by several processes."""
 
 import math
-import os
 import signal
 import sys
 from collections import Counter
@@ -19,6 +18,7 @@ import PIL.Image
 from cocoseg import coco as coco_format
 from cocoseg.coco import CocoFile, Image
 from cocoseg.config import MasksConfig, check_masks
+from cocoseg.cores import available_cores
 from cocoseg.encoding import MaskEncoding
 from cocoseg.errors import CocosegError
 from cocoseg.labels import LabelMap
@@ -142,7 +142,7 @@ def draw_masks(
         for image in images
     )
     painter = _Painter(coco.path, image_dir, output_dir, settings, MaskEncoding(settings.encoding, labels))
-    workers = min(workers or os.cpu_count() or 1, math.ceil(len(images) / CHUNK))
+    workers = min(workers or available_cores(), math.ceil(len(images) / CHUNK))
     results = track(_run(painter, tasks, workers), total=len(images), what="masks")
     records: dict[str, MaskRecord] = {}
     problems: list[str] = []

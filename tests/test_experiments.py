@@ -1,0 +1,72 @@
+"""Every preset in conf/experiment, on tiny data and for two steps."""
+
+import importlib.util
+import json
+
+import PIL.Image
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+import cocoseg.cli  # noqa: F401  registers the schema
+from cocoseg.config import check
+from cocoseg.export import load_model
+from conftest import ROOT
+
+CONF = ROOT / "conf"
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+
+TINY = (
+    "data.image_size=[32,32]",
+    "data.batch_size=4",
+    "data.num_workers=0",
+    "prepare.workers=1",
+    "model.base_channels=2",
+    "model.depth=2",
+    "trainer.max_time=null",
+    "trainer.max_steps=2",
+    "trainer.val_check_interval=2",
+    "trainer.accelerator=cpu",
+    "trainer.precision=32-true",
+)
+
+
+def train_program():
+    spec = importlib.util.spec_from_file_location("train_program", ROOT / "train.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_trains(experiment, shapes_root, tmp_path):
+    places = (
+        f"data.root={shapes_root}",
+        f"data.images={shapes_root}/images",
+        f"data.annotations={shapes_root}/annotations/instances.json",
+        f"data.prepared_dir={tmp_path}/prepared",
+        "data.shapes=null",
+    )
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = OmegaConf.to_object(compose("train", [f"experiment={experiment}", *places, *TINY]))
+    check(config)
+    run_dir = tmp_path / "run"
+
+    exit_code = train_program().train(config, run_dir)
+
+    assert exit_code == 0
+    steps = {}
+    for name in ("best", "last"):
+        content = torch.load(run_dir / "checkpoints" / f"{name}.ckpt", weights_only=True)
+        steps[name] = content["global_step"]
+    assert steps == {"best": 2, "last": 2}
+    model = load_model(run_dir / "segmentation_model.pth")
+    assert model(torch.zeros(1, 3, 20, 30)).shape == (1, 7, 20, 30)
+    metrics = json.loads((run_dir / "metrics.json").read_bytes())
+    assert list(metrics["iou"]) == model.labels.names
+    assert metrics["miou"] == model.scores["miou"]
+    assert 0 <= metrics["pixel_accuracy"] <= 1
+    with PIL.Image.open(run_dir / "examples.png") as picture:
+        assert picture.width == 3 * (32 + 4) - 4
+    assert list(run_dir.glob("events.out.tfevents.*"))
