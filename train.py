@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 
 import hydra
@@ -43,7 +44,7 @@ def train(config: Config, run_dir: Path) -> int:
     module = SegmentationModule(
         net=build(network, "model"),
         loss=build(config.loss, "loss"),
-        optimizer=build(config.optimizer, "optimizer", _partial_=True),
+        optimizer=partial(build, config.optimizer, "optimizer"),
         spec=spec,
     )
 

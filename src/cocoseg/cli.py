@@ -86,8 +86,8 @@ def start_run(config: DictConfig) -> Path:
     return folder
 
 
-def build(node: Any, key: str, **arguments: Any) -> Any:
-    """Instantiate the `_target_` of a configuration node.
+def build(node: Any, key: str, *positional: Any, **named: Any) -> Any:
+    """Instantiate the `_target_` of a configuration node, with further arguments.
 
     Raises:
         CocosegError: names the key and what went wrong.
@@ -95,10 +95,11 @@ def build(node: Any, key: str, **arguments: Any) -> Any:
     if not isinstance(node, dict) or "_target_" not in node:
         raise CocosegError(f"{key}: no _target_ in it, the class or function to call")
     try:
-        return instantiate(node, _convert_="all", **arguments)
+        return instantiate(node, *positional, _convert_="all", **named)
     except InstantiationException as error:
-        cause = error.__cause__ or error
-        raise CocosegError(f"{key}: {node['_target_']}: {str(cause).splitlines()[0]}") from error
+        cause = " ".join(str(error.__cause__ or error).split())
+        settings = ", ".join(f"{name}={value!r}" for name, value in node.items() if name != "_target_")
+        raise CocosegError(f"{key}: {node['_target_']}({settings}): {cause}") from error
 
 
 def _sentence(error: Exception) -> str | None:

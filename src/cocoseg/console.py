@@ -23,7 +23,12 @@ def quiet_lightning() -> None:
     """Leave out Lightning's tips and device lists, and one warning that is about Lightning itself."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.* is deprecated")
+    for message in (
+        ".*treespec, LeafSpec.* is deprecated",
+        "The number of training batches .* is smaller than the logging interval",
+        "The dirpath has changed from",  # a resumed run has a folder of its own
+    ):
+        warnings.filterwarnings("ignore", message=message)
 
 
 def progress_callback() -> ProgressBar:

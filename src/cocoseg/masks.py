@@ -1,11 +1,15 @@
 """Masks for a whole folder of images: checked, drawn and written by several processes."""
 
 import math
+import os
 import signal
 import sys
+import threading
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import get_context
@@ -143,14 +147,14 @@ def draw_masks(
     )
     painter = _Painter(coco.path, image_dir, output_dir, settings, MaskEncoding(settings.encoding, labels))
     workers = min(workers or available_cores(), math.ceil(len(images) / CHUNK))
-    results = track(_run(painter, tasks, workers), total=len(images), what="masks")
     records: dict[str, MaskRecord] = {}
     problems: list[str] = []
-    for result in results:
-        if isinstance(result, str):
-            problems.append(result)
-        else:
-            records[result.image] = result
+    with closing(_run(painter, tasks, workers)) as results:
+        for result in track(results, total=len(images), what="masks"):
+            if isinstance(result, str):
+                problems.append(result)
+            else:
+                records[result.image] = result
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise CocosegError("; ".join(sorted(problems)[:3]) + more)
@@ -203,14 +207,17 @@ def _check_names(images: Sequence[Image], image_dir: Path) -> None:
         seen[stem] = image.file_name
 
 
-def _run(painter: _Painter, tasks: Iterator[_Task], workers: int) -> Iterator[MaskRecord | str]:
+def _run(painter: _Painter, tasks: Iterator[_Task], workers: int) -> Generator[MaskRecord | str, None, None]:
     """Results in any order; at most a few chunks of tasks per worker are in memory."""
     if workers == 1:
         yield from map(painter, tasks)
         return
     # Fork where it is the platform's habit: it needs no importable main module. Nothing of torch runs there.
     context = get_context("fork" if sys.platform == "linux" else None)
-    with ProcessPoolExecutor(workers, context, _start_worker, (painter,)) as pool:
+    with (
+        _sigterm_as_exit(),
+        ProcessPoolExecutor(workers, context, _start_worker, (painter, os.getpid())) as pool,
+    ):
         pending: set[Future[list[MaskRecord | str]]] = set()
         try:
             while chunk := list(islice(tasks, CHUNK)):
@@ -222,17 +229,40 @@ def _run(painter: _Painter, tasks: Iterator[_Task], workers: int) -> Iterator[Ma
             for future in pending:
                 yield from future.result()
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)  # waits for what is being drawn: nothing is written later
             raise
 
 
 _painter: _Painter  # of this worker process
 
 
-def _start_worker(painter: _Painter) -> None:
+def _start_worker(painter: _Painter, parent: int) -> None:
     global _painter
     _painter = painter
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent answers it
+    # Ctrl-C reaches the whole group, and a scheduler's SIGTERM often does; the parent answers both.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this worker soon after its parent was killed: nothing else would tell it."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+@contextmanager
+def _sigterm_as_exit() -> Iterator[None]:
+    """Let SIGTERM unwind the stack, so that worker processes and unfinished files are cleared away."""
+    if threading.current_thread() is not threading.main_thread():  # only it may set handlers
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _draw_chunk(chunk: list[_Task]) -> list[MaskRecord | str]:

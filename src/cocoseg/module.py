@@ -57,8 +57,11 @@ class SegmentationModule(L.LightningModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        self.log("train/loss", self.train_loss.compute())
-        self.train_loss.reset()
+        if self.train_loss.update_called:
+            self.log("train/loss", self.train_loss.compute())
+            self.train_loss.reset()
+        elif self.scores is not None:  # resumed where an epoch had just ended: its scores still hold
+            self._log_scores(self.scores)
 
     def validation_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Returns the predicted class indices (B, H, W) int64."""
@@ -78,6 +81,9 @@ class SegmentationModule(L.LightningModule):
             return
         self.scores = scores
         self.log("val/loss", loss, prog_bar=True)
+        self._log_scores(scores)
+
+    def _log_scores(self, scores: Scores) -> None:
         self.log("val/miou", scores.miou, prog_bar=True)
         self.log("val/miou_with_background", scores.miou_with_background)
         self.log("val/pixel_accuracy", scores.pixel_accuracy)

@@ -1,0 +1,569 @@
+"""The command lines of train.py and prepare.py, run as a user runs them."""
+
+import dataclasses
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import PIL.Image
+import pytest
+import torch
+from omegaconf import OmegaConf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from cocoseg.config import Config
+from cocoseg.export import read_weights
+from cocoseg.shapes import draw_shapes
+from conftest import ROOT, run_program, write_coco
+
+SMALL = (
+    "data=shapes",
+    "data.shapes.images=12",
+    "data.image_size=[32,32]",
+    "data.batch_size=4",
+    "data.num_workers=0",
+    "model.base_channels=4",
+    "model.depth=2",
+    "trainer.max_time=null",
+)
+COMPLETE = {
+    "config.yaml",
+    "train.log",
+    "checkpoints/best.ckpt",
+    "checkpoints/last.ckpt",
+    "segmentation_model.pth",
+    "examples.png",
+    "metrics.json",
+}
+
+
+def files(folder: Path) -> set[str]:
+    """The files below a folder, Hydra's own left out."""
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return {path.as_posix() for path in paths if ".hydra" not in path.parts}
+
+
+def the_run(cwd: Path, program: str = "train") -> Path:
+    """The folder of the only run."""
+    (folder,) = (cwd / "outputs" / program).iterdir()
+    return folder
+
+
+def steps(run: Path) -> int:
+    return torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"]
+
+
+# ---- prepare, train, resume
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """`prepare.py` twice, then `train.py` for four steps. Not to be changed."""
+    cwd = tmp_path_factory.mktemp("trained")
+    prepared = run_program("prepare", *SMALL, cwd=cwd)
+    again = run_program("prepare", *SMALL, cwd=cwd)
+    train = run_program("train", *SMALL, "trainer.max_steps=4", cwd=cwd)
+    return SimpleNamespace(cwd=cwd, prepared=prepared, again=again, train=train)
+
+
+def test_prepare_draws_the_masks(trained: SimpleNamespace):
+    (folder,) = (trained.cwd / "prepared").iterdir()
+    assert trained.prepared.returncode == 0, trained.prepared.stderr
+    assert trained.prepared.stderr == ""
+    assert f"{folder.relative_to(trained.cwd)}/masks: 12 masks" in trained.prepared.stdout
+    assert {"index.json", "labels.json", "prepared.json", "subset_train_annotations.json"} < files(folder)
+    assert len(list(folder.glob("masks/*_mask_cats_*.png"))) == 12
+
+
+def test_prepare_again_says_that_nothing_changed(trained: SimpleNamespace):
+    assert trained.again.returncode == 0
+    assert trained.again.stderr == ""
+    assert "nothing changed" in trained.again.stdout
+    assert "nothing changed" in trained.train.stdout
+
+
+def test_train_leaves_a_complete_run(trained: SimpleNamespace):
+    assert trained.train.returncode == 0, trained.train.stderr
+    run = the_run(trained.cwd)
+    found = files(run)
+    assert found > COMPLETE
+    assert any(name.startswith("events.out.tfevents") for name in found)
+    assert steps(run) == 4
+    config = OmegaConf.load(run / "config.yaml")
+    assert config.data.images == "data/shapes/images"
+    assert "${" not in (run / "config.yaml").read_text()
+
+
+def test_train_ends_with_scores_and_paths(trained: SimpleNamespace):
+    run = the_run(trained.cwd)
+    last_words = trained.train.stdout.splitlines()[-25:]
+    for word in ("background", "square", "dumbbell", "mIoU (without background)", "pixel accuracy"):
+        assert any(line.startswith(word) for line in last_words), word
+    for path in (run, run / "segmentation_model.pth", run / "examples.png"):
+        assert any(str(path.relative_to(trained.cwd)) in line for line in last_words), path
+    assert any("tensorboard --logdir" in line for line in last_words)
+    assert (run / "train.log").read_text().count("pixel accuracy") == 1
+
+
+def test_train_says_nothing_on_stderr(trained: SimpleNamespace):
+    """No stack traces, and none of Lightning's warnings and tips."""
+    assert trained.train.stderr == ""
+    assert "Traceback" not in trained.train.stdout
+    assert "GPU available" not in trained.train.stdout
+
+
+def test_programs_write_nowhere_else(trained: SimpleNamespace):
+    assert {path.name for path in trained.cwd.iterdir()} == {"outputs", "prepared", "data"}
+    assert {path.name for path in (trained.cwd / "outputs").iterdir()} == {"prepare", "train"}
+    temporary = [name for name in files(trained.cwd) if "/." in name and Path(name).suffix]
+    assert temporary == []
+
+
+@pytest.fixture(scope="module")
+def resumed(trained: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """Four steps more, from the last checkpoint of `trained`."""
+    checkpoint = the_run(trained.cwd) / "checkpoints/last.ckpt"
+    run = tmp_path_factory.mktemp("resumed") / "run"
+    train = run_program(
+        "train",
+        *SMALL,
+        "trainer.max_steps=8",
+        f"run_dir={run}",
+        f"ckpt_path={checkpoint.relative_to(trained.cwd)}",
+        cwd=trained.cwd,
+    )
+    return SimpleNamespace(train=train, run=run, checkpoint=checkpoint)
+
+
+def test_resume_goes_on_from_a_checkpoint(resumed: SimpleNamespace):
+    assert resumed.train.returncode == 0, resumed.train.stderr
+    assert steps(resumed.run) == 8
+    assert files(resumed.run) > COMPLETE
+    before = read_weights(resumed.checkpoint)["state_dict"]
+    after = read_weights(resumed.run / "checkpoints/last.ckpt")["state_dict"]
+    assert not torch.equal(before["head.weight"], after["head.weight"])
+
+
+def test_resume_logs_no_nan(resumed: SimpleNamespace):
+    """The checkpoint lies between validation and the end of an epoch, which has no batch left then."""
+    events = EventAccumulator(str(resumed.run)).Reload()
+    scalars = [(tag, event.value) for tag in events.Tags()["scalars"] for event in events.Scalars(tag)]
+    assert [(tag, value) for tag, value in scalars if not math.isfinite(value)] == []
+
+
+@pytest.mark.slow
+def test_resume_keeps_the_best_of_before(trained: SimpleNamespace, tmp_path: Path):
+    """A run that goes on from a checkpoint does not export a worse model than it had."""
+    checkpoints = the_run(trained.cwd) / "checkpoints"
+    content = torch.load(checkpoints / "last.ckpt", weights_only=True)
+    (best,) = (state for state in content["callbacks"].values() if state.get("monitor") == "val/miou")
+    best["best_model_score"] = torch.tensor(2.0)  # not to be beaten
+    torch.save(content, tmp_path / "last.ckpt")
+    overrides = (*SMALL, "trainer.max_steps=6", f"run_dir={tmp_path / 'run'}")
+    done = run_program("train", *overrides, f"ckpt_path={tmp_path / 'last.ckpt'}", cwd=trained.cwd)
+    assert done.returncode == 0, done.stderr
+    wanted = read_weights(checkpoints / "best.ckpt")["state_dict"]
+    found = read_weights(tmp_path / "run/segmentation_model.pth")["state_dict"]
+    assert all(torch.equal(wanted[key], found[key]) for key in wanted)
+
+
+def test_resume_says_nothing_on_stderr(resumed: SimpleNamespace):
+    assert resumed.train.stderr == ""
+
+
+def test_overrides_take_effect_and_the_time_ends_the_run(tmp_path: Path):
+    """The README's one-liner, without prepare.py before it."""
+    done = run_program(
+        "train",
+        "data=shapes",
+        "data.shapes.images=12",
+        "data.image_size=[32,32]",
+        "trainer.max_time=00:00:00:05",
+        "data.batch_size=4",
+        "model.base_channels=4",
+        "optimizer.lr=3e-4",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    run = the_run(tmp_path)
+    config = OmegaConf.load(run / "config.yaml")
+    assert config.trainer.max_time == "00:00:00:05"
+    assert (config.trainer.max_steps, config.trainer.max_epochs) == (-1, -1)
+    assert (config.data.batch_size, config.model.base_channels, config.optimizer.lr) == (4, 4, 3e-4)
+    assert files(run) > COMPLETE
+    assert steps(run) > 0
+    content = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    assert content["optimizer_states"][0]["param_groups"][0]["lr"] == 3e-4
+    assert read_weights(run / "segmentation_model.pth")["state_dict"]["stem.0.weight"].shape[0] == 4
+
+
+def test_custom_data_with_a_validation_file(tmp_path: Path):
+    """The file names of both folders are the same; that must not matter."""
+    draw_shapes(tmp_path / "mine", images=12, seed=1)
+    draw_shapes(tmp_path / "held out", images=5, seed=2)
+    done = run_program(
+        "train",
+        "data=custom",
+        "data.images=mine/images",
+        "data.annotations=mine/annotations/instances.json",
+        "data.val_images=held out/images",
+        "data.val_annotations=held out/annotations/instances.json",
+        *SMALL[2:],
+        "trainer.max_steps=3",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "training on 12 images, validating on 5" in done.stdout
+    assert files(the_run(tmp_path)) > COMPLETE
+    (folder,) = (tmp_path / "prepared").iterdir()
+    assert len(list(folder.glob("masks/*.png"))) == 12
+    assert len(list(folder.glob("val/masks/*.png"))) == 5
+
+
+@pytest.mark.slow
+def test_same_seed_same_weights(tmp_path: Path):
+    weights = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        overrides = (*SMALL, "trainer.max_steps=4", f"seed={seed}", f"run_dir={name}")
+        done = run_program("train", *overrides, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        weights.append(read_weights(tmp_path / name / "segmentation_model.pth")["state_dict"])
+    first, same, other = weights
+    assert all(torch.equal(first[key], same[key]) for key in first)
+    assert not torch.equal(first["head.weight"], other["head.weight"])
+
+
+# ---- multirun
+
+
+def test_multirun_trains_every_job(tmp_path: Path):
+    overrides = (*SMALL, "trainer.max_steps=2", "optimizer.lr=1e-4,1e-3")
+    done = run_program("train", "-m", *overrides, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    (sweep,) = (tmp_path / "outputs/multirun").iterdir()
+    assert {path.name for path in sweep.iterdir() if path.is_dir()} == {"0", "1"}
+    for job, lr in (("0", 1e-4), ("1", 1e-3)):
+        assert files(sweep / job) > COMPLETE
+        assert any(name.startswith("events.out.tfevents") for name in files(sweep / job))
+        assert OmegaConf.load(sweep / job / "config.yaml").optimizer.lr == lr
+        assert f"{sweep.relative_to(tmp_path)}/{job}/segmentation_model.pth" in done.stdout
+
+
+def assert_lists_failures(done: subprocess.CompletedProcess[str], *sentences: str) -> None:
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    last = done.stderr.rstrip().splitlines()[-len(sentences) - 1 :]
+    assert "failed" in last[0]
+    for line, sentence in zip(last[1:], sentences, strict=True):
+        assert sentence in line
+
+
+def test_multirun_goes_on_after_a_failure(tmp_path: Path):
+    overrides = ("data=shapes", "data.shapes.images=12", "masks.overlap=biggest,max,smallest")
+    done = run_program("prepare", "-m", *overrides, cwd=tmp_path)
+    assert_lists_failures(done, "masks.overlap is 'biggest'")
+    (sweep,) = (tmp_path / "outputs/multirun").iterdir()
+    assert {path.name for path in sweep.iterdir() if path.is_dir()} == {"0", "1", "2"}
+    assert len(list((tmp_path / "prepared").glob("*/prepared.json"))) == 2
+
+
+def test_multirun_in_which_all_fail(tmp_path: Path):
+    done = run_program("prepare", "-m", "data=shapes", "data.subset.size=0,-1", cwd=tmp_path)
+    assert_lists_failures(done, "data.subset.size is 0", "data.subset.size is -1")
+
+
+@pytest.mark.slow
+def test_multirun_goes_on_after_a_failed_training(tmp_path: Path):
+    """Mistakes that show where the optimizer and where the network is built."""
+    overrides = (*SMALL, "trainer.max_steps=2", "optimizer.lr=-1,1e-3", "model.depth=2,0")
+    done = run_program("train", "-m", *overrides, cwd=tmp_path)
+    assert_lists_failures(done, "optimizer", "depth is 0", "depth is 0")
+    (sweep,) = (tmp_path / "outputs/multirun").iterdir()
+    assert [job.name for job in sweep.iterdir() if files(job) > COMPLETE] == ["2"]
+
+
+def test_multirun_refuses_a_shared_run_dir(tmp_path: Path):
+    done = run_program("prepare", "-m", "data=shapes", "data.subset.seed=1,2", "run_dir=mine", cwd=tmp_path)
+    assert_lists_failures(done, "run_dir", "run_dir")
+    assert {path.name for path in tmp_path.iterdir()} == {"outputs"}
+
+
+# ---- signals
+
+
+@pytest.fixture
+def start() -> Iterator:
+    """Start a program in a process group of its own, as a shell does; kills what is left in the end."""
+    started: list[subprocess.Popen[str]] = []
+
+    def popen(program: str, *overrides: str, cwd: Path) -> subprocess.Popen[str]:
+        # Into files: a pipe stays open as long as any process of the group lives.
+        with (cwd / "stdout").open("w") as stdout, (cwd / "stderr").open("w") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, str(ROOT / f"{program}.py"), *overrides],
+                cwd=cwd,
+                env={**os.environ, "PYTHONFAULTHANDLER": "1"},  # SIGABRT says where it hangs
+                stdout=stdout,
+                stderr=stderr,
+                text=True,
+                start_new_session=True,
+            )
+        started.append(process)
+        return process
+
+    yield popen
+    for process in started:
+        if group_lives(process):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def group_lives(process: subprocess.Popen[str]) -> bool:
+    try:
+        os.killpg(process.pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_for(cwd: Path, pattern: str, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not any(cwd.glob(pattern)):
+        assert process.poll() is None, (cwd / "stderr").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def send(
+    number: signal.Signals, process: subprocess.Popen[str], cwd: Path, *, to_group: bool
+) -> tuple[str, str]:
+    """Send a signal, wait for the end, and return what was written to stdout and stderr."""
+    if to_group:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    try:
+        process.wait(timeout=60)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)
+        process.wait()
+        pytest.fail(f"still runs after a minute:\n{(cwd / 'stderr').read_text()}")
+    return (cwd / "stdout").read_text(), (cwd / "stderr").read_text()
+
+
+@pytest.mark.parametrize(
+    ("number", "to_group", "exit_code"),
+    [
+        pytest.param(signal.SIGINT, True, 130, id="ctrl_c"),
+        pytest.param(signal.SIGTERM, False, 143, id="kill"),
+        pytest.param(signal.SIGTERM, True, 143, id="service_stop", marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_ends_the_training_in_order(
+    start, tmp_path: Path, number: signal.Signals, to_group: bool, exit_code: int
+):
+    """A terminal's Ctrl-C and a service manager's SIGTERM reach the DataLoader's processes too."""
+    limit = "trainer.max_time=00:00:03:00"
+    process = start("train", *SMALL[:-1], limit, "data.num_workers=1", cwd=tmp_path)
+    wait_for(tmp_path, "outputs/train/*/checkpoints/last.ckpt", process)
+    stdout, stderr = send(number, process, tmp_path, to_group=to_group)
+    assert process.returncode == exit_code, stderr
+    assert "Traceback" not in stdout + stderr
+    run = the_run(tmp_path)
+    assert files(run) > COMPLETE
+    done = steps(run)
+    assert done > 0
+    read_weights(run / "checkpoints/last.ckpt")
+    (advice,) = (line for line in stdout.splitlines() if "ckpt_path=" in line)
+    assert f"step {done};" in advice
+    assert Path(tmp_path, advice.split("ckpt_path=")[1]).samefile(run / "checkpoints/last.ckpt")
+    assert not group_lives(process)
+
+
+@pytest.fixture
+def haste(tmp_path: Path) -> Callable[[str], tuple[str, ...]]:
+    """Overrides for a callback that presses Ctrl-C itself, at the hook of this name."""
+
+    def overrides(hook: str) -> tuple[str, ...]:
+        (tmp_path / "haste.py").write_text(
+            "import os, signal, lightning\n\n"
+            "class Haste(lightning.Callback):\n"
+            f"    def {hook}(self, *_):\n"
+            "        os.kill(os.getpid(), signal.SIGINT)\n"
+        )
+        return (*SMALL, "+callbacks.haste._target_=haste.Haste")
+
+    return overrides
+
+
+@pytest.mark.slow
+def test_ctrl_c_before_the_first_step(haste, tmp_path: Path):
+    """There is nothing to go on from, and no such advice."""
+    overrides = haste("on_sanity_check_start")
+    done = run_program("train", *overrides, cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 130, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "ckpt_path=\n" not in done.stdout
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_whole_multirun(haste, tmp_path: Path):
+    overrides = (*haste("on_train_epoch_end"), "optimizer.lr=1e-4,1e-3")
+    done = run_program("train", "-m", *overrides, cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 130, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    (sweep,) = (tmp_path / "outputs/multirun").iterdir()
+    assert [job.name for job in sweep.iterdir() if job.is_dir()] == ["0"]
+    assert files(sweep / "0") > {"segmentation_model.pth", "checkpoints/last.ckpt"}
+
+
+@pytest.mark.parametrize(
+    ("number", "to_group", "exit_codes"),
+    [
+        pytest.param(signal.SIGINT, True, {130}, id="ctrl_c"),
+        pytest.param(signal.SIGTERM, False, {143, -signal.SIGTERM}, id="kill"),
+    ],
+)
+def test_a_signal_ends_the_preparation_in_order(
+    start, tmp_path: Path, number: signal.Signals, to_group: bool, exit_codes: set[int]
+):
+    """No process goes on drawing, and the next preparation is as good as the first."""
+    big, count = 1500, 96
+    PIL.Image.new("RGB", (big, big)).save(tmp_path / "0.png")
+    (tmp_path / "images").mkdir()
+    for image_id in range(1, count + 1):
+        os.link(tmp_path / "0.png", tmp_path / f"images/{image_id}.png")
+    write_coco(
+        tmp_path / "instances.json",
+        images=[{"id": i, "file_name": f"{i}.png", "width": big, "height": big} for i in range(1, count + 1)],
+        annotations=[
+            {"id": i, "image_id": i, "category_id": 2, "segmentation": [[0, 0, 9, 0, 9, 9]]}
+            for i in range(1, count + 1)
+        ],
+    )
+    overrides = (
+        "data=custom",
+        "data.images=images",
+        "data.annotations=instances.json",
+        "data.prepared_dir=masks",
+        "prepare.workers=2",
+    )
+    process = start("prepare", *overrides, cwd=tmp_path)
+    wait_for(tmp_path, "masks/masks.part/*.png", process)
+    stdout, stderr = send(number, process, tmp_path, to_group=to_group)
+    assert process.returncode in exit_codes, stderr
+    assert "Traceback" not in stdout + stderr
+    deadline = time.monotonic() + 10
+    while group_lives(process) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not group_lives(process), "worker processes are left"
+    assert not (tmp_path / "masks/masks").exists()
+    if number == signal.SIGINT:
+        assert not (tmp_path / "masks/masks.part").exists()
+
+
+# ---- help, start-up, errors
+
+
+@pytest.fixture
+def no_torch(tmp_path: Path) -> dict[str, str]:
+    """An environment in which importing torch fails."""
+    (tmp_path / "poison/torch").mkdir(parents=True)
+    (tmp_path / "poison/torch/__init__.py").write_text("raise RuntimeError('torch was imported')\n")
+    return {"PYTHONPATH": str(tmp_path / "poison")}
+
+
+def keys(schema: type, prefix: str = "") -> Iterator[str]:
+    """The dotted names of a schema's settings; of untyped nodes, their own name."""
+    for field in dataclasses.fields(schema):
+        kinds = [kind for kind in (field.type, *getattr(field.type, "__args__", ())) if kind]
+        nested = [kind for kind in kinds if dataclasses.is_dataclass(kind)]
+        if nested:
+            yield from keys(nested[0], f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name
+
+
+def test_keys_of_the_schema():
+    assert {"seed", "data.root", "data.subset.size", "data.shapes.seed", "masks.overlap"} < set(keys(Config))
+
+
+def explained(text: str) -> set[str]:
+    """The settings named in a help text."""
+    return {word.strip("(),").split("=")[0] for word in text.split()}
+
+
+def test_help_of_train(tmp_path: Path, no_torch: dict[str, str]):
+    done = run_program("train", "--help", cwd=tmp_path, **no_torch)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    own = {"model.base_channels", "model.depth", "model.upsample", "model.dropout"}
+    more = {"optimizer.lr", "optimizer.weight_decay", "trainer.max_time", "trainer.*", "experiment"}
+    assert {*keys(Config), *own, *more} - explained(done.stdout) - {"trainer"} == set()
+    examples = [line for line in done.stdout.splitlines() if line.startswith("  python train.py ")]
+    assert len(examples) == 3
+    assert len(done.stdout.splitlines()) < 50
+    assert max(map(len, done.stdout.splitlines())) <= 140
+    assert {path.name for path in tmp_path.iterdir()} == {"poison"}
+
+
+def test_help_of_prepare(tmp_path: Path, no_torch: dict[str, str]):
+    done = run_program("prepare", "--help", cwd=tmp_path, **no_torch)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    of_training = {"data.image_size", "data.batch_size", "data.num_workers", "data.val_fraction"}
+    own = {key for key in keys(Config) if key.startswith(("data.", "masks.", "prepare."))} - of_training
+    assert own - explained(done.stdout) == set()
+    examples = [line for line in done.stdout.splitlines() if line.startswith("  python prepare.py ")]
+    assert len(examples) == 3
+    assert {path.name for path in tmp_path.iterdir()} == {"poison"}
+
+
+@pytest.mark.parametrize("program", ["train", "prepare"])
+def test_help_writes_values_as_a_user_types_them(program: str, tmp_path: Path):
+    """`data.num_workers=None` would be an error: YAML's word is null, and its switches are true and false."""
+    done = run_program(program, "--help", cwd=tmp_path)
+    values = {word.partition("=")[2] for word in done.stdout.split()}
+    assert values.isdisjoint({"None", "True", "False"})
+
+
+def test_preparation_needs_no_torch(tmp_path: Path, no_torch: dict[str, str]):
+    done = run_program("prepare", *SMALL, cwd=tmp_path, **no_torch)
+    assert done.returncode == 0, done.stderr
+
+
+def test_mistakes_in_the_configuration_need_no_torch(tmp_path: Path, no_torch: dict[str, str]):
+    done = run_program("train", *SMALL, "data.subset.size=0", cwd=tmp_path, **no_torch)
+    assert done.returncode == 2
+    assert "data.subset.size" in done.stderr
+
+
+def test_full_error_shows_the_stack_trace(tmp_path: Path):
+    done = run_program("prepare", "data.root=nowhere", cwd=tmp_path, HYDRA_FULL_ERROR="1")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "CocosegError: data.root: no folder nowhere" in done.stderr
+
+
+def test_prepare_in_another_folder(tmp_path: Path):
+    """Paths with blanks and letters beyond ASCII, given in full; the programs lie elsewhere."""
+    root, here = tmp_path / "Bilder für cocoseg", tmp_path / "a b"
+    here.mkdir()
+    done = run_program(
+        "prepare",
+        "data=shapes",
+        "data.shapes.images=3",
+        f"data.root='{root}'",  # Hydra wants quotes around what is not plain ASCII
+        f"data.prepared_dir='{root / 'Masken'}'",
+        cwd=here,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list(root.glob("Masken/masks/*.png"))) == 3
+    assert {path.name for path in here.iterdir()} == {"outputs"}
