@@ -1,6 +1,7 @@
 """Train a segmentation model: `python train.py data.root=/data/coco`, or `--help`."""
 
 import logging
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,10 @@ log = logging.getLogger("cocoseg.train")
 
 def train(config: Config, run_dir: Path) -> int:
     """Prepare, train, export. Returns the exit code: not 0 where a signal ended the training early."""
+    # Before torch is loaded: threads that spin while they wait starve the loaders, and on busy cores a
+    # step took six times as long (docs/LOG.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
     # Imported here, so that --help and mistakes in the configuration answer at once.
     import lightning as L
     from lightning.pytorch.callbacks import ModelCheckpoint
