@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cocoseg.config import Config, DataConfig, MasksConfig, PrepareConfig
-from cocoseg.dataset import SegmentationDataset, read_image
+from cocoseg.dataset import SegmentationDataset
 from cocoseg.errors import CocosegError
 from cocoseg.prepare import prepare, prepared_sets
 from conftest import write_coco
@@ -139,55 +139,6 @@ def test_order_is_that_of_the_subset_file(shapes_root: Path, tmp_path: Path) -> 
 # --- images of all kinds
 
 
-def read_back(path: Path, image: PIL.Image.Image, **options: Any) -> np.ndarray:
-    image.save(path, **options)
-    read = read_image(path)
-    assert read.mode == "RGB"
-    assert read.size == image.size
-    return np.asarray(read).astype(int)
-
-
-def test_greyscale(tmp_path: Path) -> None:
-    grey = np.arange(256, dtype=np.uint8).reshape(8, 32)
-    expected = np.repeat(grey[..., None], 3, axis=2)
-    np.testing.assert_array_equal(read_back(tmp_path / "a.png", PIL.Image.fromarray(grey)), expected)
-    with_alpha = np.stack([grey, 255 - grey], axis=-1)
-    np.testing.assert_array_equal(read_back(tmp_path / "b.png", PIL.Image.fromarray(with_alpha)), expected)
-
-
-def test_black_and_white(tmp_path: Path) -> None:
-    pixels = read_back(tmp_path / "a.png", PIL.Image.fromarray(np.eye(8, dtype=bool)))
-    np.testing.assert_array_equal(pixels, np.repeat(255 * np.eye(8, dtype=int)[..., None], 3, axis=2))
-
-
-@pytest.mark.parametrize("ending", ["png", "tif"])
-def test_16_bits_are_scaled(tmp_path: Path, ending: str) -> None:
-    deep = np.array([[0, 255, 256, 0x8000, 0xFF00, 65535]], dtype=np.uint16)
-    pixels = read_back(tmp_path / f"a.{ending}", PIL.Image.fromarray(deep))
-    np.testing.assert_allclose(pixels[0], np.repeat((deep[0] / 257)[:, None], 3, axis=1), atol=1)
-
-
-def test_palette(tmp_path: Path) -> None:
-    image = PIL.Image.new("P", (3, 1))
-    image.putpalette([10, 20, 30, 200, 100, 50, 0, 0, 0])
-    image.putdata([1, 0, 1])
-    expected = [[[200, 100, 50], [10, 20, 30], [200, 100, 50]]]
-    assert read_back(tmp_path / "a.png", image).tolist() == expected
-    assert read_back(tmp_path / "b.png", image, transparency=0).tolist() == expected
-
-
-def test_alpha_is_dropped(tmp_path: Path) -> None:
-    pixels = np.array([[[10, 20, 30, 0], [200, 100, 50, 255], [1, 2, 3, 128]]], dtype=np.uint8)
-    expected = pixels[..., :3].astype(int)
-    np.testing.assert_array_equal(read_back(tmp_path / "a.png", PIL.Image.fromarray(pixels)), expected)
-
-
-def test_cmyk(tmp_path: Path) -> None:
-    image = PIL.Image.new("CMYK", (16, 16), (0, 255, 255, 0))  # red
-    pixels = read_back(tmp_path / "a.jpg", image, quality=95)
-    assert np.abs(pixels - [255, 0, 0]).max() <= 4
-
-
 @pytest.mark.parametrize("mode", ["L", "CMYK", "RGBA", "P", "I;16", "1"])
 def test_items_of_any_mode(tmp_path: Path, mode: str) -> None:
     image = gradient().convert("I").convert("I;16") if mode == "I;16" else gradient().convert(mode)
@@ -209,12 +160,6 @@ def test_broken_image(tmp_path: Path, content: bytes | None) -> None:
     with pytest.raises(CocosegError, match=r"images/a\.jpg: ") as caught:
         dataset_of(config)[0]
     assert "\n" not in str(caught.value)
-
-
-def test_pixels_without_a_range(tmp_path: Path) -> None:
-    PIL.Image.new("F", (3, 2)).save(tmp_path / "a.tif")
-    with pytest.raises(CocosegError, match=r"a\.tif: "):
-        read_image(tmp_path / "a.tif")
 
 
 def test_image_of_another_size_than_its_mask(tmp_path: Path) -> None:

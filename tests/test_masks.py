@@ -14,7 +14,6 @@ from cocoseg.errors import CocosegError
 from cocoseg.labels import LabelMap
 from cocoseg.masks import (
     MaskRecord,
-    check_image,
     count_pixels,
     create_segmentation_masks,
     draw_masks,
@@ -228,37 +227,6 @@ def test_name_too_long_for_a_mask(tmp_path: Path) -> None:
     file = write_coco(tmp_path / "c.json", images=make_images(tmp_path / "in", name), annotations=[])
     with pytest.raises(CocosegError, match=name):
         create_segmentation_masks(tmp_path / "in", file, tmp_path / "out", workers=1)
-
-
-# --- images that are to be accepted as they are
-
-
-def test_check_image_ignores_exif_rotation(tmp_path: Path) -> None:
-    exif = PIL.Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees
-    PIL.Image.new("RGB", (64, 48)).save(tmp_path / "a.jpg", exif=exif)
-    check_image(tmp_path / "a.jpg", 64, 48)
-    with pytest.raises(CocosegError, match=r"a\.jpg: the image is 64x48 .*says 48x64"):
-        check_image(tmp_path / "a.jpg", 48, 64)
-
-
-@pytest.mark.parametrize(
-    ("mode", "ending"),
-    [("L", "jpg"), ("CMYK", "jpg"), ("RGBA", "png"), ("I;16", "png"), ("P", "gif"), ("1", "bmp")],
-)
-def test_check_image_takes_any_mode(tmp_path: Path, mode: str, ending: str) -> None:
-    path = tmp_path / f"a.{ending}"
-    PIL.Image.new(mode, (64, 48)).save(path)
-    check_image(path, 64, 48)
-
-
-def test_check_image_reads_to_the_last_pixel(tmp_path: Path) -> None:
-    """A JPEG is decoded at a fraction of its size, which must not hide a missing end."""
-    make_images(tmp_path, "a.jpg", size=(640, 480))
-    content = (tmp_path / "a.jpg").read_bytes()
-    (tmp_path / "a.jpg").write_bytes(content[:-500])
-    with pytest.raises(CocosegError, match=r"a\.jpg: not a readable image"):
-        check_image(tmp_path / "a.jpg", 640, 480)
 
 
 # --- photographs of COCO

@@ -13,6 +13,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from cocoseg.encoding import MaskEncoding
 from cocoseg.errors import CocosegError
+from cocoseg.images import read_image
 from cocoseg.spec import MEAN, STD
 
 
@@ -87,27 +88,3 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         # Pillow samples at pixel centres, as the bilinear resize does; torch's "nearest" does not.
         resized = mask.resize((width, height), PIL.Image.Resampling.NEAREST)
         return torch.from_numpy(np.array(resized, dtype=np.int64))
-
-
-def read_image(path: Path) -> PIL.Image.Image:
-    """Read an image as RGB, 8 bits a channel, its pixels as stored (no EXIF rotation: annotations belong
-    to the stored pixels).
-
-    Raises:
-        CocosegError: it can't be read.
-    """
-    try:
-        with PIL.Image.open(path) as image:
-            return to_rgb(image)
-    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
-        raise CocosegError(f"{path}: not a readable image ({error})".replace("\n", " ")) from error
-
-
-def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Any mode to RGB; 16-bit greyscale is scaled, which Pillow's own conversion would clip."""
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        deep = np.asarray(image).clip(0, 65535)
-        image = PIL.Image.fromarray((deep >> 8).astype(np.uint8))
-    elif image.mode == "F":
-        raise ValueError("floating-point pixels have no known range")
-    return image.convert("RGB")

@@ -107,7 +107,7 @@ class MaskEncoding:
             CocosegError: the file is missing, damaged, or holds values that are no class of the labels.
         """
         try:
-            with PIL.Image.open(path) as image:
+            with PIL.Image.open(path, formats=("PNG",)) as image:
                 pixels = np.asarray(image)
         except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
             raise CocosegError(f"{path}: not a readable mask ({error}); {REMEDY}") from error

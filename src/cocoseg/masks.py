@@ -17,7 +17,6 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
-import PIL.Image
 
 from cocoseg import coco as coco_format
 from cocoseg.coco import CocoFile, Image
@@ -25,6 +24,7 @@ from cocoseg.config import MasksConfig, check_masks
 from cocoseg.cores import available_cores
 from cocoseg.encoding import MaskEncoding
 from cocoseg.errors import CocosegError
+from cocoseg.images import check_image
 from cocoseg.labels import LabelMap
 from cocoseg.progress import track
 from cocoseg.rasterize import Drawn, Instance, draw_mask
@@ -159,31 +159,6 @@ def draw_masks(
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise CocosegError("; ".join(sorted(problems)[:3]) + more)
     return [records[image.file_name] for image in images]
-
-
-def check_image(path: Path, width: int, height: int) -> None:
-    """Check that an image can be read to its last byte and has this size, as stored (EXIF is not applied).
-
-    Raises:
-        CocosegError: names the file.
-    """
-    try:
-        with PIL.Image.open(path) as image:
-            size = image.size
-            if image.mode == "F":
-                raise ValueError("floating-point pixels have no known range")
-            image.draft("L", (1, 1))  # JPEG: an eighth of the size, which still reads the whole file
-            image.load()
-    except FileNotFoundError as error:
-        raise CocosegError(f"{path}: the image is missing") from error
-    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
-        raise CocosegError(f"{path}: not a readable image ({error})".replace("\n", " ")) from error
-    if size != (width, height):
-        turned = "; it was annotated turned by its EXIF rotation, which is not applied: save it turned"
-        raise CocosegError(
-            f"{path}: the image is {size[0]}x{size[1]} (width x height), "
-            f"the annotation file says {width}x{height}{turned if size == (height, width) else ''}"
-        )
 
 
 def count_pixels(records: Iterable[MaskRecord]) -> Counter[int]:

@@ -1,0 +1,61 @@
+"""Image files: which are accepted, checking them, reading them as RGB."""
+
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+
+from cocoseg.errors import CocosegError
+
+# No other format is opened: Pillow would hand some, EPS for one, to an interpreter.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM")
+_UNREADABLE = (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError)
+
+
+def check_image(path: Path, width: int, height: int) -> None:
+    """Check that an image can be read to its last byte and has this size, as stored (EXIF is not applied).
+
+    Raises:
+        CocosegError: names the file.
+    """
+    try:
+        with PIL.Image.open(path, formats=FORMATS) as image:
+            size = image.size
+            if image.mode == "F":
+                raise ValueError("floating-point pixels have no known range")
+            image.draft("L", (1, 1))  # JPEG: an eighth of the size, which still reads the whole file
+            image.load()
+    except FileNotFoundError as error:
+        raise CocosegError(f"{path}: the image is missing") from error
+    except _UNREADABLE as error:
+        raise CocosegError(f"{path}: not a readable image ({error})".replace("\n", " ")) from error
+    if size != (width, height):
+        turned = "; it was annotated turned by its EXIF rotation, which is not applied: save it turned"
+        raise CocosegError(
+            f"{path}: the image is {size[0]}x{size[1]} (width x height), "
+            f"the annotation file says {width}x{height}{turned if size == (height, width) else ''}"
+        )
+
+
+def read_image(path: Path) -> PIL.Image.Image:
+    """Read an image as RGB, 8 bits a channel, its pixels as stored (no EXIF rotation: annotations belong
+    to the stored pixels).
+
+    Raises:
+        CocosegError: it can't be read.
+    """
+    try:
+        with PIL.Image.open(path, formats=FORMATS) as image:
+            return to_rgb(image)
+    except _UNREADABLE as error:
+        raise CocosegError(f"{path}: not a readable image ({error})".replace("\n", " ")) from error
+
+
+def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Any mode to RGB; 16-bit greyscale is scaled, which Pillow's own conversion would clip."""
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        deep = np.asarray(image).clip(0, 65535)
+        image = PIL.Image.fromarray((deep >> 8).astype(np.uint8))
+    elif image.mode == "F":
+        raise ValueError("floating-point pixels have no known range")
+    return image.convert("RGB")
