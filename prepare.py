@@ -10,7 +10,7 @@ from cocoseg.cli import entry_point, start_run, typed
 @entry_point
 def main(cfg: DictConfig) -> None:
     config = typed(cfg)
-    start_run(cfg)
+    start_run(cfg, overwrite=True)
 
     from cocoseg.prepare import prepare
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from cocoseg.cli import INTERRUPTED, TERMINATED, build, entry_point, start_run, typed
+from cocoseg.cli import build, entry_point, start_run, typed
 from cocoseg.config import Config, parse_duration
+from cocoseg.files import from_here
 
 log = logging.getLogger("cocoseg.train")
 
@@ -23,19 +24,20 @@ def train(config: Config, run_dir: Path) -> int:
 
     # Imported here, so that --help and mistakes in the configuration answer at once.
     import lightning as L
-    from lightning.pytorch.callbacks import ModelCheckpoint
-    from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+    from cocoseg.checkpoints import BestCheckpoint, LastCheckpoint
     from cocoseg.console import progress_callback, quiet_lightning
     from cocoseg.dashboard import ExampleSheet
     from cocoseg.datamodule import SegmentationDataModule
-    from cocoseg.export import read_weights
+    from cocoseg.export import read_checkpoint
     from cocoseg.finish import finish
     from cocoseg.module import SegmentationModule
     from cocoseg.spec import ModelSpec
+    from cocoseg.stopping import StopOnSignal
 
     quiet_lightning()
     L.seed_everything(config.seed, workers=True, verbose=False)
+    checkpoint = read_checkpoint(config.ckpt_path) if config.ckpt_path else None
 
     data = SegmentationDataModule(config)
     data.prepare_data()
@@ -44,8 +46,8 @@ def train(config: Config, run_dir: Path) -> int:
 
     network = {**config.model, "num_classes": len(data.labels)}
     spec = ModelSpec(network, data.labels, tuple(config.data.image_size))
-    if config.ckpt_path is not None:
-        spec.require_same(read_weights(config.ckpt_path)["spec"], where=config.ckpt_path)
+    if checkpoint is not None:
+        spec.require_same(checkpoint["spec"], where=config.ckpt_path)
     module = SegmentationModule(
         net=build(network, "model"),
         loss=build(config.loss, "loss"),
@@ -53,20 +55,12 @@ def train(config: Config, run_dir: Path) -> int:
         spec=spec,
     )
 
-    # Two callbacks, because save_last=True beside a monitor leaves a stale file.
-    shared = {
-        "dirpath": run_dir / "checkpoints",
-        "auto_insert_metric_name": False,
-        "enable_version_counter": False,
-    }
-    callbacks = [
-        ModelCheckpoint(filename="best", monitor="val/miou", mode="max", **shared),
-        ModelCheckpoint(filename="last", save_on_exception=True, **shared),
-        ExampleSheet(),
-        *([progress_callback()] if config.trainer.get("enable_progress_bar", True) else []),
-        *(build(node, f"callbacks.{name}") for name, node in config.callbacks.items()),
-    ]
-    trainer = build(
+    last, stop = LastCheckpoint(run_dir / "checkpoints"), StopOnSignal()
+    callbacks = [BestCheckpoint(run_dir / "checkpoints"), last, stop, ExampleSheet()]
+    if config.trainer.get("enable_progress_bar", True):
+        callbacks.append(progress_callback())
+    callbacks += [build(node, f"callbacks.{name}") for name, node in config.callbacks.items()]
+    trainer: L.Trainer = build(
         {
             **config.trainer,
             "max_time": parse_duration(config.trainer.get("max_time"), key="trainer.max_time"),
@@ -77,23 +71,22 @@ def train(config: Config, run_dir: Path) -> int:
         logger=build(config.logger, "logger", save_dir=run_dir) if config.logger else False,
     )
 
-    exit_code = 0
-    try:
+    with stop.listening():
         trainer.fit(module, data, ckpt_path=config.ckpt_path, weights_only=True)
-    except SystemExit as signal:  # Lightning's answer to SIGTERM and Ctrl-C; last.ckpt is written
-        exit_code = TERMINATED if isinstance(signal, SIGTERMException) else INTERRUPTED
-        log.warning(
-            "stopped at step %d; to go on: ckpt_path=%s", trainer.global_step, callbacks[1].best_model_path
-        )
+        if module.scores is None:  # a limit in steps can end before the first validation
+            trainer.validate(module, data, verbose=False)
+    if stop.received:
+        advice = f"; to go on: ckpt_path={from_here(last.best_model_path)}" if last.best_model_path else ""
+        log.warning("%s: stopped at step %d%s", stop.received.name, trainer.global_step, advice)
     finish(trainer, module, data, run_dir)
-    return exit_code
+    return 128 + stop.received if stop.received else 0
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 @entry_point
 def main(cfg: DictConfig) -> None:
     config = typed(cfg)
-    if exit_code := train(config, start_run(cfg)):
+    if exit_code := train(config, start_run(cfg, overwrite=config.ckpt_path is not None)):
         sys.exit(exit_code)
 
 

@@ -233,6 +233,7 @@ def test_bad_input_leaves_the_masks_of_before(tmp_path: Path):
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_train_checks_alike(tmp_path: Path):
     coco(images=[{**IMAGE, "file_name": "b.png"}])(tmp_path)
     said = line(run_program("train", *CUSTOM, cwd=tmp_path))
@@ -338,11 +339,13 @@ def test_checkpoint_of_another_network(trained: SimpleNamespace, tmp_path: Path)
             ("data.image_size=[4,4]", "data.batch_size=1"),
             ("4x4", "image_size", "batch_size"),
             id="one_value_per_channel",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             ("optimizer._target_=torch.optim.Adamm",),
             ("optimizer", "torch.optim.Adamm", "Are you sure that 'Adamm' is importable"),
             id="no_such_class",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             ("model._target_=torhc.nn.Identity",),

@@ -286,7 +286,7 @@ def test_multirun_goes_on_after_a_failed_training(tmp_path: Path):
     done = run_program("train", "-m", *overrides, cwd=tmp_path)
     assert_lists_failures(done, "optimizer", "depth is 0", "depth is 0")
     (sweep,) = (tmp_path / "outputs/multirun").iterdir()
-    assert [job.name for job in sweep.iterdir() if files(job) > COMPLETE] == ["2"]
+    assert [job.name for job in sweep.iterdir() if files(job) > COMPLETE] == ["1"]
 
 
 def test_multirun_refuses_a_shared_run_dir(tmp_path: Path):
@@ -303,13 +303,13 @@ def start() -> Iterator:
     """Start a program in a process group of its own, as a shell does; kills what is left in the end."""
     started: list[subprocess.Popen[str]] = []
 
-    def popen(program: str, *overrides: str, cwd: Path) -> subprocess.Popen[str]:
+    def popen(program: str, *overrides: str, cwd: Path, **environment: str) -> subprocess.Popen[str]:
         # Into files: a pipe stays open as long as any process of the group lives.
         with (cwd / "stdout").open("w") as stdout, (cwd / "stderr").open("w") as stderr:
             process = subprocess.Popen(
                 [sys.executable, str(ROOT / f"{program}.py"), *overrides],
                 cwd=cwd,
-                env={**os.environ, "PYTHONFAULTHANDLER": "1"},  # SIGABRT says where it hangs
+                env={**os.environ, **environment, "PYTHONFAULTHANDLER": "1"},
                 stdout=stdout,
                 stderr=stderr,
                 text=True,
@@ -341,20 +341,21 @@ def wait_for(cwd: Path, pattern: str, process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
-def send(
-    number: signal.Signals, process: subprocess.Popen[str], cwd: Path, *, to_group: bool
-) -> tuple[str, str]:
-    """Send a signal, wait for the end, and return what was written to stdout and stderr."""
+def send(number: signal.Signals, process: subprocess.Popen[str], *, to_group: bool) -> None:
     if to_group:
         os.killpg(process.pid, number)
     else:
         process.send_signal(number)
+
+
+def ended(process: subprocess.Popen[str], cwd: Path) -> tuple[str, str]:
+    """What a program that comes to its end within a minute wrote to stdout and stderr."""
     try:
         process.wait(timeout=60)
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGABRT)
+        process.send_signal(signal.SIGABRT)  # Python's faulthandler writes where it hangs
         process.wait()
-        pytest.fail(f"still runs after a minute:\n{(cwd / 'stderr').read_text()}")
+        pytest.fail(f"still ran after a minute:\n{(cwd / 'stderr').read_text()}")
     return (cwd / "stdout").read_text(), (cwd / "stderr").read_text()
 
 
@@ -373,7 +374,8 @@ def test_a_signal_ends_the_training_in_order(
     limit = "trainer.max_time=00:00:03:00"
     process = start("train", *SMALL[:-1], limit, "data.num_workers=1", cwd=tmp_path)
     wait_for(tmp_path, "outputs/train/*/checkpoints/last.ckpt", process)
-    stdout, stderr = send(number, process, tmp_path, to_group=to_group)
+    send(number, process, to_group=to_group)
+    stdout, stderr = ended(process, tmp_path)
     assert process.returncode == exit_code, stderr
     assert "Traceback" not in stdout + stderr
     run = the_run(tmp_path)
@@ -387,26 +389,48 @@ def test_a_signal_ends_the_training_in_order(
     assert not group_lives(process)
 
 
+CTRL_C = """
+import os, signal, lightning
+
+class Now(lightning.Callback):
+    def {hook}(self, *_):
+        os.kill(os.getpid(), signal.SIGINT)
+
+class WhileALockIsTaken(lightning.Callback):
+    def on_train_epoch_end(self, trainer, *_):
+        queue = trainer.logger.experiment.file_writer.event_writer._async_writer._byte_queue
+        queue.not_full = Condition(queue.not_full)
+
+class Condition:
+    def __init__(self, real):
+        self.real, self.presses = real, 1
+    def __getattr__(self, name):
+        return getattr(self.real, name)
+    def __enter__(self):
+        self.real.__enter__()
+        while self.presses:
+            self.presses -= 1
+            os.kill(os.getpid(), signal.SIGINT)
+    def __exit__(self, *error):
+        return self.real.__exit__(*error)
+"""
+
+
 @pytest.fixture
-def haste(tmp_path: Path) -> Callable[[str], tuple[str, ...]]:
+def ctrl_c(tmp_path: Path) -> Callable[[str], tuple[str, ...]]:
     """Overrides for a callback that presses Ctrl-C itself, at the hook of this name."""
 
     def overrides(hook: str) -> tuple[str, ...]:
-        (tmp_path / "haste.py").write_text(
-            "import os, signal, lightning\n\n"
-            "class Haste(lightning.Callback):\n"
-            f"    def {hook}(self, *_):\n"
-            "        os.kill(os.getpid(), signal.SIGINT)\n"
-        )
-        return (*SMALL, "+callbacks.haste._target_=haste.Haste")
+        (tmp_path / "ctrl_c.py").write_text(CTRL_C.replace("{hook}", hook))
+        return (*SMALL, "+callbacks.ctrl_c._target_=ctrl_c.Now")
 
     return overrides
 
 
 @pytest.mark.slow
-def test_ctrl_c_before_the_first_step(haste, tmp_path: Path):
+def test_ctrl_c_before_the_first_step(ctrl_c, tmp_path: Path):
     """There is nothing to go on from, and no such advice."""
-    overrides = haste("on_sanity_check_start")
+    overrides = ctrl_c("on_sanity_check_start")
     done = run_program("train", *overrides, cwd=tmp_path, PYTHONPATH=str(tmp_path))
     assert done.returncode == 130, done.stderr
     assert "Traceback" not in done.stdout + done.stderr
@@ -414,8 +438,18 @@ def test_ctrl_c_before_the_first_step(haste, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_the_whole_multirun(haste, tmp_path: Path):
-    overrides = (*haste("on_train_epoch_end"), "optimizer.lr=1e-4,1e-3")
+def test_ctrl_c_while_tensorboard_takes_a_lock(start, tmp_path: Path):
+    """An exception that is raised right there leaves the lock taken, and closing the log waits forever."""
+    (tmp_path / "ctrl_c.py").write_text(CTRL_C.replace("{hook}", "never"))
+    limits = (*SMALL, "trainer.max_steps=20", "+callbacks.ctrl_c._target_=ctrl_c.WhileALockIsTaken")
+    process = start("train", *limits, cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    _, stderr = ended(process, tmp_path)
+    assert process.returncode == 130, stderr
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_whole_multirun(ctrl_c, tmp_path: Path):
+    overrides = (*ctrl_c("on_train_epoch_end"), "optimizer.lr=1e-4,1e-3")
     done = run_program("train", "-m", *overrides, cwd=tmp_path, PYTHONPATH=str(tmp_path))
     assert done.returncode == 130, done.stderr
     assert "Traceback" not in done.stdout + done.stderr
@@ -457,7 +491,8 @@ def test_a_signal_ends_the_preparation_in_order(
     )
     process = start("prepare", *overrides, cwd=tmp_path)
     wait_for(tmp_path, "masks/masks.part/*.png", process)
-    stdout, stderr = send(number, process, tmp_path, to_group=to_group)
+    send(number, process, to_group=to_group)
+    stdout, stderr = ended(process, tmp_path)
     assert process.returncode in exit_codes, stderr
     assert "Traceback" not in stdout + stderr
     deadline = time.monotonic() + 10

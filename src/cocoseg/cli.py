@@ -19,10 +19,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cocoseg.config import Config, check
 from cocoseg.errors import CocosegError
+from cocoseg.files import from_here
 
 BAD_INPUT = 2
 INTERRUPTED = 130  # as a shell counts: 128 + SIGINT
-TERMINATED = 143  # 128 + SIGTERM
 
 ConfigStore.instance().store(name="schema", node=Config, provider="cocoseg")
 
@@ -79,10 +79,21 @@ def typed(config: DictConfig) -> Config:
     return settings
 
 
-def start_run(config: DictConfig) -> Path:
-    """The run folder, with the resolved configuration in it."""
+def start_run(config: DictConfig, *, overwrite: bool) -> Path:
+    """The run folder, with the resolved configuration in it.
+
+    Raises:
+        CocosegError: the folder holds a run already, which is not to be overwritten.
+    """
     folder = Path(HydraConfig.get().runtime.output_dir)
-    OmegaConf.save(config, folder / "config.yaml", resolve=True)
+    try:
+        with (folder / "config.yaml").open("w" if overwrite else "x") as file:
+            OmegaConf.save(config, file, resolve=True)
+    except FileExistsError as error:
+        raise CocosegError(
+            f"run_dir: {from_here(folder)} holds a run already; name another folder, "
+            "or go on with that run by ckpt_path"
+        ) from error
     return folder
 
 
@@ -99,7 +110,8 @@ def build(node: Any, key: str, *positional: Any, **named: Any) -> Any:
     except InstantiationException as error:
         cause = " ".join(str(error.__cause__ or error).split())
         settings = ", ".join(f"{name}={value!r}" for name, value in node.items() if name != "_target_")
-        raise CocosegError(f"{key}: {node['_target_']}({settings}): {cause}") from error
+        shown = f"{settings[:80]}…" if len(settings) > 80 else settings
+        raise CocosegError(f"{key}: {cause} (from {node['_target_']}({shown}))") from error
 
 
 def _sentence(error: Exception) -> str | None:
@@ -120,7 +132,7 @@ def _remember(sentence: str) -> None:
 
 
 def _list_failures() -> None:
-    _say(f"{len(_failed)} jobs failed:\n  " + "\n  ".join(_failed))
+    _say(f"{len(_failed)} {'job' if len(_failed) == 1 else 'jobs'} failed:\n  " + "\n  ".join(_failed))
 
 
 def _say(message: str) -> None:

@@ -27,6 +27,8 @@ def quiet_lightning() -> None:
         ".*treespec, LeafSpec.* is deprecated",
         "The number of training batches .* is smaller than the logging interval",
         "The dirpath has changed from",  # a resumed run has a folder of its own
+        "You're resuming from a checkpoint that ended before the epoch ended",
+        "`ModelCheckpoint.*could not find the monitored key",  # a limit in steps before the first validation
     ):
         warnings.filterwarnings("ignore", message=message)
 

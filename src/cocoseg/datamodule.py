@@ -11,6 +11,7 @@ from cocoseg.dataset import SegmentationDataset
 from cocoseg.errors import CocosegError
 from cocoseg.labels import LabelMap
 from cocoseg.prepare import prepare, prepared_sets
+from cocoseg.stopping import leave_group
 
 Pairs = Dataset[tuple[Tensor, Tensor]]
 
@@ -81,6 +82,7 @@ class SegmentationDataModule(L.LightningDataModule):
             batch_size=self.data.batch_size,
             num_workers=workers,
             persistent_workers=workers > 0,
+            worker_init_fn=leave_group,
             pin_memory=torch.cuda.is_available(),
             **options,
         )

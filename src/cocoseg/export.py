@@ -81,6 +81,18 @@ def read_weights(path: str | Path) -> dict[str, Any]:
         raise CocosegError(f"{path}: not a model or checkpoint of this program (no {error})") from error
 
 
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint that training can go on from; see `read_weights`.
+
+    Raises:
+        CocosegError: it can't be read, or is an exported model, which holds no optimizer.
+    """
+    content = read_weights(path)
+    if "optimizer_states" not in content:
+        raise CocosegError(f"ckpt_path: {path} is an exported model; training goes on from a .ckpt file")
+    return content
+
+
 def _is_torch_file(path: str | Path) -> bool:
     """Today's files are zip archives, older ones begin as every pickle does."""
     path = Path(path)

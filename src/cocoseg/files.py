@@ -43,6 +43,12 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_bytes(path, b"{\n" + b",\n".join(lines) + b"\n}\n")
 
 
+def from_here(path: str | Path) -> Path:
+    """A path as a user would type it: relative to the current folder where it lies in it."""
+    path, here = Path(path), Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

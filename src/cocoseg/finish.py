@@ -9,7 +9,7 @@ from cocoseg.console import score_table
 from cocoseg.dashboard import write_sheet
 from cocoseg.datamodule import SegmentationDataModule
 from cocoseg.export import read_weights, save_model
-from cocoseg.files import write_json
+from cocoseg.files import from_here, write_json
 from cocoseg.metrics import Scores
 from cocoseg.module import SegmentationModule
 
@@ -41,15 +41,9 @@ def finish(
         log.info("\n%s\n", score_table(scores, module.spec.labels))
     else:
         log.warning("stopped before the first validation: there are no scores")
-    shown = _from_here(run_dir)
+    shown = from_here(run_dir)
     log.info("trained      %d epochs, %d steps", trainer.current_epoch, trainer.global_step)
     log.info("run          %s", shown)
     log.info("dashboard    tensorboard --logdir %s", shown.parent)
     log.info("model        %s", shown / model_file.name)
     log.info("predictions  %s (image | truth | prediction)", shown / "examples.png")
-
-
-def _from_here(path: Path) -> Path:
-    """The path as a user would type it."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
