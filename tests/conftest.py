@@ -16,6 +16,18 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 ROOT = Path(__file__).parents[1]
 
+# A training on the built-in data set that takes seconds; a limit in steps is to be added.
+SMALL = (
+    "data=shapes",
+    "data.shapes.images=12",
+    "data.image_size=[32,32]",
+    "data.batch_size=4",
+    "data.num_workers=0",
+    "model.base_channels=4",
+    "model.depth=2",
+    "trainer.max_time=null",
+)
+
 
 @pytest.fixture(scope="session")
 def shapes_root(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -9,19 +9,9 @@ from typing import Any
 import PIL.Image
 import pytest
 
-from conftest import run_program, write_coco
+from conftest import SMALL, run_program, write_coco
 
-SMALL = (
-    "data=shapes",
-    "data.shapes.images=12",
-    "data.image_size=[32,32]",
-    "data.batch_size=4",
-    "data.num_workers=0",
-    "model.base_channels=4",
-    "model.depth=2",
-    "trainer.max_time=null",
-    "trainer.max_steps=2",
-)
+SHORT = (*SMALL, "trainer.max_steps=2")
 CUSTOM = ("data=custom", "data.images=images", "data.annotations=instances.json")
 IMAGE = {"id": 1, "file_name": "a.png", "width": 8, "height": 6}
 ANNOTATION = {"id": 7, "image_id": 1, "category_id": 2, "segmentation": [[1, 1, 5, 1, 5, 4, 1, 4]]}
@@ -272,13 +262,13 @@ def test_refused_by_hydra(tmp_path: Path, override: str, words: tuple[str, ...])
 def trained(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """A folder with prepared data and a checkpoint. Runs of the tests go elsewhere."""
     cwd = tmp_path_factory.mktemp("trained")
-    done = run_program("train", *SMALL, "run_dir=first", cwd=cwd)
+    done = run_program("train", *SHORT, "run_dir=first", cwd=cwd)
     assert done.returncode == 0, done.stderr
     return SimpleNamespace(cwd=cwd, checkpoint="first/checkpoints/last.ckpt")
 
 
 def refusal(trained: SimpleNamespace, run: Path, *overrides: str) -> str:
-    said = line(run_program("train", *SMALL, f"run_dir={run}", *overrides, cwd=trained.cwd))
+    said = line(run_program("train", *SHORT, f"run_dir={run}", *overrides, cwd=trained.cwd))
     assert not (run / "segmentation_model.pth").exists()
     assert list(trained.cwd.rglob("*.part")) == []
     return said
@@ -374,19 +364,19 @@ def test_settings_that_do_not_work(
 
 def test_image_lost_after_preparation(tmp_path: Path):
     """The error comes out of a process of the DataLoader."""
-    assert run_program("prepare", *SMALL, cwd=tmp_path).returncode == 0
+    assert run_program("prepare", *SHORT, cwd=tmp_path).returncode == 0
     for number in range(1, 13):
         (tmp_path / f"data/shapes/images/image_{number:03d}.jpg").unlink()
-    said = line(run_program("train", *SMALL, "data.num_workers=1", cwd=tmp_path))
+    said = line(run_program("train", *SHORT, "data.num_workers=1", cwd=tmp_path))
     assert "data/shapes/images/image_" in said
 
 
 @pytest.mark.slow
 def test_mask_damaged_after_preparation(tmp_path: Path):
-    assert run_program("prepare", *SMALL, cwd=tmp_path).returncode == 0
+    assert run_program("prepare", *SHORT, cwd=tmp_path).returncode == 0
     for mask in tmp_path.glob("prepared/*/masks/*.png"):
         mask.write_bytes(mask.read_bytes()[:100])
-    said = line(run_program("train", *SMALL, "data.num_workers=1", cwd=tmp_path))
+    said = line(run_program("train", *SHORT, "data.num_workers=1", cwd=tmp_path))
     assert "_mask_cats_" in said
 
 

@@ -20,18 +20,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from cocoseg.config import Config
 from cocoseg.export import read_weights
 from cocoseg.shapes import draw_shapes
-from conftest import ROOT, run_program, write_coco
+from conftest import ROOT, SMALL, run_program, write_coco
 
-SMALL = (
-    "data=shapes",
-    "data.shapes.images=12",
-    "data.image_size=[32,32]",
-    "data.batch_size=4",
-    "data.num_workers=0",
-    "model.base_channels=4",
-    "model.depth=2",
-    "trainer.max_time=null",
-)
 COMPLETE = {
     "config.yaml",
     "train.log",

@@ -79,6 +79,23 @@ def draw_mask(
     for rule, known in ((overlap, OVERLAPS), (rasterizer, RASTERIZERS), (crowd, CROWDS)):
         if rule not in known:
             raise ValueError(f"{rule!r} is none of {known}")
+    objects, regions, skipped = _layers(instances, height, width, crowd)
+    canvas = PIL.Image.new("L", (width, height))
+    for shape in regions:
+        _paint(canvas, shape, IGNORE_INDEX, rasterizer)
+    if overlap == "ignore":
+        return Drawn(_paint_disputed(canvas, objects, rasterizer), skipped)
+    # The later one covers the earlier.
+    objects.sort(key=lambda pair: (-_area(pair[1]), pair[0]) if overlap == "smallest" else pair[0])
+    for class_index, shape in objects:
+        _paint(canvas, shape, class_index, rasterizer)
+    return Drawn(np.array(canvas), skipped)
+
+
+def _layers(
+    instances: Sequence[Instance], height: int, width: int, crowd: str
+) -> tuple[list[tuple[int, Shape]], list[Shape], int]:
+    """Objects with their class indices, ignored regions, and how many annotations can't be drawn."""
     objects: list[tuple[int, Shape]] = []
     regions: list[Shape] = []
     skipped = 0
@@ -92,18 +109,7 @@ def draw_mask(
             regions.append(shape)
         else:
             objects.append((instance.class_index, shape))
-    canvas = PIL.Image.new("L", (width, height))
-    for shape in regions:
-        _paint(canvas, shape, IGNORE_INDEX, rasterizer)
-    if overlap == "ignore":
-        return Drawn(_paint_disputed(canvas, objects, rasterizer), skipped)
-    if overlap == "smallest":
-        objects.sort(key=lambda pair: (-_area(pair[1]), pair[0]))
-    else:
-        objects.sort(key=lambda pair: pair[0])
-    for class_index, shape in objects:
-        _paint(canvas, shape, class_index, rasterizer)
-    return Drawn(np.array(canvas), skipped)
+    return objects, regions, skipped
 
 
 def parse_segmentation(instance: Instance, height: int, width: int) -> Shape | None:
