@@ -71,13 +71,19 @@ class LineProgress(ProgressBar):
 
 
 def score_table(scores: Scores, labels: LabelMap) -> str:
-    """IoU per class and the means, one line each; a dash for classes that validation does not hold."""
-    names = ["class", *labels.names, "mIoU (without background)", "mIoU (with background)", "pixel accuracy"]
-    width = max(map(len, names))
+    """IoU of each class that validation holds and the means, one line each; the other classes are counted."""
+    means = {
+        "mIoU (without background)": scores.miou,
+        "mIoU (with background)": scores.miou_with_background,
+        "pixel accuracy": scores.pixel_accuracy,
+    }
+    width = max(map(len, [*labels.names, *means]))
     rows = [f"{'class':{width}}     IoU"]
     for name, iou in zip(labels.names, scores.iou, strict=True):
-        rows.append(f"{name:{width}}  {'-':>6}" if iou is None else f"{name:{width}}  {iou:6.3f}")
+        if iou is not None:
+            rows.append(f"{name:{width}}  {iou:6.3f}")
+    if absent := scores.iou.count(None):
+        rows.append(f"{'classes not in validation':{width}}  {absent:6d}")
     rows.append("-" * (width + 8))
-    means = (scores.miou, scores.miou_with_background, scores.pixel_accuracy)
-    rows += [f"{name:{width}}  {value:6.3f}" for name, value in zip(names[-3:], means, strict=True)]
+    rows += [f"{name:{width}}  {value:6.3f}" for name, value in means.items()]
     return "\n".join(rows)
