@@ -93,7 +93,7 @@ def test_train_leaves_a_complete_run(trained: SimpleNamespace):
 def test_train_ends_with_scores_and_paths(trained: SimpleNamespace):
     run = the_run(trained.cwd)
     last_words = trained.train.stdout.splitlines()[-25:]
-    for word in ("background", "square", "dumbbell", "mIoU (without background)", "pixel accuracy"):
+    for word in ("class ", "background", "mIoU (without background)", "pixel accuracy"):
         assert any(line.startswith(word) for line in last_words), word
     for path in (run, run / "segmentation_model.pth", run / "examples.png"):
         assert any(str(path.relative_to(trained.cwd)) in line for line in last_words), path
