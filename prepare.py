@@ -1,4 +1,4 @@
-"""Choose images and draw their masks: `python prepare.py data.root=/data/coco`, or `--help`."""
+"""Choose images, fetch what is missing, draw masks: `python prepare.py`, or `--help`."""
 
 import hydra
 from omegaconf import DictConfig
@@ -9,12 +9,12 @@ from cocoseg.cli import entry_point, start_run, typed
 @hydra.main(version_base="1.3", config_path="conf", config_name="prepare")
 @entry_point
 def main(cfg: DictConfig) -> None:
-    config = typed(cfg)
+    config = typed(cfg, may_download=True)
     start_run(cfg, overwrite=True)
 
     from cocoseg.prepare import prepare
 
-    prepare(config)
+    prepare(config, may_download=True)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,15 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cocoseg.shapes import draw_shapes
+from server import Server
 
 # Two test processes share two cores.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -44,6 +47,18 @@ def real_data() -> Path:
     if folder is None:
         pytest.skip("COCOSEG_REAL_DATA is not set")
     return Path(folder)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.socket.close()  # not server_close: it would wait for answers that are slow on purpose
 
 
 def write_coco(path: Path, **changes: Any) -> Path:

@@ -1,8 +1,11 @@
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
+import PIL.PngImagePlugin
 import pytest
 
 from cocoseg.errors import CocosegError
@@ -46,6 +49,27 @@ def test_formats_that_an_interpreter_would_read_are_refused(tmp_path: Path) -> N
     for read in (read_image, lambda path: check_image(path, 64, 48)):
         with pytest.raises(CocosegError, match=r"a\.jpg: not a readable image"):
             read(tmp_path / "a.jpg")
+
+
+def test_an_image_of_another_size_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    PIL.Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
+    monkeypatch.setattr(PIL.PngImagePlugin.PngImageFile, "load", None)
+    with pytest.raises(CocosegError, match=r"a\.png: the image is 64x48"):
+        check_image(tmp_path / "a.png", 5, 5)
+
+
+@pytest.mark.parametrize("error", [struct.error("short"), IndexError(3), KeyError("x"), zlib.error("bad")])
+def test_whatever_a_decoder_raises_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def load(_: PIL.Image.Image) -> None:
+        raise error
+
+    PIL.Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
+    monkeypatch.setattr(PIL.PngImagePlugin.PngImageFile, "load", load)
+    for read in (read_image, lambda path: check_image(path, 64, 48)):
+        with pytest.raises(CocosegError, match=r"a\.png: not a readable image"):
+            read(tmp_path / "a.png")
 
 
 # --- reading

@@ -21,7 +21,7 @@ from cocoseg.config import Config, check
 from cocoseg.errors import CocosegError
 from cocoseg.files import from_here
 
-BAD_INPUT = 2
+BAD_INPUT = CocosegError.exit_code
 INTERRUPTED = 130  # as a shell counts: 128 + SIGINT
 
 ConfigStore.instance().store(name="schema", node=Config, provider="cocoseg")
@@ -56,13 +56,13 @@ def entry_point(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], No
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise JobFailedError(f"error: {sentence}") from None
             _say(f"error: {sentence}")
-            sys.exit(BAD_INPUT)
+            sys.exit(getattr(error, "exit_code", BAD_INPUT))
 
     return wrapped
 
 
-def typed(config: DictConfig) -> Config:
-    """The configuration as plain, checked dataclasses.
+def typed(config: DictConfig, *, may_download: bool = False) -> Config:
+    """The configuration as plain, checked dataclasses; `may_download` as in `cocoseg.config.check`.
 
     Raises:
         CocosegError: names the key.
@@ -75,7 +75,7 @@ def typed(config: DictConfig) -> Config:
         settings: Config = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         raise CocosegError(str(error).splitlines()[0]) from error
-    check(settings)
+    check(settings, may_download=may_download)
     return settings
 
 

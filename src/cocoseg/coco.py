@@ -5,7 +5,7 @@ is drawn. Format: https://cocodataset.org/#format-data (instances).
 """
 
 from collections.abc import Collection, Iterable
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PureWindowsPath
 
 import msgspec
 
@@ -99,6 +99,13 @@ def read(path: Path) -> CocoFile:
     return CocoFile(path, content, decoded)
 
 
+def is_inside(file_name: str) -> bool:
+    """Whether a file name stays in the image folder, on any system."""
+    path = PureWindowsPath(file_name)  # splits at \ and / and knows drives
+    outside = path.drive or path.root or ".." in path.parts or "\0" in file_name
+    return not outside and bool(path.name)
+
+
 def _join(items: Iterable[msgspec.Raw]) -> msgspec.Raw:
     return msgspec.Raw(b"[\n" + b",\n".join(map(bytes, items)) + b"\n]")
 
@@ -166,10 +173,8 @@ def _check_image(path: Path, image: Image) -> None:
             f"{path}: image {image.id} is said to be {image.width}x{image.height} pixels; "
             f"between 1 and {MAX_PIXELS} pixels are allowed"
         )
-    name = image.file_name
-    windows = PureWindowsPath(name)  # splits at \ and / and knows drives
-    outside = windows.drive or windows.root or ".." in windows.parts or "\0" in name
-    if outside or not PurePosixPath(name).name:
+    if not is_inside(image.file_name):
         raise CocosegError(
-            f"{path}: image {image.id} has the file_name {name!r}; it must be a path inside the image folder"
+            f"{path}: image {image.id} has the file_name {image.file_name!r}; "
+            "it must be a path inside the image folder"
         )

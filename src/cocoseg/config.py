@@ -14,6 +14,8 @@ from typing import Any
 
 from cocoseg.errors import CocosegError
 
+COCO_ANNOTATIONS = "http://images.cocodataset.org/annotations/annotations_trainval2017.zip"
+DEFAULT_ROOT = "data/coco"  # of data=coco: ours, so what is missing there is fetched without being asked
 OVERLAPS = ("max", "smallest", "ignore")
 RASTERIZERS = ("pillow", "coco")
 CROWDS = ("ignore", "draw", "skip")
@@ -53,7 +55,19 @@ class DataConfig:
     num_workers: int | None = None  # null: one per core, at most 8
     val_fraction: float = 0.1
     subset: SubsetConfig = field(default_factory=SubsetConfig)
+    download: bool | None = None  # prepare.py fetches what is missing; null: into DEFAULT_ROOT only
+    annotations_url: str | None = COCO_ANNOTATIONS  # zip with annotations/<name of the file>, or that file
+    images_url: str | None = None  # what file names are appended to; null: each image's coco_url
+    max_image_bytes: int = 64 * 2**20  # larger downloads are refused
     shapes: ShapesConfig | None = None  # draw the data set at `root` first
+
+    @property
+    def fetches(self) -> bool:
+        """Whether prepare.py fetches what is missing."""
+        if self.download is not None or self.shapes is not None:
+            return bool(self.download) and self.shapes is None
+        places = (self.images, self.annotations, self.val_images, self.val_annotations)
+        return all(Path(place).is_relative_to(DEFAULT_ROOT) for place in places if place is not None)
 
 
 @dataclass
@@ -89,8 +103,12 @@ class Config:
     callbacks: Any = field(default_factory=dict)
 
 
-def check(config: Config) -> None:
+def check(config: Config, *, may_download: bool = False) -> None:
     """Check what can be checked before anything is read.
+
+    Args:
+        config: all settings.
+        may_download: the program may fetch what is missing, where `data.download` lets it.
 
     Raises:
         CocosegError: names the key.
@@ -99,7 +117,7 @@ def check(config: Config) -> None:
     if not 0 <= config.seed < 2**32:
         raise CocosegError(f"seed is {config.seed}; it must lie between 0 and {2**32 - 1}")
     check_masks(config.masks)
-    _check_data(config.data)
+    _check_data(config.data, may_download)
     if config.prepare.workers is not None and config.prepare.workers < 1:
         raise CocosegError(f"prepare.workers is {config.prepare.workers}; it must be at least 1, or null")
     parse_duration(config.trainer.get("max_time"), key="trainer.max_time")
@@ -132,10 +150,10 @@ def check_masks(masks: MasksConfig) -> None:
             raise CocosegError(f"masks.{key} is {value!r}; it must be one of {', '.join(known)}")
 
 
-def _check_data(data: DataConfig) -> None:
+def _check_data(data: DataConfig, may_download: bool) -> None:
     if len(data.image_size) != 2 or min(data.image_size) < 1:
         raise CocosegError(f"data.image_size is {data.image_size}; it must be [height, width] in pixels")
-    for key, least in (("batch_size", 1), ("num_workers", 0)):
+    for key, least in (("batch_size", 1), ("num_workers", 0), ("max_image_bytes", 1)):
         value = getattr(data, key)
         if value is not None and value < least:
             raise CocosegError(f"data.{key} is {value}; it must be at least {least}")
@@ -149,14 +167,16 @@ def _check_data(data: DataConfig) -> None:
         for item in data.subset.categories:
             if isinstance(item, bool) or not isinstance(item, int | str):
                 raise CocosegError(f"data.subset.categories: {item!r} is neither a name nor an id")
-    if data.shapes is None:
-        _check_root(data)
-    else:
+    if data.shapes is not None:
         _check_shapes(data, data.shapes)
+    elif data.images is None:
+        raise CocosegError("data.images is not set: the folder of the images")
+    elif data.annotations is None:
+        raise CocosegError("data.annotations is not set: the COCO instances file (JSON)")
     if data.val_images is not None and data.val_annotations is None:
         raise CocosegError("data.val_images is set without data.val_annotations, which says what is on them")
-    _check_place("val_images", data.val_images, Path.is_dir)
-    _check_place("val_annotations", data.val_annotations, Path.is_file)
+    if not (may_download and data.fetches):
+        _check_places(data)
 
 
 def _check_shapes(data: DataConfig, shapes: ShapesConfig) -> None:
@@ -167,25 +187,37 @@ def _check_shapes(data: DataConfig, shapes: ShapesConfig) -> None:
         raise CocosegError("data.root is not set: the folder to draw the shapes in")
 
 
-def _check_root(data: DataConfig) -> None:
-    """The folders and files that must be there before preparation starts."""
-    if data.root is not None and not Path(data.root).is_dir():
-        raise CocosegError(
-            f"data.root: no folder {data.root}; it should hold the images ({data.images}) and "
-            f"the COCO instances file ({data.annotations}); COCO 2017 is at https://cocodataset.org/#download"
-        )
-    if data.images is None:
-        raise CocosegError("data.images is not set: the folder of the images")
-    if data.annotations is None:
-        raise CocosegError("data.annotations is not set: the COCO instances file (JSON)")
-    _check_place("images", data.images, Path.is_dir)
-    _check_place("annotations", data.annotations, Path.is_file)
+def _check_places(data: DataConfig) -> None:
+    """The folders and files that must be there, drawn shapes apart."""
+    if data.shapes is None:
+        if data.root is not None and not Path(data.root).is_dir():
+            raise CocosegError(
+                f"data.root: no folder {data.root}; it should hold the images ({data.images}) and "
+                f"the COCO instances file ({data.annotations}); {how_to_fetch(data)}"
+            )
+        _check_place(data, "images", Path.is_dir)
+        _check_place(data, "annotations", Path.is_file)
+    _check_place(data, "val_images", Path.is_dir)
+    _check_place(data, "val_annotations", Path.is_file)
 
 
-def _check_place(key: str, place: str | None, there: Callable[[Path], bool]) -> None:
+def _check_place(data: DataConfig, key: str, there: Callable[[Path], bool]) -> None:
+    place = getattr(data, key)
     if place is not None and not there(Path(place)):
         kind = "folder" if there is Path.is_dir else "file"
-        raise CocosegError(f"data.{key}: no {kind} {place}; set data.{key}, or data.root to what holds it")
+        advice = f"; {how_to_fetch(data)}" if data.root is not None and data.shapes is None else ""
+        raise CocosegError(
+            f"data.{key}: no {kind} {place}; set data.{key}, or data.root to what holds it{advice}"
+        )
+
+
+def how_to_fetch(data: DataConfig) -> str:
+    """What to tell a user where something is missing and is not being fetched."""
+    if data.fetches:
+        return "python prepare.py fetches what is missing"
+    if data.download is False:
+        return "data.download=false keeps prepare.py from fetching what is missing"
+    return "python prepare.py data.download=true fetches what is missing"
 
 
 def parse_duration(value: Any, *, key: str) -> timedelta | None:

@@ -1,13 +1,21 @@
-"""The one exception that stands for a user's mistake."""
+"""What ends a program with one line: a user's mistake, or a download that is not complete."""
 
 
 class CocosegError(ValueError):
     """Bad input: one sentence that says what is wrong, where, and what to do.
 
-    The entry points print it on stderr and exit with 2; anything else that is raised is a bug.
+    The entry points print it on stderr and exit with `exit_code`; anything else that is raised is a bug.
     """
+
+    exit_code = 2
 
     @property
     def sentence(self) -> str:
         """The message alone: a DataLoader worker's exception arrives wrapped in its stack trace."""
         return str(self).rsplit("CocosegError: ", 1)[-1].strip()
+
+
+class IncompleteError(CocosegError):
+    """Some of the data could not be fetched; running the program again may be all that is needed."""
+
+    exit_code = 1

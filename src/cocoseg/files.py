@@ -1,5 +1,6 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, folders that one process at a time writes to."""
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -8,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from filelock import FileLock, Timeout
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -41,6 +45,22 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
             text = b"[\n  " + b",\n  ".join(map(msgspec.json.encode, value)) + b"\n ]"
         lines.append(b" " + msgspec.json.encode(key) + b": " + text)
     write_bytes(path, b"{\n" + b",\n".join(lines) + b"\n}\n")
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other process downloads into the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".download.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("%s: another process downloads into it; waiting", folder)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def from_here(path: str | Path) -> Path:

@@ -1,5 +1,7 @@
 """Image files: which are accepted, checking them, reading them as RGB."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,6 @@ from cocoseg.errors import CocosegError
 
 # No other format is opened: Pillow would hand some, EPS for one, to an interpreter.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM")
-_UNREADABLE = (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError)
 
 
 def check_image(path: Path, width: int, height: int) -> None:
@@ -18,23 +19,18 @@ def check_image(path: Path, width: int, height: int) -> None:
     Raises:
         CocosegError: names the file.
     """
-    try:
-        with PIL.Image.open(path, formats=FORMATS) as image:
-            size = image.size
-            if image.mode == "F":
-                raise ValueError("floating-point pixels have no known range")
-            image.draft("L", (1, 1))  # JPEG: an eighth of the size, which still reads the whole file
-            image.load()
-    except FileNotFoundError as error:
-        raise CocosegError(f"{path}: the image is missing") from error
-    except _UNREADABLE as error:
-        raise CocosegError(f"{path}: not a readable image ({error})".replace("\n", " ")) from error
-    if size != (width, height):
-        turned = "; it was annotated turned by its EXIF rotation, which is not applied: save it turned"
-        raise CocosegError(
-            f"{path}: the image is {size[0]}x{size[1]} (width x height), "
-            f"the annotation file says {width}x{height}{turned if size == (height, width) else ''}"
-        )
+    with _opened(path) as image:
+        size = image.size  # from the header: nothing of a huge image is decoded that has another size
+        if size != (width, height):
+            turned = "; it was annotated turned by its EXIF rotation, which is not applied: save it turned"
+            raise CocosegError(
+                f"{path}: the image is {size[0]}x{size[1]} (width x height), "
+                f"the annotation file says {width}x{height}{turned if size == (height, width) else ''}"
+            )
+        if image.mode == "F":
+            raise ValueError("floating-point pixels have no known range")
+        image.draft("L", (1, 1))  # JPEG: an eighth of the size, which still reads the whole file
+        image.load()
 
 
 def read_image(path: Path) -> PIL.Image.Image:
@@ -44,10 +40,23 @@ def read_image(path: Path) -> PIL.Image.Image:
     Raises:
         CocosegError: it can't be read.
     """
+    with _opened(path) as image:
+        return to_rgb(image)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[PIL.Image.Image]:
+    """An image of one of FORMATS; what goes wrong in the block too is a CocosegError that names the file."""
     try:
         with PIL.Image.open(path, formats=FORMATS) as image:
-            return to_rgb(image)
-    except _UNREADABLE as error:
+            yield image
+    except (CocosegError, MemoryError):
+        raise
+    except FileNotFoundError as error:
+        raise CocosegError(f"{path}: the image is missing") from error
+    except PIL.UnidentifiedImageError as error:
+        raise CocosegError(f"{path}: not a readable image (none of {', '.join(FORMATS)})") from error
+    except Exception as error:  # damaged bytes make decoders raise about anything
         raise CocosegError(f"{path}: not a readable image ({error})".replace("\n", " ")) from error
 
 

@@ -1,4 +1,5 @@
-"""Preparation: subset -> masks -> labels.json, index.json; done once, redone when its inputs change.
+"""Preparation: annotations -> subset -> images -> masks -> labels.json, index.json; what is missing of the
+first and third is fetched where allowed. Done once, redone when its inputs change.
 
 A prepared folder holds
 
@@ -7,6 +8,7 @@ A prepared folder holds
     labels.json                     the classes, and how the masks hold them
     index.json                      image and mask of each pair, pixels per class
     prepared.json                   the settings and the input that all this was made from
+    failed.json                     images that could not be fetched; there is nothing else new then
     val/                            the same for a validation file of its own, where there is one
 """
 
@@ -23,10 +25,12 @@ from typing import Any
 from filelock import FileLock
 
 from cocoseg import coco as coco_format
-from cocoseg.coco import CocoFile
-from cocoseg.config import Config, DataConfig, MasksConfig
+from cocoseg.archive import fetch_annotations
+from cocoseg.coco import CocoFile, Image
+from cocoseg.config import Config, DataConfig, MasksConfig, how_to_fetch
+from cocoseg.download import fetch_images, missing_images
 from cocoseg.encoding import MaskEncoding
-from cocoseg.errors import CocosegError
+from cocoseg.errors import CocosegError, IncompleteError
 from cocoseg.files import write_json
 from cocoseg.labels import IGNORE_INDEX, LabelMap
 from cocoseg.masks import MaskRecord, count_pixels, draw_masks
@@ -76,23 +80,31 @@ class _Job:
         }
 
 
-def prepare(config: Config) -> None:
+def prepare(config: Config, *, may_download: bool = False) -> None:
     """Prepare the training set, and the validation set where it has a file of its own.
 
     Returns at once where everything is there and unchanged. One process at a time: others wait.
 
+    Args:
+        config: all settings.
+        may_download: fetch what is missing, where `data.download` lets it.
+
     Raises:
         CocosegError: bad input; what had been prepared before is still whole then.
+        IncompleteError: images could not be fetched; `failed.json` lists them, the next run takes up there.
     """
     data = config.data
     if data.shapes is not None:
         draw_shapes(Path(data.root), images=data.shapes.images, seed=data.shapes.seed)
+    fetches = may_download and data.fetches
     train, val = _jobs(config)
     _claim(train.folder)
     with FileLock(train.folder / ".lock"):
-        labels = _prepare_set(train, config.prepare.workers)
+        if fetches:
+            _fetch_annotations(data, [job.annotation_file for job in (train, val) if job])
+        labels = _prepare_set(train, config.prepare.workers, fetches)
         if val is not None:
-            _prepare_set(val, config.prepare.workers, expected=labels)
+            _prepare_set(val, config.prepare.workers, fetches, expected=labels)
 
 
 def prepared_sets(config: Config) -> tuple[PreparedSet, PreparedSet | None]:
@@ -143,7 +155,7 @@ def _claim(folder: Path) -> None:
         raise CocosegError(f"data.prepared_dir: {folder} can't be made ({error.strerror})") from error
 
 
-def _prepare_set(job: _Job, workers: int | None, expected: LabelMap | None = None) -> LabelMap:
+def _prepare_set(job: _Job, workers: int | None, fetches: bool, expected: LabelMap | None = None) -> LabelMap:
     fingerprint = job.fingerprint()
     if labels := _find_current(job, fingerprint):
         _require_labels(job, labels, expected)
@@ -163,6 +175,7 @@ def _prepare_set(job: _Job, workers: int | None, expected: LabelMap | None = Non
     )
     if not (job.folder / "prepared.json").exists():
         write_json(job.folder / "prepared.json", {"complete": False})  # the folder is ours from here on
+    _require_images(job, images, fetches)
     drawing = job.folder / "masks.part"
     shutil.rmtree(drawing, ignore_errors=True)
     try:
@@ -173,6 +186,41 @@ def _prepare_set(job: _Job, workers: int | None, expected: LabelMap | None = Non
     _publish(job, fingerprint, coco, {image.id for image in images}, labels, records)
     _summarise(job, labels, records, time.monotonic() - begin)
     return labels
+
+
+def _fetch_annotations(data: DataConfig, files: list[Path]) -> None:
+    missing = [file for file in files if not file.is_file()]
+    if missing and data.annotations_url is None:
+        raise CocosegError(
+            f"{missing[0]}: no such file, and data.annotations_url, to fetch it from, is not set"
+        )
+    if missing:
+        fetch_annotations(data.annotations_url, *files)
+
+
+def _require_images(job: _Job, images: Sequence[Image], fetches: bool) -> None:
+    """Fetch the images that are missing, or tell the user how; broken ones are found when masks are drawn."""
+    failed_file = job.folder / "failed.json"
+    failed_file.unlink(missing_ok=True)  # of an earlier run
+    data, missing = job.data, missing_images(images, job.image_dir)
+    if not missing:
+        return
+    if not fetches:
+        example = next((image for image in missing if image.coco_url or data.images_url), None)
+        if example is not None:
+            raise CocosegError(
+                f"{len(missing)} of {len(images)} chosen images are missing, "
+                f"{job.image_dir / example.file_name} for one; {how_to_fetch(data)}"
+            )
+        return
+    log.info("%s: fetching %d images", job.image_dir, len(missing))
+    failures = fetch_images(missing, job.image_dir, base_url=data.images_url, max_bytes=data.max_image_bytes)
+    if failures:
+        write_json(failed_file, {"failed": [asdict(failure) for failure in failures]})
+        raise IncompleteError(
+            f"{len(failures)} of {len(images)} images could not be fetched ({failures[0].file_name}: "
+            f"{failures[0].reason}); {failed_file} lists them; run prepare.py again to go on"
+        )
 
 
 def _require_labels(job: _Job, labels: LabelMap, expected: LabelMap | None) -> None:
@@ -187,7 +235,10 @@ def _find_current(job: _Job, fingerprint: dict[str, Any]) -> LabelMap | None:
             return None
         labels = MaskEncoding.load(job.folder).labels
         pairs = json.loads((job.folder / "index.json").read_bytes())["pairs"]
-        files = [job.folder / job.subset_name, *(job.folder / pair["mask"] for pair in pairs)]
+        files = [job.folder / job.subset_name]
+        files += [
+            path for pair in pairs for path in (job.folder / pair["mask"], job.image_dir / pair["image"])
+        ]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return labels if all(path.is_file() for path in files) else None
