@@ -387,3 +387,14 @@ def test_validation_file_of_other_labels(tmp_path: Path):
     said = line(run_program("prepare", *CUSTOM, "data.val_annotations=val.json", cwd=tmp_path))
     assert "val.json" in said
     assert "wolf" in said
+
+
+def test_a_run_is_never_overwritten(tmp_path: Path):
+    """Two starts in the same second, or a run_dir given twice."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text("of the first run")
+    done = run_program("train", *SHORT, f"run_dir={run}", cwd=tmp_path)
+    assert "run holds a run already" in line(done)
+    assert (run / "config.yaml").read_text() == "of the first run"
+    assert not (tmp_path / "prepared").exists()
