@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 ROOT = Path(__file__).parents[1]
 
+MASK_NAME = re.compile(r".+_mask_cats_(none|\d+(_\d+)*(_etc)?)\.png")
 # A training on the built-in data set that takes seconds; a limit in steps is to be added.
 SMALL = (
     "data=shapes",

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from torchvision.io import ImageReadMode, decode_image
 
 from cocoseg.coco import Category
-from cocoseg.encoding import MASK_NAME, MaskEncoding
+from cocoseg.encoding import MaskEncoding
 from cocoseg.errors import CocosegError
 from cocoseg.labels import LabelMap
+from conftest import MASK_NAME
 
 ENCODINGS = ("palette", "uint16", "x100")
 

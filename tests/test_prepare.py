@@ -11,10 +11,10 @@ import pytest
 from cocoseg.coco import CocoFile
 from cocoseg.config import Config, DataConfig, MasksConfig, PrepareConfig, ShapesConfig, SubsetConfig
 from cocoseg.dataset import SegmentationDataset
-from cocoseg.encoding import MASK_NAME, MaskEncoding
+from cocoseg.encoding import MaskEncoding
 from cocoseg.errors import CocosegError
 from cocoseg.prepare import prepare, prepared_dir, prepared_sets
-from conftest import write_coco
+from conftest import MASK_NAME, write_coco
 
 SIZE = (8, 6)  # width, height
 SPARE = 70  # an image without annotations

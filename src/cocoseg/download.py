@@ -18,7 +18,7 @@ from urllib.parse import quote
 from cocoseg.coco import Image, is_inside
 from cocoseg.errors import CocosegError
 from cocoseg.files import alone_in
-from cocoseg.images import check_image
+from cocoseg.images import check_image, missing_images
 from cocoseg.progress import Progress
 from cocoseg.web import Client, FinalError, RetryError, checked_url, open_session, parse_url, save, shown
 
@@ -188,18 +188,6 @@ def _url_of(image: Image, base_url: str | None) -> str | None:
     if base_url is not None:
         return f"{base_url.rstrip('/')}/{quote(image.file_name)}"
     return image.coco_url or None
-
-
-def missing_images(images: Sequence[Image], image_dir: Path) -> list[Image]:
-    """Those that have no file; an empty one, as a power failure leaves it, is none."""
-    return [image for image in images if not _is_there(image_dir / image.file_name)]
-
-
-def _is_there(path: Path) -> bool:
-    try:
-        return path.is_file() and path.stat().st_size > 0
-    except OSError:  # a name that is too long, for one
-        return False
 
 
 def _accept(part: Path, target: Path, image: Image) -> None:

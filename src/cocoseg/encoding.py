@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Self
@@ -14,7 +13,6 @@ from cocoseg.errors import CocosegError
 from cocoseg.files import whole_file, write_json
 from cocoseg.labels import IGNORE_INDEX, LabelMap
 
-MASK_NAME = re.compile(r".+_mask_cats_(none|\d+(_\d+)*(_etc)?)\.png")
 _NAME_LIMIT = 240  # bytes of a mask's name without its ending; most file systems allow 255
 
 

@@ -1,12 +1,13 @@
 """Image files: which are accepted, checking them, reading them as RGB."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 
+from cocoseg.coco import Image
 from cocoseg.errors import CocosegError
 
 # No other format is opened: Pillow would hand some, EPS for one, to an interpreter.
@@ -68,3 +69,15 @@ def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
     elif image.mode == "F":
         raise ValueError("floating-point pixels have no known range")
     return image.convert("RGB")
+
+
+def missing_images(images: Sequence[Image], image_dir: Path) -> list[Image]:
+    """Those that have no file; an empty one, as a power failure leaves it, is none."""
+    return [image for image in images if not _is_there(image_dir / image.file_name)]
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file() and path.stat().st_size > 0
+    except OSError:  # a name that is too long, for one
+        return False

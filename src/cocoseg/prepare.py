@@ -16,6 +16,7 @@ import json
 import logging
 import shutil
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
@@ -25,13 +26,12 @@ from typing import Any
 from filelock import FileLock
 
 from cocoseg import coco as coco_format
-from cocoseg.archive import fetch_annotations
 from cocoseg.coco import CocoFile, Image
 from cocoseg.config import Config, DataConfig, MasksConfig, how_to_fetch
-from cocoseg.download import fetch_images, missing_images
 from cocoseg.encoding import MaskEncoding
 from cocoseg.errors import CocosegError, IncompleteError
 from cocoseg.files import write_json
+from cocoseg.images import missing_images
 from cocoseg.labels import IGNORE_INDEX, LabelMap
 from cocoseg.masks import MaskRecord, count_pixels, draw_masks
 from cocoseg.shapes import draw_shapes
@@ -183,8 +183,9 @@ def _prepare_set(job: _Job, workers: int | None, fetches: bool, expected: LabelM
     except BaseException:
         shutil.rmtree(drawing, ignore_errors=True)
         raise
-    _publish(job, fingerprint, coco, {image.id for image in images}, labels, records)
-    _summarise(job, labels, records, time.monotonic() - begin)
+    pixels = count_pixels(records)
+    _publish(job, fingerprint, coco, {image.id for image in images}, labels, records, pixels)
+    _summarise(job, labels, records, pixels, time.monotonic() - begin)
     return labels
 
 
@@ -195,6 +196,8 @@ def _fetch_annotations(data: DataConfig, files: list[Path]) -> None:
             f"{missing[0]}: no such file, and data.annotations_url, to fetch it from, is not set"
         )
     if missing:
+        from cocoseg.archive import fetch_annotations  # here: its HTTP client takes 0.2 s to import
+
         fetch_annotations(data.annotations_url, *files)
 
 
@@ -213,6 +216,8 @@ def _require_images(job: _Job, images: Sequence[Image], fetches: bool) -> None:
                 f"{job.image_dir / example.file_name} for one; {how_to_fetch(data)}"
             )
         return
+    from cocoseg.download import fetch_images  # here: its HTTP client takes 0.2 s to import
+
     log.info("%s: fetching %d images", job.image_dir, len(missing))
     failures = fetch_images(missing, job.image_dir, base_url=data.images_url, max_bytes=data.max_image_bytes)
     if failures:
@@ -251,6 +256,7 @@ def _publish(
     image_ids: set[int],
     labels: LabelMap,
     records: Sequence[MaskRecord],
+    pixels: Counter[int],
 ) -> None:
     """Replace what was there; `prepared.json` says so first and last, so a kill between is noticed."""
     folder = job.folder
@@ -259,7 +265,6 @@ def _publish(
     (folder / "masks.part").rename(folder / "masks")
     coco.write_subset(image_ids, folder / job.subset_name)
     MaskEncoding(job.masks.encoding, labels).save(folder)
-    pixels = count_pixels(records)
     index = {
         "pixels": [pixels[i] for i in range(len(labels))],
         "ignored_pixels": pixels[IGNORE_INDEX],
@@ -269,8 +274,9 @@ def _publish(
     write_json(folder / "prepared.json", {"complete": True, **fingerprint})
 
 
-def _summarise(job: _Job, labels: LabelMap, records: Sequence[MaskRecord], seconds: float) -> None:
-    pixels = count_pixels(records)
+def _summarise(
+    job: _Job, labels: LabelMap, records: Sequence[MaskRecord], pixels: Counter[int], seconds: float
+) -> None:
     seen = sum(pixels[i] > 0 for i in range(1, len(labels)))
     skipped = sum(record.skipped for record in records)
     log.info("%s: %d masks in %.1f s", job.folder / "masks", len(records), seconds)
