@@ -12,9 +12,12 @@ def main(cfg: DictConfig) -> None:
     config = typed(cfg, may_download=True)
     start_run(cfg, overwrite=True)
 
-    from cocoseg.prepare import prepare
+    from cocoseg.prepare import check_annotations, prepare
 
-    prepare(config, may_download=True)
+    if config.prepare.check_only:
+        check_annotations(config, may_download=True)
+    else:
+        prepare(config, may_download=True)
 
 
 if __name__ == "__main__":

@@ -301,7 +301,7 @@ def test_checkpoint_of_other_labels(trained: SimpleNamespace, tmp_path: Path):
     said = refusal(trained, tmp_path / "run", chosen, f"ckpt_path={trained.checkpoint}")
     assert trained.checkpoint in said
     assert "labels" in said
-    assert "6 categories against 2" in said
+    assert "6 classes against 2" in said
 
 
 @pytest.mark.slow

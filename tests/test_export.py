@@ -245,11 +245,11 @@ def test_another_network_is_refused_with_both_named(found, here, key):
 
 def test_other_labels_are_refused_with_both_named():
     fewer = LabelMap(LABELS.classes[:2])
-    renamed = LabelMap((*LABELS.classes[:2], LabelClass(5, "wolf", (0, 0, 255))))
-    renumbered = LabelMap((*LABELS.classes[:2], LabelClass(6, "dog", (0, 0, 255))))
+    renamed = LabelMap((*LABELS.classes[:2], LabelClass((5,), "wolf", (0, 0, 255))))
+    renumbered = LabelMap((*LABELS.classes[:2], LabelClass((6,), "dog", (0, 0, 255))))
 
     for labels, message in (
-        (fewer, r"1 categories against 2"),
+        (fewer, r"1 classes against 2"),
         (renamed, r"'wolf' \(category 5\) against 'dog' \(category 5\)"),
         (renumbered, r"'dog' \(category 6\) against 'dog' \(category 5\)"),
     ):
@@ -258,7 +258,7 @@ def test_other_labels_are_refused_with_both_named():
 
 
 def test_colours_are_no_difference():
-    recoloured = LabelMap((*LABELS.classes[:2], LabelClass(5, "dog", (1, 2, 3))))
+    recoloured = LabelMap((*LABELS.classes[:2], LabelClass((5,), "dog", (1, 2, 3))))
 
     SPEC.require_same(ModelSpec(NETWORK, recoloured, (16, 16)), where="a.ckpt")
 

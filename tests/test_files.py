@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 from pathlib import Path
@@ -5,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from cocoseg.files import whole_file, write_bytes, write_json
+from cocoseg.errors import CocosegError
+from cocoseg.files import remove_parts, whole_file, write_bytes, write_json
 
 
 def test_writes_and_makes_the_folders(tmp_path: Path) -> None:
@@ -31,7 +33,7 @@ def test_is_not_to_be_seen_before_it_is_whole(tmp_path: Path) -> None:
     assert path.read_bytes() == b"half"
 
 
-@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
@@ -45,6 +47,28 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: ty
         fail()
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_an_error_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+
+    def fail() -> None:
+        with whole_file(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(CocosegError, match=r"file: can't be written \(No space left on device\)"):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_kill_left_is_removed(tmp_path: Path) -> None:
+    with whole_file(tmp_path / "b.json") as temporary:
+        temporary.write_bytes(b"half")
+        (tmp_path / "kept").write_bytes(temporary.name.encode())
+    left = tmp_path / (tmp_path / "kept").read_text()
+    left.write_bytes(b"half")
+    remove_parts(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"b.json", "kept"}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no permission bits")

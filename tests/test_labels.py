@@ -65,6 +65,7 @@ def test_round_trip_through_json() -> None:
     assert content["classes"][0] == {
         "index": 0,
         "category_id": None,
+        "category_ids": [],
         "name": "background",
         "color": [0, 0, 0],
     }
@@ -77,7 +78,7 @@ def test_round_trip_through_json() -> None:
 def test_difference() -> None:
     labels = LabelMap.from_categories(CATEGORIES)
     assert labels.difference(LabelMap.from_categories(reversed(CATEGORIES))) is None
-    assert labels.difference(LabelMap.from_categories(CATEGORIES[:3])) == "4 categories against 3"
+    assert labels.difference(LabelMap.from_categories(CATEGORIES[:3])) == "4 classes against 3"
     renamed = LabelMap.from_categories([*CATEGORIES[:3], Category(3, "bus")])
     assert labels.difference(renamed) == "class 2 is 'car' (category 3) against 'bus' (category 3)"
     renumbered = LabelMap.from_categories([*CATEGORIES[:3], Category(4, "car")])

@@ -102,6 +102,9 @@ def test_everything_is_there(config: Config, tmp_path: Path) -> None:
         "labels.json",
         "index.json",
         "prepared.json",
+        "report.json",
+        "report.md",
+        "preview.png",
         *(f"masks/{name}" for name in names),
     }
     assert all(MASK_NAME.fullmatch(name) for name in names)

@@ -17,9 +17,9 @@ from cocoseg.unet import UNet
 
 LABELS = LabelMap(
     (
-        LabelClass(None, "background", (0, 0, 0)),
-        LabelClass(2, "cat", (255, 0, 0)),
-        LabelClass(5, "dog", (0, 0, 255)),
+        LabelClass((), "background", (0, 0, 0)),
+        LabelClass((2,), "cat", (255, 0, 0)),
+        LabelClass((5,), "dog", (0, 0, 255)),
     )
 )
 NETWORK = {"_target_": "cocoseg.unet.UNet", "num_classes": 3, "base_channels": 4, "depth": 2}

@@ -4,8 +4,11 @@ The file is decoded into small structs; a segmentation stays a view into the fil
 is drawn. Format: https://cocodataset.org/#format-data (instances).
 """
 
+import json
+import math
 from collections.abc import Collection, Iterable
 from pathlib import Path, PureWindowsPath
+from typing import Any
 
 import msgspec
 
@@ -13,6 +16,8 @@ from cocoseg.errors import CocosegError
 from cocoseg.files import write_bytes
 
 MAX_PIXELS = 178_956_970  # where Pillow refuses an image as a decompression bomb
+NO_ANNOTATION = "no annotation"  # what may be wrong with an image that is no error
+SAME_NAME = "the file name of another one in different case"
 
 
 class Image(msgspec.Struct, frozen=True, gc=False):
@@ -26,6 +31,7 @@ class Image(msgspec.Struct, frozen=True, gc=False):
 class Category(msgspec.Struct, frozen=True, gc=False):
     id: int
     name: str
+    supercategory: str | None = None
 
 
 class Annotation(msgspec.Struct, frozen=True, gc=False):
@@ -33,6 +39,7 @@ class Annotation(msgspec.Struct, frozen=True, gc=False):
     image_id: int
     category_id: int
     iscrowd: int | bool = 0
+    area: float | None = None
     segmentation: msgspec.Raw = msgspec.Raw(b"null")
 
 
@@ -56,6 +63,19 @@ class CocoFile:
         self.annotations = decoded.annotations
         self.categories = decoded.categories
         self._bytes = content
+
+    def doubts(self) -> dict[str, list[int | str]]:
+        """What may be wrong with images of the file but stops nothing -> their ids, or file names."""
+        annotated = {annotation.image_id for annotation in self.annotations}
+        empty = [image.id for image in self.images if image.id not in annotated]
+        names: dict[str, str] = {}
+        doubles = [
+            image.file_name
+            for image in self.images
+            if names.setdefault(image.file_name.lower(), image.file_name) != image.file_name
+        ]
+        found: dict[str, list[int | str]] = {NO_ANNOTATION: empty, SAME_NAME: doubles}
+        return {what: ids for what, ids in found.items() if ids}
 
     def annotations_of(self, image_ids: Collection[int]) -> dict[int, list[Annotation]]:
         """The annotations of each of these images, in the order of the file."""
@@ -94,7 +114,7 @@ def read(path: Path) -> CocoFile:
         except msgspec.ValidationError as error:
             raise CocosegError(f"{path}: {_where(content, error)}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise CocosegError(f"{path}: no valid JSON ({error})") from error
+        raise CocosegError(f"{path}: {_where_no_number(content) or f'no valid JSON ({error})'}") from error
     _check(path, decoded)
     return CocoFile(path, content, decoded)
 
@@ -128,11 +148,39 @@ def _where(content: bytes, error: msgspec.ValidationError) -> str:
     return str(error)
 
 
+def _where_no_number(content: bytes) -> str | None:
+    """Where a file that is no JSON holds NaN or infinity, which Python's json module writes and reads."""
+    try:
+        parts = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(parts, dict):
+        for key in ("images", "annotations", "categories"):
+            for number, item in enumerate(parts.get(key) or []):
+                for name, value in item.items() if isinstance(item, dict) else ():
+                    if not _is_finite(value):
+                        which = f"{key[:-1]} {item['id']}" if "id" in item else f"{key}[{number}]"
+                        return f"{which} has NaN or infinity in its {name}, which is no number in JSON"
+    return "it holds NaN or infinity, which is no number in JSON"
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, list | dict):
+        return all(map(_is_finite, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
 def _loose(kind: type) -> type:
     """`Annotation` without its raw segmentation, which only the JSON decoder can fill."""
     if kind is not Annotation:
         return kind
-    fields = [("id", int), ("image_id", int), ("category_id", int), ("iscrowd", int | bool, 0)]
+    fields = [
+        ("id", int),
+        ("image_id", int),
+        ("category_id", int),
+        ("iscrowd", int | bool, 0),
+        ("area", float | None, None),
+    ]
     return msgspec.defstruct("Annotation", fields)
 
 

@@ -6,7 +6,7 @@ What users swap as a whole (model, loss, optimizer, trainer, logger, callbacks) 
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +20,8 @@ OVERLAPS = ("max", "smallest", "ignore")
 RASTERIZERS = ("pillow", "coco")
 CROWDS = ("ignore", "draw", "skip")
 ENCODINGS = ("palette", "uint16", "x100")
+LABELS = ("all", "supercategories")
+OTHERS = ("background", "ignore")
 
 
 @dataclass
@@ -28,8 +30,11 @@ class SubsetConfig:
 
     size: int | None = 8000  # null: all; all too if there are fewer
     seed: int = 0
-    categories: list[Any] | None = None  # names or ids; null: all. Other objects become background
+    categories: list[Any] | None = None  # names or ids; null: all
+    other: str = "background"  # what objects of categories without a class become; or: ignore
     keep_empty: bool = False  # images without annotations too
+    min_pixels: int = 0  # of annotated area; images with less are left out
+    stratify: bool = False  # rare classes first
 
 
 @dataclass
@@ -55,6 +60,7 @@ class DataConfig:
     num_workers: int | None = None  # null: one per core, at most 8
     val_fraction: float = 0.1
     subset: SubsetConfig = field(default_factory=SubsetConfig)
+    labels: Any = "all"  # a class per category; supercategories; or {name: [categories], …}
     download: bool | None = None  # prepare.py fetches what is missing; null: into DEFAULT_ROOT only
     annotations_url: str | None = COCO_ANNOTATIONS  # zip with annotations/<name of the file>, or that file
     images_url: str | None = None  # what file names are appended to; null: each image's coco_url
@@ -83,6 +89,7 @@ class MasksConfig:
 @dataclass
 class PrepareConfig:
     workers: int | None = None  # processes; null: one per core
+    check_only: bool = False  # prepare.py: check the annotations, write nothing
 
 
 @dataclass
@@ -117,7 +124,11 @@ def check(config: Config, *, may_download: bool = False) -> None:
     if not 0 <= config.seed < 2**32:
         raise CocosegError(f"seed is {config.seed}; it must lie between 0 and {2**32 - 1}")
     check_masks(config.masks)
-    _check_data(config.data, may_download)
+    _check_data(config.data)
+    if not (may_download and config.data.fetches):
+        _check_places(config.data, with_images=not config.prepare.check_only)
+    if config.prepare.check_only and not may_download:
+        raise CocosegError("prepare.check_only is for prepare.py")
     if config.prepare.workers is not None and config.prepare.workers < 1:
         raise CocosegError(f"prepare.workers is {config.prepare.workers}; it must be at least 1, or null")
     parse_duration(config.trainer.get("max_time"), key="trainer.max_time")
@@ -137,6 +148,26 @@ def _check_keys(settings: Any, path: str) -> None:
             _check_keys(value, f"{path}{key}.")
 
 
+def check_labels(labels: Any) -> None:
+    """Raises CocosegError where `data.labels` is none of its forms."""
+    if isinstance(labels, str):
+        if labels not in LABELS:
+            raise CocosegError(
+                f"data.labels is {labels!r}; it must be one of {', '.join(LABELS)}, or groups as in "
+                "{vehicle: [car, bus], animal: [dog, cat]}"
+            )
+        return
+    if not isinstance(labels, Mapping) or not labels:
+        raise CocosegError(f"data.labels is {labels!r}; groups are written {{vehicle: [car, bus], …}}")
+    for name, members in labels.items():
+        if not isinstance(name, str) or not name or name == "background":
+            raise CocosegError(f"data.labels: {name!r} is no name for a group")
+        if not isinstance(members, Sequence) or isinstance(members, str) or not members:
+            raise CocosegError(f"data.labels.{name} is {members!r}; it must be a list of names or ids")
+        if not all(isinstance(member, str | int) and not isinstance(member, bool) for member in members):
+            raise CocosegError(f"data.labels.{name}: {members!r} holds what is neither a name nor an id")
+
+
 def check_masks(masks: MasksConfig) -> None:
     """Raises CocosegError where a rule has another than its known values."""
     for key, known in (
@@ -150,7 +181,7 @@ def check_masks(masks: MasksConfig) -> None:
             raise CocosegError(f"masks.{key} is {value!r}; it must be one of {', '.join(known)}")
 
 
-def _check_data(data: DataConfig, may_download: bool) -> None:
+def _check_data(data: DataConfig) -> None:
     if len(data.image_size) != 2 or min(data.image_size) < 1:
         raise CocosegError(f"data.image_size is {data.image_size}; it must be [height, width] in pixels")
     for key, least in (("batch_size", 1), ("num_workers", 0), ("max_image_bytes", 1)):
@@ -159,14 +190,8 @@ def _check_data(data: DataConfig, may_download: bool) -> None:
             raise CocosegError(f"data.{key} is {value}; it must be at least {least}")
     if not 0 < data.val_fraction < 1:
         raise CocosegError(f"data.val_fraction is {data.val_fraction}; it must lie between 0 and 1")
-    if data.subset.size is not None and data.subset.size < 1:
-        raise CocosegError(
-            f"data.subset.size is {data.subset.size}; it must be at least 1, or null for all images"
-        )
-    if data.subset.categories is not None:
-        for item in data.subset.categories:
-            if isinstance(item, bool) or not isinstance(item, int | str):
-                raise CocosegError(f"data.subset.categories: {item!r} is neither a name nor an id")
+    _check_subset(data.subset)
+    check_labels(data.labels)
     if data.shapes is not None:
         _check_shapes(data, data.shapes)
     elif data.images is None:
@@ -175,8 +200,20 @@ def _check_data(data: DataConfig, may_download: bool) -> None:
         raise CocosegError("data.annotations is not set: the COCO instances file (JSON)")
     if data.val_images is not None and data.val_annotations is None:
         raise CocosegError("data.val_images is set without data.val_annotations, which says what is on them")
-    if not (may_download and data.fetches):
-        _check_places(data)
+
+
+def _check_subset(subset: SubsetConfig) -> None:
+    if subset.size is not None and subset.size < 1:
+        raise CocosegError(
+            f"data.subset.size is {subset.size}; it must be at least 1, or null for all images"
+        )
+    if subset.min_pixels < 0:
+        raise CocosegError(f"data.subset.min_pixels is {subset.min_pixels}; it must be at least 0")
+    if subset.other not in OTHERS:
+        raise CocosegError(f"data.subset.other is {subset.other!r}; it must be one of {', '.join(OTHERS)}")
+    for item in subset.categories or ():
+        if isinstance(item, bool) or not isinstance(item, int | str):
+            raise CocosegError(f"data.subset.categories: {item!r} is neither a name nor an id")
 
 
 def _check_shapes(data: DataConfig, shapes: ShapesConfig) -> None:
@@ -187,7 +224,7 @@ def _check_shapes(data: DataConfig, shapes: ShapesConfig) -> None:
         raise CocosegError("data.root is not set: the folder to draw the shapes in")
 
 
-def _check_places(data: DataConfig) -> None:
+def _check_places(data: DataConfig, *, with_images: bool) -> None:
     """The folders and files that must be there, drawn shapes apart."""
     if data.shapes is None:
         if data.root is not None and not Path(data.root).is_dir():
@@ -195,9 +232,11 @@ def _check_places(data: DataConfig) -> None:
                 f"data.root: no folder {data.root}; it should hold the images ({data.images}) and "
                 f"the COCO instances file ({data.annotations}); {how_to_fetch(data)}"
             )
-        _check_place(data, "images", Path.is_dir)
+        if with_images:
+            _check_place(data, "images", Path.is_dir)
         _check_place(data, "annotations", Path.is_file)
-    _check_place(data, "val_images", Path.is_dir)
+    if with_images:
+        _check_place(data, "val_images", Path.is_dir)
     _check_place(data, "val_annotations", Path.is_file)
 
 

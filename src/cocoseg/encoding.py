@@ -9,13 +9,12 @@ from typing import Self
 import numpy as np
 import PIL.Image
 
+from cocoseg import png
 from cocoseg.errors import CocosegError
-from cocoseg.files import whole_file, write_json
+from cocoseg.files import write_bytes, write_json
 from cocoseg.labels import IGNORE_INDEX, LabelMap
 
 _NAME_LIMIT = 240  # bytes of a mask's name without its ending; most file systems allow 255
-
-
 REMEDY = "delete it and run prepare.py again"
 
 
@@ -28,14 +27,15 @@ class MaskEncoding:
     | `uint16`  | 16-bit greyscale                     | category id     | 65535   |
     | `x100`    | 16-bit greyscale, bright to look at  | 100·category id | 65535   |
 
-    Where an id does not fit (0, which is background, or above 254, 65534, 654), pixels hold class indices
-    instead; `pixel` says which, and so does `labels.json`.
+    Where an id does not fit (0, which is background, or above 254, 65534, 654), or a class is made of several
+    categories, pixels hold class indices instead; `pixel` says which, and so does `labels.json`.
     """
 
     def __init__(self, encoding: str, labels: LabelMap):
-        ids = list(labels.index_of)
+        ids = [label.category_id for label in labels.classes[1:]]
         limit = {"palette": 254, "uint16": 65534, "x100": 654}[encoding]
-        fits = min(ids) >= 1 and max(ids) <= limit
+        # In ascending order, so that the higher class index is the higher category id.
+        fits = None not in ids and ids == sorted(ids) and ids[0] >= 1 and ids[-1] <= limit
         self.encoding = encoding
         self.labels = labels
         self.pixel = "category_id" if fits else "class_index"
@@ -90,13 +90,7 @@ class MaskEncoding:
 
     def write(self, mask: np.ndarray, path: Path) -> None:
         """Write a label mask, (H, W) uint8 class indices, as PNG; whole or not at all."""
-        image = PIL.Image.fromarray(self._values[mask])
-        if self.bits == 8:
-            # A full palette keeps 8 bits a pixel: with 16 colours or fewer Pillow packs them into 4,
-            # which torchvision's decoder reads as garbage.
-            image.putpalette(self._palette)
-        with whole_file(path) as temporary:
-            image.save(temporary, format="PNG", compress_level=1)
+        write_bytes(path, png.encode(mask, self._values, self._palette))
 
     def read(self, path: Path) -> np.ndarray:
         """Read a label mask: (H, W) uint8 class indices.
@@ -117,10 +111,12 @@ class MaskEncoding:
             raise CocosegError(f"{path}: pixel values {unknown} are no class of labels.json; {REMEDY}")
         return indices.astype(np.uint8)
 
-    def _make_palette(self) -> list[int]:
+    def _make_palette(self) -> bytes | None:
+        """RGB triples of all 256 values: with fewer, some readers would take the pixels for 4 bits each."""
+        if self.bits == 16:
+            return None
         palette = np.zeros((256, 3), dtype=np.uint8)
         palette[IGNORE_INDEX] = (224, 224, 192)  # PASCAL VOC's colour for void
-        if self.bits == 8:
-            for index, label in enumerate(self.labels.classes):
-                palette[self._values[index]] = label.color
-        return palette.ravel().tolist()
+        for index, label in enumerate(self.labels.classes):
+            palette[self._values[index]] = label.color
+        return palette.tobytes()

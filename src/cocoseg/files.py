@@ -2,32 +2,45 @@
 
 import logging
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from filelock import FileLock, Timeout
 
+from cocoseg.errors import CocosegError
+
 log = logging.getLogger(__name__)
+
+PART = ".part-"  # how the names of unfinished files begin
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that replaces it when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".", suffix=f".{path.name[-40:]}", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    """Yield a temporary path beside `path` to write to; it replaces `path` when the block ends without error.
+
+    Raises:
+        CocosegError: the disk is full, the folder can't be written to, or the like.
+    """
+    temporary = path.with_name(f"{PART}{os.urandom(6).hex()}{path.suffix}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise CocosegError(f"{path}: can't be written ({error.strerror or error})") from error
         raise
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what a killed process left of files that it was writing; nobody else may be writing there."""
+    for part in folder.glob(f"{PART}*"):
+        part.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -67,9 +80,3 @@ def from_here(path: str | Path) -> Path:
     """A path as a user would type it: relative to the current folder where it lies in it."""
     path, here = Path(path), Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -15,47 +15,74 @@ MAX_CLASSES = 254  # class indices 1..254: 0 is background, 255 is ignored
 
 @dataclass(frozen=True)
 class LabelClass:
-    category_id: int | None  # None: background
+    """What the network can say about a pixel.
+
+    Attributes:
+        category_ids: the categories of the annotation file that it stands for; none for background.
+        name: of the category, or of the group of categories.
+        color: RGB, 0..255.
+    """
+
+    category_ids: tuple[int, ...]
     name: str
-    color: tuple[int, int, int]  # RGB, 0..255
+    color: tuple[int, int, int]
+
+    @property
+    def category_id(self) -> int | None:
+        """The one category; None for background and where there are several."""
+        return self.category_ids[0] if len(self.category_ids) == 1 else None
 
 
 @dataclass(frozen=True)
 class LabelMap:
-    """The classes in the order of their index: `classes[0]` is background, then ascending category id."""
+    """The classes in the order of their index: `classes[0]` is background, then ascending category id, or
+    groups of categories in the order that they were given in."""
 
     classes: tuple[LabelClass, ...]
 
     @classmethod
     def from_categories(
-        cls, categories: Iterable[Category], chosen: Sequence[int | str] | None = None
+        cls,
+        categories: Iterable[Category],
+        chosen: Sequence[int | str] | None = None,
+        grouping: str | Mapping[str, Sequence[int | str]] = "all",
     ) -> Self:
-        """Number the categories, or only those `chosen` by id or name.
+        """Number the categories.
+
+        Args:
+            categories: of the annotation file.
+            chosen: names or ids of those to use; None for all.
+            grouping: `all` makes a class of each, `supercategories` of each supercategory, in the order of
+                its lowest id, and a mapping of each of its keys, from the names or ids listed there.
 
         Raises:
-            CocosegError: a chosen category is unknown, or there are more than 254.
+            CocosegError: a category is unknown, in two groups or without supercategory, or there are more
+                than 254 classes.
         """
         categories = sorted(categories, key=lambda category: category.id)
         if chosen is not None:
-            ids = {_find(categories, name) for name in chosen}
+            ids = {_find(categories, name, "data.subset.categories") for name in chosen}
             categories = [category for category in categories if category.id in ids]
-        if not categories:
+        groups = _groups(categories, grouping)
+        if not groups:
             raise CocosegError("no category is left: data.subset.categories is empty")
-        if len(categories) > MAX_CLASSES:
+        if len(groups) > MAX_CLASSES:
             raise CocosegError(
-                f"{len(categories)} categories, but a mask has room for {MAX_CLASSES}: "
-                "choose some with data.subset.categories"
+                f"{len(groups)} categories, but a mask has room for {MAX_CLASSES}: "
+                "choose some with data.subset.categories, or merge some with data.labels"
             )
-        classes = [LabelClass(None, "background", (0, 0, 0))]
-        for index, category in enumerate(categories, start=1):
-            classes.append(LabelClass(category.id, category.name, _color(index)))
+        classes = [LabelClass((), "background", (0, 0, 0))]
+        for index, (name, ids) in enumerate(groups, start=1):
+            classes.append(LabelClass(tuple(ids), name, _color(index)))
         return cls(tuple(classes))
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Self:
         """The inverse of `to_dict`."""
         return cls(
-            tuple(LabelClass(c["category_id"], c["name"], tuple(c["color"])) for c in content["classes"])
+            tuple(
+                LabelClass(tuple(c["category_ids"]), c["name"], tuple(c["color"])) for c in content["classes"]
+            )
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -63,7 +90,13 @@ class LabelMap:
         return {
             "ignore_index": IGNORE_INDEX,
             "classes": [
-                {"index": index, "category_id": c.category_id, "name": c.name, "color": list(c.color)}
+                {
+                    "index": index,
+                    "category_id": c.category_id,
+                    "category_ids": list(c.category_ids),
+                    "name": c.name,
+                    "color": list(c.color),
+                }
                 for index, c in enumerate(self.classes)
             ],
         }
@@ -79,29 +112,55 @@ class LabelMap:
     @property
     def index_of(self) -> dict[int, int]:
         """Category id -> class index."""
-        return {c.category_id: index for index, c in enumerate(self.classes) if c.category_id is not None}
+        return {category: index for index, c in enumerate(self.classes) for category in c.category_ids}
 
     def difference(self, other: "LabelMap") -> str | None:
         """The first difference in ids or names, in words, or None where both mean the same."""
         if len(self) != len(other):
-            return f"{len(self) - 1} categories against {len(other) - 1}"
+            return f"{len(self) - 1} classes against {len(other) - 1}"
         for index, (ours, theirs) in enumerate(zip(self.classes, other.classes, strict=True)):
-            if (ours.category_id, ours.name) != (theirs.category_id, theirs.name):
-                return (
-                    f"class {index} is {ours.name!r} (category {ours.category_id}) "
-                    f"against {theirs.name!r} (category {theirs.category_id})"
-                )
+            if (ours.category_ids, ours.name) != (theirs.category_ids, theirs.name):
+                return f"class {index} is {_described(ours)} against {_described(theirs)}"
         return None
 
 
-def _find(categories: Sequence[Category], wanted: int | str) -> int:
+def _described(label: LabelClass) -> str:
+    kind = "category" if len(label.category_ids) == 1 else "categories"
+    return f"{label.name!r} ({kind} {', '.join(map(str, label.category_ids))})"
+
+
+def _groups(
+    categories: Sequence[Category], grouping: str | Mapping[str, Sequence[int | str]]
+) -> list[tuple[str, list[int]]]:
+    """Name and category ids of each class."""
+    if grouping == "all":
+        return [(category.name, [category.id]) for category in categories]
+    groups: dict[str, list[int]] = {}
+    if grouping == "supercategories":
+        for category in categories:
+            if not category.supercategory:
+                raise CocosegError(
+                    f"data.labels=supercategories: category {category.id} ({category.name!r}) has none"
+                )
+            groups.setdefault(category.supercategory, []).append(category.id)
+        return list(groups.items())
+    group_of: dict[int, str] = {}
+    for name, members in grouping.items():
+        for member in members:
+            found = _find(categories, member, f"data.labels.{name}")
+            if found in group_of:
+                raise CocosegError(f"data.labels: {member!r} is in {group_of[found]!r} and in {name!r}")
+            group_of[found] = name
+            groups.setdefault(name, []).append(found)
+    return list(groups.items())
+
+
+def _find(categories: Sequence[Category], wanted: int | str, key: str) -> int:
     matches = [c.id for c in categories if wanted in (c.id, c.name)]
     if len(matches) == 1:
         return matches[0]
     if matches:
-        raise CocosegError(
-            f"data.subset.categories: {wanted!r} is the name of categories {matches}; give the id"
-        )
+        raise CocosegError(f"{key}: {wanted!r} is the name of categories {matches}; give the id")
     names = [c.name for c in categories]
     close = difflib.get_close_matches(str(wanted), names, n=1)
     hint = (
@@ -109,7 +168,7 @@ def _find(categories: Sequence[Category], wanted: int | str) -> int:
         if close
         else f"known: {', '.join(names[:10])}{', …' * (len(names) > 10)}"
     )
-    raise CocosegError(f"data.subset.categories: no category {wanted!r}; {hint}")
+    raise CocosegError(f"{key}: no category {wanted!r}; {hint}")
 
 
 def _color(index: int) -> tuple[int, int, int]:

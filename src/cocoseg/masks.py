@@ -6,8 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -16,8 +15,6 @@ from multiprocessing import get_context
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-import numpy as np
-
 from cocoseg import coco as coco_format
 from cocoseg.coco import CocoFile, Image
 from cocoseg.config import MasksConfig, check_masks
@@ -25,9 +22,10 @@ from cocoseg.cores import available_cores
 from cocoseg.encoding import MaskEncoding
 from cocoseg.errors import CocosegError
 from cocoseg.images import check_image
-from cocoseg.labels import LabelMap
+from cocoseg.labels import IGNORE_INDEX, LabelMap
 from cocoseg.progress import track
-from cocoseg.rasterize import Drawn, Instance, draw_mask
+from cocoseg.rasterize import Instance, Layers, paint, parse_layers
+from cocoseg.survey import Survey, survey
 
 CHUNK = 16  # images per task of a worker process
 
@@ -37,8 +35,7 @@ class MaskRecord(NamedTuple):
 
     image: str  # file_name, relative to the image folder
     mask: str  # relative to the folder of the masks
-    pixels: dict[int, int]  # class index -> pixels
-    skipped: int  # annotations without a usable segmentation
+    survey: Survey
 
 
 class _Task(NamedTuple):
@@ -52,35 +49,30 @@ class _Painter:
 
     annotation_file: Path
     image_dir: Path
-    output_dir: Path
+    output_dir: Path | None
     settings: MasksConfig
     encoding: MaskEncoding
 
     def __call__(self, task: _Task) -> MaskRecord | str:
         """The record of the mask written, or the sentence that says why the image can't be used."""
-        image = task.image
-        try:
-            check_image(self.image_dir / image.file_name, image.width, image.height)
-            drawn = self._draw(task)
-            pixels = np.bincount(drawn.mask.ravel(), minlength=256)
-            visible = {int(index): int(pixels[index]) for index in np.flatnonzero(pixels)}
-            name = self.encoding.file_name(image.file_name, visible)
-        except CocosegError as error:
-            return error.sentence
-        self.encoding.write(drawn.mask, self.output_dir / name)
-        return MaskRecord(image.file_name, name, visible, drawn.skipped)
-
-    def _draw(self, task: _Task) -> Drawn:
         image, rules = task.image, self.settings
         try:
-            return draw_mask(
-                task.instances,
-                image.height,
-                image.width,
-                overlap=rules.overlap,
-                rasterizer=rules.rasterizer,
-                crowd=rules.crowd,
-            )
+            if self.output_dir is not None:
+                check_image(self.image_dir / image.file_name, image.width, image.height)
+            layers = self._layers(task)
+            mask = paint(layers, image.height, image.width, rules.overlap, rules.rasterizer)
+            found = survey(layers, mask, rules.overlap, rules.rasterizer)
+            name = self.encoding.file_name(image.file_name, found.pixels)
+        except CocosegError as error:
+            return error.sentence
+        if self.output_dir is not None:
+            self.encoding.write(mask, self.output_dir / name)
+        return MaskRecord(image.file_name, name, found)
+
+    def _layers(self, task: _Task) -> Layers:
+        image = task.image
+        try:
+            return parse_layers(task.instances, image.height, image.width, self.settings.crowd)
         except CocosegError as error:
             raise CocosegError(f"{self.annotation_file}: {error}") from error
 
@@ -91,6 +83,8 @@ def create_segmentation_masks(
     output_dir: str | Path,
     *,
     categories: Sequence[int | str] | None = None,
+    labels: str | Mapping[str, Sequence[int | str]] = "all",
+    other: str = "background",
     overlap: str = "max",
     rasterizer: str = "pillow",
     crowd: str = "ignore",
@@ -103,7 +97,9 @@ def create_segmentation_masks(
         image_dir: folder of the images; each must be there and have the size that the file says.
         annotation_file: COCO instances file.
         output_dir: gets a PNG per image, `<stem>_mask_cats_18_58.png`, subfolders kept.
-        categories: names or ids; None for all. Other objects become background.
+        categories: names or ids; None for all.
+        labels: `all`, `supercategories`, or groups of categories, see `LabelMap.from_categories`.
+        other: objects of categories without a class become `background`, or are ignored (`ignore`).
         overlap, rasterizer, crowd: see `cocoseg.rasterize.draw_mask`.
         encoding: see `cocoseg.encoding.MaskEncoding`.
         workers: processes; None for one per core.
@@ -115,58 +111,62 @@ def create_segmentation_masks(
         CocosegError: bad annotations or images, named in the message.
     """
     coco = coco_format.read(Path(annotation_file))
-    labels = LabelMap.from_categories(coco.categories, categories)
+    label_map = LabelMap.from_categories(coco.categories, categories, labels)
     settings = MasksConfig(overlap, rasterizer, crowd, encoding)
     check_masks(settings)
-    return draw_masks(coco, coco.images, Path(image_dir), Path(output_dir), labels, settings, workers)
+    records = draw_masks(
+        coco, coco.images, Path(image_dir), Path(output_dir), label_map, settings, other, workers
+    )
+    drawn = {record.image: record for record in records}
+    return [drawn[image.file_name] for image in coco.images]
 
 
 def draw_masks(
     coco: CocoFile,
     images: Sequence[Image],
     image_dir: Path,
-    output_dir: Path,
+    output_dir: Path | None,
     labels: LabelMap,
     settings: MasksConfig,
+    other: str = "background",
     workers: int | None = None,
-) -> list[MaskRecord]:
-    """Draw the masks of `images`, some of the images of `coco`; see `create_segmentation_masks`."""
+) -> Iterator[MaskRecord]:
+    """Draw the masks of `images`, some of the images of `coco`; see `create_segmentation_masks`.
+
+    Without `output_dir` the annotations are checked and drawn as always, but no image is read and no file
+    written.
+
+    Yields:
+        records, in any order; the last one before what was wrong is raised.
+    """
     _check_names(images, image_dir)
-    index_of = labels.index_of
-    annotations = coco.annotations_of({image.id for image in images})
-    tasks = (
-        _Task(
-            image,
-            [
-                Instance(a.id, index_of[a.category_id], bool(a.iscrowd), bytes(a.segmentation))
-                for a in annotations.pop(image.id)
-                if a.category_id in index_of
-            ],
-        )
-        for image in images
-    )
+    tasks = _tasks(coco, images, labels, other)
     painter = _Painter(coco.path, image_dir, output_dir, settings, MaskEncoding(settings.encoding, labels))
     workers = min(workers or available_cores(), math.ceil(len(images) / CHUNK))
-    records: dict[str, MaskRecord] = {}
     problems: list[str] = []
     with closing(_run(painter, tasks, workers)) as results:
         for result in track(results, total=len(images), what="masks"):
             if isinstance(result, str):
                 problems.append(result)
             else:
-                records[result.image] = result
+                yield result
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise CocosegError("; ".join(sorted(problems)[:3]) + more)
-    return [records[image.file_name] for image in images]
 
 
-def count_pixels(records: Iterable[MaskRecord]) -> Counter[int]:
-    """Pixels per class index over all masks."""
-    total: Counter[int] = Counter()
-    for record in records:
-        total.update(record.pixels)
-    return total
+def _tasks(coco: CocoFile, images: Sequence[Image], labels: LabelMap, other: str) -> Iterator[_Task]:
+    index_of = labels.index_of
+    if other == "ignore":
+        index_of = {category.id: IGNORE_INDEX for category in coco.categories} | index_of
+    annotations = coco.annotations_of({image.id for image in images})
+    for image in images:
+        instances = [
+            Instance(a.id, index_of[a.category_id], bool(a.iscrowd), bytes(a.segmentation))
+            for a in annotations.pop(image.id)
+            if a.category_id in index_of
+        ]
+        yield _Task(image, instances)
 
 
 def _check_names(images: Sequence[Image], image_dir: Path) -> None:

@@ -7,6 +7,8 @@ A prepared folder holds
     masks/                          a PNG per image
     labels.json                     the classes, and how the masks hold them
     index.json                      image and mask of each pair, pixels per class
+    report.json, report.md          what is in it, what overlaps hide, what may be wrong
+    preview.png                     some images with their masks laid over them
     prepared.json                   the settings and the input that all this was made from
     failed.json                     images that could not be fetched; there is nothing else new then
     val/                            the same for a validation file of its own, where there is one
@@ -16,12 +18,11 @@ import json
 import logging
 import shutil
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import FileLock
 
@@ -30,16 +31,19 @@ from cocoseg.coco import CocoFile, Image
 from cocoseg.config import Config, DataConfig, MasksConfig, how_to_fetch
 from cocoseg.encoding import MaskEncoding
 from cocoseg.errors import CocosegError, IncompleteError
-from cocoseg.files import write_json
+from cocoseg.files import remove_parts, write_bytes, write_json
 from cocoseg.images import missing_images
 from cocoseg.labels import IGNORE_INDEX, LabelMap
-from cocoseg.masks import MaskRecord, count_pixels, draw_masks
+from cocoseg.masks import draw_masks
+from cocoseg.preview import EXAMPLES, write_preview
+from cocoseg.report import Doubt, Tally, as_markdown, build_report, find_doubts
 from cocoseg.shapes import draw_shapes
-from cocoseg.subset import choose
+from cocoseg.subset import choose, rank
 
 log = logging.getLogger(__name__)
 
-LAYOUT = 1  # counted up when what is written changes: older folders are then made anew
+PREVIEW = "preview.png"
+LAYOUT = 2  # counted up when what is written changes: older folders are then made anew
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,17 @@ class _Job:
             "annotations_changed_ns": status.st_mtime_ns,
             "images": str(self.image_dir.resolve()),
             "subset": {**asdict(self.data.subset), "size": self.size},
+            "labels": _plain_labels(self.data),
             "masks": asdict(self.masks),
         }
+
+
+class _Source(NamedTuple):
+    """What was read and chosen."""
+
+    coco: CocoFile
+    labels: LabelMap
+    images: list[Image]
 
 
 def prepare(config: Config, *, may_download: bool = False) -> None:
@@ -100,11 +113,40 @@ def prepare(config: Config, *, may_download: bool = False) -> None:
     train, val = _jobs(config)
     _claim(train.folder)
     with FileLock(train.folder / ".lock"):
+        for job in (train, val):
+            if job is not None:
+                remove_parts(job.folder)
         if fetches:
             _fetch_annotations(data, [job.annotation_file for job in (train, val) if job])
         labels = _prepare_set(train, config.prepare.workers, fetches)
         if val is not None:
             _prepare_set(val, config.prepare.workers, fetches, expected=labels)
+
+
+def check_annotations(config: Config, *, may_download: bool = False) -> None:
+    """Check all that `prepare` would read of the annotation files, and say what was found; write nothing.
+
+    Masks are drawn in memory; images need not be there.
+
+    Args and errors as of `prepare`; only a missing annotation file is fetched.
+    """
+    data = config.data
+    train, val = _jobs(config)
+    if data.shapes is not None:
+        draw_shapes(Path(data.root), images=data.shapes.images, seed=data.shapes.seed)
+    if may_download and data.fetches:
+        _fetch_annotations(data, [job.annotation_file for job in (train, val) if job])
+    labels = None
+    for job in (train, val):
+        if job is None:
+            continue
+        source = _read(job, labels)
+        labels = source.labels
+        tally = _draw(job, source, None, config.prepare.workers)
+        log.info("%s: no errors in the annotations of %d images", job.annotation_file, len(source.images))
+        _summarise(labels, tally, find_doubts(source.coco, labels, tally))
+        if missing := missing_images(source.images, job.image_dir):
+            log.info("  %d of them are not in %s", len(missing), job.image_dir)
 
 
 def prepared_sets(config: Config) -> tuple[PreparedSet, PreparedSet | None]:
@@ -134,12 +176,22 @@ def prepared_dir(config: Config) -> Path:
         return Path(data.prepared_dir)
     places = [data.images, data.annotations, data.val_images, data.val_annotations]
     key = json.dumps(
-        [[p and str(Path(p).resolve()) for p in places], asdict(data.subset), asdict(config.masks)],
+        [
+            [p and str(Path(p).resolve()) for p in places],
+            asdict(data.subset),
+            _plain_labels(data),
+            asdict(config.masks),
+        ],
         sort_keys=True,
     )
     return (
         Path("prepared") / f"{Path(data.annotations).stem}-{blake2b(key.encode(), digest_size=4).hexdigest()}"
     )
+
+
+def _plain_labels(data: DataConfig) -> Any:
+    """`data.labels` for comparison; the order of groups counts, which a JSON object would not keep."""
+    return data.labels if isinstance(data.labels, str) else [list(item) for item in data.labels.items()]
 
 
 def _claim(folder: Path) -> None:
@@ -162,31 +214,53 @@ def _prepare_set(job: _Job, workers: int | None, fetches: bool, expected: LabelM
         log.info("%s: prepared already, nothing changed", job.folder)
         return labels
     begin = time.monotonic()
+    source = _read(job, expected)
+    if not (job.folder / "prepared.json").exists():
+        write_json(job.folder / "prepared.json", {"complete": False})  # the folder is ours from here on
+    _require_images(job, source.images, fetches)
+    drawing = job.folder / "masks.part"
+    shutil.rmtree(drawing, ignore_errors=True)
+    try:
+        tally = _draw(job, source, drawing, workers)
+        doubts = find_doubts(source.coco, source.labels, tally)
+        _publish(job, fingerprint, source, tally, doubts)
+    except BaseException:
+        shutil.rmtree(drawing, ignore_errors=True)
+        raise
+    log.info("%s: %d masks in %.1f s", job.folder / "masks", len(tally.masks), time.monotonic() - begin)
+    _summarise(source.labels, tally, doubts)
+    log.info("  %s and %s show more", job.folder / "report.md", PREVIEW)
+    return source.labels
+
+
+def _read(job: _Job, expected: LabelMap | None) -> _Source:
+    """Read the annotation file and choose the images."""
     log.info("%s: reading", job.annotation_file)
     coco = coco_format.read(job.annotation_file)
-    labels = LabelMap.from_categories(coco.categories, job.data.subset.categories)
+    subset = job.data.subset
+    labels = LabelMap.from_categories(coco.categories, subset.categories, job.data.labels)
     _require_labels(job, labels, expected)
     images = choose(
         coco,
         size=job.size,
-        seed=job.data.subset.seed,
-        category_ids=labels.index_of.keys(),
-        keep_empty=job.data.subset.keep_empty,
+        seed=subset.seed,
+        class_of=labels.index_of,
+        keep_empty=subset.keep_empty,
+        min_pixels=subset.min_pixels,
+        stratify=subset.stratify,
     )
-    if not (job.folder / "prepared.json").exists():
-        write_json(job.folder / "prepared.json", {"complete": False})  # the folder is ours from here on
-    _require_images(job, images, fetches)
-    drawing = job.folder / "masks.part"
-    shutil.rmtree(drawing, ignore_errors=True)
-    try:
-        records = draw_masks(coco, images, job.image_dir, drawing, labels, job.masks, workers)
-    except BaseException:
-        shutil.rmtree(drawing, ignore_errors=True)
-        raise
-    pixels = count_pixels(records)
-    _publish(job, fingerprint, coco, {image.id for image in images}, labels, records, pixels)
-    _summarise(job, labels, records, pixels, time.monotonic() - begin)
-    return labels
+    return _Source(coco, labels, images)
+
+
+def _draw(job: _Job, source: _Source, folder: Path | None, workers: int | None) -> Tally:
+    """Draw the masks; without a folder only to check the annotations."""
+    tally = Tally()
+    other = job.data.subset.other
+    for record in draw_masks(
+        source.coco, source.images, job.image_dir, folder, source.labels, job.masks, other, workers
+    ):
+        tally.add(record)
+    return tally
 
 
 def _fetch_annotations(data: DataConfig, files: list[Path]) -> None:
@@ -240,7 +314,7 @@ def _find_current(job: _Job, fingerprint: dict[str, Any]) -> LabelMap | None:
             return None
         labels = MaskEncoding.load(job.folder).labels
         pairs = json.loads((job.folder / "index.json").read_bytes())["pairs"]
-        files = [job.folder / job.subset_name]
+        files = [job.folder / name for name in (job.subset_name, "report.json", "report.md", PREVIEW)]
         files += [
             path for pair in pairs for path in (job.folder / pair["mask"], job.image_dir / pair["image"])
         ]
@@ -250,42 +324,46 @@ def _find_current(job: _Job, fingerprint: dict[str, Any]) -> LabelMap | None:
 
 
 def _publish(
-    job: _Job,
-    fingerprint: dict[str, Any],
-    coco: CocoFile,
-    image_ids: set[int],
-    labels: LabelMap,
-    records: Sequence[MaskRecord],
-    pixels: Counter[int],
+    job: _Job, fingerprint: dict[str, Any], source: _Source, tally: Tally, doubts: Sequence[Doubt]
 ) -> None:
     """Replace what was there; `prepared.json` says so first and last, so a kill between is noticed."""
-    folder = job.folder
+    folder, labels = job.folder, source.labels
     write_json(folder / "prepared.json", {"complete": False})
     shutil.rmtree(folder / "masks", ignore_errors=True)
     (folder / "masks.part").rename(folder / "masks")
-    coco.write_subset(image_ids, folder / job.subset_name)
-    MaskEncoding(job.masks.encoding, labels).save(folder)
+    source.coco.write_subset({image.id for image in source.images}, folder / job.subset_name)
+    encoding = MaskEncoding(job.masks.encoding, labels)
+    encoding.save(folder)
+    masks = {image.file_name: f"masks/{tally.masks[image.file_name]}" for image in source.images}
     index = {
-        "pixels": [pixels[i] for i in range(len(labels))],
-        "ignored_pixels": pixels[IGNORE_INDEX],
-        "pairs": [{"image": record.image, "mask": f"masks/{record.mask}"} for record in records],
+        "pixels": [tally.pixels[i] for i in range(len(labels))],
+        "ignored_pixels": tally.pixels[IGNORE_INDEX],
+        "pairs": [{"image": image, "mask": mask} for image, mask in masks.items()],
     }
     write_json(folder / "index.json", index)
+    report = build_report(source.coco, source.images, labels, job.masks, tally, doubts)
+    write_json(folder / "report.json", report)
+    write_bytes(folder / "report.md", as_markdown(report).encode())
+    examples = _examples(source.images, tally, job.data.subset.seed)
+    pairs = [(job.image_dir / name, folder / masks[name]) for name in examples]
+    write_preview(folder / PREVIEW, pairs, encoding)
     write_json(folder / "prepared.json", {"complete": True, **fingerprint})
 
 
-def _summarise(
-    job: _Job, labels: LabelMap, records: Sequence[MaskRecord], pixels: Counter[int], seconds: float
-) -> None:
-    seen = sum(pixels[i] > 0 for i in range(1, len(labels)))
-    skipped = sum(record.skipped for record in records)
-    log.info("%s: %d masks in %.1f s", job.folder / "masks", len(records), seconds)
+def _examples(images: Sequence[Image], tally: Tally, seed: int) -> list[str]:
+    """The images of lowest rank, those that show something first."""
+    ranked = sorted(images, key=lambda image: (image.file_name in tally.empty, rank(seed, image.id)))
+    return [image.file_name for image in ranked[:EXAMPLES]]
+
+
+def _summarise(labels: LabelMap, tally: Tally, doubts: Sequence[Doubt]) -> None:
+    pixels = tally.pixels
     log.info(
         "  %d of %d classes occur; %.1f %% of the pixels are background, %.1f %% ignored",
-        seen,
+        sum(index > 0 for index in tally.images),
         len(labels) - 1,
         100 * pixels[0] / pixels.total(),
         100 * pixels[IGNORE_INDEX] / pixels.total(),
     )
-    if skipped:
-        log.warning("  %d annotations have no segmentation that can be drawn and were skipped", skipped)
+    for doubt in doubts:
+        log.warning("  warning: %s", doubt)

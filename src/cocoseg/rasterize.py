@@ -8,9 +8,12 @@ Inside the program a label mask holds class indices, (H, W) uint8: 0 background,
 category ids, see encoding.py.
 """
 
-import itertools
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from operator import mul
+from typing import Annotated, NamedTuple
 
 import msgspec
 import numpy as np
@@ -26,7 +29,7 @@ _COORDINATE_LIMIT = 1e5  # pixels; pycocotools walks along every outline, and it
 
 
 class Instance(NamedTuple):
-    """One annotation, ready to draw."""
+    """One annotation, ready to draw; `class_index` 255 makes it an ignored region."""
 
     annotation_id: int
     class_index: int
@@ -48,8 +51,49 @@ class _RLE(msgspec.Struct, gc=False):
 
 Polygons = list[list[float]]  # parts, each [x0, y0, x1, y1, ...] in pixels
 Runs = np.ndarray  # int64, lengths of runs down the columns, background first
-Shape = Polygons | Runs
-_decoder = msgspec.json.Decoder(list[list[float] | float] | _RLE | None)
+_Coordinate = Annotated[float, msgspec.Meta(ge=-_COORDINATE_LIMIT, le=_COORDINATE_LIMIT)]
+_decoder = msgspec.json.Decoder(list[list[_Coordinate]] | _RLE | None)
+_flat_decoder = msgspec.json.Decoder(list[_Coordinate])
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What an annotation covers.
+
+    Attributes:
+        annotation_id, class_index: whose.
+        outline: polygons, none where there is nothing to draw, or runs.
+        broken: parts were left out, of fewer than 3 points or an odd number of coordinates.
+    """
+
+    annotation_id: int
+    class_index: int
+    outline: Polygons | Runs
+    broken: bool = False
+
+    @cached_property
+    def area(self) -> float:
+        """In pixels: of polygons by the shoelace formula, of runs by their sum."""
+        if isinstance(self.outline, list):
+            return sum(map(_polygon_area, self.outline))
+        return float(self.outline[1::2].sum())
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The annotations of one image, to be drawn in an order.
+
+    Attributes:
+        regions: ignored pixels, beneath everything else.
+        objects: in the order of the file.
+        skipped: ids of annotations of which nothing can be drawn.
+        broken: ids of those of which a part can't be: fewer than 3 points, or an odd number of coordinates.
+    """
+
+    regions: list[Shape] = field(default_factory=list)
+    objects: list[Shape] = field(default_factory=list)
+    skipped: list[int] = field(default_factory=list)
+    broken: list[int] = field(default_factory=list)
 
 
 def draw_mask(
@@ -79,70 +123,116 @@ def draw_mask(
     for rule, known in ((overlap, OVERLAPS), (rasterizer, RASTERIZERS), (crowd, CROWDS)):
         if rule not in known:
             raise ValueError(f"{rule!r} is none of {known}")
-    objects, regions, skipped = _layers(instances, height, width, crowd)
-    canvas = PIL.Image.new("L", (width, height))
-    for shape in regions:
-        _paint(canvas, shape, IGNORE_INDEX, rasterizer)
-    if overlap == "ignore":
-        return Drawn(_paint_disputed(canvas, objects, rasterizer), skipped)
-    # The later one covers the earlier.
-    objects.sort(key=lambda pair: (-_area(pair[1]), pair[0]) if overlap == "smallest" else pair[0])
-    for class_index, shape in objects:
-        _paint(canvas, shape, class_index, rasterizer)
-    return Drawn(np.array(canvas), skipped)
+    layers = parse_layers(instances, height, width, crowd)
+    return Drawn(paint(layers, height, width, overlap, rasterizer), len(layers.skipped))
 
 
-def _layers(
-    instances: Sequence[Instance], height: int, width: int, crowd: str
-) -> tuple[list[tuple[int, Shape]], list[Shape], int]:
-    """Objects with their class indices, ignored regions, and how many annotations can't be drawn."""
-    objects: list[tuple[int, Shape]] = []
-    regions: list[Shape] = []
-    skipped = 0
+def parse_layers(instances: Iterable[Instance], height: int, width: int, crowd: str) -> Layers:
+    """Read the segmentations of one image; arguments and errors as of `draw_mask`."""
+    layers = Layers()
     for instance in instances:
         if instance.crowd and crowd == "skip":
             continue
         shape = parse_segmentation(instance, height, width)
-        if shape is None:
-            skipped += 1
-        elif instance.crowd and crowd == "ignore":
-            regions.append(shape)
+        if shape.broken:
+            layers.broken.append(shape.annotation_id)
+        if isinstance(shape.outline, list) and not shape.outline:
+            layers.skipped.append(shape.annotation_id)
+        elif shape.class_index == IGNORE_INDEX or (instance.crowd and crowd == "ignore"):
+            layers.regions.append(shape)
         else:
-            objects.append((instance.class_index, shape))
-    return objects, regions, skipped
+            layers.objects.append(shape)
+    return layers
 
 
-def parse_segmentation(instance: Instance, height: int, width: int) -> Shape | None:
-    """The polygons or runs of an annotation, or None where nothing in it can be drawn.
+def paint(layers: Layers, height: int, width: int, overlap: str, rasterizer: str) -> np.ndarray:
+    """Draw what was read: (H, W) uint8 class indices; arguments as of `draw_mask`."""
+    canvas = Canvas(height, width, rasterizer)
+    for region in layers.regions:
+        canvas.draw(region, IGNORE_INDEX)
+    if overlap == "smallest":
+        objects = sorted(layers.objects, key=lambda shape: (-shape.area, shape.class_index))
+    else:
+        objects = sorted(layers.objects, key=lambda shape: shape.class_index)
+    for shape in objects:  # the later one covers the earlier
+        canvas.draw(shape, shape.class_index)
+    if overlap == "ignore":
+        canvas.pixels[contested(layers, canvas.pixels, rasterizer)] = IGNORE_INDEX
+    return canvas.pixels
 
-    Polygon parts of fewer than 3 points or an odd number of coordinates are left out.
+
+def contested(layers: Layers, highest: np.ndarray, rasterizer: str) -> np.ndarray:
+    """Where objects of different classes overlap: (H, W) bool.
+
+    Args:
+        highest: the mask by the rule `max`. Drawn the other way round, the lowest class lies on top; both
+            agree wherever there is only one.
+    """
+    canvas = Canvas(*highest.shape, rasterizer)
+    for region in layers.regions:
+        canvas.draw(region, IGNORE_INDEX)
+    for shape in sorted(layers.objects, key=lambda shape: -shape.class_index):
+        canvas.draw(shape, shape.class_index)
+    return canvas.pixels != highest
+
+
+class Canvas:
+    """A mask to draw on.
+
+    Attributes:
+        pixels: (H, W) uint8, zeros to begin with.
+    """
+
+    def __init__(self, height: int, width: int, rasterizer: str):
+        self.pixels = np.zeros((height, width), dtype=np.uint8)
+        self._rasterizer = rasterizer
+        # Pillow draws in the memory of the array: no copy to it, none back.
+        image = PIL.Image.frombuffer("L", (width, height), self.pixels, "raw", "L", 0, 1)
+        image.readonly = 0
+        self._pillow = PIL.ImageDraw.Draw(image)
+
+    def draw(self, shape: Shape, value: int) -> None:
+        """Set the pixels of a shape."""
+        if isinstance(shape.outline, list) and self._rasterizer == "pillow":
+            for polygon in shape.outline:
+                self._pillow.polygon(polygon, fill=value)
+        else:
+            np.copyto(self.pixels, value, where=_region(shape.outline, *self.pixels.shape))
+
+
+def parse_segmentation(instance: Instance, height: int, width: int) -> Shape:
+    """The shape of an annotation; polygon parts of fewer than 3 points or an odd number of coordinates are
+    left out.
 
     Raises:
         CocosegError: neither polygons nor RLE, coordinates beyond 100,000, an RLE of another size than
             the image's or whose runs don't add up to it.
     """
-    name = f"annotation {instance.annotation_id}"
-    try:
-        found = _decoder.decode(instance.segmentation)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise CocosegError(f"{name}: the segmentation is neither polygons nor RLE ({error})") from error
+    found = _decode(instance)
     if isinstance(found, _RLE):
-        return _checked_runs(name, found, height, width)
-    return _checked_polygons(name, found or [])
+        return Shape(
+            instance.annotation_id, instance.class_index, _checked_runs(instance, found, height, width)
+        )
+    polygons = [part for part in found if len(part) >= 6 and not len(part) % 2]
+    broken = len(polygons) < len(found)
+    return Shape(instance.annotation_id, instance.class_index, polygons, broken)
 
 
-def _checked_polygons(name: str, found: list[list[float] | float]) -> Polygons | None:
-    if found and not any(isinstance(part, list) for part in found):
-        found = [found]  # a single polygon, not wrapped in a list
-    if not all(isinstance(part, list) for part in found):
-        raise CocosegError(f"{name}: the segmentation mixes polygons and numbers")
-    polygons = [part for part in found if len(part) >= 6 and len(part) % 2 == 0]
-    if any(max(map(abs, polygon)) > _COORDINATE_LIMIT for polygon in polygons):
-        raise CocosegError(f"{name}: a coordinate lies beyond {_COORDINATE_LIMIT:.0f} pixels")
-    return polygons or None
+def _decode(instance: Instance) -> Polygons | _RLE:
+    try:
+        return _decoder.decode(instance.segmentation) or []
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        with suppress(msgspec.DecodeError, UnicodeDecodeError):
+            return [_flat_decoder.decode(instance.segmentation)]  # one polygon, not wrapped in a list
+        if str(_COORDINATE_LIMIT) in str(error):
+            reason = f"a coordinate lies beyond {_COORDINATE_LIMIT:.0f} pixels"
+        else:
+            reason = f"the segmentation is neither polygons nor RLE ({error})"
+        raise CocosegError(f"annotation {instance.annotation_id}: {reason}") from error
 
 
-def _checked_runs(name: str, rle: _RLE, height: int, width: int) -> Runs:
+def _checked_runs(instance: Instance, rle: _RLE, height: int, width: int) -> Runs:
+    name = f"annotation {instance.annotation_id}"
     if rle.size != (height, width):
         raise CocosegError(
             f"{name}: the RLE is {rle.size[1]}x{rle.size[0]} pixels (width x height), "
@@ -181,49 +271,20 @@ def rle_runs(counts: str) -> Runs:
     return values
 
 
-def _paint(canvas: PIL.Image.Image, shape: Shape, value: int, rasterizer: str) -> None:
-    if rasterizer == "pillow" and isinstance(shape, list):
-        draw = PIL.ImageDraw.Draw(canvas)
-        for polygon in shape:
-            draw.polygon(polygon, fill=value)
-    else:
-        region = _region(shape, canvas.height, canvas.width)
-        canvas.paste(value, mask=PIL.Image.fromarray(region))
-
-
-def _region(shape: Shape, height: int, width: int) -> np.ndarray:
-    """The pixels that an annotation covers, by COCO's own rule: (H, W) uint8, 255 there and 0 elsewhere."""
-    if isinstance(shape, list):
-        encoded = coco_mask.merge(coco_mask.frPyObjects(shape, height, width))
-        return coco_mask.decode(encoded) * np.uint8(255)
+def _region(outline: Polygons | Runs, height: int, width: int) -> np.ndarray:
+    """The pixels that an annotation covers, by COCO's own rule: (H, W) bool."""
+    if isinstance(outline, list):
+        encoded = coco_mask.merge(coco_mask.frPyObjects(outline, height, width))
+        return coco_mask.decode(encoded).view(bool)
     # pycocotools would do, but it reads memory that it never wrote where runs are odd.
-    values = np.zeros(shape.size, dtype=np.uint8)
-    values[1::2] = 255
-    return np.repeat(values, shape).reshape(width, height).T
+    values = np.zeros(outline.size, dtype=bool)
+    values[1::2] = True
+    return np.repeat(values, outline).reshape(width, height).T
 
 
-def _paint_disputed(canvas: PIL.Image.Image, objects: list[tuple[int, Shape]], rasterizer: str) -> np.ndarray:
-    """Draw one layer per class; pixels of several classes become ignored."""
-    mask = np.array(canvas)
-    claimed = np.zeros(mask.shape, dtype=bool)
-    objects = sorted(objects, key=lambda pair: pair[0])
-    for class_index, group in itertools.groupby(objects, key=lambda pair: pair[0]):
-        layer = PIL.Image.new("L", canvas.size)
-        for _, shape in group:
-            _paint(layer, shape, 1, rasterizer)
-        region = np.asarray(layer) > 0
-        mask[region] = class_index
-        mask[region & claimed] = IGNORE_INDEX
-        claimed |= region
-    return mask
-
-
-def _area(shape: Shape) -> float:
-    """Area in pixels: of polygons by the shoelace formula, of runs by their sum."""
-    if not isinstance(shape, list):
-        return float(shape[1::2].sum())
-    total = 0.0
-    for polygon in shape:
-        x, y = np.asarray(polygon).reshape(-1, 2).T
-        total += abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
-    return total
+def _polygon_area(polygon: list[float]) -> float:
+    x, y = polygon[0::2], polygon[1::2]
+    # Plain sums: polygons are short, and numpy would take longer to convert them.
+    ahead = sum(map(mul, x, y[1:])) + x[-1] * y[0]
+    behind = sum(map(mul, y, x[1:])) + y[-1] * x[0]
+    return abs(ahead - behind) / 2

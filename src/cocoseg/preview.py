@@ -1,0 +1,131 @@
+"""A contact sheet of images with their masks laid over them."""
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
+
+from cocoseg.encoding import MaskEncoding
+from cocoseg.files import write_bytes
+from cocoseg.images import read_image
+from cocoseg.labels import IGNORE_INDEX, LabelMap
+
+EXAMPLES = 16
+COLUMNS = 4
+WIDTH, HEIGHT = 320, 240  # pixels of a picture at most
+LINE = 18  # pixels: height of a line of text
+LINES = 3  # the file name, two of class names
+GAP = 8
+STRENGTH = 0.5  # of the mask's colours over the image
+HATCH = 8  # pixels from stripe to stripe over ignored parts
+
+
+def write_preview(path: Path, pairs: Sequence[tuple[Path, Path]], encoding: MaskEncoding) -> None:
+    """Draw images and their masks: classes in their colours with outlines, ignored pixels striped.
+
+    Args:
+        path: of the PNG file to write.
+        pairs: files of image and mask.
+        encoding: of the masks.
+    """
+    columns = min(COLUMNS, len(pairs))
+    rows = -(-len(pairs) // columns)
+    step_x, step_y = WIDTH + GAP, HEIGHT + LINES * LINE + GAP
+    sheet = PIL.Image.new("RGB", (columns * step_x + GAP, rows * step_y + GAP), "white")
+    for number, (image_file, mask_file) in enumerate(pairs):
+        x, y = GAP + number % columns * step_x, GAP + number // columns * step_y
+        _draw_tile(sheet, x, y, image_file, encoding.read(mask_file), encoding.labels)
+    buffer = BytesIO()
+    sheet.save(buffer, format="PNG", compress_level=3)
+    write_bytes(path, buffer.getvalue())
+
+
+def overlay(image: np.ndarray, mask: np.ndarray, labels: LabelMap) -> np.ndarray:
+    """Lay a mask over an image.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        mask: (H, W) uint8 class indices.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    palette = np.zeros((256, 3), dtype=np.uint8)
+    palette[: len(labels)] = [label.color for label in labels.classes]
+    colors = palette[mask]
+    mixed = (image * (1 - STRENGTH) + colors * STRENGTH).astype(np.uint8)
+    edge = _edges(mask)
+    result = np.where((mask > 0)[..., None], np.where(edge[..., None], colors, mixed), image)
+    ignored = mask == IGNORE_INDEX
+    result[ignored] = image[ignored] // 2 + 96
+    y, x = np.nonzero(ignored)
+    stripes = (x + y) % HATCH < 2
+    result[y[stripes], x[stripes]] = 64
+    return result
+
+
+def _edges(mask: np.ndarray) -> np.ndarray:
+    """Pixels beside one of another class: (H, W) bool."""
+    edge = np.zeros(mask.shape, dtype=bool)
+    across, down = mask[:, 1:] != mask[:, :-1], mask[1:] != mask[:-1]
+    edge[:, 1:] |= across
+    edge[:, :-1] |= across
+    edge[1:] |= down
+    edge[:-1] |= down
+    return edge
+
+
+def _draw_tile(
+    sheet: PIL.Image.Image, x: int, y: int, image_file: Path, mask: np.ndarray, labels: LabelMap
+) -> None:
+    image = read_image(image_file)
+    scale = min(WIDTH / image.width, HEIGHT / image.height)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    small_mask = np.asarray(PIL.Image.fromarray(mask).resize(size, PIL.Image.Resampling.NEAREST))
+    small_image = np.asarray(image.resize(size, PIL.Image.Resampling.LANCZOS))
+    picture = PIL.Image.fromarray(overlay(small_image, small_mask, labels))
+    sheet.paste(picture, (x + (WIDTH - size[0]) // 2, y + (HEIGHT - size[1]) // 2))
+    draw = PIL.ImageDraw.Draw(sheet)
+    font = PIL.ImageFont.load_default(size=12)
+    draw.text((x, y + HEIGHT + 2), _fitting(draw, image_file.name, font), fill=(96, 96, 96), font=font)
+    counts = np.bincount(mask.ravel(), minlength=256)[:IGNORE_INDEX]
+    visible = [int(index) for index in np.argsort(-counts, kind="stable") if index and counts[index]]
+    _draw_names(
+        draw, x, y + HEIGHT + LINE, [(labels.names[i], labels.classes[i].color) for i in visible], font
+    )
+
+
+def _draw_names(
+    draw: PIL.ImageDraw.ImageDraw,
+    left: int,
+    top: int,
+    names: Sequence[tuple[str, tuple[int, int, int]]],
+    font: PIL.ImageFont.FreeTypeFont,
+) -> None:
+    """Names on their colours, the largest class first; how many more there are where they don't fit."""
+    x, y = left, top
+    for number, (name, color) in enumerate(names):
+        text = _fitting(draw, name, font)
+        width = round(draw.textlength(text, font=font)) + 8
+        more = f"+{len(names) - number}"
+        reserve = draw.textlength(more, font=font) + 4 if y > top and number < len(names) - 1 else 0
+        if x + width + reserve > left + WIDTH and y == top:
+            x, y = left, top + LINE
+        elif x + width + reserve > left + WIDTH:
+            draw.text((x, y + 1), more, fill=(96, 96, 96), font=font)
+            return
+        dark = 299 * color[0] + 587 * color[1] + 114 * color[2] < 140_000  # luma, ITU-R BT.601
+        draw.rectangle((x, y, x + width - 1, y + LINE - 3), fill=color)
+        draw.text((x + 4, y + 1), text, fill="white" if dark else "black", font=font)
+        x += width + 4
+
+
+def _fitting(draw: PIL.ImageDraw.ImageDraw, text: str, font: PIL.ImageFont.FreeTypeFont) -> str:
+    """The text, its end cut off where it is wider than a picture."""
+    while draw.textlength(text, font=font) > WIDTH - 8:
+        text = text[: -max(2, len(text) // 20)] + "…"
+    return text
