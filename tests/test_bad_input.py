@@ -29,7 +29,7 @@ def line(done: subprocess.CompletedProcess[str]) -> str:
 def assert_nothing_half_done(cwd: Path) -> None:
     """No masks and no temporary files; Hydra's own, locks and marks (`.lock`) may stay."""
     names = [path.relative_to(cwd).as_posix() for path in cwd.rglob("*") if ".hydra" not in path.parts]
-    left = [name for name in names if "_mask_cats_" in name or name.endswith("masks.part")]
+    left = [name for name in names if "_mask_cats_" in name or name.endswith("new.part")]
     temporary = [name for name in names if "/." in name and Path(name).suffix]
     assert left + temporary == []
 

@@ -480,7 +480,7 @@ def test_a_signal_ends_the_preparation_in_order(
         "prepare.workers=2",
     )
     process = start("prepare", *overrides, cwd=tmp_path)
-    wait_for(tmp_path, "masks/masks.part/*.png", process)
+    wait_for(tmp_path, "masks/new.part/masks/*.png", process)
     send(number, process, to_group=to_group)
     stdout, stderr = ended(process, tmp_path)
     assert process.returncode in exit_codes, stderr
@@ -491,7 +491,7 @@ def test_a_signal_ends_the_preparation_in_order(
     assert not group_lives(process), "worker processes are left"
     assert not (tmp_path / "masks/masks").exists()
     if number == signal.SIGINT:
-        assert not (tmp_path / "masks/masks.part").exists()
+        assert not (tmp_path / "masks/new.part").exists()
 
 
 # ---- help, start-up, errors

@@ -9,7 +9,8 @@ import torch
 from cocoseg.config import Config, DataConfig, MasksConfig, PrepareConfig
 from cocoseg.dataset import SegmentationDataset
 from cocoseg.errors import CocosegError
-from cocoseg.prepare import prepare, prepared_sets
+from cocoseg.prepare import prepare
+from cocoseg.prepared import prepared_sets
 from conftest import write_coco
 
 WIDTH, HEIGHT = 41, 25  # odd: no centre of a new pixel lies between two old ones

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import shutil
@@ -8,12 +9,12 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from cocoseg.coco import CocoFile
 from cocoseg.config import Config, DataConfig, MasksConfig, PrepareConfig, ShapesConfig, SubsetConfig
 from cocoseg.dataset import SegmentationDataset
 from cocoseg.encoding import MaskEncoding
 from cocoseg.errors import CocosegError
-from cocoseg.prepare import prepare, prepared_dir, prepared_sets
+from cocoseg.prepare import prepare
+from cocoseg.prepared import prepared_dir, prepared_sets
 from conftest import MASK_NAME, write_coco
 
 SIZE = (8, 6)  # width, height
@@ -308,7 +309,7 @@ def test_first_run_that_fails_can_be_repeated(config: Config, tmp_path: Path) ->
     image.write_bytes(b"broken")
     with pytest.raises(CocosegError, match=r"3\.png"):
         prepare(config)
-    assert not (tmp_path / "prepared" / "masks.part").exists()
+    assert not (tmp_path / "prepared" / "new.part").exists()
     image.write_bytes(content)
     prepare(config)
     assert len(masks(tmp_path / "prepared")) == 5
@@ -342,16 +343,20 @@ def test_a_killed_run_is_redone(
     before = state(tmp_path / "prepared")
     touch(config.data.annotations)
     if stage == "drawing":  # no chance to clean up: what a kill leaves
-        (tmp_path / "prepared" / "masks.part").mkdir()
-        (tmp_path / "prepared" / "masks.part" / "9_mask_cats_2.png").write_bytes(b"half")
+        (tmp_path / "prepared" / "new.part").mkdir()
+        (tmp_path / "prepared" / "new.part" / "9_mask_cats_2.png").write_bytes(b"half")
         (tmp_path / "prepared" / "prepared.json").write_text('{"complete": false}')
     else:
 
-        def kill(*_: Any) -> None:
-            raise KeyboardInterrupt
+        replace = Path.replace
+
+        def kill(path: Path, target: Path) -> None:
+            if path.parent.name == "new.part" and path.name == "labels.json":
+                raise KeyboardInterrupt
+            replace(path, target)
 
         with monkeypatch.context() as patch:
-            patch.setattr(CocoFile, "write_subset", kill)
+            patch.setattr(Path, "replace", kill)
             with pytest.raises(KeyboardInterrupt):
                 prepare(config)
         assert load(tmp_path / "prepared" / "prepared.json") == {"complete": False}
@@ -361,14 +366,34 @@ def test_a_killed_run_is_redone(
     assert after == before
 
 
+@pytest.mark.parametrize("name", ["subset_train_annotations.json", "report.md", "preview.png"])
+def test_what_was_there_stays_whole_when_the_disk_is_full(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    prepare(config)
+    before = state(tmp_path / "prepared")
+    touch(config.data.annotations)
+    replace = Path.replace
+
+    def fail(path: Path, target: Path) -> None:
+        if target.name == name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(CocosegError, match=f"{name}: can't be written .No space left on device"):
+        prepare(config)
+    assert state(tmp_path / "prepared") == before
+
+
 def test_a_killed_first_run_is_redone(config: Config, tmp_path: Path) -> None:
     folder = tmp_path / "prepared"
-    (folder / "masks.part").mkdir(parents=True)
-    (folder / "masks.part" / "1_mask_cats_9.png").write_bytes(b"half")
+    (folder / "new.part").mkdir(parents=True)
+    (folder / "new.part" / "1_mask_cats_9.png").write_bytes(b"half")
     (folder / "prepared.json").write_text('{"complete": false}')
     (folder / ".lock").touch()
     prepare(config)
-    assert not (folder / "masks.part").exists()
+    assert not (folder / "new.part").exists()
     assert len(masks(folder)) == 5
 
 

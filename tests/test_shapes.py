@@ -187,3 +187,19 @@ def test_valid(shapes_root: Path, instances: dict[str, Any], reference: COCO) ->
         assert not region[int(y + height) :].any()
         assert not region[:, : int(x)].any()
         assert not region[:, int(x + width) :].any()
+
+
+def test_nothing_is_annotated_outside_its_image(instances: dict[str, Any]) -> None:
+    sizes = {image["id"]: (image["width"], image["height"]) for image in instances["images"]}
+    polygons = 0
+    for annotation in instances["annotations"]:
+        width, height = sizes[annotation["image_id"]]
+        parts = annotation["segmentation"] if isinstance(annotation["segmentation"], list) else []
+        assert parts or isinstance(annotation["segmentation"], dict)
+        for part in parts:
+            polygons += 1
+            assert min(part) >= 0
+            assert max(part[0::2]) <= width
+            assert max(part[1::2]) <= height
+            assert len(part) >= 6
+    assert polygons > 20

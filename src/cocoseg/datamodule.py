@@ -10,7 +10,8 @@ from cocoseg.cores import available_cores
 from cocoseg.dataset import SegmentationDataset
 from cocoseg.errors import CocosegError
 from cocoseg.labels import LabelMap
-from cocoseg.prepare import prepare, prepared_sets
+from cocoseg.prepare import prepare
+from cocoseg.prepared import prepared_sets
 from cocoseg.stopping import leave_group
 
 Pairs = Dataset[tuple[Tensor, Tensor]]

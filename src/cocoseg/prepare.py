@@ -1,26 +1,12 @@
-"""Preparation: annotations -> subset -> images -> masks -> labels.json, index.json; what is missing of the
-first and third is fetched where allowed. Done once, redone when its inputs change.
-
-A prepared folder holds
-
-    subset_train_annotations.json   COCO file of the chosen images
-    masks/                          a PNG per image
-    labels.json                     the classes, and how the masks hold them
-    index.json                      image and mask of each pair, pixels per class
-    report.json, report.md          what is in it, what overlaps hide, what may be wrong
-    preview.png                     some images with their masks laid over them
-    prepared.json                   the settings and the input that all this was made from
-    failed.json                     images that could not be fetched; there is nothing else new then
-    val/                            the same for a validation file of its own, where there is one
+"""Preparation: annotations -> subset -> images -> masks and what goes with them, see prepared.py; what is
+missing of the first and third is fetched where allowed. Done once, redone when its inputs change.
 """
 
-import json
 import logging
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from hashlib import blake2b
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,61 +14,20 @@ from filelock import FileLock
 
 from cocoseg import coco as coco_format
 from cocoseg.coco import CocoFile, Image
-from cocoseg.config import Config, DataConfig, MasksConfig, how_to_fetch
+from cocoseg.config import Config, DataConfig, how_to_fetch
 from cocoseg.encoding import MaskEncoding
 from cocoseg.errors import CocosegError, IncompleteError
 from cocoseg.files import remove_parts, write_bytes, write_json
 from cocoseg.images import missing_images
 from cocoseg.labels import IGNORE_INDEX, LabelMap
 from cocoseg.masks import draw_masks
+from cocoseg.prepared import PREVIEW, Job, claim, find_current, jobs
 from cocoseg.preview import EXAMPLES, write_preview
 from cocoseg.report import Doubt, Tally, as_markdown, build_report, find_doubts
 from cocoseg.shapes import draw_shapes
 from cocoseg.subset import choose, rank
 
 log = logging.getLogger(__name__)
-
-PREVIEW = "preview.png"
-LAYOUT = 2  # counted up when what is written changes: older folders are then made anew
-
-
-@dataclass(frozen=True)
-class PreparedSet:
-    """A prepared folder and the images that belong to it."""
-
-    folder: Path
-    image_dir: Path
-    subset_file: Path
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One annotation file to prepare, and the settings that shape the result."""
-
-    folder: Path
-    image_dir: Path
-    annotation_file: Path
-    subset_name: str
-    size: int | None
-    data: DataConfig
-    masks: MasksConfig
-
-    def result(self) -> PreparedSet:
-        return PreparedSet(self.folder, self.image_dir, self.folder / self.subset_name)
-
-    def fingerprint(self) -> dict[str, Any]:
-        """What the result depends on; the annotation file by its size and time of change."""
-        status = self.annotation_file.stat()
-        return {
-            "layout": LAYOUT,
-            "annotations": str(self.annotation_file.resolve()),
-            "annotations_bytes": status.st_size,
-            "annotations_changed_ns": status.st_mtime_ns,
-            "images": str(self.image_dir.resolve()),
-            "subset": {**asdict(self.data.subset), "size": self.size},
-            "labels": _plain_labels(self.data),
-            "masks": asdict(self.masks),
-        }
 
 
 class _Source(NamedTuple):
@@ -110,8 +55,8 @@ def prepare(config: Config, *, may_download: bool = False) -> None:
     if data.shapes is not None:
         draw_shapes(Path(data.root), images=data.shapes.images, seed=data.shapes.seed)
     fetches = may_download and data.fetches
-    train, val = _jobs(config)
-    _claim(train.folder)
+    train, val = jobs(config)
+    claim(train.folder)
     with FileLock(train.folder / ".lock"):
         for job in (train, val):
             if job is not None:
@@ -131,7 +76,7 @@ def check_annotations(config: Config, *, may_download: bool = False) -> None:
     Args and errors as of `prepare`; only a missing annotation file is fetched.
     """
     data = config.data
-    train, val = _jobs(config)
+    train, val = jobs(config)
     if data.shapes is not None:
         draw_shapes(Path(data.root), images=data.shapes.images, seed=data.shapes.seed)
     if may_download and data.fetches:
@@ -149,67 +94,9 @@ def check_annotations(config: Config, *, may_download: bool = False) -> None:
             log.info("  %d of them are not in %s", len(missing), job.image_dir)
 
 
-def prepared_sets(config: Config) -> tuple[PreparedSet, PreparedSet | None]:
-    """Where the training set, and the validation set that has a file of its own, lie once prepared."""
-    train, val = _jobs(config)
-    return train.result(), val.result() if val else None
-
-
-def _jobs(config: Config) -> tuple[_Job, _Job | None]:
-    data, folder = config.data, prepared_dir(config)
-    images, annotations = Path(data.images), Path(data.annotations)
-    train = _Job(
-        folder, images, annotations, "subset_train_annotations.json", data.subset.size, data, config.masks
-    )
-    if data.val_annotations is None:
-        return train, None
-    # The size is that of the training subset; validation takes all its images.
-    images, annotations = Path(data.val_images or data.images), Path(data.val_annotations)
-    val = _Job(folder / "val", images, annotations, "subset_val_annotations.json", None, data, config.masks)
-    return train, val
-
-
-def prepared_dir(config: Config) -> Path:
-    """The folder to prepare: the one set, else one of its own for each combination of settings."""
-    data = config.data
-    if data.prepared_dir is not None:
-        return Path(data.prepared_dir)
-    places = [data.images, data.annotations, data.val_images, data.val_annotations]
-    key = json.dumps(
-        [
-            [p and str(Path(p).resolve()) for p in places],
-            asdict(data.subset),
-            _plain_labels(data),
-            asdict(config.masks),
-        ],
-        sort_keys=True,
-    )
-    return (
-        Path("prepared") / f"{Path(data.annotations).stem}-{blake2b(key.encode(), digest_size=4).hexdigest()}"
-    )
-
-
-def _plain_labels(data: DataConfig) -> Any:
-    """`data.labels` for comparison; the order of groups counts, which a JSON object would not keep."""
-    return data.labels if isinstance(data.labels, str) else [list(item) for item in data.labels.items()]
-
-
-def _claim(folder: Path) -> None:
-    """Make the folder, or refuse one that holds something else."""
-    ours = (folder / "prepared.json").exists()
-    if folder.is_dir() and not ours and any(not entry.name.startswith(".") for entry in folder.iterdir()):
-        raise CocosegError(
-            f"data.prepared_dir: {folder} holds files that prepare.py did not write; name another folder"
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CocosegError(f"data.prepared_dir: {folder} can't be made ({error.strerror})") from error
-
-
-def _prepare_set(job: _Job, workers: int | None, fetches: bool, expected: LabelMap | None = None) -> LabelMap:
+def _prepare_set(job: Job, workers: int | None, fetches: bool, expected: LabelMap | None = None) -> LabelMap:
     fingerprint = job.fingerprint()
-    if labels := _find_current(job, fingerprint):
+    if labels := find_current(job, fingerprint):
         _require_labels(job, labels, expected)
         log.info("%s: prepared already, nothing changed", job.folder)
         return labels
@@ -218,22 +105,22 @@ def _prepare_set(job: _Job, workers: int | None, fetches: bool, expected: LabelM
     if not (job.folder / "prepared.json").exists():
         write_json(job.folder / "prepared.json", {"complete": False})  # the folder is ours from here on
     _require_images(job, source.images, fetches)
-    drawing = job.folder / "masks.part"
-    shutil.rmtree(drawing, ignore_errors=True)
+    new = job.folder / "new.part"
+    shutil.rmtree(new, ignore_errors=True)
     try:
-        tally = _draw(job, source, drawing, workers)
+        tally = _draw(job, source, new / "masks", workers)
         doubts = find_doubts(source.coco, source.labels, tally)
-        _publish(job, fingerprint, source, tally, doubts)
-    except BaseException:
-        shutil.rmtree(drawing, ignore_errors=True)
-        raise
+        _write_files(job, source, tally, doubts, new)
+        _publish(job, fingerprint, new)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
     log.info("%s: %d masks in %.1f s", job.folder / "masks", len(tally.masks), time.monotonic() - begin)
     _summarise(source.labels, tally, doubts)
     log.info("  %s and %s show more", job.folder / "report.md", PREVIEW)
     return source.labels
 
 
-def _read(job: _Job, expected: LabelMap | None) -> _Source:
+def _read(job: Job, expected: LabelMap | None) -> _Source:
     """Read the annotation file and choose the images."""
     log.info("%s: reading", job.annotation_file)
     coco = coco_format.read(job.annotation_file)
@@ -252,7 +139,7 @@ def _read(job: _Job, expected: LabelMap | None) -> _Source:
     return _Source(coco, labels, images)
 
 
-def _draw(job: _Job, source: _Source, folder: Path | None, workers: int | None) -> Tally:
+def _draw(job: Job, source: _Source, folder: Path | None, workers: int | None) -> Tally:
     """Draw the masks; without a folder only to check the annotations."""
     tally = Tally()
     other = job.data.subset.other
@@ -275,7 +162,7 @@ def _fetch_annotations(data: DataConfig, files: list[Path]) -> None:
         fetch_annotations(data.annotations_url, *files)
 
 
-def _require_images(job: _Job, images: Sequence[Image], fetches: bool) -> None:
+def _require_images(job: Job, images: Sequence[Image], fetches: bool) -> None:
     """Fetch the images that are missing, or tell the user how; broken ones are found when masks are drawn."""
     failed_file = job.folder / "failed.json"
     failed_file.unlink(missing_ok=True)  # of an earlier run
@@ -302,35 +189,14 @@ def _require_images(job: _Job, images: Sequence[Image], fetches: bool) -> None:
         )
 
 
-def _require_labels(job: _Job, labels: LabelMap, expected: LabelMap | None) -> None:
+def _require_labels(job: Job, labels: LabelMap, expected: LabelMap | None) -> None:
     if expected is not None and (difference := expected.difference(labels)):
         raise CocosegError(f"{job.annotation_file}: other labels than the training file's: {difference}")
 
 
-def _find_current(job: _Job, fingerprint: dict[str, Any]) -> LabelMap | None:
-    """The labels of what is prepared already, or None where anything is missing, damaged or out of date."""
-    try:
-        if json.loads((job.folder / "prepared.json").read_bytes()) != {"complete": True, **fingerprint}:
-            return None
-        labels = MaskEncoding.load(job.folder).labels
-        pairs = json.loads((job.folder / "index.json").read_bytes())["pairs"]
-        files = [job.folder / name for name in (job.subset_name, "report.json", "report.md", PREVIEW)]
-        files += [
-            path for pair in pairs for path in (job.folder / pair["mask"], job.image_dir / pair["image"])
-        ]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return labels if all(path.is_file() for path in files) else None
-
-
-def _publish(
-    job: _Job, fingerprint: dict[str, Any], source: _Source, tally: Tally, doubts: Sequence[Doubt]
-) -> None:
-    """Replace what was there; `prepared.json` says so first and last, so a kill between is noticed."""
-    folder, labels = job.folder, source.labels
-    write_json(folder / "prepared.json", {"complete": False})
-    shutil.rmtree(folder / "masks", ignore_errors=True)
-    (folder / "masks.part").rename(folder / "masks")
+def _write_files(job: Job, source: _Source, tally: Tally, doubts: Sequence[Doubt], folder: Path) -> None:
+    """Everything but the masks, which lie in the folder already."""
+    labels = source.labels
     source.coco.write_subset({image.id for image in source.images}, folder / job.subset_name)
     encoding = MaskEncoding(job.masks.encoding, labels)
     encoding.save(folder)
@@ -347,7 +213,17 @@ def _publish(
     examples = _examples(source.images, tally, job.data.subset.seed)
     pairs = [(job.image_dir / name, folder / masks[name]) for name in examples]
     write_preview(folder / PREVIEW, pairs, encoding)
-    write_json(folder / "prepared.json", {"complete": True, **fingerprint})
+
+
+def _publish(job: Job, fingerprint: dict[str, Any], new: Path) -> None:
+    """Replace what was there; `prepared.json` says so first and last, so a kill between is noticed."""
+    write_json(job.folder / "prepared.json", {"complete": False})
+    for path in new.iterdir():
+        place = job.folder / path.name
+        if path.is_dir():
+            shutil.rmtree(place, ignore_errors=True)
+        path.replace(place)
+    write_json(job.folder / "prepared.json", {"complete": True, **fingerprint})
 
 
 def _examples(images: Sequence[Image], tally: Tally, seed: int) -> list[str]:

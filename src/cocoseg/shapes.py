@@ -39,7 +39,7 @@ def draw_shapes(root: Path, *, images: int, seed: int) -> None:
     Raises:
         CocosegError: `root` holds something else.
     """
-    made_from = {"generator": 1, "images": images, "seed": seed}
+    made_from = {"generator": 2, "images": images, "seed": seed}
     annotation_file = root / "annotations" / "instances.json"
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -130,6 +130,7 @@ def _draw_object(image: PIL.Image.Image, category_id: int, rng: np.random.Genera
     centre = (rng.uniform(0.1, 0.9) * width, rng.uniform(0.1, 0.9) * height)
     angle = rng.uniform(0, 2 * math.pi)
     parts, hole = OUTLINES[CATEGORIES[category_id]](*centre, radius, angle)
+    parts = [part for part in (_clipped(part, width, height) for part in parts) if part]
     region = _filled(image.size, parts)
     if hole is not None:
         region &= ~_filled(image.size, [hole])
@@ -193,6 +194,24 @@ def _polar(x: float, y: float, radii: list[float], angle: float) -> Polygon:
         turn = angle + 2 * math.pi * corner / len(radii)
         points += [round(x + radius * math.cos(turn), 2), round(y + radius * math.sin(turn), 2)]
     return points
+
+
+def _clipped(polygon: Polygon, width: int, height: int) -> Polygon:
+    """The part of a polygon inside the image, edge by edge (Sutherland and Hodgman 1974)."""
+    points = list(zip(polygon[0::2], polygon[1::2], strict=True))
+    for axis, limit, sign in ((0, 0, 1), (0, width, -1), (1, 0, 1), (1, height, -1)):
+        kept = []
+        for before, here in zip([*points[-1:], *points[:-1]], points, strict=True):
+            inside = [(point[axis] - limit) * sign >= 0 for point in (before, here)]
+            if inside[0] != inside[1]:
+                share = (limit - before[axis]) / (here[axis] - before[axis])
+                crossing = [round(b + share * (h - b), 2) for b, h in zip(before, here, strict=True)]
+                crossing[axis] = limit
+                kept.append(tuple(crossing))
+            if inside[1]:
+                kept.append(here)
+        points = kept
+    return [coordinate for point in points for coordinate in point]
 
 
 Outline = tuple[list[Polygon], Polygon | None]  # the parts, and a hole
