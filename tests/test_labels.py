@@ -1,10 +1,19 @@
 import json
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import PIL.Image
 import pytest
 
 from cocoseg.coco import Category
+from cocoseg.config import Config, DataConfig, PrepareConfig, SubsetConfig
+from cocoseg.encoding import MaskEncoding
 from cocoseg.errors import CocosegError
 from cocoseg.labels import LabelMap
+from cocoseg.masks import create_segmentation_masks
+from cocoseg.prepare import prepare
+from conftest import run_program, write_coco
 
 CATEGORIES = [Category(18, "dog"), Category(1, "person"), Category(58, "hot dog"), Category(3, "car")]
 
@@ -83,3 +92,235 @@ def test_difference() -> None:
     assert labels.difference(renamed) == "class 2 is 'car' (category 3) against 'bus' (category 3)"
     renumbered = LabelMap.from_categories([*CATEGORIES[:3], Category(4, "car")])
     assert labels.difference(renumbered) == "class 2 is 'car' (category 3) against 'car' (category 4)"
+
+
+# --- classes of several categories
+
+ZOO = [
+    Category(18, "dog", "animal"),
+    Category(1, "person", "person"),
+    Category(44, "bottle", "kitchen"),
+    Category(3, "car", "vehicle"),
+    Category(17, "cat", "animal"),
+    Category(2, "bicycle", "vehicle"),
+]
+
+
+def ids(labels: LabelMap) -> list[tuple[str, tuple[int, ...]]]:
+    return [(label.name, label.category_ids) for label in labels.classes[1:]]
+
+
+def test_supercategories() -> None:
+    labels = LabelMap.from_categories(ZOO, grouping="supercategories")
+    assert ids(labels) == [("person", (1,)), ("vehicle", (2, 3)), ("animal", (17, 18)), ("kitchen", (44,))]
+    assert labels.index_of == {1: 1, 2: 2, 3: 2, 17: 3, 18: 3, 44: 4}
+    assert labels.names == ["background", "person", "vehicle", "animal", "kitchen"]
+    assert [label.category_id for label in labels.classes] == [None, 1, None, None, 44]
+    assert LabelMap.from_categories(reversed(ZOO), grouping="supercategories") == labels
+
+
+def test_supercategories_of_chosen_ones() -> None:
+    labels = LabelMap.from_categories(ZOO, ["dog", "bottle", 3], "supercategories")
+    assert ids(labels) == [("vehicle", (3,)), ("animal", (18,)), ("kitchen", (44,))]
+
+
+@pytest.mark.parametrize("supercategory", [None, ""])
+def test_missing_supercategory(supercategory: str | None) -> None:
+    categories = [*ZOO, Category(90, "toothbrush", supercategory)]
+    with pytest.raises(CocosegError, match=r"data\.labels=supercategories: category 90 \('toothbrush'\)"):
+        LabelMap.from_categories(categories, grouping="supercategories")
+    assert len(LabelMap.from_categories(categories, ["dog"], "supercategories")) == 2
+
+
+def test_groups_keep_their_order() -> None:
+    grouping = {"wheels": ["car", 2], "alive": [18, "person", "cat"], "glass": ["bottle"]}
+    labels = LabelMap.from_categories(ZOO, grouping=grouping)
+    assert ids(labels) == [("wheels", (3, 2)), ("alive", (18, 1, 17)), ("glass", (44,))]
+    assert labels.index_of == {3: 1, 2: 1, 18: 2, 1: 2, 17: 2, 44: 3}
+    assert len({label.color for label in labels.classes}) == 4
+    other = LabelMap.from_categories(ZOO, grouping=dict(reversed(grouping.items())))
+    assert other.names == ["background", "glass", "alive", "wheels"]
+
+
+def test_groups_may_leave_categories_out() -> None:
+    assert LabelMap.from_categories(ZOO, grouping={"pet": ["cat"]}).index_of == {17: 1}
+
+
+@pytest.mark.parametrize(
+    ("grouping", "message"),
+    [
+        ({"pet": ["cat", "dog"], "feline": ["cat"]}, "data.labels: 'cat' is in 'pet' and in 'feline'"),
+        ({"pet": ["cat", "dog"], "feline": [17]}, "data.labels: 17 is in 'pet' and in 'feline'"),
+        ({"pet": ["cat", "dogg"]}, "data.labels.pet: no category 'dogg'; did you mean 'dog'?"),
+        (
+            {"pet": ["zzz"]},
+            "data.labels.pet: no category 'zzz'; known: person, bicycle, car, cat, dog, bottle",
+        ),
+        ({"pet": [4]}, "data.labels.pet: no category 4; known:"),
+    ],
+    ids=str,
+)
+def test_bad_groups(grouping: dict[str, list[int | str]], message: str) -> None:
+    with pytest.raises(CocosegError) as caught:
+        LabelMap.from_categories(ZOO, grouping=grouping)
+    assert str(caught.value).startswith(message)
+
+
+def test_groups_of_what_was_not_chosen() -> None:
+    grouping = {"pet": ["cat", "dog"]}
+    with pytest.raises(CocosegError, match=r"data\.labels\.pet: no category 'dog'"):
+        LabelMap.from_categories(ZOO, ["cat", "car"], grouping)
+    assert LabelMap.from_categories(ZOO, ["cat", "car", "dog"], grouping).index_of == {17: 1, 18: 1}
+
+
+def test_grouping_makes_room() -> None:
+    many = [Category(i, f"c{i}", f"s{i % 254}") for i in range(1, 1000)]
+    assert len(LabelMap.from_categories(many, grouping="supercategories")) == 255
+    with pytest.raises(CocosegError, match=r"999 categories, .*data\.labels"):
+        LabelMap.from_categories(many)
+    with pytest.raises(CocosegError, match="255 "):
+        LabelMap.from_categories(many, grouping={f"g{i}": [i] for i in range(1, 256)})
+
+
+def test_groups_through_json() -> None:
+    labels = LabelMap.from_categories(ZOO, grouping={"wheels": ["car", 2], "glass": ["bottle"]})
+    content = json.loads(json.dumps(labels.to_dict()))
+    assert LabelMap.from_dict(content) == labels
+    assert [(c["category_id"], c["category_ids"]) for c in content["classes"]] == [
+        (None, []),
+        (None, [3, 2]),
+        (44, [44]),
+    ]
+
+
+def test_difference_of_groups() -> None:
+    labels = [
+        LabelMap.from_categories(ZOO, grouping={"pet": members}) for members in (["cat", "dog"], ["cat"])
+    ]
+    assert labels[0].difference(labels[0]) is None
+    assert (
+        labels[0].difference(labels[1]) == "class 1 is 'pet' (categories 17, 18) against 'pet' (category 17)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("grouping", "pixel", "numbers"),
+    [
+        ("all", "category_id", [1, 2, 3, 17, 18, 44]),
+        ("supercategories", "class_index", [1, 2, 3, 4]),
+        ({"one": ["person"], "two": ["dog"], "three": ["bottle"]}, "category_id", [1, 18, 44]),
+        ({"two": ["dog"], "one": ["person"]}, "class_index", [1, 2]),
+        ({"one": ["person"], "two": ["dog", "cat"]}, "class_index", [1, 2]),
+        ({"two": ["dog"]}, "category_id", [18]),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("encoding", ["palette", "uint16", "x100"])
+def test_what_masks_hold(
+    tmp_path: Path, grouping: Any, pixel: str, numbers: list[int], encoding: str
+) -> None:
+    masks = MaskEncoding(encoding, LabelMap.from_categories(ZOO, grouping=grouping))
+    assert masks.pixel == pixel
+    visible = range(len(numbers) + 1)
+    assert masks.file_name("a/b.jpg", visible) == f"a/b_mask_cats_{'_'.join(map(str, numbers))}.png"
+    mask = np.array([[*visible, 255]], dtype=np.uint8)
+    masks.write(mask, tmp_path / "mask.png")
+    with PIL.Image.open(tmp_path / "mask.png") as image:
+        found = np.asarray(image)[0].tolist()
+    scale = 100 if encoding == "x100" else 1
+    assert found == [0, *(scale * n for n in numbers), 255 if encoding == "palette" else 65535]
+    masks.save(tmp_path)
+    np.testing.assert_array_equal(MaskEncoding.load(tmp_path).read(tmp_path / "mask.png"), mask)
+
+
+# --- from the annotation file to the masks
+
+
+def box(left: int, top: int, right: int, bottom: int) -> list[list[int]]:
+    return [[left, top, right, top, right, bottom, left, bottom]]
+
+
+@pytest.fixture
+def pets(tmp_path: Path) -> Path:
+    """An image of 8 x 6 pixels with a cat (2), a dog (5) and, over both, an eel (9)."""
+    (tmp_path / "images").mkdir()
+    PIL.Image.new("RGB", (8, 6)).save(tmp_path / "images" / "a.png")
+    return write_coco(
+        tmp_path / "c.json",
+        annotations=[
+            {"id": 1, "image_id": 1, "category_id": 9, "segmentation": box(1, 1, 6, 2)},
+            {"id": 2, "image_id": 1, "category_id": 2, "segmentation": box(0, 0, 2, 5)},
+            {"id": 3, "image_id": 1, "category_id": 5, "segmentation": box(5, 0, 7, 5)},
+        ],
+        categories=[{"id": i, "name": name} for i, name in ((2, "cat"), (5, "dog"), (9, "eel"))],
+    )
+
+
+def drawn(file: Path, **rules: Any) -> tuple[str, list[str]]:
+    """Name and pixels of the mask; ignored pixels are #."""
+    folder = file.parent / "masks"
+    (record,) = create_segmentation_masks(file.parent / "images", file, folder, workers=1, **rules)
+    with PIL.Image.open(folder / record.mask) as image:
+        rows = np.asarray(image).tolist()
+    return record.mask, ["".join({0: ".", 255: "#"}.get(v, str(v)) for v in row) for row in rows]
+
+
+def test_others_are_background(pets: Path) -> None:
+    grouping = {"furry": ["dog", "cat"]}
+    assert drawn(pets, labels=grouping) == ("a_mask_cats_1.png", 6 * ["111..111"])
+
+
+@pytest.mark.parametrize("overlap", ["max", "smallest", "ignore"])
+def test_others_are_ignored_beneath(pets: Path, overlap: str) -> None:
+    rows = ["111..111", "111##111", "111##111", "111..111", "111..111", "111..111"]
+    found = drawn(pets, labels={"furry": ["dog", "cat"]}, other="ignore", overlap=overlap)
+    assert found == ("a_mask_cats_1.png", rows)
+
+
+def test_others_that_were_not_chosen_are_ignored(pets: Path) -> None:
+    name, rows = drawn(pets, categories=["cat"], other="ignore")
+    assert name == "a_mask_cats_2.png"
+    assert rows == ["222..###", "222#####", "222#####", "222..###", "222..###", "222..###"]
+
+
+def test_the_order_of_groups_is_that_of_the_rule_max(pets: Path) -> None:
+    found = drawn(pets, labels={"fish": ["eel"], "furry": ["dog", "cat"]})
+    rows = ["222..222", "22211222", "22211222", "222..222", "222..222", "222..222"]
+    assert found == ("a_mask_cats_1_2.png", rows)
+
+
+def test_one_to_one_groups_hold_category_ids(pets: Path) -> None:
+    found = drawn(pets, labels={"furry": ["cat"], "fish": ["eel"]}, other="ignore")
+    rows = ["222..###", "2999999#", "2999999#", "222..###", "222..###", "222..###"]
+    assert found == ("a_mask_cats_2_9.png", rows)
+
+
+def test_groups_in_another_order_are_prepared_anew(pets: Path, tmp_path: Path) -> None:
+    data = DataConfig(
+        images=str(tmp_path / "images"),
+        annotations=str(pets),
+        prepared_dir=str(tmp_path / "prepared"),
+        subset=SubsetConfig(size=None),
+    )
+    config = Config(data=data, prepare=PrepareConfig(workers=1))
+    for names in (["fish", "furry"], ["furry", "fish"]):
+        groups = {"fish": ["eel"], "furry": ["dog", "cat"]}
+        data.labels = {name: groups[name] for name in names}
+        prepare(config)
+        assert MaskEncoding.load(tmp_path / "prepared").labels.names == ["background", *names]
+
+
+def test_groups_on_the_command_line(pets: Path, tmp_path: Path) -> None:
+    done = run_program(
+        "prepare",
+        "data=custom",
+        f"data.images={tmp_path / 'images'}",
+        f"data.annotations={pets}",
+        "data.labels={vehicle:[cat,9],animal:[dog]}",
+        "data.prepared_dir=prepared",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    content = json.loads((tmp_path / "prepared" / "labels.json").read_bytes())
+    expected = [("vehicle", [2, 9]), ("animal", [5])]
+    assert [(c["name"], c["category_ids"]) for c in content["classes"][1:]] == expected

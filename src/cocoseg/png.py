@@ -1,6 +1,7 @@
 """PNG files of label masks: long runs of equal values, so run lengths are all the compressor looks for.
 
-As small as zlib's level 6 makes them, at the cost of level 1. Format: https://www.w3.org/TR/png-3/.
+Files are about as small as those of Pillow's level 6, in a third of the time. Format:
+https://www.w3.org/TR/png-3/.
 """
 
 import struct
@@ -11,7 +12,7 @@ import numpy as np
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREYSCALE, _PALETTE = 0, 3  # colour types
-_NO_FILTER, _SUB = 0, 1  # what is done to a row before it is compressed: nothing, or differences in it
+_NO_FILTER, _UP = 0, 2  # what is done to a row before it is compressed: nothing, or minus the row above
 _STRIP = 1 << 15  # pixels: what is worked on at a time stays in the processor's cache
 
 
@@ -35,9 +36,11 @@ def encode(mask: np.ndarray, values: np.ndarray, palette: bytes | None = None) -
 
 
 def _compress(mask: np.ndarray, values: np.ndarray) -> bytes:
-    deflate = zlib.compressobj(level=1, strategy=zlib.Z_RLE)
-    rows = _rows if values.itemsize == 1 else _rows_of_differences
-    return b"".join(map(deflate.compress, rows(mask, values))) + deflate.flush()
+    if values.itemsize == 1:
+        rows, deflate = _rows(mask, values), zlib.compressobj(level=1, strategy=zlib.Z_RLE)
+    else:
+        rows, deflate = _rows_of_differences(mask, values), zlib.compressobj(level=4)
+    return b"".join(map(deflate.compress, rows)) + deflate.flush()
 
 
 def _rows(mask: np.ndarray, values: np.ndarray) -> Iterator[np.ndarray]:
@@ -52,14 +55,15 @@ def _rows(mask: np.ndarray, values: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _rows_of_differences(mask: np.ndarray, values: np.ndarray) -> Iterator[np.ndarray]:
-    """Strips of (n, 1 + 2·W) uint8; equal 16-bit pixels are no runs of equal bytes, their differences are."""
+    """Strips of (n, 1 + 2·W) uint8; equal 16-bit pixels are no runs of equal bytes, equal rows are."""
     big_endian = values.astype(">u2")
+    above = np.zeros((1, 2 * mask.shape[1]), dtype=np.uint8)
     for strip in _strips(mask):
-        pixels = big_endian[strip].view(np.uint8)
+        pixels = np.ascontiguousarray(big_endian[strip]).view(np.uint8)
         rows = np.empty((len(strip), 1 + pixels.shape[1]), dtype=np.uint8)
-        rows[:, 0] = _SUB
-        rows[:, 1:3] = pixels[:, :2]
-        np.subtract(pixels[:, 2:], pixels[:, :-2], out=rows[:, 3:])
+        rows[:, 0] = _UP
+        np.subtract(pixels, np.concatenate((above, pixels[:-1])), out=rows[:, 1:])
+        above = pixels[-1:]
         yield rows
 
 

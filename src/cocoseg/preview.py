@@ -91,7 +91,7 @@ def _draw_tile(
     sheet.paste(picture, (x + (WIDTH - size[0]) // 2, y + (HEIGHT - size[1]) // 2))
     draw = PIL.ImageDraw.Draw(sheet)
     font = PIL.ImageFont.load_default(size=12)
-    draw.text((x, y + HEIGHT + 2), _fitting(draw, image_file.name, font), fill=(96, 96, 96), font=font)
+    draw.text((x, y + HEIGHT + 2), _fitting(draw, image_file.name, font, WIDTH), fill=(96, 96, 96), font=font)
     counts = np.bincount(mask.ravel(), minlength=256)[:IGNORE_INDEX]
     visible = [int(index) for index in np.argsort(-counts, kind="stable") if index and counts[index]]
     _draw_names(
@@ -109,23 +109,29 @@ def _draw_names(
     """Names on their colours, the largest class first; how many more there are where they don't fit."""
     x, y = left, top
     for number, (name, color) in enumerate(names):
-        text = _fitting(draw, name, font)
+        text = _fitting(draw, name, font, WIDTH - 8)
         width = round(draw.textlength(text, font=font)) + 8
-        more = f"+{len(names) - number}"
-        reserve = draw.textlength(more, font=font) + 4 if y > top and number < len(names) - 1 else 0
-        if x + width + reserve > left + WIDTH and y == top:
+        if x + width > left + WIDTH and y == top:
             x, y = left, top + LINE
-        elif x + width + reserve > left + WIDTH:
-            draw.text((x, y + 1), more, fill=(96, 96, 96), font=font)
-            return
+        more = f"+{len(names) - number}"
+        if y > top:  # the last line: the count of what follows must fit behind the name
+            room = (
+                left + WIDTH - x - (round(draw.textlength(more, font=font)) + 4) * (number < len(names) - 1)
+            )
+            if width > room and x > left:
+                draw.text((x, y + 1), more, fill=(96, 96, 96), font=font)
+                return
+            text = _fitting(draw, text, font, room - 8)
+            width = round(draw.textlength(text, font=font)) + 8
         dark = 299 * color[0] + 587 * color[1] + 114 * color[2] < 140_000  # luma, ITU-R BT.601
         draw.rectangle((x, y, x + width - 1, y + LINE - 3), fill=color)
         draw.text((x + 4, y + 1), text, fill="white" if dark else "black", font=font)
         x += width + 4
 
 
-def _fitting(draw: PIL.ImageDraw.ImageDraw, text: str, font: PIL.ImageFont.FreeTypeFont) -> str:
-    """The text, its end cut off where it is wider than a picture."""
-    while draw.textlength(text, font=font) > WIDTH - 8:
+def _fitting(draw: PIL.ImageDraw.ImageDraw, text: str, font: PIL.ImageFont.FreeTypeFont, width: int) -> str:
+    """The text on one line, its end cut off where it is wider."""
+    text = " ".join(text.split())
+    while draw.textlength(text, font=font) > width and len(text) > 1:
         text = text[: -max(2, len(text) // 20)] + "…"
     return text

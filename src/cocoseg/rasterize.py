@@ -157,23 +157,18 @@ def paint(layers: Layers, height: int, width: int, overlap: str, rasterizer: str
     for shape in objects:  # the later one covers the earlier
         canvas.draw(shape, shape.class_index)
     if overlap == "ignore":
-        canvas.pixels[contested(layers, canvas.pixels, rasterizer)] = IGNORE_INDEX
+        canvas.pixels[canvas.pixels != _lowest(layers, height, width, rasterizer)] = IGNORE_INDEX
     return canvas.pixels
 
 
-def contested(layers: Layers, highest: np.ndarray, rasterizer: str) -> np.ndarray:
-    """Where objects of different classes overlap: (H, W) bool.
-
-    Args:
-        highest: the mask by the rule `max`. Drawn the other way round, the lowest class lies on top; both
-            agree wherever there is only one.
-    """
-    canvas = Canvas(*highest.shape, rasterizer)
+def _lowest(layers: Layers, height: int, width: int, rasterizer: str) -> np.ndarray:
+    """The mask with the lowest class on top: unlike the one by `max` wherever several classes overlap."""
+    canvas = Canvas(height, width, rasterizer)
     for region in layers.regions:
         canvas.draw(region, IGNORE_INDEX)
     for shape in sorted(layers.objects, key=lambda shape: -shape.class_index):
         canvas.draw(shape, shape.class_index)
-    return canvas.pixels != highest
+    return canvas.pixels
 
 
 class Canvas:

@@ -161,7 +161,7 @@ def as_markdown(report: Mapping[str, Any]) -> str:
         f"- {images['chosen']} of {images['in_file']} images, {images['empty']} without a pixel of any class",
         f"- sizes (width x height): {_sizes(images['sizes'])}",
         f"- {annotations['used']} annotations, {_percent(annotations['crowd_share'])} of them crowds",
-        f"- {pixels['total'] / 1e6:.1f} million pixels: {_percent(pixels['background_share'])} background, "
+        f"- {pixels['total'] / 1e6:.3g} million pixels: {_percent(pixels['background_share'])} background, "
         f"{_percent(pixels['ignored_share'])} ignored",
         f"- rules: {rules}",
         "",
@@ -178,8 +178,8 @@ def as_markdown(report: Mapping[str, Any]) -> str:
     for c in report["classes"]:
         ids = " ".join(map(str, c["category_ids"]))
         lines.append(
-            f"| {c['name']} | {c['index']} | {ids} | {c['images']} | {c['annotations']} | {c['pixels']} "
-            f"| {_percent(c['pixel_share'])} |"
+            f"| {_cell(c['name'])} | {c['index']} | {ids} | {c['images']} | {c['annotations']} "
+            f"| {c['pixels']} | {_percent(c['pixel_share'])} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -207,13 +207,18 @@ def _overlap_lines(report: Mapping[str, Any]) -> list[str]:
         hidden = c["hidden_share"]
         best = min(OVERLAPS, key=hidden.__getitem__)
         row = " | ".join(_percent(hidden[name]) for name in OVERLAPS)
-        lines.append(f"| {c['name']} | {c['covered_pixels']} | {row} | `{best}` |")
+        lines.append(f"| {_cell(c['name'])} | {c['covered_pixels']} | {row} | `{best}` |")
     return [*lines, ""] if losers else lines
 
 
 def _sizes(sizes: Mapping[str, int]) -> str:
     shown = [f"{size} ({count})" for size, count in list(sizes.items())[:5]]
     return ", ".join(shown) + (f" and {len(sizes) - 5} others" if len(sizes) > 5 else "")
+
+
+def _cell(name: str) -> str:
+    """A name that neither ends the cell nor the row of a table."""
+    return " ".join(name.split()).replace("|", r"\|")
 
 
 def _share(part: int, whole: int) -> float:

@@ -7,7 +7,7 @@ import numpy as np
 
 from cocoseg.config import OVERLAPS
 from cocoseg.labels import IGNORE_INDEX
-from cocoseg.rasterize import Canvas, Layers, Polygons, Shape, contested, paint
+from cocoseg.rasterize import Canvas, Layers, Polygons, Shape, paint
 
 # What may be wrong with an annotation that is no error.
 BROKEN = "polygons of fewer than 3 points or an odd number of coordinates, left out"
@@ -47,37 +47,42 @@ def survey(layers: Layers, mask: np.ndarray, overlap: str, rasterizer: str) -> S
     doubts = {what: ids for what, ids in _doubts(layers, *mask.shape) if ids}
     if len(classes) < 2:
         return Survey(pixels, {index: pixels[index] for index in classes if index in pixels}, {}, doubts)
-    covered, hidden = _overlaps(layers, classes, mask, overlap, rasterizer)
+    layers_of = {index: _layer(layers, index, mask.shape, rasterizer) for index in classes}
+    covered = {index: count for index, layer in layers_of.items() if (count := _count(layer, 1))}
+    spots = np.flatnonzero(sum(layers_of.values()) > 1)
+    hidden = _hidden(layers, layers_of, spots, mask, overlap, rasterizer) if spots.size else {}
     return Survey(pixels, covered, hidden, doubts)
 
 
-def _overlaps(
-    layers: Layers, classes: list[int], mask: np.ndarray, overlap: str, rasterizer: str
-) -> tuple[dict[int, int], dict[str, dict[int, int]]]:
-    """Pixels covered by each class, and those hidden by each rule."""
-    masks = {overlap: mask}
-    if overlap != "max":
-        masks["max"] = paint(layers, *mask.shape, "max", rasterizer)
-    spots = np.flatnonzero(contested(layers, masks["max"], rasterizer))
-    covered = {index: _count(masks["max"], index) for index in classes}
-    if not spots.size:
-        return {index: count for index, count in covered.items() if count}, {}
-    if overlap != "smallest":
-        masks["smallest"] = paint(layers, *mask.shape, "smallest", rasterizer)
-    given = {rule: drawn.ravel()[spots] for rule, drawn in masks.items()}
-    given["ignore"] = np.full(spots.size, IGNORE_INDEX, dtype=np.uint8)
+def _layer(layers: Layers, index: int, shape: tuple[int, int], rasterizer: str) -> np.ndarray:
+    """What the objects of one class cover: (H, W) uint8, 1 there."""
+    canvas = Canvas(*shape, rasterizer)
+    for drawn in layers.objects:
+        if drawn.class_index == index:
+            canvas.draw(drawn, 1)
+    return canvas.pixels
+
+
+def _hidden(
+    layers: Layers,
+    layers_of: dict[int, np.ndarray],
+    spots: np.ndarray,
+    mask: np.ndarray,
+    overlap: str,
+    rasterizer: str,
+) -> dict[str, dict[int, int]]:
+    """Overlap rule -> class -> pixels that it loses; only the spots where several classes are can be lost."""
+    drawn = {overlap: mask.ravel()[spots], "ignore": np.full(spots.size, IGNORE_INDEX, dtype=np.uint8)}
+    for rule in ("max", "smallest"):
+        if rule not in drawn:
+            drawn[rule] = paint(layers, *mask.shape, rule, rasterizer).ravel()[spots]
     hidden: dict[str, dict[int, int]] = {rule: {} for rule in OVERLAPS}
-    for index in classes:
-        canvas = Canvas(*mask.shape, rasterizer)
-        for shape in layers.objects:
-            if shape.class_index == index:
-                canvas.draw(shape, 1)
-        claims = _count(canvas.pixels.ravel()[spots], 1)
-        covered[index] += claims - _count(given["max"], index)
+    for index, layer in layers_of.items():
+        claims = _count(layer.ravel()[spots], 1)
         for rule in OVERLAPS:
-            if lost := claims - _count(given[rule], index):
+            if lost := claims - _count(drawn[rule], index):
                 hidden[rule][index] = lost
-    return {index: count for index, count in covered.items() if count}, hidden
+    return hidden
 
 
 def _count(pixels: np.ndarray, value: int) -> int:
