@@ -347,7 +347,6 @@ def test_a_killed_run_is_redone(
         (tmp_path / "prepared" / "new.part" / "9_mask_cats_2.png").write_bytes(b"half")
         (tmp_path / "prepared" / "prepared.json").write_text('{"complete": false}')
     else:
-
         replace = Path.replace
 
         def kill(path: Path, target: Path) -> None:

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cocoseg.config import Config, check
 from cocoseg.errors import CocosegError
-from cocoseg.files import from_here
+from cocoseg.files import from_here, write_bytes
 
 BAD_INPUT = CocosegError.exit_code
 INTERRUPTED = 130  # as a shell counts: 128 + SIGINT
@@ -86,14 +86,13 @@ def start_run(config: DictConfig, *, overwrite: bool) -> Path:
         CocosegError: the folder holds a run already, which is not to be overwritten.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
-    try:
-        with (folder / "config.yaml").open("w" if overwrite else "x") as file:
-            OmegaConf.save(config, file, resolve=True)
-    except FileExistsError as error:
+    file = folder / "config.yaml"
+    if file.exists() and not overwrite:
         raise CocosegError(
             f"run_dir: {from_here(folder)} holds a run already; name another folder, "
             "or go on with that run by ckpt_path"
-        ) from error
+        )
+    write_bytes(file, OmegaConf.to_yaml(config, resolve=True).encode())
     return folder
 
 

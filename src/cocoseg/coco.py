@@ -4,8 +4,10 @@ The file is decoded into small structs; a segmentation stays a view into the fil
 is drawn. Format: https://cocodataset.org/#format-data (instances).
 """
 
+import codecs
 import json
 import math
+import unicodedata
 from collections.abc import Collection, Iterable
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -108,6 +110,8 @@ def read(path: Path) -> CocoFile:
         content = path.read_bytes()
     except OSError as error:
         raise CocosegError(f"{path}: can't be read ({error.strerror})") from error
+    content = content.removeprefix(codecs.BOM_UTF8)
+    _check_encoding(path, content)
     try:
         try:
             decoded = msgspec.json.decode(content, type=_Content)
@@ -124,6 +128,11 @@ def is_inside(file_name: str) -> bool:
     path = PureWindowsPath(file_name)  # splits at \ and / and knows drives
     outside = path.drive or path.root or ".." in path.parts or "\0" in file_name
     return not outside and bool(path.name)
+
+
+def _breaks_lines(name: str) -> bool:
+    """Whether it holds control characters or line breaks, which would tear messages and tables apart."""
+    return not name.isprintable() and any(unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in name)
 
 
 def _join(items: Iterable[msgspec.Raw]) -> msgspec.Raw:
@@ -148,11 +157,29 @@ def _where(content: bytes, error: msgspec.ValidationError) -> str:
     return str(error)
 
 
+def _check_encoding(path: Path, content: bytes) -> None:
+    """In pieces: as one string a large file would take up several times its size."""
+    if content.isascii():
+        return
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        for start in range(0, len(content), 1 << 20):
+            decoder.decode(content[start : start + (1 << 20)])
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        raise CocosegError(
+            f"{path}: not UTF-8, as JSON must be ({error.reason}); save it as UTF-8"
+        ) from error
+
+
 def _where_no_number(content: bytes) -> str | None:
     """Where a file that is no JSON holds NaN or infinity, which Python's json module writes and reads."""
+    found: list[str] = []
     try:
-        parts = json.loads(content)
+        parts = json.loads(content, parse_constant=lambda name: found.append(name) or math.nan)
     except (ValueError, RecursionError):
+        return None
+    if not found:
         return None
     if isinstance(parts, dict):
         for key in ("images", "annotations", "categories"):
@@ -161,7 +188,7 @@ def _where_no_number(content: bytes) -> str | None:
                     if not _is_finite(value):
                         which = f"{key[:-1]} {item['id']}" if "id" in item else f"{key}[{number}]"
                         return f"{which} has NaN or infinity in its {name}, which is no number in JSON"
-    return "it holds NaN or infinity, which is no number in JSON"
+    return f"it holds {found[0]}, which is no number in JSON"
 
 
 def _is_finite(value: Any) -> bool:
@@ -221,7 +248,7 @@ def _check_image(path: Path, image: Image) -> None:
             f"{path}: image {image.id} is said to be {image.width}x{image.height} pixels; "
             f"between 1 and {MAX_PIXELS} pixels are allowed"
         )
-    if not is_inside(image.file_name):
+    if not is_inside(image.file_name) or _breaks_lines(image.file_name):
         raise CocosegError(
             f"{path}: image {image.id} has the file_name {image.file_name!r}; "
             "it must be a path inside the image folder"

@@ -29,6 +29,8 @@ from cocoseg.subset import choose, rank
 
 log = logging.getLogger(__name__)
 
+NEW = "new.part"  # folder in which everything is made before it takes the place of what was there
+
 
 class _Source(NamedTuple):
     """What was read and chosen."""
@@ -61,6 +63,7 @@ def prepare(config: Config, *, may_download: bool = False) -> None:
         for job in (train, val):
             if job is not None:
                 remove_parts(job.folder)
+                shutil.rmtree(job.folder / NEW, ignore_errors=True)
         if fetches:
             _fetch_annotations(data, [job.annotation_file for job in (train, val) if job])
         labels = _prepare_set(train, config.prepare.workers, fetches)
@@ -105,8 +108,7 @@ def _prepare_set(job: Job, workers: int | None, fetches: bool, expected: LabelMa
     if not (job.folder / "prepared.json").exists():
         write_json(job.folder / "prepared.json", {"complete": False})  # the folder is ours from here on
     _require_images(job, source.images, fetches)
-    new = job.folder / "new.part"
-    shutil.rmtree(new, ignore_errors=True)
+    new = job.folder / NEW
     try:
         tally = _draw(job, source, new / "masks", workers)
         doubts = find_doubts(source.coco, source.labels, tally)

@@ -1,6 +1,6 @@
 """What is on one image: pixels per class, what each overlap rule hides, doubtful annotations."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -40,32 +40,45 @@ def survey(layers: Layers, mask: np.ndarray, overlap: str, rasterizer: str) -> S
         layers: its annotations.
         mask: (H, W) uint8, drawn from them with these rules.
     """
-    classes = sorted({shape.class_index for shape in layers.objects})
-    pixels = {index: count for index in (*classes, IGNORE_INDEX) if (count := _count(mask, index))}
-    if background := mask.size - sum(pixels.values()):
-        pixels[0] = background
     doubts = {what: ids for what, ids in _doubts(layers, *mask.shape) if ids}
-    if len(classes) < 2:
-        return Survey(pixels, {index: pixels[index] for index in classes if index in pixels}, {}, doubts)
-    layers_of = {index: _layer(layers, index, mask.shape, rasterizer) for index in classes}
-    covered = {index: count for index, layer in layers_of.items() if (count := _count(layer, 1))}
-    spots = np.flatnonzero(sum(layers_of.values()) > 1)
-    hidden = _hidden(layers, layers_of, spots, mask, overlap, rasterizer) if spots.size else {}
-    return Survey(pixels, covered, hidden, doubts)
+    classes = sorted({shape.class_index for shape in layers.objects})
+    layer_of = {index: _layer(layers, index, mask.shape, rasterizer) for index in classes}
+    covered = {index: int(np.count_nonzero(layer)) for index, layer in layer_of.items()}
+    claims = _total(layer_of.values(), mask.shape)
+    spots = np.flatnonzero(claims > 1)
+    hidden = _hidden(layers, layer_of, spots, mask, overlap, rasterizer) if spots.size else {}
+    lost = hidden.get(overlap, {})
+    pixels = {index: covered[index] - lost.get(index, 0) for index in classes}
+    if layers.regions or overlap == "ignore":
+        pixels[IGNORE_INDEX] = _count(mask, IGNORE_INDEX)
+    pixels[0] = mask.size - sum(pixels.values())
+    return Survey(_some(pixels), _some(covered), hidden, doubts)
+
+
+def _total(layers: Iterable[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
+    """How many classes claim each pixel: (H, W) uint8."""
+    total = np.zeros(shape, dtype=np.uint8)
+    for layer in layers:
+        total += layer
+    return total
+
+
+def _some(counts: dict[int, int]) -> dict[int, int]:
+    return {index: count for index, count in counts.items() if count}
 
 
 def _layer(layers: Layers, index: int, shape: tuple[int, int], rasterizer: str) -> np.ndarray:
-    """What the objects of one class cover: (H, W) uint8, 1 there."""
+    """What the objects of one class cover: (H, W) bool."""
     canvas = Canvas(*shape, rasterizer)
     for drawn in layers.objects:
         if drawn.class_index == index:
             canvas.draw(drawn, 1)
-    return canvas.pixels
+    return canvas.pixels.view(bool)
 
 
 def _hidden(
     layers: Layers,
-    layers_of: dict[int, np.ndarray],
+    layer_of: dict[int, np.ndarray],
     spots: np.ndarray,
     mask: np.ndarray,
     overlap: str,
@@ -77,8 +90,8 @@ def _hidden(
         if rule not in drawn:
             drawn[rule] = paint(layers, *mask.shape, rule, rasterizer).ravel()[spots]
     hidden: dict[str, dict[int, int]] = {rule: {} for rule in OVERLAPS}
-    for index, layer in layers_of.items():
-        claims = _count(layer.ravel()[spots], 1)
+    for index, layer in layer_of.items():
+        claims = int(np.count_nonzero(layer.ravel()[spots]))
         for rule in OVERLAPS:
             if lost := claims - _count(drawn[rule], index):
                 hidden[rule][index] = lost
