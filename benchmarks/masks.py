@@ -150,8 +150,9 @@ class Bench:
 
     def write_ours(self) -> None:
         for raw, image in zip(self.raw, self.coco.images, strict=True):
-            mask = draw_mask(raw, image.height, image.width).mask
-            self.encoding.write(mask, self.folder / f"{image.id}.png")
+            layers = parse_layers(raw, image.height, image.width, "ignore")
+            mask = paint(layers, image.height, image.width, "max", "pillow", self.encoding.drawn_values)
+            self.encoding.write_drawn(mask, self.folder / f"{image.id}.png")
 
     def write_theirs(self, draw: Callable[..., np.ndarray]) -> None:
         for objects, image in zip(self.objects, self.coco.images, strict=True):
@@ -163,7 +164,7 @@ class Bench:
         sizes = [(image.height, image.width) for image in self.coco.images]
         layers = [parse_layers(raw, *size, "ignore") for raw, size in zip(self.raw, sizes, strict=True)]
         drawn = [paint(layer, *size, "max", "pillow") for layer, size in zip(layers, sizes, strict=True)]
-        rows = [b"".join(map(bytes, png._rows(mask, self.encoding._values))) for mask in drawn]
+        rows = [b"".join(map(bytes, png._rows(mask, None))) for mask in drawn]
         return {
             "parse": lambda: [parse_layers(r, *s, "ignore") for r, s in zip(self.raw, sizes, strict=True)],
             "paint": lambda: [
@@ -171,7 +172,8 @@ class Bench:
             ],
             "zlib alone": lambda: [_zlib(row) for row in rows],
             "write a PNG": lambda: [
-                self.encoding.write(mask, self.folder / f"{number}.png") for number, mask in enumerate(drawn)
+                self.encoding.write_drawn(mask, self.folder / f"{number}.png")
+                for number, mask in enumerate(drawn)
             ],
             "report's figures": lambda: [
                 survey(one, m, "max", "pillow") for one, m in zip(layers, drawn, strict=True)

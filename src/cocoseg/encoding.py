@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Self
 
@@ -13,6 +13,7 @@ from cocoseg import png
 from cocoseg.errors import CocosegError
 from cocoseg.files import write_bytes, write_json
 from cocoseg.labels import IGNORE_INDEX, LabelMap
+from cocoseg.rasterize import INDICES
 
 _NAME_LIMIT = 240  # bytes of a mask's name without its ending; most file systems allow 255
 REMEDY = "delete it and run prepare.py again"
@@ -88,9 +89,18 @@ class MaskEncoding:
             raise CocosegError(f"{image_name}: the name of its mask would be too long; rename the image")
         return str(image.parent / f"{name}.png")
 
+    @property
+    def drawn_values(self) -> Sequence[int]:
+        """What to draw for each class index so that `write_drawn` has nothing left to translate."""
+        return self._values.tolist() if self.bits == 8 else INDICES
+
     def write(self, mask: np.ndarray, path: Path) -> None:
         """Write a label mask, (H, W) uint8 class indices, as PNG; whole or not at all."""
         write_bytes(path, png.encode(mask, self._values, self._palette))
+
+    def write_drawn(self, mask: np.ndarray, path: Path) -> None:
+        """Write a mask, (H, W) uint8, that was drawn in `drawn_values`; whole or not at all."""
+        write_bytes(path, png.encode(mask, None if self.bits == 8 else self._values, self._palette))
 
     def read(self, path: Path) -> np.ndarray:
         """Read a label mask: (H, W) uint8 class indices.

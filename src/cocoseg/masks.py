@@ -60,13 +60,14 @@ class _Painter:
             if self.output_dir is not None:
                 check_image(self.image_dir / image.file_name, image.width, image.height)
             layers = self._layers(task)
-            mask = paint(layers, image.height, image.width, rules.overlap, rules.rasterizer)
-            found = survey(layers, mask, rules.overlap, rules.rasterizer)
+            values = self.encoding.drawn_values
+            mask = paint(layers, image.height, image.width, rules.overlap, rules.rasterizer, values)
+            found = survey(layers, mask, rules.overlap, rules.rasterizer, values)
             name = self.encoding.file_name(image.file_name, found.pixels)
         except CocosegError as error:
             return error.sentence
         if self.output_dir is not None:
-            self.encoding.write(mask, self.output_dir / name)
+            self.encoding.write_drawn(mask, self.output_dir / name)
         return MaskRecord(image.file_name, name, found)
 
     def _layers(self, task: _Task) -> Layers:

@@ -16,16 +16,17 @@ _NO_FILTER, _UP = 0, 2  # what is done to a row before it is compressed: nothing
 _STRIP = 1 << 15  # pixels: what is worked on at a time stays in the processor's cache
 
 
-def encode(mask: np.ndarray, values: np.ndarray, palette: bytes | None = None) -> bytes:
+def encode(mask: np.ndarray, values: np.ndarray | None = None, palette: bytes | None = None) -> bytes:
     """The bytes of a PNG file.
 
     Args:
         mask: (H, W) uint8.
-        values: (256,) uint8, or uint16 for 16 bits a pixel; what the file holds for each value of the mask.
+        values: (256,) uint8, or uint16 for 16 bits a pixel: what the file holds for each value of the mask;
+            None for the mask's own.
         palette: 256 RGB triples for 8 bits a pixel; None for greyscale.
     """
     height, width = mask.shape
-    bits = 8 * values.itemsize
+    bits = 8 if values is None else 8 * values.itemsize
     color_type = _GREYSCALE if palette is None else _PALETTE
     header = struct.pack(">IIBBBBB", width, height, bits, color_type, 0, 0, 0)
     chunks = [(b"IHDR", header)]
@@ -35,22 +36,23 @@ def encode(mask: np.ndarray, values: np.ndarray, palette: bytes | None = None) -
     return _SIGNATURE + b"".join(_chunk(kind, content) for kind, content in chunks)
 
 
-def _compress(mask: np.ndarray, values: np.ndarray) -> bytes:
-    if values.itemsize == 1:
+def _compress(mask: np.ndarray, values: np.ndarray | None) -> bytes:
+    if values is None or values.itemsize == 1:
         rows, deflate = _rows(mask, values), zlib.compressobj(level=1, strategy=zlib.Z_RLE)
     else:
         rows, deflate = _rows_of_differences(mask, values), zlib.compressobj(level=4)
     return b"".join(map(deflate.compress, rows)) + deflate.flush()
 
 
-def _rows(mask: np.ndarray, values: np.ndarray) -> Iterator[np.ndarray]:
+def _rows(mask: np.ndarray, values: np.ndarray | None) -> Iterator[np.ndarray]:
     """Strips of (n, 1 + W) uint8: each row behind the number of its filter."""
-    table = values.tobytes()
+    table = None if values is None else values.tobytes()
     for strip in _strips(mask):
         rows = np.empty((len(strip), 1 + strip.shape[1]), dtype=np.uint8)
         rows[:, 0] = _NO_FILTER
-        # Bytes are translated several times faster than numpy looks values up.
-        rows[:, 1:] = np.frombuffer(strip.tobytes().translate(table), dtype=np.uint8).reshape(strip.shape)
+        if table is not None:  # bytes are translated several times faster than numpy looks values up
+            strip = np.frombuffer(strip.tobytes().translate(table), dtype=np.uint8).reshape(strip.shape)
+        rows[:, 1:] = strip
         yield rows
 
 

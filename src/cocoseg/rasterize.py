@@ -25,6 +25,7 @@ from cocoseg.config import CROWDS, OVERLAPS, RASTERIZERS
 from cocoseg.errors import CocosegError
 from cocoseg.labels import IGNORE_INDEX
 
+INDICES = range(256)  # class indices as they are
 _COORDINATE_LIMIT = 1e5  # pixels; pycocotools walks along every outline, and its integers overflow
 
 
@@ -145,8 +146,24 @@ def parse_layers(instances: Iterable[Instance], height: int, width: int, crowd: 
     return layers
 
 
-def paint(layers: Layers, height: int, width: int, overlap: str, rasterizer: str) -> np.ndarray:
-    """Draw what was read: (H, W) uint8 class indices; arguments as of `draw_mask`."""
+def paint(
+    layers: Layers,
+    height: int,
+    width: int,
+    overlap: str,
+    rasterizer: str,
+    values: Sequence[int] = INDICES,
+) -> np.ndarray:
+    """Draw what was read.
+
+    Args:
+        layers: the annotations of the image.
+        height, width, overlap, rasterizer: as of `draw_mask`.
+        values: what to draw for each class index; 255 for 255.
+
+    Returns:
+        (H, W) uint8: class indices, or what `values` has for them.
+    """
     canvas = Canvas(height, width, rasterizer)
     for region in layers.regions:
         canvas.draw(region, IGNORE_INDEX)
@@ -155,19 +172,20 @@ def paint(layers: Layers, height: int, width: int, overlap: str, rasterizer: str
     else:
         objects = sorted(layers.objects, key=lambda shape: shape.class_index)
     for shape in objects:  # the later one covers the earlier
-        canvas.draw(shape, shape.class_index)
+        canvas.draw(shape, values[shape.class_index])
     if overlap == "ignore":
-        canvas.pixels[canvas.pixels != _lowest(layers, height, width, rasterizer)] = IGNORE_INDEX
+        lowest = _lowest(layers, height, width, rasterizer, values)
+        canvas.pixels[canvas.pixels != lowest] = IGNORE_INDEX
     return canvas.pixels
 
 
-def _lowest(layers: Layers, height: int, width: int, rasterizer: str) -> np.ndarray:
+def _lowest(layers: Layers, height: int, width: int, rasterizer: str, values: Sequence[int]) -> np.ndarray:
     """The mask with the lowest class on top: unlike the one by `max` wherever several classes overlap."""
     canvas = Canvas(height, width, rasterizer)
     for region in layers.regions:
         canvas.draw(region, IGNORE_INDEX)
     for shape in sorted(layers.objects, key=lambda shape: -shape.class_index):
-        canvas.draw(shape, shape.class_index)
+        canvas.draw(shape, values[shape.class_index])
     return canvas.pixels
 
 

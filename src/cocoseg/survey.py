@@ -1,13 +1,13 @@
 """What is on one image: pixels per class, what each overlap rule hides, doubtful annotations."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from cocoseg.config import OVERLAPS
 from cocoseg.labels import IGNORE_INDEX
-from cocoseg.rasterize import Canvas, Layers, Polygons, Shape, paint
+from cocoseg.rasterize import INDICES, Canvas, Layers, Polygons, Shape, paint
 
 # What may be wrong with an annotation that is no error.
 BROKEN = "polygons of fewer than 3 points or an odd number of coordinates, left out"
@@ -33,12 +33,14 @@ class Survey:
     doubts: dict[str, list[int]] = field(default_factory=dict)
 
 
-def survey(layers: Layers, mask: np.ndarray, overlap: str, rasterizer: str) -> Survey:
+def survey(
+    layers: Layers, mask: np.ndarray, overlap: str, rasterizer: str, values: Sequence[int] = INDICES
+) -> Survey:
     """Survey an image.
 
     Args:
         layers: its annotations.
-        mask: (H, W) uint8, drawn from them with these rules.
+        mask: (H, W) uint8, painted from them with these rules and values.
     """
     doubts = {what: ids for what, ids in _doubts(layers, *mask.shape) if ids}
     classes = sorted({shape.class_index for shape in layers.objects})
@@ -46,7 +48,11 @@ def survey(layers: Layers, mask: np.ndarray, overlap: str, rasterizer: str) -> S
     covered = {index: int(np.count_nonzero(layer)) for index, layer in layer_of.items()}
     claims = _total(layer_of.values(), mask.shape)
     spots = np.flatnonzero(claims > 1)
-    hidden = _hidden(layers, layer_of, spots, mask, overlap, rasterizer) if spots.size else {}
+    hidden = (
+        _hidden(layers, layer_of, spots, {overlap: mask.ravel()[spots]}, values, rasterizer)
+        if spots.size
+        else {}
+    )
     lost = hidden.get(overlap, {})
     pixels = {index: covered[index] - lost.get(index, 0) for index in classes}
     if layers.regions or overlap == "ignore":
@@ -80,20 +86,25 @@ def _hidden(
     layers: Layers,
     layer_of: dict[int, np.ndarray],
     spots: np.ndarray,
-    mask: np.ndarray,
-    overlap: str,
+    drawn: dict[str, np.ndarray],
+    values: Sequence[int],
     rasterizer: str,
 ) -> dict[str, dict[int, int]]:
-    """Overlap rule -> class -> pixels that it loses; only the spots where several classes are can be lost."""
-    drawn = {overlap: mask.ravel()[spots], "ignore": np.full(spots.size, IGNORE_INDEX, dtype=np.uint8)}
+    """Overlap rule -> class -> pixels that it loses; only at the spots where several classes are.
+
+    Args:
+        drawn: rule -> what its mask has at the spots, as far as it is drawn already.
+    """
+    drawn["ignore"] = np.full(spots.size, IGNORE_INDEX, dtype=np.uint8)
+    height, width = next(iter(layer_of.values())).shape
     for rule in ("max", "smallest"):
         if rule not in drawn:
-            drawn[rule] = paint(layers, *mask.shape, rule, rasterizer).ravel()[spots]
+            drawn[rule] = paint(layers, height, width, rule, rasterizer, values).ravel()[spots]
     hidden: dict[str, dict[int, int]] = {rule: {} for rule in OVERLAPS}
     for index, layer in layer_of.items():
         claims = int(np.count_nonzero(layer.ravel()[spots]))
         for rule in OVERLAPS:
-            if lost := claims - _count(drawn[rule], index):
+            if lost := claims - _count(drawn[rule], values[index]):
                 hidden[rule][index] = lost
     return hidden
 
