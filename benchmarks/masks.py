@@ -8,8 +8,8 @@ the PNG written (the two loops write it as Pillow does by default: mode L, level
 out everywhere. Before that each way is checked to draw the same masks as ours. Below the table the parts of
 ours; `zlib alone` compresses the same pixels and does nothing else.
 
-Then whole folders: `--count` masks by `draw_masks`, with the figures of the report, on one core and on all
-(real images are linked under that many names).
+Then whole folders: `--count` masks by `draw_masks` on one core and on all (real images are linked under that
+many names): masks and PNGs, then with what `prepare.py` does beside them.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from cocoseg.cores import available_cores
 from cocoseg.encoding import MaskEncoding
 from cocoseg.labels import LabelMap
 from cocoseg.rasterize import Instance, draw_mask, paint, parse_layers
-from cocoseg.survey import survey
+from cocoseg.survey import Survey, survey
 
 SYNTHETIC = 128  # images
 
@@ -244,16 +244,14 @@ def whole_folder(bench: Bench, image_dir: Path | None, count: int, rounds: int) 
         content = repeated(bench, image_dir, folder, count)
         coco = coco_format.read(content)
         print(f"\n{count} masks, seconds\n")
-        print("| cores | masks, PNGs, figures | with every image decoded |\n|---|---|---|")
+        print("| cores | masks and PNGs | with the report's figures | with every image decoded too |")
+        print("|---|---|---|---|")
         for workers in sorted({1, available_cores()}):
-            plain = statistics.median(
-                _folder_seconds(coco, bench, folder, workers, False) for _ in range(rounds)
-            )
-            checked = "-"
-            if image_dir is not None:
-                seconds = (_folder_seconds(coco, bench, folder, workers, True) for _ in range(rounds))
-                checked = f"{statistics.median(seconds):.1f}"
-            print(f"| {workers} | {plain:.1f} | {checked} |")
+            row = [
+                statistics.median(_folder_seconds(coco, bench, folder, workers, extra) for _ in range(rounds))
+                for extra in (0, 1, 2)[: 3 if image_dir is not None else 2]
+            ]
+            print(f"| {workers} | {' | '.join(f'{seconds:.1f}' for seconds in row)} |")
 
 
 def repeated(bench: Bench, image_dir: Path | None, folder: Path, count: int) -> Path:
@@ -284,12 +282,15 @@ def repeated(bench: Bench, image_dir: Path | None, folder: Path, count: int) -> 
 
 
 def _folder_seconds(
-    coco: coco_format.CocoFile, bench: Bench, folder: Path, workers: int, check: bool
+    coco: coco_format.CocoFile, bench: Bench, folder: Path, workers: int, extra: int
 ) -> float:
+    """`extra` 0: masks and PNGs; 1: with the report's figures; 2: with the check of every image."""
     shutil.rmtree(folder / "masks", ignore_errors=True)
-    checked = masks.check_image
-    if not check:
+    kept = masks.check_image, masks.survey
+    if extra < 2:
         masks.check_image = lambda *_: None  # as if every image were whole
+    if extra < 1:  # what the name of the mask needs
+        masks.survey = lambda layers, *_: Survey({shape.class_index: 1 for shape in layers.objects})
     begin = time.perf_counter()
     for _ in masks.draw_masks(
         coco,
@@ -301,7 +302,7 @@ def _folder_seconds(
         workers=workers,
     ):
         pass
-    masks.check_image = checked
+    masks.check_image, masks.survey = kept
     return time.perf_counter() - begin
 
 
