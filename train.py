@@ -9,14 +9,16 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from cocoseg.cli import build, entry_point, start_run, typed
+from cocoseg.budget import LEDGER, Budget, clock, kept_in
+from cocoseg.cli import build, entry_point, is_typed, start_run, typed
 from cocoseg.config import Config, parse_duration
 from cocoseg.files import from_here
+from cocoseg.resuming import best_beside, continue_run
 
 log = logging.getLogger("cocoseg.train")
 
 
-def train(config: Config, run_dir: Path) -> int:
+def train(config: Config, run_dir: Path, budget: Budget) -> int:
     """Prepare, train, export. Returns the exit code: not 0 where a signal ended the training early."""
     # Before torch is loaded: threads that spin while they wait starve the loaders, and on busy cores a
     # step took six times as long (docs/LOG.md).
@@ -25,19 +27,24 @@ def train(config: Config, run_dir: Path) -> int:
     # Imported here, so that --help and mistakes in the configuration answer at once.
     import lightning as L
 
-    from cocoseg.checkpoints import BestCheckpoint, LastCheckpoint
+    from cocoseg.checkpoints import BestCheckpoint, LastCheckpoint, WholeCheckpointIO
     from cocoseg.console import progress_callback, quiet_lightning
     from cocoseg.dashboard import ExampleSheet
     from cocoseg.datamodule import SegmentationDataModule
     from cocoseg.export import read_checkpoint
-    from cocoseg.finish import finish
+    from cocoseg.failures import StopAtNoNumber, explained
+    from cocoseg.finish import Exporter, finish
     from cocoseg.module import SegmentationModule
+    from cocoseg.pacing import KeepBudget, trainer_settings
+    from cocoseg.schedule import ScheduleRate
     from cocoseg.spec import ModelSpec
     from cocoseg.stopping import StopOnSignal
 
     quiet_lightning()
     L.seed_everything(config.seed, workers=True, verbose=False)
     checkpoint = read_checkpoint(config.ckpt_path) if config.ckpt_path else None
+    if checkpoint is not None:
+        budget.resume(checkpoint["budget"])
 
     data = SegmentationDataModule(config)
     data.prepare_data()
@@ -55,38 +62,50 @@ def train(config: Config, run_dir: Path) -> int:
         spec=spec,
     )
 
-    last, stop = LastCheckpoint(run_dir / "checkpoints"), StopOnSignal()
-    callbacks = [BestCheckpoint(run_dir / "checkpoints"), last, stop, ExampleSheet()]
+    exporter = Exporter(module, data, run_dir, budget)
+    best = BestCheckpoint(run_dir / "checkpoints", exporter)
+    every = parse_duration(config.budget.checkpoint_every, key="budget.checkpoint_every")
+    last = LastCheckpoint(run_dir / "checkpoints", every)
+    stop = StopOnSignal()
+    callbacks = [KeepBudget(budget, config), ScheduleRate(config.schedule, budget), StopAtNoNumber()]
+    callbacks += [best, last, stop, ExampleSheet()]
     if config.trainer.get("enable_progress_bar", True):
-        callbacks.append(progress_callback())
+        callbacks.append(progress_callback(budget))
     callbacks += [build(node, f"callbacks.{name}") for name, node in config.callbacks.items()]
     trainer: L.Trainer = build(
-        {
-            **config.trainer,
-            "max_time": parse_duration(config.trainer.get("max_time"), key="trainer.max_time"),
-        },
+        trainer_settings(config),
         "trainer",
         default_root_dir=run_dir,
         callbacks=callbacks,
+        plugins=[WholeCheckpointIO(budget)],
         logger=build(config.logger, "logger", save_dir=run_dir) if config.logger else False,
     )
 
-    with stop.listening():
-        trainer.fit(module, data, ckpt_path=config.ckpt_path, weights_only=True)
-        if module.scores is None:  # a limit in steps can end before the first validation
-            trainer.validate(module, data, verbose=False)
-    if stop.received:
-        advice = f"; to go on: ckpt_path={from_here(last.best_model_path)}" if last.best_model_path else ""
-        log.warning("%s: stopped at step %d%s", stop.received.name, trainer.global_step, advice)
-    finish(trainer, module, data, run_dir)
-    return 128 + stop.received if stop.received else 0
+    with kept_in(run_dir / LEDGER, budget), explained():
+        if budget.is_spent() and checkpoint is not None:
+            spent, limit = clock(budget.used()), clock(budget.limit)
+            log.warning("%s of %s are used: nothing left to train; budget.extend adds time", spent, limit)
+            exporter.export_from(best_beside(Path(config.ckpt_path)))
+        else:
+            with stop.listening():
+                trainer.fit(module, data, ckpt_path=config.ckpt_path, weights_only=True)
+                if module.scores is None:  # a limit in steps can end before the first validation
+                    trainer.validate(module, data, verbose=False)
+        if stop.received:
+            advice = f"; to go on: ckpt_path={from_here(last.path)}" if last.step >= 0 else ""
+            log.warning("%s: stopped at step %d%s", stop.received.name, trainer.global_step, advice)
+        finish(trainer, exporter)
+    return stop.exit_code
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 @entry_point
 def main(cfg: DictConfig) -> None:
     config = typed(cfg)
-    if exit_code := train(config, start_run(cfg, overwrite=config.ckpt_path is not None)):
+    goes_on = config.ckpt_path is not None or config.resume is not None
+    run_dir = start_run(cfg, overwrite=goes_on)
+    budget = continue_run(config, run_dir, limit_is_typed=is_typed("trainer.max_time"))
+    if exit_code := train(config, run_dir, budget):
         sys.exit(exit_code)
 
 

@@ -2,10 +2,10 @@ import logging
 import types
 
 import pytest
-from lightning.pytorch.callbacks import TQDMProgressBar
 
 from cocoseg import console, progress
-from cocoseg.console import LineProgress, progress_callback, score_table
+from cocoseg.budget import Budget
+from cocoseg.console import BarProgress, LineProgress, progress_callback, score_table
 from cocoseg.metrics import Scores
 from cocoseg.progress import track
 from tiny import LABELS, loader, random_batch, tiny_module, tiny_trainer
@@ -38,11 +38,11 @@ def test_score_table_without_foreground():
     assert "mIoU (without background)     nan" in score_table(scores, LABELS)
 
 
-@pytest.mark.parametrize(("terminal", "kind"), [(True, TQDMProgressBar), (False, LineProgress)])
+@pytest.mark.parametrize(("terminal", "kind"), [(True, BarProgress), (False, LineProgress)])
 def test_a_bar_on_a_terminal_and_lines_elsewhere(monkeypatch, terminal, kind):
     monkeypatch.setattr("sys.stderr", types.SimpleNamespace(isatty=lambda: terminal))
 
-    assert type(progress_callback()) is kind
+    assert type(progress_callback(Budget(60))) is kind
 
 
 class Clock:
@@ -81,7 +81,11 @@ def test_track_of_something_short_says_nothing(no_terminal, caplog):
 def test_training_says_how_it_goes_after_the_last_validation(tmp_path, caplog):
     caplog.set_level(logging.INFO, logger="cocoseg")
     trainer = tiny_trainer(
-        tmp_path, max_epochs=1, callbacks=[LineProgress()], enable_progress_bar=True, num_sanity_val_steps=1
+        tmp_path,
+        max_epochs=1,
+        callbacks=[LineProgress(Budget(None))],
+        enable_progress_bar=True,
+        num_sanity_val_steps=1,
     )
 
     trainer.fit(tiny_module(), loader(random_batch()), loader(random_batch(seed=1)))
@@ -96,10 +100,17 @@ def test_training_says_how_it_goes_after_the_last_validation(tmp_path, caplog):
 def test_training_says_how_it_goes_every_ten_seconds(tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO, logger="cocoseg")
     clock = Clock(console, monkeypatch)
-    bar = LineProgress()
+    budget = Budget(600)
+    budget.progress = 0.25
+    monkeypatch.setattr(budget, "used", lambda: clock.now - 40)
+    bar = LineProgress(budget)
     bar.on_train_start(None, None)
     trainer = types.SimpleNamespace(
-        callback_metrics={"train/loss_step": 0.5}, current_epoch=3, global_step=70
+        callback_metrics={"train/loss_step": 0.5},
+        current_epoch=3,
+        global_step=70,
+        num_training_batches=20,
+        fit_loop=types.SimpleNamespace(epoch_loop=types.SimpleNamespace(batch_idx=9)),
     )
 
     for _ in range(5):
@@ -107,6 +118,6 @@ def test_training_says_how_it_goes_every_ten_seconds(tmp_path, monkeypatch, capl
         bar.on_train_batch_end(trainer)
 
     assert caplog.messages == [
-        "0:00:14  epoch 3  step 70  loss 0.500",
-        "0:00:28  epoch 3  step 70  loss 0.500",
+        "0:01:14 of 0:10:00  epoch 3 of ~14  step 70  loss 0.500",
+        "0:01:28 of 0:10:00  epoch 3 of ~14  step 70  loss 0.500",
     ]

@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 import cocoseg.cli  # noqa: F401  registers the schema
+from cocoseg.budget import Budget
 from cocoseg.config import check
 from cocoseg.export import load_model
 from conftest import ROOT
@@ -53,7 +54,7 @@ def test_every_experiment_trains(experiment, shapes_root, tmp_path):
     check(config)
     run_dir = tmp_path / "run"
 
-    exit_code = train_program().train(config, run_dir)
+    exit_code = train_program().train(config, run_dir, Budget(None))
 
     assert exit_code == 0
     steps = {}

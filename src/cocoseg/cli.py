@@ -67,9 +67,7 @@ def typed(config: DictConfig, *, may_download: bool = False) -> Config:
     Raises:
         CocosegError: names the key.
     """
-    hydra = HydraConfig.get()
-    overridden = [override.lstrip("+").split("=")[0] for override in hydra.overrides.task]
-    if hydra.mode == RunMode.MULTIRUN and "run_dir" in overridden:
+    if HydraConfig.get().mode == RunMode.MULTIRUN and is_typed("run_dir"):
         raise CocosegError("run_dir: the jobs of a multirun can't share it; set hydra.sweep.dir instead")
     try:
         settings: Config = OmegaConf.to_object(config)
@@ -77,6 +75,11 @@ def typed(config: DictConfig, *, may_download: bool = False) -> Config:
         raise CocosegError(str(error).splitlines()[0]) from error
     check(settings, may_download=may_download)
     return settings
+
+
+def is_typed(key: str) -> bool:
+    """Whether a key stands on the command line."""
+    return key in [override.lstrip("+").split("=")[0] for override in HydraConfig.get().overrides.task]
 
 
 def start_run(config: DictConfig, *, overwrite: bool) -> Path:
@@ -90,7 +93,7 @@ def start_run(config: DictConfig, *, overwrite: bool) -> Path:
     if file.exists() and not overwrite:
         raise CocosegError(
             f"run_dir: {from_here(folder)} holds a run already; name another folder, "
-            "or go on with that run by ckpt_path"
+            "or go on with that run by resume=auto"
         )
     write_bytes(file, OmegaConf.to_yaml(config, resolve=True).encode())
     return folder

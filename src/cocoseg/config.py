@@ -21,6 +21,7 @@ RASTERIZERS = ("pillow", "coco")
 CROWDS = ("ignore", "draw", "skip")
 ENCODINGS = ("palette", "uint16", "x100")
 LABELS = ("all", "supercategories")
+SCHEDULES = ("linear", "cosine", "constant")
 OTHERS = ("background", "ignore")
 
 
@@ -93,18 +94,38 @@ class PrepareConfig:
 
 
 @dataclass
+class ScheduleConfig:
+    """How the learning rate follows the run's progress, see schedule.py."""
+
+    name: str = "linear"
+    warmup: float = 0.02  # share of the run in which the rate rises
+
+
+@dataclass
+class BudgetConfig:
+    """How the time of `trainer.max_time` is used, see budget.py."""
+
+    validation_share: float = 0.1  # of the time used, at most
+    checkpoint_every: Any = "00:00:05:00"  # what a kill costs at most
+    extend: Any = None  # time to add to that of a run that is resumed
+
+
+@dataclass
 class Config:
     """Everything that `train.py` and `prepare.py` are told."""
 
     seed: int = 0
     run_dir: str = "outputs"
     ckpt_path: str | None = None
+    resume: str | None = None  # auto: go on in run_dir where it holds a run, else begin
     data: DataConfig = field(default_factory=DataConfig)
     masks: MasksConfig = field(default_factory=MasksConfig)
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
     model: Any = None
     loss: Any = None
     optimizer: Any = None
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
     trainer: Any = None
     logger: Any = None
     callbacks: Any = field(default_factory=dict)
@@ -131,11 +152,35 @@ def check(config: Config, *, may_download: bool = False) -> None:
         raise CocosegError("prepare.check_only is for prepare.py")
     if config.prepare.workers is not None and config.prepare.workers < 1:
         raise CocosegError(f"prepare.workers is {config.prepare.workers}; it must be at least 1, or null")
-    parse_duration(config.trainer.get("max_time"), key="trainer.max_time")
+    _check_time(config)
     if not isinstance(config.callbacks, Mapping):
         raise CocosegError(f"callbacks is {config.callbacks!r}; it must map names to a _target_ each")
     if config.ckpt_path is not None and not Path(config.ckpt_path).is_file():
         raise CocosegError(f"ckpt_path: no file {config.ckpt_path}")
+
+
+def _check_time(config: Config) -> None:
+    limited = parse_duration(config.trainer.get("max_time"), key="trainer.max_time") is not None
+    parse_duration(config.budget.extend, key="budget.extend")
+    if parse_duration(config.budget.checkpoint_every, key="budget.checkpoint_every") is None:
+        raise CocosegError('budget.checkpoint_every is null; a kill would cost everything: "00:00:05:00"')
+    for key in ("min_epochs", "min_steps"):
+        if limited and config.trainer.get(key):
+            raise CocosegError(f"trainer.{key} would break trainer.max_time; set one of them to null")
+    if not 0 < config.budget.validation_share < 1:
+        raise CocosegError(
+            f"budget.validation_share is {config.budget.validation_share}; it must lie between 0 and 1"
+        )
+    if config.schedule.name not in SCHEDULES:
+        raise CocosegError(
+            f"schedule.name is {config.schedule.name!r}; it must be one of {', '.join(SCHEDULES)}"
+        )
+    if not 0 <= config.schedule.warmup < 1:
+        raise CocosegError(f"schedule.warmup is {config.schedule.warmup}; it must lie in 0 <= warmup < 1")
+    if config.resume not in (None, "auto"):
+        raise CocosegError(f"resume is {config.resume!r}; it must be auto or null")
+    if config.resume and config.ckpt_path:
+        raise CocosegError("resume=auto finds its checkpoint itself; leave out ckpt_path")
 
 
 def _check_keys(settings: Any, path: str) -> None:

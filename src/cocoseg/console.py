@@ -4,12 +4,12 @@ import logging
 import sys
 import time
 import warnings
-from datetime import timedelta
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 
+from cocoseg.budget import Budget, clock
 from cocoseg.labels import LabelMap
 from cocoseg.metrics import Scores
 from cocoseg.progress import LINE_EVERY
@@ -33,13 +33,42 @@ def quiet_lightning() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
-def progress_callback() -> ProgressBar:
+def progress_callback(budget: Budget) -> ProgressBar:
     """A progress bar on a terminal, plain lines elsewhere."""
-    return TQDMProgressBar(leave=False) if sys.stderr.isatty() else LineProgress()
+    return BarProgress(budget) if sys.stderr.isatty() else LineProgress(budget)
+
+
+def expected_epochs(trainer: L.Trainer, budget: Budget) -> str:
+    """How many epochs there will be in all, as far as can be told."""
+    if not budget.progress or not trainer.num_training_batches:
+        return "?"
+    done = trainer.current_epoch + (trainer.fit_loop.epoch_loop.batch_idx + 1) / trainer.num_training_batches
+    return f"{done / budget.progress:.0f}"
+
+
+class BarProgress(TQDMProgressBar):
+    """Lightning's bar, with the time used, the limit and the expected number of epochs."""
+
+    def __init__(self, budget: Budget):
+        super().__init__(leave=False)
+        self.budget = budget
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        metrics["epochs"] = f"~{expected_epochs(trainer, self.budget)}"
+        metrics["time"] = clock(self.budget.used())
+        if self.budget.limit is not None:
+            metrics["time"] += f"/{clock(self.budget.limit)}"
+        return metrics
 
 
 class LineProgress(ProgressBar):
     """A line of plain text at most every ten seconds, and after the last validation."""
+
+    def __init__(self, budget: Budget):
+        super().__init__()
+        self.budget = budget
 
     def disable(self) -> None:
         self.is_enabled = False
@@ -48,7 +77,7 @@ class LineProgress(ProgressBar):
         self.is_enabled = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.begin = self.shown = time.monotonic()
+        self.shown = time.monotonic()
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         if time.monotonic() - self.shown >= LINE_EVERY:
@@ -59,14 +88,20 @@ class LineProgress(ProgressBar):
 
     def _show(self, trainer: L.Trainer) -> None:
         self.shown = time.monotonic()
-        passed = timedelta(seconds=round(self.shown - self.begin))
+        limit = "" if self.budget.limit is None else f" of {clock(self.budget.limit)}"
         values = (
             f"{name} {float(trainer.callback_metrics[key]):.3f}"
             for key, name in SHOWN.items()
             if key in trainer.callback_metrics
         )
         log.info(
-            "%s  epoch %d  step %d  %s", passed, trainer.current_epoch, trainer.global_step, "  ".join(values)
+            "%s%s  epoch %d of ~%s  step %d  %s",
+            clock(self.budget.used()),
+            limit,
+            trainer.current_epoch,
+            expected_epochs(trainer, self.budget),
+            trainer.global_step,
+            "  ".join(values),
         )
 
 

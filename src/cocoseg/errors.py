@@ -1,4 +1,4 @@
-"""What ends a program with one line: a user's mistake, or a download that is not complete."""
+"""What ends a program with one line: a user's mistake, an incomplete download, training that can't go on."""
 
 
 class CocosegError(ValueError):
@@ -17,5 +17,11 @@ class CocosegError(ValueError):
 
 class IncompleteError(CocosegError):
     """Some of the data could not be fetched; running the program again may be all that is needed."""
+
+    exit_code = 1
+
+
+class TrainingError(CocosegError):
+    """Training can't go on, for no mistake in the input: out of memory, a loss that is no number."""
 
     exit_code = 1

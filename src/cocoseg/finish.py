@@ -1,10 +1,12 @@
 """What a run leaves behind: the exported model, its scores, a picture sheet, and the last words."""
 
 import logging
+import time
 from pathlib import Path
 
 import lightning as L
 
+from cocoseg.budget import Budget, time_line
 from cocoseg.console import score_table
 from cocoseg.dashboard import write_sheet
 from cocoseg.datamodule import SegmentationDataModule
@@ -15,35 +17,67 @@ from cocoseg.module import SegmentationModule
 
 log = logging.getLogger(__name__)
 
+MODEL, METRICS, SHEET = "segmentation_model.pth", "metrics.json", "examples.png"
 
-def finish(
-    trainer: L.Trainer, module: SegmentationModule, data: SegmentationDataModule, run_dir: Path
-) -> None:
-    """Export the best weights and say how good they are and where everything lies.
+
+class Exporter:
+    """Writes the model, its scores and a sheet of examples to the run folder.
+
+    Done whenever a validation finds a better model, so that from the first one on there always is a valid
+    file; and at the end, where none of this attempt was better than what it went on from.
+    """
+
+    def __init__(
+        self, module: SegmentationModule, data: SegmentationDataModule, run_dir: Path, budget: Budget
+    ):
+        self.module, self.data, self.run_dir, self.budget = module, data, run_dir, budget
+        self.scores: Scores | None = None
+        self.exported = False
+
+    def __call__(self) -> None:
+        """Export the weights and scores that the module has now."""
+        begin = time.monotonic()
+        module, labels = self.module, self.module.spec.labels
+        with self.budget.timed("saving"):
+            self.scores = module.scores
+            scores = self.scores and self.scores.to_dict()
+            save_model(self.run_dir / MODEL, module.net.state_dict(), module.spec, scores)
+            write_sheet(self.run_dir / SHEET, module.net, self.data.val_set, labels)
+            if scores:
+                named = {**scores, "iou": dict(zip(labels.names, self.scores.iou, strict=True))}
+                write_json(self.run_dir / METRICS, named)
+        self.exported = True
+        self.budget.expected.export = max(self.budget.expected.export, time.monotonic() - begin)
+
+    def export_from(self, checkpoint: str | Path) -> None:
+        """Export the weights and scores of a checkpoint file."""
+        content = read_weights(checkpoint)
+        self.module.net.load_state_dict(content["state_dict"])
+        self.module.scores = Scores(**content["scores"]) if content["scores"] else None
+        self()
+
+
+def finish(trainer: L.Trainer, exporter: Exporter) -> None:
+    """See that the best weights are exported, and say how good they are and where everything lies.
 
     Best is by val/miou; a run that ended before its first validation exports the weights it has, without
     scores.
     """
     best = getattr(trainer.checkpoint_callback, "best_model_path", "")
-    scores = module.scores
-    if best:
-        content = read_weights(best)
-        module.net.load_state_dict(content["state_dict"])
-        scores = Scores(**content["scores"])
     if not trainer.is_global_zero:
         return
-    model_file = run_dir / "segmentation_model.pth"
-    save_model(model_file, module.net.state_dict(), module.spec, scores and scores.to_dict())
-    write_sheet(run_dir / "examples.png", module.net, data.val_set, module.spec.labels)
-    if scores is not None:
-        named = {**scores.to_dict(), "iou": dict(zip(module.spec.labels.names, scores.iou, strict=True))}
-        write_json(run_dir / "metrics.json", named)
-        log.info("\n%s\n", score_table(scores, module.spec.labels))
+    if not exporter.exported and best:
+        exporter.export_from(best)
+    elif not exporter.exported:
+        exporter()
+    if exporter.scores is not None:
+        log.info("\n%s\n", score_table(exporter.scores, exporter.module.spec.labels))
     else:
         log.warning("stopped before the first validation: there are no scores")
-    shown = from_here(run_dir)
+    shown = from_here(exporter.run_dir)
     log.info("trained      %d epochs, %d steps", trainer.current_epoch, trainer.global_step)
+    log.info("time         %s", time_line(exporter.budget))
     log.info("run          %s", shown)
     log.info("dashboard    tensorboard --logdir %s", shown.parent)
-    log.info("model        %s", shown / model_file.name)
-    log.info("predictions  %s (image | truth | prediction)", shown / "examples.png")
+    log.info("model        %s", shown / MODEL)
+    log.info("predictions  %s (image | truth | prediction)", shown / SHEET)

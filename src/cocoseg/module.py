@@ -25,7 +25,8 @@ class SegmentationModule(L.LightningModule):
         spec: what goes into checkpoints beside the weights, and must fit when one is loaded.
 
     Attributes:
-        scores: of the last complete validation; in every checkpoint, too.
+        scores: of the last validation; in every checkpoint, too.
+        base_rates: learning rate of each parameter group of each optimizer, which a schedule scales.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class SegmentationModule(L.LightningModule):
         self.make_optimizer = optimizer
         self.spec = spec
         self.scores: Scores | None = None
+        self.base_rates: list[list[float]] = []
         self.train_loss = MeanMetric()
         self.val_loss = MeanMetric()
         self.confusion = ConfusionMatrix(len(spec.labels))
@@ -92,7 +94,10 @@ class SegmentationModule(L.LightningModule):
                 self.log(f"iou/{name}", iou)
 
     def configure_optimizers(self) -> Optimizer:
-        return self.make_optimizer(self.parameters())
+        optimizer = self.make_optimizer(self.parameters())
+        # Kept here: a checkpoint that is loaded next brings its own rates along.
+        self.base_rates = [[group["lr"] for group in optimizer.param_groups]]
+        return optimizer
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["spec"] = self.spec.to_dict()

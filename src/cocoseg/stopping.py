@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the step in progress is finished, a checkpoint written, and the run ends in order."""
+"""Ctrl-C, SIGTERM, SIGUSR1: the step in progress is finished, a checkpoint written, the run ended."""
 
 import os
 import signal
@@ -11,6 +11,8 @@ import lightning as L
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+if hasattr(signal, "SIGUSR1"):
+    SIGNALS += (signal.SIGUSR1,)  # a scheduler's warning that the job's time is nearly up
 
 
 class StoppedBySignalError(Exception):
@@ -28,6 +30,13 @@ class StopOnSignal(L.Callback):
     """
 
     received: signal.Signals | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """As a shell counts; a scheduler's warning is no failure."""
+        if self.received is None or self.received.name == "SIGUSR1":
+            return 0
+        return 128 + self.received
 
     @contextmanager
     def listening(self) -> Iterator[None]:

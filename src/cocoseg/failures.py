@@ -1,0 +1,48 @@
+"""What can end a training beside its limit: a loss that is no number, memory that runs out."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import lightning as L
+import torch
+
+from cocoseg.errors import TrainingError
+
+LOOK_EVERY = 10  # steps on a GPU, where looking at the loss means waiting for it
+
+
+class StopAtNoNumber(L.Callback):
+    """Ends training when the loss is no number any more, before that gets into a checkpoint."""
+
+    def on_before_backward(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, loss: torch.Tensor
+    ) -> None:
+        if loss.is_cuda and trainer.global_step % LOOK_EVERY:
+            return
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss.item():g} at step {trainer.global_step}, so training can't go on; lower "
+                "optimizer.lr, or set trainer.gradient_clip_val=1"
+            )
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Say in one line that memory ran out, and what to do.
+
+    Raises:
+        TrainingError: instead of the library's own error.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise TrainingError(
+            "out of memory: lower data.batch_size (with trainer.accumulate_grad_batches to make up for it), "
+            "data.image_size or model.base_channels"
+        ) from error
+    except RuntimeError as error:
+        if "can't allocate memory" in str(error) or "not enough memory" in str(error):  # torch on the CPU
+            raise TrainingError(
+                "out of memory: lower data.batch_size, data.image_size or data.num_workers"
+            ) from error
+        raise

@@ -1,0 +1,52 @@
+"""Going on with a run: its checkpoint, and the time that it has used."""
+
+from datetime import timedelta
+from pathlib import Path
+
+from cocoseg.budget import LEDGER, Budget, clock, open_budget, read_ledger
+from cocoseg.config import Config, parse_duration
+from cocoseg.errors import CocosegError
+
+
+def continue_run(config: Config, run_dir: Path, *, limit_is_typed: bool) -> Budget:
+    """Find the checkpoint to go on from (it becomes `config.ckpt_path`) and open the run's budget.
+
+    Args:
+        config: all settings.
+        run_dir: of this attempt; with `resume=auto` of the earlier ones too.
+        limit_is_typed: `trainer.max_time` stands on the command line; it then wins over the stored one.
+
+    Raises:
+        CocosegError: the ledger is damaged, or the time is spent and there is nothing to export.
+    """
+    if config.resume == "auto" and (run_dir / "checkpoints" / "last.ckpt").is_file():
+        config.ckpt_path = str(run_dir / "checkpoints" / "last.ckpt")
+    folder = run_dir
+    if config.ckpt_path is not None and not (run_dir / LEDGER).exists():
+        folder = Path(config.ckpt_path).resolve().parent.parent
+    goes_on = config.ckpt_path is not None or config.resume is not None
+    ledger = read_ledger(folder / LEDGER) if goes_on else None
+    limit = _seconds(parse_duration(config.trainer.get("max_time"), key="trainer.max_time"))
+    if ledger is not None and not limit_is_typed:
+        limit = ledger["limit"]
+    extension = _seconds(parse_duration(config.budget.extend, key="budget.extend"))
+    if extension is not None and limit is not None:
+        limit += extension
+    budget = open_budget(limit)
+    budget.resume(ledger)
+    if budget.is_spent() and config.ckpt_path is None:
+        raise CocosegError(
+            f"{run_dir}: {clock(budget.used())} of {clock(limit)} are used, and there is no checkpoint to "
+            'export; add time with budget.extend="00:01:00:00"'
+        )
+    return budget
+
+
+def best_beside(checkpoint: Path) -> Path:
+    """The best checkpoint of the run that a checkpoint belongs to."""
+    best = checkpoint.with_name("best.ckpt")
+    return best if best.is_file() else checkpoint
+
+
+def _seconds(duration: timedelta | None) -> float | None:
+    return None if duration is None else duration.total_seconds()

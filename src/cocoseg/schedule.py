@@ -1,0 +1,46 @@
+"""The learning rate as a function of the run's progress."""
+
+import math
+from typing import Any
+
+import lightning as L
+
+from cocoseg.budget import Budget
+from cocoseg.config import ScheduleConfig
+
+FIRST = 0.05  # of the rate, in the very first step of a warm-up
+
+
+class ScheduleRate(L.Callback):
+    """Sets the learning rate before every step, whatever has passed since the last one.
+
+    The rates that the schedule scales are those that the optimizer was made with, in this attempt: a resumed
+    run follows a new `optimizer.lr`.
+    """
+
+    def __init__(self, settings: ScheduleConfig, budget: Budget):
+        self.settings = settings
+        self.budget = budget
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        share = rate(self.settings.name, self.settings.warmup, self.budget.progress)
+        for optimizer, bases in zip(trainer.optimizers, pl_module.base_rates, strict=True):
+            for group, base in zip(optimizer.param_groups, bases, strict=True):
+                group["lr"] = base * share
+
+
+def rate(name: str, warmup: float, progress: float) -> float:
+    """The share of the learning rate that is used.
+
+    Args:
+        name: after the warm-up `linear` and `cosine` fall to 0, `constant` stays at 1. A straight line to
+            zero is hard to beat where the time is fixed (Budgeted Training, arXiv 1905.04753).
+        warmup: share of the run in which the rate rises.
+        progress: 0 when training begins, 1 when it ends.
+    """
+    if progress < warmup:
+        return max(FIRST, progress / warmup)
+    left = (1 - progress) / (1 - warmup)
+    if name == "constant":
+        return 1.0
+    return left if name == "linear" else 0.5 - 0.5 * math.cos(math.pi * left)
