@@ -2,12 +2,13 @@
 
     python benchmarks/kills.py            # 4 runs of 120 s, 5 kills each at seeded random moments
 
-Every run is started with `resume=auto`, killed with SIGKILL, started again by the same command, and left alone
+Every run is started with `resume=auto`, killed with SIGKILL, started again by the same command, left alone
 after the last kill. `running` is the wall time in which a process of the run was alive; `budget` what its
 ledger says; `jump` the largest step back of the learning rate's progress in TensorBoard's record.
 """
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -80,7 +81,7 @@ def largest_fall(run_dir: Path) -> float:
         if "budget/progress" in events.Tags()["scalars"]:
             points += [(point.wall_time, point.value) for point in events.Scalars("budget/progress")]
     values = [value for _, value in sorted(points)]
-    return max((before - after for before, after in zip(values, values[1:], strict=False)), default=0.0)
+    return max((before - after for before, after in itertools.pairwise(values)), default=0.0)
 
 
 def main() -> None:

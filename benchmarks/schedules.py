@@ -1,4 +1,4 @@
-"""What the clock-driven learning rate is worth: the same net and data, three kinds of schedule, one time limit.
+"""What the clock-driven learning rate is worth: one net, one data set, one time limit, several schedules.
 
     python benchmarks/schedules.py --budgets 20 40 80 -- data=custom data.images=… data.annotations=… …
 

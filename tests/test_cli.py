@@ -1,6 +1,7 @@
 """The command lines of train.py and prepare.py, run as a user runs them."""
 
 import dataclasses
+import json
 import math
 import os
 import signal
@@ -427,6 +428,55 @@ def test_ctrl_c_before_the_first_step(ctrl_c, tmp_path: Path):
     assert done.returncode == 130, done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     assert "ckpt_path=\n" not in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hook", ["on_validation_batch_start", "on_save_checkpoint", "on_train_batch_end"])
+def test_ctrl_c_in_whatever_it_is_doing(ctrl_c, tmp_path: Path, hook: str):
+    overrides = (*ctrl_c(hook), "trainer.max_epochs=200", "trainer.num_sanity_val_steps=0")
+    done = run_program("train", *overrides, cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 130, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    run = the_run(tmp_path)
+    assert 0 < steps(run) < 600
+    assert read_weights(run / "segmentation_model.pth")["state_dict"]
+    assert read_weights(run / "checkpoints/last.ckpt")["state_dict"]
+
+
+@pytest.mark.slow
+def test_the_same_command_begins_goes_on_and_says_when_the_time_is_up(tmp_path: Path):
+    command = ("train", *SMALL[:-1], "run_dir=run", "resume=auto", "budget.checkpoint_every=00:00:00:02")
+    begun = run_program(*command, "trainer.max_time=00:00:00:20", "trainer.max_steps=3", cwd=tmp_path)
+    assert begun.returncode == 0, begun.stderr
+    assert steps(tmp_path / "run") == 3
+    on = run_program(*command, "trainer.max_time=00:00:00:30", cwd=tmp_path)
+    assert on.returncode == 0, on.stderr
+    trained = steps(tmp_path / "run")
+    assert trained > 3
+    ledger = json.loads((tmp_path / "run/budget.json").read_bytes())
+    assert 20 < ledger["used"] <= 30
+    (tmp_path / "run/segmentation_model.pth").unlink()
+
+    over = run_program(*command, cwd=tmp_path)  # without max_time: that of the run holds
+    assert over.returncode == 0, over.stderr
+    assert "of 30.0 s are used: nothing left to train; budget.extend adds time" in over.stdout
+    assert steps(tmp_path / "run") == trained
+    assert read_weights(tmp_path / "run/segmentation_model.pth")["state_dict"]
+
+    more = run_program(*command, "budget.extend=00:00:00:30", cwd=tmp_path)
+    assert more.returncode == 0, more.stderr
+    assert steps(tmp_path / "run") > trained
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_no_number_ends_with_one_line(tmp_path: Path):
+    done = run_program(
+        "train", *SMALL, "trainer.max_steps=200", "optimizer.lr=1e30", "schedule.warmup=0", cwd=tmp_path
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: the loss is ")
+    assert "lower optimizer.lr" in line
 
 
 @pytest.mark.slow

@@ -1,4 +1,5 @@
 import json
+import types
 
 import pytest
 import torch
@@ -139,6 +140,16 @@ def test_training_is_shuffled_anew_each_epoch_as_the_seed_says(data_module):
     assert first != second
     assert sorted(first) == sorted(second)
     assert epochs(0) == [first, second]
+
+
+def test_a_resumed_run_sees_the_images_in_another_order(data_module):
+    def first_batch(step: int) -> list[float]:
+        module = data_module(batch_size=18, image_size=[4, 4])
+        module.trainer = types.SimpleNamespace(global_step=step)
+        return next(iter(module.train_dataloader()))[0].mean((1, 2, 3)).tolist()
+
+    assert first_batch(0) != first_batch(7)
+    assert sorted(first_batch(0)) == sorted(first_batch(7))
 
 
 def test_prepares_once(shapes_root, tmp_path, monkeypatch):

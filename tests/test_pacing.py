@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import sys
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -228,6 +229,24 @@ def test_a_number_of_steps_ends_the_schedule_too(tmp_path: Path, monkeypatch: py
     run = Run(tmp_path, monkeypatch, None, max_steps=20, max_epochs=-1)
     run.fit()
     assert [progress for progress, _ in run.rates] == pytest.approx([i / 20 for i in range(20)])
+
+
+@pytest.mark.parametrize("end", [{"max_epochs": 3}, {"max_steps": 26, "max_epochs": -1}])
+def test_the_last_step_is_validated_whatever_ends_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: dict[str, int]
+) -> None:
+    run = Run(tmp_path, monkeypatch, 3600.0, **end)
+    trainer = run.fit()
+    assert trainer.global_step in (26, 30)
+    assert run.validated[-1][0] == trainer.global_step
+
+
+def test_slow_saving_is_planned_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "SAVE", 4.0)
+    run = Run(tmp_path, monkeypatch, 100.0)
+    run.fit()
+    # The reserve holds three savings; two of them come only where the last validation is the best one.
+    assert 100 - STEP - 1.0 - END - 1.1 * 3 * SAVE < run.now <= 100 - END
 
 
 def test_lightnings_own_rule_to_validate_still_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

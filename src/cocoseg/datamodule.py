@@ -68,7 +68,9 @@ class SegmentationDataModule(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         # A last batch of one image could leave BatchNorm a single value per channel.
         drop_last = len(self.train_set) >= self.data.batch_size
-        generator = torch.Generator().manual_seed(self.config.seed)
+        # A resumed run takes another order: killed again and again, it would see the same first images only.
+        done = self.trainer.global_step if self.trainer is not None else 0
+        generator = torch.Generator().manual_seed(self.config.seed + done)
         return self._loader(self.train_set, shuffle=True, drop_last=drop_last, generator=generator)
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:

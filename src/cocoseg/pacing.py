@@ -86,7 +86,8 @@ class KeepBudget(L.Callback):
     ) -> None:
         self._steps.append(self._loading + self._charge_since_mark("computing"))
         self.budget.expected.step = max(self._steps)
-        stop, validate = self._agreed(trainer, (self.budget.is_spent(), self._is_due()))
+        due = self._is_due() or _is_last_step(trainer)
+        stop, validate = self._agreed(trainer, (self.budget.is_spent(), due))
         if stop:
             trainer.should_stop = True  # Lightning validates once more then
         if self.paced:
@@ -168,6 +169,15 @@ class KeepBudget(L.Callback):
             **{f"speed/share_{kind}": seconds / total for kind, seconds in spent.items()},
         }
         pl_module.log_dict(values)
+
+
+def _is_last_step(trainer: L.Trainer) -> bool:
+    """Whether a number of steps or epochs ends the training here."""
+    if 0 < trainer.max_steps <= trainer.global_step:
+        return True
+    return (
+        bool(trainer.max_epochs) and 0 < trainer.max_epochs <= trainer.current_epoch + trainer.is_last_batch
+    )
 
 
 def _position(trainer: L.Trainer) -> float:
