@@ -81,7 +81,7 @@ def train(config: Config, run_dir: Path, budget: Budget) -> int:
         logger=build(config.logger, "logger", save_dir=run_dir) if config.logger else False,
     )
 
-    with kept_in(run_dir / LEDGER, budget), explained():
+    with explained():
         if budget.is_spent() and checkpoint is not None:
             spent, limit = clock(budget.used()), clock(budget.limit)
             log.warning("%s of %s are used: nothing left to train; budget.extend adds time", spent, limit)
@@ -105,7 +105,9 @@ def main(cfg: DictConfig) -> None:
     goes_on = config.ckpt_path is not None or config.resume is not None
     run_dir = start_run(cfg, overwrite=goes_on)
     budget = continue_run(config, run_dir, limit_is_typed=is_typed("trainer.max_time"))
-    if exit_code := train(config, run_dir, budget):
+    with kept_in(run_dir / LEDGER, budget):  # from here on: a kill during the imports counts, too
+        exit_code = train(config, run_dir, budget)
+    if exit_code:
         sys.exit(exit_code)
 
 

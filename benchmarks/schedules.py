@@ -71,7 +71,7 @@ def main() -> None:
         for name in ("clock", "constant", "guessed, twice too long", "guessed, half as long"):
             extra = ["schedule.name=linear" if name == "clock" else "schedule.name=constant"]
             if name.startswith("guessed"):
-                guess = steps * 2 if "twice" in name else steps // 2
+                guess = max(1, steps * 2 if "twice" in name else steps // 2)
                 extra += ["+callbacks.rate._target_=schedules.GuessedRate", f"+callbacks.rate.steps={guess}"]
             with tempfile.TemporaryDirectory() as folder:
                 results = sweep(Path(folder), seconds, options.seeds, options.overrides, extra)
