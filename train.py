@@ -44,7 +44,7 @@ def train(config: Config, run_dir: Path, budget: Budget) -> int:
     L.seed_everything(config.seed, workers=True, verbose=False)
     checkpoint = read_checkpoint(config.ckpt_path) if config.ckpt_path else None
     if checkpoint is not None:
-        budget.resume(checkpoint["budget"])
+        budget.resume(checkpoint.get("budget"))
 
     data = SegmentationDataModule(config)
     data.prepare_data()
@@ -63,9 +63,10 @@ def train(config: Config, run_dir: Path, budget: Budget) -> int:
     )
 
     exporter = Exporter(module, data, run_dir, budget)
-    best = BestCheckpoint(run_dir / "checkpoints", exporter)
+    earlier = best_beside(Path(config.ckpt_path)) if config.ckpt_path else None
+    best = BestCheckpoint(run_dir / "checkpoints", exporter, earlier)
     every = parse_duration(config.budget.checkpoint_every, key="budget.checkpoint_every")
-    last = LastCheckpoint(run_dir / "checkpoints", every)
+    last = LastCheckpoint(run_dir / "checkpoints", every, budget)
     stop = StopOnSignal()
     callbacks = [KeepBudget(budget, config), ScheduleRate(config.schedule, budget), StopAtNoNumber()]
     callbacks += [best, last, stop, ExampleSheet()]
@@ -73,7 +74,7 @@ def train(config: Config, run_dir: Path, budget: Budget) -> int:
         callbacks.append(progress_callback(budget))
     callbacks += [build(node, f"callbacks.{name}") for name, node in config.callbacks.items()]
     trainer: L.Trainer = build(
-        trainer_settings(config),
+        trainer_settings(config, budget),
         "trainer",
         default_root_dir=run_dir,
         callbacks=callbacks,
@@ -85,7 +86,7 @@ def train(config: Config, run_dir: Path, budget: Budget) -> int:
         if budget.is_spent() and checkpoint is not None:
             spent, limit = clock(budget.used()), clock(budget.limit)
             log.warning("%s of %s are used: nothing left to train; budget.extend adds time", spent, limit)
-            exporter.export_from(best_beside(Path(config.ckpt_path)))
+            exporter.export_from(earlier)
         else:
             with stop.listening():
                 trainer.fit(module, data, ckpt_path=config.ckpt_path, weights_only=True)
@@ -95,6 +96,7 @@ def train(config: Config, run_dir: Path, budget: Budget) -> int:
             advice = f"; to go on: ckpt_path={from_here(last.path)}" if last.step >= 0 else ""
             log.warning("%s: stopped at step %d%s", stop.received.name, trainer.global_step, advice)
         finish(trainer, exporter)
+        budget.finished = not stop.received
     return stop.exit_code
 
 

@@ -2,6 +2,7 @@ import errno
 import os
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from tiny import loader, random_batch, tiny_module, tiny_trainer
 
 
 def fit(folder: Path, budget: Budget, *, epochs: int, exports: list[int] | None = None) -> LastCheckpoint:
-    last = LastCheckpoint(folder, timedelta(minutes=5))
+    last = LastCheckpoint(folder, timedelta(minutes=5), budget)
     best = BestCheckpoint(folder, export=lambda: (exports if exports is not None else []).append(1))
     trainer = tiny_trainer(
         folder,
@@ -58,3 +59,46 @@ def test_a_full_disk_names_the_file_and_leaves_the_old_one(
     with pytest.raises(CocosegError, match=r"\.ckpt: can't be written \(No space left on device\)"):
         fit(tmp_path, Budget(None), epochs=2)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def saved(path: Path, miou: float) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"scores": {"miou": miou}}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("here", "stored", "earlier", "expected"),
+    [
+        (0.6, 0.5, None, 0.6),  # found after the checkpoint that is gone on from
+        (None, 0.5, None, 0.5),
+        (0.4, 0.5, None, 0.5),
+        (None, None, 0.3, 0.3),  # the folder was moved, so that the stored path leads nowhere
+        (None, None, None, None),
+    ],
+)
+def test_the_best_of_before_is_never_forgotten(
+    tmp_path: Path,
+    here: float | None,
+    stored: float | None,
+    earlier: float | None,
+    expected: float | None,
+) -> None:
+    places = {"here": here, "stored": stored, "earlier": earlier}
+    files = {
+        name: saved(tmp_path / name / "best.ckpt", miou) for name, miou in places.items() if miou is not None
+    }
+    best = BestCheckpoint(tmp_path / "here", export=lambda: None, earlier=files.get("earlier"))
+    best.load_state_dict({"best_model_path": str(files.get("stored", ""))})
+    if expected is None:
+        assert not best.best_model_path
+        return
+    assert best.best_model_path == str(tmp_path / "here" / "best.ckpt")
+    assert float(best.best_model_score) == pytest.approx(expected)
+    assert torch.load(best.best_model_path, weights_only=True)["scores"]["miou"] == expected
+
+
+def test_an_error_while_a_checkpoint_is_restored_leaves_it_alone(tmp_path: Path) -> None:
+    last = LastCheckpoint(tmp_path, timedelta(minutes=5), Budget(None))
+    trainer = SimpleNamespace(global_step=7, save_checkpoint=lambda path: pytest.fail("was written"))
+    last.on_exception(trainer, None, RuntimeError("the optimizer's state does not fit"))

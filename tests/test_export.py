@@ -62,11 +62,12 @@ def test_the_file_is_plain_values_and_says_what_it_is(model_file):
 def test_a_failed_write_leaves_the_old_file(model_file, monkeypatch):
     before = model_file.read_bytes()
 
-    def break_off(_: object, path: Path) -> None:
-        path.write_bytes(b"half of it")
+    def break_off(path: Path, content: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(content[: len(content) // 2])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(torch, "save", break_off)
+    monkeypatch.setattr(Path, "write_bytes", break_off)
 
     with pytest.raises(KeyboardInterrupt):
         save_model(model_file, {}, SPEC, None)

@@ -52,7 +52,7 @@ class Run:
         share = self.more.pop("validation_share", 0.1)
         settings = Config(
             trainer={
-                "max_time": None if self.budget.limit is None else "00:00:01:00",
+                "max_time": None,  # the budget decides, whatever is written here
                 "max_epochs": -1,
                 **self.more,
             },
@@ -66,7 +66,7 @@ class Run:
             self.keep,
             ScheduleRate(ScheduleConfig(), self.budget),
             BestCheckpoint(self.folder, export=self._export),
-            LastCheckpoint(self.folder, every),
+            LastCheckpoint(self.folder, every, self.budget),
             watcher,
         ]
         trainer = tiny_trainer(
@@ -74,7 +74,7 @@ class Run:
             callbacks=callbacks,
             enable_checkpointing=True,
             plugins=[SlowIO(self)],
-            **{**trainer_settings(settings), "num_sanity_val_steps": 2, "log_every_n_steps": 1},
+            **{**trainer_settings(settings, self.budget), "num_sanity_val_steps": 2, "log_every_n_steps": 1},
         )
         train = loader(*(random_batch(seed=i) for i in range(train_batches)))
         val = loader(*(random_batch(seed=i) for i in range(val_batches)))
@@ -231,6 +231,26 @@ def test_a_number_of_steps_ends_the_schedule_too(tmp_path: Path, monkeypatch: py
     assert [progress for progress, _ in run.rates] == pytest.approx([i / 20 for i in range(20)])
 
 
+def test_an_interval_of_epochs_does_not_keep_the_last_weights_from_being_validated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(tmp_path, monkeypatch, 60.0, check_val_every_n_epoch=4)
+    trainer = run.fit()
+    assert run.validated[-1][0] == trainer.global_step
+    assert run.now <= 60
+
+
+def test_scores_on_a_part_of_the_data_replace_none_on_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(tmp_path, monkeypatch, 100.0, batch=1.0, validation_share=0.5)
+    monkeypatch.setattr(run.budget, "fits_validation_batch", lambda seconds: run.now < 50)
+    run.fit()
+    whole = [step for step, _, batches in run.validated if batches == 4]
+    assert run.validated[-1][2] < 4
+    assert torch.load(tmp_path / "best.ckpt", weights_only=True)["global_step"] in whole
+
+
 @pytest.mark.parametrize("end", [{"max_epochs": 3}, {"max_steps": 26, "max_epochs": -1}])
 def test_the_last_step_is_validated_whatever_ends_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: dict[str, int]
@@ -284,8 +304,9 @@ def test_who_decides_when_to_validate(
     settings: dict[str, Any], paced: bool, expected: dict[str, Any]
 ) -> None:
     config = Config(trainer={"val_check_interval": None, "check_val_every_n_epoch": None, **settings})
-    assert is_paced(config) is paced
-    assert trainer_settings(config) == expected
+    budget = Budget(None if config.trainer["max_time"] is None else 60.0)
+    assert is_paced(config, budget) is paced
+    assert trainer_settings(config, budget) == expected
 
 
 def test_the_time_is_accounted_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,11 +330,11 @@ def test_the_time_is_accounted_for(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_loss_that_is_no_number_ends_the_training_and_is_not_saved(tmp_path: Path) -> None:
     batch = random_batch()
     broken = (torch.full_like(batch[0], float("nan")), batch[1])
-    last = LastCheckpoint(tmp_path, timedelta(minutes=5))
+    last = LastCheckpoint(tmp_path, timedelta(minutes=5), Budget(None))
     trainer = tiny_trainer(tmp_path, max_epochs=1, callbacks=[StopAtNoNumber(), last])
     with pytest.raises(TrainingError, match=r"the loss is nan at step 1, .* lower optimizer\.lr"):
         trainer.fit(tiny_module(), loader(batch, broken, batch))
-    assert not last.path.exists()
+    assert torch.load(last.path, weights_only=True)["global_step"] == 1  # the one before
 
 
 def test_memory_that_runs_out_is_explained() -> None:

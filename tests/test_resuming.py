@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,10 @@ from cocoseg.errors import CocosegError
 from cocoseg.resuming import best_beside, continue_run
 
 
-def make_run(folder: Path, *, used: float = 100.0, limit: float | None = 600.0) -> Path:
+def make_run(folder: Path, *, used: float = 100.0, limit: float | None = 600.0, **more: object) -> Path:
     """A run folder with a ledger and a (hollow) checkpoint, which is returned."""
     (folder / "checkpoints").mkdir(parents=True)
-    ledger = {**Budget(limit).to_dict(), "used": used, "trained_from": 5.0}
+    ledger = {**Budget(limit).to_dict(), "used": used, "trained_from": 5.0, **more}
     (folder / LEDGER).write_text(json.dumps(ledger))
     (folder / "checkpoints" / "last.ckpt").write_bytes(b"")
     return folder / "checkpoints" / "last.ckpt"
@@ -73,6 +74,32 @@ def test_extend_adds_time(tmp_path: Path) -> None:
     budget = continue_run(config, tmp_path, limit_is_typed=False)
     assert budget.limit == 720
     assert not budget.is_spent()
+
+
+@pytest.mark.parametrize(
+    ("finished", "before", "expected"),
+    [(True, 0, 720), (True, 120, 720), (False, 0, 720), (False, 120, 600), (False, 60, 720)],
+)
+def test_the_same_command_started_again_extends_once(
+    tmp_path: Path, finished: bool, before: float, expected: float
+) -> None:
+    make_run(tmp_path, used=300, finished=finished, extended=before)
+    config = settings(resume="auto", budget=BudgetConfig(extend="00:00:02:00"))
+    budget = continue_run(config, tmp_path, limit_is_typed=False)
+    assert budget.limit == expected
+    assert budget.extended == 120
+    assert not budget.finished
+
+
+def test_auto_takes_the_checkpoint_written_last(tmp_path: Path) -> None:
+    last = make_run(tmp_path)
+    best = last.with_name("best.ckpt")
+    best.write_bytes(b"")
+    for path, seconds in ((last, 1000), (best, 2000)):
+        os.utime(path, (seconds, seconds))
+    config = settings(resume="auto")
+    continue_run(config, tmp_path, limit_is_typed=False)
+    assert config.ckpt_path == str(best)
 
 
 def test_a_spent_budget_with_nothing_to_export(tmp_path: Path) -> None:

@@ -64,6 +64,8 @@ class Budget:
         trained_from: seconds used when training first began, in whichever attempt.
         progress: 0 when training begins, 1 when it ends; schedules follow it.
         spent, expected: see there.
+        extended: seconds by which `budget.extend` has prolonged the limit since the run last ended.
+        finished: the run came to its end.
     """
 
     limit: float | None
@@ -73,6 +75,8 @@ class Budget:
     progress: float = 0.0
     spent: Spent = field(default_factory=Spent)
     expected: Expected = field(default_factory=Expected)
+    extended: float = 0.0
+    finished: bool = False
 
     def used(self) -> float:
         """Seconds used so far, earlier attempts included."""
@@ -84,7 +88,8 @@ class Budget:
 
     def after_validation(self) -> float:
         """Seconds that must be left when the last validation ends: two checkpoints, the export, the exit."""
-        return 2 * MARGIN * self.expected.checkpoint + MARGIN * self.expected.export + END
+        checkpoint, export = self.expected.checkpoint, self.expected.export
+        return MARGIN * (2 * checkpoint + (export or checkpoint)) + END
 
     def reserve(self) -> float:
         """Seconds that must be left when the last step ends."""
@@ -96,6 +101,16 @@ class Budget:
     def is_spent(self) -> bool:
         """Whether no time for training is left."""
         return self.left() <= self.reserve() + self.expected.step
+
+    def is_near_its_end(self) -> bool:
+        """Whether a checkpoint more than planned would come too late."""
+        return self.left() <= self.reserve() + MARGIN * self.expected.checkpoint + self.expected.step
+
+    def fits_validation(self) -> bool:
+        """Whether a validation, and the saving of what it finds, fits beside the one at the end."""
+        saving = self.after_validation() - END
+        needed = MARGIN * self.expected.validation + saving + self.expected.step
+        return self.left() > self.reserve() + needed
 
     def fits_validation_batch(self, seconds: float) -> bool:
         """Whether a further batch of validation, of so many seconds, can still be afforded."""
@@ -140,6 +155,8 @@ class Budget:
             "trained_from": self.trained_from,
             "spent": vars(self.spent).copy(),
             "expected": vars(self.expected).copy(),
+            "extended": self.extended,
+            "finished": self.finished,
         }
 
     def resume(self, ledger: dict[str, Any] | None) -> None:

@@ -40,22 +40,28 @@ class WholeCheckpointIO(TorchCheckpointIO):
 class LastCheckpoint(L.Callback):
     """`last.ckpt`: where training stands: every few minutes, at the end, and when a signal ends it.
 
+    The first one comes after the first step: it tells how long saving takes.
+
     Args:
         folder: of the checkpoint.
-        every: how often, at the end of a step.
+        every: how often, at the end of a step; not where only the end's own time is left.
     """
 
-    def __init__(self, folder: Path, every: timedelta):
+    def __init__(self, folder: Path, every: timedelta, budget: Budget):
         self.path = folder / "last.ckpt"
         self.every = every.total_seconds()
-        self.saved_at = time.monotonic()
+        self.budget = budget
+        self.saved_at: float | None = None
         self.step = -1  # of the last save
+        self.training = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.saved_at = time.monotonic()
+        self.training = True
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        due = time.monotonic() - self.saved_at >= self.every
+        due = self.saved_at is None or (
+            time.monotonic() - self.saved_at >= self.every and not self.budget.is_near_its_end()
+        )
         if trainer.strategy.broadcast(due) if trainer.world_size > 1 else due:
             self.save(trainer)
 
@@ -65,8 +71,9 @@ class LastCheckpoint(L.Callback):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        # Not after an error of ours: the disk is full, or the weights are no numbers any more.
-        if not isinstance(exception, CocosegError) and trainer.global_step > 0:
+        # Not after an error of ours: the disk is full, or the weights are no numbers any more. Nor while a
+        # checkpoint is being restored: half of it would be written back.
+        if self.training and not isinstance(exception, CocosegError) and trainer.global_step > 0:
             self.save(trainer)
 
     def save(self, trainer: L.Trainer) -> None:
@@ -80,9 +87,10 @@ class BestCheckpoint(ModelCheckpoint):
     Args:
         folder: of the checkpoint.
         export: called whenever there is a new best one.
+        earlier: the best one of the run that is gone on from.
     """
 
-    def __init__(self, folder: Path, export: Callable[[], None]):
+    def __init__(self, folder: Path, export: Callable[[], None], earlier: Path | None = None):
         super().__init__(
             folder,
             filename="best",
@@ -92,6 +100,12 @@ class BestCheckpoint(ModelCheckpoint):
             save_on_train_epoch_end=False,  # right after every validation
         )
         self.export = export
+        self.earlier = earlier
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Scores on a part of the data compete with none on all of it.
+        if not (pl_module.scores_are_partial and self.best_model_path):
+            super().on_validation_end(trainer, pl_module)
 
     def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
         super()._save_checkpoint(trainer, filepath)
@@ -99,15 +113,24 @@ class BestCheckpoint(ModelCheckpoint):
             self.export()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Lightning's own forgets the score where the folder is another, so any model would be best."""
-        before = Path(state_dict["best_model_path"])
-        if not before.is_file():
-            return
+        """The best one there is: a checkpoint knows of none that came after it, and Lightning's own method
+        forgets the score where the folder is another."""
         here = Path(self.dirpath, "best.ckpt")
-        if before != here:
+        places = (here, self.earlier, Path(state_dict["best_model_path"]))
+        scores = {place: _miou(place) for place in places if place is not None and place.is_file()}
+        if not scores:
+            return
+        best = max(scores, key=scores.__getitem__)
+        if best.resolve() != here.resolve():
             with whole_file(here) as temporary:
-                shutil.copyfile(before, temporary)
-        score = state_dict["best_model_score"]
+                shutil.copyfile(best, temporary)
+        score = torch.tensor(scores[best])
         self.best_model_path = self.kth_best_model_path = str(here)
         self.best_model_score = self.kth_value = self.current_score = score
         self.best_k_models = {str(here): score}
+
+
+def _miou(checkpoint: Path) -> float:
+    """The score that a checkpoint was saved with."""
+    scores = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True).get("scores")
+    return scores["miou"] if scores else -1.0

@@ -1,5 +1,6 @@
 """Model files: `segmentation_model.pth`, and reading it or a checkpoint back. No Lightning, no Hydra."""
 
+import io
 import platform
 import zipfile
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ import torchvision
 from torch import Tensor, nn
 
 from cocoseg.errors import CocosegError
-from cocoseg.files import whole_file
+from cocoseg.files import write_bytes
 from cocoseg.spec import ModelSpec
 from cocoseg.unet import UNet
 
@@ -147,5 +148,6 @@ def save_model(
             "torchvision": str(torchvision.__version__),
         },
     }
-    with whole_file(path) as temporary:
-        torch.save(content, temporary)
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_bytes(path, buffer.getvalue())

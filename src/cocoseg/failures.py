@@ -41,7 +41,8 @@ def explained() -> Iterator[None]:
             "data.image_size or model.base_channels"
         ) from error
     except RuntimeError as error:
-        if "can't allocate memory" in str(error) or "not enough memory" in str(error):  # torch on the CPU
+        said = str(error).lower()
+        if any(part in said for part in ("can't allocate memory", "out of memory", "killed by signal")):
             raise TrainingError(
                 "out of memory: lower data.batch_size, data.image_size or data.num_workers"
             ) from error

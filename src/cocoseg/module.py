@@ -26,6 +26,7 @@ class SegmentationModule(L.LightningModule):
 
     Attributes:
         scores: of the last validation; in every checkpoint, too.
+        scores_are_partial: they are of a part of the validation set, for lack of time.
         base_rates: learning rate of each parameter group of each optimizer, which a schedule scales.
     """
 
@@ -42,6 +43,7 @@ class SegmentationModule(L.LightningModule):
         self.make_optimizer = optimizer
         self.spec = spec
         self.scores: Scores | None = None
+        self.scores_are_partial = False
         self.base_rates: list[list[float]] = []
         self.train_loss = MeanMetric()
         self.val_loss = MeanMetric()

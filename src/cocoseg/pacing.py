@@ -16,18 +16,18 @@ NEVER = 2**62  # batches
 RECENT = 10  # steps, of which the slowest is expected next
 
 
-def is_paced(config: Config) -> bool:
+def is_paced(config: Config, budget: Budget) -> bool:
     """Whether the budget says when to validate."""
     settings = config.trainer
     chosen = settings.get("val_check_interval"), settings.get("check_val_every_n_epoch")
-    return settings.get("max_time") is not None and chosen == (None, None)
+    return budget.limit is not None and chosen == (None, None)
 
 
-def trainer_settings(config: Config) -> dict[str, Any]:
+def trainer_settings(config: Config, budget: Budget) -> dict[str, Any]:
     """Lightning's settings: without `max_time`, which is the budget's, and with a rule when to validate."""
     settings = {"check_val_every_n_epoch": None, **config.trainer}
     del settings["max_time"]
-    if is_paced(config):
+    if is_paced(config, budget):
         settings["val_check_interval"] = NEVER  # until KeepBudget says otherwise
     elif settings.get("check_val_every_n_epoch") is None and not isinstance(
         settings.get("val_check_interval"), int
@@ -51,7 +51,7 @@ class KeepBudget(L.Callback):
     def __init__(self, budget: Budget, config: Config):
         self.budget = budget
         self.validation_share = config.budget.validation_share
-        self.paced = is_paced(config)
+        self.paced = is_paced(config, budget)
         self._steps: deque[float] = deque(maxlen=RECENT)  # seconds, loading included
         self._loading = 0.0  # of the step in progress
         self._mark = time.monotonic()  # when the last thing ended that was charged to somebody
@@ -89,18 +89,19 @@ class KeepBudget(L.Callback):
         due = self._is_due() or _is_last_step(trainer)
         stop, validate = self._agreed(trainer, (self.budget.is_spent(), due))
         if stop:
-            trainer.should_stop = True  # Lightning validates once more then
+            trainer.should_stop = True
         if self.paced:
-            trainer.val_check_batch = 1 if validate else NEVER
-        if trainer.global_step % trainer.log_every_n_steps == 0:
+            trainer.val_check_batch = 1 if stop or validate else NEVER
+        elif stop:  # Lightning validates then, but not in an epoch that its own interval leaves out
+            trainer.check_val_every_n_epoch = trainer.check_val_every_n_epoch and 1
+        if trainer.log_every_n_steps and trainer.global_step % trainer.log_every_n_steps == 0:
             self._log(trainer, pl_module, len(batch[0]))
 
     def _is_due(self) -> bool:
         """Whether the share of the time allows another validation, and the end is not near."""
         budget = self.budget
-        needed = budget.expected.validation
         allowed = self.validation_share * budget.used() * budget.progress
-        return budget.spent.validating + needed <= allowed and budget.left() > budget.reserve() + 2 * needed
+        return budget.spent.validating + budget.expected.validation <= allowed and budget.fits_validation()
 
     # --- validation
 
@@ -128,6 +129,7 @@ class KeepBudget(L.Callback):
             if not self._batch_seconds:
                 self._batch_seconds = seconds
             return
+        pl_module.scores_are_partial = self._cut
         if self._cut:
             log.warning("validated on %d of %d batches: there was no time for more", self._batches, batches)
         else:

@@ -19,8 +19,8 @@ def continue_run(config: Config, run_dir: Path, *, limit_is_typed: bool) -> Budg
     Raises:
         CocosegError: the ledger is damaged, or the time is spent and there is nothing to export.
     """
-    if config.resume == "auto" and (run_dir / "checkpoints" / "last.ckpt").is_file():
-        config.ckpt_path = str(run_dir / "checkpoints" / "last.ckpt")
+    if config.resume == "auto" and (newest := _newest(run_dir / "checkpoints")):
+        config.ckpt_path = str(newest)
     folder = run_dir
     if config.ckpt_path is not None and not (run_dir / LEDGER).exists():
         folder = Path(config.ckpt_path).resolve().parent.parent
@@ -30,16 +30,25 @@ def continue_run(config: Config, run_dir: Path, *, limit_is_typed: bool) -> Budg
     if ledger is not None and not limit_is_typed:
         limit = ledger["limit"]
     extension = _seconds(parse_duration(config.budget.extend, key="budget.extend"))
-    if extension is not None and limit is not None:
-        limit += extension
     budget = open_budget(limit)
     budget.resume(ledger)
+    if extension is not None and limit is not None:
+        # The same command may be started again by a scheduler, before the run has come to its end.
+        if ledger is None or ledger["finished"] or ledger["extended"] != extension or limit_is_typed:
+            budget.limit = limit + extension
+        budget.extended = extension
     if budget.is_spent() and config.ckpt_path is None:
         raise CocosegError(
             f"{run_dir}: {clock(budget.used())} of {clock(limit)} are used, and there is no checkpoint to "
             'export; add time with budget.extend="00:01:00:00"'
         )
     return budget
+
+
+def _newest(folder: Path) -> Path | None:
+    """The checkpoint that was written last: the best one may be younger than the one of every few minutes."""
+    there = [path for path in (folder / "last.ckpt", folder / "best.ckpt") if path.is_file()]
+    return max(there, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
 def best_beside(checkpoint: Path) -> Path:

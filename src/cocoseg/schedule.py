@@ -24,6 +24,8 @@ class ScheduleRate(L.Callback):
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         share = rate(self.settings.name, self.settings.warmup, self.budget.progress)
+        if self.budget.limit is None and trainer.max_steps in (-1, None) and trainer.max_epochs in (-1, None):
+            share = 1.0  # nothing ends this run but a signal, so there is no progress to follow
         for optimizer, bases in zip(trainer.optimizers, pl_module.base_rates, strict=True):
             for group, base in zip(optimizer.param_groups, bases, strict=True):
                 group["lr"] = base * share
