@@ -13,7 +13,7 @@ from cocoseg.budget import LEDGER, Budget, clock, kept_in
 from cocoseg.cli import build, entry_point, is_typed, start_run, typed
 from cocoseg.config import Config, parse_duration
 from cocoseg.files import from_here
-from cocoseg.resuming import best_beside, continue_run
+from cocoseg.resuming import best_beside, claimed, continue_run
 
 log = logging.getLogger("cocoseg.train")
 
@@ -95,7 +95,8 @@ def train(config: Config, run_dir: Path, budget: Budget) -> int:
         if stop.received:
             advice = f"; to go on: ckpt_path={from_here(last.path)}" if last.step >= 0 else ""
             log.warning("%s: stopped at step %d%s", stop.received.name, trainer.global_step, advice)
-        finish(trainer, exporter)
+        with stop.listening():
+            finish(trainer, exporter)
         budget.finished = not stop.received
     return stop.exit_code
 
@@ -107,7 +108,8 @@ def main(cfg: DictConfig) -> None:
     goes_on = config.ckpt_path is not None or config.resume is not None
     run_dir = start_run(cfg, overwrite=goes_on)
     budget = continue_run(config, run_dir, limit_is_typed=is_typed("trainer.max_time"))
-    with kept_in(run_dir / LEDGER, budget):  # from here on: a kill during the imports counts, too
+    # From here on, so that a kill during the imports counts, too.
+    with claimed(run_dir), kept_in(run_dir / LEDGER, budget):
         exit_code = train(config, run_dir, budget)
     if exit_code:
         sys.exit(exit_code)

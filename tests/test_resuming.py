@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
+from cocoseg import resuming
 from cocoseg.budget import LEDGER, Budget
 from cocoseg.config import BudgetConfig, Config
 from cocoseg.errors import CocosegError
-from cocoseg.resuming import best_beside, continue_run
+from cocoseg.files import PART
+from cocoseg.resuming import best_beside, claimed, continue_run
 
 
 def make_run(folder: Path, *, used: float = 100.0, limit: float | None = 600.0, **more: object) -> Path:
@@ -112,6 +114,19 @@ def test_no_limit_stays_no_limit(tmp_path: Path) -> None:
     make_run(tmp_path, limit=None)
     config = settings(resume="auto", budget=BudgetConfig(extend="00:00:02:00"))
     assert continue_run(config, tmp_path, limit_is_typed=False).limit is None
+
+
+def test_one_process_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resuming, "PATIENCE", 0.05)
+    (tmp_path / "checkpoints").mkdir()
+    left = tmp_path / "checkpoints" / f"{PART}0123.ckpt"
+    left.write_bytes(b"half")
+    with claimed(tmp_path):
+        assert not left.exists()
+        with pytest.raises(CocosegError, match="another process trains in"), claimed(tmp_path):
+            pass
+    with claimed(tmp_path):
+        pass
 
 
 def test_the_best_beside(tmp_path: Path) -> None:

@@ -1,11 +1,18 @@
 """Going on with a run: its checkpoint, and the time that it has used."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from cocoseg.budget import LEDGER, Budget, clock, open_budget, read_ledger
 from cocoseg.config import Config, parse_duration
 from cocoseg.errors import CocosegError
+from cocoseg.files import remove_parts
+
+PATIENCE = 15.0  # seconds: loaders outlive a killed process by some, and hold its lock
 
 
 def continue_run(config: Config, run_dir: Path, *, limit_is_typed: bool) -> Budget:
@@ -43,6 +50,26 @@ def continue_run(config: Config, run_dir: Path, *, limit_is_typed: bool) -> Budg
             'export; add time with budget.extend="00:01:00:00"'
         )
     return budget
+
+
+@contextmanager
+def claimed(run_dir: Path) -> Iterator[None]:
+    """Keep other processes out of the run folder, and clear away what a killed one left unfinished there.
+
+    Raises:
+        CocosegError: another process trains there.
+    """
+    lock = FileLock(run_dir / ".lock")
+    try:
+        lock.acquire(timeout=PATIENCE)
+    except Timeout as error:
+        raise CocosegError(f"run_dir: another process trains in {run_dir}; name another folder") from error
+    try:
+        for folder in (run_dir, run_dir / "checkpoints"):
+            remove_parts(folder)
+        yield
+    finally:
+        lock.release()
 
 
 def _newest(folder: Path) -> Path | None:

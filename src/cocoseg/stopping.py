@@ -40,7 +40,11 @@ class StopOnSignal(L.Callback):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Answer signals within the block, and end it quietly where one has come."""
+        """Answer signals within the block, and end it quietly where one has come; after the first one, the
+        system's own answer holds, here too."""
+        if self.received is not None:
+            yield
+            return
         before = {number: signal.signal(number, self._note) for number in SIGNALS}
         try:
             yield
