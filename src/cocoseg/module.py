@@ -45,8 +45,10 @@ class SegmentationModule(L.LightningModule):
         self.scores: Scores | None = None
         self.scores_are_partial = False
         self.base_rates: list[list[float]] = []
-        self.train_loss = MeanMetric()
-        self.val_loss = MeanMetric()
+        self.train_loss = MeanMetric(
+            nan_strategy="disable"
+        )  # no look at the values, which a GPU would wait for
+        self.val_loss = MeanMetric(nan_strategy="ignore")
         self.confusion = ConfusionMatrix(len(spec.labels))
 
     def forward(self, image: Tensor) -> Tensor:
