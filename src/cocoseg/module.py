@@ -45,9 +45,8 @@ class SegmentationModule(L.LightningModule):
         self.scores: Scores | None = None
         self.scores_are_partial = False
         self.base_rates: list[list[float]] = []
-        self.train_loss = MeanMetric(
-            nan_strategy="disable"
-        )  # no look at the values, which a GPU would wait for
+        # StopAtNoNumber speaks of a loss that is none. Not "disable": that leaves out the weights, too.
+        self.train_loss = MeanMetric(nan_strategy="ignore")
         self.val_loss = MeanMetric(nan_strategy="ignore")
         self.confusion = ConfusionMatrix(len(spec.labels))
 
