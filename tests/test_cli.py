@@ -367,7 +367,7 @@ def test_a_signal_ends_the_training_in_order(
     limit = "trainer.max_time=00:00:03:00"
     often = ("budget.checkpoint_every=00:00:00:02", "trainer.check_val_every_n_epoch=1")
     process = start("train", *SMALL[:-1], limit, *often, "data.num_workers=1", cwd=tmp_path)
-    wait_for(tmp_path, "outputs/train/*/checkpoints/last.ckpt", process)
+    wait_for(tmp_path, "outputs/train/*/checkpoints/best.ckpt", process)
     send(number, process, to_group=to_group)
     stdout, stderr = ended(process, tmp_path)
     assert process.returncode == exit_code, stderr
