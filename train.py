@@ -107,10 +107,10 @@ def main(cfg: DictConfig) -> None:
     config = typed(cfg)
     goes_on = config.ckpt_path is not None or config.resume is not None
     run_dir = start_run(cfg, overwrite=goes_on)
-    budget = continue_run(config, run_dir, limit_is_typed=is_typed("trainer.max_time"))
-    # From here on, so that a kill during the imports counts, too.
-    with claimed(run_dir), kept_in(run_dir / LEDGER, budget):
-        exit_code = train(config, run_dir, budget)
+    with claimed(run_dir):  # before the ledger is read, which whoever was there may still have written to
+        budget = continue_run(config, run_dir, limit_is_typed=is_typed("trainer.max_time"))
+        with kept_in(run_dir / LEDGER, budget):  # a kill during the imports counts, too
+            exit_code = train(config, run_dir, budget)
     if exit_code:
         sys.exit(exit_code)
 

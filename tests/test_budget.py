@@ -156,6 +156,14 @@ def test_the_ledger_is_written_while_the_block_runs(tmp_path: Path, monkeypatch:
     assert [path.name for path in tmp_path.iterdir()] == [LEDGER]
 
 
+def test_a_ledger_without_all_its_keys_is_damaged_too(tmp_path: Path) -> None:
+    content = Budget(60.0).to_dict()
+    del content["finished"]
+    (tmp_path / LEDGER).write_text(json.dumps({**content, "used": 5}))
+    with pytest.raises(CocosegError, match="delete it"):
+        read_ledger(tmp_path / LEDGER)
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"limit": 5}', '{"limit": 5, "used": "much"}'])
 def test_a_damaged_ledger_is_an_error(tmp_path: Path, content: str) -> None:
     (tmp_path / LEDGER).write_text(content)

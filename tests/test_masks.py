@@ -146,6 +146,14 @@ def test_draw_masks_of_some_images(tmp_path: Path) -> None:
 # --- bad input
 
 
+@pytest.mark.parametrize("wrong", [{"other": "ignored"}, {"labels": "every"}, {"labels": {"pet": "cat"}}])
+def test_unknown_choices_are_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    images = make_images(tmp_path / "in", "a.png")
+    file = write_coco(tmp_path / "c.json", images=images, annotations=[annotation(1, 1, 2)])
+    with pytest.raises(CocosegError, match=next(iter(wrong))):
+        create_segmentation_masks(tmp_path / "in", file, tmp_path / "out", workers=1, **wrong)
+
+
 def damage(path: Path, kind: str) -> None:
     if kind == "missing":
         path.unlink()

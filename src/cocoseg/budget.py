@@ -196,7 +196,7 @@ def read_ledger(path: Path) -> dict[str, Any] | None:
     """
     try:
         content = json.loads(path.read_bytes())
-        Budget(content["limit"]).resume(content)
+        Budget(content["limit"], extended=content["extended"], finished=content["finished"]).resume(content)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

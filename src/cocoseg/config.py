@@ -193,6 +193,12 @@ def _check_keys(settings: Any, path: str) -> None:
             _check_keys(value, f"{path}{key}.")
 
 
+def check_other(other: str) -> None:
+    """Raises CocosegError where `data.subset.other` is none of its values."""
+    if other not in OTHERS:
+        raise CocosegError(f"data.subset.other is {other!r}; it must be one of {', '.join(OTHERS)}")
+
+
 def check_labels(labels: Any) -> None:
     """Raises CocosegError where `data.labels` is none of its forms."""
     if isinstance(labels, str):
@@ -254,8 +260,7 @@ def _check_subset(subset: SubsetConfig) -> None:
         )
     if subset.min_pixels < 0:
         raise CocosegError(f"data.subset.min_pixels is {subset.min_pixels}; it must be at least 0")
-    if subset.other not in OTHERS:
-        raise CocosegError(f"data.subset.other is {subset.other!r}; it must be one of {', '.join(OTHERS)}")
+    check_other(subset.other)
     for item in subset.categories or ():
         if isinstance(item, bool) or not isinstance(item, int | str):
             raise CocosegError(f"data.subset.categories: {item!r} is neither a name nor an id")

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from cocoseg import coco as coco_format
 from cocoseg.coco import CocoFile, Image
-from cocoseg.config import MasksConfig, check_masks
+from cocoseg.config import MasksConfig, check_labels, check_masks, check_other
 from cocoseg.cores import available_cores
 from cocoseg.encoding import MaskEncoding
 from cocoseg.errors import CocosegError
@@ -111,6 +111,8 @@ def create_segmentation_masks(
     Raises:
         CocosegError: bad annotations or images, named in the message.
     """
+    check_labels(labels)
+    check_other(other)
     coco = coco_format.read(Path(annotation_file))
     label_map = LabelMap.from_categories(coco.categories, categories, labels)
     settings = MasksConfig(overlap, rasterizer, crowd, encoding)
