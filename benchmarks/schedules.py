@@ -1,14 +1,15 @@
 """What the clock-driven learning rate is worth: one net, one data set, one time limit, several schedules.
 
-    python benchmarks/schedules.py --budgets 20 40 80 -- data=custom data.images=… data.annotations=… …
+    python benchmarks/schedules.py --budgets 120 300 600 -- data=custom data.images=… data.annotations=… …
 
 `constant` never changes the rate; `guessed` falls to zero in a straight line over a number of steps that had
-to be guessed beforehand, here twice and half as many as then came; `clock` is ours. All in one multirun, so
-that every job's time begins when it begins; validation mIoU of the exported model, three seeds.
+to be guessed beforehand, here twice and half as many as come; `clock` is ours. All four run side by side, a
+thread each, so that whatever else the machine does slows them alike. Validation mIoU of the exported model.
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from typing import Any
 import lightning as L
 
 ROOT = Path(__file__).parents[1]
+CALIBRATION = 60  # seconds of a first run, which tells how many steps come
 
 
 class GuessedRate(L.Callback):
@@ -33,26 +35,36 @@ class GuessedRate(L.Callback):
             group["lr"] = base * share
 
 
-def sweep(folder: Path, seconds: int, seeds: int, overrides: list[str], extra: list[str]) -> list[dict]:
-    """One multirun over the seeds; scores and steps of each."""
-    command = [
-        sys.executable,
-        str(ROOT / "train.py"),
-        "-m",
-        f"seed={','.join(map(str, range(seeds)))}",
-        f"trainer.max_time=00:00:{seconds // 60:02d}:{seconds % 60:02d}",
-        f"hydra.sweep.dir={folder}",
-        *overrides,
-        *extra,
-    ]
-    subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
-    results = []
-    for job in range(seeds):
-        scores = json.loads((folder / str(job) / "metrics.json").read_bytes())
+def guessed(steps: int) -> list[str]:
+    target = "+callbacks.rate._target_=schedules.GuessedRate"
+    return ["schedule.name=constant", target, f"+callbacks.rate.steps={max(1, steps)}"]
+
+
+def side_by_side(
+    folder: Path, seconds: int, seed: int, overrides: list[str], ways: dict[str, list[str]]
+) -> dict[str, dict[str, float]]:
+    """Train in every way at once; score and steps of each."""
+    running = {}
+    for name, extra in ways.items():
+        run_dir = folder / str(len(running))
+        command = [
+            *(sys.executable, str(ROOT / "train.py"), *overrides, *extra),
+            *(f"seed={seed}", f"run_dir={run_dir}"),
+            f"trainer.max_time=00:00:{seconds // 60:02d}:{seconds % 60:02d}",
+        ]
+        path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+        running[name] = process, run_dir
+    results = {}
+    for name, (process, run_dir) in running.items():
+        if process.wait():
+            raise SystemExit(f"{name}: train.py ended with {process.returncode}")
         line = next(
-            line for line in (folder / str(job) / "train.log").read_text().splitlines() if "steps" in line
+            line for line in (run_dir / "train.log").read_text().splitlines() if line.startswith("trained")
         )
-        results.append({"miou": scores["miou"], "steps": int(line.split()[-2])})
+        scores = json.loads((run_dir / "metrics.json").read_bytes())
+        results[name] = {"miou": scores["miou"], "steps": int(line.split()[-2])}
     return results
 
 
@@ -64,22 +76,29 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("overrides", nargs="+", help="of train.py; after --")
     options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        copies = {str(number): [] for number in range(4)}
+        first = side_by_side(Path(folder), CALIBRATION, 0, options.overrides, copies)
+    rate = statistics.mean(result["steps"] for result in first.values()) / CALIBRATION
     print("| budget s | schedule | steps | mIoU, mean | each seed |")
     print("|---|---|---|---|---|")
     for seconds in options.budgets:
-        steps = 0
-        for name in ("clock", "constant", "guessed, twice too long", "guessed, half as long"):
-            extra = ["schedule.name=linear" if name == "clock" else "schedule.name=constant"]
-            if name.startswith("guessed"):
-                guess = max(1, steps * 2 if "twice" in name else steps // 2)
-                extra += ["+callbacks.rate._target_=schedules.GuessedRate", f"+callbacks.rate.steps={guess}"]
+        steps = round(rate * seconds)
+        ways = {
+            "clock": ["schedule.name=linear"],
+            "constant": ["schedule.name=constant"],
+            f"guessed: {2 * steps} steps": guessed(2 * steps),
+            f"guessed: {steps // 2} steps": guessed(steps // 2),
+        }
+        runs = []
+        for seed in range(options.seeds):
             with tempfile.TemporaryDirectory() as folder:
-                results = sweep(Path(folder), seconds, options.seeds, options.overrides, extra)
-            if name == "clock":
-                steps = round(statistics.mean(result["steps"] for result in results))
-            scores = [result["miou"] for result in results]
+                runs.append(side_by_side(Path(folder), seconds, seed, options.overrides, ways))
+        rate = statistics.mean(run["clock"]["steps"] for run in runs) / seconds
+        for name in ways:
+            scores = [run[name]["miou"] for run in runs]
             print(
-                f"| {seconds} | {name} | {statistics.mean(result['steps'] for result in results):.0f} "
+                f"| {seconds} | {name} | {statistics.mean(run[name]['steps'] for run in runs):.0f} "
                 f"| {statistics.mean(scores):.3f} | {', '.join(f'{score:.3f}' for score in scores)} |",
                 flush=True,
             )

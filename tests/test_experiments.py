@@ -1,6 +1,5 @@
 """Every preset in conf/experiment, on tiny data and for two steps."""
 
-import importlib.util
 import json
 
 import PIL.Image
@@ -13,6 +12,7 @@ import cocoseg.cli  # noqa: F401  registers the schema
 from cocoseg.budget import Budget
 from cocoseg.config import check
 from cocoseg.export import load_model
+from cocoseg.training import train
 from conftest import ROOT
 
 CONF = ROOT / "conf"
@@ -33,13 +33,6 @@ TINY = (
 )
 
 
-def train_program():
-    spec = importlib.util.spec_from_file_location("train_program", ROOT / "train.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_trains(experiment, shapes_root, tmp_path):
     places = (
@@ -54,7 +47,7 @@ def test_every_experiment_trains(experiment, shapes_root, tmp_path):
     check(config)
     run_dir = tmp_path / "run"
 
-    exit_code = train_program().train(config, run_dir, Budget(None))
+    exit_code = train(config, run_dir, Budget(None))
 
     assert exit_code == 0
     steps = {}

@@ -108,7 +108,7 @@ def test_unknown_settings(tmp_path: Path, settings: dict[str, Any]) -> None:
 def test_two_workers_write_the_same_bytes(
     shapes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cocoseg.masks.CHUNK", 1)  # so that results arrive in any order
+    monkeypatch.setattr("cocoseg.parallel.CHUNK", 1)  # so that results arrive in any order
     results = []
     for workers in (1, 2):
         out = tmp_path / str(workers)

@@ -66,6 +66,7 @@ class Budget:
         spent, expected: see there.
         extended: seconds by which `budget.extend` has prolonged the limit since the run last ended.
         finished: the run came to its end.
+        training: this attempt has begun to train.
     """
 
     limit: float | None
@@ -77,6 +78,7 @@ class Budget:
     expected: Expected = field(default_factory=Expected)
     extended: float = 0.0
     finished: bool = False
+    training: bool = False
 
     def used(self) -> float:
         """Seconds used so far, earlier attempts included."""
@@ -118,7 +120,9 @@ class Budget:
 
     def begin_training(self) -> None:
         """The first step of this attempt is about to come."""
-        self.spent.starting += time.monotonic() - self.began
+        if not self.training:  # it may begin again, after memory ran out
+            self.spent.starting += time.monotonic() - self.began
+        self.training = True
         if self.trained_from is None:
             self.trained_from = self.used()
 

@@ -23,6 +23,8 @@ ENCODINGS = ("palette", "uint16", "x100")
 LABELS = ("all", "supercategories")
 SCHEDULES = ("linear", "cosine", "constant")
 OTHERS = ("background", "ignore")
+AUTO = "auto"
+COMPILES = (False, True, AUTO)
 
 
 @dataclass
@@ -57,8 +59,10 @@ class DataConfig:
     val_annotations: str | None = None  # null: a part of the training images is held out
     prepared_dir: str | None = None  # null: prepared/<annotation file>-<key of the settings>
     image_size: list[int] = field(default_factory=lambda: [224, 224])  # height, width
-    batch_size: int = 16
-    num_workers: int | None = None  # null: one per core, at most 8
+    batch_size: int | str = 16  # auto: the largest power of two that a GPU's memory has room for
+    num_workers: int | None = None  # null: what the cache and the device ask for
+    cache: bool = True  # decode and resize once, into arrays beside the masks
+    cache_size: list[int] | None = None  # height, width of training images before they are cropped
     val_fraction: float = 0.1
     subset: SubsetConfig = field(default_factory=SubsetConfig)
     labels: Any = "all"  # a class per category; supercategories; or {name: [categories], …}
@@ -85,6 +89,23 @@ class MasksConfig:
     rasterizer: str = "pillow"
     crowd: str = "ignore"
     encoding: str = "palette"
+
+
+@dataclass
+class AugmentConfig:
+    """What is done to training images at random, see augment.py; 0 switches a transform off."""
+
+    flip: float = 0.0  # probability, left to right
+    scale: list[float] = field(default_factory=lambda: [1.0, 1.0])  # of the image against what is cropped
+    rotate: float = 0.0  # degrees, at most
+    brightness: float = 0.0  # by a factor of 1 ± this, at most
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0  # share of a full turn, at most
+    greyscale: float = 0.0  # probability
+    blur: float = 0.0  # probability
+    cutout: float = 0.0  # probability of a rectangle that is neither seen nor scored
+    class_mix: float = 0.0  # probability of half of another image's classes laid over
 
 
 @dataclass
@@ -121,7 +142,9 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     masks: MasksConfig = field(default_factory=MasksConfig)
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     model: Any = None
+    compile: Any = False  # true, false, or auto: where the time left repays it
     loss: Any = None
     optimizer: Any = None
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -153,6 +176,9 @@ def check(config: Config, *, may_download: bool = False) -> None:
     if config.prepare.workers is not None and config.prepare.workers < 1:
         raise CocosegError(f"prepare.workers is {config.prepare.workers}; it must be at least 1, or null")
     _check_time(config)
+    _check_augment(config.augment)
+    if not any(config.compile is known for known in COMPILES) and config.compile != AUTO:
+        raise CocosegError(f"compile is {config.compile!r}; it must be true, false or auto")
     if not isinstance(config.callbacks, Mapping):
         raise CocosegError(f"callbacks is {config.callbacks!r}; it must map names to a _target_ each")
     if config.ckpt_path is not None and not Path(config.ckpt_path).is_file():
@@ -181,6 +207,20 @@ def _check_time(config: Config) -> None:
         raise CocosegError(f"resume is {config.resume!r}; it must be auto or null")
     if config.resume and config.ckpt_path:
         raise CocosegError("resume=auto finds its checkpoint itself; leave out ckpt_path")
+
+
+def _check_augment(augment: AugmentConfig) -> None:
+    for key in ("flip", "greyscale", "blur", "cutout", "class_mix"):
+        if not 0 <= getattr(augment, key) <= 1:
+            raise CocosegError(f"augment.{key} is {getattr(augment, key)}; a probability lies in 0 … 1")
+    for key, most in (("rotate", 180), ("brightness", 1), ("contrast", 1), ("saturation", 1), ("hue", 0.5)):
+        if not 0 <= getattr(augment, key) <= most:
+            raise CocosegError(f"augment.{key} is {getattr(augment, key)}; it must lie in 0 … {most}")
+    scale = augment.scale
+    if len(scale) != 2 or not 0.05 <= scale[0] <= scale[1] <= 20:
+        raise CocosegError(
+            f"augment.scale is {scale}; it must be [least, most], as in [0.5, 2.0], within 0.05 … 20"
+        )
 
 
 def _check_keys(settings: Any, path: str) -> None:
@@ -235,10 +275,18 @@ def check_masks(masks: MasksConfig) -> None:
 def _check_data(data: DataConfig) -> None:
     if len(data.image_size) != 2 or min(data.image_size) < 1:
         raise CocosegError(f"data.image_size is {data.image_size}; it must be [height, width] in pixels")
+    if isinstance(data.batch_size, str) and data.batch_size != AUTO:
+        raise CocosegError(f"data.batch_size is {data.batch_size!r}; it must be a number, or auto")
     for key, least in (("batch_size", 1), ("num_workers", 0), ("max_image_bytes", 1)):
         value = getattr(data, key)
-        if value is not None and value < least:
+        if isinstance(value, int) and value < least:
             raise CocosegError(f"data.{key} is {value}; it must be at least {least}")
+    larger = data.cache_size or data.image_size
+    if len(larger) != 2 or larger[0] < data.image_size[0] or larger[1] < data.image_size[1]:
+        raise CocosegError(
+            f"data.cache_size is {larger}; it must be [height, width] in pixels, no smaller than "
+            f"data.image_size {data.image_size}, or null for that size"
+        )
     if not 0 < data.val_fraction < 1:
         raise CocosegError(f"data.val_fraction is {data.val_fraction}; it must lie between 0 and 1")
     _check_subset(data.subset)

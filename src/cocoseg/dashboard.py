@@ -14,7 +14,7 @@ from torch import Tensor
 from cocoseg.files import whole_file
 from cocoseg.labels import IGNORE_INDEX, LabelMap
 from cocoseg.module import SegmentationModule
-from cocoseg.spec import MEAN, STD
+from cocoseg.pixels import denormalised
 
 EXAMPLES = 8  # images on a sheet
 GAP = 4  # pixels between pictures
@@ -55,7 +55,9 @@ def sheet(image: Tensor, mask: Tensor, prediction: Tensor, labels: LabelMap) -> 
     palette[: len(labels)] = [label.color for label in labels.classes]
     palette[IGNORE_INDEX] = IGNORED
     rows = []
-    for photo, truth, guess in zip(_pixels(image), mask.cpu().numpy(), prediction.cpu().numpy(), strict=True):
+    for photo, truth, guess in zip(
+        denormalised(image), mask.cpu().numpy(), prediction.cpu().numpy(), strict=True
+    ):
         rows.append(_joined([photo, palette[truth], palette[guess]], axis=1))
     return _joined(rows, axis=0)
 
@@ -75,13 +77,6 @@ def write_sheet(
     net.train(training)
     with whole_file(path) as temporary:
         PIL.Image.fromarray(sheet(image, mask, prediction, labels)).save(temporary, format="PNG")
-
-
-def _pixels(image: Tensor) -> np.ndarray:
-    """Normalised (B, 3, H, W) float32 -> (B, H, W, 3) uint8."""
-    mean, std = (image.new_tensor(values).view(3, 1, 1) for values in (MEAN, STD))
-    scaled = ((image * std + mean) * 255).round().clamp(0, 255)
-    return scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
 def _joined(pictures: list[np.ndarray], axis: int) -> np.ndarray:

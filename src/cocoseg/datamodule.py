@@ -1,17 +1,19 @@
-"""The data side of training: preparation, split, loaders."""
+"""The data side of training: preparation, split, loaders, batches."""
 
 import lightning as L
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, random_split
+from torch.utils.data import DataLoader, Dataset, Subset, random_split
 
+from cocoseg.augment import Augment
 from cocoseg.config import Config
 from cocoseg.cores import available_cores
-from cocoseg.dataset import SegmentationDataset
+from cocoseg.dataset import Batches, SegmentationDataset, as_is
 from cocoseg.errors import CocosegError
 from cocoseg.labels import LabelMap
+from cocoseg.pixels import normalised
 from cocoseg.prepare import prepare
-from cocoseg.prepared import prepared_sets
+from cocoseg.prepared import PreparedSet, prepared_sets
 from cocoseg.stopping import leave_group
 
 Pairs = Dataset[tuple[Tensor, Tensor]]
@@ -20,72 +22,105 @@ Pairs = Dataset[tuple[Tensor, Tensor]]
 class SegmentationDataModule(L.LightningDataModule):
     """Masks, data sets and loaders.
 
-    Batches are `(image, mask)`: image (B, 3, H, W) float32, mask (B, H, W) int64.
+    Loaders give bytes, which are a quarter of the way to the device: image (B, 3, H, W) uint8 and mask
+    (B, H, W) uint8. What the network gets, augmented where it is trained, is made there: image (B, 3, H, W)
+    float32, normalised, and mask (B, H, W) int64.
 
     Args:
-        config: its `data`, `masks`, `prepare` and `seed`.
+        config: its `data`, `masks`, `prepare`, `augment` and `seed`.
 
     Attributes:
         train_set, val_set: after `setup`; a seeded random split of one prepared set, or two sets where
             `data.val_annotations` is given.
+        batch_size: images per training step and device.
     """
 
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
         self.data = config.data
+        self.batch_size = config.data.batch_size
         self._is_prepared = False
+        self._augment: Augment | None = None
         self.train_set: Pairs | None = None
         self.val_set: Pairs | None = None
 
     def prepare_data(self) -> None:
-        """Make the masks where they are missing; once per machine."""
+        """Make the masks and the decoded arrays where they are missing; once per machine."""
         if not self._is_prepared:  # train.py asks before Lightning does
             prepare(self.config)
+            self._open_sets()
             self._is_prepared = True
 
     def setup(self, stage: str) -> None:
         """Open the prepared sets; the same seed makes the same split."""
-        if self.train_set is not None:
-            return
+        if self.train_set is None:
+            self.train_set, self.val_set = self._open_sets()
+
+    def _open_sets(self) -> tuple[Pairs, Pairs]:
         prepared, prepared_val = prepared_sets(self.config)
-        size = tuple(self.data.image_size)
-        full = SegmentationDataset(prepared.subset_file, prepared.image_dir, size)
-        self.labels: LabelMap = full.labels
+        size = self.data.image_size
+        larger = self.data.cache_size or size  # training images may be larger, for crops to have room
+        train = self._open(prepared, larger)
+        self.labels: LabelMap = train.labels
         if prepared_val is not None:
-            self.train_set = full
-            self.val_set = SegmentationDataset(prepared_val.subset_file, prepared_val.image_dir, size)
-            return
-        held_out = max(1, round(len(full) * self.data.val_fraction))
-        if held_out >= len(full):
+            return train, self._open(prepared_val, size)
+        held_out = max(1, round(len(train) * self.data.val_fraction))
+        if held_out >= len(train):
             raise CocosegError(
-                f"{len(full)} images are too few to hold out {held_out} for validation: "
+                f"{len(train)} images are too few to hold out {held_out} for validation: "
                 "lower data.val_fraction, or give data.val_annotations"
             )
         generator = torch.Generator().manual_seed(self.config.seed)
-        self.train_set, self.val_set = random_split(full, [len(full) - held_out, held_out], generator)
+        train_part, val_part = random_split(train, [len(train) - held_out, held_out], generator)
+        if larger != size:
+            val_part = Subset(self._open(prepared, size), val_part.indices)
+        return train_part, val_part
+
+    def _open(self, prepared: PreparedSet, image_size: list[int]) -> SegmentationDataset:
+        dataset = SegmentationDataset(prepared.subset_file, prepared.image_dir, tuple(image_size))
+        if self.data.cache:
+            dataset.decode_once(self.config.prepare.workers)
+        return dataset
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         # A last batch of one image could leave BatchNorm a single value per channel.
-        drop_last = len(self.train_set) >= self.data.batch_size
+        drop_last = len(self.train_set) >= self.batch_size
         # A resumed run takes another order: killed again and again, it would see the same first images only.
-        done = self.trainer.global_step if self.trainer is not None else 0
+        done, rank = (self.trainer.global_step, self.trainer.global_rank) if self.trainer else (0, 0)
         generator = torch.Generator().manual_seed(self.config.seed + done)
+        size = tuple(self.data.image_size)
+        self._augment = Augment(self.config.augment, size, seed=self.config.seed + done + (rank << 32))
         return self._loader(self.train_set, shuffle=True, drop_last=drop_last, generator=generator)
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         return self._loader(self.val_set, shuffle=False)
 
+    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], index: int) -> tuple[Tensor, Tensor]:
+        """On the device: bytes to what the network takes; training images are augmented."""
+        image, mask = batch
+        if self.trainer.training:
+            return self._augment(image, mask)
+        return normalised(image), mask.long()
+
     def _loader(self, dataset: Pairs, **options: object) -> DataLoader[tuple[Tensor, Tensor]]:
-        workers = self.data.num_workers
-        if workers is None:
-            workers = min(available_cores(), 8)
+        workers = self._num_workers()
         return DataLoader(
-            dataset,
-            batch_size=self.data.batch_size,
+            Batches(dataset),
+            batch_size=self.batch_size,
             num_workers=workers,
+            collate_fn=as_is,
             persistent_workers=workers > 0,
             worker_init_fn=leave_group,
             pin_memory=torch.cuda.is_available(),
             **options,
         )
+
+    def _num_workers(self) -> int:
+        """As set, else: decoding takes all cores; decoded images are copied while a GPU computes, and on a
+        CPU there is nothing to overlap."""
+        if self.data.num_workers is not None:
+            return self.data.num_workers
+        if self.data.cache:
+            return 1 if torch.cuda.is_available() else 0
+        return min(available_cores(), 8)

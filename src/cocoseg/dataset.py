@@ -1,6 +1,7 @@
 """Pairs of images and label masks from a prepared folder. No Lightning."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -8,13 +9,14 @@ import numpy as np
 import PIL.Image
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 from torchvision.transforms.v2 import functional as tv
 
+from cocoseg.cache import Arrays, Source, open_arrays
 from cocoseg.encoding import MaskEncoding
 from cocoseg.errors import CocosegError
 from cocoseg.images import read_image
-from cocoseg.spec import MEAN, STD
+from cocoseg.pixels import normalised
 
 
 class _Named(msgspec.Struct, gc=False):
@@ -63,11 +65,44 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         if missing:
             raise CocosegError(f"{self.folder}: no mask for {missing[0]}; run prepare.py again")
         self.pairs: list[tuple[str, str]] = [(i.file_name, masks[i.file_name]) for i in listed]
+        self._arrays: Arrays | None = None
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+        image, mask = self.read([number])
+        return normalised(image[0]), mask[0].long()
+
+    def read(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Image (B, 3, H, W) uint8 RGB, channels last in memory, and mask (B, H, W) uint8."""
+        if self._arrays is not None:
+            image, mask = self._arrays.take(numbers)
+        else:
+            parts = zip(*map(self._decode, numbers), strict=True)
+            image, mask = (torch.from_numpy(np.stack(part)) for part in parts)
+        return image.permute(0, 3, 1, 2), mask
+
+    def decode_once(self, workers: int | None = None) -> None:
+        """From now on read from arrays, see cache.py, which are made first where they are missing.
+
+        Args:
+            workers: processes that make them; None for one per core.
+
+        Raises:
+            CocosegError: the disk has too little room, or an image or mask can't be read.
+        """
+        source = Source(
+            images=[self.image_dir / image for image, _ in self.pairs],
+            masks=[self.folder / mask for _, mask in self.pairs],
+            meaning=[self.pairs, self.labels.to_dict(), self._encoding.encoding],
+            image_size=self.image_size,
+            decode=self._decode,
+        )
+        self._arrays = open_arrays(self.folder / "arrays", source, workers)
+
+    def _decode(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Image (H, W, 3) and mask (H, W), uint8."""
         image_name, mask_name = self.pairs[number]
         image = read_image(self.image_dir / image_name)
         mask = PIL.Image.fromarray(self._encoding.read(self.folder / mask_name))
@@ -76,15 +111,32 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
                 f"{self.image_dir / image_name}: {image.size[0]}x{image.size[1]}, but its mask is "
                 f"{mask.size[0]}x{mask.size[1]}: the image was replaced; delete {self.folder} to prepare anew"
             )
-        return self._resized_image(image), self._resized_mask(mask)
-
-    def _resized_image(self, image: PIL.Image.Image) -> Tensor:
-        # (3, H, W) uint8; torch's integer kernel is several times faster than Pillow's.
-        pixels = tv.resize(tv.pil_to_tensor(image), list(self.image_size), antialias=True)
-        return tv.normalize(tv.to_dtype(pixels, torch.float32, scale=True), list(MEAN), list(STD))
-
-    def _resized_mask(self, mask: PIL.Image.Image) -> Tensor:
         height, width = self.image_size
+        # (3, H, W) uint8; torch's integer kernel is several times faster than Pillow's.
+        pixels = tv.resize(tv.pil_to_tensor(image), [height, width], antialias=True)
         # Pillow samples at pixel centres, as the bilinear resize does; torch's "nearest" does not.
-        resized = mask.resize((width, height), PIL.Image.Resampling.NEAREST)
-        return torch.from_numpy(np.array(resized, dtype=np.int64))
+        indices = mask.resize((width, height), PIL.Image.Resampling.NEAREST)
+        return pixels.permute(1, 2, 0).numpy(), np.asarray(indices)
+
+
+class Batches(Dataset[tuple[Tensor, Tensor]]):
+    """A data set, or a random part of one, for a loader that takes bytes a batch at a time.
+
+    The quarter of the bytes of float32, and one copy per batch; use `collate_fn=as_is`.
+    """
+
+    def __init__(self, part: SegmentationDataset | Subset[tuple[Tensor, Tensor]]):
+        self.whole: SegmentationDataset = part.dataset if isinstance(part, Subset) else part
+        self.numbers = list(part.indices) if isinstance(part, Subset) else range(len(part))
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitems__(self, places: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """As `SegmentationDataset.read`."""
+        return self.whole.read([self.numbers[place] for place in places])
+
+
+def as_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """For `DataLoader(collate_fn=…)`: the batch is one already."""
+    return batch

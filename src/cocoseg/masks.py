@@ -1,33 +1,22 @@
 """Masks for a whole folder of images: checked, drawn and written by several processes."""
 
-import math
-import os
-import signal
-import sys
-import threading
-import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from cocoseg import coco as coco_format
 from cocoseg.coco import CocoFile, Image
 from cocoseg.config import MasksConfig, check_labels, check_masks, check_other
-from cocoseg.cores import available_cores
 from cocoseg.encoding import MaskEncoding
 from cocoseg.errors import CocosegError
 from cocoseg.images import check_image
 from cocoseg.labels import IGNORE_INDEX, LabelMap
+from cocoseg.parallel import processes, run
 from cocoseg.progress import track
 from cocoseg.rasterize import Instance, Layers, paint, parse_layers
 from cocoseg.survey import Survey, survey
-
-CHUNK = 16  # images per task of a worker process
 
 
 class MaskRecord(NamedTuple):
@@ -145,9 +134,8 @@ def draw_masks(
     _check_names(images, image_dir)
     tasks = _tasks(coco, images, labels, other)
     painter = _Painter(coco.path, image_dir, output_dir, settings, MaskEncoding(settings.encoding, labels))
-    workers = min(workers or available_cores(), math.ceil(len(images) / CHUNK))
     problems: list[str] = []
-    with closing(_run(painter, tasks, workers)) as results:
+    with closing(run(painter, tasks, processes(workers, len(images)))) as results:
         for result in track(results, total=len(images), what="masks"):
             if isinstance(result, str):
                 problems.append(result)
@@ -183,65 +171,3 @@ def _check_names(images: Sequence[Image], image_dir: Path) -> None:
                 "would have the same name; rename one"
             )
         seen[stem] = image.file_name
-
-
-def _run(painter: _Painter, tasks: Iterator[_Task], workers: int) -> Generator[MaskRecord | str, None, None]:
-    """Results in any order; at most a few chunks of tasks per worker are in memory."""
-    if workers == 1:
-        yield from map(painter, tasks)
-        return
-    # Fork where it is the platform's habit: it needs no importable main module. Nothing of torch runs there.
-    context = get_context("fork" if sys.platform == "linux" else None)
-    with (
-        _sigterm_as_exit(),
-        ProcessPoolExecutor(workers, context, _start_worker, (painter, os.getpid())) as pool,
-    ):
-        pending: set[Future[list[MaskRecord | str]]] = set()
-        try:
-            while chunk := list(islice(tasks, CHUNK)):
-                pending.add(pool.submit(_draw_chunk, chunk))
-                if len(pending) >= 4 * workers:
-                    done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        yield from future.result()
-            for future in pending:
-                yield from future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)  # waits for what is being drawn: nothing is written later
-            raise
-
-
-_painter: _Painter  # of this worker process
-
-
-def _start_worker(painter: _Painter, parent: int) -> None:
-    global _painter
-    _painter = painter
-    # Ctrl-C reaches the whole group, and a scheduler's SIGTERM often does; the parent answers both.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    """End this worker soon after its parent was killed: nothing else would tell it."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
-
-
-@contextmanager
-def _sigterm_as_exit() -> Iterator[None]:
-    """Let SIGTERM unwind the stack, so that worker processes and unfinished files are cleared away."""
-    if threading.current_thread() is not threading.main_thread():  # only it may set handlers
-        yield
-        return
-    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-def _draw_chunk(chunk: list[_Task]) -> list[MaskRecord | str]:
-    return [_painter(task) for task in chunk]

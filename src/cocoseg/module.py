@@ -27,6 +27,7 @@ class SegmentationModule(L.LightningModule):
     Attributes:
         scores: of the last validation; in every checkpoint, too.
         scores_are_partial: they are of a part of the validation set, for lack of time.
+        compiled: what takes the network's place in training, where it was compiled.
         base_rates: learning rate of each parameter group of each optimizer, which a schedule scales.
     """
 
@@ -44,6 +45,7 @@ class SegmentationModule(L.LightningModule):
         self.spec = spec
         self.scores: Scores | None = None
         self.scores_are_partial = False
+        self.compiled: Callable[[Tensor], Tensor] | None = None
         self.base_rates: list[list[float]] = []
         # StopAtNoNumber speaks of a loss that is none. Not "disable": that leaves out the weights, too.
         self.train_loss = MeanMetric(nan_strategy="ignore")
@@ -56,7 +58,7 @@ class SegmentationModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         image, mask = batch
-        loss = self.loss(self(image), mask)
+        loss = self.loss((self.compiled or self.net)(image), mask)
         self.train_loss.update(loss.detach(), _pixels(mask))
         self.log("train/loss_step", loss, prog_bar=True)
         return loss

@@ -1,0 +1,75 @@
+"""What the device at hand does fastest: precision, kernels, memory layout, optimizer."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+# They take `fused`: all parameters in one go. (torch's own choice is a loop over them on a CPU, and a few
+# operations for each of several groups on a GPU.)
+FUSED = ("torch.optim.Adam", "torch.optim.AdamW", "torch.optim.SGD")
+
+
+def uses_cuda(settings: dict[str, Any]) -> bool:
+    """Whether a trainer with these settings trains on a CUDA device."""
+    return settings.get("accelerator", "auto") in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+
+
+def settled(settings: dict[str, Any]) -> dict[str, Any]:
+    """The trainer's settings with what was left to the device decided.
+
+    `precision: auto` is bfloat16 on a GPU that has it (its range needs no scaling of the loss), else float32;
+    `benchmark: null` lets cuDNN try its algorithms, for all training batches have one size.
+    """
+    settings = dict(settings)
+    cuda = uses_cuda(settings)
+    if settings.get("precision", "auto") == "auto":
+        has_bfloat16 = cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+        settings["precision"] = "bf16-mixed" if has_bfloat16 else "32-true"
+    if settings.get("benchmark") is None:
+        settings["benchmark"] = cuda and not settings.get("deterministic")
+    if cuda:
+        torch.set_float32_matmul_precision("high")  # TF32 for what stays in float32
+    return settings
+
+
+def with_fused(optimizer: Any, settings: dict[str, Any]) -> Any:
+    """The optimizer's node, fused where torch has that and the user has not decided.
+
+    Args:
+        optimizer: `_target_` and arguments.
+        settings: the trainer's, settled.
+    """
+    if not isinstance(optimizer, dict) or optimizer.get("_target_") not in FUSED:
+        return optimizer
+    # A fused step would undo the scaling of float16's loss itself, which clipping has to come after.
+    clips = settings.get("gradient_clip_val") and settings.get("precision") in ("16-mixed", "16")
+    if clips or {"fused", "foreach"} & optimizer.keys():
+        return optimizer
+    known = settings.get("accelerator", "auto") in ("auto", "gpu", "cuda", "cpu")
+    return {**optimizer, "fused": True} if known else optimizer
+
+
+def in_channels_last(net: nn.Module) -> nn.Module:
+    """The same network, its weights laid out as convolutions are fastest."""
+    return net.to(memory_format=torch.channels_last)
+
+
+@contextmanager
+def untouched(net: nn.Module) -> Iterator[None]:
+    """Trial passes in training mode that leave no trace: not in the network's statistics and gradients, nor
+    in random numbers."""
+    buffers = [buffer.clone() for buffer in net.buffers()]
+    training = net.training
+    net.train()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in zip(net.buffers(), buffers, strict=True):
+                buffer.copy_(before)
+        net.zero_grad(set_to_none=True)
+        net.train(training)

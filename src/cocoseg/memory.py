@@ -1,0 +1,122 @@
+"""Batches that a GPU's memory has room for: the largest one, and a smaller one where it runs out."""
+
+import gc
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning as L
+import torch
+
+from cocoseg.checkpoints import LastCheckpoint
+from cocoseg.datamodule import SegmentationDataModule
+from cocoseg.device import untouched
+from cocoseg.module import SegmentationModule
+
+log = logging.getLogger(__name__)
+
+SHARE = 0.85  # of the memory: validation, cuDNN's work space and fragmentation need the rest
+STEPS = 16  # that an epoch keeps at least: a batch of all images would learn next to nothing from them
+DEFAULT = 16  # images, where there is no GPU
+
+
+def largest_batch(module: SegmentationModule, images: int, *, cuda: bool, bfloat16: bool) -> int:
+    """The largest power of two of images whose training step fits into the GPU's memory with a margin.
+
+    Args:
+        module: with the network and the loss; the network is moved to the GPU.
+        images: in the training set, of which an epoch shall keep `STEPS` batches at least.
+        cuda: train on the current CUDA device; without one the answer is a fixed number.
+        bfloat16: in mixed precision.
+    """
+    most = max(1, images // STEPS)
+    if not cuda:
+        return min(DEFAULT, most)
+    begin = time.monotonic()
+    device = torch.device("cuda", torch.cuda.current_device())
+    net = module.net.to(device)
+    room = SHARE * torch.cuda.get_device_properties(device).total_memory
+    # Adam keeps two values for each weight.
+    optimizer = 2 * sum(weight.numel() * weight.element_size() for weight in net.parameters())
+    shape = module.spec.image_size
+
+    def peak(batch: int) -> float:
+        torch.cuda.reset_peak_memory_stats(device)
+        image = torch.zeros(batch, 3, *shape, device=device)
+        mask = torch.zeros(batch, *shape, dtype=torch.int64, device=device)
+        with torch.autocast("cuda", torch.bfloat16, enabled=bfloat16):
+            loss = module.loss(net(image), mask)
+        loss.backward()
+        net.zero_grad(set_to_none=True)
+        return torch.cuda.max_memory_allocated(device) + optimizer
+
+    with untouched(net):
+        batch = largest_fitting(peak, room, most)
+    _empty_cache()
+    log.info("data.batch_size=auto: %d, found in %.1f s", batch, time.monotonic() - begin)
+    return batch
+
+
+def largest_fitting(peak: Callable[[int], float], room: float, most: int) -> int:
+    """The largest power of two, up to `most`, whose peak of memory fits into the room; 1 at least.
+
+    One that is bound not to fit, by what the last two needed, is not tried.
+
+    Args:
+        peak: bytes that a batch of so many images needs; torch.OutOfMemoryError where that is too much.
+    """
+    batch, needed, before = 1, 0.0, 0.0
+    for candidate in (2**power for power in range(most.bit_length())):
+        if needed + 2 * (needed - before) > room and candidate > 2:
+            break
+        try:
+            before, needed = needed, peak(candidate)
+        except torch.OutOfMemoryError:
+            break
+        if needed > room:
+            break
+        batch = candidate
+    return batch
+
+
+def fit(
+    trainer: L.Trainer,
+    module: SegmentationModule,
+    data: SegmentationDataModule,
+    last: LastCheckpoint,
+    checkpoint: str | Path | None,
+) -> None:
+    """Train; where the GPU's memory runs out, go on from where training stood with half the batch and twice
+    the accumulation, which leaves the size of a step as it was.
+
+    Raises:
+        torch.OutOfMemoryError: not even a single image fits.
+    """
+    while True:
+        try:
+            trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+            return
+        except torch.OutOfMemoryError:
+            if data.batch_size == 1:
+                raise
+        # Beyond the handler, whose exception holds on to the tensors of the step that failed.
+        data.batch_size //= 2
+        trainer.accumulate_grad_batches *= 2
+        log.warning(
+            "out of memory: going on with data.batch_size=%d trainer.accumulate_grad_batches=%d",
+            data.batch_size,
+            trainer.accumulate_grad_batches,
+        )
+        if last.step >= 0:
+            checkpoint = last.path
+        for optimizer in trainer.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        trainer.strategy.optimizers = []
+        _empty_cache()
+
+
+def _empty_cache() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

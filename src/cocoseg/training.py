@@ -1,0 +1,114 @@
+"""The recipe: prepare, train, export. Read from top to bottom."""
+
+import logging
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from cocoseg import memory
+from cocoseg.budget import Budget, clock
+from cocoseg.checkpoints import BestCheckpoint, LastCheckpoint, WholeCheckpointIO
+from cocoseg.cli import build
+from cocoseg.compiling import CompileNetwork
+from cocoseg.config import AUTO, Config, parse_duration
+from cocoseg.console import progress_callback, quiet_lightning
+from cocoseg.dashboard import ExampleSheet
+from cocoseg.datamodule import SegmentationDataModule
+from cocoseg.device import in_channels_last, settled, uses_cuda, with_fused
+from cocoseg.export import read_checkpoint
+from cocoseg.failures import StopAtNoNumber, explained
+from cocoseg.files import from_here
+from cocoseg.finish import Exporter, finish
+from cocoseg.module import SegmentationModule
+from cocoseg.pacing import KeepBudget, trainer_settings
+from cocoseg.resuming import best_beside
+from cocoseg.schedule import ScheduleRate
+from cocoseg.spec import ModelSpec
+from cocoseg.stopping import StopOnSignal
+
+log = logging.getLogger(__name__)
+
+
+def train(config: Config, run_dir: Path, budget: Budget) -> int:
+    """Prepare, train, export. Returns the exit code: not 0 where a signal ended the training early."""
+    quiet_lightning()
+    L.seed_everything(config.seed, workers=True, verbose=False)
+    settings = settled(trainer_settings(config, budget))
+    checkpoint = read_checkpoint(config.ckpt_path) if config.ckpt_path else None
+    if checkpoint is not None:
+        budget.resume(checkpoint.get("budget"))
+
+    data = SegmentationDataModule(config)
+    data.prepare_data()
+    data.setup("fit")
+    log.info("training on %d images, validating on %d", len(data.train_set), len(data.val_set))
+
+    module = make_module(config, data, settings)
+    if checkpoint is not None:
+        module.spec.require_same(checkpoint["spec"], where=config.ckpt_path)
+    if data.batch_size == AUTO:
+        bfloat16 = str(settings["precision"]).startswith("bf16")
+        cuda = uses_cuda(settings)
+        data.batch_size = memory.largest_batch(module, len(data.train_set), cuda=cuda, bfloat16=bfloat16)
+
+    exporter = Exporter(module, data, run_dir, budget)
+    earlier = best_beside(Path(config.ckpt_path)) if config.ckpt_path else None
+    best = BestCheckpoint(run_dir / "checkpoints", exporter, earlier)
+    every = parse_duration(config.budget.checkpoint_every, key="budget.checkpoint_every")
+    last = LastCheckpoint(run_dir / "checkpoints", every, budget)
+    stop = StopOnSignal()
+    trainer: L.Trainer = build(
+        settings,
+        "trainer",
+        default_root_dir=run_dir,
+        callbacks=[*pacing(config, budget, data), best, last, stop, *display(config, budget)],
+        plugins=[WholeCheckpointIO(budget)],
+        logger=build(config.logger, "logger", save_dir=run_dir) if config.logger else False,
+    )
+
+    with explained():
+        if budget.is_spent() and checkpoint is not None:
+            spent, limit = clock(budget.used()), clock(budget.limit)
+            log.warning("%s of %s are used: nothing left to train; budget.extend adds time", spent, limit)
+            exporter.export_from(earlier)
+        else:
+            with stop.listening():
+                memory.fit(trainer, module, data, last, config.ckpt_path)
+                if module.scores is None:  # a limit in steps can end before the first validation
+                    trainer.validate(module, data, verbose=False)
+        if stop.received:
+            advice = f"; to go on: ckpt_path={from_here(last.path)}" if last.step >= 0 else ""
+            log.warning("%s: stopped at step %d%s", stop.received.name, trainer.global_step, advice)
+        with stop.listening():
+            finish(trainer, exporter)
+        budget.finished = not stop.received
+    return stop.exit_code
+
+
+def make_module(config: Config, data: SegmentationDataModule, settings: dict[str, Any]) -> SegmentationModule:
+    """The network, the loss and the optimizer that `config` names, for the classes of the data."""
+    network = {**config.model, "num_classes": len(data.labels)}
+    return SegmentationModule(
+        net=in_channels_last(build(network, "model")),
+        loss=build(config.loss, "loss"),
+        optimizer=partial(build, with_fused(config.optimizer, settings), "optimizer"),
+        spec=ModelSpec(network, data.labels, tuple(config.data.image_size)),
+    )
+
+
+def pacing(config: Config, budget: Budget, data: SegmentationDataModule) -> list[L.Callback]:
+    """What happens before steps and after them, in this order."""
+    callbacks: list[L.Callback] = []
+    if config.compile:  # before the budget takes training to have begun
+        callbacks.append(CompileNetwork(config.compile, data, budget))
+    return [*callbacks, KeepBudget(budget, config), ScheduleRate(config.schedule, budget), StopAtNoNumber()]
+
+
+def display(config: Config, budget: Budget) -> list[L.Callback]:
+    """What is seen of a run, and the user's own callbacks."""
+    callbacks: list[L.Callback] = [ExampleSheet()]
+    if config.trainer.get("enable_progress_bar", True):
+        callbacks.append(progress_callback(budget))
+    return callbacks + [build(node, f"callbacks.{name}") for name, node in config.callbacks.items()]
