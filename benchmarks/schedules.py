@@ -60,9 +60,7 @@ def side_by_side(
     for name, (process, run_dir) in running.items():
         if process.wait():
             raise SystemExit(f"{name}: train.py ended with {process.returncode}")
-        line = next(
-            line for line in (run_dir / "train.log").read_text().splitlines() if line.startswith("trained")
-        )
+        line = next(line for line in (run_dir / "train.log").read_text().splitlines() if "trained " in line)
         scores = json.loads((run_dir / "metrics.json").read_bytes())
         results[name] = {"miou": scores["miou"], "steps": int(line.split()[-2])}
     return results

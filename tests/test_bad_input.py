@@ -238,7 +238,7 @@ def test_train_checks_alike(tmp_path: Path):
     ("override", "words"),
     [
         ("data.sise=3", ("data.sise",)),
-        ("data.batch_size=many", ("data.batch_size", "many")),
+        ("data.num_workers=many", ("data.num_workers", "many")),
         ("data.image_size=[32,wide]", ("data.image_size", "wide")),
         ("data.subset.keep_empty=perhaps", ("data.subset.keep_empty", "perhaps")),
         ("trainer.max_stepps=3", ("trainer.max_stepps",)),

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import cocoseg.cli  # noqa: F401  registers the schema
 from cocoseg.config import (
+    AugmentConfig,
     Config,
     DataConfig,
     MasksConfig,
@@ -134,6 +135,13 @@ def test_good_settings_pass(config):
     [
         ("seed", 4294967295),
         ("data.batch_size", 1),
+        ("data.batch_size", "auto"),
+        ("data.cache_size", [300, 224]),
+        ("data.cache_size", None),
+        ("augment.scale", [0.05, 20]),
+        ("augment.flip", 1),
+        ("augment.hue", 0.5),
+        *(("compile", value) for value in (True, False, "auto")),
         ("data.num_workers", 0),
         ("data.num_workers", None),
         ("data.image_size", [1, 1]),
@@ -173,6 +181,16 @@ def test_good_values(config, key, value):
         ("data.image_size", [0, 224]),
         ("data.image_size", [224, -1]),
         ("data.batch_size", 0),
+        ("data.batch_size", "many"),
+        ("data.cache_size", [223, 300]),
+        ("data.cache_size", [300]),
+        *(("augment.scale", value) for value in ([2.0, 0.5], [0.01, 1], [1, 21], [1.0], [math.nan, 1])),
+        *(("augment.flip", value) for value in (-0.1, 1.1, math.nan)),
+        ("augment.rotate", 181),
+        ("augment.hue", 0.6),
+        ("augment.contrast", -1),
+        ("augment.class_mix", 2),
+        *(("compile", value) for value in ("yes", 1, None)),
         ("data.num_workers", -1),
         ("data.val_fraction", 0.0),
         ("data.val_fraction", 1.0),
@@ -302,7 +320,6 @@ def test_the_mission_to_the_letter():
         "data.bach_size=3",
         "data.subset.bach_size=3",
         "model.bach_size=3",
-        "data.batch_size=many",
         "data.batch_size=2.5",
         "data.batch_size=null",
         "data.image_size=[a,b]",
@@ -349,6 +366,7 @@ def test_yaml_and_schemas_have_the_same_keys():
     assert keys("data/coco.yaml", "subset") == fields(SubsetConfig)
     assert keys("data/shapes.yaml", "shapes") == fields(ShapesConfig)
     assert keys("masks/default.yaml") == fields(MasksConfig)
+    assert keys("augment/none.yaml") == fields(AugmentConfig)
     assert keys("train.yaml", "prepare") == fields(PrepareConfig)
 
 
@@ -360,6 +378,7 @@ def test_yaml_and_schemas_have_the_same_defaults():
         assert getattr(config.data, name) == getattr(DataConfig(), name), name
     assert typed("train", "data=shapes").data.shapes == ShapesConfig()
     assert (config.masks, config.prepare) == (MasksConfig(), PrepareConfig())
+    assert (config.augment, config.compile) == (AugmentConfig(), Config().compile)
     assert (config.seed, config.ckpt_path, config.callbacks) == (0, None, {})
 
 
@@ -392,7 +411,7 @@ def test_help_names_only_keys_that_exist_and_fits_a_screen(program):
     text = help_text(program)
     config = composed(program, "data=shapes")
 
-    for key in re.findall(r"\b((?:data|masks|prepare|model|optimizer|trainer)(?:\.[a-z_]+)+)=", text):
+    for key in re.findall(r"\b((?:data|masks|prepare|augment|model|optimizer|trainer)(?:\.[a-z_]+)+)=", text):
         assert OmegaConf.select(config, key, default="missing") != "missing", key
     assert text.count("\n") < 45
 

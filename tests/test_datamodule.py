@@ -1,14 +1,18 @@
+import dataclasses
 import json
 import types
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 import cocoseg.datamodule
-from cocoseg.config import SubsetConfig
+from cocoseg.config import AugmentConfig, SubsetConfig
 from cocoseg.datamodule import SegmentationDataModule
-from cocoseg.dataset import SegmentationDataset
+from cocoseg.dataset import Batches, SegmentationDataset, as_is
 from cocoseg.errors import CocosegError
+from cocoseg.pixels import normalised
+from cocoseg.prepare import prepare
 from cocoseg.shapes import draw_shapes
 from tiny import shapes_config
 
@@ -101,14 +105,87 @@ def test_validation_images_lie_with_the_others_unless_told_otherwise(shapes_root
     assert torch.equal(data.val_set[0][1], data.train_set[0][1])  # the same image, the same mask
 
 
-def test_batches(data_module):
+def images_of(dataset) -> torch.Tensor:
+    """All images of a set or a part of one, as bytes: (N, 3, H, W)."""
+    return torch.cat([image for image, _ in DataLoader(Batches(dataset), collate_fn=as_is)])
+
+
+def test_batches_are_bytes(data_module):
     data = data_module(image_size=[24, 40], batch_size=4)
 
     for loader in (data.train_dataloader(), data.val_dataloader()):
         image, mask = next(iter(loader))
-        assert (image.shape, image.dtype) == ((4, 3, 24, 40), torch.float32)
-        assert (mask.shape, mask.dtype) == ((4, 24, 40), torch.int64)
+        assert (image.shape, image.dtype) == ((4, 3, 24, 40), torch.uint8)
+        assert image.is_contiguous(memory_format=torch.channels_last)
+        assert (mask.shape, mask.dtype) == ((4, 24, 40), torch.uint8)
         assert set(mask.unique().tolist()) <= {*range(len(data.labels)), 255}
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_on_the_device_they_become_what_the_data_set_gives(data_module, training):
+    data = data_module(batch_size=4)
+    data.train_dataloader()  # makes the augmentation, here of nothing
+    data.trainer = types.SimpleNamespace(training=training)
+    image, mask = data.on_after_batch_transfer(next(iter(data.val_dataloader())), 0)
+
+    expected = [torch.stack(part) for part in zip(*(data.val_set[i] for i in range(4)), strict=True)]
+    assert (image.dtype, mask.dtype) == (torch.float32, torch.int64)
+    assert torch.equal(image, expected[0])
+    assert torch.equal(mask, expected[1])
+
+
+def test_only_training_images_are_augmented(data_module):
+    data = data_module(batch_size=4)
+    data.config.augment = AugmentConfig(brightness=1.0)
+    data.train_dataloader()
+    batch = next(iter(data.val_dataloader()))
+    given = {}
+    for training in (True, False):
+        data.trainer = types.SimpleNamespace(training=training)
+        given[training], _ = data.on_after_batch_transfer(batch, 0)
+
+    assert torch.equal(given[False], normalised(batch[0]))
+    assert not torch.allclose(given[True], given[False], atol=0.1)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_order_and_augmentation_follow_the_seed(data_module, workers):
+    def epochs(seed: int, workers: int) -> list[torch.Tensor]:
+        data = data_module(seed=0, num_workers=workers, batch_size=6)
+        data.config = dataclasses.replace(
+            data.config, seed=seed, augment=AugmentConfig(flip=0.5, scale=[0.5, 2])
+        )
+        data.trainer = types.SimpleNamespace(global_step=0, global_rank=0, training=True)
+        loader = data.train_dataloader()
+        return [data.on_after_batch_transfer(batch, 0)[0] for _ in range(2) for batch in loader]
+
+    first = epochs(1, 0)
+    assert all(torch.equal(a, b) for a, b in zip(first, epochs(1, workers), strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(first, epochs(2, workers), strict=True))
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_training_images_may_be_larger_for_crops_to_have_room(data_module, cache):
+    data = data_module(image_size=[24, 40], cache_size=[48, 80], cache=cache, batch_size=4)
+    same = data_module(image_size=[24, 40], cache=cache, batch_size=4)
+    loader = data.train_dataloader()
+    large, _ = next(iter(loader))
+    data.trainer = types.SimpleNamespace(training=True)
+    image, mask = data.on_after_batch_transfer(next(iter(loader)), 0)
+
+    assert large.shape == (4, 3, 48, 80)
+    assert (image.shape, mask.shape) == ((4, 3, 24, 40), (4, 24, 40))
+    assert names(data.train_set) == names(same.train_set)
+    assert names(data.val_set) == names(same.val_set)
+    assert torch.equal(images_of(data.val_set), images_of(same.val_set))  # validation sees no difference
+
+
+def test_the_cache_changes_nothing(data_module):
+    with_it, without = (data_module(cache=cache) for cache in (True, False))
+
+    for make in ("train_dataloader", "val_dataloader"):
+        pairs = zip(getattr(with_it, make)(), getattr(without, make)(), strict=True)
+        assert all(torch.equal(a, b) for ours, theirs in pairs for a, b in zip(ours, theirs, strict=True))
 
 
 def test_validation_keeps_order_and_every_image(data_module):
@@ -117,8 +194,7 @@ def test_validation_keeps_order_and_every_image(data_module):
     for _ in range(2):
         batches = list(data.val_dataloader())
         assert [len(image) for image, _ in batches] == [4, 2]
-        images = torch.cat([image for image, _ in batches])
-        assert torch.equal(images, torch.stack([image for image, _ in data.val_set]))
+        assert torch.equal(torch.cat([image for image, _ in batches]), images_of(data.val_set))
 
 
 @pytest.mark.parametrize(
@@ -133,7 +209,7 @@ def test_training_drops_a_last_batch_unless_it_is_the_only_one(data_module, batc
 def test_training_is_shuffled_anew_each_epoch_as_the_seed_says(data_module):
     def epochs(seed: int) -> list[list[float]]:
         loader = data_module(seed=seed, batch_size=18, image_size=[4, 4]).train_dataloader()
-        return [next(iter(loader))[0].mean((1, 2, 3)).tolist() for _ in range(2)]
+        return [next(iter(loader))[0].float().mean((1, 2, 3)).tolist() for _ in range(2)]
 
     first, second = epochs(0)
 
@@ -145,8 +221,8 @@ def test_training_is_shuffled_anew_each_epoch_as_the_seed_says(data_module):
 def test_a_resumed_run_sees_the_images_in_another_order(data_module):
     def first_batch(step: int) -> list[float]:
         module = data_module(batch_size=18, image_size=[4, 4])
-        module.trainer = types.SimpleNamespace(global_step=step)
-        return next(iter(module.train_dataloader()))[0].mean((1, 2, 3)).tolist()
+        module.trainer = types.SimpleNamespace(global_step=step, global_rank=0)
+        return next(iter(module.train_dataloader()))[0].float().mean((1, 2, 3)).tolist()
 
     assert first_batch(0) != first_batch(7)
     assert sorted(first_batch(0)) == sorted(first_batch(7))
@@ -154,8 +230,8 @@ def test_a_resumed_run_sees_the_images_in_another_order(data_module):
 
 def test_prepares_once(shapes_root, tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(cocoseg.datamodule, "prepare", calls.append)
-    data = SegmentationDataModule(shapes_config(shapes_root, tmp_path))
+    monkeypatch.setattr(cocoseg.datamodule, "prepare", lambda config: calls.append(config) or prepare(config))
+    data = SegmentationDataModule(shapes_config(shapes_root, tmp_path / "prepared"))
 
     data.prepare_data()
     data.prepare_data()
@@ -181,7 +257,12 @@ def test_workers_deliver_the_same_batches(data_module):
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_one_worker_per_core_by_default(data_module, monkeypatch):
+@pytest.mark.parametrize(
+    ("cache", "cuda", "workers"), [(False, False, 8), (False, True, 8), (True, True, 1), (True, False, 0)]
+)
+def test_workers_by_default(data_module, monkeypatch, cache, cuda, workers):
+    """Decoding takes the cores; what is decoded already needs nobody, or one to copy while a GPU computes."""
     monkeypatch.setattr("cocoseg.datamodule.available_cores", lambda: 64)
+    monkeypatch.setattr("cocoseg.datamodule.torch.cuda.is_available", lambda: cuda)
 
-    assert data_module(num_workers=None).val_dataloader().num_workers == 8
+    assert data_module(num_workers=None, cache=cache).val_dataloader().num_workers == workers

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJaccardIndex
 
-from cocoseg.metrics import ConfusionMatrix, Scores
+from cocoseg.metrics import ConfusionMatrix, MeanLoss, Scores
 
 
 def matrix_of(prediction: Tensor, mask: Tensor, num_classes: int) -> Tensor:
@@ -150,3 +150,27 @@ def test_scores_survive_a_dict():
     scores = Scores.from_matrix(torch.tensor([[4, 0, 0], [1, 3, 0], [0, 0, 0]]))
 
     assert Scores(**scores.to_dict()) == scores
+
+
+# --- mean loss
+
+
+def test_a_mean_of_means_is_weighted_by_pixels():
+    mean = MeanLoss()
+    mean.update(torch.tensor(1.0), torch.tensor(300))
+    mean.update(torch.tensor(4.0), torch.tensor(100))
+    assert mean.compute() == 1.75
+
+
+def test_batches_without_a_pixel_do_not_count():
+    mean = MeanLoss()
+    assert mean.compute() == 0
+    mean.update(torch.tensor(0.0), torch.tensor(0))
+    mean.update(torch.tensor(2.0), torch.tensor(10))
+    assert mean.compute() == 2
+
+
+def test_a_loss_that_is_no_number_is_not_hidden():
+    mean = MeanLoss()
+    mean.update(torch.tensor(float("nan")), torch.tensor(10))
+    assert mean.compute().isnan()

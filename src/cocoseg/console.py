@@ -16,6 +16,7 @@ from cocoseg.progress import LINE_EVERY
 
 log = logging.getLogger(__name__)
 
+BAR_EVERY = 0.5  # seconds
 SHOWN = {"train/loss_step": "loss", "val/loss": "val loss", "val/miou": "val mIoU"}
 
 
@@ -52,6 +53,15 @@ class BarProgress(TQDMProgressBar):
     def __init__(self, budget: Budget):
         super().__init__(leave=False)
         self.budget = budget
+        self._shown = 0.0
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # Not after every step: to show a loss, a GPU has to be waited for.
+        if time.monotonic() - self._shown >= BAR_EVERY or batch_idx + 1 == self.total_train_batches:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+            self._shown = time.monotonic()
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         metrics = super().get_metrics(trainer, pl_module)

@@ -3,7 +3,7 @@
 import lightning as L
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset, random_split
+from torch.utils.data import DataLoader, Dataset, RandomSampler, Subset, random_split
 
 from cocoseg.augment import Augment
 from cocoseg.config import Config
@@ -91,7 +91,9 @@ class SegmentationDataModule(L.LightningDataModule):
         generator = torch.Generator().manual_seed(self.config.seed + done)
         size = tuple(self.data.image_size)
         self._augment = Augment(self.config.augment, size, seed=self.config.seed + done + (rank << 32))
-        return self._loader(self.train_set, shuffle=True, drop_last=drop_last, generator=generator)
+        # Of its own: from that of a loader numbers are taken for the workers, too, with and without some.
+        sampler = RandomSampler(self.train_set, generator=generator)
+        return self._loader(self.train_set, sampler=sampler, drop_last=drop_last)
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         return self._loader(self.val_set, shuffle=False)

@@ -139,7 +139,7 @@ def save_model(
     """Write `segmentation_model.pth`: plain values and CPU tensors that load with `weights_only=True`."""
     content = {
         "format": FORMAT,
-        "state_dict": {key: tensor.detach().cpu() for key, tensor in state_dict.items()},
+        "state_dict": {key: tensor.detach().cpu().contiguous() for key, tensor in state_dict.items()},
         **spec.to_dict(),
         "scores": scores,
         "versions": {

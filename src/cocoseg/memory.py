@@ -80,40 +80,53 @@ def largest_fitting(peak: Callable[[int], float], room: float, most: int) -> int
     return batch
 
 
-def fit(
-    trainer: L.Trainer,
-    module: SegmentationModule,
-    data: SegmentationDataModule,
-    last: LastCheckpoint,
-    checkpoint: str | Path | None,
-) -> None:
-    """Train; where the GPU's memory runs out, go on from where training stood with half the batch and twice
+class FitInMemory:
+    """Training that, where a GPU's memory runs out, goes on from where it stood with half the batch and twice
     the accumulation, which leaves the size of a step as it was.
 
-    Raises:
-        torch.OutOfMemoryError: not even a single image fits.
+    Args:
+        make_trainer: with `accumulate_grad_batches` -> a trainer; a failed one can't be used again.
+        accumulate: batches per step, to begin with.
+        last: where training stands when it fails.
+
+    Attributes:
+        trainer: of the attempt in progress.
     """
-    while True:
-        try:
-            trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
-            return
-        except torch.OutOfMemoryError:
-            if data.batch_size == 1:
-                raise
-        # Beyond the handler, whose exception holds on to the tensors of the step that failed.
-        data.batch_size //= 2
-        trainer.accumulate_grad_batches *= 2
-        log.warning(
-            "out of memory: going on with data.batch_size=%d trainer.accumulate_grad_batches=%d",
-            data.batch_size,
-            trainer.accumulate_grad_batches,
-        )
-        if last.step >= 0:
-            checkpoint = last.path
-        for optimizer in trainer.optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        trainer.strategy.optimizers = []
-        _empty_cache()
+
+    def __init__(self, make_trainer: Callable[..., L.Trainer], accumulate: int, last: LastCheckpoint):
+        self.make_trainer = make_trainer
+        self.accumulate = accumulate
+        self.last = last
+        self.trainer = make_trainer(accumulate_grad_batches=accumulate)
+
+    def __call__(
+        self, module: SegmentationModule, data: SegmentationDataModule, checkpoint: str | Path | None
+    ) -> None:
+        """Train, from a checkpoint where there is one.
+
+        Raises:
+            torch.OutOfMemoryError: not even a single image fits.
+        """
+        while True:
+            try:
+                self.trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+                return
+            except torch.OutOfMemoryError:
+                if data.batch_size == 1:
+                    raise
+            # Beyond the handler, whose exception holds on to the tensors of the step that failed.
+            data.batch_size //= 2
+            self.accumulate *= 2
+            log.warning(
+                "out of memory: going on with data.batch_size=%d trainer.accumulate_grad_batches=%d",
+                data.batch_size,
+                self.accumulate,
+            )
+            if self.last.step >= 0:
+                checkpoint = self.last.path
+            module.zero_grad(set_to_none=True)
+            self.trainer = self.make_trainer(accumulate_grad_batches=self.accumulate)
+            _empty_cache()
 
 
 def _empty_cache() -> None:

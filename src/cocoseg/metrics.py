@@ -39,6 +39,31 @@ class ConfusionMatrix(Metric):
         return self.matrix
 
 
+class MeanLoss(Metric):
+    """Mean of the losses of batches, each with the pixels that it is a mean over.
+
+    torchmetrics' own looks for NaN in every batch, for which a GPU would be waited for.
+    """
+
+    full_state_update = False
+    total: Tensor
+    pixels: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("pixels", torch.tensor(0.0), dist_reduce_fx="sum")
+
+    def update(self, loss: Tensor, pixels: Tensor) -> None:
+        """Add a batch: its mean loss, and over how many pixels."""
+        self.total += loss * pixels
+        self.pixels += pixels
+
+    def compute(self) -> Tensor:
+        """0 where there was no pixel."""
+        return self.total / self.pixels.clamp(min=1)
+
+
 @dataclass(frozen=True)
 class Scores:
     """Scores of a data set.

@@ -6,10 +6,9 @@ from typing import Any
 import lightning as L
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torchmetrics import MeanMetric
 
 from cocoseg.labels import IGNORE_INDEX
-from cocoseg.metrics import ConfusionMatrix, Scores
+from cocoseg.metrics import ConfusionMatrix, MeanLoss, Scores
 from cocoseg.spec import ModelSpec
 
 Batch = tuple[Tensor, Tensor]  # image (B, 3, H, W) float32, mask (B, H, W) int64
@@ -47,9 +46,8 @@ class SegmentationModule(L.LightningModule):
         self.scores_are_partial = False
         self.compiled: Callable[[Tensor], Tensor] | None = None
         self.base_rates: list[list[float]] = []
-        # StopAtNoNumber speaks of a loss that is none. Not "disable": that leaves out the weights, too.
-        self.train_loss = MeanMetric(nan_strategy="ignore")
-        self.val_loss = MeanMetric(nan_strategy="ignore")
+        self.train_loss = MeanLoss()
+        self.val_loss = MeanLoss()
         self.confusion = ConfusionMatrix(len(spec.labels))
 
     def forward(self, image: Tensor) -> Tensor:

@@ -8,11 +8,14 @@ from cocoseg.spec import MEAN, STD
 
 
 def normalised(image: Tensor) -> Tensor:
-    """(…, 3, H, W) uint8 -> float32 of mean 0 and standard deviation 1 over ImageNet; strides are kept."""
-    scale = torch.tensor([1 / (255 * std) for std in STD]).to(image.device, non_blocking=True)
-    shift = torch.tensor([-mean / std for mean, std in zip(MEAN, STD, strict=True)])
-    shift = shift.to(image.device, non_blocking=True)
-    return torch.addcmul(shift.view(3, 1, 1), image.float(), scale.view(3, 1, 1))
+    """(…, 3, H, W) uint8 -> float32 normalised by ImageNet's statistics; channels last in memory."""
+    width = image.shape[-1]
+    scale = torch.tensor([1 / (255 * std) for std in STD] * width)
+    shift = torch.tensor([-mean / std for mean, std in zip(MEAN, STD, strict=True)] * width)
+    scale, shift = (values.to(image.device, non_blocking=True) for values in (scale, shift))
+    # Whole rows at a time: with channels last, three values would be too few to be vectorised.
+    rows = image.movedim(-3, -1).flatten(-2)
+    return torch.addcmul(shift, rows.float(), scale).unflatten(-1, (width, 3)).movedim(-1, -3)
 
 
 def denormalised(image: Tensor) -> np.ndarray:

@@ -59,7 +59,8 @@ def train(config: Config, run_dir: Path, budget: Budget) -> int:
     every = parse_duration(config.budget.checkpoint_every, key="budget.checkpoint_every")
     last = LastCheckpoint(run_dir / "checkpoints", every, budget)
     stop = StopOnSignal()
-    trainer: L.Trainer = build(
+    make_trainer = partial(
+        build,
         settings,
         "trainer",
         default_root_dir=run_dir,
@@ -67,6 +68,7 @@ def train(config: Config, run_dir: Path, budget: Budget) -> int:
         plugins=[WholeCheckpointIO(budget)],
         logger=build(config.logger, "logger", save_dir=run_dir) if config.logger else False,
     )
+    fit = memory.FitInMemory(make_trainer, settings.get("accumulate_grad_batches", 1), last)
 
     with explained():
         if budget.is_spent() and checkpoint is not None:
@@ -75,14 +77,14 @@ def train(config: Config, run_dir: Path, budget: Budget) -> int:
             exporter.export_from(earlier)
         else:
             with stop.listening():
-                memory.fit(trainer, module, data, last, config.ckpt_path)
+                fit(module, data, config.ckpt_path)
                 if module.scores is None:  # a limit in steps can end before the first validation
-                    trainer.validate(module, data, verbose=False)
+                    fit.trainer.validate(module, data, verbose=False)
         if stop.received:
             advice = f"; to go on: ckpt_path={from_here(last.path)}" if last.step >= 0 else ""
-            log.warning("%s: stopped at step %d%s", stop.received.name, trainer.global_step, advice)
+            log.warning("%s: stopped at step %d%s", stop.received.name, fit.trainer.global_step, advice)
         with stop.listening():
-            finish(trainer, exporter)
+            finish(fit.trainer, exporter)
         budget.finished = not stop.received
     return stop.exit_code
 
