@@ -1,9 +1,11 @@
 """The data side of training: preparation, split, loaders, batches."""
 
+from collections.abc import Iterator
+
 import lightning as L
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, RandomSampler, Subset, random_split
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset, random_split
 
 from cocoseg.augment import Augment
 from cocoseg.config import Config
@@ -17,6 +19,24 @@ from cocoseg.prepared import PreparedSet, prepared_sets
 from cocoseg.stopping import leave_group
 
 Pairs = Dataset[tuple[Tensor, Tensor]]
+
+
+class Shuffle(Sampler[int]):
+    """All numbers below `count`, in another order each time, which only depends on the seed and how often.
+
+    torch's own sampler draws from its generator again when it is read to its end, which a loader with workers
+    does and one without does not; and a loader takes numbers for its workers from a generator given to it.
+    """
+
+    def __init__(self, count: int, seed: int):
+        self.count = count
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(torch.randperm(self.count, generator=self._generator).tolist())
 
 
 class SegmentationDataModule(L.LightningDataModule):
@@ -88,11 +108,9 @@ class SegmentationDataModule(L.LightningDataModule):
         drop_last = len(self.train_set) >= self.batch_size
         # A resumed run takes another order: killed again and again, it would see the same first images only.
         done, rank = (self.trainer.global_step, self.trainer.global_rank) if self.trainer else (0, 0)
-        generator = torch.Generator().manual_seed(self.config.seed + done)
         size = tuple(self.data.image_size)
         self._augment = Augment(self.config.augment, size, seed=self.config.seed + done + (rank << 32))
-        # Of its own: from that of a loader numbers are taken for the workers, too, with and without some.
-        sampler = RandomSampler(self.train_set, generator=generator)
+        sampler = Shuffle(len(self.train_set), seed=self.config.seed + done)
         return self._loader(self.train_set, sampler=sampler, drop_last=drop_last)
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:

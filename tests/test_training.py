@@ -1,0 +1,117 @@
+"""The recipe as a whole, on tiny data: what makes it fast changes nothing but the speed."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+import cocoseg.cli  # noqa: F401  registers the schema
+from cocoseg.budget import Budget
+from cocoseg.config import check
+from cocoseg.training import train
+from cocoseg.unet import UNet
+from conftest import ROOT
+
+TINY = (
+    "data.image_size=[32,32]",
+    "data.batch_size=4",
+    "data.num_workers=0",
+    "prepare.workers=1",
+    "model.base_channels=2",
+    "model.depth=2",
+    "trainer.max_time=null",
+    "trainer.max_epochs=1",
+    "trainer.accelerator=cpu",
+    "logger=none",
+)
+
+
+@pytest.fixture
+def run(shapes_root, tmp_path):
+    """Trains with overrides; returns the run folder."""
+
+    def trained(name: str, *overrides: str) -> Path:
+        places = (
+            f"data.root={shapes_root}",
+            f"data.images={shapes_root}/images",
+            f"data.annotations={shapes_root}/annotations/instances.json",
+            f"data.prepared_dir={tmp_path}/prepared",
+        )
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            settings = OmegaConf.to_object(compose("train", ["data=custom", *places, *TINY, *overrides]))
+        check(settings)
+        assert train(settings, tmp_path / name, Budget(None)) == 0
+        return tmp_path / name
+
+    return trained
+
+
+def last(folder: Path) -> dict:
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def assert_same(first: Path, second: Path) -> None:
+    ours, theirs = last(first), last(second)
+    assert ours["global_step"] == theirs["global_step"] > 0
+    assert ours["scores"] == theirs["scores"]
+    for name, value in ours["state_dict"].items():
+        assert torch.equal(value, theirs["state_dict"][name]), name
+    assert (first / "metrics.json").read_bytes() == (second / "metrics.json").read_bytes()
+
+
+@pytest.mark.parametrize("augment", ["none", "strong"])
+def test_the_cache_changes_no_weight_and_no_score(run, augment):
+    with_it = run("with", "data.cache=true", f"augment={augment}")
+    without = run("without", "data.cache=false", f"augment={augment}")
+    assert_same(with_it, without)
+
+
+def test_workers_change_no_weight_and_no_score(run):
+    overrides = ("augment=default", "trainer.max_epochs=2")
+    assert_same(run("alone", *overrides), run("helped", "data.num_workers=2", *overrides))
+
+
+def test_the_same_seed_is_the_same_run(run):
+    assert_same(run("first", "augment=strong"), run("second", "augment=strong"))
+
+
+def test_augmentation_is_used(run):
+    plain, augmented = last(run("plain")), last(run("augmented", "augment=light"))
+    assert plain["global_step"] == augmented["global_step"]
+    key = "net.stem.0.weight"
+    assert not torch.equal(plain["state_dict"][key], augmented["state_dict"][key])
+
+
+def test_crops_of_larger_images(run):
+    folder = run("larger", "augment=default", "data.cache_size=[64,64]")
+    assert last(folder)["spec"]["image_size"] == [32, 32]
+
+
+def test_batch_size_auto_without_a_gpu(run):
+    """21 images for training, of which an epoch shall keep 16 batches."""
+    assert last(run("auto", "data.batch_size=auto"))["global_step"] >= 16
+
+
+def test_memory_that_runs_out_halves_the_batch(run, monkeypatch, caplog):
+    forward = UNet.forward
+
+    def greedy(self: UNet, image: torch.Tensor) -> torch.Tensor:
+        if self.training and len(image) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, image)
+
+    monkeypatch.setattr(UNet, "forward", greedy)
+    folder = run("halved")
+
+    assert last(folder)["global_step"] >= 5
+    assert (folder / "segmentation_model.pth").is_file()
+    said = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert said == ["out of memory: going on with data.batch_size=2 trainer.accumulate_grad_batches=2"]
+
+
+def test_the_preset_for_debugging(run):
+    folder = run("debug", "trainer=debug", "trainer.max_epochs=1")
+    assert last(folder)["global_step"] == 4
