@@ -4,9 +4,15 @@ import torch
 from cocoseg.losses import CrossEntropyLoss
 
 
-@pytest.fixture
-def logits():
-    return torch.randn(2, 4, 5, 7, generator=torch.Generator().manual_seed(0)).requires_grad_()
+@pytest.fixture(params=["contiguous", "channels last", "cropped"])
+def logits(request):
+    """In each layout that a network may give."""
+    values = torch.randn(2, 4, 5, 7, generator=torch.Generator().manual_seed(0))
+    if request.param == "cropped":
+        values = torch.nn.functional.pad(values, (0, 1, 0, 3))
+    if request.param != "contiguous":
+        values = values.contiguous(memory_format=torch.channels_last)
+    return values[..., :5, :7].requires_grad_()
 
 
 def random_mask(*, ignored: float) -> torch.Tensor:

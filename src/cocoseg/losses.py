@@ -22,11 +22,16 @@ class CrossEntropyLoss(nn.Module):
         self.label_smoothing = label_smoothing
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
-        total = F.cross_entropy(
-            logits.float(),  # a sum overflows half precision
+        values = logits.float()  # a sum overflows half precision
+        counted = (mask != self.ignore_index).sum().clamp(min=1)
+        if values.stride(1) == 1:  # channels last: a softmax along memory takes half the time
+            values, mask = values.movedim(1, -1).flatten(0, 2), mask.flatten()
+        # Summed here: of so many pixels torch's own sum would keep a GPU busy with a single block.
+        losses = F.cross_entropy(
+            values,
             mask,
             ignore_index=self.ignore_index,
             label_smoothing=self.label_smoothing,
-            reduction="sum",
+            reduction="none",
         )
-        return total / (mask != self.ignore_index).sum().clamp(min=1)
+        return losses.sum() / counted
