@@ -12,6 +12,7 @@ from cocoseg.augment import (
     BLUR_SIGMA,
     DRAWS,
     Augment,
+    _grid,
     blurred,
     color_matrix,
     mixed,
@@ -115,6 +116,7 @@ def test_shapes_dtypes_and_range(name):
     image, mask = augment(**STRONG[name])(*blobs(size=(60, 84)))
     assert (image.shape, image.dtype) == ((8, 3, *SIZE), torch.float32)
     assert (mask.shape, mask.dtype) == ((8, *SIZE), torch.int64)
+    assert image.is_contiguous(memory_format=torch.channels_last)
     black, white = normalised(torch.tensor([0, 255], dtype=torch.uint8).expand(3, 1, 2))[:, 0].unbind(-1)
     assert (image.amin((0, 2, 3)) >= black - 1e-4).all()
     assert (image.amax((0, 2, 3)) <= white + 1e-4).all()
@@ -192,6 +194,12 @@ def test_a_gpu_does_the_same(name):
 
 
 # --- each transform
+
+
+def test_the_grid_is_torchs_own():
+    place = torch.randn(3, 2, 3, generator=torch.Generator().manual_seed(0))
+    expected = torch.nn.functional.affine_grid(place, [3, 1, *SIZE], align_corners=False)
+    torch.testing.assert_close(_grid(place, SIZE), expected)
 
 
 def test_flips_about_as_often_as_asked():

@@ -37,8 +37,8 @@ class Augment:
     """Random transforms of the images of a batch, each with numbers of its own.
 
     A call maps image (B, 3, h, w) uint8 RGB and mask (B, h, w) uint8 to image (B, 3, H, W) float32,
-    normalised, and mask (B, H, W) int64. Images are sampled bilinearly, masks at the nearest pixel; what
-    comes from beyond the border is grey and ignored.
+    normalised, channels last in memory, and mask (B, H, W) int64. Images are sampled bilinearly, masks at the
+    nearest pixel; what comes from beyond the border is grey and ignored.
 
     Args:
         settings: what is done, and how strongly.
@@ -66,7 +66,7 @@ class Augment:
             hole = _holes(self.image_size, drawn, settings.cutout, image.device)
             image = image.masked_fill(hole.unsqueeze(1), 0.0)
             mask = mask.masked_fill(hole, IGNORE_INDEX)
-        return image, mask.long()
+        return image.contiguous(memory_format=torch.channels_last), mask.long()
 
     def _place(self, image: Tensor, mask: Tensor, drawn: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Flip, scale, crop and rotate to the size wanted."""
@@ -110,14 +110,19 @@ def placement(
 
 def sampled(image: Tensor, mask: Tensor, place: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Image (B, 3, h, w) float32 and mask (B, h, w) uint8 at the places (B, 2, 3) that `placement` gives."""
-    count = len(image)
-    place = place.to(image.device, non_blocking=True)
-    grid = F.affine_grid(place, [count, 1, *image_size], align_corners=False)
+    grid = _grid(place.to(image.device, non_blocking=True), image_size)
     # What lies beyond the border is 0: the mean colour, and in the mask, for that moment, the ignored pixels.
     shifted = mask.unsqueeze(1).float() - IGNORE_INDEX
     nearest = F.grid_sample(shifted, grid, mode="nearest", padding_mode="zeros", align_corners=False)
     image = F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     return image, (nearest.squeeze(1) + IGNORE_INDEX).to(torch.uint8)
+
+
+def _grid(place: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """As `torch.nn.functional.affine_grid`, whose matrix product a GPU may round to a tenth of a pixel."""
+    down, across = ((2 * torch.arange(size, device=place.device) + 1) / size - 1 for size in image_size)
+    per_across, per_down, start = place.unsqueeze(-1).unsqueeze(-1).unbind(2)  # (B, 2, 1, 1) each
+    return (per_across * across + per_down * down.unsqueeze(1) + start).movedim(1, -1)
 
 
 def color_matrix(settings: AugmentConfig, drawn: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -43,6 +43,7 @@ class CompileNetwork(L.Callback):
         compiled = torch.compile(lambda image: net(image), dynamic=False)
         batch = min(self.data.batch_size, len(self.data.train_set))
         image = torch.zeros(batch, 3, *pl_module.spec.image_size, device=pl_module.device)
+        image = image.contiguous(memory_format=torch.channels_last)  # as batches are
         begin = time.monotonic()
         with trainer.precision_plugin.train_step_context(), untouched(net):
             before = _seconds_per_pass(net, net, image) if self.mode == AUTO else float("inf")

@@ -36,7 +36,8 @@ def largest_batch(module: SegmentationModule, images: int, *, cuda: bool, bfloat
     begin = time.monotonic()
     device = torch.device("cuda", torch.cuda.current_device())
     net = module.net.to(device)
-    room = SHARE * torch.cuda.get_device_properties(device).total_memory
+    free, _ = torch.cuda.mem_get_info(device)
+    room = SHARE * (free + torch.cuda.memory_reserved(device))
     # Adam keeps two values for each weight.
     optimizer = 2 * sum(weight.numel() * weight.element_size() for weight in net.parameters())
     shape = module.spec.image_size

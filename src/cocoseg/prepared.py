@@ -9,6 +9,7 @@ A prepared folder holds
     report.json, report.md          what is in it, what overlaps hide, what may be wrong
     preview.png                     some images with their masks laid over them
     prepared.json                   the settings and the input that all this was made from
+    arrays/                         images and masks decoded for training, see cache.py
     failed.json                     images that could not be fetched; there is nothing else new then
     val/                            the same for a validation file of its own, where there is one
 """
