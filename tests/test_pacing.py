@@ -167,7 +167,7 @@ def test_the_rate_comes_down_to_zero_in_a_straight_line(
     assert progress[0] == 0
     assert 0.98 < progress[-1] <= 1
     for share, used in run.rates:
-        assert used == pytest.approx(0.1 * rate("linear", 0.02, share))
+        assert used == pytest.approx(0.1 * rate(ScheduleConfig(), share))
     assert run.rates[-1][1] < 0.02 * 0.1
 
 

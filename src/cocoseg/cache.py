@@ -4,6 +4,7 @@ A folder `arrays/<height>x<width>-<key>` beside the masks holds
 
     images.npy    (N, H, W, 3) uint8 RGB
     masks.npy     (N, H, W) uint8 class indices, 255 where ignored
+    counts.npy    (N, 256) int32 pixels per class index
     arrays.json   what they were made from, and their own sizes and times of change
 
 Whatever doesn't agree with `arrays.json` is made anew.
@@ -33,8 +34,9 @@ from cocoseg.progress import track
 
 log = logging.getLogger(__name__)
 
-LAYOUT = 1  # counted up when what is written changes, or how images are resized
-IMAGES, MASKS, RECORD = "images.npy", "masks.npy", "arrays.json"
+LAYOUT = 2  # counted up when what is written changes, or how images are resized
+IMAGES, MASKS, COUNTS, RECORD = "images.npy", "masks.npy", "counts.npy", "arrays.json"
+FILES = (IMAGES, MASKS, COUNTS)
 NEW = "new.part"  # folder in which arrays are made before they get their name
 
 Decode = Callable[[int], tuple[np.ndarray, np.ndarray]]
@@ -48,6 +50,7 @@ class Arrays:
         # Plain arrays on the same memory: np.memmap's own indexing is slower.
         self._images = np.asarray(np.load(folder / IMAGES, mmap_mode="r"))
         self._masks = np.asarray(np.load(folder / MASKS, mmap_mode="r"))
+        self._counts = np.load(folder / COUNTS)
 
     def __reduce__(self) -> tuple[type[Self], tuple[Path]]:
         return type(self), (self.folder,)  # else a process that is not forked would get a copy of it all
@@ -58,6 +61,15 @@ class Arrays:
             torch.from_numpy(np.take(self._images, numbers, axis=0)),
             torch.from_numpy(np.take(self._masks, numbers, axis=0)),
         )
+
+    def counts(self, numbers: Sequence[int]) -> np.ndarray:
+        """Pixels per class index in the masks of these: (B, 256) int32."""
+        return self._counts[list(numbers)]
+
+
+def count(mask: np.ndarray) -> np.ndarray:
+    """Pixels per class index of a mask of bytes: (256,) int32."""
+    return np.bincount(mask.reshape(-1), minlength=256).astype(np.int32)
 
 
 @dataclass(frozen=True)
@@ -85,7 +97,7 @@ class Source:
     def bytes(self) -> int:
         """On disk."""
         height, width = self.image_size
-        return len(self.images) * height * width * 4
+        return len(self.images) * (height * width * 4 + 256 * 4)
 
 
 def open_arrays(folder: Path, source: Source, workers: int | None = None) -> Arrays:
@@ -114,27 +126,28 @@ def open_arrays(folder: Path, source: Source, workers: int | None = None) -> Arr
 
 def _make(place: Path, key: str, source: Source, workers: int | None) -> None:
     begin = time.monotonic()
-    count, (height, width) = len(source.images), source.image_size
+    total, (height, width) = len(source.images), source.image_size
     _remove(place.parent.glob(f"{height}x{width}-*"))  # of other images or settings, or damaged
     new = place.with_name(NEW)
     _remove([new])
     _require_room(place.parent, source)
     size = f"{source.bytes() / 1e9:.1f} GB" if source.bytes() >= 1e8 else f"{source.bytes() / 1e6:.1f} MB"
-    log.info("%s: decoding %d images once, %s", place, count, size)
+    log.info("%s: decoding %d images once, %s", place, total, size)
     try:
-        _allocate(new / IMAGES, (count, height, width, 3))
-        _allocate(new / MASKS, (count, height, width))
-        filling = run(_Filler(new, source.decode), iter(range(count)), processes(workers, count), _one_thread)
+        _allocate(new / IMAGES, (total, height, width, 3), np.uint8)
+        _allocate(new / MASKS, (total, height, width), np.uint8)
+        _allocate(new / COUNTS, (total, 256), np.int32)
+        filling = run(_Filler(new, source.decode), iter(range(total)), processes(workers, total), _one_thread)
         with closing(filling):
-            for _ in track(filling, total=count, what="decoded"):
+            for _ in track(filling, total=total, what="decoded"):
                 pass
-        for name in (IMAGES, MASKS):
+        for name in FILES:
             _to_disk(new / name)
         write_json(new / RECORD, {"key": key, "files": _files(new)})
         new.rename(place)
     finally:
         _remove([new])
-    log.info("%s: %d images in %.1f s", place, count, time.monotonic() - begin)
+    log.info("%s: %d images in %.1f s", place, total, time.monotonic() - begin)
 
 
 class _Filler:
@@ -147,8 +160,9 @@ class _Filler:
 
     def __call__(self, number: int) -> None:
         if not self._arrays:  # in the process that fills them
-            self._arrays = [np.load(self.folder / name, mmap_mode="r+") for name in (IMAGES, MASKS)]
-        for array, values in zip(self._arrays, self.decode(number), strict=True):
+            self._arrays = [np.load(self.folder / name, mmap_mode="r+") for name in FILES]
+        image, mask = self.decode(number)
+        for array, values in zip(self._arrays, (image, mask, count(mask)), strict=True):
             array[number] = values
 
 
@@ -168,10 +182,10 @@ def _require_room(folder: Path, source: Source) -> None:
         )
 
 
-def _allocate(path: Path, shape: tuple[int, ...]) -> None:
+def _allocate(path: Path, shape: tuple[int, ...], dtype: type) -> None:
     """Make the file with all its room: writing to memory that a full disk can't back ends the process."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     if hasattr(os, "posix_fallocate"):
         try:
             with path.open("r+b") as file:
@@ -194,7 +208,7 @@ def _is_whole(place: Path, key: str) -> bool:
 
 
 def _files(place: Path) -> list[list[Any]]:
-    return [_state(place / name) for name in (IMAGES, MASKS)]
+    return [_state(place / name) for name in FILES]
 
 
 def _state(path: Path) -> list[Any]:

@@ -21,8 +21,9 @@ RASTERIZERS = ("pillow", "coco")
 CROWDS = ("ignore", "draw", "skip")
 ENCODINGS = ("palette", "uint16", "x100")
 LABELS = ("all", "supercategories")
-SCHEDULES = ("linear", "cosine", "constant")
+SCHEDULES = ("linear", "cosine", "trapezoid", "constant")
 OTHERS = ("background", "ignore")
+CLASS_WEIGHTS = ("none", "enet", "median")
 AUTO = "auto"
 COMPILES = (False, True, AUTO)
 
@@ -120,6 +121,7 @@ class ScheduleConfig:
 
     name: str = "linear"
     warmup: float = 0.02  # share of the run in which the rate rises
+    cooldown: float = 0.3  # share of the run in which a trapezoid falls
 
 
 @dataclass
@@ -147,6 +149,7 @@ class Config:
     compile: Any = False  # true, false, or auto: where the time left repays it
     loss: Any = None
     optimizer: Any = None
+    ema: float | None = None  # of the weights that are validated and exported; null: the weights themselves
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     trainer: Any = None
@@ -179,6 +182,7 @@ def check(config: Config, *, may_download: bool = False) -> None:
     _check_augment(config.augment)
     if not any(config.compile is known for known in COMPILES) and config.compile != AUTO:
         raise CocosegError(f"compile is {config.compile!r}; it must be true, false or auto")
+    _check_loss(config.loss)
     if not isinstance(config.callbacks, Mapping):
         raise CocosegError(f"callbacks is {config.callbacks!r}; it must map names to a _target_ each")
     if config.ckpt_path is not None and not Path(config.ckpt_path).is_file():
@@ -203,10 +207,24 @@ def _check_time(config: Config) -> None:
         )
     if not 0 <= config.schedule.warmup < 1:
         raise CocosegError(f"schedule.warmup is {config.schedule.warmup}; it must lie in 0 <= warmup < 1")
+    if not 0 < config.schedule.cooldown <= 1 - config.schedule.warmup:
+        raise CocosegError(
+            f"schedule.cooldown is {config.schedule.cooldown}; it must lie in 0 < cooldown <= 1 - warmup"
+        )
+    if config.ema is not None and not 0 < config.ema < 1:
+        raise CocosegError(f"ema is {config.ema}; it must lie between 0 and 1, as 0.999 does, or be null")
     if config.resume not in (None, "auto"):
         raise CocosegError(f"resume is {config.resume!r}; it must be auto or null")
     if config.resume and config.ckpt_path:
         raise CocosegError("resume=auto finds its checkpoint itself; leave out ckpt_path")
+
+
+def _check_loss(loss: Any) -> None:
+    rule = loss.get("class_weights") if isinstance(loss, Mapping) else None
+    if isinstance(rule, str) and rule not in CLASS_WEIGHTS:
+        raise CocosegError(
+            f"loss.class_weights is {rule!r}; it must be one of {', '.join(CLASS_WEIGHTS)}, or a list"
+        )
 
 
 def _check_augment(augment: AugmentConfig) -> None:

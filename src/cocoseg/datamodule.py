@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset, random_split
@@ -102,6 +103,10 @@ class SegmentationDataModule(L.LightningDataModule):
         if self.data.cache:
             dataset.decode_once(self.config.prepare.workers)
         return dataset
+
+    def class_counts(self) -> np.ndarray:
+        """Pixels of each class in each training mask: (N, C) int32."""
+        return Batches(self.train_set).class_counts()[:, : len(self.labels)]
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         # A last batch of one image could leave BatchNorm a single value per channel.

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 from torchvision.transforms.v2 import functional as tv
 
-from cocoseg.cache import Arrays, Source, open_arrays
+from cocoseg.cache import Arrays, Source, count, open_arrays
 from cocoseg.encoding import MaskEncoding
 from cocoseg.errors import CocosegError
 from cocoseg.images import read_image
@@ -83,6 +83,12 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
             image, mask = (torch.from_numpy(np.stack(part)) for part in parts)
         return image.permute(0, 3, 1, 2), mask
 
+    def class_counts(self, numbers: Sequence[int]) -> np.ndarray:
+        """Pixels per class index in the resized masks of these: (B, 256) int32."""
+        if self._arrays is not None:
+            return self._arrays.counts(numbers)
+        return np.stack([count(self._decode(number)[1]) for number in numbers])
+
     def decode_once(self, workers: int | None = None) -> None:
         """From now on read from arrays, see cache.py, which are made first where they are missing.
 
@@ -131,6 +137,10 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    def class_counts(self) -> np.ndarray:
+        """Pixels per class index in each mask: (N, 256) int32."""
+        return self.whole.class_counts(self.numbers)
 
     def __getitems__(self, places: Sequence[int]) -> tuple[Tensor, Tensor]:
         """As `SegmentationDataset.read`."""

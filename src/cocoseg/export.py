@@ -11,6 +11,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from cocoseg.ema import result_of
 from cocoseg.errors import CocosegError
 from cocoseg.files import write_bytes
 from cocoseg.spec import ModelSpec
@@ -76,7 +77,7 @@ def read_weights(path: str | Path) -> dict[str, Any]:
         spec = ModelSpec.from_dict(content["spec"] if is_checkpoint else content)
         weights = content["state_dict"]
         if is_checkpoint:
-            weights = {key.removeprefix("net."): w for key, w in weights.items() if key.startswith("net.")}
+            weights = result_of(weights)
         return {**content, "spec": spec, "state_dict": weights, "scores": content["scores"]}
     except (KeyError, TypeError, AttributeError) as error:
         raise CocosegError(f"{path}: not a model or checkpoint of this program (no {error})") from error

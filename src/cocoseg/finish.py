@@ -41,8 +41,8 @@ class Exporter:
         with self.budget.timed("saving"):
             self.scores = module.scores
             scores = self.scores and self.scores.to_dict()
-            save_model(self.run_dir / MODEL, module.net.state_dict(), module.spec, scores)
-            write_sheet(self.run_dir / SHEET, module.net, self.data.val_set, labels)
+            save_model(self.run_dir / MODEL, module.result.state_dict(), module.spec, scores)
+            write_sheet(self.run_dir / SHEET, module.result, self.data.val_set, labels)
             if scores:
                 named = {**scores, "iou": dict(zip(labels.names, self.scores.iou, strict=True))}
                 write_json(self.run_dir / METRICS, named)
@@ -52,7 +52,7 @@ class Exporter:
     def export_from(self, checkpoint: str | Path) -> None:
         """Export the weights and scores of a checkpoint file."""
         content = read_weights(checkpoint)
-        self.module.net.load_state_dict(content["state_dict"])
+        self.module.result.load_state_dict(content["state_dict"])
         self.module.scores = Scores(**content["scores"]) if content["scores"] else None
         self()
 

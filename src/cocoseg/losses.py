@@ -1,5 +1,8 @@
 """Losses: logits (B, C, H, W) and mask (B, H, W) int64 -> a scalar, ignored pixels left out."""
 
+from collections.abc import Sequence
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -14,24 +17,88 @@ class CrossEntropyLoss(nn.Module):
     Args:
         ignore_index: the class index that is left out.
         label_smoothing: as in torch.
+        class_weights: of each class, by which the mean over pixels is weighted; None for 1.
     """
 
-    def __init__(self, ignore_index: int = IGNORE_INDEX, label_smoothing: float = 0.0):
+    def __init__(
+        self,
+        ignore_index: int = IGNORE_INDEX,
+        label_smoothing: float = 0.0,
+        class_weights: Sequence[float] | None = None,
+    ):
         super().__init__()
         self.ignore_index = ignore_index
         self.label_smoothing = label_smoothing
+        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        self.register_buffer("class_weights", weights, persistent=False)
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
-        values = logits.float()  # a sum overflows half precision
-        counted = (mask != self.ignore_index).sum().clamp(min=1)
-        if values.stride(1) == 1:  # channels last: a softmax along memory takes half the time
-            values, mask = values.movedim(1, -1).flatten(0, 2), mask.flatten()
+        values, mask = _side_by_side(logits.float(), mask)  # a sum overflows half precision
         # Summed here: of so many pixels torch's own sum would keep a GPU busy with a single block.
         losses = F.cross_entropy(
             values,
             mask,
+            weight=self.class_weights,
             ignore_index=self.ignore_index,
             label_smoothing=self.label_smoothing,
             reduction="none",
         )
-        return losses.sum() / counted
+        return losses.sum() / self._total_weight(mask)
+
+    def _total_weight(self, mask: Tensor) -> Tensor:
+        counts = mask != self.ignore_index
+        if self.class_weights is None:
+            return counts.sum().clamp(min=1)
+        weights = self.class_weights[mask.masked_fill(~counts, 0)]
+        return (weights * counts).sum().clamp(min=torch.finfo(weights.dtype).tiny)
+
+
+class CrossEntropyDiceLoss(nn.Module):
+    """Cross entropy plus Dice loss, which weighs classes alike however few pixels they have.
+
+    Dice of a class is 2 sum(p g) / (sum(p) + sum(g)) over all pixels of the batch, of the probability p and
+    the truth g (Milletari et al. 2016, arXiv 1606.04797); the loss is 1 minus its mean over the classes that
+    the batch shows.
+
+    Args:
+        dice: weight of the Dice loss.
+        ignore_index, label_smoothing, class_weights: as of `CrossEntropyLoss`, for its part.
+    """
+
+    def __init__(
+        self,
+        dice: float = 1.0,
+        ignore_index: int = IGNORE_INDEX,
+        label_smoothing: float = 0.0,
+        class_weights: Sequence[float] | None = None,
+    ):
+        super().__init__()
+        self.cross_entropy = CrossEntropyLoss(ignore_index, label_smoothing, class_weights)
+        self.dice = dice
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        dice = dice_loss(logits, mask, self.cross_entropy.ignore_index)
+        return self.cross_entropy(logits, mask) + self.dice * dice
+
+
+def dice_loss(logits: Tensor, mask: Tensor, ignore_index: int = IGNORE_INDEX) -> Tensor:
+    """See `CrossEntropyDiceLoss`; 0 where every pixel is ignored."""
+    classes = logits.shape[1]
+    values = logits.float().movedim(1, -1).flatten(0, 2)
+    mask = mask.flatten()
+    counted = mask != ignore_index
+    probability = values.softmax(1) * counted.unsqueeze(1)
+    truth = mask.masked_fill(~counted, 0)
+    is_class = truth.unsqueeze(1) == torch.arange(classes, device=values.device)
+    shared = (probability * is_class).sum(0)
+    true = (is_class & counted.unsqueeze(1)).sum(0)
+    dice = 2 * shared / (probability.sum(0) + true).clamp(min=1e-6)
+    shown = (true > 0).float()
+    return (shown * (1 - dice)).sum() / shown.sum().clamp(min=1)
+
+
+def _side_by_side(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, C) and (N,) where the channels lie last in memory: a softmax along memory takes half the time."""
+    if values.stride(1) == 1:
+        return values.movedim(1, -1).flatten(0, 2), mask.flatten()
+    return values, mask

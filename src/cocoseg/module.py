@@ -7,6 +7,7 @@ import lightning as L
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from cocoseg.ema import Average, follow_setting
 from cocoseg.labels import IGNORE_INDEX
 from cocoseg.metrics import ConfusionMatrix, MeanLoss, Scores
 from cocoseg.spec import ModelSpec
@@ -21,6 +22,7 @@ class SegmentationModule(L.LightningModule):
         net: image (B, 3, H, W) -> logits (B, C, H, W).
         loss: logits and mask -> scalar, a mean over the pixels that are not ignored.
         optimizer: parameters -> optimizer.
+        ema: of the weights' average, see ema.py; None for none.
         spec: what goes into checkpoints beside the weights, and must fit when one is loaded.
 
     Attributes:
@@ -36,9 +38,11 @@ class SegmentationModule(L.LightningModule):
         loss: nn.Module,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         spec: ModelSpec,
+        ema: float | None = None,
     ):
         super().__init__()
         self.net = net
+        self.average = None if ema is None else Average(net, ema)
         self.loss = loss
         self.make_optimizer = optimizer
         self.spec = spec
@@ -52,7 +56,12 @@ class SegmentationModule(L.LightningModule):
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, C, H, W) of image (B, 3, H, W)."""
-        return self.net(image)
+        return self.result(image)
+
+    @property
+    def result(self) -> nn.Module:
+        """The network that is validated and exported: with averaged weights where they are averaged."""
+        return self.net if self.average is None else self.average.net
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         image, mask = batch
@@ -60,6 +69,10 @@ class SegmentationModule(L.LightningModule):
         self.train_loss.update(loss.detach(), _pixels(mask))
         self.log("train/loss_step", loss, prog_bar=True)
         return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_index: int) -> None:
+        if self.average is not None:
+            self.average.update(self.net, self.global_step)
 
     def on_train_epoch_end(self) -> None:
         if self.train_loss.update_called:
@@ -97,7 +110,8 @@ class SegmentationModule(L.LightningModule):
                 self.log(f"iou/{name}", iou)
 
     def configure_optimizers(self) -> Optimizer:
-        optimizer = self.make_optimizer(self.parameters())
+        # The averaged weights follow; a loss may have some of its own.
+        optimizer = self.make_optimizer([weight for weight in self.parameters() if weight.requires_grad])
         # Kept here: a checkpoint that is loaded next brings its own rates along.
         self.base_rates = [[group["lr"] for group in optimizer.param_groups]]
         return optimizer
@@ -108,6 +122,7 @@ class SegmentationModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.scores = Scores(**checkpoint["scores"]) if checkpoint["scores"] else None
+        follow_setting(checkpoint["state_dict"], averages=self.average is not None)
 
 
 def _pixels(mask: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ class ScheduleRate(L.Callback):
         self.budget = budget
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        share = rate(self.settings.name, self.settings.warmup, self.budget.progress)
+        share = rate(self.settings, self.budget.progress)
         if self.budget.limit is None and trainer.max_steps in (-1, None) and trainer.max_epochs in (-1, None):
             share = 1.0  # nothing ends this run but a signal, so there is no progress to follow
         for optimizer, bases in zip(trainer.optimizers, pl_module.base_rates, strict=True):
@@ -31,18 +31,25 @@ class ScheduleRate(L.Callback):
                 group["lr"] = base * share
 
 
-def rate(name: str, warmup: float, progress: float) -> float:
+def rate(settings: ScheduleConfig, progress: float) -> float:
     """The share of the learning rate that is used.
 
+    After the warm-up `linear` and `cosine` fall to 0, `constant` stays at 1, and a `trapezoid` stays there
+    until the cool-down, in which it falls to 0 (Hägele et al. 2024, arXiv 2405.18392). A straight line to
+    zero is hard to beat where the time is fixed and long (Budgeted Training, arXiv 1905.04753).
+
     Args:
-        name: after the warm-up `linear` and `cosine` fall to 0, `constant` stays at 1. A straight line to
-            zero is hard to beat where the time is fixed (Budgeted Training, arXiv 1905.04753).
-        warmup: share of the run in which the rate rises.
+        settings: the schedule.
         progress: 0 when training begins, 1 when it ends.
     """
-    if progress < warmup:
-        return max(FIRST, progress / warmup)
-    left = (1 - progress) / (1 - warmup)
-    if name == "constant":
-        return 1.0
-    return left if name == "linear" else 0.5 - 0.5 * math.cos(math.pi * left)
+    if progress < settings.warmup:
+        return max(FIRST, progress / settings.warmup)
+    left = (1 - progress) / (1 - settings.warmup)
+    match settings.name:
+        case "constant":
+            return 1.0
+        case "trapezoid":
+            return min(1.0, (1 - progress) / settings.cooldown)
+        case "linear":
+            return left
+    return 0.5 - 0.5 * math.cos(math.pi * left)

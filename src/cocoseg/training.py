@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from torch import nn
 
 from cocoseg import memory
+from cocoseg.balance import class_weights
 from cocoseg.budget import Budget, clock
 from cocoseg.checkpoints import BestCheckpoint, LastCheckpoint, WholeCheckpointIO
 from cocoseg.cli import build
@@ -94,10 +96,21 @@ def make_module(config: Config, data: SegmentationDataModule, settings: dict[str
     network = {**config.model, "num_classes": len(data.labels)}
     return SegmentationModule(
         net=in_channels_last(build(network, "model")),
-        loss=build(config.loss, "loss"),
+        loss=make_loss(config, data),
         optimizer=partial(build, with_fused(config.optimizer, settings), "optimizer"),
         spec=ModelSpec(network, data.labels, tuple(config.data.image_size)),
+        ema=config.ema,
     )
+
+
+def make_loss(config: Config, data: SegmentationDataModule) -> nn.Module:
+    """The loss that `config` names, with the class weights that its rule gives for the training masks."""
+    node = config.loss
+    rule = node.get("class_weights") if isinstance(node, dict) else None
+    if isinstance(rule, str):
+        weights = None if rule == "none" else class_weights(rule, data.class_counts())
+        node = {**node, "class_weights": weights}
+    return build(node, "loss")
 
 
 def pacing(config: Config, budget: Budget, data: SegmentationDataModule) -> list[L.Callback]:
