@@ -21,8 +21,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cocoseg.device import in_channels_last, settled, with_fused
+from cocoseg.device import in_channels_last, settled
 from cocoseg.losses import CrossEntropyLoss
+from cocoseg.optimizer import with_fused
 from cocoseg.unet import UNet
 
 CLASSES = 81

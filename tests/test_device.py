@@ -6,12 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from cocoseg.device import in_channels_last, settled, untouched, uses_cuda, with_fused
+from cocoseg.device import in_channels_last, settled, untouched, uses_cuda
 from cocoseg.export import save_model
 from cocoseg.pixels import normalised
 from tiny import SPEC, tiny_unet
-
-ADAM = {"_target_": "torch.optim.Adam", "lr": 1e-3}
 
 
 @pytest.fixture
@@ -69,29 +67,6 @@ def test_what_the_user_says_stays(gpu, precision):
     gpu()
     settings = {"precision": precision, "benchmark": False}
     assert settled(settings) == settings
-
-
-@pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD"])
-def test_fused(name):
-    node = {"_target_": f"torch.optim.{name}", "lr": 0.1}
-    assert with_fused(node, {}) == {**node, "fused": True}
-    assert "fused" not in node
-
-
-@pytest.mark.parametrize(
-    ("node", "settings"),
-    [
-        ({"_target_": "torch.optim.RMSprop"}, {}),
-        ({"_target_": "my.Adam"}, {}),
-        ({**ADAM, "fused": False}, {}),
-        ({**ADAM, "foreach": True}, {}),
-        (ADAM, {"precision": "16-mixed", "gradient_clip_val": 1.0}),
-        (ADAM, {"accelerator": "mps"}),
-        (None, {}),
-    ],
-)
-def test_not_fused(node, settings):
-    assert with_fused(node, settings) == node
 
 
 def trained(*, channels_last: bool, fused: bool) -> nn.Module:

@@ -1,4 +1,4 @@
-"""What the device at hand does fastest: precision, kernels, memory layout, optimizer."""
+"""What the device at hand does fastest: precision, kernels, memory layout."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,10 +6,6 @@ from typing import Any
 
 import torch
 from torch import nn
-
-# They take `fused`: all parameters in one go. (torch's own choice is a loop over them on a CPU, and a few
-# operations for each of several groups on a GPU.)
-FUSED = ("torch.optim.Adam", "torch.optim.AdamW", "torch.optim.SGD")
 
 
 def uses_cuda(settings: dict[str, Any]) -> bool:
@@ -33,23 +29,6 @@ def settled(settings: dict[str, Any]) -> dict[str, Any]:
     if cuda:
         torch.set_float32_matmul_precision("high")  # TF32 for what stays in float32
     return settings
-
-
-def with_fused(optimizer: Any, settings: dict[str, Any]) -> Any:
-    """The optimizer's node, fused where torch has that and the user has not decided.
-
-    Args:
-        optimizer: `_target_` and arguments.
-        settings: the trainer's, settled.
-    """
-    if not isinstance(optimizer, dict) or optimizer.get("_target_") not in FUSED:
-        return optimizer
-    # A fused step would undo the scaling of float16's loss itself, which clipping has to come after.
-    clips = settings.get("gradient_clip_val") and settings.get("precision") in ("16-mixed", "16")
-    if clips or {"fused", "foreach"} & optimizer.keys():
-        return optimizer
-    known = settings.get("accelerator", "auto") in ("auto", "gpu", "cuda", "cpu")
-    return {**optimizer, "fused": True} if known else optimizer
 
 
 def in_channels_last(net: nn.Module) -> nn.Module:

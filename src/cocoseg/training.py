@@ -1,12 +1,14 @@
 """The recipe: prepare, train, export. Read from top to bottom."""
 
 import logging
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from torch import nn
+from torch.optim import Optimizer
 
 from cocoseg import memory
 from cocoseg.balance import class_weights
@@ -18,12 +20,13 @@ from cocoseg.config import AUTO, Config, parse_duration
 from cocoseg.console import progress_callback, quiet_lightning
 from cocoseg.dashboard import ExampleSheet
 from cocoseg.datamodule import SegmentationDataModule
-from cocoseg.device import in_channels_last, settled, uses_cuda, with_fused
+from cocoseg.device import in_channels_last, settled, uses_cuda
 from cocoseg.export import read_checkpoint
 from cocoseg.failures import StopAtNoNumber, explained
 from cocoseg.files import from_here
 from cocoseg.finish import Exporter, finish
 from cocoseg.module import SegmentationModule
+from cocoseg.optimizer import decayed, with_fused
 from cocoseg.pacing import KeepBudget, trainer_settings
 from cocoseg.resuming import best_beside
 from cocoseg.schedule import ScheduleRate
@@ -94,10 +97,15 @@ def train(config: Config, run_dir: Path, budget: Budget) -> int:
 def make_module(config: Config, data: SegmentationDataModule, settings: dict[str, Any]) -> SegmentationModule:
     """The network, the loss and the optimizer that `config` names, for the classes of the data."""
     network = {**config.model, "num_classes": len(data.labels)}
+    node = with_fused(config.optimizer, settings)
+
+    def optimizer(parameters: Iterable[nn.Parameter]) -> Optimizer:
+        return build(node, "optimizer", decayed(node, parameters))
+
     return SegmentationModule(
         net=in_channels_last(build(network, "model")),
         loss=make_loss(config, data),
-        optimizer=partial(build, with_fused(config.optimizer, settings), "optimizer"),
+        optimizer=optimizer,
         spec=ModelSpec(network, data.labels, tuple(config.data.image_size)),
         ema=config.ema,
     )
