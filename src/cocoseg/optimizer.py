@@ -1,0 +1,39 @@
+"""The optimizer's node and parameters, as torch does best with them."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+# They take `fused`: all parameters in one go. (torch's own choice is a loop over them on a CPU, and a few
+# operations for each of several groups on a GPU.)
+FUSED = ("torch.optim.Adam", "torch.optim.AdamW", "torch.optim.SGD")
+
+
+def with_fused(optimizer: Any, settings: dict[str, Any]) -> Any:
+    """The optimizer's node, fused where torch has that and the user has not decided.
+
+    Args:
+        optimizer: `_target_` and arguments.
+        settings: the trainer's, settled.
+    """
+    if not isinstance(optimizer, dict) or optimizer.get("_target_") not in FUSED:
+        return optimizer
+    # A fused step would undo the scaling of float16's loss itself, which clipping has to come after.
+    clips = settings.get("gradient_clip_val") and settings.get("precision") in ("16-mixed", "16")
+    if clips or {"fused", "foreach"} & optimizer.keys():
+        return optimizer
+    known = settings.get("accelerator", "auto") in ("auto", "gpu", "cuda", "cpu")
+    return {**optimizer, "fused": True} if known else optimizer
+
+
+def decayed(optimizer: Any, parameters: Iterable[nn.Parameter]) -> list[Any]:
+    """The parameters, in two groups where weights decay: biases and scales of norms, whose size is no sign
+    of overfitting, don't."""
+    parameters = list(parameters)
+    if not isinstance(optimizer, dict) or not optimizer.get("weight_decay"):
+        return parameters
+    weights = [parameter for parameter in parameters if parameter.ndim > 1]
+    others = [parameter for parameter in parameters if parameter.ndim <= 1]
+    groups = [{"params": weights}, {"params": others, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]

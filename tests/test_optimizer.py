@@ -1,0 +1,55 @@
+import pytest
+import torch
+
+from cocoseg.optimizer import decayed, with_fused
+from tiny import tiny_unet
+
+ADAM = {"_target_": "torch.optim.Adam", "lr": 1e-3}
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD"])
+def test_fused(name):
+    node = {"_target_": f"torch.optim.{name}", "lr": 0.1}
+    assert with_fused(node, {}) == {**node, "fused": True}
+    assert "fused" not in node
+
+
+@pytest.mark.parametrize(
+    ("node", "settings"),
+    [
+        ({"_target_": "torch.optim.RMSprop"}, {}),
+        ({"_target_": "my.Adam"}, {}),
+        ({**ADAM, "fused": False}, {}),
+        ({**ADAM, "foreach": True}, {}),
+        (ADAM, {"precision": "16-mixed", "gradient_clip_val": 1.0}),
+        (ADAM, {"accelerator": "mps"}),
+        (None, {}),
+    ],
+)
+def test_not_fused(node, settings):
+    assert with_fused(node, settings) == node
+
+
+def test_biases_and_norms_do_not_decay():
+    net = tiny_unet()
+    groups = decayed({**ADAM, "weight_decay": 0.1}, net.parameters())
+    weights, others = (group["params"] for group in groups)
+    assert {id(p) for p in weights} == {
+        id(layer.weight)
+        for layer in net.modules()
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.ConvTranspose2d)
+    }
+    assert len(weights) + len(others) == len(list(net.parameters()))
+    optimizer = torch.optim.AdamW(groups, lr=1.0, weight_decay=0.1)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
+
+
+@pytest.mark.parametrize("node", [ADAM, {**ADAM, "weight_decay": 0.0}, None])
+def test_one_group_where_nothing_decays(node):
+    parameters = list(tiny_unet().parameters())
+    assert all(a is b for a, b in zip(decayed(node, iter(parameters)), parameters, strict=True))
+
+
+def test_a_group_that_would_be_empty_is_left_out():
+    layer = torch.nn.Conv2d(3, 3, 1, bias=False)
+    assert len(decayed({**ADAM, "weight_decay": 0.1}, layer.parameters())) == 1
