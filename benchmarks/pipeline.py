@@ -103,6 +103,7 @@ def main() -> None:
         data.prepare_data()
         data.setup("fit")
         settings = settled(config.trainer)
+        torch.backends.cudnn.benchmark = settings["benchmark"]
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         module = make_module(config, data, settings)
         bare = Stepper(module.net, device, precision=settings["precision"], fast=True, compiled=False)

@@ -110,7 +110,8 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="a row with torch.compile, too")
     options = parser.parse_args()
     device = torch.device("cuda" if cuda else "cpu")
-    precision = settled({"precision": options.precision})["precision"]
+    settings = settled({"precision": options.precision})
+    precision, torch.backends.cudnn.benchmark = settings["precision"], settings["benchmark"]
     rate = matrix_rate(device, torch.bfloat16 if precision == "bf16-mixed" else torch.float32)
     print(f"{CLASSES} classes, {options.size}x{options.size}, {options.base} channels, {precision}; ", end="")
     print(f"matrix rate {rate / 1e12:.3g} TFLOP/s\n")

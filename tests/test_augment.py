@@ -13,6 +13,7 @@ from cocoseg.augment import (
     DRAWS,
     Augment,
     _grid,
+    _halvings,
     blurred,
     color_matrix,
     mixed,
@@ -81,7 +82,7 @@ def test_image_and_mask_stay_aligned(name):
         known = (classes >= 0) & (mask != 255)
         assert torch.equal(classes[known], mask[known])
         compared += known.float().mean().item()
-    assert compared / 5 > (0.15 if name == "reduced" else 0.5)
+    assert compared / 5 > (0.08 if name == "reduced" else 0.4)
 
 
 @pytest.mark.parametrize("name", ["blur", "colour"])
@@ -299,6 +300,20 @@ def test_images_that_are_larger_are_reduced_smoothly():
     expected = torch.nn.functional.interpolate(normalised(image), SIZE, mode="bilinear", antialias=True)
     torch.testing.assert_close(small_image, expected)
     assert torch.equal(small_mask, mask[:, 1::2, 1::2].long())
+
+
+@pytest.mark.parametrize(("scale", "expected"), [(0.25, 2), (0.5, 1), (0.8, 0), (2.0, 0)])
+def test_images_that_come_out_smaller_are_reduced_smoothly(scale, expected):
+    """Noise keeps about the contrast that antialiasing leaves of it."""
+    noise = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    settings = AugmentConfig(scale=[scale, scale])
+    place = placement(settings, (64, 64), numbers(2), torch.tensor([False, True]))
+    assert _halvings(place, (64, 64), (64, 64)).tolist() == [expected] * 2
+    seen, mask = sampled(noise, torch.zeros(2, 64, 64, dtype=torch.uint8), place, (64, 64))
+    inside = seen.movedim(1, -1)[mask == 0]
+    smooth = torch.nn.functional.interpolate(noise, scale_factor=scale, mode="bilinear", antialias=True)
+    if expected:
+        assert inside.std() < 1.15 * smooth.std()
 
 
 def rgb(seed: int = 0) -> torch.Tensor:

@@ -180,6 +180,22 @@ def test_other_classes_are_other_arrays(tmp_path):
     assert first.key() != second.key()
 
 
+def test_old_arrays_of_all_sizes_are_removed(shapes_root, folder):
+    for size in ((16, 16), (32, 48)):
+        dataset(shapes_root, folder, size).decode_once(workers=1)
+    touch(next((folder / "masks").iterdir()))
+    dataset(shapes_root, folder, (16, 16)).decode_once(workers=1)
+    assert [path.name.split("-")[0] for path in arrays(folder)] == ["16x16"]
+
+
+def test_pixels_are_counted(shapes_root, folder):
+    plain, cached = dataset(shapes_root, folder), dataset(shapes_root, folder)
+    cached.decode_once(workers=1)
+    counts = cached.class_counts([3, 1])
+    np.testing.assert_array_equal(counts, plain.class_counts([3, 1]))
+    np.testing.assert_array_equal(counts[0], np.bincount(cached.read([3])[1].flatten(), minlength=256))
+
+
 def test_who_has_old_arrays_open_keeps_them(tmp_path):
     source = some_source(tmp_path)
     opened = open_arrays(tmp_path / "arrays", source, workers=1)

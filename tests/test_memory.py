@@ -2,7 +2,9 @@
 
 import logging
 from functools import partial
+from types import SimpleNamespace
 
+import lightning as L
 import pytest
 import torch
 from torch import nn
@@ -11,12 +13,14 @@ from cocoseg.budget import Budget
 from cocoseg.checkpoints import LastCheckpoint, WholeCheckpointIO
 from cocoseg.config import parse_duration
 from cocoseg.datamodule import SegmentationDataModule
+from cocoseg.errors import CocosegError
+from cocoseg.failures import is_out_of_memory
 from cocoseg.losses import CrossEntropyLoss
 from cocoseg.memory import FitInMemory, largest_batch, largest_fitting
 from cocoseg.module import SegmentationModule
 from cocoseg.spec import ModelSpec
 from cocoseg.unet import UNet
-from tiny import shapes_config, tiny_module, tiny_trainer
+from tiny import loader, random_batch, shapes_config, tiny_module, tiny_trainer
 
 
 class Meter:
@@ -61,14 +65,20 @@ def test_not_even_one_is_left_to_training_to_say():
 
 
 @pytest.mark.parametrize(("images", "batch"), [(8000, 16), (100, 6), (5, 1)])
-def test_without_a_gpu_it_is_a_fixed_number(images, batch):
-    assert largest_batch(tiny_module(), images, cuda=False, bfloat16=False) == batch
+def test_without_a_gpu_it_is_a_fixed_number(tmp_path, images, batch):
+    assert largest_batch(tiny_module(), images, tiny_trainer(tmp_path)) == batch
+
+
+def test_several_devices_are_refused():
+    with pytest.raises(CocosegError, match="auto is for one device"):
+        largest_batch(tiny_module(), 100, SimpleNamespace(world_size=2))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu_it_fits():
     module = tiny_module()
-    batch = largest_batch(module, 16 * 64, cuda=True, bfloat16=True)
+    trainer = L.Trainer(accelerator="gpu", devices=1, precision="bf16-mixed", logger=False)
+    batch = largest_batch(module, 16 * 64, trainer)
     assert batch == 64
     assert module.net.training
 
@@ -164,3 +174,33 @@ def test_other_errors_are_not_touched(run, monkeypatch):
 def test_is_said_at_the_level_of_warnings(run, caplog):
     run(room=4, after=1)
     assert {r.levelno for r in caplog.records if "out of memory" in r.message} == {logging.WARNING}
+
+
+@pytest.mark.parametrize("said", ["CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED"])
+def test_cudas_libraries_have_errors_of_their_own(said):
+    assert is_out_of_memory(RuntimeError(said))
+    assert not is_out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
+
+
+def test_a_validation_that_was_broken_off_does_not_count_twice(shapes_root, tmp_path):
+    """Memory may run out in the middle of one."""
+    module = tiny_module()
+    trainer = tiny_trainer(tmp_path)
+    batches = loader(random_batch(seed=1), random_batch(seed=2))
+    update = module.confusion.update
+    calls = []
+
+    def failing(prediction, mask):
+        calls.append(1)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError
+        update(prediction, mask)
+
+    module.confusion.update = failing
+    with pytest.raises(torch.OutOfMemoryError):
+        trainer.validate(module, batches, verbose=False)
+    pixels = []
+    compute = module.confusion.compute
+    module.confusion.compute = lambda: pixels.append(int(compute().sum())) or compute()
+    tiny_trainer(tmp_path).validate(module, batches, verbose=False)
+    assert pixels == [2 * 2 * 16 * 16]

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 import cocoseg.cli  # noqa: F401  registers the schema
 from cocoseg.budget import Budget
 from cocoseg.config import check
+from cocoseg.errors import TrainingError
 from cocoseg.training import train
 from cocoseg.unet import UNet
 from conftest import ROOT
@@ -86,8 +87,12 @@ def test_augmentation_is_used(run):
 
 
 def test_crops_of_larger_images(run):
-    folder = run("larger", "augment=default", "data.cache_size=[64,64]")
-    assert last(folder)["spec"]["image_size"] == [32, 32]
+    larger = last(run("larger", "augment=default", "data.cache_size=[64,64]"))
+    plain = last(run("plain", "augment=default"))
+    assert larger["spec"]["image_size"] == [32, 32]
+    assert larger["global_step"] == plain["global_step"]
+    key = "net.stem.0.weight"
+    assert not torch.equal(larger["state_dict"][key], plain["state_dict"][key])
 
 
 def test_batch_size_auto_without_a_gpu(run):
@@ -115,3 +120,32 @@ def test_memory_that_runs_out_halves_the_batch(run, monkeypatch, caplog):
 def test_the_preset_for_debugging(run):
     folder = run("debug", "trainer=debug", "trainer.max_epochs=1")
     assert last(folder)["global_step"] == 4
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed", "bf16-true"])
+def test_other_precisions(run, precision):
+    folder = run(precision, f"trainer.precision={precision}", "trainer.max_steps=2", "augment=default")
+    assert last(folder)["global_step"] == 2
+    assert (folder / "examples.png").is_file()
+
+
+def test_a_loss_with_class_weights(run):
+    plain, weighted = last(run("plain")), last(run("weighted", "loss=ce_dice", "loss.class_weights=median"))
+    assert plain["state_dict"].keys() == weighted["state_dict"].keys()
+    key = "net.stem.0.weight"
+    assert not torch.equal(plain["state_dict"][key], weighted["state_dict"][key])
+
+
+def test_averaged_weights_are_exported(run):
+    folder = run("averaged", "ema=0.9")
+    content = last(folder)
+    exported = torch.load(folder / "segmentation_model.pth", weights_only=True)["state_dict"]
+    best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(weight, best[f"average.net.{name}"]) for name, weight in exported.items())
+    assert not torch.equal(content["state_dict"]["net.head.weight"], exported["head.weight"])
+
+
+def test_memory_that_runs_out_in_preparation_is_one_line(run, monkeypatch):
+    monkeypatch.setattr("cocoseg.dataset.read_image", lambda path: (_ for _ in ()).throw(MemoryError))
+    with pytest.raises(TrainingError, match=r"^out of memory: lower"):
+        run("none", "data.image_size=[48,48]")

@@ -109,13 +109,33 @@ def placement(
 
 
 def sampled(image: Tensor, mask: Tensor, place: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Image (B, 3, h, w) float32 and mask (B, h, w) uint8 at the places (B, 2, 3) that `placement` gives."""
+    """Image (B, 3, h, w) float32 and mask (B, h, w) uint8 at the places (B, 2, 3) that `placement` gives.
+
+    Images that come out much smaller are halved first, with antialiasing, as validation images are reduced.
+    """
+    halvings = _halvings(place, image.shape[-2:], image_size)
     grid = _grid(place.to(image.device, non_blocking=True), image_size)
     # What lies beyond the border is 0: the mean colour, and in the mask, for that moment, the ignored pixels.
     shifted = mask.unsqueeze(1).float() - IGNORE_INDEX
     nearest = F.grid_sample(shifted, grid, mode="nearest", padding_mode="zeros", align_corners=False)
-    image = F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return image, (nearest.squeeze(1) + IGNORE_INDEX).to(torch.uint8)
+    result = image.new_empty(len(image), 3, *image_size)
+    for times in halvings.unique().tolist():
+        numbers = (halvings == times).nonzero().flatten().to(image.device, non_blocking=True)
+        part = image[numbers]
+        if times:
+            size = [max(1, round(side / 2**times)) for side in image.shape[-2:]]
+            part = F.interpolate(part, size, mode="bilinear", antialias=True)
+        part = F.grid_sample(part, grid[numbers], mode="bilinear", padding_mode="zeros", align_corners=False)
+        result[numbers] = part
+    return result, (nearest.squeeze(1) + IGNORE_INDEX).to(torch.uint8)
+
+
+def _halvings(place: Tensor, before: tuple[int, int], after: tuple[int, int]) -> Tensor:
+    """How often to halve each image (B,), so that a pixel of the result is made of about one of its own."""
+    turn = place[:, :, :2]
+    shrink = (turn[:, 0, 0] * turn[:, 1, 1] - turn[:, 0, 1] * turn[:, 1, 0]).abs().sqrt()
+    reduction = shrink * math.sqrt(before[0] * before[1] / (after[0] * after[1]))
+    return reduction.log2().round().clamp(min=0).int()
 
 
 def _grid(place: Tensor, image_size: tuple[int, int]) -> Tensor:

@@ -1,6 +1,6 @@
 """Images and masks decoded and resized once, as two arrays on disk that all processes map into memory.
 
-A folder `arrays/<height>x<width>-<key>` beside the masks holds
+A folder `arrays/<height>x<width>-<key of the files>` beside the masks holds
 
     images.npy    (N, H, W, 3) uint8 RGB
     masks.npy     (N, H, W) uint8 class indices, 255 where ignored
@@ -90,8 +90,9 @@ class Source:
     decode: Decode
 
     def key(self) -> str:
+        """Of all but the size."""
         files = [_state(path) for path in (*self.images, *self.masks)]
-        content = json.dumps([LAYOUT, self.image_size, self.meaning, files])
+        content = json.dumps([LAYOUT, self.meaning, files])
         return blake2b(content.encode(), digest_size=16).hexdigest()
 
     def bytes(self) -> int:
@@ -127,7 +128,8 @@ def open_arrays(folder: Path, source: Source, workers: int | None = None) -> Arr
 def _make(place: Path, key: str, source: Source, workers: int | None) -> None:
     begin = time.monotonic()
     total, (height, width) = len(source.images), source.image_size
-    _remove(place.parent.glob(f"{height}x{width}-*"))  # of other images or settings, or damaged
+    # Of files as they were once, in whatever size; and these, if they are damaged.
+    _remove(old for old in place.parent.glob("*x*-*") if old == place or not old.name.endswith(key[:8]))
     new = place.with_name(NEW)
     _remove([new])
     _require_room(place.parent, source)

@@ -55,6 +55,9 @@ class LastCheckpoint(L.Callback):
         self.step = -1  # of the last save
         self.training = False
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self.training = False  # the last trainer's may have failed
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.training = True
 

@@ -37,9 +37,11 @@ class CompileNetwork(L.Callback):
         self.budget = budget
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        pl_module.compiled = None  # of another batch size, where memory ran out
         if self.mode == AUTO and not self._is_worthwhile(pl_module.device):
             return
         net = pl_module.net
+        torch.compiler.reset()  # of the jobs before it in a sweep: after eight it would compile no more
         compiled = torch.compile(lambda image: net(image), dynamic=False)
         batch = min(self.data.batch_size, len(self.data.train_set))
         image = torch.zeros(batch, 3, *pl_module.spec.image_size, device=pl_module.device)
@@ -49,6 +51,8 @@ class CompileNetwork(L.Callback):
             before = _seconds_per_pass(net, net, image) if self.mode == AUTO else float("inf")
             try:
                 after = _seconds_per_pass(compiled, net, image)
+            except torch.OutOfMemoryError:
+                raise  # for that a smaller batch is the answer
             except Exception as error:  # a missing compiler, a network it can't take: what it raises varies
                 reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
                 if self.mode != AUTO:

@@ -70,10 +70,10 @@ def write_sheet(
         torch.stack(part) for part in zip(*(pairs[i] for i in range(min(EXAMPLES, len(pairs)))), strict=True)
     )
     training = net.training
-    device = next(net.parameters()).device
+    like = next(net.parameters())
     net.eval()
     with torch.inference_mode():
-        prediction = net(image.to(device)).argmax(1)
+        prediction = net(image.to(like.device, like.dtype)).argmax(1)
     net.train(training)
     with whole_file(path) as temporary:
         PIL.Image.fromarray(sheet(image, mask, prediction, labels)).save(temporary, format="PNG")

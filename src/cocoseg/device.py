@@ -42,9 +42,10 @@ def untouched(net: nn.Module) -> Iterator[None]:
     in random numbers."""
     buffers = [buffer.clone() for buffer in net.buffers()]
     training = net.training
+    device = next(net.parameters()).device
     net.train()
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
             yield
     finally:
         with torch.no_grad():

@@ -26,6 +26,14 @@ class StopAtNoNumber(L.Callback):
             )
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a GPU's memory ran out; CUDA's libraries have errors of their own for it."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    words = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+
+
 @contextmanager
 def explained() -> Iterator[None]:
     """Say in one line that memory ran out, and what to do.
@@ -35,12 +43,12 @@ def explained() -> Iterator[None]:
     """
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise TrainingError(
-            "out of memory: lower data.batch_size (with trainer.accumulate_grad_batches to make up for it), "
-            "data.image_size or model.base_channels"
-        ) from error
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error) or isinstance(error, MemoryError):
+            raise TrainingError(
+                "out of memory: lower data.batch_size (with trainer.accumulate_grad_batches to make up for "
+                "it), data.image_size or model.base_channels"
+            ) from error
         said = str(error).lower()
         if any(part in said for part in ("can't allocate memory", "out of memory", "killed by signal")):
             raise TrainingError(

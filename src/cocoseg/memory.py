@@ -12,6 +12,8 @@ import torch
 from cocoseg.checkpoints import LastCheckpoint
 from cocoseg.datamodule import SegmentationDataModule
 from cocoseg.device import untouched
+from cocoseg.errors import CocosegError
+from cocoseg.failures import is_out_of_memory
 from cocoseg.module import SegmentationModule
 
 log = logging.getLogger(__name__)
@@ -21,21 +23,26 @@ STEPS = 16  # that an epoch keeps at least: a batch of all images would learn ne
 DEFAULT = 16  # images, where there is no GPU
 
 
-def largest_batch(module: SegmentationModule, images: int, *, cuda: bool, bfloat16: bool) -> int:
+def largest_batch(module: SegmentationModule, images: int, trainer: L.Trainer) -> int:
     """The largest power of two of images whose training step fits into the GPU's memory with a margin.
 
     Args:
-        module: with the network and the loss; the network is moved to the GPU.
+        module: is moved to the device.
         images: in the training set, of which an epoch shall keep `STEPS` batches at least.
-        cuda: train on the current CUDA device; without one the answer is a fixed number.
-        bfloat16: in mixed precision.
+        trainer: says on which device, and in which precision; on any but a CUDA device the answer is a fixed
+            number.
+
+    Raises:
+        CocosegError: there are several devices.
     """
+    if trainer.world_size > 1:
+        raise CocosegError("data.batch_size=auto is for one device; give a number")
+    device = trainer.strategy.root_device
     most = max(1, images // STEPS)
-    if not cuda:
+    if device.type != "cuda":
         return min(DEFAULT, most)
     begin = time.monotonic()
-    device = torch.device("cuda", torch.cuda.current_device())
-    net = module.net.to(device)
+    net = module.to(device).net
     free, _ = torch.cuda.mem_get_info(device)
     room = SHARE * (free + torch.cuda.memory_reserved(device))
     # Adam keeps two values for each weight.
@@ -46,7 +53,7 @@ def largest_batch(module: SegmentationModule, images: int, *, cuda: bool, bfloat
         torch.cuda.reset_peak_memory_stats(device)
         image = torch.zeros(batch, 3, *shape, device=device)
         mask = torch.zeros(batch, *shape, dtype=torch.int64, device=device)
-        with torch.autocast("cuda", torch.bfloat16, enabled=bfloat16):
+        with trainer.precision_plugin.train_step_context():
             loss = module.loss(net(image), mask)
         loss.backward()
         net.zero_grad(set_to_none=True)
@@ -73,7 +80,9 @@ def largest_fitting(peak: Callable[[int], float], room: float, most: int) -> int
             break
         try:
             before, needed = needed, peak(candidate)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             break
         if needed > room:
             break
@@ -83,7 +92,8 @@ def largest_fitting(peak: Callable[[int], float], room: float, most: int) -> int
 
 class FitInMemory:
     """Training that, where a GPU's memory runs out, goes on from where it stood with half the batch and twice
-    the accumulation, which leaves the size of a step as it was.
+    the accumulation, which leaves the size of a step as it was (an odd batch is rounded down). The epoch in
+    which it happens counts the batches done as half ones, and so is longer.
 
     Args:
         make_trainer: with `accumulate_grad_batches` -> a trainer; a failed one can't be used again.
@@ -112,8 +122,8 @@ class FitInMemory:
             try:
                 self.trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
                 return
-            except torch.OutOfMemoryError:
-                if data.batch_size == 1:
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or data.batch_size == 1:
                     raise
             # Beyond the handler, whose exception holds on to the tensors of the step that failed.
             data.batch_size //= 2

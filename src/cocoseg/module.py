@@ -65,7 +65,7 @@ class SegmentationModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         image, mask = batch
-        loss = self.loss((self.compiled or self.net)(image), mask)
+        loss = self.loss((self.compiled or self.net)(image.to(self.dtype)), mask)
         self.train_loss.update(loss.detach(), _pixels(mask))
         self.log("train/loss_step", loss, prog_bar=True)
         return loss
@@ -81,10 +81,14 @@ class SegmentationModule(L.LightningModule):
         elif self.scores is not None:  # resumed where an epoch had just ended: its scores still hold
             self._log_scores(self.scores)
 
+    def on_validation_epoch_start(self) -> None:
+        self.confusion.reset()  # of a validation that was broken off
+        self.val_loss.reset()
+
     def validation_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Returns the predicted class indices (B, H, W) int64."""
         image, mask = batch
-        logits = self(image)
+        logits = self(image.to(self.dtype))
         prediction = logits.argmax(1)
         self.val_loss.update(self.loss(logits, mask), _pixels(mask))
         self.confusion.update(prediction, mask)

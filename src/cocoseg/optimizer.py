@@ -20,7 +20,7 @@ def with_fused(optimizer: Any, settings: dict[str, Any]) -> Any:
     if not isinstance(optimizer, dict) or optimizer.get("_target_") not in FUSED:
         return optimizer
     # A fused step would undo the scaling of float16's loss itself, which clipping has to come after.
-    clips = settings.get("gradient_clip_val") and settings.get("precision") in ("16-mixed", "16")
+    clips = settings.get("gradient_clip_val") and str(settings.get("precision")) in ("16-mixed", "16")
     if clips or {"fused", "foreach"} & optimizer.keys():
         return optimizer
     known = settings.get("accelerator", "auto") in ("auto", "gpu", "cuda", "cpu")

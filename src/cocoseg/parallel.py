@@ -8,12 +8,14 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
 from cocoseg.cores import available_cores
+from cocoseg.errors import TrainingError
 
 CHUNK = 16  # tasks that a process is given at a time
 
@@ -55,6 +57,10 @@ def run(
                         yield from future.result()
             for future in pending:
                 yield from future.result()
+        except BrokenProcessPool as error:
+            raise TrainingError(
+                "a worker process was ended from outside, for want of memory perhaps; lower prepare.workers"
+            ) from error
         except BaseException:
             pool.shutdown(cancel_futures=True)  # waits for what is being done: nothing is written later
             raise

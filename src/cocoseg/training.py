@@ -20,7 +20,7 @@ from cocoseg.config import AUTO, Config, parse_duration
 from cocoseg.console import progress_callback, quiet_lightning
 from cocoseg.dashboard import ExampleSheet
 from cocoseg.datamodule import SegmentationDataModule
-from cocoseg.device import in_channels_last, settled, uses_cuda
+from cocoseg.device import in_channels_last, settled
 from cocoseg.export import read_checkpoint
 from cocoseg.failures import StopAtNoNumber, explained
 from cocoseg.files import from_here
@@ -36,6 +36,7 @@ from cocoseg.stopping import StopOnSignal
 log = logging.getLogger(__name__)
 
 
+@explained()
 def train(config: Config, run_dir: Path, budget: Budget) -> int:
     """Prepare, train, export. Returns the exit code: not 0 where a signal ended the training early."""
     quiet_lightning()
@@ -53,10 +54,6 @@ def train(config: Config, run_dir: Path, budget: Budget) -> int:
     module = make_module(config, data, settings)
     if checkpoint is not None:
         module.spec.require_same(checkpoint["spec"], where=config.ckpt_path)
-    if data.batch_size == AUTO:
-        bfloat16 = str(settings["precision"]).startswith("bf16")
-        cuda = uses_cuda(settings)
-        data.batch_size = memory.largest_batch(module, len(data.train_set), cuda=cuda, bfloat16=bfloat16)
 
     exporter = Exporter(module, data, run_dir, budget)
     earlier = best_beside(Path(config.ckpt_path)) if config.ckpt_path else None
@@ -73,24 +70,25 @@ def train(config: Config, run_dir: Path, budget: Budget) -> int:
         plugins=[WholeCheckpointIO(budget)],
         logger=build(config.logger, "logger", save_dir=run_dir) if config.logger else False,
     )
-    fit = memory.FitInMemory(make_trainer, settings.get("accumulate_grad_batches", 1), last)
+    fit = memory.FitInMemory(make_trainer, settings.get("accumulate_grad_batches") or 1, last)
 
-    with explained():
-        if budget.is_spent() and checkpoint is not None:
-            spent, limit = clock(budget.used()), clock(budget.limit)
-            log.warning("%s of %s are used: nothing left to train; budget.extend adds time", spent, limit)
-            exporter.export_from(earlier)
-        else:
-            with stop.listening():
-                fit(module, data, config.ckpt_path)
-                if module.scores is None:  # a limit in steps can end before the first validation
-                    fit.trainer.validate(module, data, verbose=False)
-        if stop.received:
-            advice = f"; to go on: ckpt_path={from_here(last.path)}" if last.step >= 0 else ""
-            log.warning("%s: stopped at step %d%s", stop.received.name, fit.trainer.global_step, advice)
+    if budget.is_spent() and checkpoint is not None:
+        spent, limit = clock(budget.used()), clock(budget.limit)
+        log.warning("%s of %s are used: nothing left to train; budget.extend adds time", spent, limit)
+        exporter.export_from(earlier)
+    else:
+        if data.batch_size == AUTO:
+            data.batch_size = memory.largest_batch(module, len(data.train_set), fit.trainer)
         with stop.listening():
-            finish(fit.trainer, exporter)
-        budget.finished = not stop.received
+            fit(module, data, config.ckpt_path)
+            if module.scores is None:  # a limit in steps can end before the first validation
+                fit.trainer.validate(module, data, verbose=False)
+    if stop.received:
+        advice = f"; to go on: ckpt_path={from_here(last.path)}" if last.step >= 0 else ""
+        log.warning("%s: stopped at step %d%s", stop.received.name, fit.trainer.global_step, advice)
+    with stop.listening():
+        finish(fit.trainer, exporter)
+    budget.finished = not stop.received
     return stop.exit_code
 
 
