@@ -102,3 +102,14 @@ def test_an_error_while_a_checkpoint_is_restored_leaves_it_alone(tmp_path: Path)
     last = LastCheckpoint(tmp_path, timedelta(minutes=5), Budget(None))
     trainer = SimpleNamespace(global_step=7, save_checkpoint=lambda path: pytest.fail("was written"))
     last.on_exception(trainer, None, RuntimeError("the optimizer's state does not fit"))
+
+
+def test_a_run_that_fails_while_it_is_restored_leaves_the_checkpoint_alone(tmp_path: Path) -> None:
+    """A second trainer may take over where memory ran out; half of what it restores is no state to keep."""
+    last = fit(tmp_path, Budget(None), epochs=1)
+    before = (tmp_path / "last.ckpt").read_bytes()
+    trainer = tiny_trainer(tmp_path, max_epochs=2, callbacks=[last])
+    last.setup(trainer, tiny_module(), "fit")
+    trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed = 2
+    last.on_exception(trainer, tiny_module(), torch.OutOfMemoryError())
+    assert (tmp_path / "last.ckpt").read_bytes() == before
