@@ -20,6 +20,7 @@ from cocoseg.augment import (
     placement,
     recolored,
     sampled,
+    training_size,
 )
 from cocoseg.config import AugmentConfig
 from cocoseg.pixels import denormalised, normalised
@@ -316,6 +317,32 @@ def test_images_that_come_out_smaller_are_reduced_smoothly(scale, expected):
         assert inside.std() < 1.15 * smooth.std()
 
 
+@pytest.mark.parametrize(
+    ("progress", "size"),
+    [
+        (0.0, (96, 128)),
+        (0.29, (96, 128)),
+        (0.3, (144, 192)),
+        (0.59, (144, 192)),
+        (0.6, (180, 240)),
+        (1.0, (180, 240)),
+    ],
+)
+def test_training_begins_with_small_images(progress, size):
+    assert training_size((180, 240), 0.5, progress) == size
+    assert training_size((180, 240), 1.0, progress) == (180, 240)
+
+
+@pytest.mark.parametrize("name", ["flip", "scale", "cutout", "class_mix"])
+def test_small_images_stay_aligned(name):
+    image, mask = augment(size=(64, 96), start_size=0.5, **STRONG[name])(*blobs(size=(64, 96)), progress=0.0)
+    assert (image.shape[-2:], mask.shape[-2:]) == ((32, 48), (32, 48))
+    classes = classes_of(image)
+    known = (classes >= 0) & (mask != 255)
+    assert torch.equal(classes[known], mask[known])
+    assert known.float().mean() > 0.1
+
+
 def rgb(seed: int = 0) -> torch.Tensor:
     """(2, 3, H, W) in 0.2..0.7, so that nothing is clipped."""
     return 0.2 + 0.5 * torch.rand(2, 3, 9, 11, generator=torch.Generator().manual_seed(seed))
@@ -411,6 +438,9 @@ def test_every_setting_is_used():
     for field in dataclasses.fields(AugmentConfig):
         value = [0.5, 0.7] if field.name == "scale" else 20.0 if field.name == "rotate" else 0.5
         image, mask = blobs()
-        changed, labels = augment(**{field.name: value})(image, mask)
+        changed, labels = augment(**{field.name: value})(image, mask, progress=0.0)
+        if field.name == "start_size":
+            assert changed.shape != image.shape
+            continue
         same = torch.allclose(changed, normalised(image), atol=1e-3) and torch.equal(labels, mask.long())
         assert not same, field.name

@@ -193,6 +193,7 @@ def test_good_values(config, key, value):
         ("augment.hue", 0.6),
         ("augment.contrast", -1),
         ("augment.class_mix", 2),
+        *(("augment.start_size", value) for value in (0.0, 1.1, math.nan)),
         *(("compile", value) for value in ("yes", 1, None)),
         *(("ema", value) for value in (0.0, 1.0, -1, math.nan)),
         *(("schedule.cooldown", value) for value in (0.0, 0.99, math.nan)),

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 import cocoseg.cli  # noqa: F401  registers the schema
 from cocoseg.budget import Budget
 from cocoseg.config import check
-from cocoseg.errors import TrainingError
+from cocoseg.errors import CocosegError, TrainingError
 from cocoseg.training import train
 from cocoseg.unet import UNet
 from conftest import ROOT
@@ -149,3 +149,24 @@ def test_memory_that_runs_out_in_preparation_is_one_line(run, monkeypatch):
     monkeypatch.setattr("cocoseg.dataset.read_image", lambda path: (_ for _ in ()).throw(MemoryError))
     with pytest.raises(TrainingError, match=r"^out of memory: lower"):
         run("none", "data.image_size=[48,48]")
+
+
+def test_small_images_first(run):
+    sizes = []
+    forward = UNet.forward
+
+    def watched(self: UNet, image: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            sizes.append(tuple(image.shape[-2:]))
+        return forward(self, image)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(UNet, "forward", watched)
+        run("small", "augment.start_size=0.4", "data.image_size=[48,48]", "trainer.max_epochs=2")
+    assert sizes == sorted(sizes)
+    assert set(sizes) == {(32, 32), (48, 48)}
+
+
+def test_small_images_first_need_an_end(run):
+    with pytest.raises(CocosegError, match=r"^augment\.start_size grows with"):
+        run("none", "augment.start_size=0.5", "trainer.max_epochs=-1")

@@ -21,6 +21,8 @@ GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601, as Pillow and torchvision 
 YIQ = (GREY, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 BLUR_RADIUS = 3  # pixels
 BLUR_SIGMA = (0.3, 1.5)  # pixels
+FULL_SIZE_FROM = 0.6  # progress of the run
+MULTIPLE = 16  # pixels: other sizes a UNet would pad
 HOLE = (0.1, 0.4)  # height and width of a hole, as a share of the image's
 
 COLOR = ("brightness", "contrast", "saturation", "hue", "greyscale")
@@ -37,8 +39,9 @@ class Augment:
     """Random transforms of the images of a batch, each with numbers of its own.
 
     A call maps image (B, 3, h, w) uint8 RGB and mask (B, h, w) uint8 to image (B, 3, H, W) float32,
-    normalised, channels last in memory, and mask (B, H, W) int64. Images are sampled bilinearly, masks at the
-    nearest pixel; what comes from beyond the border is grey and ignored.
+    normalised, channels last in memory, and mask (B, H, W) int64; smaller ones where `start_size` says so and
+    the run's progress, also given, is small. Images are sampled bilinearly, masks at the nearest pixel; what
+    comes from beyond the border is grey and ignored.
 
     Args:
         settings: what is done, and how strongly.
@@ -51,11 +54,12 @@ class Augment:
         self.image_size = tuple(image_size)
         self._generator = torch.Generator().manual_seed(seed)
 
-    def __call__(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, image: Tensor, mask: Tensor, progress: float = 1.0) -> tuple[Tensor, Tensor]:
+        size = training_size(self.image_size, self.settings.start_size, progress)
         numbers = torch.rand(len(image), len(DRAWS) + 256, generator=self._generator)
         drawn = dict(zip(DRAWS, numbers[:, : len(DRAWS)].unbind(1), strict=True))
         settings = self.settings
-        image, mask = self._place(normalised(image), mask, drawn)
+        image, mask = self._place(normalised(image), mask, drawn, size)
         if any(getattr(settings, name) for name in COLOR):
             image = recolored(image, *color_matrix(settings, drawn))
         if settings.blur:
@@ -63,25 +67,44 @@ class Augment:
         if settings.class_mix:
             image, mask = mixed(image, mask, drawn["mix"] < settings.class_mix, numbers[:, len(DRAWS) :])
         if settings.cutout:
-            hole = _holes(self.image_size, drawn, settings.cutout, image.device)
+            hole = _holes(size, drawn, settings.cutout, image.device)
             image = image.masked_fill(hole.unsqueeze(1), 0.0)
             mask = mask.masked_fill(hole, IGNORE_INDEX)
         return image.contiguous(memory_format=torch.channels_last), mask.long()
 
-    def _place(self, image: Tensor, mask: Tensor, drawn: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def _place(
+        self, image: Tensor, mask: Tensor, drawn: dict[str, Tensor], size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
         """Flip, scale, crop and rotate to the size wanted."""
         flips = drawn["flip"] < self.settings.flip
         if self.settings.scale != [1, 1] or self.settings.rotate:
-            place = placement(self.settings, self.image_size, drawn, flips)
-            return sampled(image, mask, place, self.image_size)
-        if image.shape[-2:] != self.image_size:
-            image = F.interpolate(image, self.image_size, mode="bilinear", antialias=True)
-            mask = F.interpolate(mask.unsqueeze(1), self.image_size, mode="nearest-exact").squeeze(1)
+            return sampled(image, mask, placement(self.settings, size, drawn, flips), size)
+        if image.shape[-2:] != size:
+            image = F.interpolate(image, size, mode="bilinear", antialias=True)
+            mask = F.interpolate(mask.unsqueeze(1), size, mode="nearest-exact").squeeze(1)
         if self.settings.flip:
             flips = flips.to(image.device, non_blocking=True).view(-1, 1, 1)
             image = torch.where(flips.unsqueeze(1), image.flip(-1), image)
             mask = torch.where(flips, mask.flip(-1), mask)
         return image, mask
+
+
+def training_size(image_size: tuple[int, int], start: float, progress: float) -> tuple[int, int]:
+    """Height and width to train at: small images teach the first things in a fraction of the time.
+
+    Three sizes, so that not every step has another: `start` of the full size, the mean of both, and from
+    `FULL_SIZE_FROM` of the run on the full size.
+
+    Args:
+        image_size: the full size.
+        start: share of it to begin with.
+        progress: of the run, 0 to 1.
+    """
+    if progress >= FULL_SIZE_FROM or start == 1:
+        return image_size
+    share = start if progress < FULL_SIZE_FROM / 2 else (1 + start) / 2
+    height, width = (min(side, math.ceil(share * side / MULTIPLE) * MULTIPLE) for side in image_size)
+    return height, width
 
 
 def placement(

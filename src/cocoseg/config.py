@@ -107,6 +107,7 @@ class AugmentConfig:
     blur: float = 0.0  # probability
     cutout: float = 0.0  # probability of a rectangle that is neither seen nor scored
     class_mix: float = 0.0  # probability of half of another image's classes laid over
+    start_size: float = 1.0  # share of image_size at which training begins, to grow to it
 
 
 @dataclass
@@ -180,6 +181,10 @@ def check(config: Config, *, may_download: bool = False) -> None:
         raise CocosegError(f"prepare.workers is {config.prepare.workers}; it must be at least 1, or null")
     _check_time(config)
     _check_augment(config.augment)
+    if config.augment.start_size != 1 and not _has_an_end(config.trainer):
+        raise CocosegError(
+            "augment.start_size grows with the run's progress; set trainer.max_time, max_epochs or max_steps"
+        )
     if not any(config.compile is known for known in COMPILES) and config.compile != AUTO:
         raise CocosegError(f"compile is {config.compile!r}; it must be true, false or auto")
     _check_loss(config.loss)
@@ -219,6 +224,11 @@ def _check_time(config: Config) -> None:
         raise CocosegError("resume=auto finds its checkpoint itself; leave out ckpt_path")
 
 
+def _has_an_end(trainer: Mapping[str, Any]) -> bool:
+    numbers = trainer.get("max_epochs"), trainer.get("max_steps")
+    return trainer.get("max_time") is not None or any(n is not None and n > 0 for n in numbers)
+
+
 def _check_loss(loss: Any) -> None:
     rule = loss.get("class_weights") if isinstance(loss, Mapping) else None
     if isinstance(rule, str) and rule not in CLASS_WEIGHTS:
@@ -234,6 +244,8 @@ def _check_augment(augment: AugmentConfig) -> None:
     for key, most in (("rotate", 180), ("brightness", 1), ("contrast", 1), ("saturation", 1), ("hue", 0.5)):
         if not 0 <= getattr(augment, key) <= most:
             raise CocosegError(f"augment.{key} is {getattr(augment, key)}; it must lie in 0 … {most}")
+    if not 0.1 <= augment.start_size <= 1:
+        raise CocosegError(f"augment.start_size is {augment.start_size}; it must lie in 0.1 … 1")
     scale = augment.scale
     if len(scale) != 2 or not 0.05 <= scale[0] <= scale[1] <= 20:
         raise CocosegError(

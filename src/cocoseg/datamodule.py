@@ -1,6 +1,6 @@
 """The data side of training: preparation, split, loaders, batches."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import lightning as L
 import numpy as np
@@ -49,6 +49,7 @@ class SegmentationDataModule(L.LightningDataModule):
 
     Args:
         config: its `data`, `masks`, `prepare`, `augment` and `seed`.
+        progress: of the run, 0 to 1, whenever it is called.
 
     Attributes:
         train_set, val_set: after `setup`; a seeded random split of one prepared set, or two sets where
@@ -56,9 +57,10 @@ class SegmentationDataModule(L.LightningDataModule):
         batch_size: images per training step and device.
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, progress: Callable[[], float] = lambda: 1.0):
         super().__init__()
         self.config = config
+        self.progress = progress
         self.data = config.data
         self.batch_size = config.data.batch_size
         self._is_prepared = False
@@ -125,7 +127,7 @@ class SegmentationDataModule(L.LightningDataModule):
         """On the device: bytes to what the network takes; training images are augmented."""
         image, mask = batch
         if self.trainer.training:
-            return self._augment(image, mask)
+            return self._augment(image, mask, self.progress())
         return normalised(image), mask.long()
 
     def _loader(self, dataset: Pairs, **options: object) -> DataLoader[tuple[Tensor, Tensor]]:

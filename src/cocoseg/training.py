@@ -46,7 +46,7 @@ def train(config: Config, run_dir: Path, budget: Budget) -> int:
     if checkpoint is not None:
         budget.resume(checkpoint.get("budget"))
 
-    data = SegmentationDataModule(config)
+    data = SegmentationDataModule(config, progress=lambda: budget.progress)
     data.prepare_data()
     data.setup("fit")
     log.info("training on %d images, validating on %d", len(data.train_set), len(data.val_set))
