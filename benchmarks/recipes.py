@@ -4,7 +4,7 @@
         -- data=custom data.images=… data.annotations=… …
 
 Each `--way` is a name and the overrides that it adds to those after `--`. `--together` of them run side by
-side, a thread each; validation mIoU of the exported model, mean over the classes that occur.
+side and share the cores; validation mIoU of the exported model, mean over the classes that occur.
 """
 
 import argparse

@@ -3,8 +3,8 @@
     python benchmarks/schedules.py --budgets 120 300 600 -- data=custom data.images=… data.annotations=… …
 
 `constant` never changes the rate; `guessed` falls to zero in a straight line over a number of steps that had
-to be guessed beforehand, here twice and half as many as come; `clock` is ours. All four run side by side, a
-thread each, so that whatever else the machine does slows them alike. Validation mIoU of the exported model.
+to be guessed beforehand, here twice and half as many as come; `clock` is ours. All four run side by side and
+share the cores, so that whatever else the machine does slows them alike. Validation mIoU of the exported model.
 """
 
 import argparse
@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+
+from cocoseg.cores import available_cores
 
 ROOT = Path(__file__).parents[1]
 CALIBRATION = 60  # seconds of a first run, which tells how many steps come
@@ -45,6 +47,7 @@ def side_by_side(
 ) -> dict[str, dict[str, float]]:
     """Train in every way at once; score and steps of each."""
     running = {}
+    threads = max(1, available_cores() // len(ways))
     for name, extra in ways.items():
         run_dir = folder / str(len(running))
         command = [
@@ -53,7 +56,7 @@ def side_by_side(
             f"trainer.max_time=00:00:{seconds // 60:02d}:{seconds % 60:02d}",
         ]
         path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
         running[name] = process, run_dir
     results = {}
