@@ -4,7 +4,8 @@
 
 `constant` never changes the rate; `guessed` falls to zero in a straight line over a number of steps that had
 to be guessed beforehand, here twice and half as many as come; `clock` is ours. All four run side by side and
-share the cores, so that whatever else the machine does slows them alike. Validation mIoU of the exported model.
+share the cores, so that whatever else the machine does slows them alike. Validation mIoU of the exported
+model.
 """
 
 import argparse
