@@ -367,7 +367,7 @@ def test_one_host_of_two_is_down(server: Server, tmp_path: Path) -> None:
 
 def test_the_network_goes_away(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "PROBABLY_DOWN", 25)
-    images = site(server, 2) + [entry(n, f"http://127.0.0.1:1/{n}") for n in range(100, 140)]
+    images = site(server, 2) + [entry(n, f"http://127.0.0.1:1/{n}") for n in range(100, 200)]
     with pytest.raises(CocosegError, match="can't be reached"):
         fetch_images(images, tmp_path, retries=1, **QUICK)
     assert_complete(images[:2], tmp_path)
