@@ -40,6 +40,8 @@ def test_every_experiment_trains(experiment, shapes_root, tmp_path):
         f"data.images={shapes_root}/images",
         f"data.annotations={shapes_root}/annotations/instances.json",
         f"data.prepared_dir={tmp_path}/prepared",
+        "data.val_images=null",
+        "data.val_annotations=null",
         "data.shapes=null",
     )
     with initialize_config_dir(str(CONF), version_base="1.3"):
