@@ -25,6 +25,15 @@ def gpu(monkeypatch):
     torch.set_float32_matmul_precision(before)
 
 
+@pytest.fixture(autouse=True)
+def processor(monkeypatch):
+    """What the processor has; nothing unless said."""
+    has = {}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    return has
+
+
 @pytest.fixture
 def no_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -39,6 +48,19 @@ def test_on_a_cpu(no_gpu):
     assert not uses_cuda({"accelerator": "gpu"})
 
 
+@pytest.mark.parametrize("accelerator", ["auto", "cpu"])
+@pytest.mark.parametrize("name", ["avx512_bf16", "amx_bf16"])
+def test_on_a_cpu_with_bfloat16(no_gpu, processor, name, accelerator):
+    processor[name] = True
+    assert settled({"accelerator": accelerator})["precision"] == "bf16-mixed"
+    assert settled({"accelerator": "mps"})["precision"] == "32-true"
+
+
+def test_a_torch_that_does_not_tell(no_gpu, monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert settled({})["precision"] == "32-true"
+
+
 def test_on_a_gpu(gpu):
     gpu()
     assert settled({"precision": "auto"}) == {"precision": "bf16-mixed", "benchmark": True}
@@ -50,7 +72,8 @@ def test_on_a_gpu(gpu):
     }
 
 
-def test_on_a_gpu_without_bfloat16(gpu):
+def test_on_a_gpu_without_bfloat16(gpu, processor):
+    processor["avx512_bf16"] = True
     gpu(bfloat16=False)
     assert settled({"precision": "auto"})["precision"] == "32-true"
 

@@ -16,19 +16,28 @@ def uses_cuda(settings: dict[str, Any]) -> bool:
 def settled(settings: dict[str, Any]) -> dict[str, Any]:
     """The trainer's settings with what was left to the device decided.
 
-    `precision: auto` is bfloat16 on a GPU that has it (its range needs no scaling of the loss), else float32;
-    `benchmark: null` lets cuDNN try its algorithms, for all training batches have one size.
+    `precision: auto` is bfloat16 on a GPU or CPU that has it (its range needs no scaling of the loss), else
+    float32; `benchmark: null` lets cuDNN try its algorithms, for all training batches have one size.
     """
     settings = dict(settings)
     cuda = uses_cuda(settings)
     if settings.get("precision", "auto") == "auto":
-        has_bfloat16 = cuda and torch.cuda.is_bf16_supported(including_emulation=False)
-        settings["precision"] = "bf16-mixed" if has_bfloat16 else "32-true"
+        settings["precision"] = "bf16-mixed" if _has_bfloat16(settings) else "32-true"
     if settings.get("benchmark") is None:
         settings["benchmark"] = cuda and not settings.get("deterministic")
     if cuda:
         torch.set_float32_matmul_precision("high")  # TF32 for what stays in float32
     return settings
+
+
+def _has_bfloat16(settings: dict[str, Any]) -> bool:
+    """Not where it is emulated, which makes it slower than float32."""
+    if uses_cuda(settings):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if settings.get("accelerator", "auto") not in ("auto", "cpu") or torch.backends.mps.is_available():
+        return False
+    has = getattr(torch.cpu, "get_capabilities", dict)()  # not in the oldest torch that is supported
+    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
 
 
 def in_channels_last(net: nn.Module) -> nn.Module:
