@@ -27,6 +27,7 @@ class SegmentationModule(L.LightningModule):
 
     Attributes:
         scores: of the last validation; in every checkpoint, too.
+        matrix: the confusion matrix that they come from, (C, C) int64.
         scores_are_partial: they are of a part of the validation set, for lack of time.
         compiled: what takes the network's place in training, where it was compiled.
         base_rates: learning rate of each parameter group of each optimizer, which a schedule scales.
@@ -47,6 +48,7 @@ class SegmentationModule(L.LightningModule):
         self.make_optimizer = optimizer
         self.spec = spec
         self.scores: Scores | None = None
+        self.matrix: Tensor | None = None
         self.scores_are_partial = False
         self.compiled: Callable[[Tensor], Tensor] | None = None
         self.base_rates: list[list[float]] = []
@@ -95,13 +97,14 @@ class SegmentationModule(L.LightningModule):
         return prediction
 
     def on_validation_epoch_end(self) -> None:
-        scores = Scores.from_matrix(self.confusion.compute())
+        matrix = self.confusion.compute().cpu()
+        scores = Scores.from_matrix(matrix)
         loss = self.val_loss.compute()
         self.confusion.reset()
         self.val_loss.reset()
         if self.trainer.sanity_checking:
             return
-        self.scores = scores
+        self.scores, self.matrix = scores, matrix
         self.log("val/loss", loss, prog_bar=True)
         self._log_scores(scores)
 

@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from cocoseg import memory
+from cocoseg.advice import Advice
 from cocoseg.balance import class_weights
 from cocoseg.budget import Budget, clock
 from cocoseg.checkpoints import BestCheckpoint, LastCheckpoint, WholeCheckpointIO
@@ -129,7 +130,7 @@ def pacing(config: Config, budget: Budget, data: SegmentationDataModule) -> list
 
 def display(config: Config, budget: Budget) -> list[L.Callback]:
     """What is seen of a run, and the user's own callbacks."""
-    callbacks: list[L.Callback] = [ExampleSheet()]
+    callbacks: list[L.Callback] = [ExampleSheet(), Advice(budget)]
     if config.trainer.get("enable_progress_bar", True):
         callbacks.append(progress_callback(budget))
     return callbacks + [build(node, f"callbacks.{name}") for name, node in config.callbacks.items()]
