@@ -14,23 +14,12 @@ from cocoseg.config import check
 from cocoseg.export import load_model
 from cocoseg.training import train
 from conftest import ROOT
+from tiny import TINY_RUN
 
 CONF = ROOT / "conf"
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
-TINY = (
-    "data.image_size=[32,32]",
-    "data.batch_size=4",
-    "data.num_workers=0",
-    "prepare.workers=1",
-    "model.base_channels=2",
-    "model.depth=2",
-    "trainer.max_time=null",
-    "trainer.max_steps=2",
-    "trainer.val_check_interval=2",
-    "trainer.accelerator=cpu",
-    "trainer.precision=32-true",
-)
+TINY = (*TINY_RUN, "trainer.max_steps=2", "trainer.val_check_interval=2", "trainer.precision=32-true")
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

@@ -14,19 +14,9 @@ from cocoseg.errors import CocosegError, TrainingError
 from cocoseg.training import train
 from cocoseg.unet import UNet
 from conftest import ROOT
+from tiny import TINY_RUN
 
-TINY = (
-    "data.image_size=[32,32]",
-    "data.batch_size=4",
-    "data.num_workers=0",
-    "prepare.workers=1",
-    "model.base_channels=2",
-    "model.depth=2",
-    "trainer.max_time=null",
-    "trainer.max_epochs=1",
-    "trainer.accelerator=cpu",
-    "logger=none",
-)
+TINY = (*TINY_RUN, "trainer.max_epochs=1", "logger=none")
 
 
 @pytest.fixture

@@ -22,6 +22,17 @@ LABELS = LabelMap(
         LabelClass((5,), "dog", (0, 0, 255)),
     )
 )
+# Overrides for a run of the whole recipe in a second; an end is to be added.
+TINY_RUN = (
+    "data.image_size=[32,32]",
+    "data.batch_size=4",
+    "data.num_workers=0",
+    "prepare.workers=1",
+    "model.base_channels=2",
+    "model.depth=2",
+    "trainer.max_time=null",
+    "trainer.accelerator=cpu",
+)
 NETWORK = {"_target_": "cocoseg.unet.UNet", "num_classes": 3, "base_channels": 4, "depth": 2}
 SPEC = ModelSpec(NETWORK, LABELS, (16, 16))
 
