@@ -146,3 +146,12 @@ def test_half_precision_is_summed_in_float32(loss):
 
     assert loss(logits, mask).dtype == torch.float32
     torch.testing.assert_close(loss(logits, mask), loss(logits.float(), mask))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("loss", [CrossEntropyLoss, CrossEntropyDiceLoss])
+def test_a_loss_moved_to_another_precision(logits, loss, dtype):
+    weights, mask = [0.5, 1.0, 2.0, 4.0], random_mask(ignored=0.2)
+    moved = loss(class_weights=weights).to(dtype)(logits.to(dtype), mask)
+
+    torch.testing.assert_close(moved, loss(class_weights=weights)(logits, mask), atol=0.02, rtol=0.02)

@@ -1,4 +1,4 @@
-"""Images and masks decoded and resized once, as two arrays on disk that all processes map into memory.
+"""Images and masks decoded and resized once, as arrays on disk that all processes map into memory.
 
 A folder `arrays/<height>x<width>-<key of the files>` beside the masks holds
 

@@ -13,6 +13,7 @@ from cocoseg.config import AUTO
 from cocoseg.datamodule import SegmentationDataModule
 from cocoseg.device import untouched
 from cocoseg.errors import TrainingError
+from cocoseg.failures import is_out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -44,16 +45,17 @@ class CompileNetwork(L.Callback):
         torch.compiler.reset()  # of the jobs before it in a sweep: after eight it would compile no more
         compiled = torch.compile(lambda image: net(image), dynamic=False)
         batch = min(self.data.batch_size, len(self.data.train_set))
-        image = torch.zeros(batch, 3, *pl_module.spec.image_size, device=pl_module.device)
+        shape = batch, 3, *pl_module.spec.image_size
+        image = torch.zeros(shape, device=pl_module.device, dtype=pl_module.dtype)
         image = image.contiguous(memory_format=torch.channels_last)  # as batches are
         begin = time.monotonic()
         with trainer.precision_plugin.train_step_context(), untouched(net):
             before = _seconds_per_pass(net, net, image) if self.mode == AUTO else float("inf")
             try:
                 after = _seconds_per_pass(compiled, net, image)
-            except torch.OutOfMemoryError:
-                raise  # for that a smaller batch is the answer
             except Exception as error:  # a missing compiler, a network it can't take: what it raises varies
+                if is_out_of_memory(error):
+                    raise  # for that a smaller batch is the answer
                 reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
                 if self.mode != AUTO:
                     raise TrainingError(

@@ -72,7 +72,7 @@ class SegmentationDataModule(L.LightningDataModule):
         """Make the masks and the decoded arrays where they are missing; once per machine."""
         if not self._is_prepared:  # train.py asks before Lightning does
             prepare(self.config)
-            self._open_sets()
+            self.train_set, self.val_set = self._open_sets()  # which makes the arrays
             self._is_prepared = True
 
     def setup(self, stage: str) -> None:

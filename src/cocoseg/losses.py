@@ -34,23 +34,22 @@ class CrossEntropyLoss(nn.Module):
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         values, mask = _side_by_side(logits.float(), mask)  # a sum overflows half precision
+        # Of another precision where the whole module was moved to one.
+        weights = None if self.class_weights is None else self.class_weights.float()
         # Summed here: of so many pixels torch's own sum would keep a GPU busy with a single block.
         losses = F.cross_entropy(
             values,
             mask,
-            weight=self.class_weights,
+            weight=weights,
             ignore_index=self.ignore_index,
             label_smoothing=self.label_smoothing,
             reduction="none",
         )
-        return losses.sum() / self._total_weight(mask)
-
-    def _total_weight(self, mask: Tensor) -> Tensor:
         counts = mask != self.ignore_index
-        if self.class_weights is None:
-            return counts.sum().clamp(min=1)
-        weights = self.class_weights[mask.masked_fill(~counts, 0)]
-        return (weights * counts).sum().clamp(min=torch.finfo(weights.dtype).tiny)
+        if weights is None:
+            return losses.sum() / counts.sum().clamp(min=1)
+        total = (weights[mask.masked_fill(~counts, 0)] * counts).sum()
+        return losses.sum() / total.clamp(min=torch.finfo(total.dtype).tiny)
 
 
 class CrossEntropyDiceLoss(nn.Module):
