@@ -14,12 +14,15 @@ from cocoseg.augment import (
     Augment,
     _grid,
     _halvings,
+    at_strength,
     blurred,
     color_matrix,
     mixed,
     placement,
+    random_pixels,
     recolored,
     sampled,
+    shift_to,
     training_size,
 )
 from cocoseg.config import AugmentConfig
@@ -35,6 +38,7 @@ STRONG = {
     "flip": {"flip": 0.5},
     "scale": {"scale": [0.5, 2.0]},
     "enlarged": {"scale": [2.0, 2.0]},
+    "rare_crop": {"scale": [0.8, 3.0], "rare_crop": 0.7},
     "reduced": {"scale": [0.5, 0.5]},
     "rotate": {"rotate": 30.0},
     "colour": {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1, "greyscale": 0.2},
@@ -72,7 +76,7 @@ def classes_of(image: torch.Tensor) -> torch.Tensor:
 # --- alignment
 
 
-@pytest.mark.parametrize("name", ["flip", "scale", "enlarged", "reduced", "rotate", "cutout", "class_mix"])
+@pytest.mark.parametrize("name", [name for name in STRONG if name not in ("blur", "colour", "all")])
 def test_image_and_mask_stay_aligned(name):
     """Wherever a pixel has the very colour of a class, its label is that class, or ignored."""
     transform = augment(**STRONG[name])
@@ -295,6 +299,166 @@ def test_scales_lie_within_their_range_evenly_by_logarithm():
     assert shrink.log().mean().abs() < 0.05
 
 
+# --- crops around rare classes
+
+
+def test_pixels_are_drawn_from_the_class_of_lowest_order():
+    mask = torch.zeros(3, 4, 6, dtype=torch.uint8)
+    mask[0, 1, 2] = mask[0, 3, 5] = 7
+    mask[0, 0, :3] = 4
+    mask[2] = 255
+    order = torch.full((3, 256), math.inf)
+    order[:, 4], order[:, 7], order[:, 9] = 2.0, 1.0, 0.5
+    first = random_pixels(mask, order, torch.full((3,), 0.49))
+    second = random_pixels(mask, order, torch.full((3,), 0.51))
+
+    assert first[0].tolist() == pytest.approx([5 / 6 - 1, 3 / 4 - 1])  # of column 2 and row 1
+    assert second[0].tolist() == pytest.approx([11 / 6 - 1, 7 / 4 - 1])
+    assert first[1:].isnan().all()  # nothing but background, and nothing but ignored pixels
+    order[0, 4] = 0.9
+    assert random_pixels(mask, order, torch.full((3,), 0.99))[0].tolist() == pytest.approx([5 / 6 - 1, -0.75])
+
+
+def test_every_pixel_of_a_class_is_drawn_alike():
+    mask = torch.zeros(5000, 3, 4, dtype=torch.uint8)
+    mask[:, 0, 1] = mask[:, 1, :2] = mask[:, 2, 3] = 3
+    order = torch.full((5000, 256), math.inf)
+    order[:, 3] = 1.0
+    pixel = random_pixels(mask, order, torch.rand(5000, generator=torch.Generator().manual_seed(0)))
+    places, counts = ((pixel + 1) / 2 * torch.tensor([4, 3])).floor().unique(dim=0, return_counts=True)
+    assert places.tolist() == [[0, 1], [1, 0], [1, 1], [3, 2]]
+    assert (counts / 5000 - 0.25).abs().max() < 0.03
+
+
+def drawn_places(count: int, rotate: float, scale: list[float]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Places (B, 2, 3), and where to see a pixel (B, 2)."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = {name: torch.rand(count, generator=generator) for name in DRAWS}
+    settings = AugmentConfig(scale=scale, rotate=rotate)
+    place = placement(settings, SIZE, drawn, drawn["flip"] < 0.5)
+    return place, 2 * torch.stack((drawn["across"], drawn["down"]), 1) - 1
+
+
+@pytest.mark.parametrize("rotate", [0.0, 30.0, 180.0])
+def test_the_pixel_lies_in_the_crop(rotate):
+    """Wherever it is, up to the corners of the image."""
+    count = 2000
+    place, where = drawn_places(count, rotate, [1.0, 6.0])
+    pixel = 2 * torch.rand(count, 2, generator=torch.Generator().manual_seed(1)) - 1
+    pixel[:400] = pixel[:400].sign() * (1 - 1 / torch.tensor(SIZE[::-1]))
+    start = place[:, :, 2] + shift_to(pixel, place, where, SIZE)
+    seen_at = torch.linalg.solve(place[:, :, :2], pixel - start)
+
+    assert seen_at.abs().max() <= 1
+    if not rotate:  # and the crop in the image, but for less than a pixel
+        reach = start.abs() + place[:, [0, 1], [0, 1]].abs()
+        assert (reach <= 1 + 1 / torch.tensor(SIZE[::-1])).all()
+    # Spread over the crop, and not always in its middle.
+    assert 0.5 < seen_at[400:].std() < 0.7
+
+
+def test_a_crop_is_left_alone_without_a_pixel_and_where_all_is_seen():
+    place, where = drawn_places(50, 20.0, [0.5, 2.0])
+    nowhere = torch.full((50, 2), math.nan)
+    assert (shift_to(nowhere, place, where, SIZE) == 0).all()
+    enlarged = torch.linalg.det(place[:, :, :2]).abs() < 1
+    shift = shift_to(torch.full((50, 2), 0.9), place, where, SIZE)
+    assert 5 < enlarged.sum() < 45
+    assert torch.equal((shift != 0).any(1), enlarged)
+
+
+def rarely(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images of classes 0 and 1 half and half, with a spot of class 2 on 0.4 % of them somewhere."""
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.zeros(count, *SIZE, dtype=torch.uint8)
+    mask[:, :, SIZE[1] // 2 :] = 1
+    for number in range(count):
+        top, left = (int(torch.randint(side - 3, (), generator=generator)) for side in SIZE)
+        mask[number, top : top + 3, left : left + 3] = 2
+    return COLORS[mask.long()].permute(0, 3, 1, 2).to(torch.uint8), mask
+
+
+def shown(count: int = 300, classes: int = 2, **settings: object) -> float:
+    """The share of images that still show a class."""
+    rarity = [0.0, 1.0, 60.0]
+    transform = Augment(AugmentConfig(**settings), SIZE, 0, rarity)
+    _, mask = transform(*rarely(count))
+    return (mask == classes).flatten(1).any(1).float().mean().item()
+
+
+def test_rare_classes_are_seen_more_often():
+    assert shown(scale=[3.0, 3.0]) < 0.25
+    assert shown(scale=[3.0, 3.0], rare_crop=1.0) > 0.95  # of 61 crops one is around class 1
+    assert 0.5 < shown(scale=[3.0, 3.0], rare_crop=0.5) < 0.75
+    assert shown(scale=[3.0, 3.0], rare_crop=1.0, rotate=20.0, flip=0.5) > 0.93
+
+
+def test_classes_are_drawn_by_their_rarity():
+    """Small crops: what they show is what they were laid around."""
+    mask = torch.zeros(3000, *SIZE, dtype=torch.uint8)
+    mask[:, :5, :5], mask[:, :5, -5:], mask[:, -5:, -5:] = 1, 2, 3
+    image = COLORS[mask.long()].permute(0, 3, 1, 2).to(torch.uint8)
+    settings = AugmentConfig(scale=[5.0, 5.0], rare_crop=1.0)
+    _, changed = Augment(settings, SIZE, 0, [0.0, 1.0, 3.0, 0.0])(image, mask)
+    share = [(changed == label).flatten(1).any(1).float().mean().item() for label in (1, 2, 3)]
+    assert share == pytest.approx([0.25, 0.75, 0.0], abs=0.03)
+
+
+def test_crops_around_rare_classes_leave_all_else_as_it_was():
+    """The same flips, scales, colours, in this batch and the next; images that are not chosen, altogether."""
+    strong = {**STRONG["all"], "scale": [0.5, 3.0], "cutout": 0.0, "class_mix": 0.0}
+    plain, around = (augment(**{**strong, "rare_crop": chance}) for chance in (0.0, 0.5))
+    for seed in range(3):
+        _, first = plain(*blobs(count=40, seed=seed))
+        _, second = around(*blobs(count=40, seed=seed))
+        same = (first == second).flatten(1).all(1).float().mean()
+        assert 0.4 < same < 0.95
+    assert torch.equal(around._generator.get_state(), plain._generator.get_state())
+
+
+def test_images_of_background_only_are_cropped_as_ever():
+    image, mask = blobs()
+    mask = torch.where(mask == 255, 255, 0).to(torch.uint8)
+    plain, around = (
+        augment(scale=[2.0, 3.0])(image, mask),
+        augment(scale=[2.0, 3.0], rare_crop=1.0)(image, mask),
+    )
+    assert torch.equal(plain[0], around[0])
+    assert torch.equal(plain[1], around[1])
+
+
+# --- strength
+
+
+def test_strength_goes_from_one_end_to_the_other():
+    settings = AugmentConfig(**{**STRONG["all"], "rotate": 20.0}, start_strength=0.2, end_strength=0.8)
+    assert at_strength(settings, 0.0).rotate == pytest.approx(4.0)
+    assert at_strength(settings, 0.5).rotate == pytest.approx(10.0)
+    last = at_strength(settings, 1.0)
+    assert last.scale == pytest.approx([0.5**0.8, 2**0.8])
+    for name in ("flip", "brightness", "hue", "greyscale", "blur", "cutout", "class_mix", "rare_crop"):
+        assert getattr(last, name) == pytest.approx(0.8 * getattr(settings, name)), name
+    assert (last.start_size, last.start_strength, last.end_strength) == (1.0, 0.2, 0.8)
+    assert settings.rotate == 20.0
+
+
+@pytest.mark.parametrize(("ends", "progress"), [((0.0, 1.0), 0.0), ((1.0, 0.0), 1.0)])
+def test_without_strength_nothing_is_done(ends, progress):
+    transform = augment(**STRONG["all"], start_strength=ends[0], end_strength=ends[1])
+    image, mask = blobs()
+    same_image, same_mask = transform(image, mask, progress=progress)
+    assert torch.equal(same_image, normalised(image))
+    assert torch.equal(same_mask, mask.long())
+
+
+@pytest.mark.parametrize(("ends", "progress"), [((0.0, 1.0), 1.0), ((1.0, 0.0), 0.0), ((1.0, 1.0), 0.3)])
+def test_at_full_strength_all_is_as_ever(ends, progress):
+    ours = augment(**STRONG["all"], start_strength=ends[0], end_strength=ends[1])
+    first, second = ours(*blobs(), progress=progress), augment(**STRONG["all"])(*blobs())
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
+
+
 def test_images_that_are_larger_are_reduced_smoothly():
     image, mask = blobs(size=(80, 112))
     small_image, small_mask = augment()(image, mask)
@@ -438,6 +602,12 @@ def test_every_setting_is_used():
     for field in dataclasses.fields(AugmentConfig):
         value = [0.5, 0.7] if field.name == "scale" else 20.0 if field.name == "rotate" else 0.5
         image, mask = blobs()
+        if field.name in ("rare_crop", "start_strength", "end_strength"):  # changes what others do
+            others = {"scale": [2.0, 2.0], "brightness": 0.3}
+            without, _ = augment(**others)(image, mask, progress=0.5)
+            changed, _ = augment(**others, **{field.name: value})(image, mask, progress=0.5)
+            assert not torch.allclose(changed, without, atol=1e-3), field.name
+            continue
         changed, labels = augment(**{field.name: value})(image, mask, progress=0.0)
         if field.name == "start_size":
             assert changed.shape != image.shape

@@ -6,6 +6,8 @@ that all devices do the same.
 """
 
 import math
+from collections.abc import Sequence
+from dataclasses import fields, replace
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +26,8 @@ BLUR_SIGMA = (0.3, 1.5)  # pixels
 FULL_SIZE_FROM = 0.6  # progress of the run
 MULTIPLE = 16  # pixels: other sizes a UNet would pad
 HOLE = (0.1, 0.4)  # height and width of a hole, as a share of the image's
+CLASSES = 256  # that a mask of bytes has room for
+CROP_SEED = 1013904223  # added to that of all else
 
 COLOR = ("brightness", "contrast", "saturation", "hue", "greyscale")
 # The numbers that are drawn for each image, beside one for each class, whatever is switched on: switching one
@@ -33,6 +37,8 @@ DRAWS = (
     *COLOR,
     *("blur", "sigma", "mix", "hole", "hole_height", "hole_width", "hole_top", "hole_left"),
 )
+# What no strength applies to as a factor.
+NOT_SCALED = ("scale", "start_size", "start_strength", "end_strength")
 
 
 class Augment:
@@ -47,19 +53,33 @@ class Augment:
         settings: what is done, and how strongly.
         image_size: (H, W) in pixels.
         seed: of all random numbers.
+        rarity: weights (C,) with which `rare_crop` draws one of the classes of an image; None: all alike but
+            the background.
     """
 
-    def __init__(self, settings: AugmentConfig, image_size: tuple[int, int], seed: int):
+    def __init__(
+        self,
+        settings: AugmentConfig,
+        image_size: tuple[int, int],
+        seed: int,
+        rarity: Sequence[float] | None = None,
+    ):
         self.settings = settings
         self.image_size = tuple(image_size)
         self._generator = torch.Generator().manual_seed(seed)
+        # Of its own, so that all else is the same with and without.
+        self._crop_generator = torch.Generator().manual_seed((seed + CROP_SEED) % 2**32)
+        self._rarity = torch.zeros(CLASSES)
+        self._rarity[1:IGNORE_INDEX] = 1.0
+        if rarity is not None:
+            self._rarity = F.pad(torch.tensor(rarity, dtype=torch.float32), (0, CLASSES - len(rarity)))
 
     def __call__(self, image: Tensor, mask: Tensor, progress: float = 1.0) -> tuple[Tensor, Tensor]:
         size = training_size(self.image_size, self.settings.start_size, progress)
-        numbers = torch.rand(len(image), len(DRAWS) + 256, generator=self._generator)
+        numbers = torch.rand(len(image), len(DRAWS) + CLASSES, generator=self._generator)
         drawn = dict(zip(DRAWS, numbers[:, : len(DRAWS)].unbind(1), strict=True))
-        settings = self.settings
-        image, mask = self._place(normalised(image), mask, drawn, size)
+        settings = at_strength(self.settings, progress)
+        image, mask = self._place(normalised(image), mask, settings, drawn, size)
         if any(getattr(settings, name) for name in COLOR):
             image = recolored(image, *color_matrix(settings, drawn))
         if settings.blur:
@@ -73,20 +93,52 @@ class Augment:
         return image.contiguous(memory_format=torch.channels_last), mask.long()
 
     def _place(
-        self, image: Tensor, mask: Tensor, drawn: dict[str, Tensor], size: tuple[int, int]
+        self,
+        image: Tensor,
+        mask: Tensor,
+        settings: AugmentConfig,
+        drawn: dict[str, Tensor],
+        size: tuple[int, int],
     ) -> tuple[Tensor, Tensor]:
         """Flip, scale, crop and rotate to the size wanted."""
-        flips = drawn["flip"] < self.settings.flip
-        if self.settings.scale != [1, 1] or self.settings.rotate:
-            return sampled(image, mask, placement(self.settings, size, drawn, flips), size)
+        flips = drawn["flip"] < settings.flip
+        if settings.scale != [1, 1] or settings.rotate:
+            place = placement(settings, size, drawn, flips)
+            shift = self._towards_rare(mask, place, settings.rare_crop, drawn, size)
+            return sampled(image, mask, place, size, shift)
         if image.shape[-2:] != size:
             image = F.interpolate(image, size, mode="bilinear", antialias=True)
             mask = F.interpolate(mask.unsqueeze(1), size, mode="nearest-exact").squeeze(1)
-        if self.settings.flip:
+        if settings.flip:
             flips = flips.to(image.device, non_blocking=True).view(-1, 1, 1)
             image = torch.where(flips.unsqueeze(1), image.flip(-1), image)
             mask = torch.where(flips, mask.flip(-1), mask)
         return image, mask
+
+    def _towards_rare(
+        self, mask: Tensor, place: Tensor, chance: float, drawn: dict[str, Tensor], size: tuple[int, int]
+    ) -> Tensor | None:
+        """What to add to the places of the images (B, 2), for a pixel of a rare class to be seen."""
+        if not self.settings.rare_crop:
+            return None
+        numbers = torch.rand(len(mask), 2 + CLASSES, generator=self._crop_generator)
+        # Of the waiting times of Poisson processes the shortest: one of each rate, as `rarity` says.
+        waiting = -numbers[:, 2:].log() / self._rarity
+        chosen = numbers[:, 0] < chance
+        pixel = random_pixels(mask, torch.where(chosen.unsqueeze(1), waiting, math.inf), numbers[:, 1])
+        where = torch.stack((drawn["across"], drawn["down"]), 1)
+        return shift_to(pixel, place, _between(where, -1.0, 1.0), size)
+
+
+def at_strength(settings: AugmentConfig, progress: float) -> AugmentConfig:
+    """The settings that hold at some progress of the run: magnitudes and probabilities times the strength,
+    which goes in a straight line from `start_strength` to `end_strength`; scales to the power of it."""
+    strength = settings.start_strength + (settings.end_strength - settings.start_strength) * progress
+    if strength == 1:
+        return settings
+    names = [field.name for field in fields(settings) if field.name not in NOT_SCALED]
+    scaled = {name: strength * getattr(settings, name) for name in names}
+    return replace(settings, scale=[side**strength for side in settings.scale], **scaled)
 
 
 def training_size(image_size: tuple[int, int], start: float, progress: float) -> tuple[int, int]:
@@ -131,13 +183,72 @@ def placement(
     return torch.stack(rows, 1)
 
 
-def sampled(image: Tensor, mask: Tensor, place: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Image (B, 3, h, w) float32 and mask (B, h, w) uint8 at the places (B, 2, 3) that `placement` gives.
+def random_pixels(mask: Tensor, order: Tensor, which: Tensor) -> Tensor:
+    """A pixel of a class of each image: x and y (B, 2) from -1 to 1, NaN where there is none.
+
+    Args:
+        mask: (B, h, w) uint8.
+        order: (B, 256): of the classes that an image shows the one of the lowest is taken; infinite: never.
+        which: (B,), 0 to 1: which of its pixels.
+    """
+    height, width = mask.shape[1:]
+    order, which = (part.to(mask.device, non_blocking=True) for part in (order, which))
+    labels = mask.flatten(1)
+    there = torch.zeros_like(order, dtype=torch.bool).scatter_(1, labels.long(), True)
+    lowest, taken = order.masked_fill(~there, math.inf).min(1)
+    # Counted in integers: all devices find the same one.
+    passed = (labels == taken.unsqueeze(1)).cumsum(1, dtype=torch.int32)
+    wanted = (which * passed[:, -1]).int().clamp(max=passed[:, -1] - 1)
+    number = (passed <= wanted.unsqueeze(1)).sum(1)
+    pixel = torch.stack((2 * (number % width) + 1, 2 * (number // width) + 1), 1)
+    pixel = pixel / torch.tensor((width, height), device=mask.device) - 1
+    return torch.where(lowest.isfinite().unsqueeze(1), pixel, math.nan)
+
+
+def shift_to(pixel: Tensor, place: Tensor, where: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """What to add to places (B, 2, 3) for a pixel of each image to be seen: (B, 2), 0 where nothing is.
+
+    Enlarged images only: of others all can be seen anyway. A crop stays within the image, unless it is
+    rotated and the pixel lies in a corner.
+
+    Args:
+        pixel: (B, 2), x and y from -1 to 1, NaN for none; the result is on its device.
+        place: as `placement` gives it.
+        where: (B, 2), the same for the place in the result at which the pixel shall be seen, if possible.
+        image_size: of the result.
+    """
+    turn, start = place[:, :, :2], place[:, :, 2]
+    back = torch.linalg.inv(turn)
+    room = (1 - torch.linalg.det(turn).abs().sqrt()).unsqueeze(1)
+    middle = 1 - 1 / torch.tensor(image_size[::-1])  # of the outermost pixels
+    parts = turn, start, back, room, middle, where
+    turn, start, back, room, middle, where = (part.to(pixel.device, non_blocking=True) for part in parts)
+
+    def times(matrix: Tensor, vector: Tensor) -> Tensor:  # a GPU's own product may be rounded
+        return (matrix * vector.unsqueeze(1)).sum(2)
+
+    within = (pixel - times(turn, where)).minimum(room).maximum(-room)
+    seen_at = times(back, pixel - within).minimum(middle).maximum(-middle)
+    shift = pixel - times(turn, seen_at) - start
+    return torch.where((room > 0) & shift.isfinite(), shift, 0.0)
+
+
+def sampled(
+    image: Tensor,
+    mask: Tensor,
+    place: Tensor,
+    image_size: tuple[int, int],
+    shift: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Image (B, 3, h, w) float32 and mask (B, h, w) uint8 at the places (B, 2, 3) that `placement` gives,
+    moved by `shift` (B, 2), which is on the device of the images.
 
     Images that come out much smaller are halved first, with antialiasing, as validation images are reduced.
     """
     halvings = _halvings(place, image.shape[-2:], image_size)
     grid = _grid(place.to(image.device, non_blocking=True), image_size)
+    if shift is not None:
+        grid = grid + shift.view(-1, 1, 1, 2)
     # What lies beyond the border is 0: the mean colour, and in the mask, for that moment, the ignored pixels.
     shifted = mask.unsqueeze(1).float() - IGNORE_INDEX
     nearest = F.grid_sample(shifted, grid, mode="nearest", padding_mode="zeros", align_corners=False)

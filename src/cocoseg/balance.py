@@ -1,4 +1,4 @@
-"""Classes of unequal share: weights for the loss, from the pixels of the training masks."""
+"""Classes of unequal share: weights for the loss and for crops, from the pixels of the training masks."""
 
 import math
 
@@ -28,3 +28,15 @@ def class_weights(rule: str, counts: np.ndarray) -> list[float]:
     frequency = np.divide(pixels, around, out=np.ones(len(pixels)), where=occurs)
     median = np.median(frequency[occurs]) if occurs.any() else 1.0
     return np.where(occurs, median / frequency, 1.0).tolist()
+
+
+def rarity(counts: np.ndarray) -> list[float]:
+    """For each class the weight with which a crop is laid around it: the inverse of its share of all pixels;
+    0 for background, and for classes that don't occur.
+
+    Args:
+        counts: pixels per image and class, (N, C), background first.
+    """
+    pixels = counts.sum(0, dtype=np.int64)
+    pixels[0] = 0
+    return [pixels.sum().item() / count if count else 0.0 for count in pixels.tolist()]

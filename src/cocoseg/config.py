@@ -23,6 +23,7 @@ ENCODINGS = ("palette", "uint16", "x100")
 LABELS = ("all", "supercategories")
 SCHEDULES = ("linear", "cosine", "trapezoid", "constant")
 OTHERS = ("background", "ignore")
+SAMPLINGS = ("uniform", "balanced")
 CLASS_WEIGHTS = ("none", "enet", "median")
 AUTO = "auto"
 COMPILES = (False, True, AUTO)
@@ -65,6 +66,7 @@ class DataConfig:
     cache: bool = True  # decode and resize once, into arrays beside the masks
     cache_size: list[int] | None = None  # height, width of training images before they are cropped
     val_fraction: float = 0.1
+    sampling: str = "uniform"  # how often training images come, see sampling.py
     subset: SubsetConfig = field(default_factory=SubsetConfig)
     labels: Any = "all"  # a class per category; supercategories; or {name: [categories], …}
     download: bool | None = None  # prepare.py fetches what is missing; null: into DEFAULT_ROOT only
@@ -107,7 +109,10 @@ class AugmentConfig:
     blur: float = 0.0  # probability
     cutout: float = 0.0  # probability of a rectangle that is neither seen nor scored
     class_mix: float = 0.0  # probability of half of another image's classes laid over
+    rare_crop: float = 0.0  # probability that an enlarged image is cropped around a rare class
     start_size: float = 1.0  # share of image_size at which training begins, to grow to it
+    start_strength: float = 1.0  # of all above when training begins; it changes evenly …
+    end_strength: float = 1.0  # … until this
 
 
 @dataclass
@@ -181,9 +186,15 @@ def check(config: Config, *, may_download: bool = False) -> None:
         raise CocosegError(f"prepare.workers is {config.prepare.workers}; it must be at least 1, or null")
     _check_time(config)
     _check_augment(config.augment)
-    if config.augment.start_size != 1 and not _has_an_end(config.trainer):
+    augment = config.augment
+    if augment.start_size != 1 and not _has_an_end(config.trainer):
         raise CocosegError(
             "augment.start_size grows with the run's progress; set trainer.max_time, max_epochs or max_steps"
+        )
+    if augment.start_strength != augment.end_strength and not _has_an_end(config.trainer):
+        raise CocosegError(
+            "augment.start_strength changes with the run's progress; set trainer.max_time, max_epochs or "
+            "max_steps, or augment.end_strength to the same"
         )
     if not any(config.compile is known for known in COMPILES) and config.compile != AUTO:
         raise CocosegError(f"compile is {config.compile!r}; it must be true, false or auto")
@@ -238,18 +249,26 @@ def _check_loss(loss: Any) -> None:
 
 
 def _check_augment(augment: AugmentConfig) -> None:
-    for key in ("flip", "greyscale", "blur", "cutout", "class_mix"):
+    for key in ("flip", "greyscale", "blur", "cutout", "class_mix", "rare_crop"):
         if not 0 <= getattr(augment, key) <= 1:
             raise CocosegError(f"augment.{key} is {getattr(augment, key)}; a probability lies in 0 … 1")
     for key, most in (("rotate", 180), ("brightness", 1), ("contrast", 1), ("saturation", 1), ("hue", 0.5)):
         if not 0 <= getattr(augment, key) <= most:
             raise CocosegError(f"augment.{key} is {getattr(augment, key)}; it must lie in 0 … {most}")
+    for key in ("start_strength", "end_strength"):
+        if not 0 <= getattr(augment, key) <= 1:
+            raise CocosegError(f"augment.{key} is {getattr(augment, key)}; it must lie in 0 … 1")
     if not 0.1 <= augment.start_size <= 1:
         raise CocosegError(f"augment.start_size is {augment.start_size}; it must lie in 0.1 … 1")
     scale = augment.scale
     if len(scale) != 2 or not 0.05 <= scale[0] <= scale[1] <= 20:
         raise CocosegError(
             f"augment.scale is {scale}; it must be [least, most], as in [0.5, 2.0], within 0.05 … 20"
+        )
+    if augment.rare_crop and scale[1] <= 1:
+        raise CocosegError(
+            f"augment.rare_crop chooses what is seen of enlarged images, but augment.scale is {scale}, which "
+            "enlarges none; [0.5, 2.0] does"
         )
 
 
@@ -319,6 +338,8 @@ def _check_data(data: DataConfig) -> None:
         )
     if not 0 < data.val_fraction < 1:
         raise CocosegError(f"data.val_fraction is {data.val_fraction}; it must lie between 0 and 1")
+    if data.sampling not in SAMPLINGS:
+        raise CocosegError(f"data.sampling is {data.sampling!r}; it must be one of {', '.join(SAMPLINGS)}")
     _check_subset(data.subset)
     check_labels(data.labels)
     if data.shapes is not None:

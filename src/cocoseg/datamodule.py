@@ -1,6 +1,7 @@
 """The data side of training: preparation, split, loaders, batches."""
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable
 
 import lightning as L
 import numpy as np
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset, random_split
 
 from cocoseg.augment import Augment
+from cocoseg.balance import rarity
 from cocoseg.config import Config
 from cocoseg.cores import available_cores
 from cocoseg.dataset import Batches, SegmentationDataset, as_is
@@ -17,27 +19,13 @@ from cocoseg.labels import LabelMap
 from cocoseg.pixels import normalised
 from cocoseg.prepare import prepare
 from cocoseg.prepared import PreparedSet, prepared_sets
+from cocoseg.sampling import Balanced, Shuffle, repeat_factors
 from cocoseg.stopping import leave_group
 
+log = logging.getLogger(__name__)
+
 Pairs = Dataset[tuple[Tensor, Tensor]]
-
-
-class Shuffle(Sampler[int]):
-    """All numbers below `count`, in another order each time, which only depends on the seed and how often.
-
-    torch's own sampler draws from its generator again when it is read to its end, which a loader with workers
-    does and one without does not; and a loader takes numbers for its workers from a generator given to it.
-    """
-
-    def __init__(self, count: int, seed: int):
-        self.count = count
-        self._generator = torch.Generator().manual_seed(seed)
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(torch.randperm(self.count, generator=self._generator).tolist())
+RANK_SEEDS = 2654435761  # between the seeds of processes; torch takes the low 32 bits only
 
 
 class SegmentationDataModule(L.LightningDataModule):
@@ -67,6 +55,7 @@ class SegmentationDataModule(L.LightningDataModule):
         self._augment: Augment | None = None
         self.train_set: Pairs | None = None
         self.val_set: Pairs | None = None
+        self._counts: np.ndarray | None = None
 
     def prepare_data(self) -> None:
         """Make the masks and the decoded arrays where they are missing; once per machine."""
@@ -108,17 +97,35 @@ class SegmentationDataModule(L.LightningDataModule):
 
     def class_counts(self) -> np.ndarray:
         """Pixels of each class in each training mask: (N, C) int32."""
-        return Batches(self.train_set).class_counts()[:, : len(self.labels)]
+        if self._counts is None:  # without the cache all masks are read for it
+            self._counts = self._count(self.train_set)
+        return self._counts
+
+    def val_class_counts(self) -> np.ndarray:
+        """The same of the validation masks."""
+        return self._count(self.val_set)
+
+    def _count(self, pairs: Pairs) -> np.ndarray:
+        return Batches(pairs).class_counts()[:, : len(self.labels)]
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         # A last batch of one image could leave BatchNorm a single value per channel.
         drop_last = len(self.train_set) >= self.batch_size
         # A resumed run takes another order: killed again and again, it would see the same first images only.
         done, rank = (self.trainer.global_step, self.trainer.global_rank) if self.trainer else (0, 0)
-        size = tuple(self.data.image_size)
-        self._augment = Augment(self.config.augment, size, seed=self.config.seed + done + (rank << 32))
-        sampler = Shuffle(len(self.train_set), seed=self.config.seed + done)
-        return self._loader(self.train_set, sampler=sampler, drop_last=drop_last)
+        seed = self.config.seed + done
+        settings, size = self.config.augment, tuple(self.data.image_size)
+        rare = rarity(self.class_counts()) if settings.rare_crop else None
+        self._augment = Augment(settings, size, seed + rank * RANK_SEEDS, rare)
+        return self._loader(self.train_set, sampler=self._sampler(seed), drop_last=drop_last)
+
+    def _sampler(self, seed: int) -> Sampler[int]:
+        if self.data.sampling == "uniform":
+            return Shuffle(len(self.train_set), seed)
+        sampler = Balanced(repeat_factors(self.class_counts()), seed)
+        least, most = sampler.expected.aminmax()
+        log.info("data.sampling=balanced: an image comes %.2g to %.2g times per epoch", least, most)
+        return sampler
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         return self._loader(self.val_set, shuffle=False)

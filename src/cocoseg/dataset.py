@@ -87,7 +87,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         """Pixels per class index in the resized masks of these: (B, 256) int32."""
         if self._arrays is not None:
             return self._arrays.counts(numbers)
-        return np.stack([count(self._decode(number)[1]) for number in numbers])
+        return np.stack([count(self._resized(self._mask(number))) for number in numbers])
 
     def decode_once(self, workers: int | None = None) -> None:
         """From now on read from arrays, see cache.py, which are made first where they are missing.
@@ -109,9 +109,8 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def _decode(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Image (H, W, 3) and mask (H, W), uint8."""
-        image_name, mask_name = self.pairs[number]
-        image = read_image(self.image_dir / image_name)
-        mask = PIL.Image.fromarray(self._encoding.read(self.folder / mask_name))
+        image_name, _ = self.pairs[number]
+        image, mask = read_image(self.image_dir / image_name), self._mask(number)
         if mask.size != image.size:
             raise CocosegError(
                 f"{self.image_dir / image_name}: {image.size[0]}x{image.size[1]}, but its mask is "
@@ -120,9 +119,16 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         height, width = self.image_size
         # (3, H, W) uint8; torch's integer kernel is several times faster than Pillow's.
         pixels = tv.resize(tv.pil_to_tensor(image), [height, width], antialias=True)
+        return pixels.permute(1, 2, 0).numpy(), self._resized(mask)
+
+    def _mask(self, number: int) -> PIL.Image.Image:
+        """At its own size."""
+        return PIL.Image.fromarray(self._encoding.read(self.folder / self.pairs[number][1]))
+
+    def _resized(self, mask: PIL.Image.Image) -> np.ndarray:
+        height, width = self.image_size
         # Pillow samples at pixel centres, as the bilinear resize does; torch's "nearest" does not.
-        indices = mask.resize((width, height), PIL.Image.Resampling.NEAREST)
-        return pixels.permute(1, 2, 0).numpy(), np.asarray(indices)
+        return np.asarray(mask.resize((width, height), PIL.Image.Resampling.NEAREST))
 
 
 class Batches(Dataset[tuple[Tensor, Tensor]]):
