@@ -337,6 +337,22 @@ def test_a_loss_that_is_no_number_ends_the_training_and_is_not_saved(tmp_path: P
     assert torch.load(last.path, weights_only=True)["global_step"] == 1  # the one before
 
 
+def test_a_loss_that_was_not_looked_at_is_before_it_is_saved(tmp_path: Path) -> None:
+    """On a GPU only every tenth is."""
+
+    class Unseen(StopAtNoNumber):
+        def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Any) -> None:
+            self._loss = loss.detach()
+
+    batch = random_batch()
+    broken = (torch.full_like(batch[0], float("nan")), batch[1])
+    last = LastCheckpoint(tmp_path, timedelta(seconds=0.001), Budget(None))
+    trainer = tiny_trainer(tmp_path, max_epochs=1, callbacks=[Unseen(), last])
+    with pytest.raises(TrainingError, match="the loss is nan"):
+        trainer.fit(tiny_module(), loader(batch, batch, broken, batch))
+    assert torch.load(last.path, weights_only=True)["global_step"] == 2
+
+
 def test_memory_that_runs_out_is_explained() -> None:
     with pytest.raises(TrainingError, match=r"out of memory: lower data\.batch_size"), explained():
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")

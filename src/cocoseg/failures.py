@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import lightning as L
 import torch
@@ -14,15 +15,26 @@ LOOK_EVERY = 10  # steps on a GPU, where looking at the loss means waiting for i
 class StopAtNoNumber(L.Callback):
     """Ends training when the loss is no number any more, before that gets into a checkpoint."""
 
+    def __init__(self) -> None:
+        self._loss: torch.Tensor | None = None  # of the last step
+
     def on_before_backward(
         self, trainer: L.Trainer, pl_module: L.LightningModule, loss: torch.Tensor
     ) -> None:
-        if loss.is_cuda and trainer.global_step % LOOK_EVERY:
-            return
-        if not torch.isfinite(loss):
+        self._loss = loss.detach()
+        if not loss.is_cuda or trainer.global_step % LOOK_EVERY == 0:
+            self._look(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._look(trainer)  # whatever came since the last look
+
+    def _look(self, trainer: L.Trainer) -> None:
+        if self._loss is not None and not torch.isfinite(self._loss):
             raise TrainingError(
-                f"the loss is {loss.item():g} at step {trainer.global_step}, so training can't go on; lower "
-                "optimizer.lr, or set trainer.gradient_clip_val=1"
+                f"the loss is {self._loss.item():g} at step {trainer.global_step}, so training can't go on; "
+                "lower optimizer.lr, or set trainer.gradient_clip_val=1"
             )
 
 

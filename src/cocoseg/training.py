@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from cocoseg import memory
-from cocoseg.advice import Advice
+from cocoseg.advice import Advice, one_sided
 from cocoseg.balance import class_weights
 from cocoseg.budget import Budget, clock
 from cocoseg.checkpoints import BestCheckpoint, LastCheckpoint, WholeCheckpointIO
@@ -51,6 +51,9 @@ def train(config: Config, run_dir: Path, budget: Budget) -> int:
     data.prepare_data()
     data.setup("fit")
     log.info("training on %d images, validating on %d", len(data.train_set), len(data.val_set))
+    if config.data.cache:  # else all masks would be read for it
+        for said in one_sided(data.class_counts(), data.val_class_counts(), data.labels):
+            log.warning(said)
 
     module = make_module(config, data, settings)
     if checkpoint is not None:
