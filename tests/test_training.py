@@ -1,5 +1,6 @@
 """The recipe as a whole, on tiny data: what makes it fast changes nothing but the speed."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,37 @@ def test_small_images_first(run):
         run("small", "augment.start_size=0.4", "data.image_size=[48,48]", "trainer.max_epochs=2")
     assert sizes == sorted(sizes)
     assert set(sizes) == {(32, 32), (48, 48)}
+
+
+def test_rare_classes_sampled_and_cropped_around_while_augmentation_grows(run):
+    overrides = ("data.sampling=balanced", "augment=default", "augment.rare_crop=0.5", "trainer.max_epochs=2")
+    first, second = (run(name, *overrides, "augment.start_strength=0") for name in ("first", "second"))
+    assert_same(first, second)
+    key = "net.stem.0.weight"
+    assert not torch.equal(last(first)["state_dict"][key], last(run("full", *overrides))["state_dict"][key])
+
+
+def test_classes_on_one_side_only_are_named(run, shapes_root, tmp_path, caplog):
+    """All squares (the first class) lie on images that are held out."""
+    content = json.loads((shapes_root / "annotations" / "instances.json").read_bytes())
+    square = content["categories"][0]
+    held_out = {image["id"] for image in content["images"][:6]}
+    for name, chosen in (("val", True), ("train", False)):
+        part = {**content, "images": [i for i in content["images"] if (i["id"] in held_out) is chosen]}
+        part["annotations"] = [
+            a
+            for a in content["annotations"]
+            if (a["image_id"] in held_out) is chosen and (chosen or a["category_id"] != square["id"])
+        ]
+        (tmp_path / f"{name}.json").write_text(json.dumps(part))
+    overrides = (f"data.annotations={tmp_path}/train.json", f"data.val_annotations={tmp_path}/val.json")
+    run("one_sided", *overrides, "trainer.max_steps=1")
+
+    said = [record.message for record in caplog.records if record.name == "cocoseg.training"]
+    (line,) = [line for line in said if "on no training image" in line]
+    assert line.startswith(
+        f"1 class is ({square['name']}) in validation, but on no training image: an IoU of 0"
+    )
 
 
 def test_small_images_first_need_an_end(run):

@@ -65,15 +65,11 @@ class Advice(L.Callback):
         if self.course.rises(values, math.log(len(pl_module.spec.labels))):
             self._divergence_said = True
             clip = "" if trainer.gradient_clip_val else ", or set trainer.gradient_clip_val=1"
+            low = min(self.course.began, self.course.lowest)
             log.warning(
                 "training diverges: the loss rose from %.3f to %.3f; lower optimizer.lr (now %g), e.g. to a "
                 "third%s",
-                *(
-                    min(self.course.began, self.course.lowest),
-                    self.course.last,
-                    pl_module.base_rates[0][0],
-                    clip,
-                ),
+                *(low, self.course.last, pl_module.base_rates[0][0], clip),
             )
 
     def state_dict(self) -> dict[str, float | None]:
@@ -183,13 +179,13 @@ def one_sided(train_counts: np.ndarray, val_counts: np.ndarray, labels: LabelMap
     for names, words in (
         (
             [labels.names[i] for i in np.flatnonzero(scored & ~trained) if i],
-            "in validation, but on no training image: nothing is learned about them, and each counts as an "
-            "IoU of 0; try more images, data.subset.stratify=true, or another seed",
+            "in validation, but on no training image: an IoU of 0 is all there can be, and lowers the mean; "
+            "try more images, data.subset.stratify=true, or another seed",
         ),
         (
             [labels.names[i] for i in np.flatnonzero(trained & ~scored) if i],
-            "on training images, but not in validation: no score says how well they are learned; try a "
-            "larger data.val_fraction, or data.val_annotations",
+            "on training images, but not in validation: no score tells what is learned of them; try more "
+            "validation images (data.val_fraction, data.val_annotations)",
         ),
     ):
         if names:

@@ -27,6 +27,7 @@ FULL_SIZE_FROM = 0.6  # progress of the run
 MULTIPLE = 16  # pixels: other sizes a UNet would pad
 HOLE = (0.1, 0.4)  # height and width of a hole, as a share of the image's
 CLASSES = 256  # that a mask of bytes has room for
+SEEN_WITHIN = 0.5  # the middle part of a crop, in height and width, where a rare class is to be seen
 CROP_SEED = 1013904223  # added to that of all else
 
 COLOR = ("brightness", "contrast", "saturation", "hue", "greyscale")
@@ -127,7 +128,7 @@ class Augment:
         chosen = numbers[:, 0] < chance
         pixel = random_pixels(mask, torch.where(chosen.unsqueeze(1), waiting, math.inf), numbers[:, 1])
         where = torch.stack((drawn["across"], drawn["down"]), 1)
-        return shift_to(pixel, place, _between(where, -1.0, 1.0), size)
+        return shift_to(pixel, place, _between(where, -SEEN_WITHIN, SEEN_WITHIN), size)
 
 
 def at_strength(settings: AugmentConfig, progress: float) -> AugmentConfig:
