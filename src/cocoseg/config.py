@@ -257,20 +257,18 @@ def _check_model(model: Any, *, goes_on: bool) -> None:
     weights, part, encoder = model.get("weights"), model.get("weights_part", "all"), model.get("encoder")
     if part not in WEIGHTS_PARTS:
         raise CocosegError(
-            f"model.weights_part is {part!r}; it must be one of {', '.join(WEIGHTS_PARTS)} (body: all but the "
-            "head)"
+            f"model.weights_part is {part!r}; it must be one of {', '.join(WEIGHTS_PARTS)}; body is all "
+            "but the head"
         )
     if weights is None:
         return
     if not isinstance(weights, str):
-        raise CocosegError(
-            f"model.weights is {weights!r}; it must be a file, {' or '.join(IMAGENET)}, or null"
-        )
+        raise CocosegError(f"model.weights is {weights!r}; it must be a name, a file or null")
     if weights in IMAGENET:
         if encoder is None:
             raise CocosegError(
-                f"model.weights={weights} is for a ResNet (model=unet_resnet34, unet_resnet50); here it must be "
-                "a file, or null"
+                f"model.weights={weights} is for a ResNet (model=unet_resnet34, unet_resnet50); here it must "
+                "be a file, or null"
             )
         if encoder in ("resnet18", "resnet34") and weights != IMAGENET[0]:
             raise CocosegError(f"model.weights={weights}: for {encoder} there is only {IMAGENET[0]}")
@@ -286,7 +284,8 @@ def _check_finetune(config: Config) -> None:
         raise CocosegError(f"finetune.frozen is {finetune.frozen}; a share of the run lies in 0 … 1")
     if not 0 < finetune.encoder_lr < float("inf"):
         raise CocosegError(
-            f"finetune.encoder_lr is {finetune.encoder_lr}; it must be above 0 (finetune.frozen=1.0: not trained)"
+            f"finetune.encoder_lr is {finetune.encoder_lr}; it must be above 0; "
+            "finetune.frozen=1.0 trains none of the encoder"
         )
     if 0 < finetune.frozen < 1 and not _has_an_end(config.trainer):
         raise CocosegError(

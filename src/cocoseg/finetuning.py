@@ -25,8 +25,8 @@ def encoder_of(net: nn.Module) -> nn.Module:
         if isinstance(part := getattr(net, name, None), nn.Module):
             return part
     raise CocosegError(
-        f"finetune: {type(net).__name__} has neither an encoder nor a backbone that could be frozen or slowed "
-        "down; leave finetune.frozen at 0.0 and finetune.encoder_lr at 1.0"
+        f"finetune: {type(net).__name__} has neither an encoder nor a backbone to be frozen or slowed down; "
+        "leave finetune.frozen at 0.0 and finetune.encoder_lr at 1.0"
     )
 
 

@@ -1,4 +1,4 @@
-"""The network that a configuration names, whoever wrote it: how it is told the classes, what it must return."""
+"""The network that a configuration names, whoever wrote it: what it is told, and what it must return."""
 
 import inspect
 import pkgutil

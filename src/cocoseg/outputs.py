@@ -1,5 +1,5 @@
-"""What networks return: logits (B, C, H, W), or a mapping with them as `out`, and with further logits to train
-on, of any size, as `aux` (a tensor, or a list from fine to coarse). torchvision's networks have the names."""
+"""What networks return: logits (B, C, H, W), or a mapping with them as `out`, and with further logits, of any
+size, to train on as `aux` (a tensor, or a list from fine to coarse). These are torchvision's names."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -21,7 +21,8 @@ from cocoseg.networks import is_own
 
 log = logging.getLogger(__name__)
 
-HEADS = ("head.", "aux_heads.")  # what gives the classes, in our own networks
+AUX_HEADS = ("aux_heads.",)  # for deep supervision
+HEADS = ("head.", *AUX_HEADS)  # what gives the classes, in our own networks
 TIMEOUT = 30.0  # seconds without a byte, after which a download is given up
 
 
@@ -54,32 +55,30 @@ class Pretrained:
         Raises:
             CocosegError: they don't fit.
         """
+        weights, target = self._chosen(net, labels)
+        own = target.state_dict()
+        optional = HEADS if self.part == "body" else AUX_HEADS
+        weights = {n: value for n, value in weights.items() if n in own or not n.startswith(optional)}
+        missing = [n for n in own if n not in weights and not n.startswith(optional)]
+        self._require_fit(own, weights, missing, type(target).__name__)
+        target.load_state_dict(weights, strict=False)
+        log.info("%s: %d tensors, into %s", self.source, len(weights), type(target).__name__)
+
+    def _chosen(self, net: nn.Module, labels: LabelMap) -> tuple[dict[str, Tensor], nn.Module]:
+        """The weights that are wanted, and what they are of: the network, or its encoder."""
         encoder = getattr(net, "encoder", None)
-        alone = not any(name.startswith(("encoder.", *HEADS)) for name in self.weights)
         if self.part == "encoder" and encoder is None:
             raise CocosegError(
                 f"model.weights_part is encoder, but {type(net).__name__} has none of its own; "
                 "body takes all but the head"
             )
+        alone = not any(name.startswith(("encoder.", *HEADS)) for name in self.weights)
         if encoder is not None and (self.part == "encoder" or alone):
-            weights, target = _encoder_part(self.weights), encoder
-            kind = f"the encoder of {type(net).__name__}"
-        elif self.part == "body":
-            weights, target = _without(self.weights, HEADS), net
-            kind = type(net).__name__
-        else:
-            self._require_same_head(net, labels)
-            weights, target = self.weights, net
-            kind = type(net).__name__
-        own = target.state_dict()
-        optional = HEADS if self.part == "body" else HEADS[1:]
-        weights = {
-            name: value for name, value in weights.items() if name in own or not name.startswith(optional)
-        }
-        missing = [name for name in own if name not in weights and not name.startswith(optional)]
-        self._require_fit(own, weights, missing, kind)
-        target.load_state_dict(weights, strict=False)
-        log.info("%s: %d weights for %s", self.source, len(weights), kind)
+            return _encoder_part(self.weights), encoder
+        if self.part == "body":
+            return _without(self.weights, HEADS), net
+        self._require_same_head(net, labels)
+        return self.weights, net
 
     def _require_same_head(self, net: nn.Module, labels: LabelMap) -> None:
         theirs, ours = self.weights.get("head.weight"), net.state_dict()["head.weight"]
@@ -158,9 +157,7 @@ def _from_file(name: str, part: str) -> Pretrained:
         for key in ("state_dict", "model"):
             content = content[key] if isinstance(content.get(key), Mapping) else content
     if not isinstance(content, Mapping) or not content or not all(map(_is_weight, content.items())):
-        raise CocosegError(
-            f"{source}: no weights in it: neither names with a tensor each, nor a model of ours"
-        )
+        raise CocosegError(f"{source}: neither a state dict nor a model file of this program")
     return Pretrained(source, {name.removeprefix("module."): value for name, value in content.items()}, part)
 
 

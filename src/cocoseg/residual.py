@@ -1,6 +1,7 @@
 """A U-Net whose encoder is made of residual blocks, as in nnU-Net's ResEnc (arXiv 2404.09556)."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -99,7 +100,7 @@ class ResidualEncoder(nn.Module):
         rates = iter(stochastic_depth * i / total for i in range(1, total + 1))
         self.stem = convolved(3, widths[0], 1)
         levels = [nn.Sequential(ResidualBlock(widths[0], widths[0], 1, next(rates)))]
-        for inputs, outputs in zip(widths, widths[1:], strict=False):
+        for inputs, outputs in pairwise(widths):
             levels.append(nn.Sequential(*_level(inputs, outputs, blocks, rates)))
         self.levels = nn.ModuleList(levels)
 
