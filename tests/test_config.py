@@ -147,6 +147,8 @@ def test_good_settings_pass(config):
         ("augment.hue", 0.5),
         *(("compile", value) for value in (True, False, "auto")),
         *(("ema", value) for value in (None, 0.5, 0.9999)),
+        *(("finetune.frozen", value) for value in (0.0, 0.5, 1.0)),
+        *(("finetune.encoder_lr", value) for value in (0.1, 1.0, 2.0)),
         *(("schedule.name", value) for value in ("linear", "cosine", "trapezoid", "constant")),
         ("schedule.cooldown", 0.98),
         ("data.num_workers", 0),
@@ -206,6 +208,8 @@ def test_good_values(config, key, value):
         *(("augment.start_size", value) for value in (0.0, 1.1, math.nan)),
         *(("compile", value) for value in ("yes", 1, None)),
         *(("ema", value) for value in (0.0, 1.0, -1, math.nan)),
+        *(("finetune.frozen", value) for value in (-0.1, 1.1, math.nan)),
+        *(("finetune.encoder_lr", value) for value in (0.0, -1, math.inf, math.nan)),
         *(("schedule.cooldown", value) for value in (0.0, 0.99, math.nan)),
         ("data.num_workers", -1),
         ("data.val_fraction", 0.0),
@@ -286,6 +290,63 @@ def test_a_trainer_without_max_time_has_no_limit(config):
 def test_callbacks_that_are_no_mapping_are_refused(config):
     with pytest.raises(CocosegError, match=r"^callbacks\b"):
         check(changed(config, "callbacks", None))
+
+
+def test_freezing_for_a_part_of_the_run_needs_an_end(config):
+    config.trainer = {"max_time": None}
+    check(changed(config, "finetune.frozen", 1.0))
+
+    with pytest.raises(CocosegError, match=r"^finetune\.frozen is a share of the run; set trainer"):
+        check(changed(config, "finetune.frozen", 0.5))
+
+
+def test_a_factor_of_a_learning_rate_needs_one(config):
+    config.optimizer = {"_target_": "my.Optimizer"}
+
+    with pytest.raises(CocosegError, match=r"^finetune\.encoder_lr is a factor of optimizer\.lr, which"):
+        check(changed(config, "finetune.encoder_lr", 0.1))
+
+
+UNET = {"_target_": "cocoseg.unet.UNet"}
+RESNET = {"_target_": "cocoseg.resnet_unet.ResNetUNet", "encoder": "resnet50"}
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {**RESNET, "weights": "IMAGENET1K_V1"},
+        {**RESNET, "weights": "IMAGENET1K_V2", "weights_part": "encoder"},
+        {**UNET, "weights": __file__, "weights_part": "body"},
+        {**UNET, "weights": None},
+        {"_target_": "my.Net", "weights": "whatever"},
+    ],
+)
+def test_good_weights(config, model):
+    check(changed(config, "model", model))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({**UNET, "weights": "no/such.pth"}, r"^model\.weights: no file no/such\.pth"),
+        ({**RESNET, "weights": "IMAGENET1K_V3"}, r"^model\.weights: no file IMAGENET1K_V3; .*IMAGENET1K_V2"),
+        ({**UNET, "weights": "IMAGENET1K_V1"}, r"^model\.weights=IMAGENET1K_V1 is for a ResNet"),
+        (
+            {**RESNET, "encoder": "resnet34", "weights": "IMAGENET1K_V2"},
+            r"^model\.weights=IMAGENET1K_V2: for resnet34 there is only IMAGENET1K_V1",
+        ),
+        ({**UNET, "weights": 3}, r"^model\.weights is 3;"),
+        ({**UNET, "weights": None, "weights_part": "head"}, r"^model\.weights_part is 'head'; .*body"),
+    ],
+)
+def test_bad_weights_are_refused_by_name(config, model, message):
+    with pytest.raises(CocosegError, match=message):
+        check(changed(config, "model", model))
+
+
+def test_who_goes_on_needs_no_weights_any_more(config):
+    config.model = {**UNET, "weights": "gone.pth"}
+    check(changed(config, "resume", "auto"))
 
 
 # What stands in conf/
@@ -413,6 +474,7 @@ def test_yaml_and_schemas_have_the_same_defaults():
     assert typed("train", "data=shapes").data.shapes == ShapesConfig()
     assert (config.masks, config.prepare) == (MasksConfig(), PrepareConfig())
     assert (config.augment, config.compile) == (AugmentConfig(), Config().compile)
+    assert (config.schedule, config.finetune) == (Config().schedule, Config().finetune)
     assert (config.seed, config.ckpt_path, config.callbacks) == (0, None, {})
 
 
@@ -448,6 +510,13 @@ def test_help_names_only_keys_that_exist_and_fits_a_screen(program):
     for key in re.findall(r"\b((?:data|masks|prepare|augment|model|optimizer|trainer)(?:\.[a-z_]+)+)=", text):
         assert OmegaConf.select(config, key, default="missing") != "missing", key
     assert text.count("\n") < 45
+
+
+@pytest.mark.parametrize("option", [option for option in OPTIONS if option.startswith("model=")])
+def test_help_of_train_knows_every_model(option):
+    assert re.search(rf"\b{option.removeprefix('model=')}\b", help_text("train"))
+    config = OmegaConf.create({"help": help_text("train"), **composed("train", option)})
+    assert "model.depth=" in config.help  # its values are found in the configuration, or left out
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

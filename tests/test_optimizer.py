@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from cocoseg.optimizer import decayed, with_fused
+from cocoseg.errors import CocosegError
+from cocoseg.optimizer import decayed, require_same_groups, with_fused
 from tiny import tiny_unet
 
 ADAM = {"_target_": "torch.optim.Adam", "lr": 1e-3}
@@ -53,3 +54,12 @@ def test_one_group_where_nothing_decays(node):
 def test_a_group_that_would_be_empty_is_left_out():
     layer = torch.nn.Conv2d(3, 3, 1, bias=False)
     assert len(decayed({**ADAM, "weight_decay": 0.1}, layer.parameters())) == 1
+
+
+def test_a_state_of_other_groups_is_refused():
+    parameters = list(tiny_unet().parameters())
+    one = torch.optim.Adam(parameters)
+    two = torch.optim.Adam([{"params": parameters[:3]}, {"params": parameters[3:]}])
+    require_same_groups(two, two.state_dict(), where="a.ckpt")
+    with pytest.raises(CocosegError, match=r"^a\.ckpt: its optimizer .*finetune\.encoder_lr"):
+        require_same_groups(two, one.state_dict(), where="a.ckpt")

@@ -1,17 +1,22 @@
 """The recipe as a whole, on tiny data: what makes it fast changes nothing but the speed."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
 import cocoseg.cli  # noqa: F401  registers the schema
 from cocoseg.budget import Budget
 from cocoseg.config import check
 from cocoseg.errors import CocosegError, TrainingError
+from cocoseg.export import load_model
+from cocoseg.residual import ResidualUNet
+from cocoseg.resnet_unet import ResNetUNet
 from cocoseg.training import train
 from cocoseg.unet import UNet
 from conftest import ROOT
@@ -32,7 +37,9 @@ def run(shapes_root, tmp_path):
             f"data.prepared_dir={tmp_path}/prepared",
         )
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            settings = OmegaConf.to_object(compose("train", ["data=custom", *places, *TINY, *overrides]))
+            of_unet = not any(override.startswith("model=") for override in overrides)
+            tiny = [override for override in TINY if of_unet or not override.startswith("model.")]
+            settings = OmegaConf.to_object(compose("train", ["data=custom", *places, *tiny, *overrides]))
         check(settings)
         assert train(settings, tmp_path / name, Budget(None)) == 0
         return tmp_path / name
@@ -191,3 +198,132 @@ def test_classes_on_one_side_only_are_named(run, shapes_root, tmp_path, caplog):
 def test_small_images_first_need_an_end(run):
     with pytest.raises(CocosegError, match=r"^augment\.start_size grows with"):
         run("none", "augment.start_size=0.5", "trainer.max_epochs=-1")
+
+
+# Other networks
+
+RESNET = ("model=unet_resnet34", "model.encoder=resnet18", "model.decoder_channels=[4,4,4,4,4]")
+RESIDUAL = ("model=unet_residual", "model.base_channels=2")
+SEGMENTATION = "torchvision.models.segmentation"
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (*RESIDUAL, "model.depth=2"),
+        (*RESIDUAL, "model.depth=3", "model.deep_supervision=true", "model.stochastic_depth=0.2"),
+        (*RESNET, "model.weights=null"),
+    ],
+    ids=["residual", "deep supervision", "resnet"],
+)
+def test_networks_of_ours(run, overrides):
+    folder = run("run", *overrides)
+    model = load_model(folder / "segmentation_model.pth")
+    assert model(torch.zeros(1, 3, 20, 30)).shape == (1, 7, 20, 30)
+
+
+def test_a_network_of_others_that_returns_a_mapping(run):
+    target = f"model._target_={SEGMENTATION}.lraspp_mobilenet_v3_large"
+    keys = ("base_channels", "depth", "upsample", "dropout", "weights_part")
+    folder = run("run", target, *(f"~model.{key}" for key in keys), "+model.weights_backbone=null")
+    assert last(folder)["spec"]["network"]["num_classes"] == 7
+    assert (folder / "examples.png").is_file()
+    net = lraspp_mobilenet_v3_large(num_classes=7, weights_backbone=None)
+    image = torch.randn(1, 3, 40, 30)
+
+    model = load_model(folder / "segmentation_model.pth", net=net)
+
+    assert model(image).shape == (1, 7, 40, 30)
+    assert torch.equal(model(image), model.net(image)["out"])
+
+
+@pytest.mark.slow
+def test_the_preset_of_torchvisions_deeplab(run):
+    folder = run("run", "model=deeplabv3_resnet50", "trainer.max_steps=1", "finetune.frozen=0.5")
+    assert any(name.startswith("net.aux_classifier") for name in last(folder)["state_dict"])
+
+
+def test_the_preset_of_another_package(run):
+    pytest.importorskip("segmentation_models_pytorch")
+    small = ("model.encoder_name=resnet18", "+model.decoder_channels=[8,8,8,8,8]", "trainer.max_steps=2")
+    folder = run("run", "model=smp_unet", *small, "finetune.encoder_lr=0.1")
+    assert last(folder)["spec"]["network"]["classes"] == 7
+
+
+def test_a_package_that_is_missing(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
+    with pytest.raises(CocosegError, match=r"^model: segmentation_models_pytorch\.Unet"):
+        run("none", "model=smp_unet")
+
+
+def test_an_argument_that_the_network_does_not_have(run):
+    with pytest.raises(CocosegError, match=r"^model\.base_channels: .*'~model\.base_channels' leaves it out"):
+        run("none", *RESNET, "model.weights=null", "+model.base_channels=2")
+
+
+# Weights to begin with, and fine-tuning
+
+
+def resnet_file(tmp_path: Path, classes: int = 21) -> Path:
+    torch.manual_seed(5)
+    net = ResNetUNet(classes, "resnet18", decoder_channels=(4, 4, 4, 4, 4))
+    torch.save(net.state_dict(), tmp_path / "weights.pth")
+    return tmp_path / "weights.pth"
+
+
+def test_an_encoder_that_is_never_trained_is_exported_as_it_was_read(run, tmp_path):
+    path = resnet_file(tmp_path)
+    weights = (f"model.weights={path}", "model.weights_part=body", "finetune.frozen=1.0", "ema=0.9")
+    folder = run("run", *RESNET, *weights)
+    before = torch.load(path, weights_only=True)
+    model = load_model(folder / "segmentation_model.pth")  # builds it without the file's name
+    after = model.net.state_dict()
+    assert len(before) == len(after)
+    for name, value in before.items():
+        assert name.startswith("encoder.") == torch.equal(value, after[name]) or "num_batches" in name, name
+
+
+def test_who_goes_on_needs_the_file_no_more(run, tmp_path):
+    path = resnet_file(tmp_path, classes=7)
+    overrides = (*RESNET, "finetune.encoder_lr=0.1", f"model.weights={path}", "finetune.frozen=0.5")
+    first = run("first", *overrides)
+    assert not {"weights", "weights_part"} & last(first)["spec"]["network"].keys()
+    path.unlink()
+    checkpoint = f"ckpt_path={first}/checkpoints/last.ckpt"
+
+    second = run("second", *overrides, checkpoint, "trainer.max_epochs=2")
+
+    assert last(second)["global_step"] == 2 * last(first)["global_step"]
+    with pytest.raises(CocosegError, match=r"first/checkpoints/last\.ckpt: its optimizer has .*encoder_lr"):
+        run("third", *overrides, checkpoint, "finetune.encoder_lr=1.0")
+    with pytest.raises(CocosegError, match=r"^model\.weights: no file"):
+        run("fourth", *overrides)
+
+
+def test_another_head_is_refused(run, tmp_path):
+    with pytest.raises(
+        CocosegError, match=r"its head has 21 classes, these data have 7; .*weights_part=body"
+    ):
+        run("none", *RESNET, f"model.weights={resnet_file(tmp_path)}")
+
+
+@pytest.mark.parametrize("setting", ["finetune.frozen=0.5", "finetune.encoder_lr=0.1"])
+def test_a_network_without_an_encoder_can_not_be_fine_tuned(run, setting):
+    with pytest.raises(CocosegError, match=r"^finetune: UNet has neither"):
+        run("none", setting)
+
+
+def test_memory_that_runs_out_while_the_encoder_is_frozen(run, monkeypatch):
+    forward = ResidualUNet.forward
+
+    def greedy(self: ResidualUNet, image: torch.Tensor) -> torch.Tensor:
+        if self.training and len(image) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, image)
+
+    monkeypatch.setattr(ResidualUNet, "forward", greedy)
+    folder = run("halved", *RESIDUAL, "model.depth=2", "finetune.frozen=0.5", "trainer.max_epochs=2")
+
+    net = load_model(folder / "segmentation_model.pth").net
+    trained = last(folder)["optimizer_states"][0]["state"]
+    assert len(trained) == len(list(net.parameters()))  # in the end, the encoder too

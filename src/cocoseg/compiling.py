@@ -14,6 +14,7 @@ from cocoseg.datamodule import SegmentationDataModule
 from cocoseg.device import untouched
 from cocoseg.errors import TrainingError
 from cocoseg.failures import is_out_of_memory
+from cocoseg.outputs import Output, parts_of
 
 log = logging.getLogger(__name__)
 
@@ -75,13 +76,13 @@ class CompileNetwork(L.Callback):
         return device.type == "cuda" and limited and self.budget.left() >= WORTH_FROM
 
 
-def _seconds_per_pass(function: Callable[[Tensor], Tensor], net: nn.Module, image: Tensor) -> float:
+def _seconds_per_pass(function: Callable[[Tensor], Output], net: nn.Module, image: Tensor) -> float:
     """Forward and backward, after a first one that may compile: the shortest of a few."""
     seconds = []
     for _ in range(1 + TIMED):
         _wait(image.device)
         begin = time.perf_counter()
-        function(image).float().mean().backward()
+        sum(part.float().mean() for part in parts_of(function(image))).backward()
         _wait(image.device)
         seconds.append(time.perf_counter() - begin)
         net.zero_grad(set_to_none=True)

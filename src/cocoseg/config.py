@@ -27,6 +27,8 @@ SAMPLINGS = ("uniform", "balanced")
 CLASS_WEIGHTS = ("none", "enet", "median")
 AUTO = "auto"
 COMPILES = (False, True, AUTO)
+IMAGENET = ("IMAGENET1K_V1", "IMAGENET1K_V2")  # torchvision's names of weights
+WEIGHTS_PARTS = ("all", "body", "encoder")
 
 
 @dataclass
@@ -131,6 +133,14 @@ class ScheduleConfig:
 
 
 @dataclass
+class FinetuneConfig:
+    """How an encoder that begins with weights is treated, see finetuning.py."""
+
+    frozen: float = 0.0  # share of the run in which it stays as it is; 1: all of it
+    encoder_lr: float = 1.0  # factor of optimizer.lr
+
+
+@dataclass
 class BudgetConfig:
     """How the time of `trainer.max_time` is used, see budget.py."""
 
@@ -157,6 +167,7 @@ class Config:
     optimizer: Any = None
     ema: float | None = None  # of the weights that are validated and exported; null: the weights themselves
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     trainer: Any = None
     logger: Any = None
@@ -199,6 +210,8 @@ def check(config: Config, *, may_download: bool = False) -> None:
     if not any(config.compile is known for known in COMPILES) and config.compile != AUTO:
         raise CocosegError(f"compile is {config.compile!r}; it must be true, false or auto")
     _check_loss(config.loss)
+    _check_model(config.model, goes_on=config.ckpt_path is not None or config.resume is not None)
+    _check_finetune(config)
     if not isinstance(config.callbacks, Mapping):
         raise CocosegError(f"callbacks is {config.callbacks!r}; it must map names to a _target_ each")
     if config.ckpt_path is not None and not Path(config.ckpt_path).is_file():
@@ -246,6 +259,52 @@ def _check_loss(loss: Any) -> None:
         raise CocosegError(
             f"loss.class_weights is {rule!r}; it must be one of {', '.join(CLASS_WEIGHTS)}, or a list"
         )
+
+
+def _check_model(model: Any, *, goes_on: bool) -> None:
+    """The weights that one of our networks begins with; those of others check their own."""
+    if not isinstance(model, Mapping) or not str(model.get("_target_")).startswith("cocoseg."):
+        return
+    weights, part, encoder = model.get("weights"), model.get("weights_part", "all"), model.get("encoder")
+    if part not in WEIGHTS_PARTS:
+        raise CocosegError(
+            f"model.weights_part is {part!r}; it must be one of {', '.join(WEIGHTS_PARTS)}; body is all "
+            "but the head"
+        )
+    if weights is None:
+        return
+    if not isinstance(weights, str):
+        raise CocosegError(f"model.weights is {weights!r}; it must be a name, a file or null")
+    if weights in IMAGENET:
+        if encoder is None:
+            raise CocosegError(
+                f"model.weights={weights} is for a ResNet (model=unet_resnet34, unet_resnet50); here it must "
+                "be a file, or null"
+            )
+        if encoder in ("resnet18", "resnet34") and weights != IMAGENET[0]:
+            raise CocosegError(f"model.weights={weights}: for {encoder} there is only {IMAGENET[0]}")
+    elif not goes_on and not Path(weights).is_file():
+        raise CocosegError(
+            f"model.weights: no file {weights}; it must be one, {' or '.join(IMAGENET)}, or null"
+        )
+
+
+def _check_finetune(config: Config) -> None:
+    finetune = config.finetune
+    if not 0 <= finetune.frozen <= 1:
+        raise CocosegError(f"finetune.frozen is {finetune.frozen}; a share of the run lies in 0 … 1")
+    if not 0 < finetune.encoder_lr < float("inf"):
+        raise CocosegError(
+            f"finetune.encoder_lr is {finetune.encoder_lr}; it must be above 0; "
+            "finetune.frozen=1.0 trains none of the encoder"
+        )
+    if 0 < finetune.frozen < 1 and not _has_an_end(config.trainer):
+        raise CocosegError(
+            "finetune.frozen is a share of the run; set trainer.max_time, max_epochs or max_steps"
+        )
+    slowed = finetune.encoder_lr != 1 and isinstance(config.optimizer, Mapping)
+    if slowed and not isinstance(config.optimizer.get("lr"), int | float):
+        raise CocosegError("finetune.encoder_lr is a factor of optimizer.lr, which is not set")
 
 
 def _check_augment(augment: AugmentConfig) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from cocoseg.files import whole_file
 from cocoseg.labels import IGNORE_INDEX, LabelMap
 from cocoseg.module import SegmentationModule
+from cocoseg.outputs import logits_of
 from cocoseg.pixels import denormalised
 
 EXAMPLES = 8  # images on a sheet
@@ -73,7 +74,7 @@ def write_sheet(
     like = next(net.parameters())
     net.eval()
     with torch.inference_mode():
-        prediction = net(image.to(like.device, like.dtype)).argmax(1)
+        prediction = logits_of(net(image.to(like.device, like.dtype))).argmax(1)
     net.train(training)
     with whole_file(path) as temporary:
         PIL.Image.fromarray(sheet(image, mask, prediction, labels)).save(temporary, format="PNG")

@@ -14,12 +14,19 @@ from torch import Tensor, nn
 from cocoseg.ema import result_of
 from cocoseg.errors import CocosegError
 from cocoseg.files import write_bytes
+from cocoseg.outputs import logits_of
+from cocoseg.residual import ResidualUNet
+from cocoseg.resnet_unet import ResNetUNet
 from cocoseg.spec import ModelSpec
 from cocoseg.unet import UNet
 
 FORMAT = 1
 # What a model file may build by name. Names in files are looked up here and never imported.
-NETWORKS: dict[str, type[nn.Module]] = {"cocoseg.unet.UNet": UNet}
+NETWORKS: dict[str, type[nn.Module]] = {
+    "cocoseg.unet.UNet": UNet,
+    "cocoseg.residual.ResidualUNet": ResidualUNet,
+    "cocoseg.resnet_unet.ResNetUNet": ResNetUNet,
+}
 
 
 class SegmentationModel(nn.Module):
@@ -44,20 +51,17 @@ class SegmentationModel(nn.Module):
         self.eval()
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.net(image)
+        return logits_of(self.net(image))
 
 
-def read_weights(path: str | Path) -> dict[str, Any]:
-    """Read a model file or a checkpoint of ours, without unpickling anything but tensors and plain values.
-
-    Returns:
-        its content, with `spec` a ModelSpec and `state_dict` the network's own keys.
+def read_file(path: str | Path) -> Any:
+    """Read whatever torch has saved, without unpickling anything but tensors and plain values.
 
     Raises:
-        CocosegError: it is not there, damaged, or not ours.
+        CocosegError: it is not there, or damaged, or would run code.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CocosegError(f"{path}: no such file") from error
     except (PermissionError, IsADirectoryError) as error:
@@ -68,6 +72,22 @@ def read_weights(path: str | Path) -> dict[str, Any]:
         unsafe = _is_torch_file(path) and "Unsupported global" in str(error)
         reason = "it would run code on loading" if unsafe else "it is damaged or no torch file"
         raise CocosegError(f"{path}: not a model or checkpoint that can be loaded; {reason}") from error
+
+
+def read_weights(path: str | Path) -> dict[str, Any]:
+    """Read a model file or a checkpoint of ours.
+
+    Returns:
+        its content, with `spec` a ModelSpec and `state_dict` the network's own keys.
+
+    Raises:
+        CocosegError: it is not there, damaged, or not ours.
+    """
+    return interpreted(read_file(path), path)
+
+
+def interpreted(content: Any, path: str | Path) -> dict[str, Any]:
+    """What `read_weights` returns, of a file's content."""
     if not isinstance(content, dict):
         raise CocosegError(f"{path}: not a model or checkpoint of this program (a {type(content).__name__})")
     if content.get("format", FORMAT) != FORMAT:

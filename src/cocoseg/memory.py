@@ -15,6 +15,7 @@ from cocoseg.device import untouched
 from cocoseg.errors import CocosegError
 from cocoseg.failures import is_out_of_memory
 from cocoseg.module import SegmentationModule
+from cocoseg.outputs import training_loss
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ def largest_batch(module: SegmentationModule, images: int, trainer: L.Trainer) -
         image = torch.zeros(batch, 3, *shape, device=device)
         mask = torch.zeros(batch, *shape, dtype=torch.int64, device=device)
         with trainer.precision_plugin.train_step_context():
-            loss = module.loss(net(image), mask)
+            loss, _ = training_loss(module.loss, net(image), mask)
         loss.backward()
         net.zero_grad(set_to_none=True)
         return torch.cuda.max_memory_allocated(device) + optimizer

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from cocoseg.ema import Average, follow_setting
 from cocoseg.labels import IGNORE_INDEX
 from cocoseg.metrics import ConfusionMatrix, MeanLoss, Scores
+from cocoseg.outputs import Output, logits_of, training_loss
 from cocoseg.spec import ModelSpec
 
 Batch = tuple[Tensor, Tensor]  # image (B, 3, H, W) float32, mask (B, H, W) int64
@@ -19,7 +20,7 @@ class SegmentationModule(L.LightningModule):
     """Trains a network with a loss and an optimizer, and scores it.
 
     Args:
-        net: image (B, 3, H, W) -> logits (B, C, H, W).
+        net: image (B, 3, H, W) -> logits (B, C, H, W), or a mapping with them, see outputs.py.
         loss: logits and mask -> scalar, a mean over the pixels that are not ignored.
         optimizer: parameters -> optimizer.
         ema: of the weights' average, see ema.py; None for none.
@@ -50,7 +51,7 @@ class SegmentationModule(L.LightningModule):
         self.scores: Scores | None = None
         self.matrix: Tensor | None = None
         self.scores_are_partial = False
-        self.compiled: Callable[[Tensor], Tensor] | None = None
+        self.compiled: Callable[[Tensor], Output] | None = None
         self.base_rates: list[list[float]] = []
         self.train_loss = MeanLoss()
         self.val_loss = MeanLoss()
@@ -58,7 +59,7 @@ class SegmentationModule(L.LightningModule):
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, C, H, W) of image (B, 3, H, W)."""
-        return self.result(image)
+        return logits_of(self.result(image))
 
     @property
     def result(self) -> nn.Module:
@@ -67,10 +68,11 @@ class SegmentationModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         image, mask = batch
-        loss = self.loss((self.compiled or self.net)(image.to(self.dtype)), mask)
+        output = (self.compiled or self.net)(image.to(self.dtype))
+        total, loss = training_loss(self.loss, output, mask)
         self.train_loss.update(loss.detach(), _pixels(mask))
         self.log("train/loss_step", loss, prog_bar=True)
-        return loss
+        return total
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_index: int) -> None:
         if self.average is not None:

@@ -4,6 +4,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
+
+from cocoseg.errors import CocosegError
 
 # They take `fused`: all parameters in one go. (torch's own choice is a loop over them on a CPU, and a few
 # operations for each of several groups on a GPU.)
@@ -37,3 +40,22 @@ def decayed(optimizer: Any, parameters: Iterable[nn.Parameter]) -> list[Any]:
     others = [parameter for parameter in parameters if parameter.ndim <= 1]
     groups = [{"params": weights}, {"params": others, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
+
+
+def require_same_groups(optimizer: Optimizer, state: dict[str, Any], where: str) -> None:
+    """Refuse an optimizer's saved state whose groups of parameters are others.
+
+    Args:
+        state: of `Optimizer.state_dict()`.
+        where: names the file.
+
+    Raises:
+        CocosegError: says which settings make groups.
+    """
+    ours = [len(group["params"]) for group in optimizer.param_groups]
+    theirs = [len(group["params"]) for group in state["param_groups"]]
+    if ours != theirs:
+        raise CocosegError(
+            f"{where}: its optimizer has the weights in groups of {theirs}, and here they are {ours}; keep "
+            "finetune.encoder_lr and optimizer.weight_decay as they were"
+        )

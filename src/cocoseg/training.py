@@ -25,10 +25,13 @@ from cocoseg.device import in_channels_last, settled
 from cocoseg.export import read_checkpoint
 from cocoseg.failures import StopAtNoNumber, explained
 from cocoseg.files import from_here
+from cocoseg.finetuning import FreezeEncoder, encoder_of, slowed
 from cocoseg.finish import Exporter, finish
 from cocoseg.module import SegmentationModule
-from cocoseg.optimizer import decayed, with_fused
+from cocoseg.networks import arguments_of, is_own, probe
+from cocoseg.optimizer import decayed, require_same_groups, with_fused
 from cocoseg.pacing import KeepBudget, trainer_settings
+from cocoseg.pretrained import Pretrained, read_pretrained
 from cocoseg.resuming import best_beside
 from cocoseg.schedule import ScheduleRate
 from cocoseg.spec import ModelSpec
@@ -46,6 +49,8 @@ def train(config: Config, run_dir: Path, budget: Budget) -> int:
     checkpoint = read_checkpoint(config.ckpt_path) if config.ckpt_path else None
     if checkpoint is not None:
         budget.resume(checkpoint.get("budget"))
+    arguments_of(config.model)  # what is wrong there shows before the data are prepared
+    pretrained = None if checkpoint is not None else read_pretrained(config.model)
 
     data = SegmentationDataModule(config, progress=lambda: budget.progress)
     data.prepare_data()
@@ -55,9 +60,11 @@ def train(config: Config, run_dir: Path, budget: Budget) -> int:
         for said in one_sided(data.class_counts(), data.val_class_counts(), data.labels):
             log.warning(said)
 
-    module = make_module(config, data, settings)
+    module = make_module(config, data, settings, pretrained)
     if checkpoint is not None:
         module.spec.require_same(checkpoint["spec"], where=config.ckpt_path)
+        states = checkpoint["optimizer_states"]
+        require_same_groups(module.configure_optimizers(), states[0], where=config.ckpt_path)
 
     exporter = Exporter(module, data, run_dir, budget)
     earlier = best_beside(Path(config.ckpt_path)) if config.ckpt_path else None
@@ -75,6 +82,8 @@ def train(config: Config, run_dir: Path, budget: Budget) -> int:
         logger=build(config.logger, "logger", save_dir=run_dir) if config.logger else False,
     )
     fit = memory.FitInMemory(make_trainer, settings.get("accumulate_grad_batches") or 1, last)
+    if not is_own(config.model):
+        probe(module, fit.trainer, images=2 if data.batch_size == AUTO else data.batch_size)
 
     if budget.is_spent() and checkpoint is not None:
         spent, limit = clock(budget.used()), clock(budget.limit)
@@ -96,16 +105,29 @@ def train(config: Config, run_dir: Path, budget: Budget) -> int:
     return stop.exit_code
 
 
-def make_module(config: Config, data: SegmentationDataModule, settings: dict[str, Any]) -> SegmentationModule:
+def make_module(
+    config: Config,
+    data: SegmentationDataModule,
+    settings: dict[str, Any],
+    pretrained: Pretrained | None = None,
+) -> SegmentationModule:
     """The network, the loss and the optimizer that `config` names, for the classes of the data."""
-    network = {**config.model, "num_classes": len(data.labels)}
+    network = arguments_of(config.model, len(data.labels))
     node = with_fused(config.optimizer, settings)
+    net = in_channels_last(build(network, "model"))
+    if pretrained is not None:
+        pretrained.load_into(net, data.labels)
+    finetune = config.finetune
+    encoder = encoder_of(net) if finetune.frozen or finetune.encoder_lr != 1 else None
 
     def optimizer(parameters: Iterable[nn.Parameter]) -> Optimizer:
-        return build(node, "optimizer", decayed(node, parameters))
+        groups = decayed(node, parameters)
+        if finetune.encoder_lr != 1:
+            groups = slowed(groups, encoder, finetune.encoder_lr * node["lr"])
+        return build(node, "optimizer", groups)
 
     return SegmentationModule(
-        net=in_channels_last(build(network, "model")),
+        net=net,
         loss=make_loss(config, data),
         optimizer=optimizer,
         spec=ModelSpec(network, data.labels, tuple(config.data.image_size)),
@@ -128,7 +150,10 @@ def pacing(config: Config, budget: Budget, data: SegmentationDataModule) -> list
     callbacks: list[L.Callback] = []
     if config.compile:  # before the budget takes training to have begun
         callbacks.append(CompileNetwork(config.compile, data, budget))
-    return [*callbacks, KeepBudget(budget, config), ScheduleRate(config.schedule, budget), StopAtNoNumber()]
+    callbacks += [KeepBudget(budget, config), ScheduleRate(config.schedule, budget), StopAtNoNumber()]
+    if config.finetune.frozen:
+        callbacks.append(FreezeEncoder(config.finetune.frozen, budget))
+    return callbacks
 
 
 def display(config: Config, budget: Budget) -> list[L.Callback]:

@@ -1,10 +1,17 @@
 """The U-Net of Ronneberger et al. 2015 (arXiv 1505.04597), with padding, BatchNorm and any input size."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cocoseg.errors import CocosegError
+from cocoseg.blocks import (
+    Up,
+    check_counts,
+    check_rates,
+    check_upsample,
+    convolved,
+    padded,
+    require_several_values,
+)
 
 
 class UNet(nn.Module):
@@ -36,30 +43,22 @@ class UNet(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
-        for name, value in (("num_classes", num_classes), ("base_channels", base_channels), ("depth", depth)):
-            if type(value) is not int or value < 1:
-                raise ValueError(f"{name} is {value!r}; it must be a whole number from 1 up")
-        if upsample not in ("transpose", "bilinear"):
-            raise ValueError(f"upsample is {upsample!r}; it must be transpose or bilinear")
-        if type(dropout) not in (int, float) or not 0 <= dropout < 1:
-            raise ValueError(f"dropout is {dropout!r}; it must lie in [0, 1)")
+        check_counts({"num_classes": num_classes, "base_channels": base_channels, "depth": depth})
+        check_upsample(upsample)
+        check_rates({"dropout": dropout})
         widths = [base_channels * 2**level for level in range(depth + 1)]
         self.multiple = 2**depth
-        self.stem = double_conv(3, widths[0])
-        self.down = nn.ModuleList(double_conv(width, 2 * width) for width in widths[:-1])
+        self.stem = convolved(3, widths[0], 2)
+        self.down = nn.ModuleList(convolved(width, 2 * width, 2) for width in widths[:-1])
         self.dropout = nn.Dropout2d(dropout)
-        self.up = nn.ModuleList(Up(2 * width, upsample) for width in reversed(widths[:-1]))
+        self.up = nn.ModuleList(Up(2 * width, width, width, upsample) for width in reversed(widths[:-1]))
         self.head = nn.Conv2d(widths[0], num_classes, kernel_size=1)
 
     def forward(self, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
-        x = self._pad(image)
-        if self.training and x.shape[0] * (x.shape[2] // self.multiple) * (x.shape[3] // self.multiple) == 1:
-            raise CocosegError(
-                f"training on one image of {height}x{width} leaves the deepest level one value per channel: "
-                "take a larger image_size or batch_size, or a smaller depth"
-            )
-        x = self.stem(x)
+        if self.training:
+            require_several_values(image, self.multiple, ", or a smaller depth")
+        x = self.stem(padded(image, self.multiple))
         skips = []
         for block in self.down:
             skips.append(x)
@@ -68,40 +67,3 @@ class UNet(nn.Module):
         for block in self.up:
             x = block(x, skips.pop())
         return self.head(x)[..., :height, :width]
-
-    def _pad(self, image: Tensor) -> Tensor:
-        """Repeat the right and bottom border up to the next multiple of 2^depth."""
-        height, width = image.shape[-2:]
-        bottom, right = -height % self.multiple, -width % self.multiple
-        return F.pad(image, (0, right, 0, bottom), mode="replicate") if bottom or right else image
-
-
-class Up(nn.Module):
-    """One level of the decoder: (B, C, H, W) and its skip (B, C/2, 2H, 2W) -> (B, C/2, 2H, 2W)."""
-
-    def __init__(self, channels: int, upsample: str):
-        super().__init__()
-        half = channels // 2
-        if upsample == "transpose":
-            self.grow: nn.Module = nn.ConvTranspose2d(channels, half, kernel_size=2, stride=2)
-        else:
-            self.grow = nn.Sequential(
-                nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
-                nn.Conv2d(channels, half, kernel_size=1),
-            )
-        self.conv = double_conv(channels, half)
-
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        return self.conv(torch.cat((skip, self.grow(x)), dim=1))
-
-
-def double_conv(inputs: int, outputs: int) -> nn.Sequential:
-    """Two 3x3 convolutions, each with BatchNorm (hence no bias) and ReLU; the size stays."""
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(outputs, outputs, kernel_size=3, padding=1, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(inplace=True),
-    )

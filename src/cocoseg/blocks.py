@@ -1,0 +1,95 @@
+"""What the networks are made of, and the rules that their inputs and arguments share."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cocoseg.errors import CocosegError
+
+UPSAMPLES = ("transpose", "bilinear")
+
+
+class Up(nn.Module):
+    """One level of a decoder: (B, inputs, H, W) and its skip (B, skip, 2H, 2W) -> (B, outputs, 2H, 2W).
+
+    Args:
+        inputs, skip, outputs: channels.
+        upsample: `transpose` (a 2x2 transposed convolution of stride 2) or `bilinear` (followed by a 1x1
+            convolution).
+        convolutions: 3x3 ones, after the two are joined.
+    """
+
+    def __init__(self, inputs: int, skip: int, outputs: int, upsample: str, convolutions: int = 2):
+        super().__init__()
+        if upsample == "transpose":
+            self.grow: nn.Module = nn.ConvTranspose2d(inputs, outputs, kernel_size=2, stride=2)
+        else:
+            self.grow = nn.Sequential(
+                nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
+                nn.Conv2d(inputs, outputs, kernel_size=1),
+            )
+        self.conv = convolved(skip + outputs, outputs, convolutions)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        return self.conv(torch.cat((skip, self.grow(x)), dim=1))
+
+
+def convolved(inputs: int, outputs: int, count: int) -> nn.Sequential:
+    """So many 3x3 convolutions, each with BatchNorm (hence no bias) and ReLU; the size stays."""
+    layers: list[nn.Module] = []
+    for channels in (inputs, *[outputs] * (count - 1)):
+        layers += [
+            nn.Conv2d(channels, outputs, kernel_size=3, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+        ]
+    return nn.Sequential(*layers)
+
+
+def padded(image: Tensor, multiple: int) -> Tensor:
+    """Repeat the right and bottom border of (B, C, H, W) up to the next multiples."""
+    height, width = image.shape[-2:]
+    bottom, right = -height % multiple, -width % multiple
+    return F.pad(image, (0, right, 0, bottom), mode="replicate") if bottom or right else image
+
+
+def require_several_values(image: Tensor, multiple: int, advice: str) -> None:
+    """Refuse a training image (B, C, H, W) that leaves the deepest level a single value per channel, which
+    BatchNorm can't normalise.
+
+    Args:
+        multiple: pixels of the image per pixel of the deepest level, along each side.
+        advice: what to do beside a larger image or batch.
+
+    Raises:
+        CocosegError: it does.
+    """
+    batch, _, height, width = image.shape
+    if batch == 1 and max(height, width) <= multiple:
+        raise CocosegError(
+            f"training on one image of {height}x{width} leaves the deepest level one value per channel: "
+            f"take a larger image_size or batch_size{advice}"
+        )
+
+
+def check_counts(arguments: Mapping[str, Any]) -> None:
+    """Raises ValueError, which names the argument, where one is no whole number from 1 up."""
+    for name, value in arguments.items():
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{name} is {value!r}; it must be a whole number from 1 up")
+
+
+def check_rates(arguments: Mapping[str, Any]) -> None:
+    """Raises ValueError, which names the argument, where one is no probability below 1."""
+    for name, value in arguments.items():
+        if type(value) not in (int, float) or not 0 <= value < 1:
+            raise ValueError(f"{name} is {value!r}; it must lie in [0, 1)")
+
+
+def check_upsample(upsample: Any) -> None:
+    """Raises ValueError where it is none of its values."""
+    if upsample not in UPSAMPLES:
+        raise ValueError(f"upsample is {upsample!r}; it must be {' or '.join(UPSAMPLES)}")
