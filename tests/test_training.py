@@ -248,6 +248,8 @@ def test_the_preset_of_another_package(run):
     small = ("model.encoder_name=resnet18", "+model.decoder_channels=[8,8,8,8,8]", "trainer.max_steps=2")
     folder = run("run", "model=smp_unet", *small, "finetune.encoder_lr=0.1")
     assert last(folder)["spec"]["network"]["classes"] == 7
+    with pytest.raises(CocosegError, match=r"^model: segmentation_models_pytorch\.Unet returns a tuple"):
+        run("odd", "model=smp_unet", *small, "+model.aux_params={classes: 2}")
 
 
 def test_a_package_that_is_missing(run, monkeypatch):

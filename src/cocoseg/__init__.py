@@ -8,6 +8,8 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "CocosegError": "cocoseg.errors",
     "LabelMap": "cocoseg.labels",
+    "ResNetUNet": "cocoseg.resnet_unet",
+    "ResidualUNet": "cocoseg.residual",
     "SegmentationDataset": "cocoseg.dataset",
     "UNet": "cocoseg.unet",
     "create_segmentation_masks": "cocoseg.masks",
