@@ -19,7 +19,20 @@ from tiny import TINY_RUN
 CONF = ROOT / "conf"
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
-TINY = (*TINY_RUN, "trainer.max_steps=2", "trainer.val_check_interval=2", "trainer.precision=32-true")
+# Tiny ones of each network.
+NETWORKS = {
+    "unet": ("model.base_channels=2", "model.depth=2"),
+    "residual": ("model.base_channels=2", "model.depth=2"),
+    "resnet_unet": ("model.encoder=resnet18", "model.decoder_channels=[4,4,4,4,4]", "model.weights=null"),
+}
+OF_ANY = tuple(override for override in TINY_RUN if not override.startswith("model."))
+TINY = (
+    *OF_ANY,
+    "data.cache_size=null",
+    "trainer.max_steps=2",
+    "trainer.val_check_interval=2",
+    "trainer.precision=32-true",
+)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -34,7 +47,9 @@ def test_every_experiment_trains(experiment, shapes_root, tmp_path):
         "data.shapes=null",
     )
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = OmegaConf.to_object(compose("train", [f"experiment={experiment}", *places, *TINY]))
+        chosen = [f"experiment={experiment}", *places, *TINY]
+        module = compose("train", chosen).model["_target_"].split(".")[1]
+        config = OmegaConf.to_object(compose("train", [*chosen, *NETWORKS[module]]))
     check(config)
     run_dir = tmp_path / "run"
 
