@@ -1,6 +1,7 @@
 """The data side of training: preparation, split, loaders, batches."""
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import lightning as L
 import numpy as np
@@ -25,19 +26,40 @@ Pairs = Dataset[tuple[Tensor, Tensor]]
 class Shuffle(Sampler[int]):
     """All numbers below `count`, in another order each time, which only depends on the seed and how often.
 
+    Of several processes each gets every so many-th of that order, and all get equally many: what is left over
+    waits for another order.
+
     torch's own sampler draws from its generator again when it is read to its end, which a loader with workers
     does and one without does not; and a loader takes numbers for its workers from a generator given to it.
     """
 
-    def __init__(self, count: int, seed: int):
+    def __init__(self, count: int, seed: int, rank: int = 0, processes: int = 1):
         self.count = count
+        self.rank = rank
+        self.processes = processes
         self._generator = torch.Generator().manual_seed(seed)
 
     def __len__(self) -> int:
-        return self.count
+        return self.count // self.processes
 
     def __iter__(self) -> Iterator[int]:
-        return iter(torch.randperm(self.count, generator=self._generator).tolist())
+        order = torch.randperm(self.count, generator=self._generator).tolist()
+        return iter(order[self.rank :: self.processes][: len(self)])
+
+
+def in_batches(count: int, batch_size: int, rank: int = 0, processes: int = 1) -> list[list[int]]:
+    """All numbers below `count`, each in one batch of one process, in batches of about equal size.
+
+    All processes get equally many batches, between which they can agree on going on: for that a batch of a
+    process that has one number more than others may become one larger than asked for.
+
+    Args:
+        count: no less than `processes`.
+    """
+    own = range(rank, count, processes)
+    batches = min(-(-count // (processes * batch_size)), count // processes)
+    ends = [len(own) * number // batches for number in range(batches + 1)]
+    return [list(own[begin:end]) for begin, end in pairwise(ends)]
 
 
 class SegmentationDataModule(L.LightningDataModule):
@@ -111,17 +133,31 @@ class SegmentationDataModule(L.LightningDataModule):
         return Batches(self.train_set).class_counts()[:, : len(self.labels)]
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        # A last batch of one image could leave BatchNorm a single value per channel.
-        drop_last = len(self.train_set) >= self.batch_size
         # A resumed run takes another order: killed again and again, it would see the same first images only.
-        done, rank = (self.trainer.global_step, self.trainer.global_rank) if self.trainer else (0, 0)
+        done = self.trainer.global_step if self.trainer else 0
+        rank, processes = self._share()
         size = tuple(self.data.image_size)
         self._augment = Augment(self.config.augment, size, seed=self.config.seed + done + (rank << 32))
-        sampler = Shuffle(len(self.train_set), seed=self.config.seed + done)
-        return self._loader(self.train_set, sampler=sampler, drop_last=drop_last)
+        sampler = Shuffle(len(self.train_set), self.config.seed + done, rank, processes)
+        # A last batch of one image could leave BatchNorm a single value per channel.
+        drop_last = len(sampler) >= self.batch_size
+        return self._loader(
+            self.train_set, batch_size=self.batch_size, sampler=sampler, drop_last=drop_last
+        )
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        return self._loader(self.val_set, shuffle=False)
+        batches = in_batches(len(self.val_set), self.batch_size, *self._share())
+        return self._loader(self.val_set, batch_sampler=batches)
+
+    def _share(self) -> tuple[int, int]:
+        """Which of how many processes this is."""
+        rank, processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        for name, images in (("training", self.train_set), ("validation", self.val_set)):
+            if len(images) < processes:
+                raise CocosegError(
+                    f"{len(images)} {name} images are too few for {processes} devices: lower trainer.devices"
+                )
+        return rank, processes
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], index: int) -> tuple[Tensor, Tensor]:
         """On the device: bytes to what the network takes; training images are augmented."""
@@ -134,7 +170,6 @@ class SegmentationDataModule(L.LightningDataModule):
         workers = self._num_workers()
         return DataLoader(
             Batches(dataset),
-            batch_size=self.batch_size,
             num_workers=workers,
             collate_fn=as_is,
             persistent_workers=workers > 0,

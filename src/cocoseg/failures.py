@@ -1,5 +1,6 @@
 """What can end a training beside its limit: a loss that is no number, memory that runs out."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -7,6 +8,7 @@ import lightning as L
 import torch
 
 from cocoseg.errors import TrainingError
+from cocoseg.processes import agreed, is_lost, rank
 
 LOOK_EVERY = 10  # steps on a GPU, where looking at the loss means waiting for it
 
@@ -19,9 +21,11 @@ class StopAtNoNumber(L.Callback):
     ) -> None:
         if loss.is_cuda and trainer.global_step % LOOK_EVERY:
             return
-        if not torch.isfinite(loss):
+        finite = bool(torch.isfinite(loss))
+        if agreed(noticed=not finite)[0]:
+            value = f"{loss.item():g}" if not finite else "no number on another device"
             raise TrainingError(
-                f"the loss is {loss.item():g} at step {trainer.global_step}, so training can't go on; lower "
+                f"the loss is {value} at step {trainer.global_step}, so training can't go on; lower "
                 "optimizer.lr, or set trainer.gradient_clip_val=1"
             )
 
@@ -36,7 +40,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Say in one line that memory ran out, and what to do.
+    """Say in one line that memory ran out, and what to do; or that another process has ended, which says why
+    itself, as the first one does for all others.
 
     Raises:
         TrainingError: instead of the library's own error.
@@ -44,6 +49,10 @@ def explained() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
+        if is_lost(error):
+            if rank() > 0:
+                sys.exit(1)
+            raise TrainingError("another process of this training has ended, see above") from error
         if is_out_of_memory(error) or isinstance(error, MemoryError):
             raise TrainingError(
                 "out of memory: lower data.batch_size (with trainer.accumulate_grad_batches to make up for "
