@@ -10,6 +10,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from cocoseg.processes import count
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 if hasattr(signal, "SIGUSR1"):
     SIGNALS += (signal.SIGUSR1,)  # a scheduler's warning that the job's time is nearly up
@@ -31,6 +33,7 @@ class StopOnSignal(L.Callback):
     """
 
     received: signal.Signals | None = None
+    _all_know = False  # so that none stops alone, where a signal comes right after they have talked
     _listens = False
 
     @property
@@ -65,6 +68,7 @@ class StopOnSignal(L.Callback):
         """Some process of this training has received this signal; 0 for none."""
         if number:
             self.received = signal.Signals(int(number))
+            self._all_know = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._replace_lightnings_answer(trainer)
@@ -92,7 +96,7 @@ class StopOnSignal(L.Callback):
         signal.signal(signal.SIGTERM, self._note if self.received is None else signal.SIG_DFL)
 
     def _stop_if_asked(self) -> None:
-        if self.received is not None:
+        if self.received is not None and (self._all_know or count() == 1):
             raise StoppedBySignalError(self.received.name)
 
 
