@@ -39,7 +39,9 @@ class Witness(L.Callback):
         content = {"weights": pl_module.state_dict(), "matrix": pl_module.matrix}
         torch.save(content, self.path(trainer, "pt"))
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
         self.on_train_end(trainer, pl_module)
 
     def path(self, trainer: L.Trainer, kind: str) -> Path:
@@ -57,5 +59,5 @@ class Trouble(L.Callback):
             return
         if self.kind == "error":
             raise ZeroDivisionError("on purpose")
-        loss = pl_module.loss
-        pl_module.loss = lambda logits, mask: loss(logits, mask) * float("nan")
+        loss = pl_module.loss.forward
+        pl_module.loss.forward = lambda logits, mask: loss(logits, mask) * float("nan")

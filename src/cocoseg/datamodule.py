@@ -141,9 +141,7 @@ class SegmentationDataModule(L.LightningDataModule):
         sampler = Shuffle(len(self.train_set), self.config.seed + done, rank, processes)
         # A last batch of one image could leave BatchNorm a single value per channel.
         drop_last = len(sampler) >= self.batch_size
-        return self._loader(
-            self.train_set, batch_size=self.batch_size, sampler=sampler, drop_last=drop_last
-        )
+        return self._loader(self.train_set, batch_size=self.batch_size, sampler=sampler, drop_last=drop_last)
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         batches = in_batches(len(self.val_set), self.batch_size, *self._share())

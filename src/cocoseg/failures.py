@@ -23,6 +23,8 @@ class StopAtNoNumber(L.Callback):
             return
         finite = bool(torch.isfinite(loss))
         if agreed(noticed=not finite)[0]:
+            if rank() > 0:
+                sys.exit()  # the first process says it for all
             value = f"{loss.item():g}" if not finite else "no number on another device"
             raise TrainingError(
                 f"the loss is {value} at step {trainer.global_step}, so training can't go on; lower "
