@@ -2,12 +2,15 @@
 
 import os
 import sys
+from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 
-from cocoseg.budget import LEDGER, kept_in
-from cocoseg.cli import entry_point, is_typed, start_run, typed
+from cocoseg.budget import LEDGER, Budget, kept_in
+from cocoseg.cli import entry_point, is_typed, refuse_several_in, run_folder, start_run, typed
+from cocoseg.config import Config
+from cocoseg.ranks import following, leads
 from cocoseg.resuming import claimed, continue_run
 
 
@@ -15,21 +18,30 @@ from cocoseg.resuming import claimed, continue_run
 @entry_point
 def main(cfg: DictConfig) -> None:
     config = typed(cfg)
+    refuse_several_in(config)
+    if not leads(config.trainer):  # of several processes on several devices this is not the first one
+        with following():
+            run(config, run_folder(), Budget(None))
+        return
     goes_on = config.ckpt_path is not None or config.resume is not None
     run_dir = start_run(cfg, overwrite=goes_on)
     with claimed(run_dir):  # before the ledger is read, which whoever was there may still have written to
         budget = continue_run(config, run_dir, limit_is_typed=is_typed("trainer.max_time"))
         with kept_in(run_dir / LEDGER, budget):  # a kill during the imports counts, too
-            # Before torch is loaded: threads that spin while they wait starve the loaders, and on busy cores
-            # a step took six times as long (docs/LOG.md).
-            os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-            # Imported here, so that --help and mistakes in the configuration answer at once.
-            from cocoseg.training import train
-
-            exit_code = train(config, run_dir, budget)
+            exit_code = run(config, run_dir, budget)
     if exit_code:
         sys.exit(exit_code)
+
+
+def run(config: Config, run_dir: Path, budget: Budget) -> int:
+    # Before torch is loaded: threads that spin while they wait starve the loaders, and on busy cores
+    # a step took six times as long (docs/LOG.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+    # Imported here, so that --help and mistakes in the configuration answer at once.
+    from cocoseg.training import train
+
+    return train(config, run_dir, budget)
 
 
 if __name__ == "__main__":

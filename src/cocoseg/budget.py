@@ -172,6 +172,12 @@ class Budget:
         self.spent = Spent(**ledger["spent"])
         self.expected = Expected(**ledger["expected"])
 
+    def follow(self, ledger: dict[str, Any]) -> None:
+        """Take over the clock of the process that leads this one: what its `to_dict` says now."""
+        self.limit = ledger["limit"]
+        self.began = time.monotonic()
+        self.resume(ledger)
+
 
 def open_budget(limit: float | None) -> Budget:
     """The budget of a job: of the first one of a process since the process began, of later ones from now."""

@@ -16,6 +16,8 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from cocoseg.budget import Budget
 from cocoseg.errors import CocosegError
 from cocoseg.files import whole_file, write_bytes
+from cocoseg.processes import agreed, count, rank
+from cocoseg.stopping import StoppedBySignalError
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -65,7 +67,7 @@ class LastCheckpoint(L.Callback):
         due = self.saved_at is None or (
             time.monotonic() - self.saved_at >= self.every and not self.budget.is_near_its_end()
         )
-        if trainer.strategy.broadcast(due) if trainer.world_size > 1 else due:
+        if agreed(due)[0]:
             self.save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -75,7 +77,9 @@ class LastCheckpoint(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
         # Not after an error of ours: the disk is full, or the weights are no numbers any more. Nor while a
-        # checkpoint is being restored: half of it would be written back.
+        # checkpoint is being restored: half of it would be written back. Nor where other processes go on.
+        if count() > 1 and not isinstance(exception, StoppedBySignalError):
+            return
         if self.training and not isinstance(exception, CocosegError) and trainer.global_step > 0:
             self.save(trainer)
 
@@ -124,7 +128,7 @@ class BestCheckpoint(ModelCheckpoint):
         if not scores:
             return
         best = max(scores, key=scores.__getitem__)
-        if best.resolve() != here.resolve():
+        if best.resolve() != here.resolve() and rank() == 0:
             with whole_file(here) as temporary:
                 shutil.copyfile(best, temporary)
         score = torch.tensor(scores[best])

@@ -20,9 +20,12 @@ from omegaconf.errors import OmegaConfBaseException
 from cocoseg.config import Config, check
 from cocoseg.errors import CocosegError
 from cocoseg.files import from_here, write_bytes
+from cocoseg.ranks import may_be_several, started_one_by_one
 
 BAD_INPUT = CocosegError.exit_code
 INTERRUPTED = 130  # as a shell counts: 128 + SIGINT
+# Launchers whose jobs have no command line of their own, by which Lightning could start a job's processes.
+JOBS_IN_A_PROCESS = ("hydra._internal.", "hydra_plugins.hydra_joblib", "hydra_plugins.hydra_submitit")
 
 ConfigStore.instance().store(name="schema", node=Config, provider="cocoseg")
 
@@ -79,7 +82,36 @@ def typed(config: DictConfig, *, may_download: bool = False) -> Config:
 
 def is_typed(key: str) -> bool:
     """Whether a key stands on the command line."""
-    return key in [override.lstrip("+").split("=")[0] for override in HydraConfig.get().overrides.task]
+    given = HydraConfig.get().overrides
+    return key in [override.lstrip("+").split("=")[0] for override in [*given.task, *given.hydra]]
+
+
+def refuse_several_in(config: Config) -> None:
+    """Refuse several devices where their processes would not be of the same training.
+
+    Raises:
+        CocosegError: in the jobs of a sweep, which were seen to train other settings on each device, silently;
+            or where every process would name a run folder of its own.
+    """
+    if not may_be_several(config.trainer):
+        return
+    hydra = HydraConfig.get()
+    if hydra.mode == RunMode.MULTIRUN and hydra.launcher._target_.startswith(JOBS_IN_A_PROCESS):
+        raise CocosegError(
+            "trainer.devices, trainer.strategy: the processes of several devices would each run the whole "
+            "sweep, and train different settings; start each job as a process of its own "
+            "(hydra/launcher=local), or set trainer=default trainer.devices=1"
+        )
+    if started_one_by_one(config.trainer) and not (is_typed("run_dir") or is_typed("hydra.run.dir")):
+        raise CocosegError(
+            "run_dir: processes that torchrun or Slurm starts would each name a folder by the time; "
+            "name one for all, as in run_dir=runs/first"
+        )
+
+
+def run_folder() -> Path:
+    """The folder of this run."""
+    return Path(HydraConfig.get().runtime.output_dir)
 
 
 def start_run(config: DictConfig, *, overwrite: bool) -> Path:
@@ -88,7 +120,7 @@ def start_run(config: DictConfig, *, overwrite: bool) -> Path:
     Raises:
         CocosegError: the folder holds a run already, which is not to be overwritten.
     """
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    folder = run_folder()
     file = folder / "config.yaml"
     if file.exists() and not overwrite:
         raise CocosegError(

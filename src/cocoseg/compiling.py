@@ -15,6 +15,7 @@ from cocoseg.device import untouched
 from cocoseg.errors import TrainingError
 from cocoseg.failures import is_out_of_memory
 from cocoseg.outputs import Output, parts_of
+from cocoseg.processes import agreed
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class CompileNetwork(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         pl_module.compiled = None  # of another batch size, where memory ran out
-        if self.mode == AUTO and not self._is_worthwhile(pl_module.device):
+        if self.mode == AUTO and not agreed(self._is_worthwhile(pl_module.device))[0]:
             return
         net = pl_module.net
         torch.compiler.reset()  # of the jobs before it in a sweep: after eight it would compile no more
@@ -65,7 +66,7 @@ class CompileNetwork(L.Callback):
                 log.warning("compile: torch.compile failed (%s); training goes on without", reason)
                 return
         took = clock(time.monotonic() - begin)
-        if after < before:
+        if agreed(after < before)[0]:
             pl_module.compiled = compiled
             log.info("compile: the network is compiled, in %s", took)
         else:

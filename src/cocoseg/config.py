@@ -29,6 +29,8 @@ AUTO = "auto"
 COMPILES = (False, True, AUTO)
 IMAGENET = ("IMAGENET1K_V1", "IMAGENET1K_V2")  # torchvision's names of weights
 WEIGHTS_PARTS = ("all", "body", "encoder")
+DDP = "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false"
+STRATEGIES = (AUTO, *DDP)  # those of Lightning that start train.py for each device
 
 
 @dataclass
@@ -212,6 +214,7 @@ def check(config: Config, *, may_download: bool = False) -> None:
     _check_loss(config.loss)
     _check_model(config.model, goes_on=config.ckpt_path is not None or config.resume is not None)
     _check_finetune(config)
+    _check_devices(config)
     if not isinstance(config.callbacks, Mapping):
         raise CocosegError(f"callbacks is {config.callbacks!r}; it must map names to a _target_ each")
     if config.ckpt_path is not None and not Path(config.ckpt_path).is_file():
@@ -251,6 +254,17 @@ def _check_time(config: Config) -> None:
 def _has_an_end(trainer: Mapping[str, Any]) -> bool:
     numbers = trainer.get("max_epochs"), trainer.get("max_steps")
     return trainer.get("max_time") is not None or any(n is not None and n > 0 for n in numbers)
+
+
+def _check_devices(config: Config) -> None:
+    strategy, devices = config.trainer.get("strategy", AUTO), config.trainer.get("devices", 1)
+    if isinstance(strategy, str) and strategy not in STRATEGIES:
+        raise CocosegError(
+            f"trainer.strategy is {strategy!r}; it must be one of {', '.join(STRATEGIES)}, or have a _target_"
+        )
+    several = len(devices) if isinstance(devices, list) else devices if isinstance(devices, int) else 1
+    if several != 1 and config.data.batch_size == AUTO:
+        raise CocosegError("data.batch_size=auto is for one device; give a number")
 
 
 def _check_loss(loss: Any) -> None:

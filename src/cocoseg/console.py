@@ -30,6 +30,7 @@ def quiet_lightning() -> None:
         "Found .* module.* in eval mode at the start of training",  # the averaged weights are
         "Checkpoint directory .* exists and is not empty",  # of a run that goes on
         "The dirpath has changed from",  # a resumed run has a folder of its own
+        "It is recommended to use `self.log.*sync_dist=True",  # our scores are those of all processes
         "You're resuming from a checkpoint that ended before the epoch ended",
         "`ModelCheckpoint.*could not find the monitored key",  # a limit in steps before the first validation
     ):

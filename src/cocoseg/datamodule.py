@@ -19,7 +19,7 @@ from cocoseg.labels import LabelMap
 from cocoseg.pixels import normalised
 from cocoseg.prepare import prepare
 from cocoseg.prepared import PreparedSet, prepared_sets
-from cocoseg.sampling import Balanced, Shuffle, repeat_factors
+from cocoseg.sampling import Balanced, Share, Shuffle, in_batches, repeat_factors
 from cocoseg.stopping import leave_group
 
 log = logging.getLogger(__name__)
@@ -109,17 +109,21 @@ class SegmentationDataModule(L.LightningDataModule):
         return Batches(pairs).class_counts()[:, : len(self.labels)]
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        # A last batch of one image could leave BatchNorm a single value per channel.
-        drop_last = len(self.train_set) >= self.batch_size
         # A resumed run takes another order: killed again and again, it would see the same first images only.
-        done, rank = (self.trainer.global_step, self.trainer.global_rank) if self.trainer else (0, 0)
+        done = self.trainer.global_step if self.trainer else 0
         seed = self.config.seed + done
+        rank, processes = self._share()
         settings, size = self.config.augment, tuple(self.data.image_size)
         rare = rarity(self.class_counts()) if settings.rare_crop else None
         self._augment = Augment(settings, size, seed + rank * RANK_SEEDS, rare)
-        return self._loader(self.train_set, sampler=self._sampler(seed), drop_last=drop_last)
+        sampler = self._order(seed)
+        if processes > 1:
+            sampler = Share(sampler, rank, processes)
+        # A last batch of one image could leave BatchNorm a single value per channel.
+        drop_last = len(sampler) >= self.batch_size
+        return self._loader(self.train_set, batch_size=self.batch_size, sampler=sampler, drop_last=drop_last)
 
-    def _sampler(self, seed: int) -> Sampler[int]:
+    def _order(self, seed: int) -> Sampler[int]:
         if self.data.sampling == "uniform":
             return Shuffle(len(self.train_set), seed)
         sampler = Balanced(repeat_factors(self.class_counts()), seed)
@@ -128,7 +132,18 @@ class SegmentationDataModule(L.LightningDataModule):
         return sampler
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        return self._loader(self.val_set, shuffle=False)
+        batches = in_batches(len(self.val_set), self.batch_size, *self._share())
+        return self._loader(self.val_set, batch_sampler=batches)
+
+    def _share(self) -> tuple[int, int]:
+        """Which of how many processes this is."""
+        rank, processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        for name, images in (("training", self.train_set), ("validation", self.val_set)):
+            if len(images) < processes:
+                raise CocosegError(
+                    f"{len(images)} {name} images are too few for {processes} devices: lower trainer.devices"
+                )
+        return rank, processes
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], index: int) -> tuple[Tensor, Tensor]:
         """On the device: bytes to what the network takes; training images are augmented."""
@@ -141,7 +156,6 @@ class SegmentationDataModule(L.LightningDataModule):
         workers = self._num_workers()
         return DataLoader(
             Batches(dataset),
-            batch_size=self.batch_size,
             num_workers=workers,
             collate_fn=as_is,
             persistent_workers=workers > 0,

@@ -1,5 +1,6 @@
 """What can end a training beside its limit: a loss that is no number, memory that runs out."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,6 +9,7 @@ import lightning as L
 import torch
 
 from cocoseg.errors import TrainingError
+from cocoseg.processes import agreed, is_lost, rank
 
 LOOK_EVERY = 10  # steps on a GPU, where looking at the loss means waiting for it
 
@@ -22,20 +24,27 @@ class StopAtNoNumber(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, loss: torch.Tensor
     ) -> None:
         self._loss = loss.detach()
-        if not loss.is_cuda or trainer.global_step % LOOK_EVERY == 0:
-            self._look(trainer)
+        if loss.is_cuda and trainer.global_step % LOOK_EVERY:
+            return
+        finite = bool(torch.isfinite(loss))
+        if agreed(noticed=not finite)[0]:
+            if rank() > 0:
+                sys.exit()  # the first process says it for all
+            raise _no_number(trainer, f"{loss.item():g}" if not finite else "no number on another device")
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        self._look(trainer)  # whatever came since the last look
-
-    def _look(self, trainer: L.Trainer) -> None:
+        # Whatever came since the last look.
         if self._loss is not None and not torch.isfinite(self._loss):
-            raise TrainingError(
-                f"the loss is {self._loss.item():g} at step {trainer.global_step}, so training can't go on; "
-                "lower optimizer.lr, or set trainer.gradient_clip_val=1"
-            )
+            raise _no_number(trainer, f"{self._loss.item():g}")
+
+
+def _no_number(trainer: L.Trainer, value: str) -> TrainingError:
+    return TrainingError(
+        f"the loss is {value} at step {trainer.global_step}, so training can't go on; lower optimizer.lr, or "
+        "set trainer.gradient_clip_val=1"
+    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -48,7 +57,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Say in one line that memory ran out, and what to do.
+    """Say in one line that memory ran out, and what to do; or that another process has ended, which says why
+    itself, as the first one does for all others.
 
     Raises:
         TrainingError: instead of the library's own error.
@@ -56,6 +66,10 @@ def explained() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
+        if is_lost(error):
+            if rank() > 0:
+                sys.exit(1)
+            raise TrainingError("another process of this training has ended, see above") from error
         if is_out_of_memory(error) or isinstance(error, MemoryError):
             raise TrainingError(
                 "out of memory: lower data.batch_size (with trainer.accumulate_grad_batches to make up for "

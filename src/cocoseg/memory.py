@@ -16,6 +16,7 @@ from cocoseg.errors import CocosegError
 from cocoseg.failures import is_out_of_memory
 from cocoseg.module import SegmentationModule
 from cocoseg.outputs import training_loss
+from cocoseg.processes import count
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +125,8 @@ class FitInMemory:
                 self.trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
                 return
             except RuntimeError as error:
-                if not is_out_of_memory(error) or data.batch_size == 1:
+                # Other processes may have had room, and be at the next step.
+                if not is_out_of_memory(error) or data.batch_size == 1 or count() > 1:
                     raise
             # Beyond the handler, whose exception holds on to the tensors of the step that failed.
             data.batch_size //= 2

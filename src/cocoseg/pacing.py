@@ -9,6 +9,8 @@ import lightning as L
 
 from cocoseg.budget import GUESS_MARGIN, Budget, clock
 from cocoseg.config import Config
+from cocoseg.processes import agreed
+from cocoseg.stopping import StopOnSignal
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +29,7 @@ def trainer_settings(config: Config, budget: Budget) -> dict[str, Any]:
     """Lightning's settings: without `max_time`, which is the budget's, and with a rule when to validate."""
     settings = {"check_val_every_n_epoch": None, **config.trainer}
     del settings["max_time"]
+    settings["use_distributed_sampler"] = False  # the data module gives each process its own images
     if is_paced(config, budget):
         settings["val_check_interval"] = NEVER  # until KeepBudget says otherwise
     elif settings.get("check_val_every_n_epoch") is None and not isinstance(
@@ -46,10 +49,12 @@ class KeepBudget(L.Callback):
     Args:
         budget: is told how long everything takes.
         config: its `budget.validation_share`, and whether `trainer` says when to validate.
+        stop: is told of signals that came to other processes; comes after this one in a trainer's callbacks.
     """
 
-    def __init__(self, budget: Budget, config: Config):
+    def __init__(self, budget: Budget, config: Config, stop: StopOnSignal | None = None):
         self.budget = budget
+        self.stop = stop or StopOnSignal()
         self.validation_share = config.budget.validation_share
         self.paced = is_paced(config, budget)
         self._steps: deque[float] = deque(maxlen=RECENT)  # seconds, loading included
@@ -77,7 +82,8 @@ class KeepBudget(L.Callback):
 
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
         self.budget.advance(_position(trainer))
-        self.budget.progress = self._agreed(trainer, self.budget.progress)
+        self.budget.progress, signal = agreed(self.budget.progress, noticed=self.stop.received or 0)
+        self.stop.tell(signal)
         loading = self._charge_since_mark("loading")
         self._loading = loading if self._steps else 0.0  # the first one waits for the loaders to start
 
@@ -87,7 +93,7 @@ class KeepBudget(L.Callback):
         self._steps.append(self._loading + self._charge_since_mark("computing"))
         self.budget.expected.step = max(self._steps)
         due = self._is_due() or _is_last_step(trainer)
-        stop, validate = self._agreed(trainer, (self.budget.is_spent(), due))
+        stop, validate, _ = agreed(self.budget.is_spent(), due)
         if stop:
             trainer.should_stop = True
         if self.paced:
@@ -112,8 +118,10 @@ class KeepBudget(L.Callback):
     def on_validation_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
         self._batch_began = time.monotonic()
         fits = self.budget.fits_validation_batch(self._batch_seconds)
+        fits, signal = agreed(fits, noticed=self.stop.received or 0)
+        self.stop.tell(signal)
         # One batch at least: there are no scores without.
-        if self._batches and not (trainer.sanity_checking or self._agreed(trainer, fits)):
+        if self._batches and not (trainer.sanity_checking or fits):
             self._cut = True
             raise StopIteration  # Lightning takes it for the end of the data
 
@@ -143,10 +151,6 @@ class KeepBudget(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint["budget"] = self.budget.to_dict()
-
-    def _agreed(self, trainer: L.Trainer, value: Any) -> Any:
-        """What the first process says: clocks of their own would let the others drift away."""
-        return trainer.strategy.broadcast(value) if trainer.world_size > 1 else value
 
     def _set_mark(self) -> None:
         self._mark = time.monotonic()

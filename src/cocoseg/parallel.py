@@ -75,13 +75,21 @@ def _start_worker(function: Callable[[Any], Any], start: Callable[[], None] | No
     # Ctrl-C reaches the whole group, and a scheduler's SIGTERM often does; the parent answers both.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    end_with_parent(parent)
     if start is not None:
         start()
 
 
+def end_with_parent(parent: int | None = None) -> None:
+    """From now on this process ends soon after its parent, which may be killed: nothing else would tell it.
+
+    Args:
+        parent: its number, where the parent may have ended by now.
+    """
+    threading.Thread(target=_end_with, args=(parent or os.getppid(),), daemon=True).start()
+
+
 def _end_with(parent: int) -> None:
-    """End this worker soon after its parent was killed: nothing else would tell it."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)

@@ -1,6 +1,7 @@
 """In which order the training images of an epoch come, and how often each."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -55,6 +56,39 @@ class Balanced(Sampler[int]):
         passed = (ends + torch.rand(1, generator=self._generator, dtype=torch.float64)).floor().long()
         numbers = order.repeat_interleave(passed.diff(prepend=torch.zeros(1, dtype=torch.long)))
         return iter(numbers[torch.randperm(count, generator=self._generator)].tolist())
+
+
+class Share(Sampler[int]):
+    """Every so many-th number of another sampler, which draws the same in all processes of a training.
+
+    All processes get equally many: what is left over waits for another order.
+    """
+
+    def __init__(self, whole: Sampler[int], rank: int, processes: int):
+        self.whole = whole
+        self.rank = rank
+        self.processes = processes
+
+    def __len__(self) -> int:
+        return len(self.whole) // self.processes
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(list(self.whole)[self.rank :: self.processes][: len(self)])
+
+
+def in_batches(count: int, batch_size: int, rank: int = 0, processes: int = 1) -> list[list[int]]:
+    """All numbers below `count`, each in one batch of one process, in batches of about equal size.
+
+    All processes get equally many batches, between which they can agree on going on: for that a batch of a
+    process that has one number more than others may become one larger than asked for.
+
+    Args:
+        count: no less than `processes`.
+    """
+    own = range(rank, count, processes)
+    batches = min(-(-count // (processes * batch_size)), count // processes)
+    ends = [len(own) * number // batches for number in range(batches + 1)]
+    return [list(own[begin:end]) for begin, end in pairwise(ends)]
 
 
 def repeat_factors(counts: np.ndarray) -> np.ndarray:

@@ -10,6 +10,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from cocoseg.processes import count
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 if hasattr(signal, "SIGUSR1"):
     SIGNALS += (signal.SIGUSR1,)  # a scheduler's warning that the job's time is nearly up
@@ -23,13 +25,16 @@ class StopOnSignal(L.Callback):
     """Ends `fit` between two batches once a signal has come; a second signal ends the process at once.
 
     An exception that a signal raises wherever the program happens to be can leave a lock taken (that of
-    TensorBoard's writer was seen) or a checkpoint half saved. Here the signal only leaves a note.
+    TensorBoard's writer was seen) or a checkpoint half saved. Here the signal only leaves a note, of which
+    KeepBudget tells the other processes of a training, so that all end after the same step.
 
     Attributes:
-        received: the signal that came, or None.
+        received: the signal that came, here or to another process, or None.
     """
 
     received: signal.Signals | None = None
+    _all_know = False  # so that none stops alone, where a signal comes right after they have talked
+    _listens = False
 
     @property
     def exit_code(self) -> int:
@@ -46,6 +51,7 @@ class StopOnSignal(L.Callback):
             yield
             return
         before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self._listens = True
         try:
             yield
         except (StoppedBySignalError, SIGTERMException):  # the second is Lightning's own answer to SIGTERM
@@ -54,8 +60,21 @@ class StopOnSignal(L.Callback):
             if self.received is None:  # else a signal to all processes has ended those of the loaders
                 raise
         finally:
+            self._listens = False
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def tell(self, number: float) -> None:
+        """Some process of this training has received this signal; 0 for none."""
+        if number:
+            self.received = signal.Signals(int(number))
+            self._all_know = True
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._replace_lightnings_answer(trainer)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._replace_lightnings_answer(trainer)
 
     def on_train_batch_start(self, *args: Any) -> None:
         self._stop_if_asked()
@@ -68,8 +87,16 @@ class StopOnSignal(L.Callback):
         for other in SIGNALS:
             signal.signal(other, signal.SIG_DFL)
 
+    def _replace_lightnings_answer(self, trainer: L.Trainer) -> None:
+        """To SIGTERM: of several processes it would broadcast in the midst of whatever another broadcasts, and
+        ask all before each step, for which every GPU is waited for."""
+        if trainer.world_size == 1 or not self._listens:
+            return
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
+        signal.signal(signal.SIGTERM, self._note if self.received is None else signal.SIG_DFL)
+
     def _stop_if_asked(self) -> None:
-        if self.received is not None:
+        if self.received is not None and (self._all_know or count() == 1):
             raise StoppedBySignalError(self.received.name)
 
 

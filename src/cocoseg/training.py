@@ -10,7 +10,7 @@ import lightning as L
 from torch import nn
 from torch.optim import Optimizer
 
-from cocoseg import memory
+from cocoseg import memory, processes
 from cocoseg.advice import Advice, one_sided
 from cocoseg.balance import class_weights
 from cocoseg.budget import Budget, clock
@@ -44,7 +44,13 @@ log = logging.getLogger(__name__)
 def train(config: Config, run_dir: Path, budget: Budget) -> int:
     """Prepare, train, export. Returns the exit code: not 0 where a signal ended the training early."""
     quiet_lightning()
-    L.seed_everything(config.seed, workers=True, verbose=False)
+    processes.join(config.trainer)
+    config.ckpt_path, ledger = processes.told((config.ckpt_path, budget.to_dict()))
+    leads = processes.rank() == 0
+    if not leads:
+        budget.follow(ledger)
+    # Each process drops other channels; weights and the split are those of the first one, and of `config.seed`.
+    L.seed_everything((config.seed + processes.rank()) % 2**32, workers=True, verbose=False)
     settings = settled(trainer_settings(config, budget))
     checkpoint = read_checkpoint(config.ckpt_path) if config.ckpt_path else None
     if checkpoint is not None:
@@ -53,7 +59,9 @@ def train(config: Config, run_dir: Path, budget: Budget) -> int:
     pretrained = None if checkpoint is not None else read_pretrained(config.model)
 
     data = SegmentationDataModule(config, progress=lambda: budget.progress)
-    data.prepare_data()
+    if processes.is_first_of_machine():
+        data.prepare_data()
+    processes.wait()
     data.setup("fit")
     log.info("training on %d images, validating on %d", len(data.train_set), len(data.val_set))
     if config.data.cache:  # else all masks would be read for it
@@ -77,7 +85,7 @@ def train(config: Config, run_dir: Path, budget: Budget) -> int:
         settings,
         "trainer",
         default_root_dir=run_dir,
-        callbacks=[*pacing(config, budget, data), best, last, stop, *display(config, budget)],
+        callbacks=[*pacing(config, budget, data, stop), best, last, stop, *display(config, budget, leads)],
         plugins=[WholeCheckpointIO(budget)],
         logger=build(config.logger, "logger", save_dir=run_dir) if config.logger else False,
     )
@@ -85,10 +93,11 @@ def train(config: Config, run_dir: Path, budget: Budget) -> int:
     if not is_own(config.model):
         probe(module, fit.trainer, images=2 if data.batch_size == AUTO else data.batch_size)
 
-    if budget.is_spent() and checkpoint is not None:
+    if checkpoint is not None and processes.agreed(budget.is_spent())[0]:
         spent, limit = clock(budget.used()), clock(budget.limit)
         log.warning("%s of %s are used: nothing left to train; budget.extend adds time", spent, limit)
-        exporter.export_from(earlier)
+        if leads:
+            exporter.export_from(earlier)
     else:
         if data.batch_size == AUTO:
             data.batch_size = memory.largest_batch(module, len(data.train_set), fit.trainer)
@@ -145,20 +154,22 @@ def make_loss(config: Config, data: SegmentationDataModule) -> nn.Module:
     return build(node, "loss")
 
 
-def pacing(config: Config, budget: Budget, data: SegmentationDataModule) -> list[L.Callback]:
+def pacing(
+    config: Config, budget: Budget, data: SegmentationDataModule, stop: StopOnSignal
+) -> list[L.Callback]:
     """What happens before steps and after them, in this order."""
-    callbacks: list[L.Callback] = []
+    callbacks: list[L.Callback] = [processes.SameStatistics()]
     if config.compile:  # before the budget takes training to have begun
         callbacks.append(CompileNetwork(config.compile, data, budget))
-    callbacks += [KeepBudget(budget, config), ScheduleRate(config.schedule, budget), StopAtNoNumber()]
+    callbacks += [KeepBudget(budget, config, stop), ScheduleRate(config.schedule, budget), StopAtNoNumber()]
     if config.finetune.frozen:
         callbacks.append(FreezeEncoder(config.finetune.frozen, budget))
     return callbacks
 
 
-def display(config: Config, budget: Budget) -> list[L.Callback]:
-    """What is seen of a run, and the user's own callbacks."""
-    callbacks: list[L.Callback] = [ExampleSheet(), Advice(budget)]
-    if config.trainer.get("enable_progress_bar", True):
+def display(config: Config, budget: Budget, leads: bool) -> list[L.Callback]:
+    """What is seen of a run, on the process that leads, and the user's own callbacks."""
+    callbacks: list[L.Callback] = [ExampleSheet(), Advice(budget)] if leads else []
+    if leads and config.trainer.get("enable_progress_bar", True):
         callbacks.append(progress_callback(budget))
     return callbacks + [build(node, f"callbacks.{name}") for name, node in config.callbacks.items()]
