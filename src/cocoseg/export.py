@@ -4,13 +4,13 @@ import io
 import platform
 import zipfile
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from cocoseg.ema import result_of
@@ -135,25 +135,30 @@ def _is_torch_file(path: str | Path) -> bool:
         return file.read(1) == b"\x80"
 
 
-def load_model(path: str | Path, net: nn.Module | None = None) -> SegmentationModel:
+def load_model(path: str | Path, net: nn.Module | type[nn.Module] | None = None) -> SegmentationModel:
     """Load `segmentation_model.pth` or a checkpoint as a network in evaluation mode, on the CPU.
 
     Args:
         path: the file.
-        net: the network to fill, where it is not one of this project's own.
+        net: the network to fill, or the class to build as the file says, where it is not one of this
+            project's own.
 
     Raises:
         CocosegError: the file can't be loaded, or names a network that must be passed as `net`.
     """
     content = read_weights(path)
     spec: ModelSpec = content["spec"]
-    if net is None:
+    if not isinstance(net, nn.Module):
         arguments = dict(spec.network)
         name = arguments.pop("_target_", None)
-        if name not in NETWORKS:
-            raise CocosegError(f"{path}: holds weights of {name}; build that network and pass it as net=")
+        kind = net or NETWORKS.get(name)
+        if kind is None:
+            raise CocosegError(
+                f"{path}: holds weights of {name}; pass that class, or the network, as net= "
+                f"(on a command line: network={name})"
+            )
         try:
-            net = NETWORKS[name](**arguments)
+            net = kind(**arguments)
         except (TypeError, ValueError) as error:
             raise CocosegError(f"{path}: {name} can't be built as the file says ({error})") from error
     try:
@@ -177,7 +182,7 @@ def save_model(
         "versions": {
             "python": platform.python_version(),
             "torch": str(torch.__version__),
-            "torchvision": str(torchvision.__version__),
+            "torchvision": version("torchvision"),  # importing it takes longer than torch
         },
     }
     buffer = io.BytesIO()
