@@ -1,4 +1,4 @@
-"""`gallery.html`: images, predictions and overlays to look through, in one page without a network. No torch."""
+"""`gallery.html`: images, predictions and overlays to look through, in one page that needs no network."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -67,12 +67,11 @@ def write_pictures(
     _write_jpeg(_place(folder, name, "image.jpg"), picture)
     over = PIL.Image.fromarray(overlay(np.asarray(picture), small, labels))
     _write_jpeg(_place(folder, name, "overlay.jpg"), over)
-    for kind, indices in (
-        ("mask", small),
-        ("truth", None if truth is None else _shrunk(truth, width, height)),
-    ):
-        if indices is not None:
-            write_bytes(_place(folder, name, f"{kind}.png"), png.encode(indices, palette=_palette(labels)))
+    palette = _palette(labels)
+    write_bytes(_place(folder, name, "mask.png"), png.encode(small, palette=palette))
+    if truth is not None:
+        small = _shrunk(truth, width, height)
+        write_bytes(_place(folder, name, "truth.png"), png.encode(small, palette=palette))
 
 
 def has_pictures(folder: Path, name: str) -> bool:
@@ -111,28 +110,25 @@ def _card(card: Card, labels: LabelMap) -> str:
     ranked = [(index, count) for index, count in ranked if count and index < len(labels)]
     chips = [_chip(index, labels.names[index], count / total) for index, count in ranked[:SHOWN]]
     more = f"<span>+{len(ranked) - SHOWN}</span>" if len(ranked) > SHOWN else ""
-    score = "" if card.score is None else f"<b>{card.score:.3f}</b> "
     title = escape(card.title)
 
-    def img(kind: str, alt: str, extra: str = "") -> str:
+    def figure(kind: str, alt: str) -> str:
+        return f"<figure>{img(kind, alt)}<figcaption>{alt.lower()}</figcaption></figure>"
+
+    def img(kind: str, alt: str, more: str = "") -> str:
         source = escape(quote(f"{FOLDER}/{card.name}.{kind}"))
         size = f'width="{shown[1]}" height="{shown[0]}"'
-        return f'<img src="{source}" alt="{alt} of {title}" {size} loading="lazy"{extra}>'
+        return f'<img src="{source}" alt="{alt} of {title}" {size} loading="lazy"{more}>'
 
-    truth = (
-        f"<figure>{img('truth.png', 'Truth')}<figcaption>truth</figcaption></figure>"
-        if card.has_truth
-        else ""
-    )
-    return (
-        f"<article><h2>{score}{title}</h2><p>{width}×{height}{' · ' if card.caption else ''}"
-        f"{escape(card.caption)}</p>"
-        f'<div class="row"><figure><div class="pair">{img("image.jpg", "Image")}'
-        f"{img('overlay.jpg', 'Overlay', ' class=over')}</div>"
-        f'<input type="range" min="0" max="100" value="50" aria-label="Overlay of {title}">'
-        "<figcaption>image | overlay</figcaption></figure>"
-        f"<figure>{img('mask.png', 'Prediction')}<figcaption>prediction</figcaption></figure>{truth}</div>"
-        f"<p>{''.join(chips)}{more}</p></article>"
+    return _CARD.substitute(
+        title=title,
+        score="" if card.score is None else f"<b>{card.score:.3f}</b> ",
+        about=escape(" · ".join(part for part in (f"{width} x {height}", card.caption) if part)),
+        image=img("image.jpg", "Image"),
+        overlay=img("overlay.jpg", "Overlay", ' class="over"'),
+        prediction=figure("mask.png", "Prediction"),
+        truth=figure("truth.png", "Truth") if card.has_truth else "",
+        legend="".join(chips) + more,
     )
 
 
@@ -168,6 +164,13 @@ def _write_jpeg(path: Path, picture: PIL.Image.Image) -> None:
     write_bytes(path, buffer.getvalue())
 
 
+_CARD = Template("""<article>
+<h2>$score$title</h2><p>$about</p>
+<div class="row"><figure><div class="pair">$image$overlay</div>
+<input type="range" min="0" max="100" value="50" aria-label="Overlay of $title">
+<figcaption>image | overlay</figcaption></figure>$prediction$truth</div>
+<p>$legend</p>
+</article>""")
 _PAGE = Template("""<!doctype html>
 <html lang="en">
 <meta charset="utf-8">

@@ -1,6 +1,6 @@
 """Pictures on their way from file to file: decoded and written by threads, beside the network.
 
-Decode and resize (threads) -> batches of equal inputs -> network and arg-max -> mask, overlay and small pictures
+Decode and resize (threads) -> batches of equal inputs -> network and arg-max -> mask, overlay, small pictures
 (threads). How much is on its way at a time is bounded, in pictures and in pixels.
 """
 
@@ -70,8 +70,14 @@ class Places:
 
 @dataclass
 class _Decoded:
-    """A picture that was read: the network's inputs (a batch of one), its own height and width, a picture of it to
-    look at (LONGEST at most, None where none is asked for), size and time of change of its file."""
+    """A picture that was read.
+
+    Attributes:
+        inputs: what the network is to see, a batch of one at each scale.
+        size: its own height and width, upright.
+        look: to draw on, its sides LONGEST at most; None where nothing is drawn.
+        file: size and time of change of its file.
+    """
 
     picture: Picture
     inputs: list[Tensor]
