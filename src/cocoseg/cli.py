@@ -17,7 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cocoseg.config import Config, check
+from cocoseg.config import Config, PredictConfig, check, check_predict
 from cocoseg.errors import CocosegError
 from cocoseg.files import from_here, write_bytes
 from cocoseg.ranks import may_be_several, started_one_by_one
@@ -28,6 +28,7 @@ INTERRUPTED = 130  # as a shell counts: 128 + SIGINT
 JOBS_IN_A_PROCESS = ("hydra._internal.", "hydra_plugins.hydra_joblib", "hydra_plugins.hydra_submitit")
 
 ConfigStore.instance().store(name="schema", node=Config, provider="cocoseg")
+ConfigStore.instance().store(name="predict_schema", node=PredictConfig, provider="cocoseg")
 
 _failed: list[str] = []  # jobs of a multirun that ended with an error
 
@@ -70,14 +71,26 @@ def typed(config: DictConfig, *, may_download: bool = False) -> Config:
     Raises:
         CocosegError: names the key.
     """
-    if HydraConfig.get().mode == RunMode.MULTIRUN and is_typed("run_dir"):
-        raise CocosegError("run_dir: the jobs of a multirun can't share it; set hydra.sweep.dir instead")
-    try:
-        settings: Config = OmegaConf.to_object(config)
-    except OmegaConfBaseException as error:
-        raise CocosegError(str(error).splitlines()[0]) from error
+    settings: Config = _as_object(config, "run_dir")
     check(settings, may_download=may_download)
     return settings
+
+
+def typed_predict(config: DictConfig) -> PredictConfig:
+    """As `typed`, of predict.py."""
+    settings: PredictConfig = _as_object(config, "output")
+    check_predict(settings)
+    return settings
+
+
+def _as_object(config: DictConfig, folder: str) -> Any:
+    """The dataclasses of the schema; `folder` is the key of the run's folder."""
+    if HydraConfig.get().mode == RunMode.MULTIRUN and is_typed(folder):
+        raise CocosegError(f"{folder}: the jobs of a multirun can't share it; set hydra.sweep.dir instead")
+    try:
+        return OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise CocosegError(str(error).splitlines()[0]) from error
 
 
 def is_typed(key: str) -> bool:

@@ -3,12 +3,14 @@
 import io
 import platform
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import PIL.Image
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from cocoseg.ema import result_of
@@ -52,6 +54,35 @@ class SegmentationModel(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return logits_of(self.net(image))
+
+    def predict(
+        self,
+        image: str | Path | PIL.Image.Image | np.ndarray | Tensor,
+        *,
+        scale: float | None = None,
+        tile: str | bool | Sequence[int] | None = "auto",
+        flip: bool = False,
+        scales: Sequence[float] = (1.0,),
+    ) -> np.ndarray:
+        """The class of every pixel, on the device and in the precision that the weights have.
+
+        Args:
+            image: of any size; a path (turned upright by its EXIF orientation), a PIL image of any mode (its
+                pixels as they are), an array (H, W, 3) RGB or (H, W) grey, or a tensor (3, H, W) or
+                (B, 3, H, W) RGB. Arrays and tensors are uint8 from 0 to 255, uint16 from 0 to 65535 or floats
+                from 0 to 1, not normalised.
+            scale, tile, flip, scales: see `cocoseg.predict.Predictor`.
+
+        Returns:
+            class indices (H, W) uint8, of a batch (B, H, W); `labels.names[index]` is their name,
+            `labels.classes[index].category_id` their category id.
+
+        Raises:
+            CocosegError: it is no image, or can't be read.
+        """
+        from cocoseg.predict import predict  # here: it comes after this module, which it imports
+
+        return predict(self, image, scale=scale, tile=tile, flip=flip, scales=scales)
 
 
 def read_file(path: str | Path) -> Any:
@@ -124,25 +155,30 @@ def _is_torch_file(path: str | Path) -> bool:
         return file.read(1) == b"\x80"
 
 
-def load_model(path: str | Path, net: nn.Module | None = None) -> SegmentationModel:
+def load_model(path: str | Path, net: nn.Module | type[nn.Module] | None = None) -> SegmentationModel:
     """Load `segmentation_model.pth` or a checkpoint as a network in evaluation mode, on the CPU.
 
     Args:
         path: the file.
-        net: the network to fill, where it is not one of this project's own.
+        net: the network to fill, or the class to build as the file says, where it is not one of this
+            project's own.
 
     Raises:
         CocosegError: the file can't be loaded, or names a network that must be passed as `net`.
     """
     content = read_weights(path)
     spec: ModelSpec = content["spec"]
-    if net is None:
+    if not isinstance(net, nn.Module):
         arguments = dict(spec.network)
         name = arguments.pop("_target_", None)
-        if name not in NETWORKS:
-            raise CocosegError(f"{path}: holds weights of {name}; build that network and pass it as net=")
+        kind = net or NETWORKS.get(name)
+        if kind is None:
+            raise CocosegError(
+                f"{path}: holds weights of {name}; pass that class, or the network, as net= "
+                f"(on a command line: network={name})"
+            )
         try:
-            net = NETWORKS[name](**arguments)
+            net = kind(**arguments)
         except (TypeError, ValueError) as error:
             raise CocosegError(f"{path}: {name} can't be built as the file says ({error})") from error
     try:
@@ -166,7 +202,7 @@ def save_model(
         "versions": {
             "python": platform.python_version(),
             "torch": str(torch.__version__),
-            "torchvision": str(torchvision.__version__),
+            "torchvision": version("torchvision"),  # importing it takes longer than torch
         },
     }
     buffer = io.BytesIO()

@@ -20,7 +20,7 @@ WIDTH, HEIGHT = 320, 240  # pixels of a picture at most
 LINE = 18  # pixels: height of a line of text
 LINES = 3  # the file name, two of class names
 GAP = 8
-STRENGTH = 0.5  # of the mask's colours over the image
+NARROWEST = 160  # pixels that a legend has
 HATCH = 8  # pixels from stripe to stripe over ignored parts
 
 
@@ -57,7 +57,7 @@ def overlay(image: np.ndarray, mask: np.ndarray, labels: LabelMap) -> np.ndarray
     palette = np.zeros((256, 3), dtype=np.uint8)
     palette[: len(labels)] = [label.color for label in labels.classes]
     colors = palette[mask]
-    mixed = (image * (1 - STRENGTH) + colors * STRENGTH).astype(np.uint8)
+    mixed = ((image.astype(np.uint16) + colors) // 2).astype(np.uint8)
     edge = _edges(mask)
     result = np.where((mask > 0)[..., None], np.where(edge[..., None], colors, mixed), image)
     ignored = mask == IGNORE_INDEX
@@ -66,6 +66,30 @@ def overlay(image: np.ndarray, mask: np.ndarray, labels: LabelMap) -> np.ndarray
     stripes = (x + y) % HATCH < 2
     result[y[stripes], x[stripes]] = 64
     return result
+
+
+def with_legend(picture: PIL.Image.Image, mask: np.ndarray, labels: LabelMap) -> PIL.Image.Image:
+    """The picture with the names of the classes in its mask, (H, W) uint8, below it, the largest first."""
+    font = PIL.ImageFont.load_default(size=12)
+    draw = PIL.ImageDraw.Draw(picture)
+    counts = np.bincount(mask.ravel(), minlength=256)[: len(labels)]
+    room = max(picture.width, NARROWEST)
+    places = []
+    x, y = 0, 0
+    for index in np.argsort(-counts, kind="stable").tolist():
+        if counts[index]:
+            text = _fitting(draw, labels.names[index], font, room - 8)
+            width = round(draw.textlength(text, font=font)) + 8
+            if x and x + width > room:
+                x, y = 0, y + LINE
+            places.append((x, y, width, text, labels.classes[index].color))
+            x += width + 4
+    sheet = PIL.Image.new("RGB", (room, picture.height + y + LINE + 4), "white")
+    sheet.paste(picture)
+    draw = PIL.ImageDraw.Draw(sheet)
+    for x, y, width, text, color in places:
+        _draw_name(draw, x, picture.height + 4 + y, width, text, color, font)
+    return sheet
 
 
 def _edges(mask: np.ndarray) -> np.ndarray:
@@ -123,10 +147,26 @@ def _draw_names(
                 return
             text = _fitting(draw, text, font, room - 8)
             width = round(draw.textlength(text, font=font)) + 8
-        dark = 299 * color[0] + 587 * color[1] + 114 * color[2] < 140_000  # luma, ITU-R BT.601
-        draw.rectangle((x, y, x + width - 1, y + LINE - 3), fill=color)
-        draw.text((x + 4, y + 1), text, fill="white" if dark else "black", font=font)
+        _draw_name(draw, x, y, width, text, color, font)
         x += width + 4
+
+
+def _draw_name(
+    draw: PIL.ImageDraw.ImageDraw,
+    x: int,
+    y: int,
+    width: int,
+    text: str,
+    color: tuple[int, int, int],
+    font: PIL.ImageFont.FreeTypeFont,
+) -> None:
+    draw.rectangle((x, y, x + width - 1, y + LINE - 3), fill=color)
+    draw.text((x + 4, y + 1), text, fill="white" if is_dark(color) else "black", font=font)
+
+
+def is_dark(color: tuple[int, int, int]) -> bool:
+    """Whether text on it had better be white."""
+    return 299 * color[0] + 587 * color[1] + 114 * color[2] < 140_000  # luma, ITU-R BT.601
 
 
 def _fitting(draw: PIL.ImageDraw.ImageDraw, text: str, font: PIL.ImageFont.FreeTypeFont, width: int) -> str:
