@@ -1,19 +1,19 @@
 """Train a segmentation model: `python train.py data.root=/data/coco`, or `--help`."""
 
 import os
-import sys
 
 import hydra
 from omegaconf import DictConfig
 
 from cocoseg.budget import LEDGER, kept_in
 from cocoseg.cli import entry_point, is_typed, start_run, typed
+from cocoseg.outcome import objective
 from cocoseg.resuming import claimed, continue_run
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 @entry_point
-def main(cfg: DictConfig) -> None:
+def main(cfg: DictConfig) -> float | None:
     config = typed(cfg)
     goes_on = config.ckpt_path is not None or config.resume is not None
     run_dir = start_run(cfg, overwrite=goes_on)
@@ -28,8 +28,7 @@ def main(cfg: DictConfig) -> None:
             from cocoseg.training import train
 
             exit_code = train(config, run_dir, budget)
-    if exit_code:
-        sys.exit(exit_code)
+    return objective(run_dir, exit_code)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ import errno
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from cocoseg.config import Config, check
 from cocoseg.errors import CocosegError
 from cocoseg.files import from_here, write_bytes
+from cocoseg.outcome import FAILED, OUTCOME, STOPPED, Outcome
 
 BAD_INPUT = CocosegError.exit_code
 INTERRUPTED = 130  # as a shell counts: 128 + SIGINT
@@ -27,13 +29,14 @@ INTERRUPTED = 130  # as a shell counts: 128 + SIGINT
 ConfigStore.instance().store(name="schema", node=Config, provider="cocoseg")
 
 _failed: list[str] = []  # jobs of a multirun that ended with an error
+_begun: Path | None = None  # folder of the last run that this process began
 
 
 class JobFailedError(CompactHydraException):
     """A job of a multirun ended; Hydra prints the sentence without a stack trace and goes on."""
 
 
-def entry_point(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
+def entry_point(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
     """Turn what goes wrong in `main` into one line on stderr and an exit code.
 
     A user's mistake ends a single run with 2. Inside a multirun the job raises instead, the others go on,
@@ -41,16 +44,23 @@ def entry_point(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], No
     """
 
     @functools.wraps(main)
-    def wrapped(config: DictConfig) -> None:
+    def wrapped(config: DictConfig) -> Any:
         try:
-            main(config)
+            return main(config)
         except KeyboardInterrupt:
+            _record(STOPPED, "SIGINT")
             _say("interrupted")
             sys.exit(INTERRUPTED)
+        except SystemExit:
+            _record(STOPPED, "by a signal, before training")
+            raise
         except Exception as error:
             sentence = _sentence(error)
+            reason = sentence or f"{type(error).__name__}: {error}"
+            _record(FAILED, reason)
             if HydraConfig.get().mode == RunMode.MULTIRUN:
-                _remember(sentence or f"{type(error).__name__}: {error}")
+                job = HydraConfig.get().job
+                remember_failure(f"job {job.num} ({job.override_dirname})", reason)
             if sentence is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
             if HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -59,6 +69,18 @@ def entry_point(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], No
             sys.exit(getattr(error, "exit_code", BAD_INPUT))
 
     return wrapped
+
+
+@contextmanager
+def report_errors() -> Iterator[None]:
+    """Outside of a job: end the process with one line on stderr where the input is bad."""
+    try:
+        yield
+    except CocosegError as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        _say(f"error: {error.sentence}")
+        sys.exit(error.exit_code)
 
 
 def typed(config: DictConfig, *, may_download: bool = False) -> Config:
@@ -96,6 +118,9 @@ def start_run(config: DictConfig, *, overwrite: bool) -> Path:
             "or go on with that run by resume=auto"
         )
     write_bytes(file, OmegaConf.to_yaml(config, resolve=True).encode())
+    (folder / OUTCOME).unlink(missing_ok=True)
+    global _begun
+    _begun = folder
     return folder
 
 
@@ -126,11 +151,25 @@ def _sentence(error: Exception) -> str | None:
     return None
 
 
-def _remember(sentence: str) -> None:
-    job = HydraConfig.get()
+def _record(state: str, reason: str) -> None:
+    """Leave word in the run's folder, unless the run itself has done so, or it is another one's."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    there_before = folder != _begun and (folder / "config.yaml").exists()
+    if not there_before and not (folder / OUTCOME).exists():
+        with suppress(CocosegError):  # a full disk may be what ended the run
+            Outcome(state, reason).write(folder)
+
+
+def remember_failure(job: str, reason: str) -> None:
+    """Have a job's failure listed when the process ends."""
     if not _failed:
         atexit.register(_list_failures)
-    _failed.append(f"job {job.job.num} ({job.job.override_dirname}): {sentence}")
+    _failed.append(f"{job}: {reason}")
+
+
+def failures() -> int:
+    """How many jobs have failed so far."""
+    return len(_failed)
 
 
 def _list_failures() -> None:

@@ -28,6 +28,7 @@ from cocoseg.files import from_here
 from cocoseg.finish import Exporter, finish
 from cocoseg.module import SegmentationModule
 from cocoseg.optimizer import decayed, with_fused
+from cocoseg.outcome import FINISHED, STOPPED, Outcome
 from cocoseg.pacing import KeepBudget, trainer_settings
 from cocoseg.resuming import best_beside
 from cocoseg.schedule import ScheduleRate
@@ -90,6 +91,13 @@ def train(config: Config, run_dir: Path, budget: Budget) -> int:
     with stop.listening():
         finish(fit.trainer, exporter)
     budget.finished = not stop.received
+    Outcome(
+        state=STOPPED if stop.received else FINISHED,
+        reason=stop.received.name if stop.received else "",
+        miou=exporter.scores and exporter.scores.miou,
+        epochs=fit.trainer.current_epoch,
+        steps=fit.trainer.global_step,
+    ).write(run_dir)
     return stop.exit_code
 
 
