@@ -22,13 +22,15 @@ from cocoseg.config import Config, check
 from cocoseg.errors import CocosegError
 from cocoseg.files import from_here, write_bytes
 from cocoseg.outcome import FAILED, OUTCOME, STOPPED, Outcome
+from cocoseg.resolvers import register
 
 BAD_INPUT = CocosegError.exit_code
 INTERRUPTED = 130  # as a shell counts: 128 + SIGINT
 
 ConfigStore.instance().store(name="schema", node=Config, provider="cocoseg")
+register()
 
-_failed: list[str] = []  # jobs of a multirun that ended with an error
+_failed: dict[int, str] = {}  # by job of a multirun, how it failed
 _begun: Path | None = None  # folder of the last run that this process began
 
 
@@ -60,7 +62,7 @@ def entry_point(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any
             _record(FAILED, reason)
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 job = HydraConfig.get().job
-                remember_failure(f"job {job.num} ({job.override_dirname})", reason)
+                remember_failure(job.num, f"job {job.num} ({job.override_dirname})", reason)
             if sentence is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
             if HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -91,6 +93,11 @@ def typed(config: DictConfig, *, may_download: bool = False) -> Config:
     """
     if HydraConfig.get().mode == RunMode.MULTIRUN and is_typed("run_dir"):
         raise CocosegError("run_dir: the jobs of a multirun can't share it; set hydra.sweep.dir instead")
+    return as_dataclasses(config, may_download=may_download)
+
+
+def as_dataclasses(config: DictConfig, *, may_download: bool = False) -> Config:
+    """`typed` outside of a job, where Hydra has no configuration of its own."""
     try:
         settings: Config = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
@@ -160,20 +167,16 @@ def _record(state: str, reason: str) -> None:
             Outcome(state, reason).write(folder)
 
 
-def remember_failure(job: str, reason: str) -> None:
-    """Have a job's failure listed when the process ends."""
+def remember_failure(number: int, job: str, reason: str) -> None:
+    """Have a job's failure listed when the process ends; the last word about a job counts."""
     if not _failed:
         atexit.register(_list_failures)
-    _failed.append(f"{job}: {reason}")
-
-
-def failures() -> int:
-    """How many jobs have failed so far."""
-    return len(_failed)
+    _failed[number] = f"{job}: {reason}"
 
 
 def _list_failures() -> None:
-    _say(f"{len(_failed)} {'job' if len(_failed) == 1 else 'jobs'} failed:\n  " + "\n  ".join(_failed))
+    jobs = "job" if len(_failed) == 1 else "jobs"
+    _say(f"{len(_failed)} {jobs} failed:\n  " + "\n  ".join(_failed.values()))
 
 
 def _say(message: str) -> None:

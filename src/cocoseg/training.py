@@ -28,8 +28,9 @@ from cocoseg.files import from_here
 from cocoseg.finish import Exporter, finish
 from cocoseg.module import SegmentationModule
 from cocoseg.optimizer import decayed, with_fused
-from cocoseg.outcome import FINISHED, STOPPED, Outcome
+from cocoseg.outcome import FINISHED, PRUNED, STOPPED, Outcome
 from cocoseg.pacing import KeepBudget, trainer_settings
+from cocoseg.pruning import PruneTrial
 from cocoseg.resuming import best_beside
 from cocoseg.schedule import ScheduleRate
 from cocoseg.spec import ModelSpec
@@ -63,12 +64,13 @@ def train(config: Config, run_dir: Path, budget: Budget) -> int:
     every = parse_duration(config.budget.checkpoint_every, key="budget.checkpoint_every")
     last = LastCheckpoint(run_dir / "checkpoints", every, budget)
     stop = StopOnSignal()
+    prune = PruneTrial(config.sweep, run_dir.parent, budget)
     make_trainer = partial(
         build,
         settings,
         "trainer",
         default_root_dir=run_dir,
-        callbacks=[*pacing(config, budget, data), best, last, stop, *display(config, budget)],
+        callbacks=[*pacing(config, budget, data), best, last, stop, prune, *display(config, budget)],
         plugins=[WholeCheckpointIO(budget)],
         logger=build(config.logger, "logger", save_dir=run_dir) if config.logger else False,
     )
@@ -92,8 +94,8 @@ def train(config: Config, run_dir: Path, budget: Budget) -> int:
         finish(fit.trainer, exporter)
     budget.finished = not stop.received
     Outcome(
-        state=STOPPED if stop.received else FINISHED,
-        reason=stop.received.name if stop.received else "",
+        state=STOPPED if stop.received else PRUNED if prune.reason else FINISHED,
+        reason=stop.received.name if stop.received else prune.reason,
         miou=exporter.scores and exporter.scores.miou,
         epochs=fit.trainer.current_epoch,
         steps=fit.trainer.global_step,
