@@ -23,6 +23,7 @@ from cocoseg.errors import CocosegError
 from cocoseg.files import from_here, write_bytes
 from cocoseg.outcome import FAILED, OUTCOME, STOPPED, Outcome
 from cocoseg.resolvers import register
+from cocoseg.signals import end_with_parent
 
 BAD_INPUT = CocosegError.exit_code
 INTERRUPTED = 130  # as a shell counts: 128 + SIGINT
@@ -47,6 +48,7 @@ def entry_point(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any
 
     @functools.wraps(main)
     def wrapped(config: DictConfig) -> Any:
+        end_with_parent()
         try:
             return main(config)
         except KeyboardInterrupt:

@@ -1,8 +1,8 @@
 """Successive halving over time budgets (Jamieson & Talwalkar 2016, arXiv 1502.07943).
 
-All trials run for a short time; of these the best third (`sweep.factor`) goes on, in their own run folders, to
-a limit three times as long, and so on until one is left. A run that goes on has a schedule that ends with its
-new limit.
+All trials run for a short time; of these the best third (`sweep.factor`) goes on, in their own run folders,
+to a limit three times as long, and so on until one is left. A run that goes on has a schedule that ends with
+its new limit.
 """
 
 import logging

@@ -27,14 +27,20 @@ log = logging.getLogger(__name__)
 
 
 class MultirunInOrder(Callback):
-    """Hydra tells it when a multirun begins, and about each job where that runs."""
+    """Hydra tells it when a multirun begins, and about each job where that runs.
 
-    def __init__(self) -> None:
+    Args:
+        leaderboard: the jobs are trainings, of which a table is wanted in the end.
+    """
+
+    def __init__(self, leaderboard: bool) -> None:
+        self.leaderboard = leaderboard
         self._restore: Callable[[], None] | None = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        # Not at `on_multirun_end`, which is left out when a job has failed or a signal has come.
-        atexit.register(_conclude, Path(config.hydra.sweep.dir).absolute())
+        if self.leaderboard:
+            # Not at `on_multirun_end`, which is left out when a job has failed or a signal has come.
+            atexit.register(_conclude, Path(config.hydra.sweep.dir).absolute())
         for number in SIGNALS:
             signal.signal(number, _leave)
 

@@ -17,7 +17,9 @@ STARTUP = 4  # trials to be finished first
 
 
 class PruneTrial(L.Callback):
-    """Does nothing in a run that is no trial. Reports the best validation mIoU so far as it comes, at tenths of the trial's progress.
+    """Reports the best validation mIoU so far as it comes, at tenths of the trial's progress.
+
+    Does nothing in a run that is no trial, or whose sweep prunes none.
 
     Attributes:
         reason: why the trial was ended early; empty where it was not.

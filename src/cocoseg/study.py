@@ -180,9 +180,7 @@ class Study:
         if known is None:
             self.study.set_user_attr("search", said)
         elif known != said:
-            raise CocosegError(
-                f"sweep: {name!r} is a search of another kind or space ({known}); name this one by sweep.name=…"
-            )
+            raise CocosegError(f"sweep: {name!r} searches otherwise ({known}); name this one by sweep.name=…")
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -58,12 +58,10 @@ class CocosegSweeper(Sweeper):
         """Run jobs; the launcher is made anew, for its settings may follow the jobs' time limit."""
         from hydra.core.plugins import Plugins
 
-        limits = [
-            item.partition("=")[2] for job in jobs for item in job if item.startswith("trainer.max_time=")
-        ]
-        with open_dict(self.config):
-            for limit in sorted(limits):
-                self.config.trainer.max_time = limit
+        key = "trainer.max_time="
+        limits = [item.removeprefix(key) for job in jobs for item in job if item.startswith(key)]
+        if limits:
+            self.config.trainer.max_time = max(limits)  # all are written alike
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=self.hydra_context, task_function=self.task_function, config=self.config
         )
