@@ -13,17 +13,17 @@ from cocoseg.errors import CocosegError
 from cocoseg.files import from_here
 from cocoseg.outcome import FAILED, FINISHED, PRUNED, Outcome
 from cocoseg.study import DONE, Trial
-from cocoseg.sweeping import SHORTEST, Sweep
+from cocoseg.sweeping import BETWEEN, SHORTEST, Sweep
 
 log = logging.getLogger(__name__)
 
 MOST = 10_000  # trials
 
 
-def rungs(trials: int, factor: int) -> list[int]:
-    """How many trials each rung has, the last one a single one: 9, 3, 1."""
+def rungs(trials: int, factor: int, most: int = MOST) -> list[int]:
+    """How many trials each rung has, down to a single one (9, 3, 1) or to the most rungs there may be."""
     sizes = [trials]
-    while sizes[-1] > 1:
+    while sizes[-1] > 1 and len(sizes) < most:
         sizes.append(math.ceil(trials / factor ** len(sizes)))
     return sizes
 
@@ -46,17 +46,27 @@ def cost(sizes: list[int], factor: int, parallel: int, first: int = 0) -> int:
     return sum(weight(rung, factor) * number for rung, number in enumerate(rounds, start=first))
 
 
-def affordable(seconds: float, longest: float, factor: int, parallel: int) -> int:
-    """The largest number of trials whose rungs fit, the last one as long as `longest`; 0 for none."""
-    best = 0
+def most_trials(seconds: float, longest: float, factor: int, parallel: int) -> list[int]:
+    """The rungs of the largest number of trials that fit, the last rung as long as `longest`; [] for none."""
+    most = 1 + math.floor(math.log(max(1.0, longest / SHORTEST), factor))
+    best: list[int] = []
     for trials in range(1, MOST):
-        sizes = rungs(trials, factor)
+        sizes = rungs(trials, factor, most)
         unit = longest / factor ** (len(sizes) - 1)
-        if unit * cost(sizes, factor, parallel) <= seconds and unit >= SHORTEST:
-            best = trials
-        elif trials > factor * max(best, 1):  # a rung more makes the first one shorter
+        if unit * cost(sizes, factor, parallel) <= seconds:
+            best = sizes
+        elif trials > factor * max(1, *best, 1):  # one rung more makes the first one cheaper
             break
     return best
+
+
+def longest_rungs(seconds: float, trials: int, factor: int, parallel: int) -> list[int]:
+    """As many rungs of so many trials as leave the first one long enough; [] for none."""
+    for most in range(len(rungs(trials, factor)), 0, -1):
+        sizes = rungs(trials, factor, most)
+        if seconds / cost(sizes, factor, parallel) >= SHORTEST + BETWEEN:
+            return sizes
+    return []
 
 
 class Halving:
@@ -74,25 +84,27 @@ class Halving:
                 "sweep=halving compares all trials of a rung, in one process; use hydra/launcher=local "
                 "hydra.launcher.n_jobs=… for several at a time"
             )
-        trials = sweep.settings.trials
-        if trials is None:
-            trials = affordable(sweep.time_left(), sweep.job_limit, self.factor, sweep.parallel)
-        if sweep.budget.limit is None and sweep.job_limit is None:
+        # A sweep that goes on keeps the rungs that it began with.
+        self.sizes: list[int] = self.study.keep("rungs", self._plan())
+        if not self.sizes:
             raise CocosegError(
-                "sweep=halving: set trainer.max_time, the time of the last one, or sweep.total_time"
-            )
-        # A sweep that goes on keeps the number that it began with.
-        self.trials = self.study.keep("trials", trials)
-        self.sizes = rungs(self.trials, self.factor) if self.trials else []
-        begun = len(self.study.trials())
-        if not self.trials or (not begun and self.seconds(0, self.trials) < SHORTEST):
-            raise CocosegError(
-                f"sweep.total_time: the first of {len(self.sizes) or 'the'} rungs would last less than "
-                f"{SHORTEST:.0f} s; fewer trials, or more time"
+                f"sweep=halving: there is no time for a first rung of {SHORTEST:.0f} s to each trial; fewer "
+                "trials, or more time"
             )
 
+    def _plan(self) -> list[int]:
+        sweep, trials = self.sweep, self.sweep.settings.trials
+        if sweep.budget.limit is None:
+            if sweep.job_limit is None:
+                raise CocosegError("sweep=halving: set sweep.total_time, or trainer.max_time of the last one")
+            most = 1 + math.floor(math.log(max(1.0, sweep.job_limit / SHORTEST), self.factor))
+            return rungs(trials, self.factor, most)
+        if trials is None:
+            return most_trials(sweep.time_left(), sweep.job_limit, self.factor, sweep.parallel)
+        return longest_rungs(sweep.time_left(), trials, self.factor, sweep.parallel)
+
     def run(self) -> None:
-        members = list(range(self.trials))
+        members = list(range(self.sizes[0]))
         for rung in range(len(self.sizes)):
             log.info("rung %d of %d: %d trials", rung + 1, len(self.sizes), len(members))
             self.try_rung(rung, members)
@@ -113,7 +125,7 @@ class Halving:
                 log.info("no time is left for %d trials of this rung", len(todo))
                 return
             now, todo = todo[: self.sweep.parallel], todo[self.sweep.parallel :]
-            trials = [trial for number in now if (trial := self.trial(number)) is not None]
+            trials = [self.trial(number) for number in now]
             done = {trial.number for trial in trials if self.has_run(trial, rung)}
             results = [(trial, self.sweep.outcome(trial)) for trial in trials if trial.number in done]
             if rest := [trial for trial in trials if trial.number not in done]:
@@ -130,16 +142,17 @@ class Halving:
 
     def seconds(self, rung: int, left: int) -> float:
         """For each of the next trials, of which `left` are still to be tried on this rung."""
-        if self.sweep.budget.limit is None:
-            unit = self.sweep.job_limit / self.factor ** (len(self.sizes) - 1)
-            return unit * weight(rung, self.factor)
-        rest = cost([left, *self.sizes[rung + 1 :]], self.factor, self.sweep.parallel, rung)
-        return self.sweep.share(weight(rung, self.factor), rest)
+        sweep = self.sweep
+        most = float("inf")
+        if sweep.budget.limit is None or sweep.settings.trials is None:
+            most = sweep.job_limit / self.factor ** (len(self.sizes) - 1) * weight(rung, self.factor)
+        if sweep.budget.limit is None:
+            return most
+        rest = cost([left, *self.sizes[rung + 1 :]], self.factor, sweep.parallel, rung)
+        return min(most, sweep.share(weight(rung, self.factor), rest))
 
-    def trial(self, number: int) -> Trial | None:
-        if number < len(self.study.trials()):
-            return self.study.again(number)
-        return self.study.next(self.trials)
+    def trial(self, number: int) -> Trial:
+        return self.study.again(number) if number < len(self.study.trials()) else self.study.new()
 
     def scores(self, rung: int) -> dict[int, float]:
         """mIoU of the trials that have run on a rung."""

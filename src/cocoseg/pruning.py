@@ -30,7 +30,8 @@ class PruneTrial(L.Callback):
         self.reason = ""
         self._trial: Any = None  # Optuna's, opened when there is something to report
         self._reported, self._best = 0, 0.0
-        self._broken = settings.trial is None or not settings.prune
+        # The rungs of halving are other steps than tenths, and end trials themselves.
+        self._broken = settings.trial is None or not settings.prune or settings.method == "halving"
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking or pl_module.scores is None or pl_module.scores_are_partial:

@@ -10,7 +10,7 @@ LIST_GPUS = ("nvidia-smi", "--list-gpus")
 
 
 def jobs_side_by_side(n_jobs: int | None) -> int:
-    """How many: as asked for; None: one per GPU, one where there is none; -1, joblib's habit: one per core."""
+    """How many: as asked for; None: one per GPU, or one; -1: one per core, as joblib has it."""
     if n_jobs is None:
         return max(1, len(visible_gpus()))
     return n_jobs if n_jobs > 0 else available_cores()

@@ -67,9 +67,7 @@ def split(overrides: Sequence[Override], extra: Mapping[str, Override]) -> tuple
             fixed.append(override.input_line)
     for key, dimension in dimensions.items():
         if not dimension.is_sweep_override():
-            raise CocosegError(
-                f"sweep.space: {key} is no search space; write interval(…), choice(…) or range(…)"
-            )
+            raise CocosegError(f"sweep.space: {key} has one value; write interval(…), choice(…) or range(…)")
     if not dimensions:
         raise CocosegError(
             "sweep: nothing to search; add settings as in 'optimizer.lr=tag(log,interval(1e-4,1e-2))' or "

@@ -100,11 +100,12 @@ class Study:
                 if outcome is None or outcome.state == STOPPED:
                     return self._proposed(trial)
                 self.tell(trial.number, outcome)
-            if self.left(trials) <= 0:
-                return None
-            trial = self.study.ask()
-            trial.set_user_attr("worker", self.worker)
-            return self._proposed(trial)
+            return self._new() if self.left(trials) > 0 else None
+
+    def new(self) -> Trial:
+        """A new trial, whatever was left half done."""
+        with self._alone():
+            return self._new()
 
     def again(self, number: int) -> Trial:
         """A trial that was begun earlier, to go on with."""
@@ -144,6 +145,11 @@ class Study:
         """Number and mIoU of the best trial that has come to its end."""
         known = [trial for trial in self.trials() if trial.state == TrialState.COMPLETE]
         return max(((trial.number, trial.value) for trial in known), key=lambda one: one[1], default=None)
+
+    def _new(self) -> Trial:
+        trial = self.study.ask()
+        trial.set_user_attr("worker", self.worker)
+        return self._proposed(trial)
 
     def _adopted(self, number: int) -> Any:
         trial = optuna.trial.Trial(self.study, self.trials()[number]._trial_id)

@@ -32,7 +32,7 @@ LEDGER_OF_ALL = "sweep.json"
 END = 3.0  # seconds for the leaderboard and to leave the process
 BETWEEN = 1.0  # seconds that a job takes beyond its limit, as long as none has been seen
 SHORTEST = 10.0  # seconds in which a job can learn something
-SQUEEZE = 0.9  # of trainer.max_time that a last job gets at least
+SQUEEZE = 0.9  # of trainer.max_time that a job gets at least
 HOPELESS = 5  # trials that fail, and nothing else, before a sweep gives up
 
 Launch = Callable[[Sequence[Sequence[str]], int], Any]  # overrides of each job, number of the first
@@ -92,9 +92,8 @@ class Sweep:
             return None
         if self.settings.trials is None and self.study.method != "grid":
             # As many rounds as fit, a little shorter than asked for where one more fits then.
-            rounds = max(1, math.ceil(self.time_left() / self.job_limit - (1 - SQUEEZE)))
-            seconds = min(self.job_limit, self.share(1, rounds))
-            return seconds if seconds >= SQUEEZE * self.job_limit - self.between else 0.0
+            rounds = math.floor(self.time_left() / (SQUEEZE * self.job_limit + self.between))
+            return min(self.job_limit, self.share(1, rounds)) if rounds > 0 else 0.0
         return self.share(1, math.ceil(left / self.parallel))
 
     def time_left(self) -> float:
