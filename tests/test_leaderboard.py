@@ -114,7 +114,7 @@ def test_table_and_picture_are_left_in_the_folder(sweep: Path, capsys: pytest.Ca
 
 def test_one_job_has_no_picture(tmp_path: Path):
     make_run(tmp_path / "0", "seed=1", finished=True, miou=0.5)
-    conclude(tmp_path)
+    conclude(tmp_path, read_rows(tmp_path))
     assert {path.name for path in tmp_path.iterdir()} == {"0", "leaderboard.csv"}
 
 

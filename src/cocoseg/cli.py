@@ -27,6 +27,7 @@ from cocoseg.signals import end_with_parent
 
 BAD_INPUT = CocosegError.exit_code
 INTERRUPTED = 130  # as a shell counts: 128 + SIGINT
+RESTARTS = "SLURM_RESTART_COUNT"  # environment variable
 
 ConfigStore.instance().store(name="schema", node=Config, provider="cocoseg")
 register()
@@ -95,7 +96,10 @@ def typed(config: DictConfig, *, may_download: bool = False) -> Config:
     """
     if HydraConfig.get().mode == RunMode.MULTIRUN and is_typed("run_dir"):
         raise CocosegError("run_dir: the jobs of a multirun can't share it; set hydra.sweep.dir instead")
-    return as_dataclasses(config, may_download=may_download)
+    settings = as_dataclasses(config, may_download=may_download)
+    if settings.ckpt_path is None and int(os.environ.get(RESTARTS) or 0):
+        settings.resume = "auto"  # Slurm has started the job once more
+    return settings
 
 
 def as_dataclasses(config: DictConfig, *, may_download: bool = False) -> Config:

@@ -111,13 +111,12 @@ def as_csv(rows: list[Row]) -> str:
     return text.getvalue()
 
 
-def conclude(sweep_dir: Path) -> None:
+def conclude(sweep_dir: Path, rows: list[Row]) -> None:
     """Print the table of a sweep and leave it in its folder, with a picture where there is something to draw.
 
     Raises:
-        CocosegError: there are no runs, or the folder can't be written to.
+        CocosegError: the folder can't be written to.
     """
-    rows = read_rows(sweep_dir)
     write_bytes(sweep_dir / TABLE, as_csv(rows).encode())
     written = [TABLE]
     picture = parallel_coordinates(
@@ -205,7 +204,7 @@ def main(arguments: list[str]) -> int:
         return 0 if arguments else 2
     with report_errors():
         for folder in arguments:
-            conclude(Path(folder))
+            conclude(Path(folder), read_rows(Path(folder)))
     return 0
 
 

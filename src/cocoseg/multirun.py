@@ -11,6 +11,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -38,6 +39,9 @@ class MultirunInOrder(Callback):
         self._restore: Callable[[], None] | None = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if "submitit" in config.hydra.launcher._target_ and find_spec("submitit") is None:
+            print("error: submitit is not installed; pip install 'cocoseg[slurm]'", file=sys.stderr)
+            sys.exit(CocosegError.exit_code)
         if self.leaderboard:
             # Not at `on_multirun_end`, which is left out when a job has failed or a signal has come.
             atexit.register(_conclude, Path(config.hydra.sweep.dir).absolute())
@@ -64,10 +68,14 @@ def _leave(number: int, frame: FrameType | None) -> None:
 def _conclude(sweep_dir: Path) -> None:
     for number in SIGNALS:  # from here on they end the process at once
         signal.signal(number, signal.SIG_DFL)
-    from cocoseg.leaderboard import conclude
+    from cocoseg.leaderboard import conclude, read_rows
 
     try:
-        conclude(sweep_dir)
+        rows = read_rows(sweep_dir)
+    except CocosegError:  # no job has begun
+        return
+    try:
+        conclude(sweep_dir, rows)
     except CocosegError as error:
         print(f"leaderboard: {error.sentence}", file=sys.stderr)
 

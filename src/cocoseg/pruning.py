@@ -72,7 +72,7 @@ class PruneTrial(L.Callback):
             study = optuna.load_study(
                 study_name=self.settings.name or self.sweep_dir.name,
                 storage=open_storage(self.settings.storage, self.sweep_dir),
-                pruner=optuna.pruners.MedianPruner(STARTUP, n_warmup_steps=GRACE - 1),
+                pruner=optuna.pruners.MedianPruner(STARTUP, n_warmup_steps=GRACE),
             )
             found = study.get_trials(deepcopy=False)[self.settings.trial]
             self._trial = optuna.trial.Trial(study, found._trial_id)

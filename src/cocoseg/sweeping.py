@@ -6,6 +6,7 @@ left then, so that what earlier ones overran or saved is taken from or given to 
 
 import logging
 import math
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -29,7 +30,8 @@ from cocoseg.study import Study, Trial
 log = logging.getLogger(__name__)
 
 LEDGER_OF_ALL = "sweep.json"
-END = 3.0  # seconds for the leaderboard and to leave the process
+END = 6.0  # seconds for the leaderboard and to leave the process, on a busy machine
+LOST = 0.1  # of a trial's time: where a kill has cost more, it is begun anew
 BETWEEN = 1.0  # seconds that a job takes beyond its limit, as long as none has been seen
 SHORTEST = 10.0  # seconds in which a job can learn something
 SQUEEZE = 0.9  # of trainer.max_time that a job gets at least
@@ -121,7 +123,16 @@ class Sweep:
         return [(trial, self.outcome(trial)) for trial in trials]
 
     def overrides(self, trial: Trial, seconds: float | None) -> list[str]:
-        """The command line of a trial's job."""
+        """The command line of a trial's job, which goes on where an earlier attempt stood.
+
+        Where a kill has cost that one much of its time, it would be judged by what the others have done in
+        all of theirs: then it begins anew, or, on a later rung of halving, has its time once more.
+        """
+        ledger = self.ledger(trial)
+        lost = ledger is not None and self.has_lost(trial, ledger)
+        if lost and not self.study.used(trial.number):
+            shutil.rmtree(self.study.folder(trial.number))
+            ledger = None
         added = {
             "sweep.name": self.settings.name,
             "sweep.trial": trial.number,
@@ -130,8 +141,7 @@ class Sweep:
         if self.resumable:
             added["resume"] = "auto"
         if seconds is not None:
-            ledger = self.ledger(trial)
-            if ledger is not None and not ledger["finished"] and ledger["limit"] is not None:
+            if ledger is not None and not ledger["finished"] and ledger["limit"] is not None and not lost:
                 seconds = min(seconds, ledger["limit"] - ledger["used"])  # it was stopped half-way
             used = 0.0 if ledger is None else ledger["used"]
             added["trainer.max_time"] = as_duration(used + seconds)
@@ -142,6 +152,15 @@ class Sweep:
     def ledger(self, trial: Trial) -> dict[str, Any] | None:
         """The time that earlier attempts at a trial took."""
         return read_ledger(self.study.folder(trial.number) / LEDGER)
+
+    def has_lost(self, trial: Trial, ledger: dict[str, Any]) -> bool:
+        """Whether a kill has cost an attempt so much since its last checkpoint."""
+        folder = self.study.folder(trial.number)
+        if ledger["finished"] or Outcome.read(folder) is not None:
+            return False
+        saved = [file.stat().st_mtime for file in folder.glob("checkpoints/*.ckpt")]
+        since = (folder / LEDGER).stat().st_mtime - max(saved) if saved else ledger["used"]
+        return since > LOST * (ledger["limit"] or ledger["used"])
 
     def outcome(self, trial: Trial) -> Outcome:
         outcome = Outcome.read(self.study.folder(trial.number))

@@ -33,9 +33,10 @@ class CocosegSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         from cocoseg.cli import as_dataclasses, report_errors
-        from cocoseg.sweeping import sweep
 
         with report_errors():
+            from cocoseg.sweeping import sweep  # imports Optuna, which may be missing
+
             config = as_dataclasses(_of_the_task(self.config))
             sweep_dir = Path(self.config.hydra.sweep.dir)
             sweep_dir.mkdir(parents=True, exist_ok=True)
