@@ -252,7 +252,7 @@ def _check_sweep(sweep: SweepConfig) -> None:
             raise CocosegError(f"sweep.{key} is {value}; it must be at least {least}")
     if sweep.method is None and (sweep.trials, sweep.total_time, sweep.space) != (None, None, {}):
         raise CocosegError(f"sweep: how to search is not chosen; add sweep={', '.join(SWEEPS)}")
-    if sweep.name is not None and not re.fullmatch(r"[\w.+-]+(/[\w.+-]+)*", sweep.name):
+    if sweep.name is not None and not re.fullmatch(r"\w[\w.+-]*(/\w[\w.+-]*)*", sweep.name):
         raise CocosegError(f"sweep.name is {sweep.name!r}; it becomes a folder: letters, digits and . _ + -")
 
 
