@@ -172,7 +172,8 @@ def test_a_sweep_that_is_stopped_goes_on_with_the_same_command(tmp_path: Path):
     assert process.wait(timeout=60) == 143
     (sweep,) = tmp_path.glob("outputs/multirun/tpe_*")
     assert {job: row["state"] for job, row in rows(sweep).items()} == {"0": "stopped"}
-    stopped = rows(sweep)["0"]
+    told = (sweep / "0/.hydra/overrides.yaml").read_text().splitlines()
+    (rate,) = (line.partition("=")[2] for line in told if line.startswith("- optimizer.lr="))
 
     command[command.index("trainer.max_steps=4000")] = "trainer.max_steps=4"  # not the same: another folder
     other = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
@@ -183,12 +184,14 @@ def test_a_sweep_that_is_stopped_goes_on_with_the_same_command(tmp_path: Path):
     assert again.returncode == 0, again.stderr
     table = rows(sweep)
     assert {job: row["state"] for job, row in table.items()} == dict.fromkeys("012", "finished")
-    assert table["0"]["optimizer.lr"] == stopped["optimizer.lr"]
+    assert table["0"]["optimizer.lr"] == rate
     study = optuna.load_study(study_name=sweep.name, storage=open_storage(None, sweep))
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 3
     for trial in study.trials:
         assert trial.value == pytest.approx(float(table[str(trial.number)]["miou"]))
-        assert float(table[str(trial.number)]["optimizer.lr"]) == pytest.approx(trial.params["optimizer.lr"])
+        assert float(table[str(trial.number)]["optimizer.lr"]) == pytest.approx(
+            trial.params["optimizer.lr"], rel=1e-5
+        )
 
 
 @pytest.mark.slow
@@ -212,12 +215,12 @@ def test_two_processes_work_on_one_sweep(tmp_path: Path):
 def test_a_sweep_keeps_its_time(tmp_path: Path):
     limited = [item for item in SMALL if not item.startswith("trainer.max_time")]
     done = run_program(
-        "train", "sweep=halving", "sweep.trials=3", "sweep.total_time=00:00:01:30", *limited, LR, cwd=tmp_path
+        "train", "sweep=halving", "sweep.trials=3", "sweep.total_time=00:00:03:00", *limited, LR, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     (sweep,) = tmp_path.glob("outputs/multirun/halving_*")
     ledger = json.loads((sweep / "sweep.json").read_bytes())
-    assert ledger["used"] <= 90
+    assert ledger["used"] <= 180
     states = sorted(row["state"] for row in rows(sweep).values())
     assert states == ["finished", "pruned", "pruned"]
     (best,) = (job for job, row in rows(sweep).items() if row["state"] == "finished")

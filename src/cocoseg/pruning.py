@@ -12,7 +12,7 @@ from cocoseg.config import SweepConfig
 log = logging.getLogger(__name__)
 
 TENTHS = 10  # at which trials are compared: their validations come at times of their own
-GRACE = 3  # tenths of a trial that are never cut
+GRACE, LATE = 3, 8  # tenths before and from which no trial is ended: too little is known, or to be saved
 STARTUP = 4  # trials to be finished first
 
 
@@ -60,7 +60,7 @@ class PruneTrial(L.Callback):
             return False
         trial.report(self._best, tenth)
         self._reported = tenth
-        return trial.should_prune()
+        return tenth < LATE and trial.should_prune()
 
     def _open(self) -> Any:
         if self._trial is None:
@@ -77,5 +77,7 @@ class PruneTrial(L.Callback):
             found = study.get_trials(deepcopy=False)[self.settings.trial]
             self._trial = optuna.trial.Trial(study, found._trial_id)
             before = found.intermediate_values  # of an attempt that was interrupted
-            self._reported, self._best = max(before, default=0), max(before.values(), default=0.0)
+            self._reported = max(before, default=0)
+            if self.budget.used_before:  # it is gone on with
+                self._best = max(before.values(), default=0.0)
         return self._trial

@@ -23,7 +23,7 @@ from cocoseg.cli import remember_failure
 from cocoseg.config import SweepConfig, parse_duration
 from cocoseg.errors import CocosegError, TrainingError
 from cocoseg.files import from_here
-from cocoseg.outcome import FAILED, FINISHED, PRUNED, Outcome
+from cocoseg.outcome import FAILED, FINISHED, PRUNED, STOPPED, Outcome
 from cocoseg.space import Space, split
 from cocoseg.study import Study, Trial
 
@@ -166,6 +166,8 @@ class Sweep:
         outcome = Outcome.read(self.study.folder(trial.number))
         if outcome is None:
             outcome = Outcome(FAILED, "ended without a word; its log may tell")
+        if outcome.state == STOPPED:  # that job alone, by somebody's hand
+            outcome = Outcome(FAILED, f"stopped ({outcome.reason})", outcome.miou)
         if outcome.state == FINISHED and outcome.miou is None:
             outcome = Outcome(FAILED, "there was no validation, and so no score")
         return outcome
