@@ -1,7 +1,6 @@
 """Train a segmentation model: `python train.py data.root=/data/coco`, or `--help`."""
 
 import os
-import sys
 from pathlib import Path
 
 import hydra
@@ -10,13 +9,14 @@ from omegaconf import DictConfig
 from cocoseg.budget import LEDGER, Budget, kept_in
 from cocoseg.cli import entry_point, is_typed, refuse_several_in, run_folder, start_run, typed
 from cocoseg.config import Config
+from cocoseg.outcome import objective
 from cocoseg.ranks import following, leads
 from cocoseg.resuming import claimed, continue_run
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 @entry_point
-def main(cfg: DictConfig) -> None:
+def main(cfg: DictConfig) -> float | None:
     config = typed(cfg)
     refuse_several_in(config)
     if not leads(config.trainer):  # of several processes on several devices this is not the first one
@@ -29,8 +29,7 @@ def main(cfg: DictConfig) -> None:
         budget = continue_run(config, run_dir, limit_is_typed=is_typed("trainer.max_time"))
         with kept_in(run_dir / LEDGER, budget):  # a kill during the imports counts, too
             exit_code = run(config, run_dir, budget)
-    if exit_code:
-        sys.exit(exit_code)
+    return objective(run_dir, exit_code)
 
 
 def run(config: Config, run_dir: Path, budget: Budget) -> int:

@@ -18,6 +18,7 @@ from cocoseg.config import (
     PrepareConfig,
     ShapesConfig,
     SubsetConfig,
+    SweepConfig,
     check,
     parse_duration,
 )
@@ -152,6 +153,8 @@ def test_good_settings_pass(config):
         *(("finetune.encoder_lr", value) for value in (0.1, 1.0, 2.0)),
         *(("schedule.name", value) for value in ("linear", "cosine", "trapezoid", "constant")),
         ("schedule.cooldown", 0.98),
+        *(("sweep.method", value) for value in ("tpe", "random", "grid", "halving")),
+        ("sweep.name", "a/b_1.2-x"),
         ("data.num_workers", 0),
         ("data.num_workers", None),
         ("data.image_size", [1, 1]),
@@ -170,6 +173,26 @@ def test_good_settings_pass(config):
 )
 def test_good_values(config, key, value):
     check(changed(config, key, value))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "bayes"}, "sweep.method is 'bayes'; choose with sweep=tpe, random, grid, halving"),
+        ({"method": "tpe", "trials": 0}, "sweep.trials is 0; it must be at least 1"),
+        ({"method": "halving", "factor": 1}, "sweep.factor is 1; it must be at least 2"),
+        ({"method": "tpe", "total_time": 3600}, "sweep.total_time is the number 3600"),
+        ({"method": "tpe", "name": "../x"}, "sweep.name is '../x'; it becomes a folder"),
+        ({"space": {"seed": "1,2"}}, "how to search is not chosen"),
+        ({"total_time": "00:01:00:00"}, "how to search is not chosen"),
+    ],
+)
+def test_bad_sweeps(config, settings, message):
+    for key, value in settings.items():
+        changed(config, f"sweep.{key}", value)
+    with pytest.raises(CocosegError) as raised:
+        check(config)
+    assert message in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -455,7 +478,7 @@ def keys(file: str, *path: str) -> set[str]:
 
 
 def test_yaml_and_schemas_have_the_same_keys():
-    groups = {path.name for path in CONF.iterdir() if path.is_dir()} - {"experiment"}
+    groups = {path.name for path in CONF.iterdir() if path.is_dir()} - {"experiment", "hydra"}
 
     assert keys("train.yaml") | groups == fields(Config)
     assert keys("data/coco.yaml") | {"shapes"} == fields(DataConfig)
@@ -464,6 +487,7 @@ def test_yaml_and_schemas_have_the_same_keys():
     assert keys("masks/default.yaml") == fields(MasksConfig)
     assert keys("augment/none.yaml") == fields(AugmentConfig)
     assert keys("train.yaml", "prepare") == fields(PrepareConfig)
+    assert keys("train.yaml", "sweep") | {"method", "trial"} == fields(SweepConfig)
 
 
 def test_yaml_and_schemas_have_the_same_defaults():
@@ -474,6 +498,7 @@ def test_yaml_and_schemas_have_the_same_defaults():
         assert getattr(config.data, name) == getattr(DataConfig(), name), name
     assert typed("train", "data=shapes").data.shapes == ShapesConfig()
     assert (config.masks, config.prepare) == (MasksConfig(), PrepareConfig())
+    assert config.sweep == SweepConfig()
     assert (config.augment, config.compile) == (AugmentConfig(), Config().compile)
     assert (config.schedule, config.finetune) == (Config().schedule, Config().finetune)
     assert (config.seed, config.ckpt_path, config.callbacks) == (0, None, {})

@@ -5,7 +5,8 @@ import errno
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +21,30 @@ from omegaconf.errors import OmegaConfBaseException
 from cocoseg.config import Config, PredictConfig, check, check_predict
 from cocoseg.errors import CocosegError
 from cocoseg.files import from_here, write_bytes
+from cocoseg.outcome import FAILED, OUTCOME, STOPPED, Outcome
 from cocoseg.ranks import may_be_several, started_one_by_one
+from cocoseg.resolvers import register
+from cocoseg.signals import end_with_parent
 
 BAD_INPUT = CocosegError.exit_code
 INTERRUPTED = 130  # as a shell counts: 128 + SIGINT
+RESTARTS = "SLURM_RESTART_COUNT"  # environment variable
 # Launchers whose jobs have no command line of their own, by which Lightning could start a job's processes.
 JOBS_IN_A_PROCESS = ("hydra._internal.", "hydra_plugins.hydra_joblib", "hydra_plugins.hydra_submitit")
 
 ConfigStore.instance().store(name="schema", node=Config, provider="cocoseg")
 ConfigStore.instance().store(name="predict_schema", node=PredictConfig, provider="cocoseg")
+register()
 
-_failed: list[str] = []  # jobs of a multirun that ended with an error
+_failed: dict[int, str] = {}  # by job of a multirun, how it failed
+_begun: Path | None = None  # folder of the last run that this process began
 
 
 class JobFailedError(CompactHydraException):
     """A job of a multirun ended; Hydra prints the sentence without a stack trace and goes on."""
 
 
-def entry_point(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
+def entry_point(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
     """Turn what goes wrong in `main` into one line on stderr and an exit code.
 
     A user's mistake ends a single run with 2. Inside a multirun the job raises instead, the others go on,
@@ -45,16 +52,24 @@ def entry_point(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], No
     """
 
     @functools.wraps(main)
-    def wrapped(config: DictConfig) -> None:
+    def wrapped(config: DictConfig) -> Any:
+        end_with_parent()
         try:
-            main(config)
+            return main(config)
         except KeyboardInterrupt:
+            _record(STOPPED, "SIGINT")
             _say("interrupted")
             sys.exit(INTERRUPTED)
+        except SystemExit:
+            _record(STOPPED, "by a signal, before training")
+            raise
         except Exception as error:
             sentence = _sentence(error)
+            reason = sentence or f"{type(error).__name__}: {error}"
+            _record(FAILED, reason)
             if HydraConfig.get().mode == RunMode.MULTIRUN:
-                _remember(sentence or f"{type(error).__name__}: {error}")
+                job = HydraConfig.get().job
+                remember_failure(job.num, f"job {job.num} ({job.override_dirname})", reason)
             if sentence is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
             if HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -65,6 +80,18 @@ def entry_point(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], No
     return wrapped
 
 
+@contextmanager
+def report_errors() -> Iterator[None]:
+    """Outside of a job: end the process with one line on stderr where the input is bad."""
+    try:
+        yield
+    except CocosegError as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        _say(f"error: {error.sentence}")
+        sys.exit(error.exit_code)
+
+
 def typed(config: DictConfig, *, may_download: bool = False) -> Config:
     """The configuration as plain, checked dataclasses; `may_download` as in `cocoseg.config.check`.
 
@@ -72,6 +99,15 @@ def typed(config: DictConfig, *, may_download: bool = False) -> Config:
         CocosegError: names the key.
     """
     settings: Config = _as_object(config, "run_dir")
+    if settings.ckpt_path is None and int(os.environ.get(RESTARTS) or 0):
+        settings.resume = "auto"  # Slurm has started the job once more
+    check(settings, may_download=may_download)
+    return settings
+
+
+def as_dataclasses(config: DictConfig, *, may_download: bool = False) -> Config:
+    """`typed` outside of a job, where Hydra has no configuration of its own."""
+    settings: Config = _plain(config)
     check(settings, may_download=may_download)
     return settings
 
@@ -87,6 +123,10 @@ def _as_object(config: DictConfig, folder: str) -> Any:
     """The dataclasses of the schema; `folder` is the key of the run's folder."""
     if HydraConfig.get().mode == RunMode.MULTIRUN and is_typed(folder):
         raise CocosegError(f"{folder}: the jobs of a multirun can't share it; set hydra.sweep.dir instead")
+    return _plain(config)
+
+
+def _plain(config: DictConfig) -> Any:
     try:
         return OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
@@ -103,8 +143,8 @@ def refuse_several_in(config: Config) -> None:
     """Refuse several devices where their processes would not be of the same training.
 
     Raises:
-        CocosegError: in the jobs of a sweep, which were seen to train other settings on each device, silently;
-            or where every process would name a run folder of its own.
+        CocosegError: in the jobs of a sweep, which were seen to train other settings on each device,
+            silently; or where every process would name a run folder of its own.
     """
     if not may_be_several(config.trainer):
         return
@@ -141,6 +181,9 @@ def start_run(config: DictConfig, *, overwrite: bool) -> Path:
             "or go on with that run by resume=auto"
         )
     write_bytes(file, OmegaConf.to_yaml(config, resolve=True).encode())
+    (folder / OUTCOME).unlink(missing_ok=True)
+    global _begun
+    _begun = folder
     return folder
 
 
@@ -171,15 +214,25 @@ def _sentence(error: Exception) -> str | None:
     return None
 
 
-def _remember(sentence: str) -> None:
-    job = HydraConfig.get()
+def _record(state: str, reason: str) -> None:
+    """Leave word in the run's folder, unless the run itself has done so, or it is another one's."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    there_before = folder != _begun and (folder / "config.yaml").exists()
+    if not there_before and not (folder / OUTCOME).exists():
+        with suppress(CocosegError):  # a full disk may be what ended the run
+            Outcome(state, reason).write(folder)
+
+
+def remember_failure(number: int, job: str, reason: str) -> None:
+    """Have a job's failure listed when the process ends; the last word about a job counts."""
     if not _failed:
         atexit.register(_list_failures)
-    _failed.append(f"job {job.job.num} ({job.job.override_dirname}): {sentence}")
+    _failed[number] = f"{job}: {reason}"
 
 
 def _list_failures() -> None:
-    _say(f"{len(_failed)} {'job' if len(_failed) == 1 else 'jobs'} failed:\n  " + "\n  ".join(_failed))
+    jobs = "job" if len(_failed) == 1 else "jobs"
+    _say(f"{len(_failed)} {jobs} failed:\n  " + "\n  ".join(_failed.values()))
 
 
 def _say(message: str) -> None:

@@ -30,6 +30,7 @@ LEAST_TILE = 64  # pixels
 PIXELS = ("category_id", "index")
 ACCELERATORS = (AUTO, "cpu", "gpu", "mps")
 PRECISIONS = (AUTO, "32-true", "bf16-mixed", "16-mixed")
+SWEEPS = ("tpe", "random", "grid", "halving")
 COMPILES = (False, True, AUTO)
 IMAGENET = ("IMAGENET1K_V1", "IMAGENET1K_V2")  # torchvision's names of weights
 WEIGHTS_PARTS = ("all", "body", "encoder")
@@ -156,6 +157,21 @@ class BudgetConfig:
 
 
 @dataclass
+class SweepConfig:
+    """A search for good settings, see sweeping.py; sweep=tpe, random, grid or halving chooses the method."""
+
+    method: str | None = None
+    space: dict[str, Any] = field(default_factory=dict)  # as on the command line: {model.depth: "2,3,4"}
+    trials: int | None = None
+    total_time: Any = None  # of the whole sweep; null: no limit
+    storage: str | None = None  # URL of a database that processes share; null: a file in the sweep's folder
+    name: str | None = None  # of folder and study; null: from the command
+    prune: bool = False  # end trials early that are worse than most
+    factor: int = 3  # halving: one in so many goes on, for so many times as long
+    trial: int | None = None  # which one a job is; set by the sweep
+
+
+@dataclass
 class Config:
     """Everything that `train.py` and `prepare.py` are told."""
 
@@ -175,6 +191,7 @@ class Config:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
     trainer: Any = None
     logger: Any = None
     callbacks: Any = field(default_factory=dict)
@@ -256,6 +273,7 @@ def check(config: Config, *, may_download: bool = False) -> None:
     if config.prepare.workers is not None and config.prepare.workers < 1:
         raise CocosegError(f"prepare.workers is {config.prepare.workers}; it must be at least 1, or null")
     _check_time(config)
+    _check_sweep(config.sweep)
     _check_augment(config.augment)
     augment = config.augment
     if augment.start_size != 1 and not _has_an_end(config.trainer):
@@ -307,6 +325,20 @@ def _check_time(config: Config) -> None:
         raise CocosegError(f"resume is {config.resume!r}; it must be auto or null")
     if config.resume and config.ckpt_path:
         raise CocosegError("resume=auto finds its checkpoint itself; leave out ckpt_path")
+
+
+def _check_sweep(sweep: SweepConfig) -> None:
+    if sweep.method not in (None, *SWEEPS):
+        raise CocosegError(f"sweep.method is {sweep.method!r}; choose with sweep={', '.join(SWEEPS)}")
+    parse_duration(sweep.total_time, key="sweep.total_time")
+    for key, least in (("trials", 1), ("factor", 2)):
+        value = getattr(sweep, key)
+        if value is not None and value < least:
+            raise CocosegError(f"sweep.{key} is {value}; it must be at least {least}")
+    if sweep.method is None and (sweep.trials, sweep.total_time, sweep.space) != (None, None, {}):
+        raise CocosegError(f"sweep: how to search is not chosen; add sweep={', '.join(SWEEPS)}")
+    if sweep.name is not None and not re.fullmatch(r"\w[\w.+-]*(/\w[\w.+-]*)*", sweep.name):
+        raise CocosegError(f"sweep.name is {sweep.name!r}; it becomes a folder: letters, digits and . _ + -")
 
 
 def _has_an_end(trainer: Mapping[str, Any]) -> bool:

@@ -11,10 +11,7 @@ import lightning as L
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from cocoseg.processes import count
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-if hasattr(signal, "SIGUSR1"):
-    SIGNALS += (signal.SIGUSR1,)  # a scheduler's warning that the job's time is nearly up
+from cocoseg.signals import SIGNALS, exit_code
 
 
 class StoppedBySignalError(Exception):
@@ -38,10 +35,8 @@ class StopOnSignal(L.Callback):
 
     @property
     def exit_code(self) -> int:
-        """As a shell counts; a scheduler's warning is no failure."""
-        if self.received is None or self.received.name == "SIGUSR1":
-            return 0
-        return 128 + self.received
+        """0 as long as no signal has come."""
+        return 0 if self.received is None else exit_code(self.received)
 
     @contextmanager
     def listening(self) -> Iterator[None]:

@@ -30,8 +30,10 @@ from cocoseg.finish import Exporter, finish
 from cocoseg.module import SegmentationModule
 from cocoseg.networks import arguments_of, is_own, probe
 from cocoseg.optimizer import decayed, require_same_groups, with_fused
+from cocoseg.outcome import FINISHED, PRUNED, STOPPED, Outcome
 from cocoseg.pacing import KeepBudget, trainer_settings
 from cocoseg.pretrained import Pretrained, read_pretrained
+from cocoseg.pruning import PruneTrial
 from cocoseg.resuming import best_beside
 from cocoseg.schedule import ScheduleRate
 from cocoseg.spec import ModelSpec
@@ -80,12 +82,20 @@ def train(config: Config, run_dir: Path, budget: Budget) -> int:
     every = parse_duration(config.budget.checkpoint_every, key="budget.checkpoint_every")
     last = LastCheckpoint(run_dir / "checkpoints", every, budget)
     stop = StopOnSignal()
+    prune = PruneTrial(config.sweep, run_dir.parent, budget)
     make_trainer = partial(
         build,
         settings,
         "trainer",
         default_root_dir=run_dir,
-        callbacks=[*pacing(config, budget, data, stop), best, last, stop, *display(config, budget, leads)],
+        callbacks=[
+            *pacing(config, budget, data, stop),
+            best,
+            last,
+            stop,
+            prune,
+            *display(config, budget, leads),
+        ],
         plugins=[WholeCheckpointIO(budget)],
         logger=build(config.logger, "logger", save_dir=run_dir) if config.logger else False,
     )
@@ -111,6 +121,14 @@ def train(config: Config, run_dir: Path, budget: Budget) -> int:
     with stop.listening():
         finish(fit.trainer, exporter)
     budget.finished = not stop.received
+    if leads:
+        Outcome(
+            state=STOPPED if stop.received else PRUNED if prune.reason else FINISHED,
+            reason=stop.received.name if stop.received else prune.reason,
+            miou=exporter.scores and exporter.scores.miou,
+            epochs=fit.trainer.current_epoch,
+            steps=fit.trainer.global_step,
+        ).write(run_dir)
     return stop.exit_code
 
 

@@ -1,0 +1,212 @@
+"""The runs of a sweep, best first: `python -m cocoseg.leaderboard outputs/multirun/<sweep>`.
+
+Reads nothing but the run folders, so that it works on any of them: of a sweep that goes on, was killed, or
+was made without a sweeper of ours. No torch.
+"""
+
+import csv
+import io
+import re
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+from omegaconf import OmegaConf
+from yaml import YAMLError
+
+from cocoseg.budget import LEDGER, clock, read_ledger
+from cocoseg.chart import parallel_coordinates
+from cocoseg.cli import report_errors
+from cocoseg.errors import CocosegError
+from cocoseg.files import from_here, write_bytes
+from cocoseg.outcome import FAILED, RUNNING, STOPPED, Outcome
+
+TABLE, PICTURE = "leaderboard.csv", "leaderboard.png"
+METRICS = "metrics.json"
+ALIVE = 15.0  # seconds since the ledger was last written, after which a run counts as killed
+OF_A_SWEEPER = ("sweep", "resume", "trainer.max_time")  # overrides that ours adds to those of the user
+EPOCHS = re.compile(r"trained +(\d+) epochs|epoch (\d+) of")
+WIDEST = 60  # characters of a reason in the table
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run.
+
+    Attributes:
+        job: its folder below the sweep's.
+        state: finished, pruned, stopped, failed or running.
+        miou: of the exported model, on the validation set.
+        seconds: used by all attempts.
+    """
+
+    job: str
+    state: str
+    reason: str = ""
+    miou: float | None = None
+    epochs: int | None = None
+    seconds: float | None = None
+    overrides: dict[str, str] = field(default_factory=dict)
+
+
+def read_rows(sweep_dir: Path) -> list[Row]:
+    """All runs below a folder, the best first, those without a score last.
+
+    Raises:
+        CocosegError: there is none.
+    """
+    if not sweep_dir.is_dir():
+        raise CocosegError(f"{sweep_dir}: no such folder")
+    folders = {file.parent.parent for file in sweep_dir.rglob(".hydra/overrides.yaml")}
+    folders |= {file.parent for file in sweep_dir.rglob("config.yaml") if file.parent.name != ".hydra"}
+    if not folders:
+        raise CocosegError(f"{sweep_dir}: no runs in it")
+    rows = [_read_row(folder, folder.relative_to(sweep_dir).as_posix()) for folder in folders]
+    return sorted(rows, key=lambda row: (row.miou is None, -(row.miou or 0.0), _in_order(row.job)))
+
+
+def swept(rows: list[Row]) -> list[str]:
+    """The overrides in which the runs differ."""
+    keys = dict.fromkeys(
+        key for row in sorted(rows, key=lambda row: _in_order(row.job)) for key in row.overrides
+    )
+    return [key for key in keys if len({row.overrides.get(key) for row in rows}) > 1]
+
+
+def as_text(rows: list[Row]) -> str:
+    """The table, aligned with blanks."""
+    keys = swept(rows)
+    lines = [["job", "mIoU", "epochs", "time", "state", *keys, ""]]
+    for row in rows:
+        miou = "" if row.miou is None else f"{row.miou:.3f}"
+        epochs = "" if row.epochs is None else str(row.epochs)
+        used = "" if row.seconds is None else clock(row.seconds)
+        reason = row.reason if len(row.reason) <= WIDEST else f"{row.reason[: WIDEST - 1]}…"
+        values = [row.overrides.get(key, "") for key in keys]
+        lines.append([row.job, miou, epochs, used, row.state, *values, reason])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    right = ("mIoU", "epochs", "time")  # the columns of numbers
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if title in right else cell.ljust(width)
+            for title, cell, width in zip(lines[0], line, widths, strict=True)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def as_csv(rows: list[Row]) -> str:
+    """The table with all that is known, for programs."""
+    keys = swept(rows)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["job", "miou", "epochs", "seconds", "state", "reason", *keys])
+    for row in rows:
+        seconds = None if row.seconds is None else round(row.seconds, 1)
+        known = [row.job, row.miou, row.epochs, seconds, row.state, row.reason]
+        writer.writerow(known + [row.overrides.get(key) for key in keys])
+    return text.getvalue()
+
+
+def conclude(sweep_dir: Path, rows: list[Row]) -> None:
+    """Print the table of a sweep and leave it in its folder, with a picture where there is something to draw.
+
+    Raises:
+        CocosegError: the folder can't be written to.
+    """
+    write_bytes(sweep_dir / TABLE, as_csv(rows).encode())
+    written = [TABLE]
+    picture = parallel_coordinates(
+        swept(rows), [([row.overrides.get(key) for key in swept(rows)], row.miou) for row in rows]
+    )
+    if picture is not None:
+        file = io.BytesIO()
+        picture.save(file, format="PNG")
+        write_bytes(sweep_dir / PICTURE, file.getvalue())
+        written.append(PICTURE)
+    print(f"\n{as_text(rows)}\n\nleaderboard  {from_here(sweep_dir)}/{', '.join(written)}", flush=True)
+
+
+def _read_row(folder: Path, job: str) -> Row:
+    outcome = Outcome.read(folder)
+    ledger = None
+    with suppress(CocosegError):
+        ledger = read_ledger(folder / LEDGER)
+    state, reason = _state(folder, outcome, ledger is not None and ledger["finished"])
+    return Row(
+        job=job,
+        state=state,
+        reason=reason,
+        miou=_miou(folder, outcome),
+        epochs=outcome.epochs if outcome and outcome.epochs is not None else _epochs(folder),
+        seconds=ledger and ledger["used"],
+        overrides=_overrides(folder),
+    )
+
+
+def _state(folder: Path, outcome: Outcome | None, finished: bool) -> tuple[str, str]:
+    if outcome is not None:
+        return outcome.state, outcome.reason
+    if finished:
+        return "finished", ""
+    signs = [file for name in (LEDGER, "config.yaml", ".hydra") if (file := folder / name).exists()]
+    with suppress(OSError):
+        if time.time() - max(file.stat().st_mtime for file in signs) < ALIVE:
+            return RUNNING, ""
+    return (STOPPED, "killed") if (folder / LEDGER).exists() else (FAILED, "did not begin")
+
+
+def _miou(folder: Path, outcome: Outcome | None) -> float | None:
+    """Of the run itself, or so far."""
+    if outcome is not None and outcome.miou is not None:
+        return outcome.miou
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return float(msgspec.json.decode((folder / METRICS).read_bytes())["miou"])
+    return None
+
+
+def _epochs(folder: Path) -> int | None:
+    """As far as the run's log tells."""
+    numbers = []
+    for log in folder.glob("*.log"):
+        with suppress(OSError):
+            numbers += EPOCHS.findall(log.read_text(errors="replace"))
+    return max((int(done or begun) for done, begun in numbers), default=None)
+
+
+def _overrides(folder: Path) -> dict[str, str]:
+    """What the run was told, without what a sweeper adds for itself."""
+    given: dict[str, str] = {}
+    with suppress(OSError, ValueError, YAMLError):
+        for override in OmegaConf.load(folder / ".hydra" / "overrides.yaml"):
+            key, _, value = str(override).lstrip("+").partition("=")
+            given[key] = value
+    added = OF_A_SWEEPER if "sweep.trial" in given else ()
+    return {key: value for key, value in given.items() if not _is_below(key, added)}
+
+
+def _is_below(key: str, prefixes: tuple[str, ...]) -> bool:
+    return any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def _in_order(job: str) -> tuple[tuple[bool, int, str], ...]:
+    """Sorts 10 after 9."""
+    parts = re.split(r"(\d+)", job)
+    return tuple((part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts)
+
+
+def main(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("python -m cocoseg.leaderboard outputs/multirun/<sweep> …   runs, best first")
+        return 0 if arguments else 2
+    with report_errors():
+        for folder in arguments:
+            conclude(Path(folder), read_rows(Path(folder)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
