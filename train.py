@@ -22,7 +22,6 @@ def main(cfg: DictConfig) -> float | None:
     if not leads(config.trainer):  # of several processes on several devices this is not the first one
         with following():
             run(config, run_folder(), Budget(None))
-        return
     goes_on = config.ckpt_path is not None or config.resume is not None
     run_dir = start_run(cfg, overwrite=goes_on)
     with claimed(run_dir):  # before the ledger is read, which whoever was there may still have written to

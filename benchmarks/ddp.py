@@ -4,8 +4,8 @@
     python benchmarks/ddp.py --rounds 5 -- data=custom data.images=… data.annotations=… model.base_channels=16
     python benchmarks/ddp.py --accelerator gpu --devices 1 2 4 8 -- data.root=/data/coco
 
-The images of a step are the same ones, split among the processes. Counted from the sixth step on, in turns; the
-share is that of what so many times the speed of the first row would be.
+The images of a step are the same ones, split among the processes. Counted from the sixth step on, in turns;
+the share is that of what so many times the speed of the first row would be.
 """
 
 import argparse

@@ -126,7 +126,7 @@ def test_batches_are_bytes(data_module):
 def test_on_the_device_they_become_what_the_data_set_gives(data_module, training):
     data = data_module(batch_size=4)
     data.train_dataloader()  # makes the augmentation, here of nothing
-    data.trainer = types.SimpleNamespace(training=training)
+    data.trainer = types.SimpleNamespace(global_rank=0, world_size=1, training=training)
     image, mask = data.on_after_batch_transfer(next(iter(data.val_dataloader())), 0)
 
     expected = [torch.stack(part) for part in zip(*(data.val_set[i] for i in range(4)), strict=True)]
@@ -142,7 +142,7 @@ def test_only_training_images_are_augmented(data_module):
     batch = next(iter(data.val_dataloader()))
     given = {}
     for training in (True, False):
-        data.trainer = types.SimpleNamespace(training=training)
+        data.trainer = types.SimpleNamespace(global_rank=0, world_size=1, training=training)
         given[training], _ = data.on_after_batch_transfer(batch, 0)
 
     assert torch.equal(given[False], normalised(batch[0]))
@@ -156,7 +156,7 @@ def test_order_and_augmentation_follow_the_seed(data_module, workers):
         data.config = dataclasses.replace(
             data.config, seed=seed, augment=AugmentConfig(flip=0.5, scale=[0.5, 2])
         )
-        data.trainer = types.SimpleNamespace(global_step=0, global_rank=0, training=True)
+        data.trainer = types.SimpleNamespace(global_step=0, global_rank=0, world_size=1, training=True)
         loader = data.train_dataloader()
         return [data.on_after_batch_transfer(batch, 0)[0] for _ in range(2) for batch in loader]
 
@@ -245,7 +245,7 @@ def test_training_images_may_be_larger_for_crops_to_have_room(data_module, cache
     same = data_module(image_size=[24, 40], cache=cache, batch_size=4)
     loader = data.train_dataloader()
     large, _ = next(iter(loader))
-    data.trainer = types.SimpleNamespace(training=True)
+    data.trainer = types.SimpleNamespace(global_rank=0, world_size=1, training=True)
     image, mask = data.on_after_batch_transfer(next(iter(loader)), 0)
 
     assert large.shape == (4, 3, 48, 80)
@@ -296,7 +296,7 @@ def test_training_is_shuffled_anew_each_epoch_as_the_seed_says(data_module):
 def test_a_resumed_run_sees_the_images_in_another_order(data_module):
     def first_batch(step: int) -> list[float]:
         module = data_module(batch_size=18, image_size=[4, 4])
-        module.trainer = types.SimpleNamespace(global_step=step, global_rank=0)
+        module.trainer = types.SimpleNamespace(global_step=step, global_rank=0, world_size=1)
         return next(iter(module.train_dataloader()))[0].float().mean((1, 2, 3)).tolist()
 
     assert first_batch(0) != first_batch(7)

@@ -1,4 +1,4 @@
-"""Callbacks for trainings of several processes: each process writes down what it saw, or gets into trouble."""
+"""Callbacks for trainings of several processes: each writes down what it saw, or gets into trouble."""
 
 import json
 import os

@@ -143,8 +143,8 @@ def refuse_several_in(config: Config) -> None:
     """Refuse several devices where their processes would not be of the same training.
 
     Raises:
-        CocosegError: in the jobs of a sweep, which were seen to train other settings on each device,
-            silently; or where every process would name a run folder of its own.
+        CocosegError: in the jobs of a sweep, which were seen to train other settings on each device in
+            silence; or where every process would name a run folder of its own.
     """
     if not may_be_several(config.trainer):
         return

@@ -4,6 +4,7 @@ One process leads: it keeps the time, writes the files and talks. The others fol
 """
 
 import logging
+import multiprocessing
 import os
 import sys
 import traceback
@@ -48,18 +49,29 @@ def started_one_by_one(trainer: Mapping[str, Any]) -> bool:
 @contextmanager
 def following() -> Iterator[None]:
     """Around the work of a process that another one leads: it says nothing but what goes wrong in it, and
-    ends when that one does, or at once after an error, on which the others wait."""
+    ends with that one.
+
+    It ends at once, without what Python does last: it has nothing to put away, and after an error others wait
+    for it. The exit code is 0 whenever all end in order, for whoever started it would kill the others.
+    """
     _hush()
     end_with_parent()
+    code = 0
     try:
         yield
-    except Exception as error:
-        if isinstance(error, CocosegError):
-            print(f"process {_name()}: error: {error.sentence}", file=sys.stderr, flush=True)
-            os._exit(error.exit_code)
+    except SystemExit as end:
+        code = end.code or 0
+    except CocosegError as error:
+        print(f"process {_name()}: error: {error.sentence}", file=sys.stderr)
+        code = error.exit_code
+    except BaseException:
         traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(1)
+        code = 1
+    for loader in multiprocessing.active_children():
+        loader.kill()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _hush() -> None:

@@ -77,14 +77,16 @@ class Share(Sampler[int]):
 
 
 def in_batches(count: int, batch_size: int, rank: int = 0, processes: int = 1) -> list[list[int]]:
-    """All numbers below `count`, each in one batch of one process, in batches of about equal size.
+    """All numbers below `count`, each in one batch of one process.
 
-    All processes get equally many batches, between which they can agree on going on: for that a batch of a
-    process that has one number more than others may become one larger than asked for.
+    All processes get equally many batches, between which they can agree on going on. For that, batches are of
+    about equal size where there are several; for batches of 1 some process may get one of 2.
 
     Args:
         count: no less than `processes`.
     """
+    if processes == 1:
+        return [list(range(begin, min(begin + batch_size, count))) for begin in range(0, count, batch_size)]
     own = range(rank, count, processes)
     batches = min(-(-count // (processes * batch_size)), count // processes)
     ends = [len(own) * number // batches for number in range(batches + 1)]

@@ -83,8 +83,8 @@ class StopOnSignal(L.Callback):
             signal.signal(other, signal.SIG_DFL)
 
     def _replace_lightnings_answer(self, trainer: L.Trainer) -> None:
-        """To SIGTERM: of several processes it would broadcast in the midst of whatever another broadcasts, and
-        ask all before each step, for which every GPU is waited for."""
+        """To SIGTERM: of several processes it would broadcast in the midst of whatever another broadcasts,
+        and ask all before each step, for which every GPU is waited for."""
         if trainer.world_size == 1 or not self._listens:
             return
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None

@@ -51,7 +51,7 @@ def train(config: Config, run_dir: Path, budget: Budget) -> int:
     leads = processes.rank() == 0
     if not leads:
         budget.follow(ledger)
-    # Each process drops other channels; weights and the split are those of the first one, and of `config.seed`.
+    # Each process drops other channels; the first one's weights are those of all.
     L.seed_everything((config.seed + processes.rank()) % 2**32, workers=True, verbose=False)
     settings = settled(trainer_settings(config, budget))
     checkpoint = read_checkpoint(config.ckpt_path) if config.ckpt_path else None
