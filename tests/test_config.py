@@ -325,7 +325,8 @@ def test_who_goes_on_needs_no_weights_any_more(config):
 
 
 def test_only_presets_on_a_resnet_begin_with_weights():
-    weights = {option: typed("train", option).model.get("weights") for option in OPTIONS if "model=" in option}
+    models = [option for option in OPTIONS if option.startswith("model=")]
+    weights = {option: typed("train", option).model.get("weights") for option in models}
 
     assert {option: name for option, name in weights.items() if name} == {
         "model=unet_resnet34": "IMAGENET1K_V1",
