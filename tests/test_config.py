@@ -376,6 +376,16 @@ def test_who_goes_on_needs_no_weights_any_more(config):
 # What stands in conf/
 
 
+def test_only_presets_on_a_resnet_begin_with_weights():
+    models = [option for option in OPTIONS if option.startswith("model=")]
+    weights = {option: typed("train", option).model.get("weights") for option in models}
+
+    assert {option: name for option, name in weights.items() if name} == {
+        "model=unet_resnet34": "IMAGENET1K_V1",
+        "model=unet_resnet50": "IMAGENET1K_V2",
+    }
+
+
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_the_default_composes(program):
     config = typed(program)
