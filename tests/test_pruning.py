@@ -90,11 +90,13 @@ def test_a_resumed_trial_reports_on(study: optuna.Study, tmp_path: Path):
     assert reported(study) == {1: 0.0, 2: 0.0, 3: 0.0, 4: 0.5, 5: 0.5, 6: 0.5}
 
 
-def test_a_trial_that_begins_anew_is_judged_by_itself(study: optuna.Study, tmp_path: Path):
-    Trial(tmp_path).validate(0.41, 0.9)
+def test_a_trial_that_begins_anew_reports_its_own(study: optuna.Study, tmp_path: Path):
+    Trial(tmp_path).validate(0.41, 0.3)
     trial = Trial(tmp_path)
     assert not trial.validate(0.41, 0.1)
     assert trial.validate(0.51, 0.2)
+    assert reported(study)[5] == 0.2
+    assert trial.prune.reason.startswith("mIoU 0.200 at 51%")
 
 
 def test_no_trial_is_ended_when_it_nearly_is(study: optuna.Study, tmp_path: Path):
