@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import lightning as L
 import numpy as np
 import PIL.Image
-import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from omegaconf import OmegaConf
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -165,7 +165,8 @@ class Pictures(L.Callback):
         self.next_step, self.bytes = state_dict["next_step"], state_dict["bytes"]
 
     def _is_due(self, trainer: L.Trainer) -> bool:
-        last = trainer.validating or trainer.should_stop or is_last_step(trainer)
+        alone = trainer.state.fn == TrainerFn.VALIDATING  # after a training that had no validation
+        last = alone or trainer.should_stop or is_last_step(trainer)
         return last or (trainer.global_step >= self.next_step and self.bytes < MAX_BYTES)
 
     def _drawn(
@@ -209,7 +210,7 @@ def _images(trainer: L.Trainer) -> int:
 
 
 def _as_bytes(mask: Tensor) -> np.ndarray:
-    return mask.to(dtype=torch.uint8).cpu().numpy()
+    return mask.byte().cpu().numpy()
 
 
 def _verbatim(text: str) -> str:
