@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from cocoseg.budget import LEDGER, Budget, kept_in
 from cocoseg.cli import entry_point, is_typed, refuse_several_in, run_folder, start_run, typed
+from cocoseg.command import command
 from cocoseg.config import Config
 from cocoseg.outcome import objective
 from cocoseg.ranks import following, leads
@@ -39,7 +40,7 @@ def run(config: Config, run_dir: Path, budget: Budget) -> int:
     # Imported here, so that --help and mistakes in the configuration answer at once.
     from cocoseg.training import train
 
-    return train(config, run_dir, budget)
+    return train(config, run_dir, budget, command())
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ class Expected:
     checkpoint: float = 0.0
     export: float = 0.0
     step: float = 0.0
+    pictures: float = 0.0
 
 
 @dataclass
@@ -89,9 +90,10 @@ class Budget:
         return float("inf") if self.limit is None else self.limit - self.used()
 
     def after_validation(self) -> float:
-        """Seconds that must be left when the last validation ends: two checkpoints, the export, the exit."""
+        """Seconds that must be left when the last validation ends: two checkpoints, the export, what is not
+        drawn by then of the pictures, the exit."""
         checkpoint, export = self.expected.checkpoint, self.expected.export
-        return MARGIN * (2 * checkpoint + (export or checkpoint)) + END
+        return MARGIN * (2 * checkpoint + (export or checkpoint) + self.expected.pictures) + END
 
     def reserve(self) -> float:
         """Seconds that must be left when the last step ends."""

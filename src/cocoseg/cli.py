@@ -18,6 +18,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from cocoseg.command import key_of
 from cocoseg.config import Config, PredictConfig, check, check_predict
 from cocoseg.errors import CocosegError
 from cocoseg.files import from_here, write_bytes
@@ -136,7 +137,7 @@ def _plain(config: DictConfig) -> Any:
 def is_typed(key: str) -> bool:
     """Whether a key stands on the command line."""
     given = HydraConfig.get().overrides
-    return key in [override.lstrip("+").split("=")[0] for override in [*given.task, *given.hydra]]
+    return key in map(key_of, [*given.task, *given.hydra])
 
 
 def refuse_several_in(config: Config) -> None:

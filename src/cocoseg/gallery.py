@@ -12,9 +12,10 @@ import numpy as np
 import PIL.Image
 
 from cocoseg import png
+from cocoseg.drawing import readable_on
 from cocoseg.files import write_bytes
-from cocoseg.labels import IGNORE_INDEX, LabelMap
-from cocoseg.preview import is_dark, overlay
+from cocoseg.labels import LabelMap
+from cocoseg.preview import overlay
 
 FOLDER = "gallery"  # of the small pictures, beside the page
 LONGEST = 480  # pixels: their longer side
@@ -67,7 +68,7 @@ def write_pictures(
     _write_jpeg(_place(folder, name, "image.jpg"), picture)
     over = PIL.Image.fromarray(overlay(np.asarray(picture), small, labels))
     _write_jpeg(_place(folder, name, "overlay.jpg"), over)
-    palette = _palette(labels)
+    palette = labels.palette().tobytes()
     write_bytes(_place(folder, name, "mask.png"), png.encode(small, palette=palette))
     if truth is not None:
         small = _shrunk(truth, width, height)
@@ -93,7 +94,7 @@ def write_gallery(path: Path, cards: Sequence[Card], labels: LabelMap, title: st
         title=escape(title),
         about=escape(about),
         colors="".join(
-            f".c{index}{{background:rgb{label.color};color:{'#fff' if is_dark(label.color) else '#000'}}}"
+            f".c{index}{{background:rgb{label.color};color:{readable_on(label.color)}}}"
             for index, label in enumerate(labels.classes)
         ),
         legend="".join(_chip(index, name) for index, name in enumerate(labels.names)),
@@ -145,13 +146,6 @@ def _fitted(size: tuple[int, ...]) -> tuple[int, int]:
 
 def _shrunk(mask: np.ndarray, width: int, height: int) -> np.ndarray:
     return np.array(PIL.Image.fromarray(mask).resize((width, height), PIL.Image.Resampling.NEAREST))
-
-
-def _palette(labels: LabelMap) -> bytes:
-    palette = np.zeros((256, 3), dtype=np.uint8)
-    palette[: len(labels)] = [label.color for label in labels.classes]
-    palette[IGNORE_INDEX] = (224, 224, 192)  # PASCAL VOC's colour for void
-    return palette.tobytes()
 
 
 def _place(folder: Path, name: str, kind: str) -> Path:

@@ -18,11 +18,11 @@ from omegaconf import OmegaConf
 from yaml import YAMLError
 
 from cocoseg.budget import LEDGER, clock, read_ledger
-from cocoseg.chart import parallel_coordinates
 from cocoseg.cli import report_errors
 from cocoseg.errors import CocosegError
 from cocoseg.files import from_here, write_bytes
 from cocoseg.outcome import FAILED, RUNNING, STOPPED, Outcome
+from cocoseg.parallel_coordinates import parallel_coordinates
 
 TABLE, PICTURE = "leaderboard.csv", "leaderboard.png"
 METRICS = "metrics.json"

@@ -16,10 +16,11 @@ from cocoseg.balance import class_weights
 from cocoseg.budget import Budget, clock
 from cocoseg.checkpoints import BestCheckpoint, LastCheckpoint, WholeCheckpointIO
 from cocoseg.cli import build
+from cocoseg.command import Command
 from cocoseg.compiling import CompileNetwork
 from cocoseg.config import AUTO, Config, parse_duration
 from cocoseg.console import progress_callback, quiet_lightning
-from cocoseg.dashboard import ExampleSheet
+from cocoseg.dashboard import Pictures, RunTexts
 from cocoseg.datamodule import SegmentationDataModule
 from cocoseg.device import in_channels_last, settled
 from cocoseg.export import read_checkpoint
@@ -27,6 +28,7 @@ from cocoseg.failures import StopAtNoNumber, explained
 from cocoseg.files import from_here
 from cocoseg.finetuning import FreezeEncoder, encoder_of, slowed
 from cocoseg.finish import Exporter, finish
+from cocoseg.hparams import HyperparameterRow
 from cocoseg.module import SegmentationModule
 from cocoseg.networks import arguments_of, is_own, probe
 from cocoseg.optimizer import decayed, require_same_groups, with_fused
@@ -43,8 +45,11 @@ log = logging.getLogger(__name__)
 
 
 @explained()
-def train(config: Config, run_dir: Path, budget: Budget) -> int:
-    """Prepare, train, export. Returns the exit code: not 0 where a signal ended the training early."""
+def train(config: Config, run_dir: Path, budget: Budget, command: Command | None = None) -> int:
+    """Prepare, train, export. Returns the exit code: not 0 where a signal ended the training early.
+
+    `command` is what was typed, for the dashboard.
+    """
     quiet_lightning()
     processes.join(config.trainer)
     config.ckpt_path, ledger = processes.told((config.ckpt_path, budget.to_dict()))
@@ -94,7 +99,7 @@ def train(config: Config, run_dir: Path, budget: Budget) -> int:
             last,
             stop,
             prune,
-            *display(config, budget, leads),
+            *display(config, budget, command or Command(), leads),
         ],
         plugins=[WholeCheckpointIO(budget)],
         logger=build(config.logger, "logger", save_dir=run_dir) if config.logger else False,
@@ -185,9 +190,12 @@ def pacing(
     return callbacks
 
 
-def display(config: Config, budget: Budget, leads: bool) -> list[L.Callback]:
+def display(config: Config, budget: Budget, command: Command, leads: bool) -> list[L.Callback]:
     """What is seen of a run, on the process that leads, and the user's own callbacks."""
-    callbacks: list[L.Callback] = [ExampleSheet(), Advice(budget)] if leads else []
+    callbacks: list[L.Callback] = []
+    if leads:
+        callbacks += [RunTexts(config, command), HyperparameterRow(config, command)]
+        callbacks += [Pictures(budget, config.seed), Advice(budget)]
     if leads and config.trainer.get("enable_progress_bar", True):
         callbacks.append(progress_callback(budget))
     return callbacks + [build(node, f"callbacks.{name}") for name, node in config.callbacks.items()]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cocoseg.chart import COLORS, WITHOUT, make_axis, parallel_coordinates
+from cocoseg.parallel_coordinates import COLORS, WITHOUT, make_axis, parallel_coordinates
 
 
 def test_numbers_lie_by_size():
