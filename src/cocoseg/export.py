@@ -1,9 +1,14 @@
-"""Model files: `segmentation_model.pth`, and reading it or a checkpoint back. No Lightning, no Hydra."""
+"""Model files: `segmentation_model.pth`, and reading it or a checkpoint back. No Lightning, no Hydra.
 
+`python -m cocoseg.export` writes other formats, see exporting.py.
+"""
+
+import importlib
 import io
 import platform
+import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +70,10 @@ def read_weights(path: str | Path) -> dict[str, Any]:
             f"{path}: not a model or checkpoint that can be loaded; {error.strerror}"
         ) from error
     except Exception as error:  # what damaged bytes make torch raise can't be listed
-        unsafe = _is_torch_file(path) and "Unsupported global" in str(error)
-        reason = "it would run code on loading" if unsafe else "it is damaged or no torch file"
+        unsafe = _is_torch_file(path) and re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+        reason = "it is damaged or no torch file"
+        if unsafe:
+            reason = f"it needs pickle, which would run code on loading ({unsafe[1]})"
         raise CocosegError(f"{path}: not a model or checkpoint that can be loaded; {reason}") from error
     if not isinstance(content, dict):
         raise CocosegError(f"{path}: not a model or checkpoint of this program (a {type(content).__name__})")
@@ -104,25 +111,28 @@ def _is_torch_file(path: str | Path) -> bool:
         return file.read(1) == b"\x80"
 
 
-def load_model(path: str | Path, net: nn.Module | None = None) -> SegmentationModel:
+def load_model(
+    path: str | Path, net: nn.Module | None = None, *, allow_target: Collection[str] = ()
+) -> SegmentationModel:
     """Load `segmentation_model.pth` or a checkpoint as a network in evaluation mode, on the CPU.
 
     Args:
         path: the file.
         net: the network to fill, where it is not one of this project's own.
+        allow_target: names of networks of others, as in `my_nets.Net`, that may be imported where the file
+            names them. Importing runs code, which is why a file alone can't ask for it.
 
     Raises:
-        CocosegError: the file can't be loaded, or names a network that must be passed as `net`.
+        CocosegError: the file can't be loaded, or names a network that is neither known nor allowed.
     """
     content = read_weights(path)
     spec: ModelSpec = content["spec"]
     if net is None:
         arguments = dict(spec.network)
         name = arguments.pop("_target_", None)
-        if name not in NETWORKS:
-            raise CocosegError(f"{path}: holds weights of {name}; build that network and pass it as net=")
+        make = NETWORKS.get(str(name)) or _allowed(str(name), allow_target, path)
         try:
-            net = NETWORKS[name](**arguments)
+            net = make(**arguments)
         except (TypeError, ValueError) as error:
             raise CocosegError(f"{path}: {name} can't be built as the file says ({error})") from error
     try:
@@ -132,6 +142,20 @@ def load_model(path: str | Path, net: nn.Module | None = None) -> SegmentationMo
             f"{path}: the weights don't fit the network ({str(error).splitlines()[0]})"
         ) from error
     return SegmentationModel(net, spec, content["scores"])
+
+
+def _allowed(name: str, allow_target: Collection[str], path: str | Path) -> Callable[..., nn.Module]:
+    """Import a network that is not of this project, where the user allows it by name."""
+    if name not in allow_target:
+        raise CocosegError(
+            f"{path}: holds weights of {name}, which is none of this project's networks; where you trust it, "
+            f"allow its import with allow_target={name} (in Python, or pass the network as net=)"
+        )
+    module, _, attribute = name.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise CocosegError(f"allow_target: {name} can't be imported ({error})") from error
 
 
 def save_model(
@@ -152,3 +176,9 @@ def save_model(
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_bytes(path, buffer.getvalue())
+
+
+if __name__ == "__main__":
+    from cocoseg.export_main import main
+
+    main()

@@ -12,6 +12,7 @@ from cocoseg.dashboard import write_sheet
 from cocoseg.datamodule import SegmentationDataModule
 from cocoseg.export import read_weights, save_model
 from cocoseg.files import from_here, write_json
+from cocoseg.formats import ExtraFormats
 from cocoseg.metrics import Scores
 from cocoseg.module import SegmentationModule
 
@@ -57,7 +58,7 @@ class Exporter:
         self()
 
 
-def finish(trainer: L.Trainer, exporter: Exporter) -> None:
+def finish(trainer: L.Trainer, exporter: Exporter, formats: ExtraFormats) -> None:
     """See that the best weights are exported, and say how good they are and where everything lies.
 
     Best is by val/miou; a run that ended before its first validation exports the weights it has, without
@@ -70,6 +71,7 @@ def finish(trainer: L.Trainer, exporter: Exporter) -> None:
         exporter.export_from(best)
     elif not exporter.exported:
         exporter()
+    written = formats.write(exporter.run_dir / MODEL)
     if exporter.scores is not None:
         log.info("\n%s\n", score_table(exporter.scores, exporter.module.spec.labels))
     else:
@@ -80,4 +82,6 @@ def finish(trainer: L.Trainer, exporter: Exporter) -> None:
     log.info("run          %s", shown)
     log.info("dashboard    tensorboard --logdir %s", shown.parent)
     log.info("model        %s", shown / MODEL)
+    for done in written:
+        log.info("             %s: %s", shown / done.path.name, done)
     log.info("predictions  %s (image | truth | prediction)", shown / SHEET)

@@ -26,6 +26,7 @@ from cocoseg.export import read_checkpoint
 from cocoseg.failures import StopAtNoNumber, explained
 from cocoseg.files import from_here
 from cocoseg.finish import Exporter, finish
+from cocoseg.formats import ExtraFormats
 from cocoseg.module import SegmentationModule
 from cocoseg.optimizer import decayed, with_fused
 from cocoseg.pacing import KeepBudget, trainer_settings
@@ -56,6 +57,8 @@ def train(config: Config, run_dir: Path, budget: Budget) -> int:
     if checkpoint is not None:
         module.spec.require_same(checkpoint["spec"], where=config.ckpt_path)
 
+    formats = ExtraFormats(config.export, module, budget)
+    formats.try_out()
     exporter = Exporter(module, data, run_dir, budget)
     earlier = best_beside(Path(config.ckpt_path)) if config.ckpt_path else None
     best = BestCheckpoint(run_dir / "checkpoints", exporter, earlier)
@@ -87,8 +90,9 @@ def train(config: Config, run_dir: Path, budget: Budget) -> int:
     if stop.received:
         advice = f"; to go on: ckpt_path={from_here(last.path)}" if last.step >= 0 else ""
         log.warning("%s: stopped at step %d%s", stop.received.name, fit.trainer.global_step, advice)
+    formats.leave_out = bool(stop.received)  # what sends a signal may not wait for long
     with stop.listening():
-        finish(fit.trainer, exporter)
+        finish(fit.trainer, exporter, formats)
     budget.finished = not stop.received
     return stop.exit_code
 
