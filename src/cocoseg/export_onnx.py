@@ -33,12 +33,22 @@ def write(deployed: Deployed, path: Path) -> None:
     program.save(path, external_data=False)
 
 
-def read(path: Path) -> Callable[[Tensor], Tensor]:
-    """The file as a function, run by onnxruntime on the CPU."""
+def read(path: Path, *, logits: bool = False) -> Callable[[Tensor], Tensor]:
+    """The file as a function, run by onnxruntime on the CPU.
+
+    Args:
+        path: the file.
+        logits: give what the arg-max in it is of, not the classes.
+    """
+    import onnx
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
-    return lambda image: torch.from_numpy(session.run(None, {"image": image.numpy()})[0])
+    program = onnx.load(path)
+    if logits:
+        name = [node.input[0] for node in program.graph.node if node.op_type == "ArgMax"][-1]
+        program.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
+    session = onnxruntime.InferenceSession(program.SerializeToString(), providers=["CPUExecutionProvider"])
+    return lambda image: torch.from_numpy(session.run(None, {"image": image.numpy()})[-1])
 
 
 def sizes(deployed: Deployed) -> list[tuple[int, int, int]]:

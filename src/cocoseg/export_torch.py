@@ -30,9 +30,19 @@ def write(deployed: Deployed, path: Path) -> None:
         torch.export.save(program, path, extra_files=deployed.metadata())
 
 
-def read(path: Path) -> Callable[[Tensor], Tensor]:
-    """The file as a function, on the CPU. It is ours: a `.pt2` of others may run code on loading."""
-    return torch.export.load(path).module()
+def read(path: Path, *, logits: bool = False) -> Callable[[Tensor], Tensor]:
+    """The file as a function, on the CPU. It is ours: a `.pt2` of others may run code on loading.
+
+    Args:
+        path: the file.
+        logits: give what the arg-max in it is of, not the classes.
+    """
+    program = torch.export.load(path).module()
+    if logits:
+        argmax = [node for node in program.graph.nodes if node.target is torch.ops.aten.argmax.default][-1]
+        program.graph.output_node().args = ((argmax.args[0],),)
+        program.recompile()
+    return program
 
 
 def sizes(deployed: Deployed) -> list[tuple[int, int, int]]:

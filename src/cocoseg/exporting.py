@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 TOLERANCE = 1e-3  # of the largest logit: what another order of sums may differ by
 TIMED_FOR = 1.0  # seconds, at most, that passes are timed for
 TIMED_PASSES = 7
+OTHER = "the file gives other results than PyTorch"
 
 Run = Callable[[Tensor], Tensor]
 
@@ -31,7 +32,7 @@ class Format(NamedTuple):
 
     ending: str
     write: Callable[[Deployed, Path], None]
-    read: Callable[[Path], Run]
+    read: Callable[..., Run]
     sizes: Callable[[Deployed], list[tuple[int, int, int]]]
 
 
@@ -50,7 +51,7 @@ class Exported:
         seconds, torch_seconds: median of a pass over one such image on the CPU, with the file and with
             PyTorch.
         same: share of the pixels that get the same class.
-        difference: largest difference of a logit; None where the file gives classes.
+        difference: largest difference of a logit.
     """
 
     path: Path
@@ -59,16 +60,14 @@ class Exported:
     seconds: float
     torch_seconds: float
     same: float
-    difference: float | None
+    difference: float
 
     def __str__(self) -> str:
         height, width = self.size
-        agreement = f"the same class at {100 * self.same:.2f} % of the pixels"
-        if self.difference is not None:
-            agreement += f", logits within {self.difference:.1e}"
         return (
             f"{self.bytes / 1e6:.1f} MB; {1e3 * self.seconds:.1f} ms for an image of {height}x{width} "
-            f"(PyTorch: {1e3 * self.torch_seconds:.1f} ms); {agreement}"
+            f"(PyTorch: {1e3 * self.torch_seconds:.1f} ms); logits within {self.difference:.1e}, "
+            f"the same class at {100 * self.same:.2f} % of the pixels"
         )
 
 
@@ -93,7 +92,8 @@ def export_format(
         try:
             form.write(deployed, temporary)
             run = form.read(temporary)
-            same, difference = compare(deployed, run, form.sizes(deployed))
+            logits = form.read(temporary, logits=True) if argmax else run
+            same, difference = compare(deployed, run, logits, form.sizes(deployed))
         except (CocosegError, OSError, ImportError):
             raise
         except Exception as error:  # what a network of others makes the exporters raise can't be listed
@@ -107,43 +107,40 @@ def export_format(
 
 
 def compare(
-    deployed: Deployed, run: Run, sizes: Sequence[tuple[int, int, int]]
-) -> tuple[float, float | None]:
+    deployed: Deployed, run: Run, logits: Run, sizes: Sequence[tuple[int, int, int]]
+) -> tuple[float, float]:
     """Hold an exported file against PyTorch.
 
+    Args:
+        deployed: what was exported.
+        run, logits: the file; what it gives at last, and before its arg-max where there is one.
+        sizes: (batch, height, width) of the images.
+
     Returns:
-        share of the pixels of the same class; largest difference of a logit, None where there are classes.
+        share of the pixels of the same class; largest difference of a logit.
 
     Raises:
         CocosegError: a logit differs by more than TOLERANCE times the largest one, or a pixel has a class
-            whose logit is that much below the best one, which no other order of sums explains.
+            that is not the best one by the file's own logits.
     """
     same = pixels = 0
-    worst: float | None = None
+    worst = 0.0
     for number, (batch, height, width) in enumerate(sizes):
         image = deployed.example(batch, height, width, seed=number)
-        logits, found = deployed.logits(image), run(image)
-        allowed = TOLERANCE * max(1.0, logits.abs().max().item())
-        if deployed.argmax:
-            classes = found.long()
-            if classes.shape != (batch, height, width) or classes.max() >= logits.shape[1]:
-                raise _other(f"classes of shape {tuple(found.shape)}", batch, height, width)
-            off = (logits.amax(1) - logits.gather(1, classes.unsqueeze(1)).squeeze(1)).max().item()
-        else:
-            if found.shape != logits.shape:
-                raise _other(f"logits of shape {tuple(found.shape)}", batch, height, width)
-            classes = found.argmax(1)
-            off = (found - logits).abs().max().item()
-            worst = max(off, worst or 0.0)
-        if not off <= allowed:  # no number is not either
-            raise _other(f"logits that are {off:.3g} off", batch, height, width)
-        same += int((classes == logits.argmax(1)).sum())
+        wanted, found, result = deployed.logits(image), logits(image), run(image)
+        where = f"for {batch} x {height}x{width}"
+        if found.shape != wanted.shape:
+            raise CocosegError(f"{OTHER}: logits of shape {tuple(found.shape)} {where}")
+        off = (found - wanted).abs().max().item()
+        if not off <= TOLERANCE * max(1.0, wanted.abs().max().item()):  # nor what is no number
+            raise CocosegError(f"{OTHER}: logits that are {off:.3g} off {where}")
+        classes = found.argmax(1)
+        if deployed.argmax and not torch.equal(result, classes.to(torch.uint8)):
+            raise CocosegError(f"{OTHER}: classes that are not those of the largest logits {where}")
+        same += int((classes == wanted.argmax(1)).sum())
         pixels += classes.numel()
+        worst = max(worst, off)
     return same / pixels, worst
-
-
-def _other(what: str, batch: int, height: int, width: int) -> CocosegError:
-    return CocosegError(f"the file gives other results than PyTorch: {what} for {batch} x {height}x{width}")
 
 
 def latency(run: Run, image: Tensor) -> float:
