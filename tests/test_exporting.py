@@ -180,7 +180,7 @@ class CantBeTraced(nn.Module):
         self.reads = Reads()
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.reads(image) * float(image.sum() > 0)
+        return torch.from_numpy(self.reads(image).numpy())
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -210,13 +210,8 @@ def test_a_network_that_takes_multiples_only(tmp_path: Path) -> None:
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "cocoseg.export", *arguments],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    command = [sys.executable, "-m", "cocoseg.export", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
 def test_the_command_line_writes_beside_the_checkpoint(model_file: Path) -> None:
@@ -288,30 +283,18 @@ sys.meta_path.insert(0, Blocked())
 import torch, cocoseg
 model = cocoseg.load_model({path!r})
 print(tuple(model(torch.zeros(1, 3, 20, 30)).shape), model.labels.names)
+
+from cocoseg.export_main import main
+sys.argv = ["export", "checkpoint=" + {path!r}, "formats=torch_export"]
+main()
 """
-TRAINING = (
-    "lightning",
-    "pytorch_lightning",
-    "hydra",
-    "omegaconf",
-    "torchmetrics",
-    "tensorboard",
-    "pycocotools",
-)
+TRAINING = ("lightning", "pytorch_lightning", "hydra", "omegaconf", "torchmetrics", "pycocotools")
 
 
-def test_a_model_loads_without_lightning_and_hydra(model_file: Path) -> None:
+def test_models_are_loaded_and_exported_without_lightning_and_hydra(model_file: Path) -> None:
     program = WITHOUT.format(blocked=TRAINING, path=str(model_file))
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
-    assert done.stdout == "(1, 3, 20, 30) ['background', 'cat', 'dog']\n", done.stderr
-
-
-def test_formats_are_written_without_lightning_and_hydra(model_file: Path) -> None:
-    program = WITHOUT.format(blocked=TRAINING, path=str(model_file)) + (
-        f"sys.argv = ['export', 'checkpoint={model_file}', 'formats=torch_export']\n"
-        "from cocoseg.export_main import main\nmain()\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.stdout.startswith("(1, 3, 20, 30) ['background', 'cat', 'dog']\n"), done.stderr
     assert model_file.with_suffix(".pt2").is_file(), done.stderr
 
 

@@ -5,11 +5,13 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import PIL.PngImagePlugin
 import pytest
 
+import cocoseg.images
 from cocoseg.errors import CocosegError
-from cocoseg.images import check_image, read_image
+from cocoseg.images import check_image, read_image, read_upright
 
 # --- checking
 
@@ -128,3 +130,48 @@ def test_pixels_without_a_range(tmp_path: Path) -> None:
     PIL.Image.new("F", (3, 2)).save(tmp_path / "a.tif")
     with pytest.raises(CocosegError, match=r"a\.tif: "):
         read_image(tmp_path / "a.tif")
+
+
+# --- as a viewer shows it
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_upright_is_what_pillow_makes_of_it(tmp_path: Path, orientation: int) -> None:
+    pixels = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    PIL.Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    with PIL.Image.open(tmp_path / "a.png") as image:
+        expected = np.asarray(PIL.ImageOps.exif_transpose(image))
+    np.testing.assert_array_equal(np.asarray(read_upright(tmp_path / "a.png")), expected)
+    assert read_image(tmp_path / "a.png").size == (6, 4)
+
+
+@pytest.mark.parametrize("exif", [b"", b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\xff", b"\xff" * 40])
+def test_damaged_exif_data_are_ignored(tmp_path: Path, exif: bytes) -> None:
+    PIL.Image.new("RGB", (16, 8)).save(tmp_path / "a.jpg", exif=exif)
+    assert read_upright(tmp_path / "a.jpg").size == (16, 8)
+
+
+def test_an_unknown_orientation_is_ignored(tmp_path: Path) -> None:
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 42
+    PIL.Image.new("RGB", (16, 8)).save(tmp_path / "a.jpg", exif=exif)
+    assert read_upright(tmp_path / "a.jpg").size == (16, 8)
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    PIL.Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
+    monkeypatch.setattr(PIL.PngImagePlugin.PngImageFile, "load", None)
+    monkeypatch.setattr(cocoseg.images, "MAX_PIXELS", 1000)
+    with pytest.raises(CocosegError, match=r"a\.png: 64x48 pixels, more than the 1,000"):
+        read_upright(tmp_path / "a.png")
+
+
+def test_what_pillow_itself_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    PIL.Image.new("1", (640, 480)).save(tmp_path / "a.png")
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(CocosegError, match=r"a\.png: .*decompression bomb"):
+        read_upright(tmp_path / "a.png")

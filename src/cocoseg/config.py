@@ -26,6 +26,7 @@ SCHEDULES = ("linear", "cosine", "trapezoid", "constant")
 OTHERS = ("background", "ignore")
 CLASS_WEIGHTS = ("none", "enet", "median")
 AUTO = "auto"
+LEAST_TILE = 64  # pixels
 COMPILES = (False, True, AUTO)
 # Formats of a trained model, and the packages that each needs.
 EXPORTS = {"pth": (), "onnx": ("onnx", "onnxruntime", "onnxscript"), "torch_export": ()}
@@ -317,6 +318,22 @@ def check_masks(masks: MasksConfig) -> None:
         value = getattr(masks, key)
         if value not in known:
             raise CocosegError(f"masks.{key} is {value!r}; it must be one of {', '.join(known)}")
+
+
+def check_prediction(scale: Any, tile: Any, scales: Any) -> None:
+    """Raises CocosegError where a setting of `cocoseg.predict.Predictor` is out of range."""
+    if scale is not None and not 0.01 <= scale <= 100:
+        raise CocosegError(f"scale is {scale}; it must lie in 0.01 … 100, or be null: the size of training")
+    if tile is not None and tile is not False and tile != AUTO:
+        sides = list(tile) if isinstance(tile, Sequence) and not isinstance(tile, str) else []
+        if len(sides) != 2 or not all(type(side) is int and side >= LEAST_TILE for side in sides):
+            raise CocosegError(
+                f"tile is {tile!r}; it must be auto, false, or [height, width] from {LEAST_TILE} pixels up"
+            )
+    if not scales or not all(0.1 <= factor <= 10 for factor in scales):
+        raise CocosegError(
+            f"scales is {list(scales)}; it must list factors in 0.1 … 10, as in [0.75, 1, 1.25]"
+        )
 
 
 def _check_data(data: DataConfig) -> None:

@@ -8,10 +8,12 @@ import io
 import platform
 import re
 import zipfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import PIL.Image
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -50,6 +52,35 @@ class SegmentationModel(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return self.net(image)
+
+    def predict(
+        self,
+        image: str | Path | PIL.Image.Image | np.ndarray | Tensor,
+        *,
+        scale: float | None = None,
+        tile: str | bool | Sequence[int] | None = "auto",
+        flip: bool = False,
+        scales: Sequence[float] = (1.0,),
+    ) -> np.ndarray:
+        """The class of every pixel, on the device and in the precision that the weights have.
+
+        Args:
+            image: of any size; a path (turned upright by its EXIF orientation), a PIL image of any mode (its
+                pixels as they are), an array (H, W, 3) RGB or (H, W) grey, or a tensor (3, H, W) or
+                (B, 3, H, W) RGB. Arrays and tensors are uint8 from 0 to 255, uint16 from 0 to 65535 or floats
+                from 0 to 1, not normalised.
+            scale, tile, flip, scales: see `cocoseg.predict.Predictor`.
+
+        Returns:
+            class indices (H, W) uint8, of a batch (B, H, W); `labels.names[index]` is their name,
+            `labels.classes[index].category_id` their category id.
+
+        Raises:
+            CocosegError: it is no image, or can't be read.
+        """
+        from cocoseg.predict import predict  # here: it comes after this module, which it imports
+
+        return predict(self, image, scale=scale, tile=tile, flip=flip, scales=scales)
 
 
 def read_weights(path: str | Path) -> dict[str, Any]:

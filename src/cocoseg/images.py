@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
 
 from cocoseg.coco import Image
@@ -12,6 +13,18 @@ from cocoseg.errors import CocosegError
 
 # No other format is opened: Pillow would hand some, EPS for one, to an interpreter.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM")
+
+MAX_PIXELS = 2 * PIL.Image.MAX_IMAGE_PIXELS  # 179 million: Pillow refuses more as a decompression bomb
+# How to turn an image of an EXIF orientation (1..8) upright: CIPA DC-008, Exif 2.32, section 4.6.4.
+_TURNS = {
+    2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
+    3: PIL.Image.Transpose.ROTATE_180,
+    4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
+    5: PIL.Image.Transpose.TRANSPOSE,
+    6: PIL.Image.Transpose.ROTATE_270,
+    7: PIL.Image.Transpose.TRANSVERSE,
+    8: PIL.Image.Transpose.ROTATE_90,
+}
 
 
 def check_image(path: Path, width: int, height: int) -> None:
@@ -43,6 +56,30 @@ def read_image(path: Path) -> PIL.Image.Image:
     """
     with _opened(path) as image:
         return to_rgb(image)
+
+
+def read_upright(path: Path) -> PIL.Image.Image:
+    """Read an image as RGB, 8 bits a channel, turned by its EXIF orientation as viewers show it.
+
+    Raises:
+        CocosegError: it can't be read, or has more than MAX_PIXELS pixels.
+    """
+    with _opened(path) as image:
+        if image.width * image.height > MAX_PIXELS:  # from the header: nothing is decoded yet
+            raise CocosegError(
+                f"{path}: {image.width}x{image.height} pixels, more than the {MAX_PIXELS:,} that are read; "
+                "cut it into parts"
+            )
+        turn = _TURNS.get(_orientation(image))
+        upright = to_rgb(image)
+        return upright if turn is None else upright.transpose(turn)
+
+
+def _orientation(image: PIL.Image.Image) -> int | None:
+    try:
+        return image.getexif().get(PIL.ExifTags.Base.Orientation)
+    except Exception:  # damaged EXIF data, about which decoders raise anything, are none to a viewer
+        return None
 
 
 @contextmanager
