@@ -7,7 +7,7 @@ import hydra
 from omegaconf import DictConfig
 
 from cocoseg.budget import LEDGER, kept_in
-from cocoseg.cli import entry_point, is_typed, start_run, typed
+from cocoseg.cli import command, entry_point, is_typed, start_run, typed
 from cocoseg.resuming import claimed, continue_run
 
 
@@ -27,7 +27,7 @@ def main(cfg: DictConfig) -> None:
             # Imported here, so that --help and mistakes in the configuration answer at once.
             from cocoseg.training import train
 
-            exit_code = train(config, run_dir, budget)
+            exit_code = train(config, run_dir, budget, command())
     if exit_code:
         sys.exit(exit_code)
 

@@ -52,6 +52,7 @@ class Expected:
     export: float = 0.0
     formats: dict[str, float] = field(default_factory=dict)
     step: float = 0.0
+    pictures: float = 0.0
 
 
 @dataclass
@@ -90,10 +91,11 @@ class Budget:
         return float("inf") if self.limit is None else self.limit - self.used()
 
     def after_validation(self) -> float:
-        """Seconds that must be left when the last validation ends: two checkpoints, the export, other formats
-        of the model, the exit."""
+        """Seconds that must be left when the last validation ends: two checkpoints, the export, what is not
+        drawn by then of the pictures, other formats of the model, the exit."""
         checkpoint, export = self.expected.checkpoint, self.expected.export
-        return MARGIN * (2 * checkpoint + (export or checkpoint)) + self.for_formats() + END
+        parts = 2 * checkpoint + (export or checkpoint) + self.expected.pictures
+        return MARGIN * parts + self.for_formats() + END
 
     def for_formats(self) -> float:
         """Seconds that other formats of the model take; they are written once, at the end."""

@@ -4,8 +4,10 @@ import atexit
 import errno
 import functools
 import os
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +79,38 @@ def typed(config: DictConfig, *, may_download: bool = False) -> Config:
     return settings
 
 
+@dataclass(frozen=True)
+class Command:
+    """What a run was asked for.
+
+    Attributes:
+        overrides: as typed; of a job of a sweep its own.
+        choices: option of each config group.
+    """
+
+    overrides: tuple[str, ...] = ()
+    choices: Mapping[str, str | None] = field(default_factory=dict)
+
+    @property
+    def keys(self) -> list[str]:
+        """Keys and groups of the overrides."""
+        return [override.lstrip("+").split("=")[0] for override in self.overrides]
+
+    def __str__(self) -> str:
+        """For a shell."""
+        return shlex.join(["python", "train.py", *self.overrides])
+
+
+def command() -> Command:
+    """That of the job in progress."""
+    job = HydraConfig.get()
+    choices = {str(group): option for group, option in job.runtime.choices.items()}
+    return Command(tuple(job.overrides.task), choices)
+
+
 def is_typed(key: str) -> bool:
     """Whether a key stands on the command line."""
-    return key in [override.lstrip("+").split("=")[0] for override in HydraConfig.get().overrides.task]
+    return key in command().keys
 
 
 def start_run(config: DictConfig, *, overwrite: bool) -> Path:

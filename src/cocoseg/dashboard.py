@@ -1,88 +1,216 @@
-"""What TensorBoard is shown, and the picture sheet of a run."""
+"""What TensorBoard is shown beside the numbers, which are logged where they arise."""
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+import io
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import Any, NamedTuple
 
 import lightning as L
 import numpy as np
 import PIL.Image
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
+from omegaconf import OmegaConf
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
+from torch.utils.tensorboard import FileWriter
 
-from cocoseg.files import whole_file
-from cocoseg.labels import IGNORE_INDEX, LabelMap
+from cocoseg.background import BackgroundWriter
+from cocoseg.budget import END, Budget
+from cocoseg.charts import confused_pairs, confusion_matrix, iou_bars
+from cocoseg.cli import Command
+from cocoseg.config import Config
+from cocoseg.events import event_file, is_shown
+from cocoseg.labels import LabelMap
+from cocoseg.metrics import Scores
 from cocoseg.module import SegmentationModule
+from cocoseg.pacing import is_last_step
 from cocoseg.pixels import denormalised
+from cocoseg.prepared import prepared_sets
+from cocoseg.strips import Example, easy_and_hard, spread, strip
 
-EXAMPLES = 8  # images on a sheet
-GAP = 4  # pixels between pictures
-IGNORED = (128, 128, 128)
+EXAMPLES = 8  # images shown all through a run
+CANDIDATES = 32  # of which they are chosen, by how hard they are in the first validation
+RARER = 1.25  # times the step of the last pictures: of the next ones
+MAX_BYTES = 64 * 2**20  # of pictures in a run; beyond, only those of its end
+PATIENCE = 10.0  # seconds: what the end waits for pictures, at most
 
 
-class ExampleSheet(L.Callback):
-    """Logs the first validation images as image | truth | prediction after each validation."""
+class RunTexts(L.Callback):
+    """The command line, the resolved configuration and the report on the data, once training begins."""
+
+    def __init__(self, config: Config, command: Command):
+        self.config, self.command = config, command
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not is_shown(trainer):
+            return
+        writer, step = trainer.logger.experiment, trainer.global_step
+        if step:  # what a killed attempt has logged beyond the checkpoint did not happen
+            mark = Event(session_log=SessionLog(status=SessionLog.START))
+            event_file(trainer.logger).add_event(mark, step + 1)
+        for name, text in self.texts().items():
+            writer.add_text(f"run/{name}", text, step)
+
+    def texts(self) -> dict[str, str]:
+        """Name -> Markdown."""
+        texts = {
+            "command": _verbatim(str(self.command)),
+            "config": _verbatim(OmegaConf.to_yaml(OmegaConf.create(asdict(self.config)))),
+        }
+        train, val = prepared_sets(self.config)
+        for name, prepared in (("data", train), ("validation_data", val)):
+            if prepared is not None and (file := prepared.folder / "report.md").is_file():
+                texts[name] = file.read_text()
+        return texts
+
+
+class Picture(NamedTuple):
+    """For TensorBoard."""
+
+    tag: str
+    step: int
+    picture: PIL.Image.Image
+
+
+class Pictures(L.Callback):
+    """Examples, confusion matrix and IoU per class after a validation, drawn and written by a thread.
+
+    The examples are the same images all through a run, also where it is resumed: of some that are drawn at
+    random from all of the validation set, the hardest, the easiest and some between, by the first validation.
+    The predictions are those of the validation itself; one that was cut short has fewer of them.
+
+    Pictures come ever more rarely, each time after a quarter more steps, and always at the end. What is not
+    drawn when the time is up is left out.
+
+    Args:
+        budget: what the end may wait, and how long pictures take.
+        seed: of the choice.
+    """
+
+    def __init__(self, budget: Budget, seed: int):
+        self.budget, self.seed = budget, seed
+        self.chosen: list[int] | None = None  # places in the order of validation, the hardest first
+        self.next_step = 0
+        self.bytes = 0  # of all pictures
+        self._writer: BackgroundWriter[Picture] | None = None
+        self._wanted: set[int] = set()
+        self._seen: dict[int, Example] = {}
+        self._place = 0  # of the next image
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if is_shown(trainer):
+            self._writer = BackgroundWriter(
+                "TensorBoard's pictures", self._write_to(event_file(trainer.logger))
+            )
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._wanted, self._seen, self._place = set(), {}, 0
+        if self._writer is None or trainer.sanity_checking or not self._is_due(trainer):
+            return
+        images = _images(trainer)
+        if self.chosen and max(self.chosen) >= images:  # resumed on other data
+            self.chosen = None
+        self._wanted = set(self.chosen or spread(images, CANDIDATES, self.seed))
 
     def on_validation_batch_end(
         self,
         trainer: L.Trainer,
-        pl_module: SegmentationModule,
+        pl_module: L.LightningModule,
         outputs: Tensor,
         batch: tuple[Tensor, Tensor],
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        *args: Any,
     ) -> None:
-        if batch_idx or trainer.sanity_checking or not isinstance(pl_module.logger, TensorBoardLogger):
-            return
         image, mask = batch
-        picture = sheet(image[:EXAMPLES], mask[:EXAMPLES], outputs[:EXAMPLES], pl_module.spec.labels)
-        writer = pl_module.logger.experiment
-        writer.add_image("val/examples", picture, pl_module.global_step, dataformats="HWC")
+        here = [place for place in range(len(image)) if self._place + place in self._wanted]
+        if here:
+            parts = zip(
+                denormalised(image[here]), _as_bytes(mask[here]), _as_bytes(outputs[here]), strict=True
+            )
+            for place, part in zip(here, parts, strict=True):
+                self._seen[self._place + place] = Example(*part)
+        self._place += len(image)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: SegmentationModule) -> None:
+        if not self._wanted or self._writer is None:
+            return
+        if self.chosen is None:
+            self.chosen = easy_and_hard(self._seen, EXAMPLES)
+        step = trainer.global_step
+        self.next_step = math.ceil(step * RARER)
+        examples = {
+            f"examples/{rank}": self._seen[place]
+            for rank, place in enumerate(self.chosen, start=1)
+            if place in self._seen
+        }
+        matrix, labels = pl_module.matrix.numpy(), pl_module.spec.labels
+        self._writer.submit(self._drawn(step, examples, matrix, pl_module.scores, labels))
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self._finish()  # before the logger closes its file
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        self._finish()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"chosen": self.chosen, "next_step": self.next_step, "bytes": self.bytes}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.chosen = state_dict["chosen"]
+        self.next_step, self.bytes = state_dict["next_step"], state_dict["bytes"]
+
+    def _is_due(self, trainer: L.Trainer) -> bool:
+        last = trainer.validating or trainer.should_stop or is_last_step(trainer)
+        return last or (trainer.global_step >= self.next_step and self.bytes < MAX_BYTES)
+
+    def _drawn(
+        self, step: int, examples: dict[str, Example], matrix: np.ndarray, scores: Scores, labels: LabelMap
+    ) -> Iterator[Picture]:
+        """In the thread: one picture after the other."""
+        begin = time.monotonic()
+        yield Picture("classes/iou", step, iou_bars(scores.iou, labels))
+        yield Picture("classes/confusion", step, confusion_matrix(matrix, labels.names))
+        yield Picture("classes/most_confused", step, confused_pairs(matrix, labels.names))
+        for tag, example in examples.items():
+            yield Picture(tag, step, strip(example, labels))
+        seconds = min(PATIENCE, time.monotonic() - begin)
+        self.budget.expected.pictures = max(self.budget.expected.pictures, seconds)
+
+    def _write_to(self, file: FileWriter) -> Callable[[Picture], None]:
+        def write(drawn: Picture) -> None:
+            buffer = io.BytesIO()
+            drawn.picture.save(buffer, format="PNG")
+            content = buffer.getvalue()
+            width, height = drawn.picture.size
+            image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=content)
+            summary = Summary(value=[Summary.Value(tag=drawn.tag, image=image)])
+            file.add_summary(summary, drawn.step)
+            self.bytes += len(content)
+
+        return write
+
+    def _finish(self) -> None:
+        if self._writer is None:
+            return
+        with self.budget.timed("saving"):
+            self._writer.finish(min(PATIENCE, max(0.0, self.budget.left() - END)))
+        self._writer = None
 
 
-def sheet(image: Tensor, mask: Tensor, prediction: Tensor, labels: LabelMap) -> np.ndarray:
-    """One row per example: image | truth | prediction, in the colours of the labels, ignored pixels grey.
-
-    Args:
-        image: (B, 3, H, W) float32, normalised.
-        mask, prediction: (B, H, W) int64 class indices.
-
-    Returns:
-        (B·(H+4)-4, 3·(W+4)-4, 3) uint8 RGB.
-    """
-    palette = np.zeros((256, 3), dtype=np.uint8)
-    palette[: len(labels)] = [label.color for label in labels.classes]
-    palette[IGNORE_INDEX] = IGNORED
-    rows = []
-    for photo, truth, guess in zip(
-        denormalised(image), mask.cpu().numpy(), prediction.cpu().numpy(), strict=True
-    ):
-        rows.append(_joined([photo, palette[truth], palette[guess]], axis=1))
-    return _joined(rows, axis=0)
+def _images(trainer: L.Trainer) -> int:
+    """How many images this process is going to validate, a cut apart."""
+    loader = trainer.val_dataloaders
+    return int(min(len(loader.sampler), sum(trainer.num_val_batches) * (loader.batch_size or 1)))
 
 
-def write_sheet(
-    path: Path, net: torch.nn.Module, pairs: Sequence[tuple[Tensor, Tensor]], labels: LabelMap
-) -> None:
-    """Predict the first examples of a data set and write their sheet as PNG."""
-    image, mask = (
-        torch.stack(part) for part in zip(*(pairs[i] for i in range(min(EXAMPLES, len(pairs)))), strict=True)
-    )
-    training = net.training
-    like = next(net.parameters())
-    net.eval()
-    with torch.inference_mode():
-        prediction = net(image.to(like.device, like.dtype)).argmax(1)
-    net.train(training)
-    with whole_file(path) as temporary:
-        PIL.Image.fromarray(sheet(image, mask, prediction, labels)).save(temporary, format="PNG")
+def _as_bytes(mask: Tensor) -> np.ndarray:
+    return mask.to(dtype=torch.uint8).cpu().numpy()
 
 
-def _joined(pictures: list[np.ndarray], axis: int) -> np.ndarray:
-    """Pictures in a row (axis 1) or a column (axis 0), white between."""
-    shape = list(pictures[0].shape)
-    shape[axis] = GAP
-    gap = np.full(shape, 255, dtype=np.uint8)
-    parts: list[Any] = [part for picture in pictures for part in (gap, picture)][1:]
-    return np.concatenate(parts, axis=axis)
+def _verbatim(text: str) -> str:
+    """As Markdown that shows it as it is."""
+    return "\n".join(f"    {line}" for line in text.splitlines())

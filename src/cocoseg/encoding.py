@@ -125,8 +125,7 @@ class MaskEncoding:
         """RGB triples of all 256 values: with fewer, some readers would take the pixels for 4 bits each."""
         if self.bits == 16:
             return None
+        colors, used = self.labels.palette(), [*range(len(self.labels)), IGNORE_INDEX]
         palette = np.zeros((256, 3), dtype=np.uint8)
-        palette[IGNORE_INDEX] = (224, 224, 192)  # PASCAL VOC's colour for void
-        for index, label in enumerate(self.labels.classes):
-            palette[self._values[index]] = label.color
+        palette[self._values[used]] = colors[used]
         return palette.tobytes()

@@ -2,23 +2,29 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import lightning as L
+import torch
+from torch import Tensor
 
 from cocoseg.budget import Budget, time_line
 from cocoseg.console import score_table
-from cocoseg.dashboard import write_sheet
 from cocoseg.datamodule import SegmentationDataModule
 from cocoseg.export import read_weights, save_model
-from cocoseg.files import from_here, write_json
+from cocoseg.files import from_here, whole_file, write_json
 from cocoseg.formats import ExtraFormats
+from cocoseg.labels import LabelMap
 from cocoseg.metrics import Scores
 from cocoseg.module import SegmentationModule
+from cocoseg.pixels import denormalised
+from cocoseg.strips import Example, sheet, spread
 
 log = logging.getLogger(__name__)
 
 MODEL, METRICS, SHEET = "segmentation_model.pth", "metrics.json", "examples.png"
+EXAMPLES = 8  # on the sheet
 
 
 class Exporter:
@@ -43,7 +49,7 @@ class Exporter:
             self.scores = module.scores
             scores = self.scores and self.scores.to_dict()
             save_model(self.run_dir / MODEL, module.result.state_dict(), module.spec, scores)
-            write_sheet(self.run_dir / SHEET, module.result, self.data.val_set, labels)
+            write_sheet(self.run_dir / SHEET, module.result, self.data.val_set, labels, self.data.config.seed)
             if scores:
                 named = {**scores, "iou": dict(zip(labels.names, self.scores.iou, strict=True))}
                 write_json(self.run_dir / METRICS, named)
@@ -84,4 +90,22 @@ def finish(trainer: L.Trainer, exporter: Exporter, formats: ExtraFormats) -> Non
     log.info("model        %s", shown / MODEL)
     for done in written:
         log.info("             %s: %s", shown / done.path.name, done)
-    log.info("predictions  %s (image | truth | prediction)", shown / SHEET)
+    log.info("predictions  %s (image | truth | prediction | wrong)", shown / SHEET)
+
+
+def write_sheet(
+    path: Path, net: torch.nn.Module, pairs: Sequence[tuple[Tensor, Tensor]], labels: LabelMap, seed: int
+) -> None:
+    """Predict some images from all over a data set and write their strips as PNG, the hardest first."""
+    numbers = spread(len(pairs), EXAMPLES, seed)
+    image, mask = (torch.stack(part) for part in zip(*(pairs[i] for i in numbers), strict=True))
+    training = net.training
+    like = next(net.parameters())
+    net.eval()
+    with torch.inference_mode():
+        prediction = net(image.to(like.device, like.dtype)).argmax(1).cpu()
+    net.train(training)
+    parts = (denormalised(image), mask.byte().numpy(), prediction.byte().numpy())
+    examples = [Example(*part) for part in zip(*parts, strict=True)]
+    with whole_file(path) as temporary:
+        sheet(examples, labels).save(temporary, format="PNG")

@@ -6,10 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+import numpy as np
+
 from cocoseg.coco import Category
 from cocoseg.errors import CocosegError
 
 IGNORE_INDEX = 255
+IGNORE_COLOR = (224, 224, 192)  # PASCAL VOC's colour for void
 MAX_CLASSES = 254  # class indices 1..254: 0 is background, 255 is ignored
 
 
@@ -113,6 +116,13 @@ class LabelMap:
     def index_of(self) -> dict[int, int]:
         """Category id -> class index."""
         return {category: index for index, c in enumerate(self.classes) for category in c.category_ids}
+
+    def palette(self) -> np.ndarray:
+        """Colours of all values of a mask of class indices, the ignored one's too: (256, 3) uint8 RGB."""
+        colors = np.zeros((256, 3), dtype=np.uint8)
+        colors[: len(self)] = [c.color for c in self.classes]
+        colors[IGNORE_INDEX] = IGNORE_COLOR
+        return colors
 
     def difference(self, other: "LabelMap") -> str | None:
         """The first difference in ids or names, in words, or None where both mean the same."""

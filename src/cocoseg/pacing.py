@@ -53,6 +53,7 @@ class KeepBudget(L.Callback):
         self.validation_share = config.budget.validation_share
         self.paced = is_paced(config, budget)
         self._steps: deque[float] = deque(maxlen=RECENT)  # seconds, loading included
+        self._waits: deque[float] = deque(maxlen=RECENT)  # seconds of these for data
         self._loading = 0.0  # of the step in progress
         self._mark = time.monotonic()  # when the last thing ended that was charged to somebody
         self._saved = 0.0  # seconds of saving when the mark was set
@@ -85,8 +86,9 @@ class KeepBudget(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._steps.append(self._loading + self._charge_since_mark("computing"))
+        self._waits.append(self._loading)
         self.budget.expected.step = max(self._steps)
-        due = self._is_due() or _is_last_step(trainer)
+        due = self._is_due() or is_last_step(trainer)
         stop, validate = self._agreed(trainer, (self.budget.is_spent(), due))
         if stop:
             trainer.should_stop = True
@@ -162,18 +164,19 @@ class KeepBudget(L.Callback):
 
     def _log(self, trainer: L.Trainer, pl_module: L.LightningModule, images: int) -> None:
         budget, spent = self.budget, vars(self.budget.spent)
-        total = sum(spent.values()) or 1.0
+        total, recent = sum(spent.values()) or 1.0, sum(self._steps)
         values = {
             "budget/elapsed": budget.used(),
             "budget/progress": budget.progress,
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
-            "speed/images_per_second": images * trainer.world_size / (sum(self._steps) / len(self._steps)),
-            **{f"speed/share_{kind}": seconds / total for kind, seconds in spent.items()},
+            "speed/images_per_second": images * trainer.world_size / (recent / len(self._steps)),
+            "speed/waiting_share": sum(self._waits) / recent,
+            **{f"budget/share_{kind}": seconds / total for kind, seconds in spent.items()},
         }
         pl_module.log_dict(values)
 
 
-def _is_last_step(trainer: L.Trainer) -> bool:
+def is_last_step(trainer: L.Trainer) -> bool:
     """Whether a number of steps or epochs ends the training here."""
     if 0 < trainer.max_steps <= trainer.global_step:
         return True

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import PIL.ImageDraw
-import PIL.ImageFont
 
+from cocoseg.drawing import GREY, LINE, draw_names, fitting, hatched, names_by_size, text_font
 from cocoseg.encoding import MaskEncoding
 from cocoseg.files import write_bytes
 from cocoseg.images import read_image
@@ -17,11 +17,9 @@ from cocoseg.labels import IGNORE_INDEX, LabelMap
 EXAMPLES = 16
 COLUMNS = 4
 WIDTH, HEIGHT = 320, 240  # pixels of a picture at most
-LINE = 18  # pixels: height of a line of text
 LINES = 3  # the file name, two of class names
 GAP = 8
 STRENGTH = 0.5  # of the mask's colours over the image
-HATCH = 8  # pixels from stripe to stripe over ignored parts
 
 
 def write_preview(path: Path, pairs: Sequence[tuple[Path, Path]], encoding: MaskEncoding) -> None:
@@ -54,18 +52,13 @@ def overlay(image: np.ndarray, mask: np.ndarray, labels: LabelMap) -> np.ndarray
     Returns:
         (H, W, 3) uint8 RGB.
     """
-    palette = np.zeros((256, 3), dtype=np.uint8)
-    palette[: len(labels)] = [label.color for label in labels.classes]
-    colors = palette[mask]
+    colors = labels.palette()[mask]
     mixed = (image * (1 - STRENGTH) + colors * STRENGTH).astype(np.uint8)
     edge = _edges(mask)
     result = np.where((mask > 0)[..., None], np.where(edge[..., None], colors, mixed), image)
     ignored = mask == IGNORE_INDEX
-    result[ignored] = image[ignored] // 2 + 96
-    y, x = np.nonzero(ignored)
-    stripes = (x + y) % HATCH < 2
-    result[y[stripes], x[stripes]] = 64
-    return result
+    result[ignored] = image[ignored]
+    return hatched(result, ignored)
 
 
 def _edges(mask: np.ndarray) -> np.ndarray:
@@ -90,48 +83,6 @@ def _draw_tile(
     picture = PIL.Image.fromarray(overlay(small_image, small_mask, labels))
     sheet.paste(picture, (x + (WIDTH - size[0]) // 2, y + (HEIGHT - size[1]) // 2))
     draw = PIL.ImageDraw.Draw(sheet)
-    font = PIL.ImageFont.load_default(size=12)
-    draw.text((x, y + HEIGHT + 2), _fitting(draw, image_file.name, font, WIDTH), fill=(96, 96, 96), font=font)
-    counts = np.bincount(mask.ravel(), minlength=256)[:IGNORE_INDEX]
-    visible = [int(index) for index in np.argsort(-counts, kind="stable") if index and counts[index]]
-    _draw_names(
-        draw, x, y + HEIGHT + LINE, [(labels.names[i], labels.classes[i].color) for i in visible], font
-    )
-
-
-def _draw_names(
-    draw: PIL.ImageDraw.ImageDraw,
-    left: int,
-    top: int,
-    names: Sequence[tuple[str, tuple[int, int, int]]],
-    font: PIL.ImageFont.FreeTypeFont,
-) -> None:
-    """Names on their colours, the largest class first; how many more there are where they don't fit."""
-    x, y = left, top
-    for number, (name, color) in enumerate(names):
-        text = _fitting(draw, name, font, WIDTH - 8)
-        width = round(draw.textlength(text, font=font)) + 8
-        if x + width > left + WIDTH and y == top:
-            x, y = left, top + LINE
-        more = f"+{len(names) - number}"
-        if y > top:  # the last line: the count of what follows must fit behind the name
-            room = (
-                left + WIDTH - x - (round(draw.textlength(more, font=font)) + 4) * (number < len(names) - 1)
-            )
-            if width > room and x > left:
-                draw.text((x, y + 1), more, fill=(96, 96, 96), font=font)
-                return
-            text = _fitting(draw, text, font, room - 8)
-            width = round(draw.textlength(text, font=font)) + 8
-        dark = 299 * color[0] + 587 * color[1] + 114 * color[2] < 140_000  # luma, ITU-R BT.601
-        draw.rectangle((x, y, x + width - 1, y + LINE - 3), fill=color)
-        draw.text((x + 4, y + 1), text, fill="white" if dark else "black", font=font)
-        x += width + 4
-
-
-def _fitting(draw: PIL.ImageDraw.ImageDraw, text: str, font: PIL.ImageFont.FreeTypeFont, width: int) -> str:
-    """The text on one line, its end cut off where it is wider."""
-    text = " ".join(text.split())
-    while draw.textlength(text, font=font) > width and len(text) > 1:
-        text = text[: -max(2, len(text) // 20)] + "…"
-    return text
+    font = text_font()
+    draw.text((x, y + HEIGHT + 2), fitting(draw, image_file.name, font, WIDTH), fill=GREY, font=font)
+    draw_names(draw, x, y + HEIGHT + LINE, WIDTH, names_by_size(labels, mask), font)

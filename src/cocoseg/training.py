@@ -15,11 +15,11 @@ from cocoseg.advice import Advice
 from cocoseg.balance import class_weights
 from cocoseg.budget import Budget, clock
 from cocoseg.checkpoints import BestCheckpoint, LastCheckpoint, WholeCheckpointIO
-from cocoseg.cli import build
+from cocoseg.cli import Command, build
 from cocoseg.compiling import CompileNetwork
 from cocoseg.config import AUTO, Config, parse_duration
 from cocoseg.console import progress_callback, quiet_lightning
-from cocoseg.dashboard import ExampleSheet
+from cocoseg.dashboard import Pictures, RunTexts
 from cocoseg.datamodule import SegmentationDataModule
 from cocoseg.device import in_channels_last, settled
 from cocoseg.export import read_checkpoint
@@ -27,6 +27,7 @@ from cocoseg.failures import StopAtNoNumber, explained
 from cocoseg.files import from_here
 from cocoseg.finish import Exporter, finish
 from cocoseg.formats import ExtraFormats
+from cocoseg.hparams import HyperparameterRow
 from cocoseg.module import SegmentationModule
 from cocoseg.optimizer import decayed, with_fused
 from cocoseg.pacing import KeepBudget, trainer_settings
@@ -39,8 +40,11 @@ log = logging.getLogger(__name__)
 
 
 @explained()
-def train(config: Config, run_dir: Path, budget: Budget) -> int:
-    """Prepare, train, export. Returns the exit code: not 0 where a signal ended the training early."""
+def train(config: Config, run_dir: Path, budget: Budget, command: Command | None = None) -> int:
+    """Prepare, train, export. Returns the exit code: not 0 where a signal ended the training early.
+
+    `command` is what was typed, for the dashboard.
+    """
     quiet_lightning()
     L.seed_everything(config.seed, workers=True, verbose=False)
     settings = settled(trainer_settings(config, budget))
@@ -70,7 +74,13 @@ def train(config: Config, run_dir: Path, budget: Budget) -> int:
         settings,
         "trainer",
         default_root_dir=run_dir,
-        callbacks=[*pacing(config, budget, data), best, last, stop, *display(config, budget)],
+        callbacks=[
+            *pacing(config, budget, data),
+            best,
+            last,
+            stop,
+            *display(config, budget, command or Command()),
+        ],
         plugins=[WholeCheckpointIO(budget)],
         logger=build(config.logger, "logger", save_dir=run_dir) if config.logger else False,
     )
@@ -132,9 +142,15 @@ def pacing(config: Config, budget: Budget, data: SegmentationDataModule) -> list
     return [*callbacks, KeepBudget(budget, config), ScheduleRate(config.schedule, budget), StopAtNoNumber()]
 
 
-def display(config: Config, budget: Budget) -> list[L.Callback]:
+def display(config: Config, budget: Budget, command: Command | None) -> list[L.Callback]:
     """What is seen of a run, and the user's own callbacks."""
-    callbacks: list[L.Callback] = [ExampleSheet(), Advice(budget)]
+    command = command or Command()
+    callbacks: list[L.Callback] = [
+        RunTexts(config, command),
+        HyperparameterRow(config, command),
+        Pictures(budget, config.seed),
+        Advice(budget),
+    ]
     if config.trainer.get("enable_progress_bar", True):
         callbacks.append(progress_callback(budget))
     return callbacks + [build(node, f"callbacks.{name}") for name, node in config.callbacks.items()]

@@ -1,0 +1,126 @@
+"""Pictures of what a network says of an image: image | truth | prediction | where it is wrong."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+
+from cocoseg.drawing import GREY, LINE, draw_names, fitting, hatched, names_by_size, text_font
+from cocoseg.labels import IGNORE_INDEX, LabelMap
+
+LEAST, MOST = 160, 256  # pixels: longer side of a panel; smaller images are enlarged, larger ones shrunk
+GAP = 4  # pixels between panels and between strips
+WRONG = (255, 0, 0)
+
+Resampling = PIL.Image.Resampling
+
+
+@dataclass(frozen=True)
+class Example:
+    """A validation image, and what the network says of it.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        truth, prediction: (H, W) uint8 class indices, 255 in the truth where ignored.
+    """
+
+    image: np.ndarray
+    truth: np.ndarray
+    prediction: np.ndarray
+
+    @property
+    def wrong(self) -> np.ndarray:
+        """(H, W) bool; ignored pixels are never wrong."""
+        return (self.truth != self.prediction) & (self.truth != IGNORE_INDEX)
+
+    @property
+    def iou(self) -> float:
+        """Mean over the classes in its own truth, background too: how hard this image is. No score of a set
+        is made from it. 0 where all is ignored."""
+        counted = self.truth != IGNORE_INDEX
+        true = np.bincount(self.truth[counted], minlength=256)
+        said = np.bincount(self.prediction[counted], minlength=256)
+        right = np.bincount(self.truth[counted & ~self.wrong], minlength=256)
+        present = true > 0
+        shares = right[present] / (true + said - right)[present]
+        return float(shares.mean()) if shares.size else 0.0
+
+
+def strip(example: Example, labels: LabelMap) -> PIL.Image.Image:
+    """Four panels side by side, what they are and the classes in them below.
+
+    Truth and prediction are in the colours of the labels; what is wrong is red on a dim grey image. Ignored
+    pixels are striped, but in the prediction, which shows all that was said.
+    """
+    size = panel_size(*example.truth.shape)
+    photo = _resized(example.image, size, Resampling.LANCZOS)
+    grey = np.asarray(PIL.Image.fromarray(photo).convert("L")) // 2
+    truth, prediction, wrong = (
+        _resized(mask, size, Resampling.NEAREST)
+        for mask in (example.truth, example.prediction, example.wrong.astype(np.uint8))
+    )
+    ignored = truth == IGNORE_INDEX
+    palette = labels.palette()
+    mistakes = np.where((wrong > 0)[..., None], np.uint8(WRONG), grey[..., None])
+    panels = {
+        f"image, IoU {example.iou:.2f}": photo,
+        "truth": hatched(palette[truth], ignored),
+        "prediction": palette[prediction],
+        f"wrong: {_share_wrong(example):.1%}": hatched(mistakes, ignored),
+    }
+    width, height = size
+    picture = PIL.Image.new("RGB", (4 * (width + GAP) - GAP, height + 2 * LINE), "white")
+    draw, font = PIL.ImageDraw.Draw(picture), text_font()
+    for number, (title, panel) in enumerate(panels.items()):
+        x = number * (width + GAP)
+        picture.paste(PIL.Image.fromarray(panel), (x, 0))
+        draw.text((x, height + 1), fitting(draw, title, font, width), fill=GREY, font=font)
+    names = names_by_size(labels, example.truth, example.prediction, background=True)
+    draw_names(draw, 0, height + LINE, picture.width, names, font, lines=1)
+    return picture
+
+
+def sheet(examples: Sequence[Example], labels: LabelMap) -> PIL.Image.Image:
+    """A strip per example, the hardest first."""
+    strips = [strip(example, labels) for example in sorted(examples, key=lambda e: e.iou)]
+    height = sum(picture.height + GAP for picture in strips) - GAP
+    result = PIL.Image.new("RGB", (max(picture.width for picture in strips), height), "white")
+    y = 0
+    for picture in strips:
+        result.paste(picture, (0, y))
+        y += picture.height + GAP
+    return result
+
+
+def spread(images: int, count: int, seed: int) -> list[int]:
+    """Numbers below `images` in ascending order, one drawn at random from each of `count` equal parts."""
+    count = min(count, images)
+    bounds = [part * images // count for part in range(count + 1)] if count else []
+    draw = np.random.default_rng(seed)
+    return [int(draw.integers(low, high)) for low, high in pairwise(bounds)]
+
+
+def easy_and_hard(examples: dict[int, Example], count: int) -> list[int]:
+    """Keys of some examples in ascending order of their IoU, from the hardest to the easiest of all."""
+    order = sorted(examples, key=lambda key: examples[key].iou)
+    places = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)
+    return [order[place] for place in places]
+
+
+def panel_size(height: int, width: int) -> tuple[int, int]:
+    """Width and height that an image is shown in: shrunk where it is large, a multiple where it is small."""
+    longer = max(height, width)
+    scale = MOST / longer if longer > MOST else -(-LEAST // longer)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _resized(pixels: np.ndarray, size: tuple[int, int], how: PIL.Image.Resampling) -> np.ndarray:
+    return np.asarray(PIL.Image.fromarray(pixels).resize(size, how))
+
+
+def _share_wrong(example: Example) -> float:
+    counted = np.count_nonzero(example.truth != IGNORE_INDEX)
+    return np.count_nonzero(example.wrong) / max(1, counted)
