@@ -20,13 +20,17 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cocoseg.config import Config, check
+from cocoseg.config_evaluate import EvaluateConfig
 from cocoseg.errors import CocosegError
 from cocoseg.files import from_here, write_bytes
 
 BAD_INPUT = CocosegError.exit_code
 INTERRUPTED = 130  # as a shell counts: 128 + SIGINT
 
-ConfigStore.instance().store(name="schema", node=Config, provider="cocoseg")
+for _name, _node in {"train": Config, "evaluate": EvaluateConfig}.items():
+    ConfigStore.instance().store(
+        group="schema", name=_name, node=_node, package="_global_", provider="cocoseg"
+    )
 
 _failed: list[str] = []  # jobs of a multirun that ended with an error
 
