@@ -3,7 +3,7 @@
 import hydra
 from omegaconf import DictConfig
 
-from cocoseg.cli import command, entry_point, start_run, typed
+from cocoseg.cli import command, entry_point, is_typed, start_run, typed
 from cocoseg.config_evaluate import check_evaluation, check_held_out
 from cocoseg.run_settings import as_trained, run_settings
 
@@ -20,7 +20,8 @@ def main(cfg: DictConfig) -> None:
 
     from cocoseg.evaluate import evaluate
 
-    evaluate(config, folder)
+    size = tuple(config.data.image_size) if is_typed("data.image_size") else None
+    evaluate(config, folder, image_size=size)
 
 
 if __name__ == "__main__":

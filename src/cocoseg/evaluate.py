@@ -40,14 +40,20 @@ BATCH = 16  # images, where data.batch_size is auto
 
 
 @explained()
-def evaluate(config: EvaluateConfig, folder: Path) -> Report:
+def evaluate(config: EvaluateConfig, folder: Path, *, image_size: tuple[int, int] | None = None) -> Report:
     """Score `config.checkpoint` on `config.split` and write what was found to a folder.
+
+    Args:
+        config: all settings.
+        folder: to write to.
+        image_size: (height, width) that the network is to see; None for what it was trained at.
 
     Raises:
         CocosegError: the model can't be loaded, the data are bad, or their labels differ from the model's.
     """
     begin = time.monotonic()
     model = load_model(config.checkpoint, allow_target=config.allow_target)
+    model.image_size = image_size or model.image_size
     on_gpu = uses_cuda(config.trainer)
     model = in_channels_last(model.to("cuda" if on_gpu else "cpu"))
     images = open_images(config)
@@ -112,9 +118,8 @@ class Scorer:
     @torch.inference_mode()
     def add(self, batch: list[Sample]) -> list[np.ndarray]:
         """Count a batch."""
-        plain, *others = (
-            torch.cat(parts) for parts in zip(*(sample.inputs for sample in batch), strict=True)
-        )
+        inputs = zip(*(sample.inputs for sample in batch), strict=True)
+        plain, *others = (torch.cat(parts) for parts in inputs)
         logits = self.model(normalised(plain.to(self.device))).float()
         size = tuple(self.model.image_size)
         classes = logits.argmax(1).to(torch.uint8).cpu().numpy()

@@ -97,9 +97,8 @@ class Report:
     def worst_first(self) -> list[int]:
         """Numbers of the images by their score; those that are ignored as a whole come last."""
         scores = self.quoted.image_scores()
-        return [
-            int(number) for number in np.argsort(np.where(np.isnan(scores), np.inf, scores), kind="stable")
-        ]
+        order = np.argsort(np.where(np.isnan(scores), np.inf, scores), kind="stable")
+        return [int(number) for number in order]
 
     def metrics(self) -> dict[str, Any]:
         """What metrics.json holds."""

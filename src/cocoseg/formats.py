@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from cocoseg.budget import END, Budget
+from cocoseg.budget import END, Budget, clock
 from cocoseg.errors import CocosegError
 from cocoseg.export import SegmentationModel, load_model
 from cocoseg.exporting import Exported, export_format
@@ -20,6 +20,7 @@ from cocoseg.module import SegmentationModule
 log = logging.getLogger(__name__)
 
 TRIAL = 60.0  # seconds that must be left for a trial of unknown length
+MOST = 0.2  # of the budget that they may take
 
 
 class ExtraFormats:
@@ -27,8 +28,9 @@ class ExtraFormats:
 
     Nothing can be measured of them before the end, so they are tried out at the start, on the network as it
     is then: that takes as long, finds a network that can't be written before any training, and tells the
-    budget what to reserve. At the end they are left out where the time that is left is less than that, and
-    what goes wrong is a warning: `segmentation_model.pth` is there, from which they can be written later.
+    budget what to reserve: nothing where they would take more than a fifth of it. At the end they are left
+    out where the time that is left is less than that, and what goes wrong is a warning:
+    `segmentation_model.pth` is there, from which they can be written later.
 
     Args:
         names: of formats; `pth` is not of them and may stand among them.
@@ -67,6 +69,14 @@ class ExtraFormats:
                 except CocosegError as error:
                     raise CocosegError(f"export: {error.sentence}; leave {name} out of export") from error
                 budget.expected.formats[name] = time.monotonic() - begin
+        if budget.limit is not None and budget.for_formats() > MOST * budget.limit:
+            log.warning(
+                "%s: that takes about %s, too much of %s; nothing is reserved for it",
+                ", ".join(self.names),
+                clock(budget.for_formats()),
+                clock(budget.limit),
+            )
+            budget.expected.formats = {}
 
     def write(self, model_file: Path) -> list[Exported]:
         """Write them beside a model file, from its weights."""
