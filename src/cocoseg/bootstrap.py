@@ -41,8 +41,9 @@ def intervals(images: Counts, *, seed: int, resamples: int = RESAMPLES) -> dict[
 
 def _middle(values: np.ndarray) -> np.ndarray:
     """The ends of the middle LEVEL of each column of (R, …), NaN left out: (2, …)."""
-    ends = np.full((2, *values.shape[1:]), np.nan)
-    known = ~np.isnan(values).all(0)
+    columns = values.reshape(len(values), -1)
+    known = ~np.isnan(columns).all(0)
+    ends = np.full((2, columns.shape[1]), np.nan)
     tail = (1 - LEVEL) / 2
-    ends[:, known] = np.nanquantile(values[:, known] if values.ndim > 1 else values, [tail, 1 - tail], axis=0)
-    return ends
+    ends[:, known] = np.nanquantile(columns[:, known], [tail, 1 - tail], axis=0)
+    return ends.reshape(2, *values.shape[1:])
