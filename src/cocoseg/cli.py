@@ -19,7 +19,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cocoseg.config import Config, check
+from cocoseg.config import Config, PredictConfig, check, check_predict
 from cocoseg.config_evaluate import EvaluateConfig
 from cocoseg.errors import CocosegError
 from cocoseg.files import from_here, write_bytes
@@ -27,10 +27,9 @@ from cocoseg.files import from_here, write_bytes
 BAD_INPUT = CocosegError.exit_code
 INTERRUPTED = 130  # as a shell counts: 128 + SIGINT
 
-for _name, _node in {"train": Config, "evaluate": EvaluateConfig}.items():
-    ConfigStore.instance().store(
-        group="schema", name=_name, node=_node, package="_global_", provider="cocoseg"
-    )
+_SCHEMAS = {"train": Config, "evaluate": EvaluateConfig, "predict": PredictConfig}
+for _name, _node in _SCHEMAS.items():
+    ConfigStore.instance().store(_name, _node, group="schema", package="_global_", provider="cocoseg")
 
 _failed: list[str] = []  # jobs of a multirun that ended with an error
 
@@ -73,14 +72,26 @@ def typed(config: DictConfig, *, may_download: bool = False) -> Config:
     Raises:
         CocosegError: names the key.
     """
-    if HydraConfig.get().mode == RunMode.MULTIRUN and is_typed("run_dir"):
-        raise CocosegError("run_dir: the jobs of a multirun can't share it; set hydra.sweep.dir instead")
-    try:
-        settings: Config = OmegaConf.to_object(config)
-    except OmegaConfBaseException as error:
-        raise CocosegError(str(error).splitlines()[0]) from error
+    settings: Config = _as_object(config, "run_dir")
     check(settings, may_download=may_download)
     return settings
+
+
+def typed_predict(config: DictConfig) -> PredictConfig:
+    """As `typed`, of predict.py."""
+    settings: PredictConfig = _as_object(config, "output")
+    check_predict(settings)
+    return settings
+
+
+def _as_object(config: DictConfig, folder: str) -> Any:
+    """The dataclasses of the schema; `folder` is the key of the run's folder."""
+    if HydraConfig.get().mode == RunMode.MULTIRUN and is_typed(folder):
+        raise CocosegError(f"{folder}: the jobs of a multirun can't share it; set hydra.sweep.dir instead")
+    try:
+        return OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise CocosegError(str(error).splitlines()[0]) from error
 
 
 @dataclass(frozen=True)

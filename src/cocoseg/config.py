@@ -27,6 +27,9 @@ OTHERS = ("background", "ignore")
 CLASS_WEIGHTS = ("none", "enet", "median")
 AUTO = "auto"
 LEAST_TILE = 64  # pixels
+PIXELS = ("category_id", "index")
+ACCELERATORS = (AUTO, "cpu", "gpu", "mps")
+PRECISIONS = (AUTO, "32-true", "bf16-mixed", "16-mixed")
 COMPILES = (False, True, AUTO)
 # Formats of a trained model, and the packages that each needs.
 EXPORTS = {"pth": (), "onnx": ("onnx", "onnxruntime", "onnxscript"), "torch_export": ()}
@@ -161,6 +164,60 @@ class Config:
     logger: Any = None
     callbacks: Any = field(default_factory=dict)
     export: list[str] = field(default_factory=lambda: ["pth"])  # what a run ends with; pth is always written
+
+
+@dataclass
+class PredictConfig:
+    """Everything that `predict.py` is told."""
+
+    checkpoint: str | None = None  # segmentation_model.pth or a .ckpt file
+    input: str | None = None  # a picture, a folder, a pattern
+    output: str = "outputs"  # folder
+    values: str = "category_id"  # what pixels of masks are; or: index
+    overlay: bool = True
+    gallery: bool = True
+    coco_json: bool = False
+    annotations: str | None = None  # COCO file that gives the image ids of coco_json
+    scale: float | None = None  # null: to the size of training; a number: of the picture's own pixels
+    tile: Any = AUTO  # [height, width], or false
+    flip: bool = False  # average with the mirror image
+    scales: list[float] = field(default_factory=lambda: [1.0])  # average over these
+    batch_size: int = 8
+    accelerator: str = AUTO
+    precision: str = AUTO
+    workers: int | None = None  # threads each that read and that write; null: one per core, two at least
+    network: str | None = None  # class of a network that is none of ours
+
+
+def check_predict(config: PredictConfig) -> None:
+    """Check what can be checked before anything is read.
+
+    Raises:
+        CocosegError: names the key.
+    """
+    _check_keys(config, "")
+    for key, what in (
+        ("checkpoint", "segmentation_model.pth"),
+        ("input", "picture, folder or pattern"),
+    ):
+        if getattr(config, key) is None:
+            raise CocosegError(f"{key} is not given: {key}=<{what}>")
+    for key in ("checkpoint", "annotations"):
+        place = getattr(config, key)
+        if place is not None and not Path(place).is_file():
+            raise CocosegError(f"{key}: no file {place}")
+    for key, known in (
+        ("values", PIXELS),
+        ("accelerator", ACCELERATORS),
+        ("precision", PRECISIONS),
+    ):
+        if getattr(config, key) not in known:
+            raise CocosegError(f"{key} is {getattr(config, key)!r}; it must be one of {', '.join(known)}")
+    for key in ("batch_size", "workers"):
+        value = getattr(config, key)
+        if value is not None and value < 1:
+            raise CocosegError(f"{key} is {value}; it must be at least 1")
+    check_prediction(config.scale, config.tile, config.scales)
 
 
 def check(config: Config, *, may_download: bool = False) -> None:

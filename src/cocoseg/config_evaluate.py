@@ -1,7 +1,7 @@
 """What `evaluate.py` is told beside the settings of a training, and the checks of it. No torch, no Hydra."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ class EvaluateConfig(Config):
     tta: bool = False  # average over flips and scales, too
     labels: str = "same"  # as the data's; or match: by name
     save_predictions: bool = False  # as masks
-    allow_target: list[str] = field(default_factory=list)  # networks of others that may be imported
+    network: str | None = None  # class of a network that is none of ours
 
 
 def check_evaluation(config: EvaluateConfig) -> None:

@@ -29,14 +29,21 @@ class MaskEncoding:
     | `x100`    | 16-bit greyscale, bright to look at  | 100·category id | 65535   |
 
     Where an id does not fit (0, which is background, or above 254, 65534, 654), or a class is made of several
-    categories, pixels hold class indices instead; `pixel` says which, and so does `labels.json`.
+    categories, or `pixel` asks for it, pixels hold class indices instead; `pixel` says which, and so does
+    `labels.json`.
     """
 
-    def __init__(self, encoding: str, labels: LabelMap):
+    def __init__(self, encoding: str, labels: LabelMap, pixel: str = "category_id"):
         ids = [label.category_id for label in labels.classes[1:]]
         limit = {"palette": 254, "uint16": 65534, "x100": 654}[encoding]
         # In ascending order, so that the higher class index is the higher category id.
-        fits = None not in ids and ids == sorted(ids) and ids[0] >= 1 and ids[-1] <= limit
+        fits = (
+            pixel == "category_id"
+            and None not in ids
+            and ids == sorted(ids)
+            and ids[0] >= 1
+            and ids[-1] <= limit
+        )
         self.encoding = encoding
         self.labels = labels
         self.pixel = "category_id" if fits else "class_index"
@@ -63,7 +70,8 @@ class MaskEncoding:
         path = folder / "labels.json"
         try:
             content = json.loads(path.read_bytes())
-            return cls(content["masks"]["encoding"], LabelMap.from_dict(content))
+            masks = content["masks"]
+            return cls(masks["encoding"], LabelMap.from_dict(content), masks["pixel"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CocosegError(f"{path}: not readable ({error}); run prepare.py again") from error
 

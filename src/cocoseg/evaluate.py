@@ -52,7 +52,7 @@ def evaluate(config: EvaluateConfig, folder: Path, *, image_size: tuple[int, int
         CocosegError: the model can't be loaded, the data are bad, or their labels differ from the model's.
     """
     begin = time.monotonic()
-    model = load_model(config.checkpoint, allow_target=config.allow_target)
+    model = load_model(config.checkpoint, config.network)
     model.image_size = image_size or model.image_size
     on_gpu = uses_cuda(config.trainer)
     model = in_channels_last(model.to("cuda" if on_gpu else "cpu"))

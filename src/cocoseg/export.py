@@ -8,14 +8,14 @@ import io
 import platform
 import re
 import zipfile
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from cocoseg.ema import result_of
@@ -142,28 +142,33 @@ def _is_torch_file(path: str | Path) -> bool:
         return file.read(1) == b"\x80"
 
 
-def load_model(
-    path: str | Path, net: nn.Module | None = None, *, allow_target: Collection[str] = ()
-) -> SegmentationModel:
+def load_model(path: str | Path, net: nn.Module | type[nn.Module] | str | None = None) -> SegmentationModel:
     """Load `segmentation_model.pth` or a checkpoint as a network in evaluation mode, on the CPU.
 
     Args:
         path: the file.
-        net: the network to fill, where it is not one of this project's own.
-        allow_target: names of networks of others, as in `my_nets.Net`, that may be imported where the file
-            names them. Importing runs code, which is why a file alone can't ask for it.
+        net: the network to fill, or the class to build as the file says, where it is not one of this
+            project's own. The class may be given by name, as in `my_nets.Net`, and is imported then; a name
+            in a file never is.
 
     Raises:
-        CocosegError: the file can't be loaded, or names a network that is neither known nor allowed.
+        CocosegError: the file can't be loaded, or names a network that must be passed as `net`.
     """
     content = read_weights(path)
     spec: ModelSpec = content["spec"]
-    if net is None:
+    if not isinstance(net, nn.Module):
         arguments = dict(spec.network)
         name = arguments.pop("_target_", None)
-        make = NETWORKS.get(str(name)) or _allowed(str(name), allow_target, path)
+        kind = net or NETWORKS.get(str(name))
+        if kind is None:
+            raise CocosegError(
+                f"{path}: holds weights of {name}; pass that class, or the network, as net= "
+                f"(on a command line: network={name})"
+            )
+        if isinstance(kind, str):
+            kind = _imported(kind)
         try:
-            net = make(**arguments)
+            net = kind(**arguments)
         except (TypeError, ValueError) as error:
             raise CocosegError(f"{path}: {name} can't be built as the file says ({error})") from error
     try:
@@ -175,18 +180,17 @@ def load_model(
     return SegmentationModel(net, spec, content["scores"])
 
 
-def _allowed(name: str, allow_target: Collection[str], path: str | Path) -> Callable[..., nn.Module]:
-    """Import a network that is not of this project, where the user allows it by name."""
-    if name not in allow_target:
-        raise CocosegError(
-            f"{path}: holds weights of {name}, which is none of this project's networks; where you trust it, "
-            f"allow its import with allow_target={name} (in Python, or pass the network as net=)"
-        )
+def _imported(name: str) -> Callable[..., nn.Module]:
+    """The class of this dotted name.
+
+    Raises:
+        CocosegError: there is none.
+    """
     module, _, attribute = name.rpartition(".")
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise CocosegError(f"allow_target: {name} can't be imported ({error})") from error
+    except Exception as error:  # whatever the module raises
+        raise CocosegError(f"network: no class {name} ({' '.join(str(error).split())})") from error
 
 
 def save_model(
@@ -201,7 +205,7 @@ def save_model(
         "versions": {
             "python": platform.python_version(),
             "torch": str(torch.__version__),
-            "torchvision": str(torchvision.__version__),
+            "torchvision": version("torchvision"),  # importing it takes longer than torch
         },
     }
     buffer = io.BytesIO()

@@ -23,7 +23,7 @@ formats=[onnx]    onnx (needs pip install 'cocoseg[onnx]'; any batch size, heigh
 output=null       folder; null: beside the checkpoint
 normalise=true    the file takes (B, H, W, 3) uint8 RGB; false: (B, 3, H, W) float32, normalised
 argmax=true       the file gives the class index of each pixel, (B, H, W) uint8; false: logits (B, C, H, W)
-allow_target=[]   networks of your own that may be imported where the checkpoint names them: my_nets.Net
+network=null      my_nets.Net: the class of a network of your own; a file never chooses what is imported
 """
 
 
@@ -36,7 +36,7 @@ class Settings:
     output: str | None = None
     normalise: bool = True
     argmax: bool = True
-    allow_target: tuple[str, ...] = ()
+    network: str | None = None
 
 
 def main() -> None:
@@ -83,7 +83,7 @@ def run(settings: Settings) -> None:
     from cocoseg.exporting import FORMATS, export_format
 
     checkpoint = Path(settings.checkpoint)
-    model = load_model(checkpoint, allow_target=settings.allow_target)
+    model = load_model(checkpoint, settings.network)
     path = (Path(settings.output) if settings.output else checkpoint.parent) / checkpoint.stem
     failed: list[str] = []
     for name in dict.fromkeys(settings.formats):

@@ -58,6 +58,15 @@ def read_image(path: Path) -> PIL.Image.Image:
         return to_rgb(image)
 
 
+def size_of(path: Path) -> tuple[int, int] | None:
+    """Width and height as stored, from the file's header alone; None where it can't be read."""
+    try:
+        with _opened(path) as image:
+            return image.size
+    except CocosegError:
+        return None
+
+
 def read_upright(path: Path) -> PIL.Image.Image:
     """Read an image as RGB, 8 bits a channel, turned by its EXIF orientation as viewers show it.
 

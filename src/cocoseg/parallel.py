@@ -44,7 +44,7 @@ def run(
     # Fork where it is the platform's habit: it needs no importable main module.
     context = get_context("fork" if sys.platform == "linux" else None)
     with (
-        _sigterm_as_exit(),
+        sigterm_as_exit(),
         ProcessPoolExecutor(workers, context, _start_worker, (function, start, os.getpid())) as pool,
     ):
         pending: set[Future[list[R]]] = set()
@@ -88,7 +88,7 @@ def _end_with(parent: int) -> None:
 
 
 @contextmanager
-def _sigterm_as_exit() -> Iterator[None]:
+def sigterm_as_exit() -> Iterator[None]:
     """Let SIGTERM unwind the stack, so that worker processes and unfinished files are cleared away."""
     if threading.current_thread() is not threading.main_thread():  # only it may set handlers
         yield

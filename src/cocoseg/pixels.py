@@ -1,7 +1,9 @@
 """Bytes to what the network takes, and back."""
 
 import numpy as np
+import PIL.Image
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cocoseg.spec import MEAN, STD
@@ -16,6 +18,25 @@ def normalised(image: Tensor) -> Tensor:
     # Whole rows at a time: with channels last, three values would be too few to be vectorised.
     rows = image.movedim(-3, -1).flatten(-2)
     return torch.addcmul(shift, rows.float(), scale).unflatten(-1, (width, 3)).movedim(-1, -3)
+
+
+def from_picture(picture: PIL.Image.Image) -> Tensor:
+    """An RGB image as (3, H, W) uint8, channels last in memory."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+
+def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, 3, h, w) uint8 at another height and width: bilinear, with antialiasing.
+
+    On a CPU the same as torchvision's, with which training images are resized, to the last bit. (Importing
+    torchvision takes longer than predicting a picture.)
+    """
+    if image.shape[-2:] == torch.Size(size):
+        return image
+    if image.device.type == "cpu":
+        return F.interpolate(image, size=size, mode="bilinear", align_corners=False, antialias=True)
+    floats = F.interpolate(image.float(), size=size, mode="bilinear", align_corners=False, antialias=True)
+    return floats.round_().clamp_(0, 255).to(torch.uint8)
 
 
 def denormalised(image: Tensor) -> np.ndarray:

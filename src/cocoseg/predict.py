@@ -14,14 +14,13 @@ import PIL.Image
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.v2 import functional as tv
 
 from cocoseg.config import AUTO, check_prediction
 from cocoseg.enlarge import Neighbours, argmax_between, enlarged_argmax
 from cocoseg.errors import CocosegError
 from cocoseg.export import SegmentationModel
 from cocoseg.images import read_upright, to_rgb
-from cocoseg.pixels import normalised
+from cocoseg.pixels import from_picture, normalised, resized
 from cocoseg.tiles import STEP, Box, Size, blended
 
 LARGEST_INPUT = 2**20  # pixels that the network is given in one piece where `tile` is auto
@@ -98,8 +97,7 @@ class Predictor:
             (B, 3, H, W) uint8 each; H and W are the same for all images where `scale` is None.
         """
         size = self.input_size(tuple(image.shape[-2:]))
-        # As in dataset.py, to the last bit.
-        return [tv.resize(image, list(_times(size, scale)), antialias=True) for scale in self.scales]
+        return [resized(image, _times(size, scale)) for scale in self.scales]
 
     @torch.inference_mode()
     def masks(self, inputs: Sequence[Tensor], owns: Sequence[Size]) -> list[Tensor]:
@@ -241,9 +239,9 @@ def as_pixels(image: Any) -> Tensor:
         pixels = pixels if pixels.ndim == 3 else np.stack([pixels] * 3, axis=-1)
         return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
     if isinstance(image, str | Path):
-        return tv.pil_to_tensor(read_upright(Path(image)))
+        return from_picture(read_upright(Path(image)))
     if isinstance(image, PIL.Image.Image):
-        return tv.pil_to_tensor(to_rgb(image))
+        return from_picture(to_rgb(image))
     raise CocosegError(
         f"a {type(image).__name__} is no image; it must be a path, a PIL image, a NumPy array or a tensor"
     )

@@ -8,7 +8,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 
-from cocoseg.drawing import GREY, LINE, draw_names, fitting, hatched, names_by_size, text_font
+from cocoseg.drawing import GREY, LINE, draw_names, fitting, hatched, names_by_size, readable_on, text_font
 from cocoseg.encoding import MaskEncoding
 from cocoseg.files import write_bytes
 from cocoseg.images import read_image
@@ -19,7 +19,7 @@ COLUMNS = 4
 WIDTH, HEIGHT = 320, 240  # pixels of a picture at most
 LINES = 3  # the file name, two of class names
 GAP = 8
-STRENGTH = 0.5  # of the mask's colours over the image
+NARROWEST = 160  # pixels that a legend has
 
 
 def write_preview(path: Path, pairs: Sequence[tuple[Path, Path]], encoding: MaskEncoding) -> None:
@@ -53,12 +53,38 @@ def overlay(image: np.ndarray, mask: np.ndarray, labels: LabelMap) -> np.ndarray
         (H, W, 3) uint8 RGB.
     """
     colors = labels.palette()[mask]
-    mixed = (image * (1 - STRENGTH) + colors * STRENGTH).astype(np.uint8)
+    mixed = ((image.astype(np.uint16) + colors) // 2).astype(np.uint8)
     edge = _edges(mask)
     result = np.where((mask > 0)[..., None], np.where(edge[..., None], colors, mixed), image)
     ignored = mask == IGNORE_INDEX
     result[ignored] = image[ignored]
     return hatched(result, ignored)
+
+
+def with_legend(picture: PIL.Image.Image, mask: np.ndarray, labels: LabelMap) -> PIL.Image.Image:
+    """The picture with the names of the classes in its mask, (H, W) uint8, below it, the largest first."""
+    font = text_font()
+    draw = PIL.ImageDraw.Draw(picture)
+    counts = np.bincount(mask.ravel(), minlength=256)[: len(labels)]
+    room = max(picture.width, NARROWEST)
+    places = []
+    x, y = 0, 0
+    for index in np.argsort(-counts, kind="stable").tolist():
+        if counts[index]:
+            text = fitting(draw, labels.names[index], font, room - 8)
+            width = round(draw.textlength(text, font=font)) + 8
+            if x and x + width > room:
+                x, y = 0, y + LINE
+            places.append((x, y, width, text, labels.classes[index].color))
+            x += width + 4
+    sheet = PIL.Image.new("RGB", (room, picture.height + y + LINE + 4), "white")
+    sheet.paste(picture)
+    draw = PIL.ImageDraw.Draw(sheet)
+    for x, y, width, text, color in places:
+        top = picture.height + 4 + y
+        draw.rectangle((x, top, x + width - 1, top + LINE - 3), fill=color)
+        draw.text((x + 4, top + 1), text, fill=readable_on(color), font=font)
+    return sheet
 
 
 def _edges(mask: np.ndarray) -> np.ndarray:
@@ -86,3 +112,8 @@ def _draw_tile(
     font = text_font()
     draw.text((x, y + HEIGHT + 2), fitting(draw, image_file.name, font, WIDTH), fill=GREY, font=font)
     draw_names(draw, x, y + HEIGHT + LINE, WIDTH, names_by_size(labels, mask), font)
+
+
+def is_dark(color: tuple[int, int, int]) -> bool:
+    """Whether text on it had better be white."""
+    return readable_on(color) == "white"

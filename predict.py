@@ -1,0 +1,26 @@
+"""Segment pictures: `python predict.py checkpoint=segmentation_model.pth input=photos`, or `--help`."""
+
+import os
+
+import hydra
+from omegaconf import DictConfig
+
+from cocoseg.cli import entry_point, start_run, typed_predict
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="predict")
+@entry_point
+def main(cfg: DictConfig) -> None:
+    config = typed_predict(cfg)
+    output = start_run(cfg, overwrite=True)
+    # Before torch is loaded: threads that spin while they wait take the cores from those that decode.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+    # Imported here, so that --help and mistakes in the configuration answer at once.
+    from cocoseg.segment import segment
+
+    segment(config, output)
+
+
+if __name__ == "__main__":
+    main()

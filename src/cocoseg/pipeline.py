@@ -1,0 +1,217 @@
+"""Pictures on their way from file to file: decoded and written by threads, beside the network.
+
+Decode and resize (threads) -> batches of equal inputs -> network and arg-max -> mask, overlay, small pictures
+(threads). How much is on its way at a time is bounded, in pictures and in pixels.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+
+from cocoseg.encoding import MaskEncoding
+from cocoseg.errors import CocosegError
+from cocoseg.files import write_bytes
+from cocoseg.gallery import has_pictures, write_pictures
+from cocoseg.images import read_upright, size_of
+from cocoseg.pictures import Picture, key
+from cocoseg.pixels import from_picture
+from cocoseg.predict import Predictor
+from cocoseg.preview import overlay, with_legend
+from cocoseg.record import Entry
+
+PIXELS = 2**26  # of pictures on their way, unless a single one has more
+BATCH_PIXELS = 2**22  # of the network's input
+LONGEST = 2048  # pixels: longer side of an overlay
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the results of a picture go.
+
+    Attributes:
+        output: the folder of all.
+        overlay, gallery: whether overlays, and small pictures for the gallery, are written.
+    """
+
+    output: Path
+    overlay: bool
+    gallery: bool
+
+    @property
+    def masks(self) -> Path:
+        return self.output / "masks"
+
+    @property
+    def overlays(self) -> Path:
+        return self.output / "overlays"
+
+    def mask(self, name: str) -> Path:
+        return self.masks / f"{name}.png"
+
+    def overlaid(self, name: str) -> Path:
+        return self.overlays / f"{name}.jpg"
+
+    def are_there(self, name: str) -> bool:
+        """Whether all that is asked for was written under a name."""
+        return (
+            self.mask(name).is_file()
+            and not (self.overlay and not self.overlaid(name).is_file())
+            and not (self.gallery and not has_pictures(self.output, name))
+        )
+
+
+@dataclass
+class _Decoded:
+    """A picture that was read.
+
+    Attributes:
+        inputs: what the network is to see, a batch of one at each scale.
+        size: its own height and width, upright.
+        look: to draw on, its sides LONGEST at most; None where nothing is drawn.
+        file: size and time of change of its file.
+    """
+
+    picture: Picture
+    inputs: list[Tensor]
+    size: tuple[int, int]
+    look: PIL.Image.Image | None
+    file: tuple[int, int]
+
+
+class Pipeline:
+    """Reads pictures, predicts and writes.
+
+    Args:
+        predictor: what is predicted, and how.
+        encoding: of the masks.
+        places: where results go.
+        names: of the results of each picture, see `pictures.name_results`.
+        batch_size: pictures that the network is given at a time; fewer where they are large.
+        workers: threads that read, and as many that write.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        encoding: MaskEncoding,
+        places: Places,
+        names: dict[Picture, str],
+        *,
+        batch_size: int,
+        workers: int,
+    ):
+        self.predictor = predictor
+        self.encoding = encoding
+        self.places = places
+        self.names = names
+        self.batch_size = batch_size
+        self.workers = workers
+
+    def run(self, pictures: Sequence[Picture]) -> Iterator[tuple[Picture, Entry | str]]:
+        """Yield what became of each picture, in any order: its entry, or the sentence why it can't be read.
+
+        Raises:
+            CocosegError: results can't be written, or the device's memory ran out.
+        """
+        waiting = deque(pictures)
+        on_their_way: dict[Picture, int] = {}  # and how many pixels they have
+        decoding: dict[Future[_Decoded], Picture] = {}
+        batches: dict[tuple[int, ...], list[_Decoded]] = {}  # by the shape of their inputs
+        writing: dict[Future[Entry], Picture] = {}
+        readers, writers = ThreadPoolExecutor(self.workers), ThreadPoolExecutor(self.workers)
+        try:
+            while waiting or on_their_way:
+                while waiting and len(decoding) < self.workers + self.batch_size:
+                    pixels = _pixels(waiting[0])
+                    if on_their_way and sum(on_their_way.values()) + pixels > PIXELS:
+                        break
+                    picture = waiting.popleft()
+                    on_their_way[picture] = pixels
+                    decoding[readers.submit(self._decode, picture)] = picture
+                # One that is full, or the fullest where no more can come before something is finished.
+                shape = max(batches, key=lambda shape: len(batches[shape]) / self._limit(shape), default=None)
+                if shape is not None and (len(batches[shape]) >= self._limit(shape) or not decoding):
+                    for decoded, mask in self._predict(batches.pop(shape)):
+                        writing[writers.submit(self._write, decoded, mask)] = decoded.picture
+                elif decoding:
+                    for future in wait(decoding, return_when=FIRST_COMPLETED).done:
+                        picture = decoding.pop(future)
+                        try:
+                            decoded = future.result()
+                        except (CocosegError, OSError, MemoryError) as error:
+                            del on_their_way[picture]
+                            yield picture, str(error) or f"{picture.path}: not enough memory to read it"
+                        else:
+                            batches.setdefault(tuple(decoded.inputs[0].shape), []).append(decoded)
+                blocked = (not decoding and not batches) or len(writing) > 2 * self.workers + self.batch_size
+                for future in wait(writing, None if blocked else 0, FIRST_COMPLETED).done:
+                    picture = writing.pop(future)
+                    del on_their_way[picture]
+                    yield picture, future.result()
+        finally:
+            readers.shutdown(cancel_futures=True)
+            writers.shutdown(cancel_futures=True)
+
+    def _limit(self, shape: tuple[int, ...]) -> int:
+        """How many inputs of a shape are a full batch."""
+        return max(1, min(self.batch_size, BATCH_PIXELS // (shape[-2] * shape[-1])))
+
+    def _decode(self, picture: Picture) -> _Decoded:
+        stat = picture.path.stat()
+        image = read_upright(picture.path)
+        size = image.height, image.width
+        inputs = self.predictor.inputs(from_picture(image)[None])
+        look = None
+        if self.places.overlay or self.places.gallery:
+            look = image
+            look.thumbnail((LONGEST, LONGEST), PIL.Image.Resampling.BOX)
+        return _Decoded(picture, inputs, size, look, (stat.st_size, stat.st_mtime_ns))
+
+    def _predict(self, batch: Sequence[_Decoded]) -> Iterator[tuple[_Decoded, np.ndarray]]:
+        inputs = [torch.cat(parts) for parts in zip(*(decoded.inputs for decoded in batch), strict=True)]
+        try:
+            masks = self.predictor.masks(inputs, [decoded.size for decoded in batch])
+        except torch.OutOfMemoryError as error:
+            raise CocosegError("out of memory: lower batch_size, scale, or the sides of tile") from error
+        for decoded, mask in zip(batch, masks, strict=True):
+            decoded.inputs = []
+            yield decoded, mask.cpu().numpy()
+
+    def _write(self, decoded: _Decoded, mask: np.ndarray) -> Entry:
+        places, labels, look = self.places, self.encoding.labels, decoded.look
+        name = self.names[decoded.picture]
+        self.encoding.write(mask, places.mask(name))
+        if look is not None:
+            image = np.asarray(look)
+            small = np.array(PIL.Image.fromarray(mask).resize(look.size, PIL.Image.Resampling.NEAREST))
+            if places.overlay:
+                over = PIL.Image.fromarray(overlay(image, small, labels))
+                buffer = BytesIO()
+                with_legend(over, mask, labels).save(buffer, format="JPEG", quality=90)
+                write_bytes(places.overlaid(name), buffer.getvalue())
+            if places.gallery:
+                write_pictures(places.output, name, image, small, labels)
+        counts = np.bincount(mask.ravel(), minlength=256)
+        return Entry(
+            image=key(decoded.picture, places.output),
+            name=name,
+            file_bytes=decoded.file[0],
+            changed_ns=decoded.file[1],
+            height=mask.shape[0],
+            width=mask.shape[1],
+            pixels={index: int(counts[index]) for index in np.flatnonzero(counts).tolist()},
+        )
+
+
+def _pixels(picture: Picture) -> int:
+    """From the file's header; 0 where it can't be read."""
+    width, height = size_of(picture.path) or (0, 0)
+    return width * height
