@@ -23,6 +23,7 @@ class EvaluateConfig(Config):
     tta: bool = False  # average over flips and scales, too
     labels: str = "same"  # as the data's; or match: by name
     save_predictions: bool = False  # as masks
+    gallery: bool = True  # a page to look through
     network: str | None = None  # class of a network that is none of ours
 
 

@@ -23,6 +23,7 @@ from cocoseg.evaluation_report import Report, View, as_text, write_table
 from cocoseg.export import SegmentationModel, load_model
 from cocoseg.failures import explained
 from cocoseg.files import from_here, whole_file, write_json
+from cocoseg.gallery import Card, write_gallery, write_pictures
 from cocoseg.labels import IGNORE_INDEX
 from cocoseg.matching import Matching, matched
 from cocoseg.pixels import normalised
@@ -33,7 +34,7 @@ from cocoseg.strips import Example, sheet
 log = logging.getLogger(__name__)
 
 METRICS, PER_CLASS, PER_IMAGE = "metrics.json", "per_class.csv", "per_image.csv"
-CONFUSION, WORST, PREDICTIONS = "confusion.png", "worst.png", "predictions"
+CONFUSION, WORST, GALLERY, PREDICTIONS = "confusion.png", "worst.png", "gallery.html", "predictions"
 WORST_IMAGES = 16
 SCALES = (0.75, 1.0, 1.25)  # that tta averages over, each with its mirror image
 BATCH = 16  # images, where data.batch_size is auto
@@ -64,9 +65,13 @@ def evaluate(config: EvaluateConfig, folder: Path, *, image_size: tuple[int, int
     batch_size = BATCH if config.data.batch_size == AUTO else config.data.batch_size
     batches = loader(images, config, batch_size=batch_size, on_gpu=on_gpu)
     for sample, prediction in track(scorer.score(batches), total=len(images), what="images"):
+        name = images.names[sample.number]
         if config.save_predictions:
-            path = folder / PREDICTIONS / f"{images.name(sample.number)}.png"
-            images.encoding.write(prediction, path)
+            images.encoding.write(prediction, folder / PREDICTIONS / f"{name}.png")
+        if config.gallery:
+            image, mask = images.original(sample.number)
+            pixels = image.permute(1, 2, 0).numpy()
+            write_pictures(folder, name, pixels, prediction, images.labels, truth=mask)
 
     about = {
         "checkpoint": str(config.checkpoint),
@@ -74,9 +79,12 @@ def evaluate(config: EvaluateConfig, folder: Path, *, image_size: tuple[int, int
         "score_at": config.score_at,
         "network_size": list(model.image_size),
     }
-    names = [images.name(number) for number in range(len(images))]
-    report = Report(about, images.labels, matching, scorer.views, names, config.seed)
-    write_report(report, scorer, images, folder)
+    report = Report(about, images.labels, matching, scorer.views, images.names, scorer.sizes, config.seed)
+    write_report(report, scorer, folder)
+    if config.gallery:
+        title = f"{config.checkpoint} on {len(images)} images ({config.split})"
+        explained = "With each image its mean IoU, and the classes of its truth by theirs, the lowest first."
+        write_gallery(folder / GALLERY, cards(report), images.labels, title, explained)
     log.info("time         %.1f s", time.monotonic() - begin)
     log.info("scores       %s", from_here(folder))
     return report
@@ -87,6 +95,7 @@ class Scorer:
 
     Attributes:
         views: by name; the first is the one that is quoted.
+        sizes: height and width of each image.
     """
 
     def __init__(self, model: SegmentationModel, images: Images, matching: Matching, config: EvaluateConfig):
@@ -103,6 +112,7 @@ class Scorer:
         self.views = {name: View(title, len(images.labels)) for name, title in titles.items()}
         images.inputs = self.inputs
         self.images = images
+        self.sizes: list[tuple[int, int]] = []
 
     def inputs(self, image: Tensor) -> list[Tensor]:
         """What the network is to see of an image (1, 3, h, w) uint8: first itself, then for averaging."""
@@ -131,6 +141,7 @@ class Scorer:
                 prediction = enlarged_argmax(one, sample.mask.shape).cpu().numpy()
                 predicted = self._count("original", sample.mask, prediction, one)
             found.append(predicted)
+            self.sizes.append(sample.mask.shape)
         if self.averaging is not None:
             truths = [sample.mask if self.own_size else resized_mask(sample.mask, size) for sample in batch]
             masks = self.averaging.masks(others, [truth.shape for truth in truths])
@@ -176,7 +187,27 @@ def tell_of_labels(matching: Matching) -> None:
         log.warning("warning: these data have no class for %s: predicted, they count as background", names)
 
 
-def write_report(report: Report, scorer: Scorer, images: Images, folder: Path) -> None:
+def cards(report: Report) -> list[Card]:
+    """What the gallery says of each image."""
+    counts, scores = report.quoted.images(), report.quoted.image_scores()
+    iou = counts.iou()
+    result = []
+    for number, name in enumerate(report.names):
+        shown = [int(index) for index in np.argsort(iou[number]) if not np.isnan(iou[number, index])]
+        card = Card(
+            title=name,
+            name=name,
+            size=report.sizes[number],
+            pixels={index: int(pixels) for index, pixels in enumerate(counts.predicted[number])},
+            caption=", ".join(f"{report.labels.names[i]} {iou[number, i]:.2f}" for i in shown),
+            score=None if np.isnan(scores[number]) else float(scores[number]),
+            has_truth=True,
+        )
+        result.append(card)
+    return result
+
+
+def write_report(report: Report, scorer: Scorer, folder: Path) -> None:
     """Write all files but the predictions, and say what was found."""
     metrics, rows = report.metrics(), report.per_class()
     write_json(folder / METRICS, metrics)

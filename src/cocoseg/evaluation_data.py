@@ -38,11 +38,17 @@ class Images(Dataset[Sample]):
         parts: sets, with the numbers of the images that are wanted of each.
 
     Attributes:
+        labels, encoding: of the first set; those of the second are the same.
+        names: their file names, below a folder for each set where they would not be unique.
         inputs: makes what the network is to see of an image (1, 3, h, w) uint8; to be set.
     """
 
     def __init__(self, parts: list[tuple[SegmentationDataset, list[int]]]):
         self._places = [(part, number) for part, numbers in parts for number in numbers]
+        self.names = [part.pairs[number][0] for part, number in self._places]
+        if len(set(self.names)) < len(self.names):
+            folders = [f"set{which}" for which, (_, numbers) in enumerate(parts, start=1) for _ in numbers]
+            self.names = [f"{folder}/{name}" for folder, name in zip(folders, self.names, strict=True)]
         self.labels, self.encoding = parts[0][0].labels, parts[0][0].encoding
         self.inputs: Callable[[Tensor], list[Tensor]] | None = None
 
@@ -57,11 +63,6 @@ class Images(Dataset[Sample]):
         """Image (3, h, w) uint8 RGB and mask (h, w) uint8."""
         part, place = self._places[number]
         return part.original(place)
-
-    def name(self, number: int) -> str:
-        """The image's `file_name`."""
-        part, place = self._places[number]
-        return part.pairs[place][0]
 
 
 def open_images(config: EvaluateConfig) -> Images:

@@ -79,7 +79,7 @@ class Report:
         about: what was scored on what.
         labels: of the data.
         views: by name, as they stand in metrics.json; the first is the one that is quoted.
-        names: of the images.
+        names, sizes: of the images; height and width.
         seed: of the bootstrap.
     """
 
@@ -88,6 +88,7 @@ class Report:
     matching: Matching
     views: Mapping[str, View]
     names: Sequence[str]
+    sizes: Sequence[tuple[int, int]]
     seed: int
 
     @property
