@@ -1,4 +1,5 @@
 import logging
+import time
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,20 @@ def test_a_run_that_goes_on_knows_how_long_they_take(monkeypatch: pytest.MonkeyP
     ExtraFormats(["onnx"], tiny_module(), second).try_out()
 
     assert second.expected.formats == {"onnx": 6.0}
+
+
+def test_they_take_a_fifth_of_the_time_at_most(
+    model_file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A run of seconds goes on without them."""
+    budget = Budget(limit=2.0)
+    monkeypatch.setattr(module, "export_format", lambda *args: time.sleep(0.35))
+    extra = ExtraFormats(["onnx"], tiny_module(), budget)
+    with caplog.at_level(logging.WARNING):
+        extra.try_out()
+        assert budget.for_formats() == 0
+        assert extra.write(model_file) == []
+    assert "too much of 2.0 s; nothing is reserved for it" in caplog.text
 
 
 def test_no_trial_near_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

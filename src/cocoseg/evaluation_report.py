@@ -147,12 +147,12 @@ def as_text(report: Report, metrics: Mapping[str, Any], rows: Sequence[Mapping[s
     shown = [row for row in rows if row["iou"] is not None]
     titles = [*SUMMARY.values(), "loss (cross entropy)", *(row["class"] for row in shown)]
     width = max(map(len, titles))
-    lines = [f"{'class':{width}}    IoU   95 % interval   precision  recall  pixels"]
+    lines = [f"{'class':{width}}    IoU   95 % interval   precision  recall    pixels"]
     for row in shown:
         ends = _interval(row["iou_low"], row["iou_high"])
         lines.append(
             f"{row['class']:{width}}  {_text(row['iou'])}  {ends}   {_text(row['precision']):>9}  "
-            f"{_text(row['recall']):>6}  {row['pixel_share']:6.1%}"
+            f"{_text(row['recall']):>6}  {100 * row['pixel_share']:6.1f} %"
         )
     if absent := len(rows) - len(shown):
         lines.append(f"{'classes that do not occur':{width}}  {absent:5d}")
