@@ -4,13 +4,14 @@ import hydra
 from omegaconf import DictConfig
 
 from cocoseg.cli import command, entry_point, is_typed, start_run, typed
-from cocoseg.config_evaluate import check_evaluation, check_held_out
+from cocoseg.config_evaluate import check_checkpoint, check_evaluation, check_held_out
 from cocoseg.run_settings import as_trained, run_settings
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 @entry_point
 def main(cfg: DictConfig) -> None:
+    check_checkpoint(cfg.checkpoint)
     trained = run_settings(cfg.checkpoint)
     cfg = as_trained(cfg, trained, command().keys)
     config = typed(cfg)

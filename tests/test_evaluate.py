@@ -293,9 +293,7 @@ def test_other_labels_are_refused_and_matched(
 # Checks
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [("split", "test"), ("score_at", "both"), ("labels", "name"), ("checkpoint", None)]
-)
+@pytest.mark.parametrize(("key", "value"), [("split", "test"), ("score_at", "both"), ("labels", "name")])
 def test_bad_settings_are_refused_by_name(scored: SimpleNamespace, key: str, value: object) -> None:
     check_evaluation(scored.config)
     with pytest.raises(CocosegError, match=f"^{key} is "):

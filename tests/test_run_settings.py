@@ -98,7 +98,6 @@ def test_a_config_file_of_something_else_is_no_run(tmp_path: Path, content: str)
 
 def test_no_run_at_all(tmp_path: Path) -> None:
     assert run_settings(str(tmp_path / "model.pth")) is None
-    assert run_settings(None) is None
 
 
 @pytest.mark.parametrize(

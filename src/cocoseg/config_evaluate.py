@@ -27,12 +27,16 @@ class EvaluateConfig(Config):
     network: str | None = None  # class of a network that is none of ours
 
 
+def check_checkpoint(checkpoint: str | None) -> None:
+    """Raises CocosegError where the file is not given or not there."""
+    if checkpoint is None:
+        raise CocosegError("checkpoint is not given: checkpoint=<segmentation_model.pth>")
+    if not Path(checkpoint).is_file():
+        raise CocosegError(f"checkpoint: no file {checkpoint}")
+
+
 def check_evaluation(config: EvaluateConfig) -> None:
     """Raises CocosegError where one of these settings is out of range; names the key."""
-    if config.checkpoint is None:
-        raise CocosegError("checkpoint is not set: a segmentation_model.pth or .ckpt file")
-    if not Path(config.checkpoint).is_file():
-        raise CocosegError(f"checkpoint: no file {config.checkpoint}")
     for key, known in (("split", SPLITS), ("score_at", SCORE_AT), ("labels", LABEL_RULES)):
         if getattr(config, key) not in known:
             raise CocosegError(f"{key} is {getattr(config, key)!r}; it must be one of {', '.join(known)}")

@@ -15,14 +15,12 @@ PLACES = ("images", "annotations", "val_images", "val_annotations")
 OF_THE_MACHINE = ("batch_size", "num_workers")
 
 
-def run_settings(checkpoint: str | None) -> dict[str, Any] | None:
+def run_settings(checkpoint: str) -> dict[str, Any] | None:
     """The `config.yaml` of the run that a model file or checkpoint lies in, or None where there is none.
 
     Raises:
         CocosegError: it is damaged.
     """
-    if checkpoint is None:
-        return None
     folder = Path(checkpoint).parent
     for path in (folder / "config.yaml", folder.parent / "config.yaml"):
         if not path.is_file():
