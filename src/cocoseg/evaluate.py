@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +64,7 @@ def evaluate(config: EvaluateConfig, folder: Path, *, image_size: tuple[int, int
     scorer = Scorer(model, images, matching, config)
     batch_size = BATCH if config.data.batch_size == AUTO else config.data.batch_size
     batches = loader(images, config, batch_size=batch_size, on_gpu=on_gpu)
-    for sample, prediction in track(scorer.score(batches), total=len(images), what="images"):
+    for sample, prediction in scorer.score(track(batches, total=len(batches), what="batches")):
         name = images.names[sample.number]
         if config.save_predictions:
             images.encoding.write(prediction, folder / PREDICTIONS / f"{name}.png")
@@ -83,8 +83,8 @@ def evaluate(config: EvaluateConfig, folder: Path, *, image_size: tuple[int, int
     write_report(report, scorer, folder)
     if config.gallery:
         title = f"{config.checkpoint} on {len(images)} images ({config.split})"
-        explained = "With each image its mean IoU, and the classes of its truth by theirs, the lowest first."
-        write_gallery(folder / GALLERY, cards(report), images.labels, title, explained)
+        legend = "With each image its mean IoU, and the classes of its truth by theirs, the lowest first."
+        write_gallery(folder / GALLERY, cards(report), images.labels, title, legend)
     log.info("time         %.1f s", time.monotonic() - begin)
     log.info("scores       %s", from_here(folder))
     return report
@@ -119,7 +119,7 @@ class Scorer:
         plain = self.predictor.inputs(image)
         return plain if self.averaging is None else plain + self.averaging.inputs(image)
 
-    def score(self, batches: Iterator[list[Sample]]) -> Iterator[tuple[Sample, np.ndarray]]:
+    def score(self, batches: Iterable[list[Sample]]) -> Iterator[tuple[Sample, np.ndarray]]:
         """Count all images; yields each with its prediction at the size that is quoted, (h, w) uint8."""
         for batch in batches:
             predictions = self.add(batch)
