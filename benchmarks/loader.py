@@ -103,7 +103,7 @@ def epoch(
 
 
 def loading(source: SegmentationDataset, rounds: int) -> None:
-    encoding = source._encoding
+    encoding = source.encoding
     lookup = np.full(256, 255, dtype=np.int64)
     for index in range(len(source.labels)):
         lookup[encoding._values[index]] = index

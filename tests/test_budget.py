@@ -7,7 +7,18 @@ from pathlib import Path
 import pytest
 
 from cocoseg import budget as module
-from cocoseg.budget import END, LEDGER, Budget, Spent, clock, kept_in, open_budget, process_age, read_ledger
+from cocoseg.budget import (
+    END,
+    GUESS_MARGIN,
+    LEDGER,
+    Budget,
+    Spent,
+    clock,
+    kept_in,
+    open_budget,
+    process_age,
+    read_ledger,
+)
 from cocoseg.errors import CocosegError
 
 
@@ -52,6 +63,20 @@ def test_what_the_end_needs_is_kept_in_reserve(watch: Clock) -> None:
     assert not budget.is_spent()
     watch.now += 0.2
     assert budget.is_spent()
+
+
+def test_other_formats_are_kept_in_reserve_once(watch: Clock) -> None:
+    """They are written at the end, and not after a validation that finds a better model."""
+    budget = started(watch, 200)
+    before = budget.reserve()
+    budget.expected.formats = {"onnx": 20.0, "torch_export": 10.0}
+    assert budget.reserve() == pytest.approx(before + GUESS_MARGIN * 30)
+    budget.expected.validation = 50
+    needed = 2 * 1.1 * 50 + GUESS_MARGIN * 30 + END
+    watch.now += 200 - needed - 60
+    budget.expected.validation = 36
+    assert budget.fits_validation()
+    assert Budget(limit=1).to_dict()["expected"]["formats"] == {}
 
 
 def test_a_validation_too_long_to_fit_gets_a_fifth(watch: Clock) -> None:

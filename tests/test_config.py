@@ -22,11 +22,12 @@ from cocoseg.config import (
     check,
     parse_duration,
 )
+from cocoseg.config_evaluate import EvaluateConfig
 from cocoseg.errors import CocosegError
 from conftest import ROOT
 
 CONF = ROOT / "conf"
-PROGRAMS = ("train", "prepare")
+PROGRAMS = ("train", "prepare", "evaluate")
 OPTIONS = sorted(f"{p.parent.name}={p.stem}" for p in CONF.glob("*/*.yaml") if p.parent.name != "experiment")
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
@@ -498,6 +499,7 @@ def test_yaml_and_schemas_have_the_same_keys():
     assert keys("augment/none.yaml") == fields(AugmentConfig)
     assert keys("train.yaml", "prepare") == fields(PrepareConfig)
     assert keys("train.yaml", "sweep") | {"method", "trial"} == fields(SweepConfig)
+    assert keys("evaluate.yaml") | fields(Config) == fields(EvaluateConfig)
 
 
 def test_yaml_and_schemas_have_the_same_defaults():
@@ -512,6 +514,10 @@ def test_yaml_and_schemas_have_the_same_defaults():
     assert (config.augment, config.compile) == (AugmentConfig(), Config().compile)
     assert (config.schedule, config.finetune) == (Config().schedule, Config().finetune)
     assert (config.seed, config.ckpt_path, config.callbacks) == (0, None, {})
+    assert config.export == Config().export
+    evaluation, defaults = typed("evaluate"), EvaluateConfig()
+    for name in fields(EvaluateConfig) - fields(Config):
+        assert getattr(evaluation, name) == getattr(defaults, name), name
 
 
 def settings(schema: type = Config, prefix: str = "") -> list[str]:
@@ -536,6 +542,11 @@ def test_help_of_train_tells_every_setting(key):
 @pytest.mark.parametrize("key", [k for k in settings() if re.match(r"data\.subset|masks|prepare", k)])
 def test_help_of_prepare_tells_what_shapes_masks(key):
     assert re.search(rf"(?<![\w.]){re.escape(key)}\b", help_text("prepare"))
+
+
+@pytest.mark.parametrize("key", sorted(set(EvaluateConfig.__annotations__)))
+def test_help_of_evaluate_tells_what_is_its_own(key):
+    assert re.search(rf"(?<![\w.]){re.escape(key)}\b", help_text("evaluate"))
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

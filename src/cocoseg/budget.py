@@ -45,11 +45,12 @@ class Spent:
 
 @dataclass
 class Expected:
-    """Seconds that each part of the end takes, as far as it is known."""
+    """Seconds that each part of the end takes, as far as it is known; `formats` by the name of each."""
 
     validation: float = 0.0
     checkpoint: float = 0.0
     export: float = 0.0
+    formats: dict[str, float] = field(default_factory=dict)
     step: float = 0.0
     pictures: float = 0.0
 
@@ -91,9 +92,14 @@ class Budget:
 
     def after_validation(self) -> float:
         """Seconds that must be left when the last validation ends: two checkpoints, the export, what is not
-        drawn by then of the pictures, the exit."""
+        drawn by then of the pictures, other formats of the model, the exit."""
         checkpoint, export = self.expected.checkpoint, self.expected.export
-        return MARGIN * (2 * checkpoint + (export or checkpoint) + self.expected.pictures) + END
+        parts = 2 * checkpoint + (export or checkpoint) + self.expected.pictures
+        return MARGIN * parts + self.for_formats() + END
+
+    def for_formats(self) -> float:
+        """Seconds that other formats of the model take; they are written once, at the end."""
+        return GUESS_MARGIN * sum(self.expected.formats.values())
 
     def reserve(self) -> float:
         """Seconds that must be left when the last step ends."""
@@ -112,7 +118,7 @@ class Budget:
 
     def fits_validation(self) -> bool:
         """Whether a validation, and the saving of what it finds, fits beside the one at the end."""
-        saving = self.after_validation() - END
+        saving = self.after_validation() - self.for_formats() - END
         needed = MARGIN * self.expected.validation + saving + self.expected.step
         return self.left() > self.reserve() + needed
 

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cocoseg.command import key_of
 from cocoseg.config import Config, PredictConfig, check, check_predict
+from cocoseg.config_evaluate import EvaluateConfig
 from cocoseg.errors import CocosegError
 from cocoseg.files import from_here, write_bytes
 from cocoseg.outcome import FAILED, OUTCOME, STOPPED, Outcome
@@ -33,8 +34,9 @@ RESTARTS = "SLURM_RESTART_COUNT"  # environment variable
 # Launchers whose jobs have no command line of their own, by which Lightning could start a job's processes.
 JOBS_IN_A_PROCESS = ("hydra._internal.", "hydra_plugins.hydra_joblib", "hydra_plugins.hydra_submitit")
 
-ConfigStore.instance().store(name="schema", node=Config, provider="cocoseg")
-ConfigStore.instance().store(name="predict_schema", node=PredictConfig, provider="cocoseg")
+_SCHEMAS = {"train": Config, "evaluate": EvaluateConfig, "predict": PredictConfig}
+for _name, _node in _SCHEMAS.items():
+    ConfigStore.instance().store(_name, _node, group="schema", package="_global_", provider="cocoseg")
 register()
 
 _failed: dict[int, str] = {}  # by job of a multirun, how it failed

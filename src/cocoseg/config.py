@@ -5,6 +5,7 @@ What users swap as a whole (model, loss, optimizer, trainer, logger, callbacks) 
 `_target_`.
 """
 
+import importlib.util
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -36,6 +37,8 @@ IMAGENET = ("IMAGENET1K_V1", "IMAGENET1K_V2")  # torchvision's names of weights
 WEIGHTS_PARTS = ("all", "body", "encoder")
 DDP = "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false"
 STRATEGIES = (AUTO, *DDP)  # those of Lightning that start train.py for each device
+# Formats of a trained model, and the packages that each needs.
+EXPORTS = {"pth": (), "onnx": ("onnx", "onnxruntime", "onnxscript"), "torch_export": ()}
 
 
 @dataclass
@@ -195,6 +198,7 @@ class Config:
     trainer: Any = None
     logger: Any = None
     callbacks: Any = field(default_factory=dict)
+    export: list[str] = field(default_factory=lambda: ["pth"])  # what a run ends with; pth is always written
 
 
 @dataclass
@@ -291,6 +295,7 @@ def check(config: Config, *, may_download: bool = False) -> None:
     _check_model(config.model, goes_on=config.ckpt_path is not None or config.resume is not None)
     _check_finetune(config)
     _check_devices(config)
+    check_export(config.export, key="export")
     if not isinstance(config.callbacks, Mapping):
         raise CocosegError(f"callbacks is {config.callbacks!r}; it must map names to a _target_ each")
     if config.ckpt_path is not None and not Path(config.ckpt_path).is_file():
@@ -449,6 +454,18 @@ def check_other(other: str) -> None:
     """Raises CocosegError where `data.subset.other` is none of its values."""
     if other not in OTHERS:
         raise CocosegError(f"data.subset.other is {other!r}; it must be one of {', '.join(OTHERS)}")
+
+
+def check_export(formats: Sequence[str], *, key: str) -> None:
+    """Raises CocosegError where a format is unknown, or packages are missing that it needs."""
+    for name in formats:
+        if name not in EXPORTS:
+            raise CocosegError(f"{key}: {name!r} is no format; known: {', '.join(EXPORTS)}")
+        missing = [package for package in EXPORTS[name] if importlib.util.find_spec(package) is None]
+        if missing:
+            raise CocosegError(
+                f"{key}: {name} needs {', '.join(missing)}; install with pip install 'cocoseg[{name}]'"
+            )
 
 
 def check_labels(labels: Any) -> None:

@@ -7,7 +7,7 @@ import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, Subset, random_split
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from cocoseg.augment import Augment
 from cocoseg.balance import rarity
@@ -20,6 +20,7 @@ from cocoseg.pixels import normalised
 from cocoseg.prepare import prepare
 from cocoseg.prepared import PreparedSet, prepared_sets
 from cocoseg.sampling import Balanced, Share, Shuffle, in_batches, repeat_factors
+from cocoseg.split import split
 from cocoseg.stopping import leave_group
 
 log = logging.getLogger(__name__)
@@ -77,14 +78,9 @@ class SegmentationDataModule(L.LightningDataModule):
         self.labels: LabelMap = train.labels
         if prepared_val is not None:
             return train, self._open(prepared_val, size)
-        held_out = max(1, round(len(train) * self.data.val_fraction))
-        if held_out >= len(train):
-            raise CocosegError(
-                f"{len(train)} images are too few to hold out {held_out} for validation: "
-                "lower data.val_fraction, or give data.val_annotations"
-            )
-        generator = torch.Generator().manual_seed(self.config.seed)
-        train_part, val_part = random_split(train, [len(train) - held_out, held_out], generator)
+        train_part, val_part = (
+            Subset(train, numbers) for numbers in split(len(train), self.data.val_fraction, self.config.seed)
+        )
         if larger != size:
             val_part = Subset(self._open(prepared, size), val_part.indices)
         return train_part, val_part

@@ -41,6 +41,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
 
     Attributes:
         labels: the classes.
+        encoding: of the masks.
 
     Raises:
         CocosegError: the folder is not prepared; on access: an image or mask that can't be read.
@@ -53,8 +54,8 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         self.image_dir = Path(image_dir)
         self.image_size = tuple(image_size)
         self.folder = subset_file.parent
-        self._encoding = MaskEncoding.load(self.folder)
-        self.labels = self._encoding.labels
+        self.encoding = MaskEncoding.load(self.folder)
+        self.labels = self.encoding.labels
         try:
             listed = msgspec.json.decode(subset_file.read_bytes(), type=_Images).images
             pairs = json.loads((self.folder / "index.json").read_bytes())["pairs"]
@@ -87,7 +88,8 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         """Pixels per class index in the resized masks of these: (B, 256) int32."""
         if self._arrays is not None:
             return self._arrays.counts(numbers)
-        return np.stack([count(self._resized(self._mask(number))) for number in numbers])
+        masks = (self.encoding.read(self.folder / self.pairs[number][1]) for number in numbers)
+        return np.stack([count(resized_mask(mask, self.image_size)) for mask in masks])
 
     def decode_once(self, workers: int | None = None) -> None:
         """From now on read from arrays, see cache.py, which are made first where they are missing.
@@ -101,34 +103,42 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         source = Source(
             images=[self.image_dir / image for image, _ in self.pairs],
             masks=[self.folder / mask for _, mask in self.pairs],
-            meaning=[self.pairs, self.labels.to_dict(), self._encoding.encoding],
+            meaning=[self.pairs, self.labels.to_dict(), self.encoding.encoding],
             image_size=self.image_size,
             decode=self._decode,
         )
         self._arrays = open_arrays(self.folder / "arrays", source, workers)
 
+    def original(self, number: int) -> tuple[Tensor, np.ndarray]:
+        """Image (3, h, w) uint8 RGB and mask (h, w) uint8 at the image's own size.
+
+        Raises:
+            CocosegError: they can't be read, or don't belong together.
+        """
+        image_name, mask_name = self.pairs[number]
+        image = tv.pil_to_tensor(read_image(self.image_dir / image_name))
+        mask = self.encoding.read(self.folder / mask_name)
+        if mask.shape != image.shape[1:]:
+            raise CocosegError(
+                f"{self.image_dir / image_name}: {image.shape[2]}x{image.shape[1]}, but its mask is "
+                f"{mask.shape[1]}x{mask.shape[0]}: the image was replaced; "
+                f"delete {self.folder} to prepare anew"
+            )
+        return image, mask
+
     def _decode(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Image (H, W, 3) and mask (H, W), uint8."""
-        image_name, _ = self.pairs[number]
-        image, mask = read_image(self.image_dir / image_name), self._mask(number)
-        if mask.size != image.size:
-            raise CocosegError(
-                f"{self.image_dir / image_name}: {image.size[0]}x{image.size[1]}, but its mask is "
-                f"{mask.size[0]}x{mask.size[1]}: the image was replaced; delete {self.folder} to prepare anew"
-            )
-        height, width = self.image_size
+        image, mask = self.original(number)
         # (3, H, W) uint8; torch's integer kernel is several times faster than Pillow's.
-        pixels = tv.resize(tv.pil_to_tensor(image), [height, width], antialias=True)
-        return pixels.permute(1, 2, 0).numpy(), self._resized(mask)
+        pixels = tv.resize(image, list(self.image_size), antialias=True)
+        return pixels.permute(1, 2, 0).numpy(), resized_mask(mask, self.image_size)
 
-    def _mask(self, number: int) -> PIL.Image.Image:
-        """At its own size."""
-        return PIL.Image.fromarray(self._encoding.read(self.folder / self.pairs[number][1]))
 
-    def _resized(self, mask: PIL.Image.Image) -> np.ndarray:
-        height, width = self.image_size
-        # Pillow samples at pixel centres, as the bilinear resize does; torch's "nearest" does not.
-        return np.asarray(mask.resize((width, height), PIL.Image.Resampling.NEAREST))
+def resized_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A mask (h, w) uint8 at another size (H, W): of each pixel the nearest."""
+    # Pillow samples at pixel centres, as the bilinear resize does; torch's "nearest" does not.
+    picture = PIL.Image.fromarray(mask).resize(size[::-1], PIL.Image.Resampling.NEAREST)
+    return np.asarray(picture)
 
 
 class Batches(Dataset[tuple[Tensor, Tensor]]):

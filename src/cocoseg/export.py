@@ -1,9 +1,14 @@
-"""Model files: `segmentation_model.pth`, and reading it or a checkpoint back. No Lightning, no Hydra."""
+"""Model files: `segmentation_model.pth`, and reading it or a checkpoint back. No Lightning, no Hydra.
 
+`python -m cocoseg.export` writes other formats, see exporting.py.
+"""
+
+import importlib
 import io
 import platform
+import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -100,8 +105,10 @@ def read_file(path: str | Path) -> Any:
             f"{path}: not a model or checkpoint that can be loaded; {error.strerror}"
         ) from error
     except Exception as error:  # what damaged bytes make torch raise can't be listed
-        unsafe = _is_torch_file(path) and "Unsupported global" in str(error)
-        reason = "it would run code on loading" if unsafe else "it is damaged or no torch file"
+        unsafe = _is_torch_file(path) and re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+        reason = "it is damaged or no torch file"
+        if unsafe:
+            reason = f"it needs pickle, which would run code on loading ({unsafe[1]})"
         raise CocosegError(f"{path}: not a model or checkpoint that can be loaded; {reason}") from error
 
 
@@ -155,13 +162,14 @@ def _is_torch_file(path: str | Path) -> bool:
         return file.read(1) == b"\x80"
 
 
-def load_model(path: str | Path, net: nn.Module | type[nn.Module] | None = None) -> SegmentationModel:
+def load_model(path: str | Path, net: nn.Module | type[nn.Module] | str | None = None) -> SegmentationModel:
     """Load `segmentation_model.pth` or a checkpoint as a network in evaluation mode, on the CPU.
 
     Args:
         path: the file.
         net: the network to fill, or the class to build as the file says, where it is not one of this
-            project's own.
+            project's own. The class may be given by name, as in `my_nets.Net`, and is imported then; a name
+            in a file never is.
 
     Raises:
         CocosegError: the file can't be loaded, or names a network that must be passed as `net`.
@@ -171,12 +179,14 @@ def load_model(path: str | Path, net: nn.Module | type[nn.Module] | None = None)
     if not isinstance(net, nn.Module):
         arguments = dict(spec.network)
         name = arguments.pop("_target_", None)
-        kind = net or NETWORKS.get(name)
+        kind = net or NETWORKS.get(str(name))
         if kind is None:
             raise CocosegError(
                 f"{path}: holds weights of {name}; pass that class, or the network, as net= "
                 f"(on a command line: network={name})"
             )
+        if isinstance(kind, str):
+            kind = _imported(kind)
         try:
             net = kind(**arguments)
         except (TypeError, ValueError) as error:
@@ -188,6 +198,19 @@ def load_model(path: str | Path, net: nn.Module | type[nn.Module] | None = None)
             f"{path}: the weights don't fit the network ({str(error).splitlines()[0]})"
         ) from error
     return SegmentationModel(net, spec, content["scores"])
+
+
+def _imported(name: str) -> Callable[..., nn.Module]:
+    """The class of this dotted name.
+
+    Raises:
+        CocosegError: there is none.
+    """
+    module, _, attribute = name.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # whatever the module raises
+        raise CocosegError(f"network: no class {name} ({' '.join(str(error).split())})") from error
 
 
 def save_model(
@@ -208,3 +231,9 @@ def save_model(
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_bytes(path, buffer.getvalue())
+
+
+if __name__ == "__main__":
+    from cocoseg.export_main import main
+
+    main()

@@ -14,6 +14,7 @@ from cocoseg.console import score_table
 from cocoseg.datamodule import SegmentationDataModule
 from cocoseg.export import read_weights, save_model
 from cocoseg.files import from_here, whole_file, write_json
+from cocoseg.formats import ExtraFormats
 from cocoseg.labels import LabelMap
 from cocoseg.metrics import Scores
 from cocoseg.module import SegmentationModule
@@ -64,7 +65,7 @@ class Exporter:
         self()
 
 
-def finish(trainer: L.Trainer, exporter: Exporter) -> None:
+def finish(trainer: L.Trainer, exporter: Exporter, formats: ExtraFormats) -> None:
     """See that the best weights are exported, and say how good they are and where everything lies.
 
     Best is by val/miou; a run that ended before its first validation exports the weights it has, without
@@ -77,6 +78,7 @@ def finish(trainer: L.Trainer, exporter: Exporter) -> None:
         exporter.export_from(best)
     elif not exporter.exported:
         exporter()
+    written = formats.write(exporter.run_dir / MODEL)
     if exporter.scores is not None:
         log.info("\n%s\n", score_table(exporter.scores, exporter.module.spec.labels))
     else:
@@ -87,6 +89,8 @@ def finish(trainer: L.Trainer, exporter: Exporter) -> None:
     log.info("run          %s", shown)
     log.info("dashboard    tensorboard --logdir %s", shown.parent)
     log.info("model        %s", shown / MODEL)
+    for done in written:
+        log.info("             %s: %s", shown / done.path.name, done)
     log.info("predictions  %s (image | truth | prediction | wrong)", shown / SHEET)
 
 

@@ -106,15 +106,7 @@ def load(checkpoint: Path, network: str | None) -> SegmentationModel:
     Raises:
         CocosegError: there is no such class, or the file can't be loaded.
     """
-    if network is None:
-        return load_model(checkpoint)
-    from hydra.utils import get_class
-
-    try:
-        kind = get_class(network)
-    except Exception as error:  # whatever the module raises
-        raise CocosegError(f"network: no class {network} ({' '.join(str(error).split())})") from error
-    return load_model(checkpoint, kind)
+    return load_model(checkpoint, network)
 
 
 def settle(accelerator: str, precision: str) -> tuple[torch.device, str]:

@@ -28,6 +28,7 @@ from cocoseg.failures import StopAtNoNumber, explained
 from cocoseg.files import from_here
 from cocoseg.finetuning import FreezeEncoder, encoder_of, slowed
 from cocoseg.finish import Exporter, finish
+from cocoseg.formats import ExtraFormats
 from cocoseg.hparams import HyperparameterRow
 from cocoseg.module import SegmentationModule
 from cocoseg.networks import arguments_of, is_own, probe
@@ -81,6 +82,8 @@ def train(config: Config, run_dir: Path, budget: Budget, command: Command | None
         states = checkpoint["optimizer_states"]
         require_same_groups(module.configure_optimizers(), states[0], where=config.ckpt_path)
 
+    formats = ExtraFormats(config.export, module, budget)
+    formats.try_out()
     exporter = Exporter(module, data, run_dir, budget)
     earlier = best_beside(Path(config.ckpt_path)) if config.ckpt_path else None
     best = BestCheckpoint(run_dir / "checkpoints", exporter, earlier)
@@ -123,8 +126,9 @@ def train(config: Config, run_dir: Path, budget: Budget, command: Command | None
     if stop.received:
         advice = f"; to go on: ckpt_path={from_here(last.path)}" if last.step >= 0 else ""
         log.warning("%s: stopped at step %d%s", stop.received.name, fit.trainer.global_step, advice)
+    formats.leave_out = bool(stop.received)  # what sends a signal may not wait for long
     with stop.listening():
-        finish(fit.trainer, exporter)
+        finish(fit.trainer, exporter, formats)
     budget.finished = not stop.received
     if leads:
         Outcome(

@@ -1,0 +1,29 @@
+"""Score a model: `python evaluate.py checkpoint=outputs/train/…/segmentation_model.pth`, or `--help`."""
+
+import hydra
+from omegaconf import DictConfig
+
+from cocoseg.cli import command, entry_point, is_typed, start_run, typed
+from cocoseg.config_evaluate import check_checkpoint, check_evaluation, check_held_out
+from cocoseg.run_settings import as_trained, run_settings
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
+@entry_point
+def main(cfg: DictConfig) -> None:
+    check_checkpoint(cfg.checkpoint)
+    trained = run_settings(cfg.checkpoint)
+    cfg = as_trained(cfg, trained, command().keys)
+    config = typed(cfg)
+    check_evaluation(config)
+    check_held_out(config, trained)
+    folder = start_run(cfg, overwrite=True)
+
+    from cocoseg.evaluate import evaluate
+
+    size = tuple(config.data.image_size) if is_typed("data.image_size") else None
+    evaluate(config, folder, image_size=size)
+
+
+if __name__ == "__main__":
+    main()

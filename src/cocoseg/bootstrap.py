@@ -1,0 +1,49 @@
+"""How far the scores of a set may be off because it holds these images and not others.
+
+The percentile bootstrap over images (Efron 1979): sets of as many images are drawn from the set, with
+repetition, and scored; the interval holds the middle 95 % of their scores. Pixels of one image belong
+together, which is why images are drawn and not pixels.
+"""
+
+import numpy as np
+
+from cocoseg.scoring import Counts
+
+RESAMPLES = 1000
+LEVEL = 0.95
+BLOCK = 2**24  # how often which image was drawn: so many numbers at a time
+
+
+def intervals(images: Counts, *, seed: int, resamples: int = RESAMPLES) -> dict[str, np.ndarray]:
+    """Intervals of `Counts.summary`, and of the IoU of each class.
+
+    Args:
+        images: counts of each image, (N, C).
+        seed: of the draw.
+        resamples: sets to draw.
+
+    Returns:
+        low and high end: (2,) each, and `iou` (2, C). NaN where no drawn set has a score; sets without a
+        class don't count for it.
+    """
+    number = len(images.true)
+    generator = np.random.default_rng(seed)
+    counts = np.concatenate([images.right, images.true, images.predicted], axis=1).astype(np.float64)
+    sums = []
+    at_once = max(1, BLOCK // number)
+    for begin in range(0, resamples, at_once):
+        drawn = generator.multinomial(number, np.full(number, 1 / number), min(at_once, resamples - begin))
+        sums.append(drawn.astype(np.float64) @ counts)  # exact: far below 2^53
+    sets = Counts(*np.split(np.concatenate(sums), 3, axis=1))
+    scores = {**sets.summary(), "iou": sets.iou()}
+    return {name: _middle(values) for name, values in scores.items()}
+
+
+def _middle(values: np.ndarray) -> np.ndarray:
+    """The ends of the middle LEVEL of each column of (R, …), NaN left out: (2, …)."""
+    columns = values.reshape(len(values), -1)
+    known = ~np.isnan(columns).all(0)
+    ends = np.full((2, columns.shape[1]), np.nan)
+    tail = (1 - LEVEL) / 2
+    ends[:, known] = np.nanquantile(columns[:, known], [tail, 1 - tail], axis=0)
+    return ends.reshape(2, *values.shape[1:])

@@ -1,0 +1,103 @@
+"""The command line of evaluate.py, and formats at the end of train.py, run as a user runs them."""
+
+import json
+import os
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from conftest import SMALL, run_program
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """Four steps, a model in two formats, and its evaluation by its name alone. Not to be changed."""
+    cwd = tmp_path_factory.mktemp("trained")
+    precise = ("trainer.precision=32-true", "trainer.accelerator=cpu")
+    options = (
+        "seed=5",
+        "data.val_fraction=0.25",
+        "trainer.max_steps=4",
+        "export=[torch_export]",
+        "run_dir=run",
+    )
+    train = run_program("train", *SMALL, *precise, *options, cwd=cwd)
+    evaluate = run_program("evaluate", "checkpoint=run/segmentation_model.pth", cwd=cwd)
+    return SimpleNamespace(cwd=cwd, train=train, evaluate=evaluate)
+
+
+def test_a_run_ends_with_the_formats_that_were_asked_for(trained: SimpleNamespace) -> None:
+    assert trained.train.returncode == 0, trained.train.stderr
+    assert trained.train.stderr == ""
+    assert "trying out the export: torch_export" in trained.train.stdout
+    assert re.search(
+        r"^model        run/segmentation_model\.pth\n +run/segmentation_model\.pt2: [\d.]+ MB; .*PyTorch: ",
+        trained.train.stdout,
+        re.MULTILINE,
+    )
+    program = torch.export.load(trained.cwd / "run/segmentation_model.pt2").module()
+    assert program(torch.zeros(2, 40, 24, 3, dtype=torch.uint8)).shape == (2, 40, 24)
+
+
+def test_a_model_alone_is_scored_on_what_its_training_held_out(trained: SimpleNamespace) -> None:
+    assert trained.evaluate.returncode == 0, trained.evaluate.stderr
+    assert trained.evaluate.stderr == ""
+    (folder,) = (trained.cwd / "outputs/evaluate").iterdir()
+    metrics = json.loads((folder / "metrics.json").read_text())
+    expected = json.loads((trained.cwd / "run/metrics.json").read_text())
+    assert metrics["images"] == 3
+    assert metrics["network_size"] == [32, 32]
+    assert metrics["network"]["miou"] == pytest.approx(expected["miou"], abs=1e-4)
+    assert metrics["network"]["pixel_accuracy"] == pytest.approx(expected["pixel_accuracy"], abs=1e-4)
+    assert {"config.yaml", "per_class.csv", "worst.png", "gallery.html", "confusion.png"} < {
+        path.name for path in folder.iterdir()
+    }
+    lines = trained.evaluate.stdout.splitlines()
+    for start in ("class ", "background ", "mIoU (without background) ", "loss (cross entropy) ", "scores "):
+        assert any(line.startswith(start) for line in lines), start
+    assert any(line.split() == ["95", "%", "interval", "own", "size", "32x32"] for line in lines)
+
+
+MODEL = "checkpoint=run/segmentation_model.pth"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ((), "checkpoint is not given: checkpoint=<segmentation_model.pth>"),
+        (("checkpoint=none.pth",), "checkpoint: no file none.pth"),
+        ((MODEL, "split=test"), "split is 'test'; it must be one of val, train, all"),
+        ((MODEL, "seed=0"), "seed is 0 here and was 5 in the training: "),
+        ((MODEL, "data.labels={all:[square,ring]}"), "the model has other labels than these data: "),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_one_line(trained: SimpleNamespace, overrides: tuple[str, ...], message: str) -> None:
+    done = run_program("evaluate", *overrides, cwd=trained.cwd)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {message}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_unknown_format_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    done = run_program("train", *SMALL, "export=[pth,tflite]", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "error: export: 'tflite' is no format; known: pth, onnx, torch_export\n"
+
+
+def test_help(tmp_path: Path) -> None:
+    (tmp_path / "poison/torch").mkdir(parents=True)
+    (tmp_path / "poison/torch/__init__.py").write_text("raise RuntimeError('torch was imported')\n")
+    path = os.pathsep.join([str(tmp_path / "poison"), os.environ.get("PYTHONPATH", "")])
+    done = run_program("evaluate", "--help", cwd=tmp_path, PYTHONPATH=path)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, done.stderr
+    assert len([line for line in lines if line.startswith("  python evaluate.py ")]) == 3
+    assert len(lines) < 40
+    assert max(map(len, lines)) <= 140
+    values = {word.partition("=")[2] for word in done.stdout.split()}
+    assert values.isdisjoint({"None", "True", "False"})
+    assert {path.name for path in tmp_path.iterdir()} == {"poison"}

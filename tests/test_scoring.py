@@ -1,0 +1,142 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import confusion_matrix, f1_score, jaccard_score, precision_score, recall_score
+
+from cocoseg.bootstrap import intervals
+from cocoseg.labels import IGNORE_INDEX
+from cocoseg.metrics import Scores
+from cocoseg.scoring import SUMMARY, Counts, confusion
+
+CLASSES = 5
+
+
+def masks(seed: int, height: int = 40, width: int = 30) -> tuple[np.ndarray, np.ndarray]:
+    """Truth and prediction (H, W) uint8; class 3 does not occur, class 4 is never predicted."""
+    generator = np.random.default_rng(seed)
+    truth = generator.choice([0, 0, 0, 1, 2, 4, IGNORE_INDEX], (height, width)).astype(np.uint8)
+    guess = generator.integers(0, 4, (height, width)).astype(np.uint8)
+    prediction = np.where((generator.random((height, width)) < 0.6) & (truth < 4), truth, guess)
+    return truth, prediction.astype(np.uint8)
+
+
+def test_the_matrix_is_scikit_learns() -> None:
+    truth, prediction = masks(0)
+    counted = truth != IGNORE_INDEX
+    expected = confusion_matrix(truth[counted], prediction[counted], labels=range(CLASSES))
+    np.testing.assert_array_equal(confusion(truth, prediction, CLASSES), expected)
+
+
+def test_254_classes_fit() -> None:
+    truth = np.array([[255, 254, 0], [254, 1, 255]], dtype=np.uint8)
+    prediction = np.array([[254, 254, 254], [0, 1, 0]], dtype=np.uint8)
+    matrix = confusion(truth, prediction, 255)
+    assert matrix.sum() == 4
+    assert matrix[254, 254] == matrix[0, 254] == matrix[254, 0] == matrix[1, 1] == 1
+
+
+def test_scores_are_scikit_learns() -> None:
+    truth, prediction = masks(1)
+    counts = Counts.from_matrix(confusion(truth, prediction, CLASSES))
+    counted = truth != IGNORE_INDEX
+    y_true, y_pred = truth[counted], prediction[counted]
+    options = {"labels": range(CLASSES), "average": None, "zero_division": 0}
+    occurs = [0, 1, 2, 4]
+
+    for name, function in (("iou", jaccard_score), ("dice", f1_score), ("recall", recall_score)):
+        expected = function(y_true, y_pred, **options)
+        found = getattr(counts, name)()
+        np.testing.assert_allclose(found[occurs], expected[occurs])
+        assert np.isnan(found[3])
+    precision = counts.precision()
+    np.testing.assert_allclose(precision[:4], precision_score(y_true, y_pred, **options)[:4])
+    assert np.isnan(precision[4])
+    share = np.bincount(y_true, minlength=CLASSES) / len(y_true)
+    np.testing.assert_allclose(counts.share(), share)
+    summary, iou = counts.summary(), jaccard_score(y_true, y_pred, **options)
+    assert summary.keys() == SUMMARY.keys()
+    assert summary["miou"] == pytest.approx(iou[occurs[1:]].mean())
+    assert summary["miou_with_background"] == pytest.approx(iou[occurs].mean())
+    assert summary["pixel_accuracy"] == pytest.approx((y_true == y_pred).mean())
+    assert summary["frequency_weighted_iou"] == pytest.approx((share * iou).sum())
+    assert summary["dice"] == pytest.approx(f1_score(y_true, y_pred, **options)[occurs[1:]].mean())
+
+
+def test_scores_are_those_of_training() -> None:
+    matrix = confusion(*masks(2), CLASSES)
+    ours, theirs = Counts.from_matrix(matrix).summary(), Scores.from_matrix(torch.from_numpy(matrix))
+    for name in ("miou", "miou_with_background", "pixel_accuracy"):
+        assert ours[name] == pytest.approx(getattr(theirs, name))
+
+
+@pytest.mark.filterwarnings("error")
+def test_nothing_to_score_is_not_a_number() -> None:
+    counts = Counts(*np.zeros((3, 2, CLASSES), dtype=np.int64))
+    for name, values in counts.summary().items():
+        assert values.shape == (2,), name
+        assert np.isnan(values).all(), name
+
+
+def test_many_sets_at_once_are_each_alone() -> None:
+    matrices = np.stack([confusion(*masks(seed), CLASSES) for seed in range(3)])
+    together = Counts.from_matrix(matrices)
+    for number, matrix in enumerate(matrices):
+        alone = Counts.from_matrix(matrix)
+        np.testing.assert_array_equal(together.iou()[number], alone.iou())
+        for name, value in alone.summary().items():
+            assert together.summary()[name][number] == value
+
+
+# Intervals
+
+
+def image_counts(number: int) -> Counts:
+    """Of images of different difficulty."""
+    matrices = np.stack([confusion(*masks(seed, 5 + seed % 7, 9), CLASSES) for seed in range(number)])
+    return Counts.from_matrix(matrices)
+
+
+def test_intervals_are_those_of_a_plain_bootstrap() -> None:
+    """Sets drawn one by one, from other random numbers."""
+    images = image_counts(40)
+    generator = np.random.default_rng(99)
+    plain = []
+    for _ in range(4000):
+        drawn = generator.integers(0, 40, 40)
+        sums = Counts(*(part[drawn].sum(0) for part in (images.right, images.true, images.predicted)))
+        plain.append([sums.summary()["miou"], sums.iou()[1]])
+    expected = np.quantile(plain, [0.025, 0.975], axis=0)
+
+    found = intervals(images, seed=0, resamples=4000)
+
+    np.testing.assert_allclose(found["miou"], expected[:, 0], atol=0.006)
+    np.testing.assert_allclose(found["iou"][:, 1], expected[:, 1], atol=0.012)
+
+
+def test_intervals_hold_the_score_and_depend_on_the_seed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = image_counts(30)
+    whole = Counts(images.right.sum(0), images.true.sum(0), images.predicted.sum(0)).summary()
+    first = intervals(images, seed=3)
+    for name in SUMMARY:
+        low, high = first[name]
+        assert low < whole[name] < high, name
+    np.testing.assert_array_equal(first["iou"], intervals(images, seed=3)["iou"])
+    assert not np.array_equal(first["miou"], intervals(images, seed=4)["miou"])
+
+
+def test_intervals_narrow_with_more_images() -> None:
+    few, many = (np.ptp(intervals(image_counts(number), seed=0)["miou"]) for number in (20, 320))
+    assert 2.5 < few / many < 6.5  # about the root of 16
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_class_that_no_image_shows_has_no_interval() -> None:
+    found = intervals(image_counts(10), seed=0)["iou"]
+    assert np.isnan(found[:, 3]).all()
+    assert not np.isnan(found[:, [0, 1, 2, 4]]).any()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_single_image() -> None:
+    low, high = intervals(image_counts(1), seed=0)["miou"]
+    assert low == high == pytest.approx(image_counts(1).summary()["miou"][0])
