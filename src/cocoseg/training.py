@@ -93,13 +93,11 @@ def train(config: Config, run_dir: Path, budget: Budget) -> int:
     with stop.listening():
         finish(fit.trainer, exporter)
     budget.finished = not stop.received
-    Outcome(
-        state=STOPPED if stop.received else PRUNED if prune.reason else FINISHED,
-        reason=stop.received.name if stop.received else prune.reason,
-        miou=exporter.scores and exporter.scores.miou,
-        epochs=fit.trainer.current_epoch,
-        steps=fit.trainer.global_step,
-    ).write(run_dir)
+    if fit.trainer.is_global_zero:
+        state = STOPPED if stop.received else PRUNED if prune.reason else FINISHED
+        reason = stop.received.name if stop.received else prune.reason
+        miou = exporter.scores and exporter.scores.miou
+        Outcome(state, reason, miou, fit.trainer.current_epoch, fit.trainer.global_step).write(run_dir)
     return stop.exit_code
 
 
