@@ -237,3 +237,27 @@ def test_submitits_local_executor(tmp_path: Path):
     table = rows(tmp_path / "sweep")
     assert {job: row["state"] for job, row in table.items()} == dict.fromkeys("012", "finished")
     assert {row["seed"] for row in table.values()} == {"1", "2", "3"}
+
+
+@pytest.mark.slow
+def test_trials_side_by_side(tmp_path: Path):
+    """In processes of their own, one of which fails."""
+    run_program("prepare", *SMALL, cwd=tmp_path)
+    done = run_program(
+        "train", "sweep=grid", "sweep.name=side", "hydra/launcher=local", "hydra.launcher.n_jobs=2", *SMALL,
+        "trainer.max_steps=2", "optimizer.lr=1e-3,-1,1e-2", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    sweep = tmp_path / "outputs/multirun/side"
+    assert {job: row["state"] for job, row in rows(sweep).items()} == {
+        "0": "finished", "1": "failed", "2": "finished",
+    }  # fmt: skip
+    assert done.stderr.splitlines()[-2:] == [
+        "1 job failed:",
+        "  job 1 (optimizer.lr=-1): " + rows(sweep)["1"]["reason"],
+    ]
+    study = optuna.load_study(study_name="side", storage=open_storage(None, sweep))
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "COMPLETE"]
+    hydra = OmegaConf.load(sweep / "2/.hydra/hydra.yaml").hydra
+    assert (hydra.job.num, hydra.runtime.output_dir, hydra.mode) == (2, str(sweep / "2"), "RUN")

@@ -131,13 +131,10 @@ def train(config: Config, run_dir: Path, budget: Budget, command: Command | None
         finish(fit.trainer, exporter, formats)
     budget.finished = not stop.received
     if leads:
-        Outcome(
-            state=STOPPED if stop.received else PRUNED if prune.reason else FINISHED,
-            reason=stop.received.name if stop.received else prune.reason,
-            miou=exporter.scores and exporter.scores.miou,
-            epochs=fit.trainer.current_epoch,
-            steps=fit.trainer.global_step,
-        ).write(run_dir)
+        state = STOPPED if stop.received else PRUNED if prune.reason else FINISHED
+        reason = stop.received.name if stop.received else prune.reason
+        miou = exporter.scores and exporter.scores.miou
+        Outcome(state, reason, miou, fit.trainer.current_epoch, fit.trainer.global_step).write(run_dir)
     return stop.exit_code
 
 
