@@ -3,7 +3,8 @@
 import hydra
 from omegaconf import DictConfig
 
-from cocoseg.cli import command, entry_point, is_typed, start_run, typed
+from cocoseg.cli import entry_point, is_typed, start_run, typed
+from cocoseg.command import command, key_of
 from cocoseg.config_evaluate import check_checkpoint, check_evaluation, check_held_out
 from cocoseg.run_settings import as_trained, run_settings
 
@@ -13,7 +14,7 @@ from cocoseg.run_settings import as_trained, run_settings
 def main(cfg: DictConfig) -> None:
     check_checkpoint(cfg.checkpoint)
     trained = run_settings(cfg.checkpoint)
-    cfg = as_trained(cfg, trained, command().keys)
+    cfg = as_trained(cfg, trained, list(map(key_of, command().overrides)))
     config = typed(cfg)
     check_evaluation(config)
     check_held_out(config, trained)
