@@ -24,13 +24,14 @@ from omegaconf import OmegaConf
 from step import Stepper, seconds, wait
 
 import cocoseg.cli  # noqa: F401  registers the schema
+from cocoseg.assembly import make_module
 from cocoseg.augment import Augment
 from cocoseg.budget import Budget
 from cocoseg.config import Config, check
 from cocoseg.console import quiet_lightning
 from cocoseg.datamodule import SegmentationDataModule
 from cocoseg.device import settled
-from cocoseg.training import make_module, train
+from cocoseg.training import train
 
 ROOT = Path(__file__).parents[1]
 WARM_UP = 5  # steps
