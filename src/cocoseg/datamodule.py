@@ -167,4 +167,5 @@ class SegmentationDataModule(L.LightningDataModule):
             return self.data.num_workers
         if self.data.cache:
             return 1 if torch.cuda.is_available() else 0
-        return min(available_cores(), 8)
+        here = self.trainer.num_devices if self.trainer else 1  # processes that share the cores
+        return max(1, min(available_cores() // here, 8))
