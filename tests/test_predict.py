@@ -65,6 +65,15 @@ def test_it_resizes_as_training_does_and_enlarges_the_logits():
     assert (mask == logits.argmax(1)).float().mean() > 0.999
 
 
+@pytest.mark.parametrize("size", [(70, 50), (500, 333), (32, 48), (20, 48), (9, 700)], ids=str)
+def test_the_network_sees_what_it_saw_in_training(size):
+    """The same bytes as those of the data set, which torchvision resizes."""
+    image = picture(*size, images=2)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        (found,) = Predictor(model()).inputs(image.contiguous(memory_format=layout))
+        assert torch.equal(found, tv.resize(image, [32, 48], antialias=True))
+
+
 def test_scores_are_those_that_decide():
     predictor, image = Predictor(model()), picture(70, 50, images=2)
     scores = predictor.scores(image)
