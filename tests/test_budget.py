@@ -56,6 +56,8 @@ def test_what_the_end_needs_is_kept_in_reserve(watch: Clock) -> None:
     budget.expected.validation, budget.expected.checkpoint, budget.expected.export = 5, 2, 3
     assert budget.after_validation() == pytest.approx(2 * 2.2 + 3.3 + END)
     assert budget.reserve() == pytest.approx(5.5 + 2 * 2.2 + 3.3 + END)
+    budget.expected.pictures = 0.5
+    assert budget.after_validation() == pytest.approx(2 * 2.2 + 3.3 + 0.55 + END)
     budget.expected.step = 1
     watch.now += 100 - budget.reserve() - 1.1
     assert not budget.is_spent()

@@ -23,6 +23,7 @@ from cocoseg.config import Config
 from cocoseg.export import read_weights
 from cocoseg.shapes import draw_shapes
 from conftest import ROOT, SMALL, run_program, write_coco
+from tensorboard_api import TensorBoardApi
 
 COMPLETE = {
     "config.yaml",
@@ -246,6 +247,13 @@ def test_multirun_trains_every_job(tmp_path: Path):
         assert any(name.startswith("events.out.tfevents") for name in files(sweep / job))
         assert OmegaConf.load(sweep / job / "config.yaml").optimizer.lr == lr
         assert f"{sweep.relative_to(tmp_path)}/{job}/segmentation_model.pth" in done.stdout
+    board = TensorBoardApi(sweep, runs=2)
+    assert {job: row["optimizer.lr"] for job, row in board.rows().items()} == {"0": 1e-4, "1": 1e-3}
+    for job, row in board.rows().items():
+        assert row["hp/val_miou"] == pytest.approx(
+            json.loads((sweep / job / "metrics.json").read_bytes())["miou"]
+        )
+    assert board.columns()[0] == "optimizer.lr"  # what was swept comes before what was typed
 
 
 def assert_lists_failures(done: subprocess.CompletedProcess[str], *sentences: str) -> None:

@@ -1,96 +1,288 @@
 import io
+from pathlib import Path
 
+import lightning as L
 import numpy as np
 import PIL.Image
 import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import nn
+from torch import Tensor
+from torch.utils.data import DataLoader
 
-from cocoseg.dashboard import EXAMPLES, ExampleSheet, sheet, write_sheet
-from cocoseg.spec import MEAN, STD
-from tiny import LABELS, Reads, loader, painted, random_batch, tiny_module, tiny_trainer
+from cocoseg import dashboard
+from cocoseg.budget import Budget
+from cocoseg.cli import Command
+from cocoseg.config import Config, DataConfig
+from cocoseg.dashboard import EXAMPLES, Pictures, RunTexts
+from cocoseg.drawing import LINE
+from cocoseg.strips import GAP
+from tensorboard_api import TensorBoardApi
+from tiny import Reads, loader, painted, random_batch, tiny_module, tiny_trainer
 
-BLACK, RED, BLUE, GREY, WHITE = (0, 0, 0), (255, 0, 0), (0, 0, 255), (128, 128, 128), (255, 255, 255)
-
-
-def normalised(pixels: np.ndarray) -> torch.Tensor:
-    """(B, H, W, 3) uint8 -> image (B, 3, H, W)."""
-    return torch.from_numpy(((pixels / 255 - MEAN) / STD).astype(np.float32)).movedim(-1, 1)
-
-
-def test_a_sheet_is_image_truth_and_prediction_in_the_colours_of_the_labels():
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 2, 3, 3), dtype=np.uint8)
-    mask = torch.tensor([[[0, 1, 2], [255, 255, 1]], [[2, 2, 2], [2, 2, 2]]])
-    prediction = torch.tensor([[[2, 1, 0], [1, 0, 0]], [[1, 1, 1], [1, 1, 1]]])
-
-    picture = sheet(normalised(pixels), mask, prediction, LABELS)
-
-    assert (picture.shape, picture.dtype) == ((2 * (2 + 4) - 4, 3 * (3 + 4) - 4, 3), np.uint8)
-    first, second = picture[:2], picture[6:]
-    assert (first[:, :3] == pixels[0]).all()
-    assert (second[:, :3] == pixels[1]).all()
-    assert (first[:, 7:10] == [[BLACK, RED, BLUE], [GREY, GREY, RED]]).all()
-    assert (first[:, 14:] == [[BLUE, RED, BLACK], [RED, BLACK, BLACK]]).all()
-    assert (second[:, 7:10] == BLUE).all()
-    assert (second[:, 14:] == RED).all()
-    for gap in (picture[2:6], picture[:, 3:7], picture[:, 10:14]):
-        assert (gap == WHITE).all()
+CHARTS = ("classes/iou", "classes/confusion", "classes/most_confused")
+SIZE = 16  # pixels of an image, shown tenfold
 
 
-def test_colours_out_of_range_are_clipped():
-    beyond = normalised(np.array([[[[300, -40, 128]]]]))
-    one = torch.zeros(1, 1, 1, dtype=torch.int64)
-
-    assert sheet(beyond, one, one, LABELS)[0, 0].tolist() == [255, 0, 128]
-
-
-@pytest.mark.parametrize(("images", "rows"), [(1, 1), (3, 3), (EXAMPLES + 2, EXAMPLES)])
-def test_a_sheet_of_a_data_set_is_written(tmp_path, images, rows):
-    truth = torch.arange(images).remainder(3).view(-1, 1, 1).expand(images, 5, 6)
-    net = nn.Sequential(Reads(), nn.BatchNorm2d(3))
-    pairs = [(painted(t[None])[0], t) for t in truth]
-
-    write_sheet(tmp_path / "new" / "examples.png", net, pairs, LABELS)
-
-    with PIL.Image.open(tmp_path / "new" / "examples.png") as picture:
-        pixels = np.array(picture)
-    assert pixels.shape == (rows * 9 - 4, 3 * 10 - 4, 3)
-    assert (pixels[:, 10:16] == pixels[:, 20:]).all()  # all right
-    assert net.training
-    assert net[1].num_batches_tracked == 0  # but evaluated
+def pairs(count: int) -> list[tuple[Tensor, Tensor]]:
+    """Number i has i lone pixels of class 1, which `Reads` takes for background."""
+    made = []
+    for number in range(count):
+        mask = torch.zeros(SIZE, SIZE, dtype=torch.int64)
+        prediction = mask.clone()
+        mask.view(-1)[: 2 * number : 2] = 1
+        prediction.view(-1)[-1] = 2
+        made.append((painted(prediction[None])[0], mask))
+    return made
 
 
-def test_tensorboard_shows_losses_scores_and_examples(tmp_path):
-    images = EXAMPLES + 1
-    logger = TensorBoardLogger(tmp_path, name="", version="", default_hp_metric=False)
-    trainer = tiny_trainer(
-        tmp_path, max_epochs=2, logger=logger, callbacks=[ExampleSheet()], num_sanity_val_steps=1
-    )
-    val = loader(random_batch(images=images), random_batch(seed=1))
-    trainer.fit(tiny_module(), loader(random_batch(seed=2)), val)
+def val_loader(count: int, batch: int = 4) -> DataLoader:
+    return DataLoader(pairs(count), batch_size=batch)
 
-    events = EventAccumulator(str(tmp_path), size_guidance={"scalars": 0, "images": 0}).Reload()
 
+def logger(folder: Path) -> TensorBoardLogger:
+    return TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
+
+
+def trainer_with(folder: Path, *callbacks: L.Callback, **options) -> L.Trainer:
+    options = {"max_epochs": 2, "num_sanity_val_steps": 1, "log_every_n_steps": 1, **options}
+    return tiny_trainer(folder, logger=logger(folder), callbacks=list(callbacks), **options)
+
+
+def events(folder: Path) -> EventAccumulator:
+    return EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0, "tensors": 0}).Reload()
+
+
+def steps(found: EventAccumulator, tag: str) -> list[int]:
+    return [image.step for image in found.Images(tag)]
+
+
+def pixels(found: EventAccumulator, tag: str, which: int = -1) -> np.ndarray:
+    with PIL.Image.open(io.BytesIO(found.Images(tag)[which].encoded_image_string)) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def examples(found: EventAccumulator) -> list[str]:
+    return [tag for tag in sorted(found.Tags()["images"]) if tag.startswith("examples/")]
+
+
+def train(count: int = 3) -> DataLoader:
+    return loader(*(random_batch(seed=number, size=SIZE) for number in range(count)))
+
+
+def test_losses_scores_and_pictures(tmp_path):
+    budget = Budget(None)
+    trainer = trainer_with(tmp_path, Pictures(budget, seed=0))
+    trainer.fit(tiny_module(), train(), val_loader(20))
+
+    found = events(tmp_path)
     per_epoch = {
         *("train/loss", "val/loss", "val/miou", "val/miou_with_background", "val/pixel_accuracy"),
-        *("iou/background", "iou/cat", "iou/dog"),
+        *("iou/background", "iou/cat"),
     }
-    assert per_epoch <= set(events.Tags()["scalars"])
-    assert "hp_metric" not in events.Tags()["scalars"]
+    assert per_epoch <= set(found.Tags()["scalars"])
+    assert "iou/dog" not in found.Tags()["scalars"]  # does not occur
+    assert "hp_metric" not in found.Tags()["scalars"]
     for name in per_epoch:
-        assert len(events.Scalars(name)) == 2, name
-    last = {name: events.Scalars(name)[-1].value for name in per_epoch}
+        assert len(found.Scalars(name)) == 2, name
+    last = {name: found.Scalars(name)[-1].value for name in per_epoch}
     assert last == pytest.approx({name: trainer.callback_metrics[name].item() for name in per_epoch})
-    shown = events.Images("val/examples")
-    assert [image.step for image in shown] == [1, 2]  # none of the sanity check
-    with PIL.Image.open(io.BytesIO(shown[0].encoded_image_string)) as picture:
-        assert picture.size == (3 * (16 + 4) - 4, EXAMPLES * (16 + 4) - 4)
+    assert len(examples(found)) == EXAMPLES
+    for tag in (*CHARTS, *examples(found)):
+        assert steps(found, tag) == [3, 6], tag  # none of the sanity check
+    assert 0 < budget.expected.pictures < 60
 
 
-def test_without_tensorboard_no_sheet_is_drawn(tmp_path, monkeypatch):
-    monkeypatch.setattr("cocoseg.dashboard.sheet", lambda *_: 1 / 0)
-    trainer = tiny_trainer(tmp_path, callbacks=[ExampleSheet()])
+def test_the_examples_are_the_same_images_from_all_over_the_set_the_hardest_first(tmp_path):
+    module = tiny_module(Reads(), lr=0.0)  # says the same whenever it is asked
+    trainer_with(tmp_path, Pictures(Budget(None), seed=0)).fit(module, train(), val_loader(100))
 
-    trainer.validate(tiny_module(), loader(random_batch()), verbose=False)
+    found = events(tmp_path)
+    shown = [np.count_nonzero(pixels(found, tag)[:160, 164:324].any(-1)) / 100 for tag in examples(found)]
+    assert len(set(shown)) == EXAMPLES
+    assert shown == sorted(shown, reverse=True)
+    assert shown[0] > 80
+    assert shown[-1] < 20
+    for tag in examples(found):
+        assert (pixels(found, tag, 0) == pixels(found, tag, 1)).all()
+    other = tmp_path / "other"  # a run with other weights and batches
+    trainer_with(other, Pictures(Budget(None), seed=0)).fit(tiny_module(), train(), val_loader(100, batch=32))
+    for tag in examples(found):
+        assert (pixels(found, tag)[:160, :324] == pixels(events(other), tag)[:160, :324]).all()
+
+
+def test_a_strip_shows_what_the_validation_said(tmp_path):
+    trainer_with(tmp_path, Pictures(Budget(None), seed=0), max_epochs=1).fit(
+        tiny_module(Reads(), lr=0.0), train(), val_loader(3)
+    )
+    found = events(tmp_path)
+    tags = examples(found)
+    assert len(tags) == 3
+    for tag in tags:
+        picture = pixels(found, tag)
+        assert picture.shape == (160 + 2 * LINE, 4 * (160 + GAP) - GAP, 3)
+        prediction = picture[:160, 328:488]
+        assert (prediction[-10:, -10:] == (0, 0, 255)).all()  # the last pixel, `dog`
+        assert not prediction[:-10].any()
+
+
+def test_a_validation_that_is_cut_short_has_fewer_examples(tmp_path):
+    class Cut(L.Callback):
+        def on_validation_batch_start(self, trainer, module, batch, number, *_):
+            if number == 1 and trainer.global_step == 6:
+                raise StopIteration
+
+    trainer_with(tmp_path, Cut(), Pictures(Budget(None), seed=0)).fit(tiny_module(), train(), val_loader(16))
+
+    found = events(tmp_path)
+    again = [tag for tag in examples(found) if steps(found, tag) == [3, 6]]
+    assert 0 < len(again) < EXAMPLES
+    assert all(steps(found, tag) in ([3], [3, 6]) for tag in examples(found))
+    assert steps(found, "classes/iou") == [3, 6]
+
+
+def test_a_set_of_fewer_images_than_examples(tmp_path):
+    trainer_with(tmp_path, Pictures(Budget(None), seed=0), limit_val_batches=1).fit(
+        tiny_module(), train(), val_loader(9, batch=2)
+    )
+    assert len(examples(events(tmp_path))) == 2
+
+
+class AtOnce:
+    """In place of the thread, which may leave out what comes too fast."""
+
+    def __init__(self, what, write):
+        self.write = write
+
+    def submit(self, things):
+        for thing in things:
+            self.write(thing)
+
+    def finish(self, seconds):
+        return True
+
+
+def test_pictures_come_ever_more_rarely_and_at_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(dashboard, "BackgroundWriter", AtOnce)
+    pictures = Pictures(Budget(None), seed=0)
+    trainer_with(tmp_path, pictures, max_epochs=23).fit(tiny_module(), train(1), val_loader(2))
+    drawn = steps(events(tmp_path), "classes/iou")
+    assert drawn == [1, 2, 3, 4, 5, 7, 9, 12, 15, 19, 23]
+    assert pictures.bytes == sum(
+        len(image.encoded_image_string)
+        for tag in events(tmp_path).Tags()["images"]
+        for image in events(tmp_path).Images(tag)
+    )
+
+
+def test_beyond_so_many_bytes_only_the_end_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(dashboard, "BackgroundWriter", AtOnce)
+    monkeypatch.setattr(dashboard, "MAX_BYTES", 1)
+    trainer_with(tmp_path, Pictures(Budget(None), seed=0), max_epochs=5).fit(
+        tiny_module(), train(1), val_loader(2)
+    )
+    assert steps(events(tmp_path), "classes/iou") == [1, 5]
+
+
+def test_a_run_that_dies_leaves_its_pictures(tmp_path):
+    class Dies(L.Callback):
+        def on_train_epoch_start(self, trainer, *_):
+            if trainer.current_epoch == 1:
+                raise ConnectionError("gone")
+
+    with pytest.raises(ConnectionError):
+        trainer_with(tmp_path, Dies(), Pictures(Budget(None), seed=0)).fit(
+            tiny_module(), train(), val_loader(5)
+        )
+    assert steps(events(tmp_path), "classes/iou") == [3]
+
+
+def test_what_there_is_no_time_to_draw_is_left_out(tmp_path):
+    trainer_with(tmp_path, Pictures(Budget(0.5, used_before=100), seed=0)).fit(
+        tiny_module(), train(), val_loader(5)
+    )
+    found = events(tmp_path)
+    files = [path.stat().st_mtime_ns for path in tmp_path.glob("events*")]
+    assert len(steps(found, "examples/1")) < 2
+    assert len(files) == 1  # closed, and not opened again by what came too late
+
+
+def test_pictures_that_fail_do_not_end_the_training(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(dashboard, "strip", lambda *_: 1 / 0)
+    trainer = trainer_with(tmp_path, Pictures(Budget(None), seed=0))
+    trainer.fit(tiny_module(), train(), val_loader(5))
+    assert trainer.global_step == 6
+    (record,) = [record for record in caplog.records if record.name == "cocoseg.background"]
+    assert record.message.startswith("TensorBoard's pictures: ZeroDivisionError")
+
+
+def test_a_resumed_run_shows_the_same_images_and_no_step_twice(tmp_path):
+    config = Config(data=DataConfig(images="images", annotations="instances.json"))
+
+    def callbacks():
+        return RunTexts(config, Command()), Pictures(Budget(None), seed=0)
+
+    def fit(folder, checkpoint=None, **options):
+        module = tiny_module(Reads(), lr=0.0)
+        trainer = trainer_with(folder, *callbacks(), **options)
+        trainer.fit(module, train(), val_loader(40), ckpt_path=checkpoint, weights_only=True)
+        return trainer
+
+    fit(tmp_path / "run", max_epochs=1).save_checkpoint(tmp_path / "last.ckpt")
+    first = {tag: pixels(events(tmp_path / "run"), tag) for tag in examples(events(tmp_path / "run"))}
+    fit(tmp_path / "run", tmp_path / "last.ckpt", max_epochs=3)  # is lost
+    fit(tmp_path / "run", tmp_path / "last.ckpt", max_epochs=3)
+
+    found = events(tmp_path / "run")
+    assert examples(found) == list(first)
+    for tag, picture in first.items():
+        assert (pixels(found, tag) == picture).all()
+        assert steps(found, tag) == [3, 6, 9]
+    loss_steps = [point.step for point in found.Scalars("train/loss_step")]
+    assert loss_steps == sorted(loss_steps)
+    board = TensorBoardApi(tmp_path, runs=1)
+    assert sorted(board.scalars("run", "val/loss")) == [2, 5, 8]
+
+
+def test_without_tensorboard_nothing_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(dashboard, "BackgroundWriter", lambda *_: 1 / 0)
+    trainer = tiny_trainer(
+        tmp_path, callbacks=[Pictures(Budget(None), seed=0), RunTexts(Config(), Command())]
+    )
+    trainer.fit(tiny_module(), train(), val_loader(3))
+
+
+def test_command_configuration_and_report_as_text(tmp_path):
+    data = DataConfig(
+        images="images", annotations="a.json", val_annotations="b.json", prepared_dir=str(tmp_path)
+    )
+    (tmp_path / "val").mkdir()
+    (tmp_path / "report.md").write_text("# What was prepared")
+    (tmp_path / "val" / "report.md").write_text("# For validation")
+    command = Command(("optimizer.lr=1e-2", 'run_dir="my runs"'))
+
+    texts = RunTexts(Config(seed=7, data=data), command).texts()
+
+    assert texts["command"] == "    python train.py optimizer.lr=1e-2 'run_dir=\"my runs\"'"
+    assert texts["config"].startswith("    seed: 7\n    run_dir: outputs\n")
+    assert texts["data"] == "# What was prepared"
+    assert texts["validation_data"] == "# For validation"
+
+
+def test_tensorboard_serves_all_of_it(tmp_path):
+    config = Config(data=DataConfig(images="images", annotations="instances.json"))
+    trainer_with(
+        tmp_path / "run", RunTexts(config, Command(("seed=0",))), Pictures(Budget(None), seed=0)
+    ).fit(tiny_module(), train(), val_loader(20))
+    board = TensorBoardApi(tmp_path, runs=1)
+    shown = board.get("data/plugin/images/tags")["run"]
+    assert set(shown) == {*CHARTS, *(f"examples/{rank}" for rank in range(1, EXAMPLES + 1))}
+    listed = board.get("data/plugin/images/images?run=run&tag=examples/1&sample=0")
+    assert [image["step"] for image in listed] == [3, 6]
+    assert set(board.get("data/plugin/text/tags")["run"]) == {
+        "run/command/text_summary",
+        "run/config/text_summary",
+    }
+    (text,) = board.get("data/plugin/text/text?run=run&tag=run/command/text_summary")
+    assert "python train.py seed=0" in text["text"]

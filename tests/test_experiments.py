@@ -53,5 +53,5 @@ def test_every_experiment_trains(experiment, shapes_root, tmp_path):
     assert metrics["miou"] == model.scores["miou"]
     assert 0 <= metrics["pixel_accuracy"] <= 1
     with PIL.Image.open(run_dir / "examples.png") as picture:
-        assert picture.width == 3 * (32 + 4) - 4
+        assert picture.width == 4 * (160 + 4) - 4
     assert list(run_dir.glob("events.out.tfevents.*"))

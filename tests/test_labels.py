@@ -10,7 +10,7 @@ from cocoseg.coco import Category
 from cocoseg.config import Config, DataConfig, PrepareConfig, SubsetConfig
 from cocoseg.encoding import MaskEncoding
 from cocoseg.errors import CocosegError
-from cocoseg.labels import LabelMap
+from cocoseg.labels import IGNORE_COLOR, IGNORE_INDEX, LabelMap
 from cocoseg.masks import create_segmentation_masks
 from cocoseg.prepare import prepare
 from conftest import run_program, write_coco
@@ -324,3 +324,12 @@ def test_groups_on_the_command_line(pets: Path, tmp_path: Path) -> None:
     content = json.loads((tmp_path / "prepared" / "labels.json").read_bytes())
     expected = [("vehicle", [2, 9]), ("animal", [5])]
     assert [(c["name"], c["category_ids"]) for c in content["classes"][1:]] == expected
+
+
+def test_a_palette_holds_the_colours_of_all_values() -> None:
+    labels = LabelMap.from_categories(CATEGORIES)
+    palette = labels.palette()
+    assert (palette.shape, str(palette.dtype)) == ((256, 3), "uint8")
+    assert [tuple(color) for color in palette[: len(labels)].tolist()] == [c.color for c in labels.classes]
+    assert tuple(palette[IGNORE_INDEX].tolist()) == IGNORE_COLOR
+    assert not palette[len(labels) : IGNORE_INDEX].any()

@@ -321,7 +321,31 @@ def test_the_time_is_accounted_for(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     )
     logged = {key: float(value) for key, value in trainer.logged_metrics.items()}
     assert logged["speed/images_per_second"] == 2 / STEP
+    assert logged["speed/waiting_share"] == 0
+    shares = {key: value for key, value in logged.items() if key.startswith("budget/share_")}
+    assert shares.keys() == {f"budget/share_{kind}" for kind in vars(spent)}
+    assert sum(shares.values()) == pytest.approx(1)
     assert {"budget/elapsed", "budget/progress", "lr"} <= logged.keys()
+
+
+def test_the_share_of_the_steps_that_waits_for_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(tmp_path, monkeypatch, None, max_epochs=1)
+    fetch = random_batch
+
+    class Slow(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return 20
+
+        def __getitem__(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+            run.now += 3 * STEP
+            return fetch(seed=number)
+
+    monkeypatch.setattr(
+        "test_pacing.loader", lambda *batches: torch.utils.data.DataLoader(Slow(), batch_size=None)
+    )
+    trainer = run.fit()
+    assert trainer.logged_metrics["speed/waiting_share"].item() == pytest.approx(0.75)
+    assert trainer.logged_metrics["speed/images_per_second"].item() == pytest.approx(2 / (4 * STEP))
 
 
 # --- what ends a training early

@@ -100,16 +100,13 @@ class Command:
 
     Attributes:
         overrides: as typed; of a job of a sweep its own.
+        swept: those of them that the sweep chose.
         choices: option of each config group.
     """
 
     overrides: tuple[str, ...] = ()
+    swept: tuple[str, ...] = ()
     choices: Mapping[str, str | None] = field(default_factory=dict)
-
-    @property
-    def keys(self) -> list[str]:
-        """Keys and groups of the overrides."""
-        return [override.lstrip("+").split("=")[0] for override in self.overrides]
 
     def __str__(self) -> str:
         """For a shell."""
@@ -119,13 +116,20 @@ class Command:
 def command() -> Command:
     """That of the job in progress."""
     job = HydraConfig.get()
-    choices = {str(group): option for group, option in job.runtime.choices.items()}
-    return Command(tuple(job.overrides.task), choices)
+    overrides = tuple(job.overrides.task)
+    chosen = job.mode == RunMode.MULTIRUN  # then `lr=1,2` is typed, and `lr=1` an override
+    swept = tuple(override for override in overrides if chosen and override not in sys.argv)
+    return Command(overrides, swept, {str(group): option for group, option in job.runtime.choices.items()})
+
+
+def key_of(override: str) -> str:
+    """The key, or the config group, that an override is of."""
+    return override.lstrip("+~").split("=")[0]
 
 
 def is_typed(key: str) -> bool:
     """Whether a key stands on the command line."""
-    return key in command().keys
+    return key in map(key_of, HydraConfig.get().overrides.task)
 
 
 def start_run(config: DictConfig, *, overwrite: bool) -> Path:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import lightning as L
 import numpy as np
 import PIL.Image
-import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from omegaconf import OmegaConf
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -32,7 +32,7 @@ from cocoseg.prepared import prepared_sets
 from cocoseg.strips import Example, easy_and_hard, spread, strip
 
 EXAMPLES = 8  # images shown all through a run
-CANDIDATES = 32  # of which they are chosen, by how hard they are in the first validation
+CANDIDATES = 32  # of which they are chosen, by how hard they look
 RARER = 1.25  # times the step of the last pictures: of the next ones
 MAX_BYTES = 64 * 2**20  # of pictures in a run; beyond, only those of its end
 PATIENCE = 10.0  # seconds: what the end waits for pictures, at most
@@ -78,9 +78,9 @@ class Picture(NamedTuple):
 class Pictures(L.Callback):
     """Examples, confusion matrix and IoU per class after a validation, drawn and written by a thread.
 
-    The examples are the same images all through a run, also where it is resumed: of some that are drawn at
-    random from all of the validation set, the hardest, the easiest and some between, by the first validation.
-    The predictions are those of the validation itself; one that was cut short has fewer of them.
+    The examples are the same images all through a run, also where it is resumed, and in all runs of a sweep:
+    of some that are drawn at random from all of the validation set, the hardest, the easiest and some
+    between. The predictions are those of the validation itself; one that was cut short has fewer of them.
 
     Pictures come ever more rarely, each time after a quarter more steps, and always at the end. What is not
     drawn when the time is up is left out.
@@ -137,7 +137,8 @@ class Pictures(L.Callback):
         if not self._wanted or self._writer is None:
             return
         if self.chosen is None:
-            self.chosen = easy_and_hard(self._seen, EXAMPLES)
+            truths = {place: example.truth for place, example in self._seen.items()}
+            self.chosen = easy_and_hard(truths, EXAMPLES)
         step = trainer.global_step
         self.next_step = math.ceil(step * RARER)
         examples = {
@@ -164,7 +165,8 @@ class Pictures(L.Callback):
         self.next_step, self.bytes = state_dict["next_step"], state_dict["bytes"]
 
     def _is_due(self, trainer: L.Trainer) -> bool:
-        last = trainer.validating or trainer.should_stop or is_last_step(trainer)
+        alone = trainer.state.fn == TrainerFn.VALIDATING  # after a training that had no validation
+        last = alone or trainer.should_stop or is_last_step(trainer)
         return last or (trainer.global_step >= self.next_step and self.bytes < MAX_BYTES)
 
     def _drawn(
@@ -183,7 +185,7 @@ class Pictures(L.Callback):
     def _write_to(self, file: FileWriter) -> Callable[[Picture], None]:
         def write(drawn: Picture) -> None:
             buffer = io.BytesIO()
-            drawn.picture.save(buffer, format="PNG")
+            drawn.picture.save(buffer, format="PNG", compress_level=3)
             content = buffer.getvalue()
             width, height = drawn.picture.size
             image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=content)
@@ -208,7 +210,7 @@ def _images(trainer: L.Trainer) -> int:
 
 
 def _as_bytes(mask: Tensor) -> np.ndarray:
-    return mask.to(dtype=torch.uint8).cpu().numpy()
+    return mask.byte().cpu().numpy()
 
 
 def _verbatim(text: str) -> str:

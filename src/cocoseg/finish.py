@@ -108,4 +108,4 @@ def write_sheet(
     parts = (denormalised(image), mask.byte().numpy(), prediction.byte().numpy())
     examples = [Example(*part) for part in zip(*parts, strict=True)]
     with whole_file(path) as temporary:
-        sheet(examples, labels).save(temporary, format="PNG")
+        sheet(examples, labels).save(temporary, format="PNG", compress_level=3)

@@ -13,7 +13,6 @@ from cocoseg.labels import IGNORE_INDEX, LabelMap
 
 LEAST, MOST = 160, 256  # pixels: longer side of a panel; smaller images are enlarged, larger ones shrunk
 GAP = 4  # pixels between panels and between strips
-WRONG = (255, 0, 0)
 
 Resampling = PIL.Image.Resampling
 
@@ -38,8 +37,8 @@ class Example:
 
     @property
     def iou(self) -> float:
-        """Mean over the classes in its own truth, background too: how hard this image is. No score of a set
-        is made from it. 0 where all is ignored."""
+        """Mean over the classes in its own truth, background too; no score of a set is made from it. 0 where
+        all is ignored."""
         counted = self.truth != IGNORE_INDEX
         true = np.bincount(self.truth[counted], minlength=256)
         said = np.bincount(self.prediction[counted], minlength=256)
@@ -57,14 +56,15 @@ def strip(example: Example, labels: LabelMap) -> PIL.Image.Image:
     """
     size = panel_size(*example.truth.shape)
     photo = _resized(example.image, size, Resampling.LANCZOS)
-    grey = np.asarray(PIL.Image.fromarray(photo).convert("L")) // 2
+    grey = np.asarray(PIL.Image.fromarray(photo).convert("L"))[..., None] // 2
+    red = np.concatenate((grey + 128, grey // 3, grey // 3), axis=2)
     truth, prediction, wrong = (
         _resized(mask, size, Resampling.NEAREST)
         for mask in (example.truth, example.prediction, example.wrong.astype(np.uint8))
     )
     ignored = truth == IGNORE_INDEX
     palette = labels.palette()
-    mistakes = np.where((wrong > 0)[..., None], np.uint8(WRONG), grey[..., None])
+    mistakes = np.where((wrong > 0)[..., None], red, grey)
     panels = {
         f"image, IoU {example.iou:.2f}": photo,
         "truth": hatched(palette[truth], ignored),
@@ -103,11 +103,21 @@ def spread(images: int, count: int, seed: int) -> list[int]:
     return [int(draw.integers(low, high)) for low, high in pairwise(bounds)]
 
 
-def easy_and_hard(examples: dict[int, Example], count: int) -> list[int]:
-    """Keys of some examples in ascending order of their IoU, from the hardest to the easiest of all."""
-    order = sorted(examples, key=lambda key: examples[key].iou)
+def easy_and_hard(truths: dict[int, np.ndarray], count: int) -> list[int]:
+    """Keys of some masks, (H, W) uint8 class indices, from the hardest of all to the easiest.
+
+    Hard is what has many borders between classes: there, and in small objects, predictions go wrong. That
+    does not depend on a network, so that all runs on the same data show the same images.
+    """
+    order = sorted(truths, key=lambda key: -_borders(truths[key]))
     places = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)
     return [order[place] for place in places]
+
+
+def _borders(mask: np.ndarray) -> int:
+    """Pairs of neighbours that are of different classes."""
+    across, down = mask[:, 1:] != mask[:, :-1], mask[1:] != mask[:-1]
+    return np.count_nonzero(across) + np.count_nonzero(down)
 
 
 def panel_size(height: int, width: int) -> tuple[int, int]:

@@ -1,0 +1,80 @@
+"""TensorBoard itself, in this process, and what its HTTP API says."""
+
+import json
+import logging
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from tensorboard import program
+
+STATUSES = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"]
+
+
+class TensorBoardApi:
+    """Serves a folder of runs on loopback.
+
+    Args:
+        folder: as for `--logdir`; all is written there already.
+        runs: how many it will find.
+    """
+
+    def __init__(self, folder: Path, *, runs: int):
+        board = program.TensorBoard()
+        board.configure(
+            argv=[
+                *("tensorboard", "--logdir", str(folder), "--host", "127.0.0.1", "--port", "0"),
+                *("--load_fast", "false", "--reload_interval", "0"),
+            ]
+        )
+        logging.getLogger("werkzeug").setLevel(logging.WARNING)
+        self.address = board.launch()
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        patience = time.monotonic() + 120
+        while len(self.get("data/runs")) < runs:
+            assert time.monotonic() < patience, "TensorBoard does not find the runs"
+            time.sleep(0.05)
+        # It adds a run before it has read all of it, and says nowhere when it has: until nothing changes.
+        seen: Any = None
+        while (now := [self.get(f"data/plugin/{plugin}/tags") for plugin in ("scalars", "images")]) != seen:
+            seen = now
+            time.sleep(0.5)
+
+    def get(self, path: str, **content: Any) -> Any:
+        """What a page says; posted to where there is content."""
+        body = json.dumps(content).encode() if content else None
+        request = urllib.request.Request(self.address + path, body, {"Content-Type": "application/json"})
+        with self._opener.open(request, timeout=60) as answer:
+            return json.load(answer)
+
+    def scalars(self, run: str, tag: str) -> dict[int, float]:
+        """Step -> value."""
+        points = self.get(f"data/plugin/scalars/scalars?run={run}&tag={tag}")
+        return {step: value for _, step, value in points}
+
+    def columns(self) -> list[str]:
+        """The table of hyperparameters: names of those that are shown at once, metrics last."""
+        experiment = self._experiment()
+        shown = [info["name"] for info in experiment["hparamInfos"]][:5]
+        return [*shown, *(metric["name"]["tag"] for metric in experiment["metricInfos"])]
+
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """The table of hyperparameters: run -> hyperparameters, metrics, `status`."""
+        metrics = [{"metric": info["name"]} for info in self._experiment()["metricInfos"]]
+        answer = self.get(
+            "data/plugin/hparams/session_groups",
+            allowedStatuses=STATUSES,
+            colParams=metrics,
+            startIndex=0,
+            sliceSize=100,
+        )
+        rows = {}
+        for group in answer["sessionGroups"]:
+            values = {metric["name"]["tag"]: metric["value"] for metric in group["metricValues"]}
+            (session,) = group["sessions"]
+            rows[group["name"]] = {**group["hparams"], **values, "status": session["status"]}
+        return rows
+
+    def _experiment(self) -> dict[str, Any]:
+        return self.get("data/plugin/hparams/experiment", experimentName="")
