@@ -9,7 +9,7 @@ demo: $(VENV)/ready
 	$(BIN)/python train.py experiment=demo $(DEMO)
 
 test: $(VENV)/ready lint
-	$(BIN)/pytest -n auto -m "not slow and not real_data"
+	$(BIN)/pytest -n auto -m "not slow and not real_data and not browser"
 
 test-all: $(VENV)/ready lint
 	$(BIN)/pytest -n auto

@@ -14,6 +14,7 @@ from cocoseg.config import (
     Config,
     DataConfig,
     MasksConfig,
+    PredictConfig,
     PrepareConfig,
     ShapesConfig,
     SubsetConfig,
@@ -441,3 +442,24 @@ def test_help_lists_every_option_and_experiment(program):
         assert re.search(rf"\b{option.removeprefix('data=')}\b", text), option
     for experiment in EXPERIMENTS if program == "train" else ():
         assert re.search(rf"\b{experiment}\b", text), experiment
+
+
+# predict.py
+
+
+def test_predict_has_the_schemas_keys_and_defaults():
+    assert keys("predict.yaml") == fields(PredictConfig)
+    config: PredictConfig = OmegaConf.to_object(composed("predict", "output=outputs"))
+    assert config == PredictConfig()
+
+
+@pytest.mark.parametrize("key", sorted(fields(PredictConfig)))
+def test_help_of_predict_tells_every_setting(key):
+    assert re.search(rf"(?<![\w.]){key}\b", help_text("predict"))
+    assert help_text("predict").count("\n") < 45
+
+
+@pytest.mark.parametrize("override", ["checkpoints=a", "batch_size=many", "overlay=perhaps", "+network.a=b"])
+def test_what_predict_does_not_know_is_refused(override):
+    with pytest.raises(HydraException):
+        composed("predict", override)

@@ -73,14 +73,19 @@ def _is_mixed(winner: Tensor) -> Tensor:
 
 def _block(pixels: Tensor, winner: Tensor, mixed: Tensor, rows: Neighbours, columns: Neighbours) -> Tensor:
     """Some rows of the result; pixels are the scores, (H, W, C)."""
-    result = winner[rows.low][:, columns.low]
-    places = mixed[rows.low][:, columns.low].nonzero()
-    for y, x in (part.unbind(1) for part in places.split(max(1, CHUNK // pixels.shape[2]))):
-        left, right, weight = columns.low[x], columns.high[x], columns.weight[x, None]
+    # index_select is several times as fast as indexing with lists of numbers.
+    result, unclear = (old.index_select(1, columns.low).index_select(0, rows.low) for old in (winner, mixed))
+    width, old_width = len(columns.low), pixels.shape[1]
+    pixels = pixels.flatten(0, 1)
+    for places in unclear.flatten().nonzero()[:, 0].split(max(1, CHUNK // pixels.shape[1])):
+        y, x = places // width, places % width
+        left, right = columns.low[x], columns.high[x]
+        weight = columns.weight[x, None]
         above, below = (
-            torch.lerp(pixels[row, left], pixels[row, right], weight) for row in (rows.low[y], rows.high[y])
+            torch.lerp(pixels.index_select(0, row + left), pixels.index_select(0, row + right), weight)
+            for row in (rows.low[y] * old_width, rows.high[y] * old_width)
         )
-        result[y, x] = _argmax(torch.lerp(above, below, rows.weight[y, None]))
+        result.view(-1)[places] = _argmax(torch.lerp(above, below, rows.weight[y, None]))
     return result
 
 

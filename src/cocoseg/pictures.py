@@ -46,24 +46,20 @@ def find_pictures(input: str, output: Path) -> list[Picture]:
     """
     path = Path(input)
     if path.is_dir():
-        base, found = path, (file for file in _below(path) if file.suffix.lower() in SUFFIXES)
+        base, found = path, [file for file in _below(path) if file.suffix.lower() in SUFFIXES]
     elif path.exists():
-        base, found = path.parent, iter([path])
+        base, found = path.parent, [path]
     elif glob.has_magic(input):
         base = _fixed_part(path)
-        found = base.glob(str(path.relative_to(base)))
+        found = [file for file in base.glob(str(path.relative_to(base))) if not _is_hidden(file, base)]
     else:
         raise CocosegError(f"input: no file or folder {input}")
-    output = output.resolve()
-    pictures = [
-        Picture(file, _name(file, base))
-        for file in found
-        if file.is_file() and not (path.is_dir() and file.resolve().is_relative_to(output))
-    ]
+    if path.is_dir():
+        output = output.resolve()
+        found = [file for file in found if not file.resolve().is_relative_to(output)]
+    pictures = [Picture(file, _name(file, base)) for file in found if file.is_file()]
     if not pictures:
-        raise CocosegError(
-            f"input: no picture in {input}" if path.is_dir() else f"input: {input} names no file"
-        )
+        raise CocosegError(f"input: no picture in {input}")
     return sorted(pictures, key=lambda picture: picture.name)
 
 
@@ -117,6 +113,10 @@ def _fixed_part(pattern: Path) -> Path:
     parts = pattern.parts
     first = next(number for number, part in enumerate(parts) if glob.has_magic(part))
     return Path(*parts[:first])
+
+
+def _is_hidden(file: Path, base: Path) -> bool:
+    return any(part.startswith(".") and part != ".." for part in file.relative_to(base).parts)
 
 
 def _name(file: Path, base: Path) -> str:
