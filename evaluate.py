@@ -3,7 +3,7 @@
 import hydra
 from omegaconf import DictConfig
 
-from cocoseg.cli import command, entry_point, is_typed, start_run, typed
+from cocoseg.cli import command, entry_point, is_typed, key_of, start_run, typed
 from cocoseg.config_evaluate import check_checkpoint, check_evaluation, check_held_out
 from cocoseg.run_settings import as_trained, run_settings
 
@@ -13,7 +13,7 @@ from cocoseg.run_settings import as_trained, run_settings
 def main(cfg: DictConfig) -> None:
     check_checkpoint(cfg.checkpoint)
     trained = run_settings(cfg.checkpoint)
-    cfg = as_trained(cfg, trained, command().keys)
+    cfg = as_trained(cfg, trained, [key_of(override) for override in command().overrides])
     config = typed(cfg)
     check_evaluation(config)
     check_held_out(config, trained)
