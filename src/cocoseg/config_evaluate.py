@@ -1,5 +1,6 @@
 """What `evaluate.py` is told beside the settings of a training, and the checks of it. No torch, no Hydra."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import Any
 
 from cocoseg.config import Config
 from cocoseg.errors import CocosegError
+
+log = logging.getLogger(__name__)
 
 SPLITS = ("val", "train", "all")
 SCORE_AT = ("original", "network")
@@ -52,7 +55,13 @@ def check_held_out(config: EvaluateConfig, trained: Mapping[str, Any] | None) ->
     Raises:
         CocosegError: the same annotations are split in another way than for the training.
     """
-    if config.split != "val" or config.data.val_annotations is not None or trained is None:
+    if config.split != "val" or config.data.val_annotations is not None:
+        return
+    if trained is None:
+        log.warning(
+            "warning: there is no config.yaml beside the checkpoint, so it can't be told whether these "
+            "validation images were trained on"
+        )
         return
     theirs: Mapping[str, Any] = trained["data"]
     if Path(config.data.annotations).name != Path(theirs["annotations"]).name:
