@@ -168,14 +168,16 @@ def test_order_and_augmentation_follow_the_seed(data_module, workers):
 def test_processes_augment_differently(data_module):
     """torch's generator only takes the low 32 bits of a seed."""
 
-    def first_batch(rank: int) -> torch.Tensor:
+    def augmented(rank: int) -> torch.Tensor:
         data = data_module()
         data.config.augment = AugmentConfig(brightness=1.0)
-        data.trainer = types.SimpleNamespace(global_step=0, global_rank=rank, training=True)
-        return data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)[0]
+        data.trainer = types.SimpleNamespace(global_step=0, global_rank=rank, world_size=2, training=True)
+        data.train_dataloader()
+        same_images = Batches(data.train_set).__getitems__([0, 1, 2, 3])
+        return data.on_after_batch_transfer(same_images, 0)[0]
 
-    assert torch.equal(first_batch(1), first_batch(1))
-    assert not torch.allclose(first_batch(0), first_batch(1), atol=0.1)
+    assert torch.equal(augmented(1), augmented(1))
+    assert not torch.allclose(augmented(0), augmented(1), atol=0.1)
 
 
 @pytest.mark.parametrize("cache", [True, False])
@@ -209,7 +211,7 @@ def test_balanced_sampling_follows_the_seed(data_module, workers):
     def epochs(seed: int, workers: int, step: int = 0) -> list[torch.Tensor]:
         data = data_module(sampling="balanced", num_workers=workers, batch_size=6)
         data.config = dataclasses.replace(data.config, seed=seed)
-        data.trainer = types.SimpleNamespace(global_step=step, global_rank=0, training=True)
+        data.trainer = types.SimpleNamespace(global_step=step, global_rank=0, world_size=1, training=True)
         loader = data.train_dataloader()
         return [image for _ in range(2) for image, _ in loader]
 
