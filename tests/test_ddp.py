@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 import torch
 
-from cocoseg import processes
+from cocoseg import processes, stopping
 from cocoseg.datamodule import SegmentationDataModule
 from cocoseg.errors import CocosegError
 from cocoseg.export import load_model
 from cocoseg.metrics import ConfusionMatrix
 from cocoseg.ranks import leads, may_be_several, started_one_by_one
 from cocoseg.sampling import Share, Shuffle, in_batches
+from cocoseg.stopping import StopOnSignal, StoppedBySignalError
 from conftest import ROOT, SMALL, run_program
 from tiny import shapes_config
 
@@ -119,6 +120,18 @@ def test_one_process_has_nobody_to_agree_with() -> None:
     assert processes.told({"a": 1}) == {"a": 1}
     assert (processes.count(), processes.rank()) == (1, 0)
     processes.wait()
+
+
+def test_none_stops_alone_on_a_signal_that_the_others_do_not_know_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One may come between what the processes tell each other and the place where they stop."""
+    monkeypatch.setattr(stopping, "count", lambda: 2)
+    stop = StopOnSignal()
+    stop.received = signal.SIGTERM
+    stop.on_train_batch_start()
+    stop.on_validation_batch_start()
+    stop.tell(signal.SIGTERM)
+    with pytest.raises(StoppedBySignalError):
+        stop.on_train_batch_start()
 
 
 @pytest.mark.parametrize("more", [("trainer.devices=2",), ("trainer=ddp", "trainer.devices=1")])
