@@ -105,7 +105,9 @@ def test_in_a_browser(tmp_path):
     if not chromium or not driver:
         pytest.skip("no chromium here")
     draw(tmp_path, Card("", ODD, (60, 90)), Card("", "b", (60, 90)))  # the pictures
-    cards = [Card(ODD, ODD, (60, 90), {0: 1, 2: 3}), *(Card(f"card {i}", "b", (60, 90)) for i in range(300))]
+    draw(tmp_path, Card("", "narrow", (90, 12)), size=(90, 12))
+    many = [Card(f"card {number}", "b", (60, 90)) for number in range(300)]
+    cards = [Card(ODD, ODD, (60, 90), {0: 1, 2: 3}), Card("narrow", "narrow", (90, 12)), *many]
     write_gallery(tmp_path / "gallery.html", cards, LABELS, "Title")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
@@ -131,6 +133,15 @@ def test_in_a_browser(tmp_path):
         assert [re.findall(r"([\d.]+)%", css)[-1:] for css in (at_first, at_end)] == [["50"], ["100"]]
         assert not re.findall(r"[1-9]", at_begin)
         assert browser.get_log("browser") == []
+        rectangles = browser.execute_script(
+            """const place = img => { const r = img.getBoundingClientRect();
+                return [r.left, r.top, r.width, r.height].map(Math.round); };
+            const pairs = [...document.querySelectorAll(".pair")].slice(0, 2);
+            return pairs.map(pair => [...pair.children].map(place));"""
+        )
+        for (image, over), width in zip(rectangles, (320, 43), strict=True):
+            assert image == over
+            assert image[2] == width
         sideways = "return document.documentElement.scrollWidth > innerWidth"
         assert not browser.execute_script(sideways)
         pixels = PIL.Image.open(BytesIO(browser.get_screenshot_as_png())).convert("RGB")

@@ -19,6 +19,7 @@ from cocoseg.preview import overlay
 
 FOLDER = "gallery"  # of the small pictures, beside the page
 LONGEST = 480  # pixels: their longer side
+LEAST = 320  # pixels: smaller ones are shown this large
 SHOWN = 8  # classes of an image's legend; the rest is counted
 
 
@@ -105,7 +106,7 @@ def write_gallery(path: Path, cards: Sequence[Card], labels: LabelMap, title: st
 
 def _card(card: Card, labels: LabelMap) -> str:
     height, width = card.size
-    shown = _fitted(card.size)
+    shown = _scaled(card.size, max(LEAST, min(LONGEST, max(card.size))))
     total = sum(card.pixels.values()) or 1
     ranked = sorted(card.pixels.items(), key=lambda item: -item[1])
     ranked = [(index, count) for index, count in ranked if count and index < len(labels)]
@@ -140,7 +141,11 @@ def _chip(index: int, name: str, share: float | None = None) -> str:
 
 def _fitted(size: tuple[int, ...]) -> tuple[int, int]:
     """Height and width with a longer side of LONGEST at most."""
-    scale = min(1, LONGEST / max(size))
+    return _scaled(size, min(LONGEST, max(size)))
+
+
+def _scaled(size: tuple[int, ...], longer: int) -> tuple[int, int]:
+    scale = longer / max(size)
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
@@ -185,7 +190,8 @@ article { border: 1px solid #8886; border-radius: 6px; padding: 8px; max-width: 
 figure { margin: 0; max-width: 100%; }
 figcaption { text-align: center; opacity: .7; }
 img { display: block; max-width: 100%; height: auto; }
-.pair { position: relative; --at: 50%; }
+img[src$$=".png"] { image-rendering: pixelated; }
+.pair { position: relative; --at: 50%; width: fit-content; }
 .over { position: absolute; inset: 0; width: 100%; height: 100%; clip-path: inset(0 0 0 var(--at)); }
 .pair::after { content: ""; position: absolute; top: 0; bottom: 0; left: calc(var(--at) - 1px);
   width: 2px; background: #fff; mix-blend-mode: difference; }
