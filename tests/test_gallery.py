@@ -139,7 +139,7 @@ def test_in_a_browser(tmp_path):
             const pairs = [...document.querySelectorAll(".pair")].slice(0, 2);
             return pairs.map(pair => [...pair.children].map(place));"""
         )
-        for (image, over), width in zip(rectangles, (320, 43), strict=True):
+        for (image, over), width in zip(rectangles, (240, 32), strict=True):
             assert image == over
             assert image[2] == width
         sideways = "return document.documentElement.scrollWidth > innerWidth"

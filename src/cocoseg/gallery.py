@@ -19,7 +19,7 @@ from cocoseg.preview import overlay
 
 FOLDER = "gallery"  # of the small pictures, beside the page
 LONGEST = 480  # pixels: their longer side
-LEAST = 320  # pixels: smaller ones are shown this large
+LEAST = 240  # pixels: smaller ones are shown this large
 SHOWN = 8  # classes of an image's legend; the rest is counted
 
 

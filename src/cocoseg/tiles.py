@@ -45,6 +45,7 @@ def blended(
         for row in range(begin, end, ROWS):
             stop = min(row + ROWS, end)
             yield stop, band[:, row - begin : stop - begin].float()
+        del band  # before the next one is made: it is large
 
 
 def spans(length: int, tile: int) -> list[tuple[int, int]]:
