@@ -27,7 +27,8 @@ import cocoseg.cli  # noqa: F401  registers the schema
 from cocoseg.assembly import make_module
 from cocoseg.augment import Augment
 from cocoseg.budget import Budget
-from cocoseg.config import Config, check
+from cocoseg.checks import check
+from cocoseg.config import Config
 from cocoseg.console import quiet_lightning
 from cocoseg.datamodule import SegmentationDataModule
 from cocoseg.device import settled

@@ -9,6 +9,7 @@ from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf
 
 import cocoseg.cli  # noqa: F401  registers the schema
+from cocoseg.checks import check
 from cocoseg.config import (
     AugmentConfig,
     Config,
@@ -19,10 +20,9 @@ from cocoseg.config import (
     ShapesConfig,
     SubsetConfig,
     SweepConfig,
-    check,
-    parse_duration,
 )
 from cocoseg.config_evaluate import EvaluateConfig
+from cocoseg.durations import parse_duration
 from cocoseg.errors import CocosegError
 from conftest import ROOT
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cocoseg import exporting
-from cocoseg.config import check_export
+from cocoseg.checks import check_export
 from cocoseg.deployed import Deployed
 from cocoseg.errors import CocosegError
 from cocoseg.export import SegmentationModel, load_model, save_model
@@ -261,7 +261,7 @@ def test_bad_arguments(arguments: list[str], message: str) -> None:
 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnxruntime" else object())
+    monkeypatch.setattr("cocoseg.checks.find_spec", lambda name: None if name == "onnxruntime" else object())
     with pytest.raises(CocosegError, match=r"^export: onnx needs onnxruntime; .*'cocoseg\[onnx\]'$"):
         check_export(["pth", "onnx"], key="export")
     check_export(["pth", "torch_export"], key="export")

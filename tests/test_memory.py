@@ -11,8 +11,8 @@ from torch import nn
 
 from cocoseg.budget import Budget
 from cocoseg.checkpoints import LastCheckpoint, WholeCheckpointIO
-from cocoseg.config import parse_duration
 from cocoseg.datamodule import SegmentationDataModule
+from cocoseg.durations import parse_duration
 from cocoseg.errors import CocosegError
 from cocoseg.failures import is_out_of_memory
 from cocoseg.losses import CrossEntropyLoss

@@ -14,7 +14,8 @@ import torch
 
 from cocoseg import pipeline as pipeline_module
 from cocoseg import segment as segment_module
-from cocoseg.config import PredictConfig, check_predict
+from cocoseg.checks import check_predict
+from cocoseg.config import PredictConfig
 from cocoseg.encoding import MaskEncoding
 from cocoseg.errors import CocosegError, IncompleteError
 from cocoseg.export import save_model

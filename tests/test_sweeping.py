@@ -11,7 +11,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import cocoseg.sweeping
 from cocoseg.budget import LEDGER, Budget, read_ledger
-from cocoseg.config import SweepConfig, parse_duration
+from cocoseg.config import SweepConfig
+from cocoseg.durations import parse_duration
 from cocoseg.errors import CocosegError, TrainingError
 from cocoseg.files import write_json
 from cocoseg.halving import cost, longest_rungs, most_trials, rungs

@@ -12,7 +12,7 @@ from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
 import cocoseg.cli  # noqa: F401  registers the schema
 from cocoseg.budget import Budget
-from cocoseg.config import check
+from cocoseg.checks import check
 from cocoseg.errors import CocosegError, TrainingError
 from cocoseg.export import load_model
 from cocoseg.residual import ResidualUNet

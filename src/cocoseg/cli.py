@@ -18,8 +18,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from cocoseg.checks import check, check_predict
 from cocoseg.command import key_of
-from cocoseg.config import Config, PredictConfig, check, check_predict
+from cocoseg.config import Config, PredictConfig
 from cocoseg.config_evaluate import EvaluateConfig
 from cocoseg.errors import CocosegError
 from cocoseg.files import from_here, write_bytes
@@ -96,7 +97,7 @@ def report_errors() -> Iterator[None]:
 
 
 def typed(config: DictConfig, *, may_download: bool = False) -> Config:
-    """The configuration as plain, checked dataclasses; `may_download` as in `cocoseg.config.check`.
+    """The configuration as plain, checked dataclasses; `may_download` as in `cocoseg.checks.check`.
 
     Raises:
         CocosegError: names the key.

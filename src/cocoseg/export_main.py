@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from cocoseg.config import check_export
+from cocoseg.checks import check_export
 from cocoseg.errors import CocosegError
 from cocoseg.files import from_here
 

@@ -7,8 +7,9 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from cocoseg import coco as coco_format
+from cocoseg.checks import check_labels, check_masks, check_other
 from cocoseg.coco import CocoFile, Image
-from cocoseg.config import MasksConfig, check_labels, check_masks, check_other
+from cocoseg.config import MasksConfig
 from cocoseg.encoding import MaskEncoding
 from cocoseg.errors import CocosegError
 from cocoseg.images import check_image

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cocoseg.config import AUTO, check_prediction
+from cocoseg.checks import check_prediction
+from cocoseg.config import AUTO
 from cocoseg.enlarge import Neighbours, argmax_between, enlarged_argmax
 from cocoseg.errors import CocosegError
 from cocoseg.export import SegmentationModel

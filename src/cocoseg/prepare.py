@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 from filelock import FileLock
 
 from cocoseg import coco as coco_format
+from cocoseg.checks import how_to_fetch
 from cocoseg.coco import CocoFile, Image
-from cocoseg.config import Config, DataConfig, how_to_fetch
+from cocoseg.config import Config, DataConfig
 from cocoseg.encoding import MaskEncoding
 from cocoseg.errors import CocosegError, IncompleteError
 from cocoseg.files import remove_parts, write_bytes, write_json

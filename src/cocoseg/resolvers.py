@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from cocoseg.config import parse_duration
+from cocoseg.durations import parse_duration
 
 # Overrides that may change when a sweep is continued.
 OF_THE_AMOUNT = ("sweep.trials", "sweep.total_time", "sweep.storage", "sweep.name")

@@ -8,7 +8,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from cocoseg.budget import LEDGER, Budget, clock, open_budget, read_ledger
-from cocoseg.config import Config, parse_duration
+from cocoseg.config import Config
+from cocoseg.durations import parse_duration
 from cocoseg.errors import CocosegError
 from cocoseg.files import remove_parts
 

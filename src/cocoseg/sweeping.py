@@ -20,7 +20,8 @@ from hydra.core.override_parser.types import Override
 
 from cocoseg.budget import LEDGER, Budget, clock, kept_in, process_age, read_ledger
 from cocoseg.cli import remember_failure
-from cocoseg.config import SweepConfig, parse_duration
+from cocoseg.config import SweepConfig
+from cocoseg.durations import parse_duration
 from cocoseg.errors import CocosegError, TrainingError
 from cocoseg.files import from_here
 from cocoseg.outcome import FAILED, FINISHED, PRUNED, STOPPED, Outcome

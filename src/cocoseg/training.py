@@ -15,10 +15,11 @@ from cocoseg.callbacks import display, pacing
 from cocoseg.checkpoints import BestCheckpoint, LastCheckpoint, WholeCheckpointIO
 from cocoseg.cli import build
 from cocoseg.command import Command
-from cocoseg.config import AUTO, Config, parse_duration
+from cocoseg.config import AUTO, Config
 from cocoseg.console import quiet_lightning
 from cocoseg.datamodule import SegmentationDataModule
 from cocoseg.device import settled
+from cocoseg.durations import parse_duration
 from cocoseg.export import read_checkpoint
 from cocoseg.failures import explained
 from cocoseg.files import from_here
