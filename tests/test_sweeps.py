@@ -130,7 +130,7 @@ def test_without_optuna_only_its_sweeps_fail(without, tmp_path: Path):
     done = run_program("train", "sweep=tpe", "sweep.trials=2", *SMALL, LR, cwd=tmp_path, **environment)
     assert done.returncode == 2
     assert (
-        done.stderr.splitlines()[-1] == "error: sweep: Optuna is not installed; pip install 'cocoseg[sweep]'"
+        done.stderr.splitlines()[-1] == "error: sweep: Optuna is not installed; pip install -e '.[sweep]'"
     )
 
 

@@ -281,7 +281,7 @@ def check_export(formats: Sequence[str], *, key: str) -> None:
         missing = [package for package in EXPORTS[name] if find_spec(package) is None]
         if missing:
             raise CocosegError(
-                f"{key}: {name} needs {', '.join(missing)}; install with pip install 'cocoseg[{name}]'"
+                f"{key}: {name} needs {', '.join(missing)}; install with pip install -e '.[{name}]'"
             )
 
 

@@ -17,7 +17,7 @@ Write a trained model in other formats, each checked against PyTorch at three si
   python -m cocoseg.export checkpoint=best.ckpt formats=[pth,onnx,torch_export] output=models argmax=false
 
 checkpoint        segmentation_model.pth or a .ckpt file
-formats=[onnx]    onnx (needs pip install 'cocoseg[onnx]'; any batch size, height and width),
+formats=[onnx]    onnx (needs pip install -e '.[onnx]'; any batch size, height and width),
                   torch_export (.pt2, for torch alone; heights and widths that are multiples of 2^depth,
                   from twice that up), pth (of a .ckpt file)
 output=null       folder; null: beside the checkpoint

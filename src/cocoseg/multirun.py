@@ -40,7 +40,7 @@ class MultirunInOrder(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         if "submitit" in config.hydra.launcher._target_ and find_spec("submitit") is None:
-            print("error: submitit is not installed; pip install 'cocoseg[slurm]'", file=sys.stderr)
+            print("error: submitit is not installed; pip install -e '.[slurm]'", file=sys.stderr)
             sys.exit(CocosegError.exit_code)
         if self.leaderboard:
             # Not at `on_multirun_end`, which is left out when a job has failed or a signal has come.

@@ -22,7 +22,7 @@ try:
     import optuna
     from optuna.trial import TrialState
 except ImportError as error:
-    raise CocosegError("sweep: Optuna is not installed; pip install 'cocoseg[sweep]'") from error
+    raise CocosegError("sweep: Optuna is not installed; pip install -e '.[sweep]'") from error
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
