@@ -96,6 +96,7 @@ def test_the_preset_has_all_of_the_plugins_settings():
     assert preset._target_ == plugin._target_
 
 
+@pytest.mark.slow
 def test_what_slurm_starts_once_more_goes_on(tmp_path: Path):
     command = ("train", *SMALL, "run_dir=run")
     first = run_program(*command, "trainer.max_steps=2", cwd=tmp_path)
@@ -129,9 +130,7 @@ def test_without_optuna_only_its_sweeps_fail(without, tmp_path: Path):
     assert (done.returncode, done.stderr) == (0, "")
     done = run_program("train", "sweep=tpe", "sweep.trials=2", *SMALL, LR, cwd=tmp_path, **environment)
     assert done.returncode == 2
-    assert (
-        done.stderr.splitlines()[-1] == "error: sweep: Optuna is not installed; pip install -e '.[sweep]'"
-    )
+    assert done.stderr.splitlines()[-1] == "error: sweep: Optuna is not installed; pip install -e '.[sweep]'"
 
 
 @pytest.mark.parametrize(

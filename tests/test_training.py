@@ -273,6 +273,7 @@ def resnet_file(tmp_path: Path, classes: int = 21) -> Path:
     return tmp_path / "weights.pth"
 
 
+@pytest.mark.slow
 def test_an_encoder_that_is_never_trained_is_exported_as_it_was_read(run, tmp_path):
     path = resnet_file(tmp_path)
     weights = (f"model.weights={path}", "model.weights_part=body", "finetune.frozen=1.0", "ema=0.9")
@@ -285,6 +286,7 @@ def test_an_encoder_that_is_never_trained_is_exported_as_it_was_read(run, tmp_pa
         assert name.startswith("encoder.") == torch.equal(value, after[name]) or "num_batches" in name, name
 
 
+@pytest.mark.slow
 def test_who_goes_on_needs_the_file_no_more(run, tmp_path):
     path = resnet_file(tmp_path, classes=7)
     overrides = (*RESNET, "finetune.encoder_lr=0.1", f"model.weights={path}", "finetune.frozen=0.5")
@@ -315,6 +317,7 @@ def test_a_network_without_an_encoder_can_not_be_fine_tuned(run, setting):
         run("none", setting)
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_while_the_encoder_is_frozen(run, monkeypatch):
     forward = ResidualUNet.forward
 
