@@ -586,7 +586,7 @@ def test_keys_of_the_schema():
 
 def explained(text: str) -> set[str]:
     """The settings named in a help text."""
-    return {word.strip("(),").split("=")[0] for word in text.split()}
+    return {word.strip("(),;:").split("=")[0] for word in text.split()}
 
 
 def test_help_of_train(tmp_path: Path, no_torch: dict[str, str]):
