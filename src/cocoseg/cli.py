@@ -27,7 +27,7 @@ from cocoseg.files import from_here, write_bytes
 from cocoseg.outcome import FAILED, OUTCOME, STOPPED, Outcome
 from cocoseg.ranks import may_be_several, started_one_by_one
 from cocoseg.resolvers import register
-from cocoseg.signals import end_with_parent
+from cocoseg.signals import stop_with_launcher
 
 BAD_INPUT = CocosegError.exit_code
 INTERRUPTED = 130  # as a shell counts: 128 + SIGINT
@@ -57,7 +57,7 @@ def entry_point(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any
 
     @functools.wraps(main)
     def wrapped(config: DictConfig) -> Any:
-        end_with_parent()
+        stop_with_launcher()
         try:
             return main(config)
         except KeyboardInterrupt:

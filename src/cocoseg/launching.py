@@ -69,12 +69,18 @@ class Pool:
         self.side_by_side = max(1, min(side_by_side, len(jobs)))
         self.gpus = visible_gpus()
         self.running: list[Job] = []
-        self.received: signal.Signals | None = None
+        self._signals: list[signal.Signals] = []  # that have come
+        self._passed_on = 0  # of them
+
+    @property
+    def received(self) -> signal.Signals | None:
+        """The first signal that has come."""
+        return self._signals[0] if self._signals else None
 
     def run(self) -> Iterator[Job]:
         """Yield each job when its process has ended."""
         waiting = list(self.jobs)
-        with self._passing_signals_on():
+        with self._noting_signals():
             try:
                 while self.running or (waiting and self.received is None):
                     free = set(range(self.side_by_side)) - {job.slot for job in self.running}
@@ -82,6 +88,7 @@ class Pool:
                         if waiting and self.received is None:
                             self._begin(waiting.pop(0), slot)
                     time.sleep(LOOK_EVERY)
+                    self._pass_on()
                     for job in [job for job in self.running if job.process.poll() is not None]:
                         self.running.remove(job)
                         yield job
@@ -120,19 +127,25 @@ class Pool:
         return own
 
     @contextmanager
-    def _passing_signals_on(self) -> Iterator[None]:
-        before = {number: signal.signal(number, self._pass_on) for number in SIGNALS}
+    def _noting_signals(self) -> Iterator[None]:
+        before = {number: signal.signal(number, self._note) for number in SIGNALS}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._signals.append(
+            signal.Signals(number)
+        )  # while a job begins, perhaps, whose process is not known
+
+    def _pass_on(self) -> None:
         """The first signal as it is, after which jobs save and export; a second one ends them at once."""
-        for job in self.running:
-            job.process.send_signal(number if self.received is None else signal.SIGKILL)
-        self.received = self.received or signal.Signals(number)
+        for number in self._signals[self._passed_on :]:
+            for job in self.running:
+                job.process.send_signal(signal.SIGKILL if self._passed_on else number)
+            self._passed_on += 1
 
 
 def launch(
@@ -158,7 +171,7 @@ def launch(
     jobs = [_composed(config, config_loader, first + i, told) for i, told in enumerate(job_overrides)]
     pool = Pool(jobs, jobs_side_by_side(n_jobs))
     log.info("%d jobs, %d side by side", len(jobs), pool.side_by_side)
-    returns = {job.number: _returned(job) for job in pool.run()}
+    returns = {job.number: _returned(job, pool.received) for job in pool.run()}
     if pool.received is not None:
         sys.exit(exit_code(pool.received))
     return [returns[job.number] for job in jobs]
@@ -194,11 +207,21 @@ def _composed(config: DictConfig, config_loader: Any, number: int, overrides: Se
     return Job(number, list(overrides), composed, folder)
 
 
-def _returned(job: Job) -> JobReturn:
-    """What a job that has ended gives to Hydra; a line on the console says how it went."""
+def _returned(job: Job, received: signal.Signals | None = None) -> JobReturn:
+    """What a job that has ended gives to Hydra; a line on the console says how it went.
+
+    Args:
+        received: a signal that jobs were told of. One that ends by it before it listens has not failed: it
+            leaves no outcome, and is begun anew when the sweep goes on.
+    """
     outcome = Outcome.read(job.folder)
     code = job.process.returncode
-    if code and (outcome is None or outcome.state != FAILED) and code not in map(exit_code, SIGNALS):
+    if (
+        code
+        and received is None
+        and (outcome is None or outcome.state != FAILED)
+        and code not in map(exit_code, SIGNALS)
+    ):
         reason = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         outcome = Outcome(FAILED, f"{reason}, see {from_here(job.folder / OUTPUT)}")
         with suppress(CocosegError):
@@ -215,8 +238,10 @@ def _returned(job: Job) -> JobReturn:
         result.status = JobStatus.FAILED
         reason = outcome.reason if outcome is not None and outcome.state == FAILED else f"exit code {code}"
         result.return_value = JobFailedError(f"error: {reason}")
-        log.info("job %d failed after %.0f s: %s", job.number, seconds, reason)
-        if outcome is not None and outcome.state == FAILED:
+        failed = outcome is not None and outcome.state == FAILED
+        verb = "failed" if failed or received is None else "stopped"
+        log.info("job %d %s after %.0f s: %s", job.number, verb, seconds, reason)
+        if failed:
             remember_failure(
                 job.number, f"job {job.number} ({job.config.hydra.job.override_dirname})", reason
             )
