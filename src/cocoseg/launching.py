@@ -136,9 +136,8 @@ class Pool:
                 signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._signals.append(
-            signal.Signals(number)
-        )  # while a job begins, perhaps, whose process is not known
+        # No more than that: a job may be about to begin, whose process is not known yet.
+        self._signals.append(signal.Signals(number))
 
     def _pass_on(self) -> None:
         """The first signal as it is, after which jobs save and export; a second one ends them at once."""
@@ -211,21 +210,13 @@ def _returned(job: Job, received: signal.Signals | None = None) -> JobReturn:
     """What a job that has ended gives to Hydra; a line on the console says how it went.
 
     Args:
-        received: a signal that jobs were told of. One that ends by it before it listens has not failed: it
-            leaves no outcome, and is begun anew when the sweep goes on.
+        received: a signal that jobs were told of.
     """
-    outcome = Outcome.read(job.folder)
     code = job.process.returncode
-    if (
-        code
-        and received is None
-        and (outcome is None or outcome.state != FAILED)
-        and code not in map(exit_code, SIGNALS)
-    ):
-        reason = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        outcome = Outcome(FAILED, f"{reason}, see {from_here(job.folder / OUTPUT)}")
-        with suppress(CocosegError):
-            outcome.write(job.folder)
+    # One that a signal ends before it listens has not failed: it is begun anew when the sweep goes on.
+    stopped = received is not None or code in map(exit_code, SIGNALS)
+    outcome = Outcome.read(job.folder) if stopped or not code else _failure(job)
+    failed = outcome is not None and outcome.state == FAILED
     result = JobReturn(
         overrides=list(job.overrides),
         hydra_cfg=OmegaConf.masked_copy(job.config, ["hydra"]),
@@ -236,10 +227,9 @@ def _returned(job: Job, received: signal.Signals | None = None) -> JobReturn:
     seconds = time.monotonic() - job.began
     if code:
         result.status = JobStatus.FAILED
-        reason = outcome.reason if outcome is not None and outcome.state == FAILED else f"exit code {code}"
+        reason = outcome.reason if failed else f"exit code {code}"
         result.return_value = JobFailedError(f"error: {reason}")
-        failed = outcome is not None and outcome.state == FAILED
-        verb = "failed" if failed or received is None else "stopped"
+        verb = "failed" if failed else "stopped"
         log.info("job %d %s after %.0f s: %s", job.number, verb, seconds, reason)
         if failed:
             remember_failure(
@@ -252,6 +242,18 @@ def _returned(job: Job, received: signal.Signals | None = None) -> JobReturn:
     state = "done" if outcome is None else outcome.state
     log.info("job %d %s after %.0f s%s  %s", job.number, state, seconds, said, from_here(job.folder))
     return result
+
+
+def _failure(job: Job) -> Outcome:
+    """How a job failed, by its own word or, left in its folder now, by how its process ended."""
+    outcome = Outcome.read(job.folder)
+    if outcome is None or outcome.state != FAILED:
+        code = job.process.returncode
+        reason = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        outcome = Outcome(FAILED, f"{reason}, see {from_here(job.folder / OUTPUT)}")
+        with suppress(CocosegError):
+            outcome.write(job.folder)
+    return outcome
 
 
 def _quoted(text: str) -> str:
