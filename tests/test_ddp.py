@@ -334,6 +334,14 @@ def test_processes_that_torchrun_starts(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_an_encoder_may_be_frozen_at_first(tmp_path: Path) -> None:
+    fine = ("model=unet_residual", "finetune.frozen=0.5", "finetune.encoder_lr=0.1")
+    run = trained(tmp_path, "trainer.max_steps=4", *fine)
+    assert (run.code, run.errors) == (0, "")
+    assert_same_weights(run)
+
+
+@pytest.mark.slow
 def test_jobs_of_the_local_launcher(tmp_path: Path) -> None:
     local = ("hydra/launcher=local", "hydra.sweep.dir=sweep")
     small = (*SMALL, *TWO, f"data.shapes.images={IMAGES}", "data.val_fraction=0.4", "trainer.max_steps=2")
