@@ -147,7 +147,7 @@ class Sweep:
             used = 0.0 if ledger is None else ledger["used"]
             added["trainer.max_time"] = as_duration(used + seconds)
         own = {**trial.point, **{key: str(value) for key, value in added.items()}}
-        kept = [item for item in self.fixed if item.split("=")[0] not in own]
+        kept = [item for item in self.fixed if item.removeprefix("~").split("=")[0] not in own]
         return kept + [f"{key}={value}" for key, value in own.items()]
 
     def ledger(self, trial: Trial) -> dict[str, Any] | None:
