@@ -59,6 +59,23 @@ def test_gpus_are_handed_out_in_turn(pool, monkeypatch: pytest.MonkeyPatch):
     assert {(job.slot, *said(job)) for job in jobs} == {(0, "3"), (1, "GPU-7"), (2, "3")}
 
 
+@pytest.mark.parametrize("jobs", [2, 1])
+def test_gpus_that_outnumber_the_jobs_are_divided(pool, monkeypatch: pytest.MonkeyPatch, jobs: int):
+    """A single last job of a sweep has as many as the others had."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    ended = list(pool("print(os.environ['CUDA_VISIBLE_DEVICES']); time.sleep(0.2)", jobs, 2).run())
+    assert {(job.slot, *said(job)) for job in ended} == {(0, "0,2"), (1, "1,3")} - {(jobs, "1,3")}
+
+
+def test_several_processes_of_a_job_divide_its_cores_themselves(pool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    made = pool("print(os.environ.get('OMP_NUM_THREADS'))", 1, 1)
+    made.jobs[0].config.trainer = {"devices": [0, 1]}
+    assert said(*made.run()) == ["None"]
+    made.jobs[0].config.trainer = {"devices": [0]}
+    assert said(*made.run())[-1].isdigit()
+
+
 def test_cores_are_divided(pool, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(cocoseg.launching, "available_cores", lambda: 8)

@@ -157,7 +157,8 @@ def refuse_several_in(config: Config) -> None:
         raise CocosegError(
             "trainer.devices, trainer.strategy: the processes of several devices would each run the whole "
             "sweep, and train different settings; start each job as a process of its own "
-            "(hydra/launcher=local), or set trainer=default trainer.devices=1"
+            "(hydra/launcher=local; of 8 GPUs hydra.launcher.n_jobs=2 gives each 4), or set trainer=default "
+            "trainer.devices=1"
         )
     if started_one_by_one(config.trainer) and not (is_typed("run_dir") or is_typed("hydra.run.dir")):
         raise CocosegError(

@@ -21,6 +21,7 @@ from cocoseg.cores import available_cores
 from cocoseg.errors import CocosegError
 from cocoseg.files import from_here
 from cocoseg.outcome import FAILED, Outcome
+from cocoseg.ranks import may_be_several
 from cocoseg.signals import PARENT, SIGNALS, exit_code
 from cocoseg.slots import jobs_side_by_side, visible_gpus
 
@@ -66,7 +67,8 @@ class Pool:
 
     def __init__(self, jobs: list[Job], side_by_side: int):
         self.jobs = jobs
-        self.side_by_side = max(1, min(side_by_side, len(jobs)))
+        self.slots = max(1, side_by_side)
+        self.side_by_side = min(self.slots, len(jobs))
         self.gpus = visible_gpus()
         self.running: list[Job] = []
         self._signals: list[signal.Signals] = []  # that have come
@@ -105,7 +107,7 @@ class Pool:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=self._environment(slot),
+                env=self._environment(job),
                 start_new_session=True,  # a terminal's Ctrl-C reaches it through this process, once
             )
         self.running.append(job)
@@ -114,16 +116,15 @@ class Pool:
             with suppress(OSError):
                 os.sched_setaffinity(job.process.pid, cores[slot :: self.side_by_side] or cores)
 
-    def _environment(self, slot: int) -> dict[str, str]:
-        threads = max(1, available_cores() // self.side_by_side)
-        own = {
-            "OMP_NUM_THREADS": str(threads),
-            **os.environ,
-            "PYTHONUNBUFFERED": "1",
-            PARENT: str(os.getpid()),
-        }
+    def _environment(self, job: Job) -> dict[str, str]:
+        own = {**os.environ, "PYTHONUNBUFFERED": "1", PARENT: str(os.getpid())}
+        if not may_be_several(OmegaConf.to_container(job.config.get("trainer", OmegaConf.create()))):
+            # Else Lightning divides the job's cores among its processes, where nobody has said otherwise.
+            own.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // self.side_by_side)))
         if self.gpus:
-            own["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
+            # By the slots that there are, not by those in use: the last trial of a sweep is as the others.
+            share = self.gpus[job.slot :: self.slots] or [self.gpus[job.slot % len(self.gpus)]]
+            own["CUDA_VISIBLE_DEVICES"] = ",".join(share)
         return own
 
     @contextmanager

@@ -231,7 +231,7 @@ def sweep(
     overrides: list[Override] = parser.parse_overrides(list(arguments))
     fixed, space = split(overrides, extra)
     total = parse_duration(settings.total_time, key="sweep.total_time")
-    typed = any(override.key_or_group == "trainer.max_time" for override in overrides)
+    typed = any(one.key_or_group == "trainer.max_time" and not one.is_delete() for one in overrides)
     limit = parse_duration(max_time, key="trainer.max_time")
     require_one(settings, space, has_total=total is not None, max_time_typed=typed)
     settings.name = settings.name or sweep_dir.name
