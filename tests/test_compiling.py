@@ -120,6 +120,15 @@ def test_a_failure_is_one_line(monkeypatch, tmp_path):
         fit(tmp_path, CompileNetwork(True, DATA, Budget(None)))
 
 
+def test_one_of_several_processes_that_fails_leaves_none_waiting(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(compiling, "agreed", lambda *values: asked.append(values) or values)
+    monkeypatch.setattr(torch, "compile", failing)
+    monkeypatch.setattr(CompileNetwork, "_is_worthwhile", lambda self, device: True)
+    fit(tmp_path, CompileNetwork("auto", DATA, Budget(3600)))
+    assert asked == [(True,), (False,)]  # as many exchanges as where it works
+
+
 def test_auto_goes_on_without(monkeypatch, tmp_path, caplog):
     monkeypatch.setattr(torch, "compile", failing)
     monkeypatch.setattr(CompileNetwork, "_is_worthwhile", lambda self, device: True)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from cocoseg import dashboard
-from cocoseg.budget import Budget
+from cocoseg.budget import END, GUESS_MARGIN, MARGIN, Budget
 from cocoseg.command import Command
 from cocoseg.config import Config, DataConfig
 from cocoseg.dashboard import EXAMPLES, Pictures, RunTexts
@@ -174,6 +174,50 @@ def test_pictures_come_ever_more_rarely_and_at_the_end(tmp_path, monkeypatch):
         for tag in events(tmp_path).Tags()["images"]
         for image in events(tmp_path).Images(tag)
     )
+
+
+def test_a_trial_that_is_pruned_shows_its_end(tmp_path, monkeypatch):
+    """What is worse than most others is known when a validation has ended."""
+
+    class Prunes(L.Callback):
+        def on_validation_end(self, trainer, *_):
+            trainer.should_stop = trainer.current_epoch == 5
+
+    monkeypatch.setattr(dashboard, "BackgroundWriter", AtOnce)
+    trainer_with(tmp_path, Prunes(), Pictures(Budget(None), seed=0), max_epochs=23).fit(
+        tiny_module(), train(1), val_loader(2)
+    )
+    assert steps(events(tmp_path), "classes/iou") == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_first_validation_without_any_candidate_chooses_none(tmp_path, monkeypatch):
+    class Cut(L.Callback):
+        def on_validation_batch_start(self, trainer, module, batch, number, *_):
+            if trainer.global_step == 3 and number == 1:
+                raise StopIteration
+
+    monkeypatch.setattr(dashboard, "spread", lambda images, count, seed: list(range(4, 8)))
+    trainer_with(tmp_path, Cut(), Pictures(Budget(None), seed=0), num_sanity_val_steps=0).fit(
+        tiny_module(), train(), val_loader(16)
+    )
+    assert len(examples(events(tmp_path))) == 4
+
+
+def test_what_comes_after_pictures_keeps_its_time(tmp_path, monkeypatch):
+    waited = []
+    monkeypatch.setattr(AtOnce, "finish", lambda self, seconds: waited.append(seconds))
+    monkeypatch.setattr(dashboard, "BackgroundWriter", AtOnce)
+    budget = Budget(100.0, used_before=90.0)
+    budget.expected.export, budget.expected.formats = 2.0, {"onnx": 1.0}
+    pictures = Pictures(budget, seed=0)
+    trainer = trainer_with(tmp_path, pictures)
+    for exported in (False, True):
+        budget.exported = exported
+        pictures.setup(trainer, tiny_module(), "fit")
+        left = budget.left()
+        pictures.teardown(trainer, tiny_module(), "fit")
+        rest = END + GUESS_MARGIN + (0.0 if exported else MARGIN * 2.0)
+        assert waited.pop() == pytest.approx(left - rest, abs=0.5)
 
 
 def test_beyond_so_many_bytes_only_the_end_is_drawn(tmp_path, monkeypatch):

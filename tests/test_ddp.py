@@ -333,6 +333,24 @@ def test_processes_that_torchrun_starts(tmp_path: Path) -> None:
     assert_written_once(run)
 
 
+@pytest.mark.slow
+def test_an_encoder_may_be_frozen_at_first(tmp_path: Path) -> None:
+    fine = ("model=unet_residual", "finetune.frozen=0.5", "finetune.encoder_lr=0.1")
+    run = trained(tmp_path, "trainer.max_steps=4", *fine)
+    assert (run.code, run.errors) == (0, "")
+    assert_same_weights(run)
+
+
+@pytest.mark.slow
+def test_jobs_of_the_local_launcher(tmp_path: Path) -> None:
+    local = ("hydra/launcher=local", "hydra.sweep.dir=sweep")
+    small = (*SMALL, *TWO, f"data.shapes.images={IMAGES}", "data.val_fraction=0.4", "trainer.max_steps=2")
+    done = run_program("train", "-m", *small, *local, "seed=0,1", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    for job in "01":
+        assert (tmp_path / "sweep" / job / "segmentation_model.pth").is_file()
+
+
 def start_and_wait_for_steps(folder: Path, rank: int) -> tuple[subprocess.Popen, int]:
     """A training that is under way, and the number of one of its processes."""
     arguments, options = command(folder, "trainer.max_epochs=100000")

@@ -1,7 +1,7 @@
 """The encoder of a network, frozen at first and slower later, whatever happens to the run in between."""
 
+import os
 from pathlib import Path
-from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -141,10 +141,26 @@ def test_what_its_author_froze_stays_so(tmp_path):
     assert torch.equal(module.net.encoder.stem[0].weight, before)
 
 
-def test_one_device_only():
-    trainer = SimpleNamespace(world_size=2)
-    with pytest.raises(CocosegError, match=r"^finetune\.frozen is for one device"):
-        FreezeEncoder(0.5, Budget(None)).setup(trainer, SimpleNamespace(net=make().net), "fit")
+@pytest.fixture
+def distributed(monkeypatch: pytest.MonkeyPatch):
+    """Lightning leaves a process group, and variables that would tell the next test of it."""
+    with monkeypatch.context() as context:
+        context.setattr(os, "environ", os.environ.copy())
+        yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_ddp_learns_the_same(tmp_path, distributed, fused):
+    """It waits for the gradients of what is frozen, too."""
+    ddp, alone = make(fused=fused), make(fused=fused)
+    options = {"gradient_clip_val": 0.1, "use_distributed_sampler": False}
+
+    _, watch = fit(tmp_path / "ddp", ddp, 0.5, strategy="ddp", devices=1, **options)
+    _, expected = fit(tmp_path / "alone", alone, 0.5, **options)
+
+    assert all(map(same, watch.states, expected.states))
+    assert same(ddp.state_dict(), alone.state_dict())
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 import cocoseg.launching
 from cocoseg.launching import OUTPUT, Job, Pool, _quoted, _returned, launch
 from cocoseg.outcome import FAILED, FINISHED, STOPPED, Outcome
+from cocoseg.signals import PARENT, stop_with_launcher
 from cocoseg.slots import jobs_side_by_side, visible_gpus
 from conftest import ROOT, SMALL, run_program
 
@@ -56,6 +57,23 @@ def test_gpus_are_handed_out_in_turn(pool, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-7")
     jobs = list(pool("print(os.environ['CUDA_VISIBLE_DEVICES']); time.sleep(0.2)", 6, 3).run())
     assert {(job.slot, *said(job)) for job in jobs} == {(0, "3"), (1, "GPU-7"), (2, "3")}
+
+
+@pytest.mark.parametrize("jobs", [2, 1])
+def test_gpus_that_outnumber_the_jobs_are_divided(pool, monkeypatch: pytest.MonkeyPatch, jobs: int):
+    """A single last job of a sweep has as many as the others had."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    ended = list(pool("print(os.environ['CUDA_VISIBLE_DEVICES']); time.sleep(0.2)", jobs, 2).run())
+    assert {(job.slot, *said(job)) for job in ended} == {(0, "0,2"), (1, "1,3")} - {(jobs, "1,3")}
+
+
+def test_several_processes_of_a_job_divide_its_cores_themselves(pool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    made = pool("print(os.environ.get('OMP_NUM_THREADS'))", 1, 1)
+    made.jobs[0].config.trainer = {"devices": [0, 1]}
+    assert said(*made.run()) == ["None"]
+    made.jobs[0].config.trainer = {"devices": [0]}
+    assert said(*made.run())[-1].isdigit()
 
 
 def test_cores_are_divided(pool, monkeypatch: pytest.MonkeyPatch):
@@ -105,6 +123,37 @@ def test_a_second_signal_ends_jobs_that_do_not_listen(pool):
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
     assert job.process.returncode == -signal.SIGKILL
+
+
+def test_a_signal_that_comes_while_a_job_begins_reaches_it(pool, monkeypatch: pytest.MonkeyPatch):
+    made = pool("time.sleep(60)", 2, 1)
+    begin = subprocess.Popen
+
+    def begin_and_receive(*args: object, **options: object) -> subprocess.Popen:
+        process = begin(*args, **options)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return process
+
+    monkeypatch.setattr(cocoseg.launching.subprocess, "Popen", begin_and_receive)
+    (job,) = made.run()
+    assert job.process.returncode == -signal.SIGTERM
+
+
+def test_a_job_that_is_stopped_before_it_listens_has_not_failed(pool):
+    made = pool("os.kill(os.getpid(), signal.SIGTERM)", 1, 1)
+    (job,) = made.run()
+    result = _returned(job, signal.SIGTERM)
+    assert result.status.name == "FAILED"  # for Hydra, which knows nothing between
+    assert Outcome.read(job.folder) is None
+    assert _returned(job).status.name == "FAILED"
+    assert Outcome.read(job.folder).state == FAILED  # nobody else has ended it
+
+
+def test_who_started_a_job_is_not_told_to_its_own_processes(monkeypatch: pytest.MonkeyPatch):
+    """They would take their parent, the job, for a sign that the launcher has ended."""
+    monkeypatch.setenv(PARENT, str(os.getppid()))
+    stop_with_launcher()
+    assert PARENT not in os.environ
 
 
 def test_how_jobs_ended(pool, capsys: pytest.CaptureFixture[str]):

@@ -51,6 +51,12 @@ def test_weights_of_others_are_theirs():
     assert arguments_of(node, 2) == {**node, "num_classes": 2}
 
 
+def test_defaults_of_ours_are_not_told_to_networks_of_others():
+    """Hydra can't leave out a key that is null."""
+    node = {"_target_": "test_networks.takes_classes", "weights": None, "weights_part": "all"}
+    assert arguments_of(node, 2) == {"_target_": node["_target_"], "classes": 2}
+
+
 @pytest.mark.parametrize(
     ("node", "message"),
     [
@@ -67,7 +73,15 @@ def test_weights_of_others_are_theirs():
         ),
         (
             {"_target_": "test_networks.takes_classes", "depth": 3},
-            r"^model\.depth: test_networks\.takes_classes has no such .*'~model\.depth' leaves it out",
+            r"^model\.depth: test_networks\.takes_classes has no such .*: '~model\.depth'$",
+        ),
+        (
+            {"_target_": "test_networks.takes_classes", "depth": 3, "width": 1, "dropout": 0.0},
+            r"^model\.depth, model\.dropout: .*: '~model\.depth' '~model\.dropout'$",
+        ),
+        (
+            {"_target_": "test_networks.takes_classes", "weights": "a.pth"},
+            r"^model\.weights: .*: '~model\.weights'$",
         ),
     ],
 )

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from cocoseg import budget as budget_module
-from cocoseg import checkpoints, pacing
+from cocoseg import checkpoints, failures, pacing
 from cocoseg.budget import END, Budget
 from cocoseg.checkpoints import BestCheckpoint, LastCheckpoint, WholeCheckpointIO
 from cocoseg.config import BudgetConfig, Config, ScheduleConfig
@@ -375,6 +375,22 @@ def test_a_loss_that_was_not_looked_at_is_before_it_is_saved(tmp_path: Path) -> 
     with pytest.raises(TrainingError, match="the loss is nan"):
         trainer.fit(tiny_module(), loader(batch, batch, broken, batch))
     assert torch.load(last.path, weights_only=True)["global_step"] == 2
+
+
+def test_a_loss_of_another_process_is_before_it_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the first one that saves, and says it for all."""
+    stop = StopAtNoNumber()
+    monkeypatch.setattr(failures, "agreed", lambda noticed: (1,))
+    with pytest.raises(TrainingError, match="the loss is no number on another device at step 3"):
+        stop.on_save_checkpoint(SimpleNamespace(global_step=3), tiny_module(), {})
+    monkeypatch.setattr(failures, "rank", lambda: 1)
+    with pytest.raises(SystemExit):
+        stop.on_save_checkpoint(SimpleNamespace(global_step=3), tiny_module(), {})
+
+
+def test_no_max_time_at_all_is_no_limit() -> None:
+    """As `~trainer.max_time` leaves it."""
+    assert "max_time" not in trainer_settings(Config(trainer={"max_epochs": 1}), Budget(None))
 
 
 def test_memory_that_runs_out_is_explained() -> None:

@@ -11,8 +11,10 @@ from omegaconf import OmegaConf
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
 import cocoseg.cli  # noqa: F401  registers the schema
+from cocoseg import training
 from cocoseg.budget import Budget
 from cocoseg.checks import check
+from cocoseg.config import Config
 from cocoseg.errors import CocosegError, TrainingError
 from cocoseg.export import load_model
 from cocoseg.residual import ResidualUNet
@@ -259,7 +261,7 @@ def test_a_package_that_is_missing(run, monkeypatch):
 
 
 def test_an_argument_that_the_network_does_not_have(run):
-    with pytest.raises(CocosegError, match=r"^model\.base_channels: .*'~model\.base_channels' leaves it out"):
+    with pytest.raises(CocosegError, match=r"^model\.base_channels: .*: '~model\.base_channels'$"):
         run("none", *RESNET, "model.weights=null", "+model.base_channels=2")
 
 
@@ -302,6 +304,16 @@ def test_who_goes_on_needs_the_file_no_more(run, tmp_path):
         run("third", *overrides, checkpoint, "finetune.encoder_lr=1.0")
     with pytest.raises(CocosegError, match=r"^model\.weights: no file"):
         run("fourth", *overrides)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_weights_are_fetched_once_per_machine(monkeypatch, first):
+    done = []
+    monkeypatch.setattr(training.processes, "is_first_of_machine", lambda: first)
+    monkeypatch.setattr(training.processes, "wait", lambda: done.append("wait"))
+    monkeypatch.setattr(training, "read_pretrained", lambda model: done.append("read") or "weights")
+    assert training._weights(Config()) == "weights"
+    assert done == (["read", "wait"] if first else ["wait", "read"])
 
 
 def test_another_head_is_refused(run, tmp_path):

@@ -69,6 +69,7 @@ class Budget:
         extended: seconds by which `budget.extend` has prolonged the limit since the run last ended.
         finished: the run came to its end.
         training: this attempt has begun to train.
+        exported: it has exported a model.
     """
 
     limit: float | None
@@ -81,6 +82,7 @@ class Budget:
     extended: float = 0.0
     finished: bool = False
     training: bool = False
+    exported: bool = False
 
     def used(self) -> float:
         """Seconds used so far, earlier attempts included."""
@@ -96,6 +98,12 @@ class Budget:
         checkpoint, export = self.expected.checkpoint, self.expected.export
         parts = 2 * checkpoint + (export or checkpoint) + self.expected.pictures
         return MARGIN * parts + self.for_formats() + END
+
+    def after_training(self) -> float:
+        """Seconds that must be left when all pictures are drawn: the export, where no validation has led to
+        one, other formats of the model, the exit."""
+        export = 0.0 if self.exported else MARGIN * self.expected.export
+        return export + self.for_formats() + END
 
     def for_formats(self) -> float:
         """Seconds that other formats of the model take; they are written once, at the end."""

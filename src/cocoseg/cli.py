@@ -27,7 +27,7 @@ from cocoseg.files import from_here, write_bytes
 from cocoseg.outcome import FAILED, OUTCOME, STOPPED, Outcome
 from cocoseg.ranks import may_be_several, started_one_by_one
 from cocoseg.resolvers import register
-from cocoseg.signals import end_with_parent
+from cocoseg.signals import stop_with_launcher
 
 BAD_INPUT = CocosegError.exit_code
 INTERRUPTED = 130  # as a shell counts: 128 + SIGINT
@@ -57,7 +57,7 @@ def entry_point(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any
 
     @functools.wraps(main)
     def wrapped(config: DictConfig) -> Any:
-        end_with_parent()
+        stop_with_launcher()
         try:
             return main(config)
         except KeyboardInterrupt:
@@ -157,7 +157,8 @@ def refuse_several_in(config: Config) -> None:
         raise CocosegError(
             "trainer.devices, trainer.strategy: the processes of several devices would each run the whole "
             "sweep, and train different settings; start each job as a process of its own "
-            "(hydra/launcher=local), or set trainer=default trainer.devices=1"
+            "(hydra/launcher=local; of 8 GPUs hydra.launcher.n_jobs=2 gives each 4), or set trainer=default "
+            "trainer.devices=1"
         )
     if started_one_by_one(config.trainer) and not (is_typed("run_dir") or is_typed("hydra.run.dir")):
         raise CocosegError(

@@ -64,12 +64,12 @@ class CompileNetwork(L.Callback):
                         f"compile: torch.compile failed ({reason}); set compile=false"
                     ) from error
                 log.warning("compile: torch.compile failed (%s); training goes on without", reason)
-                return
+                after = float("inf")  # other processes wait to hear of it
         took = clock(time.monotonic() - begin)
         if agreed(after < before)[0]:
             pl_module.compiled = compiled
             log.info("compile: the network is compiled, in %s", took)
-        else:
+        elif after < float("inf"):
             log.info("compile: no faster than without, found out in %s", took)
 
     def _is_worthwhile(self, device: torch.device) -> bool:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.tensorboard import FileWriter
 
 from cocoseg.background import BackgroundWriter
-from cocoseg.budget import END, Budget
+from cocoseg.budget import Budget
 from cocoseg.charts import confused_pairs, confusion_matrix, iou_bars
 from cocoseg.command import Command
 from cocoseg.config import Config
@@ -109,7 +109,7 @@ class Pictures(L.Callback):
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._wanted, self._seen, self._place = set(), {}, 0
-        if self._writer is None or trainer.sanity_checking or not self._is_due(trainer):
+        if self._writer is None or trainer.sanity_checking:
             return
         images = _images(trainer)
         if self.chosen and max(self.chosen) >= images:  # resumed on other data
@@ -135,9 +135,9 @@ class Pictures(L.Callback):
         self._place += len(image)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: SegmentationModule) -> None:
-        if not self._wanted or self._writer is None:
+        if not self._wanted or self._writer is None or not self._is_due(trainer):
             return
-        if self.chosen is None:
+        if not self.chosen:
             truths = {place: example.truth for place, example in self._seen.items()}
             self.chosen = easy_and_hard(truths, EXAMPLES)
         step = trainer.global_step
@@ -200,7 +200,8 @@ class Pictures(L.Callback):
         if self._writer is None:
             return
         with self.budget.timed("saving"):
-            self._writer.finish(min(PATIENCE, max(0.0, self.budget.left() - END)))
+            left = self.budget.left() - self.budget.after_training()
+            self._writer.finish(min(PATIENCE, max(0.0, left)))
         self._writer = None
 
 

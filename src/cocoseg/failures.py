@@ -26,22 +26,24 @@ class StopAtNoNumber(L.Callback):
         self._loss = loss.detach()
         if loss.is_cuda and trainer.global_step % LOOK_EVERY:
             return
-        finite = bool(torch.isfinite(loss))
-        if agreed(noticed=not finite)[0]:
-            if rank() > 0:
-                sys.exit()  # the first process says it for all
-            raise _no_number(trainer, f"{loss.item():g}" if not finite else "no number on another device")
+        _require_number(trainer, self._loss)
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         # Whatever came since the last look.
-        if self._loss is not None and not torch.isfinite(self._loss):
-            raise _no_number(trainer, f"{self._loss.item():g}")
+        _require_number(trainer, self._loss)
 
 
-def _no_number(trainer: L.Trainer, value: str) -> TrainingError:
-    return TrainingError(
+def _require_number(trainer: L.Trainer, loss: torch.Tensor | None) -> None:
+    """End all processes where the loss of any is no number; the first one says it for all."""
+    finite = loss is None or bool(torch.isfinite(loss))
+    if not agreed(noticed=not finite)[0]:
+        return
+    if rank() > 0:
+        sys.exit()
+    value = "no number on another device" if finite else f"{loss.item():g}"
+    raise TrainingError(
         f"the loss is {value} at step {trainer.global_step}, so training can't go on; lower optimizer.lr, or "
         "set trainer.gradient_clip_val=1"
     )

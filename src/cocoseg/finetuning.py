@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.strategies import ParallelStrategy
 from torch import nn
 
 from cocoseg.budget import Budget
@@ -50,8 +51,9 @@ class FreezeEncoder(L.Callback):
     """Keeps the encoder's weights, and its BatchNorm statistics, as they are for the first part of a run.
 
     Its parameters belong to the optimizer all along and have no gradients meanwhile, which every optimizer
-    of torch passes over; the backward pass ends where the encoder does. What is frozen depends on the run's
-    progress alone, so a run that goes on does so as it was.
+    of torch passes over; the backward pass ends where the encoder does. DDP, which settles at the start which
+    gradients it waits for, computes them all the same; there they are dropped before the optimizer sees them.
+    What is frozen depends on the run's progress alone, so a run that goes on does so as it was.
 
     Args:
         share: of the run; 1 for all of it.
@@ -62,13 +64,12 @@ class FreezeEncoder(L.Callback):
         self.share = share
         self.budget = budget
         self._frozen: list[nn.Parameter] | None = None  # what is to be thawed
+        self._drops = False  # gradients, which are computed
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if trainer.world_size > 1:  # DDP settles at the start which gradients it waits for
-            raise CocosegError("finetune.frozen is for one device; set it to 0.0, or trainer.devices to 1")
-        self._thaw(
-            encoder_of(pl_module.net)
-        )  # of a trainer that failed: the optimizer takes what is not frozen
+        self._drops = isinstance(trainer.strategy, ParallelStrategy)
+        # Of a trainer that failed: the optimizer takes what is not frozen.
+        self._thaw(encoder_of(pl_module.net))
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         encoder = encoder_of(pl_module.net)
@@ -81,10 +82,15 @@ class FreezeEncoder(L.Callback):
             log.info("the encoder is frozen for the first %.0f %% of the run", 100 * self.share)
             self._frozen = [weight for weight in encoder.parameters() if weight.requires_grad]
             for weight in self._frozen:
-                weight.requires_grad_(False)
+                weight.requires_grad_(self._drops)
                 weight.grad = None
         if encoder.training:  # again, after the network was validated or exported
             encoder.eval()
+
+    def on_before_optimizer_step(self, *args: Any) -> None:  # before gradients are clipped, too
+        if self._drops:
+            for weight in self._frozen or ():
+                weight.grad = None
 
     def _thaw(self, encoder: nn.Module) -> None:
         if self._frozen is not None:

@@ -41,6 +41,7 @@ COMPARED = (
 # Where things lie and how they are shown, which says nothing of a result.
 LEFT_OUT = (
     *("run_dir", "ckpt_path", "resume", "budget.extend", "prepare", "logger", "callbacks", "hydra"),
+    "sweep",
     *("data.root", "data.images", "data.annotations", "data.val_images", "data.val_annotations"),
     *("data.prepared_dir", "data.download", "data.annotations_url", "data.images_url", "trainer.profiler"),
 )

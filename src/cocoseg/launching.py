@@ -21,6 +21,7 @@ from cocoseg.cores import available_cores
 from cocoseg.errors import CocosegError
 from cocoseg.files import from_here
 from cocoseg.outcome import FAILED, Outcome
+from cocoseg.ranks import may_be_several
 from cocoseg.signals import PARENT, SIGNALS, exit_code
 from cocoseg.slots import jobs_side_by_side, visible_gpus
 
@@ -66,15 +67,22 @@ class Pool:
 
     def __init__(self, jobs: list[Job], side_by_side: int):
         self.jobs = jobs
-        self.side_by_side = max(1, min(side_by_side, len(jobs)))
+        self.slots = max(1, side_by_side)
+        self.side_by_side = min(self.slots, len(jobs))
         self.gpus = visible_gpus()
         self.running: list[Job] = []
-        self.received: signal.Signals | None = None
+        self._signals: list[signal.Signals] = []  # that have come
+        self._passed_on = 0  # of them
+
+    @property
+    def received(self) -> signal.Signals | None:
+        """The first signal that has come."""
+        return self._signals[0] if self._signals else None
 
     def run(self) -> Iterator[Job]:
         """Yield each job when its process has ended."""
         waiting = list(self.jobs)
-        with self._passing_signals_on():
+        with self._noting_signals():
             try:
                 while self.running or (waiting and self.received is None):
                     free = set(range(self.side_by_side)) - {job.slot for job in self.running}
@@ -82,6 +90,7 @@ class Pool:
                         if waiting and self.received is None:
                             self._begin(waiting.pop(0), slot)
                     time.sleep(LOOK_EVERY)
+                    self._pass_on()
                     for job in [job for job in self.running if job.process.poll() is not None]:
                         self.running.remove(job)
                         yield job
@@ -98,7 +107,7 @@ class Pool:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=self._environment(slot),
+                env=self._environment(job),
                 start_new_session=True,  # a terminal's Ctrl-C reaches it through this process, once
             )
         self.running.append(job)
@@ -107,32 +116,36 @@ class Pool:
             with suppress(OSError):
                 os.sched_setaffinity(job.process.pid, cores[slot :: self.side_by_side] or cores)
 
-    def _environment(self, slot: int) -> dict[str, str]:
-        threads = max(1, available_cores() // self.side_by_side)
-        own = {
-            "OMP_NUM_THREADS": str(threads),
-            **os.environ,
-            "PYTHONUNBUFFERED": "1",
-            PARENT: str(os.getpid()),
-        }
+    def _environment(self, job: Job) -> dict[str, str]:
+        own = {**os.environ, "PYTHONUNBUFFERED": "1", PARENT: str(os.getpid())}
+        if not may_be_several(OmegaConf.to_container(job.config.get("trainer", OmegaConf.create()))):
+            # Else Lightning divides the job's cores among its processes, where nobody has said otherwise.
+            own.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // self.side_by_side)))
         if self.gpus:
-            own["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
+            # By the slots that there are, not by those in use: the last trial of a sweep is as the others.
+            share = self.gpus[job.slot :: self.slots] or [self.gpus[job.slot % len(self.gpus)]]
+            own["CUDA_VISIBLE_DEVICES"] = ",".join(share)
         return own
 
     @contextmanager
-    def _passing_signals_on(self) -> Iterator[None]:
-        before = {number: signal.signal(number, self._pass_on) for number in SIGNALS}
+    def _noting_signals(self) -> Iterator[None]:
+        before = {number: signal.signal(number, self._note) for number in SIGNALS}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        # No more than that: a job may be about to begin, whose process is not known yet.
+        self._signals.append(signal.Signals(number))
+
+    def _pass_on(self) -> None:
         """The first signal as it is, after which jobs save and export; a second one ends them at once."""
-        for job in self.running:
-            job.process.send_signal(number if self.received is None else signal.SIGKILL)
-        self.received = self.received or signal.Signals(number)
+        for number in self._signals[self._passed_on :]:
+            for job in self.running:
+                job.process.send_signal(signal.SIGKILL if self._passed_on else number)
+            self._passed_on += 1
 
 
 def launch(
@@ -158,7 +171,7 @@ def launch(
     jobs = [_composed(config, config_loader, first + i, told) for i, told in enumerate(job_overrides)]
     pool = Pool(jobs, jobs_side_by_side(n_jobs))
     log.info("%d jobs, %d side by side", len(jobs), pool.side_by_side)
-    returns = {job.number: _returned(job) for job in pool.run()}
+    returns = {job.number: _returned(job, pool.received) for job in pool.run()}
     if pool.received is not None:
         sys.exit(exit_code(pool.received))
     return [returns[job.number] for job in jobs]
@@ -194,15 +207,17 @@ def _composed(config: DictConfig, config_loader: Any, number: int, overrides: Se
     return Job(number, list(overrides), composed, folder)
 
 
-def _returned(job: Job) -> JobReturn:
-    """What a job that has ended gives to Hydra; a line on the console says how it went."""
-    outcome = Outcome.read(job.folder)
+def _returned(job: Job, received: signal.Signals | None = None) -> JobReturn:
+    """What a job that has ended gives to Hydra; a line on the console says how it went.
+
+    Args:
+        received: a signal that jobs were told of.
+    """
     code = job.process.returncode
-    if code and (outcome is None or outcome.state != FAILED) and code not in map(exit_code, SIGNALS):
-        reason = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        outcome = Outcome(FAILED, f"{reason}, see {from_here(job.folder / OUTPUT)}")
-        with suppress(CocosegError):
-            outcome.write(job.folder)
+    # One that a signal ends before it listens has not failed: it is begun anew when the sweep goes on.
+    stopped = received is not None or code in map(exit_code, SIGNALS)
+    outcome = Outcome.read(job.folder) if stopped or not code else _failure(job)
+    failed = outcome is not None and outcome.state == FAILED
     result = JobReturn(
         overrides=list(job.overrides),
         hydra_cfg=OmegaConf.masked_copy(job.config, ["hydra"]),
@@ -213,10 +228,11 @@ def _returned(job: Job) -> JobReturn:
     seconds = time.monotonic() - job.began
     if code:
         result.status = JobStatus.FAILED
-        reason = outcome.reason if outcome is not None and outcome.state == FAILED else f"exit code {code}"
+        reason = outcome.reason if failed else f"exit code {code}"
         result.return_value = JobFailedError(f"error: {reason}")
-        log.info("job %d failed after %.0f s: %s", job.number, seconds, reason)
-        if outcome is not None and outcome.state == FAILED:
+        verb = "failed" if failed else "stopped"
+        log.info("job %d %s after %.0f s: %s", job.number, verb, seconds, reason)
+        if failed:
             remember_failure(
                 job.number, f"job {job.number} ({job.config.hydra.job.override_dirname})", reason
             )
@@ -227,6 +243,18 @@ def _returned(job: Job) -> JobReturn:
     state = "done" if outcome is None else outcome.state
     log.info("job %d %s after %.0f s%s  %s", job.number, state, seconds, said, from_here(job.folder))
     return result
+
+
+def _failure(job: Job) -> Outcome:
+    """How a job failed, by its own word or, left in its folder now, by how its process ended."""
+    outcome = Outcome.read(job.folder)
+    if outcome is None or outcome.state != FAILED:
+        code = job.process.returncode
+        reason = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        outcome = Outcome(FAILED, f"{reason}, see {from_here(job.folder / OUTPUT)}")
+        with suppress(CocosegError):
+            outcome.write(job.folder)
+    return outcome
 
 
 def _quoted(text: str) -> str:

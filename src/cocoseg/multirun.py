@@ -21,6 +21,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from cocoseg.command import tell_jobs
 from cocoseg.errors import CocosegError
 from cocoseg.signals import SIGNALS, exit_code
 
@@ -45,6 +46,7 @@ class MultirunInOrder(Callback):
         if self.leaderboard:
             # Not at `on_multirun_end`, which is left out when a job has failed or a signal has come.
             atexit.register(_conclude, Path(config.hydra.sweep.dir).absolute())
+        tell_jobs(config)
         for number in SIGNALS:
             signal.signal(number, _leave)
 

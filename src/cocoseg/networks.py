@@ -15,7 +15,8 @@ from cocoseg.export import NETWORKS
 from cocoseg.failures import is_out_of_memory
 from cocoseg.module import SegmentationModule
 
-OF_TRAINING = ("weights", "weights_part")  # keys beside the arguments of our own networks, see pretrained.py
+# Keys beside the arguments of our own networks, see pretrained.py, with their defaults.
+OF_TRAINING = {"weights": None, "weights_part": "all"}
 CLASSES = ("num_classes", "classes")  # the argument for the number of classes: torchvision's name, and smp's
 
 
@@ -44,10 +45,11 @@ def arguments_of(model: Any, classes: int | None = None) -> dict[str, Any]:
             f"model: {name} has neither an argument num_classes nor classes, to be told their number; name a "
             "function that takes one and returns the network"
         )
-    network = {key: value for key, value in model.items() if not (is_own(model) and key in OF_TRAINING)}
-    for key in network:
-        if not (takes_any or key in parameters or key == argument or key.startswith("_")):
-            raise CocosegError(f"model.{key}: {name} has no such argument; '~model.{key}' leaves it out")
+    network = {key: value for key, value in model.items() if not _is_of_training(model, key, parameters)}
+    known = {*parameters, argument, *(key for key in network if takes_any or key.startswith("_"))}
+    if unknown := [key for key in network if key not in known]:
+        listed, leave_out = (join.join(unknown) for join in (", model.", "' '~model."))
+        raise CocosegError(f"model.{listed}: {name} has no such argument; to leave out: '~model.{leave_out}'")
     return network if classes is None else {**network, argument: classes}
 
 
@@ -93,6 +95,14 @@ def _require_logits(output: Any, expected: tuple[int, ...], where: str) -> None:
     if tuple(output.shape) != expected or not output.is_floating_point():
         kind = "" if output.is_floating_point() else f" of {output.dtype}"
         raise CocosegError(f"{where} returns {tuple(output.shape)}{kind}; {wanted}")
+
+
+def _is_of_training(model: Mapping[str, Any], key: str, parameters: Mapping[str, Any]) -> bool:
+    """Whether a key is not for the network: one of ours, or left at our default beside a network of others,
+    where Hydra could not take it out (`~` removes no null)."""
+    if key not in OF_TRAINING:
+        return False
+    return is_own(model) or (key not in parameters and model[key] == OF_TRAINING[key])
 
 
 def _parameters(name: str) -> Mapping[str, inspect.Parameter]:

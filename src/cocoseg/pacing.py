@@ -28,7 +28,7 @@ def is_paced(config: Config, budget: Budget) -> bool:
 def trainer_settings(config: Config, budget: Budget) -> dict[str, Any]:
     """Lightning's settings: without `max_time`, which is the budget's, and with a rule when to validate."""
     settings = {"check_val_every_n_epoch": None, **config.trainer}
-    del settings["max_time"]
+    settings.pop("max_time", None)
     settings["use_distributed_sampler"] = False  # the data module gives each process its own images
     if is_paced(config, budget):
         settings["val_check_interval"] = NEVER  # until KeepBudget says otherwise

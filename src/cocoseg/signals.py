@@ -17,9 +17,12 @@ def exit_code(received: signal.Signals) -> int:
     return 0 if received.name == "SIGUSR1" else 128 + received
 
 
-def end_with_parent() -> None:
-    """Stop in order where the process that launched this one is killed: nothing else would tell it to."""
-    parent = os.environ.get(PARENT)
+def stop_with_launcher() -> None:
+    """Stop in order where the process that launched this one is killed: nothing else would tell it to.
+
+    The processes that this one starts are not told of the launcher: they have another parent.
+    """
+    parent = os.environ.pop(PARENT, None)
     if parent is not None:
         threading.Thread(target=_watch, args=(int(parent),), daemon=True, name="parent").start()
 

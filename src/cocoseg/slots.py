@@ -1,4 +1,4 @@
-"""What jobs side by side share: GPUs handed out in turn, processor cores divided. No torch."""
+"""What jobs side by side share: GPUs, a list of them for each, and processor cores. No torch."""
 
 import os
 import subprocess

@@ -147,7 +147,7 @@ class Sweep:
             used = 0.0 if ledger is None else ledger["used"]
             added["trainer.max_time"] = as_duration(used + seconds)
         own = {**trial.point, **{key: str(value) for key, value in added.items()}}
-        kept = [item for item in self.fixed if item.split("=")[0] not in own]
+        kept = [item for item in self.fixed if item.removeprefix("~").split("=")[0] not in own]
         return kept + [f"{key}={value}" for key, value in own.items()]
 
     def ledger(self, trial: Trial) -> dict[str, Any] | None:
@@ -231,7 +231,7 @@ def sweep(
     overrides: list[Override] = parser.parse_overrides(list(arguments))
     fixed, space = split(overrides, extra)
     total = parse_duration(settings.total_time, key="sweep.total_time")
-    typed = any(override.key_or_group == "trainer.max_time" for override in overrides)
+    typed = any(one.key_or_group == "trainer.max_time" and not one.is_delete() for one in overrides)
     limit = parse_duration(max_time, key="trainer.max_time")
     require_one(settings, space, has_total=total is not None, max_time_typed=typed)
     settings.name = settings.name or sweep_dir.name

@@ -30,7 +30,7 @@ from cocoseg.networks import arguments_of, is_own, probe
 from cocoseg.optimizer import require_same_groups
 from cocoseg.outcome import FINISHED, PRUNED, STOPPED, Outcome
 from cocoseg.pacing import trainer_settings
-from cocoseg.pretrained import read_pretrained
+from cocoseg.pretrained import Pretrained, read_pretrained
 from cocoseg.pruning import PruneTrial
 from cocoseg.resuming import best_beside
 from cocoseg.stopping import StopOnSignal
@@ -48,7 +48,7 @@ def train(config: Config, run_dir: Path, budget: Budget, command: Command | None
     checkpoint = _begin(config, budget)
     settings = settled(trainer_settings(config, budget))
     arguments_of(config.model)  # what is wrong there shows before the data are prepared
-    pretrained = None if checkpoint is not None else read_pretrained(config.model)
+    pretrained = None if checkpoint is not None else _weights(config)
 
     data = _open(config, budget)
     module = make_module(config, data, settings, pretrained)
@@ -115,6 +115,13 @@ def _begin(config: Config, budget: Budget) -> dict[str, Any] | None:
     checkpoint = read_checkpoint(config.ckpt_path)
     budget.resume(checkpoint.get("budget"))
     return checkpoint
+
+
+def _weights(config: Config) -> Pretrained | None:
+    """Those to begin with, fetched once per machine."""
+    fetched = read_pretrained(config.model) if processes.is_first_of_machine() else None
+    processes.wait()
+    return fetched or read_pretrained(config.model)
 
 
 def _open(config: Config, budget: Budget) -> SegmentationDataModule:

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 @dataclass
 class LocalLauncherConf:
     _target_: str = "hydra_plugins.cocoseg_launcher.launcher.LocalLauncher"
-    n_jobs: int | None = None  # side by side; null: one per GPU, one where there is none
+    n_jobs: int | None = None  # side by side; null: one per GPU, or one; of more GPUs each has several
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="local", node=LocalLauncherConf, provider="cocoseg")

@@ -48,7 +48,7 @@ class CocosegSweeper(Sweeper):
                 self.launch,
                 parallel=self.parallel(),
                 seed=config.seed,
-                max_time=config.trainer["max_time"],
+                max_time=config.trainer.get("max_time"),
                 resumable=config.ckpt_path is None,
                 config_loader=self.hydra_context.config_loader,
             )
@@ -62,7 +62,8 @@ class CocosegSweeper(Sweeper):
         key = "trainer.max_time="
         limits = [item.removeprefix(key) for job in jobs for item in job if item.startswith(key)]
         if limits:
-            self.config.trainer.max_time = max(limits)  # all are written alike
+            with open_dict(self.config.trainer):  # it may have been left out
+                self.config.trainer.max_time = max(limits)  # all are written alike
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=self.hydra_context, task_function=self.task_function, config=self.config
         )
