@@ -3,9 +3,10 @@
 import hydra
 from omegaconf import DictConfig
 
-from cocoseg.cli import entry_point, is_typed, start_run, typed
+from cocoseg.cli import entry_point, is_typed, run_folder, start_run, typed
 from cocoseg.command import command, key_of
 from cocoseg.config_evaluate import check_checkpoint, check_evaluation, check_held_out
+from cocoseg.output_folder import require_own
 from cocoseg.run_settings import as_trained, run_settings
 
 
@@ -18,6 +19,7 @@ def main(cfg: DictConfig) -> None:
     config = typed(cfg)
     check_evaluation(config)
     check_held_out(config, trained)
+    require_own(run_folder(), cfg, "run_dir")
     folder = start_run(cfg, overwrite=True)
 
     from cocoseg.evaluate import evaluate

@@ -20,7 +20,7 @@ from cocoseg.encoding import MaskEncoding
 from cocoseg.errors import CocosegError, IncompleteError
 from cocoseg.export import save_model
 from cocoseg.labels import LabelClass, LabelMap
-from cocoseg.segment import segment
+from cocoseg.segment import open_record, segment
 from cocoseg.spec import ModelSpec
 from conftest import run_program, write_coco
 from tiny import LABELS, Reads
@@ -69,7 +69,7 @@ def run(tmp_path: Path, input: Path, **settings: Any) -> Path:
         }
     )
     check_predict(config)
-    segment(config, output)
+    segment(config, output, open_record(config, output))
     return output
 
 
@@ -393,6 +393,19 @@ def test_the_program_from_end_to_end(tmp_path, photos):
     again = run_program("predict", *overrides, "accelerator=cpu", cwd=tmp_path, **network)
     assert (again.returncode, again.stderr) == (0, "")
     assert "skipped      3 that are there" in again.stdout
+
+
+def test_a_refusal_changes_nothing_in_the_output(tmp_path, photos):
+    output = run(tmp_path, photos)
+    (output / "config.yaml").write_text("checkpoint: model.pth\ninput: photos\n")
+    before = written(output)
+    overrides = (f"checkpoint={tmp_path / 'model.pth'}", f"input={photos}", f"output={output}", "scale=0.5")
+    done = run_program("predict", *overrides, "accelerator=cpu", "precision=32-true", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "with scale=null, now it is 0.5" in done.stderr
+    after = written(output)
+    assert {name: after[name] for name in before} == before
+    assert "outcome.json" not in after
 
 
 @pytest.mark.parametrize(

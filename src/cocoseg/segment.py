@@ -38,8 +38,21 @@ PIXEL = {"category_id": "category_id", "index": "class_index"}  # as labels.json
 DTYPES = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
-def segment(config: PredictConfig, output: Path) -> None:
+def open_record(config: PredictConfig, output: Path) -> Record:
+    """What the output holds already, made by the same model and settings.
+
+    Raises:
+        CocosegError: they are others, or there is no such device.
+    """
+    _, precision = settle(config.accelerator, config.precision)
+    return Record(output, _hash(Path(config.checkpoint)), _what_matters(config, precision))
+
+
+def segment(config: PredictConfig, output: Path, record: Record) -> None:
     """Predict, write, and say what was done.
+
+    Args:
+        record: of the output, see `open_record`.
 
     Raises:
         CocosegError: nothing can be done at all.
@@ -65,7 +78,6 @@ def segment(config: PredictConfig, output: Path) -> None:
     if encoding.pixel != PIXEL[config.values]:
         log.warning("masks hold class indices, for category ids don't fit; labels.json says which is which")
 
-    record = Record(output, _hash(Path(config.checkpoint)), _what_matters(config, precision))
     places = Places(output, config.overlay, config.gallery)
     names = name_results(pictures, record.names, output)
     workers = config.workers or max(2, available_cores())
