@@ -70,7 +70,7 @@ MODEL = "checkpoint=run/segmentation_model.pth"
         ((), "checkpoint is not given: checkpoint=<segmentation_model.pth>"),
         (("checkpoint=none.pth",), "checkpoint: no file none.pth"),
         ((MODEL, "split=test"), "split is 'test'; it must be one of val, train, all"),
-        ((MODEL, "seed=0"), "seed is 0 here and was 5 in the training: "),
+        ((MODEL, "seed=0"), "split=val: the model was trained on "),
         ((MODEL, "data.labels={all:[square,ring]}"), "the model has other labels than these data: "),
     ],
     ids=str,

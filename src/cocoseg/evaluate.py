@@ -30,6 +30,7 @@ from cocoseg.pixels import normalised
 from cocoseg.predict import Predictor
 from cocoseg.progress import track
 from cocoseg.strips import Example, sheet
+from cocoseg.trained_on import noted, require_new
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,8 @@ def evaluate(config: EvaluateConfig, folder: Path, *, image_size: tuple[int, int
         image_size: (height, width) that the network is to see; None for what it was trained at.
 
     Raises:
-        CocosegError: the model can't be loaded, the data are bad, or their labels differ from the model's.
+        CocosegError: the model can't be loaded, the data are bad, their labels differ from the model's, or
+            validation images were trained on.
     """
     begin = time.monotonic()
     model = load_model(config.checkpoint, config.network)
@@ -59,6 +61,7 @@ def evaluate(config: EvaluateConfig, folder: Path, *, image_size: tuple[int, int
     model = in_channels_last(model.to("cuda" if on_gpu else "cpu"))
     images = open_images(config)
     matching = matched(model.labels, images.labels, config.labels)
+    require_new(images.keys(), noted(config.checkpoint) or (), config.split)
     tell_of_labels(matching)
 
     scorer = Scorer(model, images, matching, config)
