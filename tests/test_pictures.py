@@ -61,6 +61,41 @@ def test_results_are_no_pictures(photos):
     assert "out/masks/a.png" not in names(photos, photos / "out")
 
 
+@pytest.mark.parametrize("input", ["{}", "{}/**/*.png", "{}/out/masks/a.png"])
+def test_neither_are_those_that_a_pattern_or_a_name_finds(photos, input):
+    (photos / "out/masks").mkdir(parents=True)
+    (photos / "out/masks/a.png").touch()
+    if input == "{}/out/masks/a.png":
+        with pytest.raises(CocosegError, match=r"nothing but results of predict\.py in"):
+            names(input.format(photos), photos / "out")
+    else:
+        (photos / "z.png").touch()
+        found = names(input.format(photos), photos / "out")
+        assert "z.png" in found
+        assert "out/masks/a.png" not in found
+
+
+@pytest.mark.parametrize("input", ["{}", "{}/**/*.png"])
+def test_results_of_other_outputs_are_no_pictures(photos, input):
+    (photos / "z.png").touch()
+    (photos / "out/masks/deep").mkdir(parents=True)
+    (photos / "out/masks/deep/a.png").touch()
+    (photos / "out/predictions.json").touch()
+    found = names(input.format(photos))
+    assert "z.png" in found
+    assert "out/masks/deep/a.png" not in found
+    assert names(photos / "out/masks") == ["deep/a.png"]  # who names it wants it
+
+
+def test_a_pattern_that_is_none(photos):
+    try:
+        found = names(f"{photos}/**.jpg")
+    except CocosegError as error:
+        assert "input: " in str(error)  # noqa: PT017 up to Python 3.12
+    else:
+        assert found == ["a.jpg"]
+
+
 def test_links_that_lead_round_in_circles(photos):
     (photos / "deep/round").symlink_to(photos, target_is_directory=True)
     assert names(photos) == ["a.jpg", "b.PNG", "deep/a.webp", "deep/er/c.tif"]

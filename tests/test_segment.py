@@ -227,7 +227,7 @@ def test_a_bound_on_what_is_on_its_way(tmp_path, photos, monkeypatch):
 def test_a_broken_picture_is_reported_and_the_rest_is_done(tmp_path, photos, caplog):
     (photos / "c.jpg").write_bytes(b"no picture")
     (photos / "d.png").write_bytes((photos / "a.png").read_bytes()[:60])
-    with pytest.raises(IncompleteError, match="2 of 5 pictures could not be read"):
+    with pytest.raises(IncompleteError, match="2 of 5 pictures are left out"):
         run(tmp_path, photos)
     output = tmp_path / "out"
     assert sorted(path.name for path in (output / "masks").rglob("*.png")) == ["a.png", "a.png", "b.png"]
@@ -238,6 +238,33 @@ def test_a_broken_picture_is_reported_and_the_rest_is_done(tmp_path, photos, cap
     (photos / "d.png").unlink()
     run(tmp_path, photos)  # mended: done now
     assert mask_of(output, "c").shape == (60, 90)
+
+
+def test_a_name_that_is_not_utf_8_is_reported_and_the_rest_is_done(tmp_path, photos, caplog):
+    (photos / "a.png").rename(photos / os.fsdecode(b"caf\xe9.png"))
+    with pytest.raises(IncompleteError, match="1 of 3 pictures are left out"):
+        run(tmp_path, photos, coco_json=True)
+    output = tmp_path / "out"
+    assert sorted(p.name for p in (output / "masks").rglob("*.png")) == ["a.png", "b.png"]
+    assert len(json.loads((output / "predictions.json").read_bytes())["images"]) == 2
+    assert r"caf\xe9.png: its name is not UTF-8" in caplog.text
+
+
+def test_a_broken_picture_keeps_its_image_id(tmp_path, photos):
+    (photos / "aa.jpg").write_bytes(b"no picture")
+    with pytest.raises(IncompleteError):
+        run(tmp_path, photos, coco_json=True)
+    found = json.loads((tmp_path / "out/coco_results.json").read_bytes())
+    ids = {one["file_name"]: one["image_id"] for one in found}
+    assert ids == {"a.png": 1, "b.bmp": 3, "deep/a.png": 4}
+
+
+def test_results_are_not_predicted_again(tmp_path, photos, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        output = run(tmp_path, Path("**/*.png"), output="photos/out")
+    assert {p.name for p in (output / "masks/photos").iterdir()} == {"a.png", "deep"}
+    assert (output / "gallery.html").read_text().count("<article>") == 2
 
 
 def test_all_broken(tmp_path):
@@ -382,7 +409,7 @@ def test_the_program_from_end_to_end(tmp_path, photos):
     done = run_program("predict", *overrides, "accelerator=cpu", cwd=tmp_path, **network)
 
     assert done.returncode == 1, done.stderr
-    assert done.stderr == "error: 1 of 4 pictures could not be read, as listed above\n"
+    assert done.stderr == "error: 1 of 4 pictures are left out, as listed above\n"
     assert "left out: photos/c.jpg: not a readable image" in done.stdout
     assert "predicted    3 of 4 pictures" in done.stdout
     assert "to look at   out/gallery.html" in done.stdout

@@ -4,10 +4,12 @@ import glob
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from cocoseg.errors import CocosegError
 from cocoseg.files import from_here
+from cocoseg.record import FILE
 
 # What is taken from a folder; a file or pattern that is typed may end as it likes.
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif"} | {
@@ -39,7 +41,7 @@ def find_pictures(input: str, output: Path) -> list[Picture]:
 
     Args:
         input: as typed; `**` in a pattern stands for any folders.
-        output: results, which are never taken for pictures.
+        output: results, which are never taken for pictures; neither are those in other outputs below.
 
     Raises:
         CocosegError: there are none.
@@ -51,15 +53,14 @@ def find_pictures(input: str, output: Path) -> list[Picture]:
         base, found = path.parent, [path]
     elif glob.has_magic(input):
         base = _fixed_part(path)
-        found = [file for file in base.glob(str(path.relative_to(base))) if not _is_hidden(file, base)]
+        found = [file for file in _matching(base, path) if not _is_hidden(file, base)]
     else:
         raise CocosegError(f"input: no file or folder {input}")
-    if path.is_dir():
-        output = output.resolve()
-        found = [file for file in found if not file.resolve().is_relative_to(output)]
-    pictures = [Picture(file, _name(file, base)) for file in found if file.is_file()]
+    found = [file for file in found if file.is_file()]
+    pictures = [Picture(file, _name(file, base)) for file in _no_results(found, base, output)]
     if not pictures:
-        raise CocosegError(f"input: no picture in {input}")
+        what = "nothing but results of predict.py" if found else "no picture"
+        raise CocosegError(f"input: {what} in {input}")
     return sorted(pictures, key=lambda picture: picture.name)
 
 
@@ -89,6 +90,15 @@ def key(picture: Picture, output: Path) -> str:
     return Path(os.path.relpath(picture.path.absolute(), output.absolute())).as_posix()
 
 
+def is_text(picture: Picture, output: Path) -> bool:
+    """Whether the names of its file and folders are UTF-8, for the record and the gallery to hold them."""
+    try:
+        key(picture, output).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _candidates(*first: str) -> Iterable[str]:
     yield from first
     number = 2
@@ -106,6 +116,27 @@ def _below(folder: Path) -> Iterable[Path]:
     for root, folders, files in os.walk(folder, onerror=stop):
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (Path(root, name) for name in files if not name.startswith("."))
+
+
+def _matching(base: Path, pattern: Path) -> list[Path]:
+    try:
+        return list(base.glob(str(pattern.relative_to(base))))
+    except ValueError as error:  # as of `**.jpg`, before Python 3.13
+        raise CocosegError(f"input: {pattern}: {error}; write **/*.jpg for all folders below") from error
+
+
+def _no_results(files: Iterable[Path], base: Path, output: Path) -> list[Path]:
+    """Those that are not in the output, nor in another one between them and the base."""
+    output, base = output.resolve(), base.absolute()
+
+    @cache
+    def is_of_results(folder: Path) -> bool:
+        if folder.resolve().is_relative_to(output):
+            return True
+        below = folder != base and folder.is_relative_to(base)
+        return below and ((folder / FILE).exists() or is_of_results(folder.parent))
+
+    return [file for file in files if not is_of_results(file.parent.absolute())]
 
 
 def _fixed_part(pattern: Path) -> Path:

@@ -2,9 +2,10 @@
 
 import hashlib
 import logging
+import os
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -23,7 +24,7 @@ from cocoseg.export import SegmentationModel, load_model
 from cocoseg.files import from_here, remove_parts
 from cocoseg.gallery import FOLDER, Card, write_gallery
 from cocoseg.parallel import sigterm_as_exit
-from cocoseg.pictures import Picture, find_pictures, key, name_results
+from cocoseg.pictures import Picture, find_pictures, is_text, key, name_results
 from cocoseg.pipeline import Pipeline, Places
 from cocoseg.predict import Predictor
 from cocoseg.progress import track
@@ -56,13 +57,14 @@ def segment(config: PredictConfig, output: Path, record: Record) -> None:
 
     Raises:
         CocosegError: nothing can be done at all.
-        IncompleteError: some pictures can't be read.
+        IncompleteError: some pictures are left out.
     """
     begin = time.monotonic()
     # Pillow's, of which images.py has a limit of its own, and about odd metadata.
     warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)
     warnings.filterwarnings("ignore", module="PIL")
-    pictures = find_pictures(config.input, output)
+    found = find_pictures(config.input, output)
+    pictures = _with_text_names(found, output)
     known = coco.read(Path(config.annotations)).images if config.annotations else None
     device, precision = settle(config.accelerator, config.precision)
     model = load(Path(config.checkpoint), config.network).to(device)
@@ -91,11 +93,12 @@ def segment(config: PredictConfig, output: Path, record: Record) -> None:
         failed = _predict(pipeline, [p for p in pictures if p not in there], record)
         done = [picture for picture in pictures if picture not in failed]
         if config.coco_json:
-            _write_results(config, done, names, known, encoding, places, workers)
+            ids = image_ids([picture.name for picture in found], known)
+            _write_results(config, done, names, ids, encoding, places, workers)
         if config.gallery:
             _write_gallery(config, done, record, encoding, places)
     fresh = len(done) - len(there)
-    log.info("predicted    %d of %d pictures in %.1f s", fresh, len(pictures), time.monotonic() - begin)
+    log.info("predicted    %d of %d pictures in %.1f s", fresh, len(found), time.monotonic() - begin)
     if there:
         log.info("skipped      %d that are there", len(there))
     log.info("masks        %s (pixel: %s)", from_here(places.masks), encoding.pixel.replace("_", " "))
@@ -106,8 +109,8 @@ def segment(config: PredictConfig, output: Path, record: Record) -> None:
     ):
         if wanted:
             log.info("%-12s %s", what, from_here(place))
-    if failed:
-        raise IncompleteError(f"{len(failed)} of {len(pictures)} pictures could not be read, as listed above")
+    if left_out := len(found) - len(done):
+        raise IncompleteError(f"{left_out} of {len(found)} pictures are left out, as listed above")
 
 
 def load(checkpoint: Path, network: str | None) -> SegmentationModel:
@@ -136,6 +139,15 @@ def settle(accelerator: str, precision: str) -> tuple[torch.device, str]:
     return torch.device({"gpu": "cuda"}.get(accelerator, accelerator)), precision
 
 
+def _with_text_names(pictures: Sequence[Picture], output: Path) -> list[Picture]:
+    """Those that the record and the gallery can name; the others are reported."""
+    kept = [picture for picture in pictures if is_text(picture, output)]
+    for picture in sorted({*pictures} - {*kept}, key=lambda picture: picture.name):
+        shown = os.fsencode(picture.path).decode(errors="backslashreplace")
+        log.warning("left out: %s: its name is not UTF-8; rename it", shown)
+    return kept
+
+
 def _predict(pipeline: Pipeline, pictures: Sequence[Picture], record: Record) -> set[Picture]:
     """Run, and keep the record. Returns the pictures that can't be read."""
     failed: set[Picture] = set()
@@ -160,12 +172,11 @@ def _write_results(
     config: PredictConfig,
     pictures: Sequence[Picture],
     names: dict[Picture, str],
-    known: Sequence[coco.Image] | None,
+    ids: Mapping[str, int],
     encoding: MaskEncoding,
     places: Places,
     workers: int,
 ) -> None:
-    ids = image_ids([picture.name for picture in pictures], known)
     listed = [picture for picture in pictures if picture.name in ids]
     if len(listed) < len(pictures):
         other = next(picture.name for picture in pictures if picture.name not in ids)
