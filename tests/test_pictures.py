@@ -139,6 +139,19 @@ def test_no_two_share_a_name():
     assert named("a.jpg", "A.png", "a.png.x") == ["a", "A.png", "a.png.x"]  # where case does not count
 
 
+def test_a_name_is_not_that_of_a_folder():
+    assert named("x.jpg", "x.png/y.jpg") == ["x.jpg", "x.png/y"]
+    assert named("x.gif", "x.overlay.jpg/y.jpg", "deep/x") == ["x.gif", "x.overlay.jpg/y", "deep/x"]
+
+
+def test_long_names_are_cut():
+    first, second = named("deep/" + "é" * 122 + "a.jpg", "deep/" + "é" * 122 + "b.jpg")
+    assert first != second
+    for name in (first, second):
+        assert name.startswith("deep/ééé")
+        assert len(Path(f"{name}.overlay.jpg").name.encode()) <= 255
+
+
 def test_names_of_before_stay():
     taken = {"../in/a.png": "a", "../other/b.jpg": "b"}
     assert named("a.jpg", "a.png", "b.jpg", taken=taken) == ["a.jpg", "a", "b.jpg"]

@@ -267,6 +267,22 @@ def test_results_are_not_predicted_again(tmp_path, photos, monkeypatch):
     assert (output / "gallery.html").read_text().count("<article>") == 2
 
 
+def test_names_that_leave_no_room_for_endings(tmp_path, photos):
+    (photos / "a.png").rename(photos / f"{'a' * 245}.png")
+    (photos / "deep").rename(photos / "b.png")
+    output = run(tmp_path, photos)
+    assert len([*(output / "masks").rglob("*.png")]) - 1 == 3  # one is a folder
+    run(tmp_path, photos)
+
+
+def test_a_picture_whose_results_cannot_be_written(tmp_path, photos, caplog):
+    (tmp_path / "out/masks/a.png").mkdir(parents=True)
+    with pytest.raises(IncompleteError, match="1 of 3 pictures are left out"):
+        run(tmp_path, photos)
+    assert mask_of(tmp_path / "out", "b").shape == (40, 30)
+    assert re.search(r"left out: .*masks/a\.png: can't be written", caplog.text)
+
+
 def test_all_broken(tmp_path):
     (tmp_path / "c.jpg").write_bytes(b"no picture")
     with pytest.raises(IncompleteError, match="1 of 1"):

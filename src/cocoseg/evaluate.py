@@ -18,11 +18,12 @@ from cocoseg.dataset import resized_mask
 from cocoseg.device import in_channels_last, uses_cuda
 from cocoseg.enlarge import enlarged_argmax
 from cocoseg.enlarged_loss import enlarged_cross_entropy
+from cocoseg.errors import CocosegError
 from cocoseg.evaluation_data import Images, Sample, loader, open_images
 from cocoseg.evaluation_report import Report, View, as_text, write_table
 from cocoseg.export import SegmentationModel, load_model
 from cocoseg.failures import explained
-from cocoseg.files import from_here, whole_file, write_json
+from cocoseg.files import from_here, is_for_its_name, whole_file, write_json
 from cocoseg.gallery import Card, write_gallery, write_pictures
 from cocoseg.labels import IGNORE_INDEX
 from cocoseg.matching import Matching, matched
@@ -68,13 +69,7 @@ def evaluate(config: EvaluateConfig, folder: Path, *, image_size: tuple[int, int
     batch_size = BATCH if config.data.batch_size == AUTO else config.data.batch_size
     batches = loader(images, config, batch_size=batch_size, on_gpu=on_gpu)
     for sample, prediction in scorer.score(track(batches, total=len(batches), what="batches")):
-        name = images.names[sample.number]
-        if config.save_predictions:
-            images.encoding.write(prediction, folder / PREDICTIONS / f"{name}.png")
-        if config.gallery:
-            image, mask = images.original(sample.number)
-            pixels = image.permute(1, 2, 0).numpy()
-            write_pictures(folder, name, pixels, prediction, images.labels, truth=mask)
+        write_predicted(config, folder, images, sample.number, prediction)
 
     about = {
         "checkpoint": str(config.checkpoint),
@@ -91,6 +86,24 @@ def evaluate(config: EvaluateConfig, folder: Path, *, image_size: tuple[int, int
     log.info("time         %.1f s", time.monotonic() - begin)
     log.info("scores       %s", from_here(folder))
     return report
+
+
+def write_predicted(
+    config: EvaluateConfig, folder: Path, images: Images, number: int, prediction: np.ndarray
+) -> None:
+    """Pictures of an image, and its prediction, (h, w) uint8; a name that allows none costs no scores."""
+    name = images.names[number]
+    try:
+        if config.save_predictions:
+            images.encoding.write(prediction, folder / PREDICTIONS / f"{name}.png")
+        if config.gallery:
+            image, mask = images.original(number)
+            pixels = image.permute(1, 2, 0).numpy()
+            write_pictures(folder, name, pixels, prediction, images.labels, truth=mask)
+    except CocosegError as error:
+        if not is_for_its_name(error):
+            raise
+        log.warning("warning: %s", error)
 
 
 class Scorer:

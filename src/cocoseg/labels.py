@@ -2,6 +2,7 @@
 
 import colorsys
 import difflib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -111,6 +112,17 @@ class LabelMap:
     @property
     def names(self) -> list[str]:
         return [c.name for c in self.classes]
+
+    @property
+    def unique_names(self) -> list[str]:
+        """Names as keys: those that several classes share are followed by the category ids."""
+        shared = {name for name, count in Counter(self.names).items() if count > 1}
+        return [
+            f"{c.name} (id {', '.join(map(str, c.category_ids))})"
+            if c.name in shared and c.category_ids
+            else c.name
+            for c in self.classes
+        ]
 
     @property
     def index_of(self) -> dict[int, int]:

@@ -5,7 +5,8 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from hashlib import blake2b
+from pathlib import Path, PurePosixPath
 
 from cocoseg.errors import CocosegError
 from cocoseg.files import from_here
@@ -21,6 +22,9 @@ SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".
     ".pbm",
     ".pnm",
 }
+
+ENDINGS = (".png", ".jpg", ".image.jpg", ".overlay.jpg", ".mask.png")  # of results
+LONGEST_NAME = 255 - max(map(len, ENDINGS))  # bytes, on most file systems
 
 
 @dataclass(frozen=True)
@@ -68,18 +72,25 @@ def name_results(pictures: Iterable[Picture], taken: Mapping[str, str], output: 
     """A name without ending for the results of each picture: no two share one, whatever the file system.
 
     `photos/a.jpg` becomes `photos/a`; where that is taken, by `photos/a.png` for one, `photos/a.jpg`, and
-    then `photos/a.jpg-2`.
+    then `photos/a.jpg-2`. A name is also taken where one of its files would be called as a folder is, and what
+    is too long for the endings of results is cut.
 
     Args:
         taken: key of a picture, see `key`, to the name that it has from before.
     """
+    pictures = list(pictures)
+    folders = {str(folder).casefold() for p in pictures for folder in PurePosixPath(p.name).parents}
     used = {name.casefold() for name in taken.values()}
+    used |= {
+        folder.removesuffix(ending) for folder in folders for ending in ENDINGS if folder.endswith(ending)
+    }
     names: dict[Picture, str] = {}
     for picture in pictures:
         name = taken.get(key(picture, output))
         if name is None:
             stem = picture.name[: len(picture.name) - len(picture.path.suffix)]
-            name = next(free for free in _candidates(stem, picture.name) if free.casefold() not in used)
+            candidates = map(_shortened, _candidates(stem, picture.name))
+            name = next(free for free in candidates if free.casefold() not in used)
             used.add(name.casefold())
         names[picture] = name
     return names
@@ -105,6 +116,17 @@ def _candidates(*first: str) -> Iterable[str]:
     while True:
         yield f"{first[-1]}-{number}"
         number += 1
+
+
+def _shortened(name: str) -> str:
+    """With a last part that leaves room for the longest ending; a hash stands for what is cut off."""
+    path = PurePosixPath(name)
+    part = path.name.encode()
+    if len(part) <= LONGEST_NAME:
+        return name
+    digest = blake2b(part, digest_size=4).hexdigest()
+    kept = part[: LONGEST_NAME - len(digest) - 1].decode(errors="ignore")
+    return str(path.with_name(f"{kept}-{digest}"))
 
 
 def _below(folder: Path) -> Iterable[Path]:

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from cocoseg.encoding import MaskEncoding
 from cocoseg.errors import CocosegError
-from cocoseg.files import write_bytes
-from cocoseg.gallery import has_pictures, write_pictures
+from cocoseg.files import is_for_its_name, write_bytes
+from cocoseg.gallery import FOLDER, has_pictures, write_pictures
 from cocoseg.images import read_upright, size_of
 from cocoseg.pictures import Picture, key
 from cocoseg.pixels import from_picture
@@ -52,6 +52,19 @@ class Places:
     @property
     def overlays(self) -> Path:
         return self.output / "overlays"
+
+    def make(self) -> None:
+        """Make the folders, so that what can't be written later on is for a file's own name.
+
+        Raises:
+            CocosegError: one can't be made.
+        """
+        wanted = {self.masks: True, self.overlays: self.overlay, self.output / FOLDER: self.gallery}
+        for folder in (folder for folder, is_wanted in wanted.items() if is_wanted):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise CocosegError(f"{folder}: can't be written ({error.strerror})") from error
 
     def mask(self, name: str) -> Path:
         return self.masks / f"{name}.png"
@@ -116,7 +129,7 @@ class Pipeline:
         self.workers = workers
 
     def run(self, pictures: Sequence[Picture]) -> Iterator[tuple[Picture, Entry | str]]:
-        """Yield what became of each picture, in any order: its entry, or the sentence why it can't be read.
+        """Yield what became of each picture, in any order: its entry, or the sentence why it is left out.
 
         Raises:
             CocosegError: results can't be written, or the device's memory ran out.
@@ -155,7 +168,14 @@ class Pipeline:
                 for future in wait(writing, None if blocked else 0, FIRST_COMPLETED).done:
                     picture = writing.pop(future)
                     del on_their_way[picture]
-                    yield picture, future.result()
+                    try:
+                        entry = future.result()
+                    except CocosegError as error:
+                        if not is_for_its_name(error):
+                            raise
+                        yield picture, str(error)
+                    else:
+                        yield picture, entry
         finally:
             readers.shutdown(cancel_futures=True)
             writers.shutdown(cancel_futures=True)

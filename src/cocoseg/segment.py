@@ -84,6 +84,7 @@ def segment(config: PredictConfig, output: Path, record: Record) -> None:
     names = name_results(pictures, record.names, output)
     workers = config.workers or max(2, available_cores())
     pipeline = Pipeline(predictor, encoding, places, names, batch_size=config.batch_size, workers=workers)
+    places.make()
     encoding.save(output)
     with sigterm_as_exit():
         for folder in (places.masks, places.overlays, output / FOLDER):
