@@ -6,8 +6,9 @@ from omegaconf import DictConfig
 from cocoseg.cli import entry_point, is_typed, run_folder, start_run, typed
 from cocoseg.command import command, key_of
 from cocoseg.config_evaluate import check_checkpoint, check_evaluation, check_held_out
+from cocoseg.errors import CocosegError
 from cocoseg.output_folder import require_own
-from cocoseg.run_settings import as_trained, run_settings
+from cocoseg.run_settings import as_trained, has_other_data, run_settings
 from cocoseg.trained_on import noted
 
 
@@ -15,9 +16,17 @@ from cocoseg.trained_on import noted
 @entry_point
 def main(cfg: DictConfig) -> None:
     check_checkpoint(cfg.checkpoint)
-    trained = run_settings(cfg.checkpoint)
-    cfg = as_trained(cfg, trained, list(map(key_of, command().overrides)))
-    config = typed(cfg)
+    keys = list(map(key_of, command().overrides))
+    trained = run_settings(cfg.checkpoint, needed=not has_other_data(keys))
+    cfg = as_trained(cfg, trained, keys)
+    try:
+        config = typed(cfg)
+    except CocosegError as error:
+        if trained is not None or has_other_data(keys) or not str(error).startswith("data."):
+            raise
+        raise CocosegError(
+            f"{error} (no config.yaml beside the checkpoint says which data: give data=…)"
+        ) from error
     check_evaluation(config)
     if noted(cfg.checkpoint) is None:  # else the images themselves are compared
         check_held_out(config, trained)

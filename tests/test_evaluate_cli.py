@@ -82,6 +82,14 @@ def test_a_mistake_is_one_line(trained: SimpleNamespace, overrides: tuple[str, .
     assert done.stderr.count("\n") == 1
 
 
+def test_a_model_alone_says_that_its_data_are_to_be_given(tmp_path: Path) -> None:
+    (tmp_path / "model.pth").touch()
+    done = run_program("evaluate", "checkpoint=model.pth", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: data.root: ")
+    assert "no config.yaml beside the checkpoint says which data: give data=…" in done.stderr
+
+
 def test_an_unknown_format_is_refused_before_anything_is_done(tmp_path: Path) -> None:
     done = run_program("train", *SMALL, "export=[pth,tflite]", cwd=tmp_path)
     assert done.returncode == 2

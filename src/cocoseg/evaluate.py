@@ -42,7 +42,7 @@ SCALES = (0.75, 1.0, 1.25)  # that tta averages over, each with its mirror image
 BATCH = 16  # images, where data.batch_size is auto
 
 
-@explained()
+@explained("data.batch_size or data.image_size")
 def evaluate(config: EvaluateConfig, folder: Path, *, image_size: tuple[int, int] | None = None) -> Report:
     """Score `config.checkpoint` on `config.split` and write what was found to a folder.
 

@@ -72,8 +72,8 @@ def name_results(pictures: Iterable[Picture], taken: Mapping[str, str], output: 
     """A name without ending for the results of each picture: no two share one, whatever the file system.
 
     `photos/a.jpg` becomes `photos/a`; where that is taken, by `photos/a.png` for one, `photos/a.jpg`, and
-    then `photos/a.jpg-2`. A name is also taken where one of its files would be called as a folder is, and what
-    is too long for the endings of results is cut.
+    then `photos/a.jpg-2`. A name is also taken where one of its files would be called as a folder is; what is
+    too long for the endings of results is cut.
 
     Args:
         taken: key of a picture, see `key`, to the name that it has from before.
