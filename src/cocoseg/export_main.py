@@ -18,8 +18,8 @@ Write a trained model in other formats, each checked against PyTorch at three si
 
 checkpoint        segmentation_model.pth or a .ckpt file
 formats=[onnx]    onnx (needs pip install 'cocoseg[onnx]'; any batch size, height and width),
-                  torch_export (.pt2, for torch alone; heights and widths that are multiples of 2^depth,
-                  from twice that up), pth (of a .ckpt file)
+                  torch_export (.pt2, for torch alone; heights and widths that are multiples of `multiple` in
+                  its metadata, 2^depth or 32, from twice that up), pth (of a .ckpt file)
 output=null       folder; null: beside the checkpoint
 normalise=true    the file takes (B, H, W, 3) uint8 RGB; false: (B, 3, H, W) float32, normalised
 argmax=true       the file gives the class index of each pixel, (B, H, W) uint8; false: logits (B, C, H, W)
