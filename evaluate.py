@@ -7,7 +7,7 @@ from cocoseg.cli import entry_point, is_typed, run_folder, start_run, typed
 from cocoseg.command import command, key_of
 from cocoseg.config_evaluate import check_checkpoint, check_evaluation, check_held_out
 from cocoseg.errors import CocosegError
-from cocoseg.output_folder import require_own
+from cocoseg.output_folder import alone, require_own
 from cocoseg.run_settings import as_trained, has_other_data, run_settings
 from cocoseg.trained_on import noted
 
@@ -30,13 +30,16 @@ def main(cfg: DictConfig) -> None:
     check_evaluation(config)
     if noted(cfg.checkpoint) is None:  # else the images themselves are compared
         check_held_out(config, trained)
-    require_own(run_folder(), cfg, "run_dir")
-    folder = start_run(cfg, overwrite=True)
+    folder = run_folder()
+    require_own(folder, cfg, "run_dir")
 
     from cocoseg.evaluate import evaluate
+    from cocoseg.parallel import sigterm_as_exit
 
     size = tuple(config.data.image_size) if is_typed("data.image_size") else None
-    evaluate(config, folder, image_size=size)
+    with alone(folder, "run_dir"), sigterm_as_exit():
+        start_run(cfg, overwrite=True)
+        evaluate(config, folder, image_size=size)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import hydra
 from omegaconf import DictConfig
 
 from cocoseg.cli import entry_point, run_folder, start_run, typed_predict
-from cocoseg.output_folder import require_own
+from cocoseg.output_folder import alone, require_own
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="predict")
@@ -21,9 +21,10 @@ def main(cfg: DictConfig) -> None:
     # Imported here, so that --help and mistakes in the configuration answer at once.
     from cocoseg.segment import open_record, segment
 
-    record = open_record(config, output)  # refuses before anything is written
-    start_run(cfg, overwrite=True)
-    segment(config, output, record)
+    with alone(output, "output"):
+        record = open_record(config, output)  # refuses before anything is written
+        start_run(cfg, overwrite=True)
+        segment(config, output, record)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from cocoseg.errors import CocosegError
-from cocoseg.output_folder import require_own
+from cocoseg.output_folder import alone, require_own
 from conftest import run_program
 
 EVALUATE = {"checkpoint": "a.pth", "split": "val", "data": {}}
@@ -29,6 +29,17 @@ def test_the_own_folder_may_be_written_to_again(tmp_path: Path) -> None:
     require_own(tmp_path / "new", PREDICT, "output")
     (tmp_path / "config.yaml").write_text("checkpoint: b.pth\nsplit: all\n")
     require_own(tmp_path, EVALUATE, "run_dir")
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    with (
+        alone(tmp_path, "output"),
+        pytest.raises(CocosegError, match="^output: another process writes to"),
+        alone(tmp_path, "output"),
+    ):
+        pass
+    with alone(tmp_path, "output"):
+        pass
 
 
 @pytest.mark.parametrize("program", ["evaluate", "predict"])

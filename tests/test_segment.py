@@ -20,6 +20,7 @@ from cocoseg.encoding import MaskEncoding
 from cocoseg.errors import CocosegError, IncompleteError
 from cocoseg.export import save_model
 from cocoseg.labels import LabelClass, LabelMap
+from cocoseg.predict import Predictor
 from cocoseg.segment import open_record, segment
 from cocoseg.spec import ModelSpec
 from conftest import run_program, write_coco
@@ -197,9 +198,11 @@ def test_many_sizes_in_any_order(tmp_path):
         np.testing.assert_array_equal(mask_of(output, name), mask)
 
 
-def test_a_bound_on_what_is_on_its_way(tmp_path, photos, monkeypatch):
+@pytest.mark.parametrize(("pixels", "scale"), [(1, None), (40_000, 4.0)], ids=["own", "input"])
+def test_a_bound_on_what_is_on_its_way(tmp_path, photos, monkeypatch, pixels, scale):
     """Pictures that each are more than may be on their way at a time go one by one."""
-    monkeypatch.setattr(pipeline_module, "PIXELS", 1)
+    monkeypatch.setattr(pipeline_module, "PIXELS", pixels)
+    drawn(stripes()).save(photos / "b.bmp")
     decode, lock, most, now = pipeline_module.Pipeline._decode, threading.Lock(), [0], [0]
     write = pipeline_module.Pipeline._write
 
@@ -217,8 +220,36 @@ def test_a_bound_on_what_is_on_its_way(tmp_path, photos, monkeypatch):
 
     monkeypatch.setattr(pipeline_module.Pipeline, "_decode", counted)
     monkeypatch.setattr(pipeline_module.Pipeline, "_write", written)
-    assert len(list((run(tmp_path, photos) / "masks").rglob("*.png"))) == 3
+    assert len(list((run(tmp_path, photos, scale=scale) / "masks").rglob("*.png"))) == 3
     assert most == [1]
+
+
+SHORT = (
+    "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried to allocate"
+)
+
+
+def test_a_picture_that_memory_is_too_short_for(tmp_path, photos, monkeypatch, caplog):
+    inputs = Predictor.inputs
+
+    def short(self, image):
+        if image.shape[-2:] == (40, 30):
+            raise RuntimeError(SHORT)
+        return inputs(self, image)
+
+    monkeypatch.setattr(Predictor, "inputs", short)
+    with pytest.raises(IncompleteError, match="1 of 3"):
+        run(tmp_path, photos)
+    assert "b.bmp: not enough memory to read it" in caplog.text
+
+
+def test_memory_that_is_too_short_for_the_network(tmp_path, photos, monkeypatch):
+    def short(self, inputs, owns):
+        raise RuntimeError(SHORT)
+
+    monkeypatch.setattr(Predictor, "masks", short)
+    with pytest.raises(CocosegError, match="out of memory: lower batch_size"):
+        run(tmp_path, photos)
 
 
 # ---- what goes wrong

@@ -9,6 +9,7 @@ from pathlib import Path
 from cocoseg.checks import check_export
 from cocoseg.errors import CocosegError
 from cocoseg.files import from_here
+from cocoseg.parallel import sigterm_as_exit
 
 HELP = """\
 Write a trained model in other formats, each checked against PyTorch at three sizes before it counts.
@@ -46,7 +47,11 @@ def main() -> None:
         print(HELP, end="")
         return
     try:
-        run(parse(arguments))
+        with sigterm_as_exit():
+            run(parse(arguments))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)  # as a shell counts: 128 + SIGINT
     except CocosegError as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":  # as in the other programs
             raise

@@ -1,9 +1,11 @@
 """The folder that evaluate.py and predict.py write to: no training's, no other program's. No torch."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -35,6 +37,25 @@ def require_own(folder: Path, config: Mapping[str, Any], key: str) -> None:
     path = folder / "config.yaml"
     if path.exists() and _program(_read(path)) != _program(config):
         raise CocosegError(f"{key}: {shown} holds a config.yaml of another program; name another folder")
+
+
+@contextmanager
+def alone(folder: Path, key: str) -> Iterator[None]:
+    """Keep other processes of these programs out of a folder.
+
+    Raises:
+        CocosegError: one is there.
+    """
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        shown = from_here(folder)
+        raise CocosegError(f"{key}: another process writes to {shown}; name another folder") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _program(config: Mapping[str, Any]) -> set[str]:

@@ -27,7 +27,9 @@ from cocoseg.predict import Predictor
 from cocoseg.preview import overlay, with_legend
 from cocoseg.record import Entry
 
-PIXELS = 2**26  # of pictures on their way, unless a single one has more
+PIXELS = (
+    2**26
+)  # of pictures on their way and what the network is to see of them, unless a single one has more
 BATCH_PIXELS = 2**22  # of the network's input
 LONGEST = 2048  # pixels: longer side of an overlay
 
@@ -143,7 +145,7 @@ class Pipeline:
         try:
             while waiting or on_their_way:
                 while waiting and len(decoding) < self.workers + self.batch_size:
-                    pixels = _pixels(waiting[0])
+                    pixels = self._pixels(waiting[0])
                     if on_their_way and sum(on_their_way.values()) + pixels > PIXELS:
                         break
                     picture = waiting.popleft()
@@ -159,9 +161,12 @@ class Pipeline:
                         picture = decoding.pop(future)
                         try:
                             decoded = future.result()
-                        except (CocosegError, OSError, MemoryError) as error:
+                        except (CocosegError, OSError, MemoryError, RuntimeError) as error:
+                            if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
+                                raise
                             del on_their_way[picture]
-                            yield picture, str(error) or f"{picture.path}: not enough memory to read it"
+                            short = f"{picture.path}: not enough memory to read it"
+                            yield picture, short if _is_out_of_memory(error) else str(error)
                         else:
                             batches.setdefault(tuple(decoded.inputs[0].shape), []).append(decoded)
                 blocked = (not decoding and not batches) or len(writing) > 2 * self.workers + self.batch_size
@@ -179,6 +184,14 @@ class Pipeline:
         finally:
             readers.shutdown(cancel_futures=True)
             writers.shutdown(cancel_futures=True)
+
+    def _pixels(self, picture: Picture) -> int:
+        """Its own, from the file's header, and those of the network's inputs; 0 where it can't be read."""
+        size = size_of(picture.path)
+        if size is None:
+            return 0
+        width, height = size
+        return width * height + self.predictor.input_pixels((height, width))
 
     def _limit(self, shape: tuple[int, ...]) -> int:
         """How many inputs of a shape are a full batch."""
@@ -199,7 +212,9 @@ class Pipeline:
         inputs = [torch.cat(parts) for parts in zip(*(decoded.inputs for decoded in batch), strict=True)]
         try:
             masks = self.predictor.masks(inputs, [decoded.size for decoded in batch])
-        except torch.OutOfMemoryError as error:
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
             raise CocosegError("out of memory: lower batch_size, scale, or the sides of tile") from error
         for decoded, mask in zip(batch, masks, strict=True):
             decoded.inputs = []
@@ -231,7 +246,6 @@ class Pipeline:
         )
 
 
-def _pixels(picture: Picture) -> int:
-    """From the file's header; 0 where it can't be read."""
-    width, height = size_of(picture.path) or (0, 0)
-    return width * height
+def _is_out_of_memory(error: Exception) -> bool:
+    """On any device; on a CPU torch raises a plain RuntimeError."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
