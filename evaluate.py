@@ -3,27 +3,43 @@
 import hydra
 from omegaconf import DictConfig
 
-from cocoseg.cli import entry_point, is_typed, start_run, typed
+from cocoseg.cli import entry_point, is_typed, run_folder, start_run, typed
 from cocoseg.command import command, key_of
 from cocoseg.config_evaluate import check_checkpoint, check_evaluation, check_held_out
-from cocoseg.run_settings import as_trained, run_settings
+from cocoseg.errors import CocosegError
+from cocoseg.output_folder import alone, require_own
+from cocoseg.run_settings import as_trained, has_other_data, run_settings
+from cocoseg.trained_on import noted
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 @entry_point
 def main(cfg: DictConfig) -> None:
     check_checkpoint(cfg.checkpoint)
-    trained = run_settings(cfg.checkpoint)
-    cfg = as_trained(cfg, trained, list(map(key_of, command().overrides)))
-    config = typed(cfg)
+    keys = list(map(key_of, command().overrides))
+    trained = run_settings(cfg.checkpoint, needed=not has_other_data(keys))
+    cfg = as_trained(cfg, trained, keys)
+    try:
+        config = typed(cfg)
+    except CocosegError as error:
+        if trained is not None or has_other_data(keys) or not str(error).startswith("data."):
+            raise
+        raise CocosegError(
+            f"{error} (no config.yaml beside the checkpoint says which data: give data=…)"
+        ) from error
     check_evaluation(config)
-    check_held_out(config, trained)
-    folder = start_run(cfg, overwrite=True)
+    if noted(cfg.checkpoint) is None:  # else the images themselves are compared
+        check_held_out(config, trained)
+    folder = run_folder()
+    require_own(folder, cfg, "run_dir")
 
     from cocoseg.evaluate import evaluate
+    from cocoseg.parallel import sigterm_as_exit
 
     size = tuple(config.data.image_size) if is_typed("data.image_size") else None
-    evaluate(config, folder, image_size=size)
+    with alone(folder, "run_dir"), sigterm_as_exit():
+        start_run(cfg, overwrite=True)
+        evaluate(config, folder, image_size=size)
 
 
 if __name__ == "__main__":

@@ -5,21 +5,26 @@ import os
 import hydra
 from omegaconf import DictConfig
 
-from cocoseg.cli import entry_point, start_run, typed_predict
+from cocoseg.cli import entry_point, run_folder, start_run, typed_predict
+from cocoseg.output_folder import alone, require_own
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="predict")
 @entry_point
 def main(cfg: DictConfig) -> None:
     config = typed_predict(cfg)
-    output = start_run(cfg, overwrite=True)
+    output = run_folder()
+    require_own(output, cfg, "output")
     # Before torch is loaded: threads that spin while they wait take the cores from those that decode.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     # Imported here, so that --help and mistakes in the configuration answer at once.
-    from cocoseg.segment import segment
+    from cocoseg.segment import open_record, segment
 
-    segment(config, output)
+    with alone(output, "output"):
+        record = open_record(config, output)  # refuses before anything is written
+        start_run(cfg, overwrite=True)
+        segment(config, output, record)
 
 
 if __name__ == "__main__":

@@ -300,6 +300,22 @@ def test_bad_settings_are_refused_by_name(scored: SimpleNamespace, key: str, val
         check_evaluation(replace(scored.config, **{key: value}))
 
 
+def test_a_picture_that_cannot_be_written_costs_no_scores(
+    scored: SimpleNamespace, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = scored.report.names[0]
+    (tmp_path / f"predictions/{name}.png").mkdir(parents=True)
+    evaluate(replace(scored.config, tta=False), tmp_path)
+    assert json.loads((tmp_path / "metrics.json").read_text())["images"] == 24
+    assert f"{name}.png: can't be written" in caplog.text
+
+
+def test_classes_of_one_name_are_all_there(scored: SimpleNamespace) -> None:
+    same = LabelMap(tuple(replace(label, name="same") for label in scored.labels.classes))
+    scores = scored.report.quoted.scores(same, seed=0)
+    assert len(scores["iou"]) == len(same)
+
+
 def trained_with(config: EvaluateConfig, **changes: object) -> dict[str, object]:
     data = {**vars(config.data), "subset": vars(config.data.subset).copy()}
     return {"seed": config.seed, "data": data, "masks": {}, **changes}

@@ -70,7 +70,7 @@ MODEL = "checkpoint=run/segmentation_model.pth"
         ((), "checkpoint is not given: checkpoint=<segmentation_model.pth>"),
         (("checkpoint=none.pth",), "checkpoint: no file none.pth"),
         ((MODEL, "split=test"), "split is 'test'; it must be one of val, train, all"),
-        ((MODEL, "seed=0"), "seed is 0 here and was 5 in the training: "),
+        ((MODEL, "seed=0"), "split=val: the model was trained on "),
         ((MODEL, "data.labels={all:[square,ring]}"), "the model has other labels than these data: "),
     ],
     ids=str,
@@ -80,6 +80,14 @@ def test_a_mistake_is_one_line(trained: SimpleNamespace, overrides: tuple[str, .
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {message}")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_model_alone_says_that_its_data_are_to_be_given(tmp_path: Path) -> None:
+    (tmp_path / "model.pth").touch()
+    done = run_program("evaluate", "checkpoint=model.pth", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: data.root: ")
+    assert "no config.yaml beside the checkpoint says which data: give data=…" in done.stderr
 
 
 def test_an_unknown_format_is_refused_before_anything_is_done(tmp_path: Path) -> None:

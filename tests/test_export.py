@@ -89,6 +89,38 @@ def test_a_checkpoint_loads_too(tmp_path):
     assert (model.labels, model.scores) == (LABELS, module.scores.to_dict())
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("image_size", "ab", "image_size is 'ab'"),
+        ("image_size", [0, -5], r"image_size is \[0, -5\]"),
+        ("image_size", [16, 16.5], "image_size is "),
+        ("network", "UNet", "network is 'UNet'"),
+        ("labels", {"classes": 3}, "no labels of this program"),
+        ("labels", {}, "no labels of this program"),
+        ("labels", {"classes": LABELS.to_dict()["classes"][:2]}, "2 labels for a network of 3 classes"),
+    ],
+    ids=str,
+)
+def test_a_file_of_odd_values_is_refused(tmp_path, key, value, message):
+    content = {"format": 1, "state_dict": tiny_unet().state_dict(), **SPEC.to_dict(), "scores": None}
+    torch.save({**content, key: value}, tmp_path / "model.pth")
+    with pytest.raises(CocosegError, match=rf"model\.pth: .*{message}"):
+        load_model(tmp_path / "model.pth")
+
+
+@pytest.mark.parametrize(
+    "change", [{"color": ["x", 1, 2]}, {"color": [256, 0, 0]}, {"name": 7}, {"category_ids": ["a"]}], ids=str
+)
+def test_odd_labels_are_refused(tmp_path, change):
+    labels = LABELS.to_dict()
+    labels["classes"][1] |= change
+    content = {"format": 1, "state_dict": tiny_unet().state_dict(), **SPEC.to_dict(), "scores": None}
+    torch.save({**content, "labels": labels}, tmp_path / "model.pth")
+    with pytest.raises(CocosegError, match="no labels of this program"):
+        load_model(tmp_path / "model.pth")
+
+
 class Malicious:
     """Creates a file when it is unpickled."""
 

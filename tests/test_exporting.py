@@ -102,6 +102,7 @@ def test_onnx_holds_the_labels(onnx_file: Path) -> None:
     metadata = session.get_modelmeta().custom_metadata_map
     assert [c["name"] for c in json.loads(metadata["labels"])["classes"]] == LABELS.names
     assert json.loads(metadata["image_size"]) == [16, 16]
+    assert json.loads(metadata["multiple"]) == 4
     assert metadata["input"] == "(B, H, W, 3) uint8 RGB"
     assert [file.name for file in onnx_file.parent.iterdir()] == ["model.onnx"]  # the weights are in it
 

@@ -66,6 +66,12 @@ def test_at_most_254() -> None:
     assert len(LabelMap.from_categories(many, ["c1254"])) == 2
 
 
+def test_names_as_keys_are_all_there() -> None:
+    same = [Category(1, "background"), Category(2, "b"), Category(5, "b"), Category(7, "c")]
+    labels = LabelMap.from_categories(same)
+    assert labels.unique_names == ["background", "background (id 1)", "b (id 2)", "b (id 5)", "c"]
+
+
 def test_round_trip_through_json() -> None:
     labels = LabelMap.from_categories(CATEGORIES)
     content = json.loads(json.dumps(labels.to_dict()))

@@ -61,6 +61,41 @@ def test_results_are_no_pictures(photos):
     assert "out/masks/a.png" not in names(photos, photos / "out")
 
 
+@pytest.mark.parametrize("input", ["{}", "{}/**/*.png", "{}/out/masks/a.png"])
+def test_neither_are_those_that_a_pattern_or_a_name_finds(photos, input):
+    (photos / "out/masks").mkdir(parents=True)
+    (photos / "out/masks/a.png").touch()
+    if input == "{}/out/masks/a.png":
+        with pytest.raises(CocosegError, match=r"nothing but results of predict\.py in"):
+            names(input.format(photos), photos / "out")
+    else:
+        (photos / "z.png").touch()
+        found = names(input.format(photos), photos / "out")
+        assert "z.png" in found
+        assert "out/masks/a.png" not in found
+
+
+@pytest.mark.parametrize("input", ["{}", "{}/**/*.png"])
+def test_results_of_other_outputs_are_no_pictures(photos, input):
+    (photos / "z.png").touch()
+    (photos / "out/masks/deep").mkdir(parents=True)
+    (photos / "out/masks/deep/a.png").touch()
+    (photos / "out/predictions.json").touch()
+    found = names(input.format(photos))
+    assert "z.png" in found
+    assert "out/masks/deep/a.png" not in found
+    assert names(photos / "out/masks") == ["deep/a.png"]  # who names it wants it
+
+
+def test_a_pattern_that_is_none(photos):
+    try:
+        found = names(f"{photos}/**.jpg")
+    except CocosegError as error:
+        assert "input: " in str(error)  # noqa: PT017 up to Python 3.12
+    else:
+        assert found == ["a.jpg"]
+
+
 def test_links_that_lead_round_in_circles(photos):
     (photos / "deep/round").symlink_to(photos, target_is_directory=True)
     assert names(photos) == ["a.jpg", "b.PNG", "deep/a.webp", "deep/er/c.tif"]
@@ -102,6 +137,19 @@ def test_results_are_called_after_the_picture():
 def test_no_two_share_a_name():
     assert named("a.jpg", "a.png", "a.gif") == ["a", "a.png", "a.gif"]
     assert named("a.jpg", "A.png", "a.png.x") == ["a", "A.png", "a.png.x"]  # where case does not count
+
+
+def test_a_name_is_not_that_of_a_folder():
+    assert named("x.jpg", "x.png/y.jpg") == ["x.jpg", "x.png/y"]
+    assert named("x.gif", "x.overlay.jpg/y.jpg", "deep/x") == ["x.gif", "x.overlay.jpg/y", "deep/x"]
+
+
+def test_long_names_are_cut():
+    first, second = named("deep/" + "é" * 122 + "a.jpg", "deep/" + "é" * 122 + "b.jpg")
+    assert first != second
+    for name in (first, second):
+        assert name.startswith("deep/ééé")
+        assert len(Path(f"{name}.overlay.jpg").name.encode()) <= 255
 
 
 def test_names_of_before_stay():

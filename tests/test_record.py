@@ -57,6 +57,22 @@ def test_other_settings_are_refused_by_name(tmp_path, change, message):
         Record(tmp_path, "abc", {**SETTINGS, **change})
 
 
+@pytest.mark.parametrize("name", ["../a", "/etc/a", "a/../../b", "", ".", "a\0"])
+def test_a_record_that_leads_out_of_the_folder(tmp_path, name):
+    record = Record(tmp_path, "abc", SETTINGS)
+    record.add(entry(name=name))
+    record.write()
+    with pytest.raises(CocosegError, match=r"predictions\.json: damaged .* leads out of the folder"):
+        Record(tmp_path, "abc", SETTINGS)
+
+
+def test_a_name_as_this_system_allows_it(tmp_path):
+    record = Record(tmp_path, "abc", SETTINGS)
+    record.add(entry(name="a..b/c"))
+    record.write()
+    assert Record(tmp_path, "abc", SETTINGS).names == {"../a.jpg": "a..b/c"}
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"model": 1}', b"\xff"])
 def test_a_damaged_record(tmp_path, content):
     (tmp_path / FILE).write_bytes(content)

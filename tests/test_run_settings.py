@@ -77,6 +77,25 @@ def test_a_typed_root_moves_what_lay_below_it(model: Path) -> None:
     assert config.data.val_annotations == "/elsewhere/val.json"
 
 
+def test_a_root_that_moves_nothing_is_refused(tmp_path: Path) -> None:
+    model = write_run(tmp_path / "run", "data=custom", "data.images=/a/photos", "data.annotations=/a/b.json")
+    with pytest.raises(
+        CocosegError, match=r"data\.root moves nothing: .*data\.images=/a/photos .*give these"
+    ):
+        settled(model, "data.root=/moved")
+
+
+def test_what_other_data_drop_is_said(model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settled(model, "data.images=/i", "data.annotations=/a.json")
+    assert "masks.overlap=smallest data.labels={'animal': ['dog', 3]} data.subset.categories=['dog', 3]" in (
+        caplog.text
+    )
+    caplog.clear()
+    typed = ("data.labels={animal:[dog,3]}", "data.subset.categories=[dog,3]", "masks.overlap=smallest")
+    settled(model, "data.images=/i", "data.annotations=/a.json", *typed)
+    assert caplog.text == ""
+
+
 @pytest.mark.parametrize(
     "override", ["data=shapes", "experiment=demo", "data.images=/i", "data.annotations=/a.json"]
 )
@@ -90,7 +109,7 @@ def test_drawn_shapes_of_a_run(tmp_path: Path) -> None:
     assert config.data.shapes.images == 12
 
 
-@pytest.mark.parametrize("content", ["a: 1\n", "- 1\n", ""])
+@pytest.mark.parametrize("content", ["a: 1\n", "- 1\n", "", "model: ${oc.env:HOME}\n"])
 def test_a_config_file_of_something_else_is_no_run(tmp_path: Path, content: str) -> None:
     (tmp_path / "config.yaml").write_text(content)
     assert run_settings(str(tmp_path / "model.pth")) is None
@@ -105,6 +124,7 @@ def test_no_run_at_all(tmp_path: Path) -> None:
     [
         "seed: 0\nmasks: {}\ndata:\n  root: ${oc.env:HOME}\n",  # would look around on this machine
         "data: [unclosed\n",
+        "seed: 0\nmasks: 1\ndata: {}\n",
         "data: !!python/object/apply:os.system [ls]\n",
         "\x00",
     ],
@@ -113,6 +133,14 @@ def test_a_config_file_that_is_damaged_or_asks_for_more(tmp_path: Path, content:
     (tmp_path / "config.yaml").write_text(content)
     with pytest.raises(CocosegError, match=r"config\.yaml: the settings of the run can't be read"):
         run_settings(str(tmp_path / "model.pth"))
+
+
+def test_a_damaged_config_file_does_not_matter_to_other_data(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "config.yaml").write_text("data: [unclosed\n")
+    assert run_settings(str(tmp_path / "model.pth"), needed=False) is None
+    assert "warning: " in caplog.text
 
 
 def test_settings_of_another_version_are_refused(tmp_path: Path) -> None:

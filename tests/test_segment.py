@@ -20,7 +20,8 @@ from cocoseg.encoding import MaskEncoding
 from cocoseg.errors import CocosegError, IncompleteError
 from cocoseg.export import save_model
 from cocoseg.labels import LabelClass, LabelMap
-from cocoseg.segment import segment
+from cocoseg.predict import Predictor
+from cocoseg.segment import open_record, segment
 from cocoseg.spec import ModelSpec
 from conftest import run_program, write_coco
 from tiny import LABELS, Reads
@@ -69,7 +70,7 @@ def run(tmp_path: Path, input: Path, **settings: Any) -> Path:
         }
     )
     check_predict(config)
-    segment(config, output)
+    segment(config, output, open_record(config, output))
     return output
 
 
@@ -197,9 +198,11 @@ def test_many_sizes_in_any_order(tmp_path):
         np.testing.assert_array_equal(mask_of(output, name), mask)
 
 
-def test_a_bound_on_what_is_on_its_way(tmp_path, photos, monkeypatch):
+@pytest.mark.parametrize(("pixels", "scale"), [(1, None), (40_000, 4.0)], ids=["own", "input"])
+def test_a_bound_on_what_is_on_its_way(tmp_path, photos, monkeypatch, pixels, scale):
     """Pictures that each are more than may be on their way at a time go one by one."""
-    monkeypatch.setattr(pipeline_module, "PIXELS", 1)
+    monkeypatch.setattr(pipeline_module, "PIXELS", pixels)
+    drawn(stripes()).save(photos / "b.bmp")
     decode, lock, most, now = pipeline_module.Pipeline._decode, threading.Lock(), [0], [0]
     write = pipeline_module.Pipeline._write
 
@@ -217,8 +220,36 @@ def test_a_bound_on_what_is_on_its_way(tmp_path, photos, monkeypatch):
 
     monkeypatch.setattr(pipeline_module.Pipeline, "_decode", counted)
     monkeypatch.setattr(pipeline_module.Pipeline, "_write", written)
-    assert len(list((run(tmp_path, photos) / "masks").rglob("*.png"))) == 3
+    assert len(list((run(tmp_path, photos, scale=scale) / "masks").rglob("*.png"))) == 3
     assert most == [1]
+
+
+SHORT = (
+    "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried to allocate"
+)
+
+
+def test_a_picture_that_memory_is_too_short_for(tmp_path, photos, monkeypatch, caplog):
+    inputs = Predictor.inputs
+
+    def short(self, image):
+        if image.shape[-2:] == (40, 30):
+            raise RuntimeError(SHORT)
+        return inputs(self, image)
+
+    monkeypatch.setattr(Predictor, "inputs", short)
+    with pytest.raises(IncompleteError, match="1 of 3"):
+        run(tmp_path, photos)
+    assert "b.bmp: not enough memory to read it" in caplog.text
+
+
+def test_memory_that_is_too_short_for_the_network(tmp_path, photos, monkeypatch):
+    def short(self, inputs, owns):
+        raise RuntimeError(SHORT)
+
+    monkeypatch.setattr(Predictor, "masks", short)
+    with pytest.raises(CocosegError, match="out of memory: lower batch_size"):
+        run(tmp_path, photos)
 
 
 # ---- what goes wrong
@@ -227,7 +258,7 @@ def test_a_bound_on_what_is_on_its_way(tmp_path, photos, monkeypatch):
 def test_a_broken_picture_is_reported_and_the_rest_is_done(tmp_path, photos, caplog):
     (photos / "c.jpg").write_bytes(b"no picture")
     (photos / "d.png").write_bytes((photos / "a.png").read_bytes()[:60])
-    with pytest.raises(IncompleteError, match="2 of 5 pictures could not be read"):
+    with pytest.raises(IncompleteError, match="2 of 5 pictures are left out"):
         run(tmp_path, photos)
     output = tmp_path / "out"
     assert sorted(path.name for path in (output / "masks").rglob("*.png")) == ["a.png", "a.png", "b.png"]
@@ -238,6 +269,49 @@ def test_a_broken_picture_is_reported_and_the_rest_is_done(tmp_path, photos, cap
     (photos / "d.png").unlink()
     run(tmp_path, photos)  # mended: done now
     assert mask_of(output, "c").shape == (60, 90)
+
+
+def test_a_name_that_is_not_utf_8_is_reported_and_the_rest_is_done(tmp_path, photos, caplog):
+    (photos / "a.png").rename(photos / os.fsdecode(b"caf\xe9.png"))
+    with pytest.raises(IncompleteError, match="1 of 3 pictures are left out"):
+        run(tmp_path, photos, coco_json=True)
+    output = tmp_path / "out"
+    assert sorted(p.name for p in (output / "masks").rglob("*.png")) == ["a.png", "b.png"]
+    assert len(json.loads((output / "predictions.json").read_bytes())["images"]) == 2
+    assert r"caf\xe9.png: its name is not UTF-8" in caplog.text
+
+
+def test_a_broken_picture_keeps_its_image_id(tmp_path, photos):
+    (photos / "aa.jpg").write_bytes(b"no picture")
+    with pytest.raises(IncompleteError):
+        run(tmp_path, photos, coco_json=True)
+    found = json.loads((tmp_path / "out/coco_results.json").read_bytes())
+    ids = {one["file_name"]: one["image_id"] for one in found}
+    assert ids == {"a.png": 1, "b.bmp": 3, "deep/a.png": 4}
+
+
+def test_results_are_not_predicted_again(tmp_path, photos, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        output = run(tmp_path, Path("**/*.png"), output="photos/out")
+    assert {p.name for p in (output / "masks/photos").iterdir()} == {"a.png", "deep"}
+    assert (output / "gallery.html").read_text().count("<article>") == 2
+
+
+def test_names_that_leave_no_room_for_endings(tmp_path, photos):
+    (photos / "a.png").rename(photos / f"{'a' * 245}.png")
+    (photos / "deep").rename(photos / "b.png")
+    output = run(tmp_path, photos)
+    assert len([*(output / "masks").rglob("*.png")]) - 1 == 3  # one is a folder
+    run(tmp_path, photos)
+
+
+def test_a_picture_whose_results_cannot_be_written(tmp_path, photos, caplog):
+    (tmp_path / "out/masks/a.png").mkdir(parents=True)
+    with pytest.raises(IncompleteError, match="1 of 3 pictures are left out"):
+        run(tmp_path, photos)
+    assert mask_of(tmp_path / "out", "b").shape == (40, 30)
+    assert re.search(r"left out: .*masks/a\.png: can't be written", caplog.text)
 
 
 def test_all_broken(tmp_path):
@@ -382,7 +456,7 @@ def test_the_program_from_end_to_end(tmp_path, photos):
     done = run_program("predict", *overrides, "accelerator=cpu", cwd=tmp_path, **network)
 
     assert done.returncode == 1, done.stderr
-    assert done.stderr == "error: 1 of 4 pictures could not be read, as listed above\n"
+    assert done.stderr == "error: 1 of 4 pictures are left out, as listed above\n"
     assert "left out: photos/c.jpg: not a readable image" in done.stdout
     assert "predicted    3 of 4 pictures" in done.stdout
     assert "to look at   out/gallery.html" in done.stdout
@@ -393,6 +467,19 @@ def test_the_program_from_end_to_end(tmp_path, photos):
     again = run_program("predict", *overrides, "accelerator=cpu", cwd=tmp_path, **network)
     assert (again.returncode, again.stderr) == (0, "")
     assert "skipped      3 that are there" in again.stdout
+
+
+def test_a_refusal_changes_nothing_in_the_output(tmp_path, photos):
+    output = run(tmp_path, photos)
+    (output / "config.yaml").write_text("checkpoint: model.pth\ninput: photos\n")
+    before = written(output)
+    overrides = (f"checkpoint={tmp_path / 'model.pth'}", f"input={photos}", f"output={output}", "scale=0.5")
+    done = run_program("predict", *overrides, "accelerator=cpu", "precision=32-true", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "with scale=null, now it is 0.5" in done.stderr
+    after = written(output)
+    assert {name: after[name] for name in before} == before
+    assert "outcome.json" not in after
 
 
 @pytest.mark.parametrize(

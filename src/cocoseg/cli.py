@@ -65,7 +65,7 @@ def entry_point(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any
             _say("interrupted")
             sys.exit(INTERRUPTED)
         except SystemExit:
-            _record(STOPPED, "by a signal, before training")
+            _record(STOPPED, "by a signal")
             raise
         except Exception as error:
             sentence = _sentence(error)

@@ -46,7 +46,8 @@ def check_evaluation(config: EvaluateConfig) -> None:
 
 
 def check_held_out(config: EvaluateConfig, trained: Mapping[str, Any] | None) -> None:
-    """Refuse to call validation images what the model was trained on.
+    """Refuse to call validation images what the model was trained on, as far as settings tell: for runs that
+    did not note their images, see trained_on.py.
 
     Args:
         config: of the evaluation.

@@ -22,6 +22,7 @@ from cocoseg.prepared import PreparedSet, prepared_sets
 from cocoseg.sampling import Balanced, Share, Shuffle, in_batches, repeat_factors
 from cocoseg.split import split
 from cocoseg.stopping import leave_group
+from cocoseg.trained_on import Key, keys_of
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +91,11 @@ class SegmentationDataModule(L.LightningDataModule):
         if self.data.cache:
             dataset.decode_once(self.config.prepare.workers)
         return dataset
+
+    def training_images(self) -> list[Key]:
+        """What tells the training images from others, after `setup`."""
+        part = Batches(self.train_set)
+        return keys_of(part.whole.image_dir, (part.whole.pairs[number][0] for number in part.numbers))
 
     def class_counts(self) -> np.ndarray:
         """Pixels of each class in each training mask: (N, C) int32."""

@@ -94,6 +94,7 @@ class Deployed(nn.Module):
             "program": f"cocoseg {__version__}",
             "labels": json.dumps(self.labels.to_dict()),
             "image_size": json.dumps(list(self.image_size)),
+            "multiple": json.dumps(self.multiple),
             "input": "(B, H, W, 3) uint8 RGB" if self.normalise else "(B, 3, H, W) float32, normalised",
             "output": "(B, H, W) uint8 class index" if self.argmax else "(B, C, H, W) float32 logits",
             "normalization": json.dumps({"mean": list(MEAN), "std": list(STD), "inside": self.normalise}),

@@ -18,11 +18,12 @@ from cocoseg.dataset import resized_mask
 from cocoseg.device import in_channels_last, uses_cuda
 from cocoseg.enlarge import enlarged_argmax
 from cocoseg.enlarged_loss import enlarged_cross_entropy
+from cocoseg.errors import CocosegError
 from cocoseg.evaluation_data import Images, Sample, loader, open_images
 from cocoseg.evaluation_report import Report, View, as_text, write_table
 from cocoseg.export import SegmentationModel, load_model
 from cocoseg.failures import explained
-from cocoseg.files import from_here, whole_file, write_json
+from cocoseg.files import from_here, is_for_its_name, whole_file, write_json
 from cocoseg.gallery import Card, write_gallery, write_pictures
 from cocoseg.labels import IGNORE_INDEX
 from cocoseg.matching import Matching, matched
@@ -30,6 +31,7 @@ from cocoseg.pixels import normalised
 from cocoseg.predict import Predictor
 from cocoseg.progress import track
 from cocoseg.strips import Example, sheet
+from cocoseg.trained_on import noted, require_new
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +42,7 @@ SCALES = (0.75, 1.0, 1.25)  # that tta averages over, each with its mirror image
 BATCH = 16  # images, where data.batch_size is auto
 
 
-@explained()
+@explained("data.batch_size or data.image_size")
 def evaluate(config: EvaluateConfig, folder: Path, *, image_size: tuple[int, int] | None = None) -> Report:
     """Score `config.checkpoint` on `config.split` and write what was found to a folder.
 
@@ -50,7 +52,8 @@ def evaluate(config: EvaluateConfig, folder: Path, *, image_size: tuple[int, int
         image_size: (height, width) that the network is to see; None for what it was trained at.
 
     Raises:
-        CocosegError: the model can't be loaded, the data are bad, or their labels differ from the model's.
+        CocosegError: the model can't be loaded, the data are bad, their labels differ from the model's, or
+            validation images were trained on.
     """
     begin = time.monotonic()
     model = load_model(config.checkpoint, config.network)
@@ -59,19 +62,14 @@ def evaluate(config: EvaluateConfig, folder: Path, *, image_size: tuple[int, int
     model = in_channels_last(model.to("cuda" if on_gpu else "cpu"))
     images = open_images(config)
     matching = matched(model.labels, images.labels, config.labels)
+    require_new(images.keys(), noted(config.checkpoint) or (), config.split)
     tell_of_labels(matching)
 
     scorer = Scorer(model, images, matching, config)
     batch_size = BATCH if config.data.batch_size == AUTO else config.data.batch_size
     batches = loader(images, config, batch_size=batch_size, on_gpu=on_gpu)
     for sample, prediction in scorer.score(track(batches, total=len(batches), what="batches")):
-        name = images.names[sample.number]
-        if config.save_predictions:
-            images.encoding.write(prediction, folder / PREDICTIONS / f"{name}.png")
-        if config.gallery:
-            image, mask = images.original(sample.number)
-            pixels = image.permute(1, 2, 0).numpy()
-            write_pictures(folder, name, pixels, prediction, images.labels, truth=mask)
+        write_predicted(config, folder, images, sample.number, prediction)
 
     about = {
         "checkpoint": str(config.checkpoint),
@@ -88,6 +86,24 @@ def evaluate(config: EvaluateConfig, folder: Path, *, image_size: tuple[int, int
     log.info("time         %.1f s", time.monotonic() - begin)
     log.info("scores       %s", from_here(folder))
     return report
+
+
+def write_predicted(
+    config: EvaluateConfig, folder: Path, images: Images, number: int, prediction: np.ndarray
+) -> None:
+    """Pictures of an image, and its prediction, (h, w) uint8; a name that allows none costs no scores."""
+    name = images.names[number]
+    try:
+        if config.save_predictions:
+            images.encoding.write(prediction, folder / PREDICTIONS / f"{name}.png")
+        if config.gallery:
+            image, mask = images.original(number)
+            pixels = image.permute(1, 2, 0).numpy()
+            write_pictures(folder, name, pixels, prediction, images.labels, truth=mask)
+    except CocosegError as error:
+        if not is_for_its_name(error):
+            raise
+        log.warning("warning: %s", error)
 
 
 class Scorer:

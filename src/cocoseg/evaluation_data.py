@@ -15,6 +15,7 @@ from cocoseg.prepare import prepare
 from cocoseg.prepared import PreparedSet, prepared_sets
 from cocoseg.split import split
 from cocoseg.stopping import leave_group
+from cocoseg.trained_on import Key, keys_of
 
 
 class Sample(NamedTuple):
@@ -58,6 +59,12 @@ class Images(Dataset[Sample]):
     def __getitem__(self, number: int) -> Sample:
         image, mask = self.original(number)
         return Sample(number, self.inputs(image[None]), mask)
+
+    def keys(self) -> list[Key]:
+        """What tells the images apart, in their order."""
+        return [
+            key for part, number in self._places for key in keys_of(part.image_dir, [part.pairs[number][0]])
+        ]
 
     def original(self, number: int) -> tuple[Tensor, np.ndarray]:
         """Image (3, h, w) uint8 RGB and mask (h, w) uint8."""

@@ -67,7 +67,7 @@ class View:
             **{name: _number(value) for name, value in whole.summary().items()},
             "intervals": {name: [_number(end) for end in ends[name]] for name in SUMMARY},
             "pixels": pixels,
-            "iou": dict(zip(labels.names, map(_number, whole.iou()), strict=True)),
+            "iou": dict(zip(labels.unique_names, map(_number, whole.iou()), strict=True)),
         }
 
 

@@ -139,6 +139,8 @@ def interpreted(content: Any, path: str | Path) -> dict[str, Any]:
         return {**content, "spec": spec, "state_dict": weights, "scores": content["scores"]}
     except (KeyError, TypeError, AttributeError) as error:
         raise CocosegError(f"{path}: not a model or checkpoint of this program (no {error})") from error
+    except CocosegError as error:
+        raise CocosegError(f"{path}: not a model or checkpoint of this program: {error}") from error
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -176,6 +178,9 @@ def load_model(path: str | Path, net: nn.Module | type[nn.Module] | str | None =
     """
     content = read_weights(path)
     spec: ModelSpec = content["spec"]
+    outputs = spec.network.get("num_classes", len(spec.labels))
+    if outputs != len(spec.labels):
+        raise CocosegError(f"{path}: damaged: {len(spec.labels)} labels for a network of {outputs} classes")
     if not isinstance(net, nn.Module):
         arguments = dict(spec.network)
         name = arguments.pop("_target_", None)

@@ -9,6 +9,7 @@ from pathlib import Path
 from cocoseg.checks import check_export
 from cocoseg.errors import CocosegError
 from cocoseg.files import from_here
+from cocoseg.parallel import sigterm_as_exit
 
 HELP = """\
 Write a trained model in other formats, each checked against PyTorch at three sizes before it counts.
@@ -18,8 +19,8 @@ Write a trained model in other formats, each checked against PyTorch at three si
 
 checkpoint        segmentation_model.pth or a .ckpt file
 formats=[onnx]    onnx (needs pip install -e '.[onnx]'; any batch size, height and width),
-                  torch_export (.pt2, for torch alone; heights and widths that are multiples of 2^depth,
-                  from twice that up), pth (of a .ckpt file)
+                  torch_export (.pt2, for torch alone; heights and widths that are multiples of `multiple` in
+                  its metadata, 2^depth or 32, from twice that up), pth (of a .ckpt file)
 output=null       folder; null: beside the checkpoint
 normalise=true    the file takes (B, H, W, 3) uint8 RGB; false: (B, 3, H, W) float32, normalised
 argmax=true       the file gives the class index of each pixel, (B, H, W) uint8; false: logits (B, C, H, W)
@@ -46,7 +47,11 @@ def main() -> None:
         print(HELP, end="")
         return
     try:
-        run(parse(arguments))
+        with sigterm_as_exit():
+            run(parse(arguments))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)  # as a shell counts: 128 + SIGINT
     except CocosegError as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":  # as in the other programs
             raise

@@ -57,10 +57,19 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
+TRAINING = (
+    "data.batch_size (with trainer.accumulate_grad_batches to make up for it), data.image_size or "
+    "model.base_channels"
+)
+
+
 @contextmanager
-def explained() -> Iterator[None]:
+def explained(smaller: str = TRAINING) -> Iterator[None]:
     """Say in one line that memory ran out, and what to do; or that another process has ended, which says why
     itself, as the first one does for all others.
+
+    Args:
+        smaller: the keys to lower.
 
     Raises:
         TrainingError: instead of the library's own error.
@@ -73,10 +82,7 @@ def explained() -> Iterator[None]:
                 sys.exit(1)
             raise TrainingError("another process of this training has ended, see above") from error
         if is_out_of_memory(error) or isinstance(error, MemoryError):
-            raise TrainingError(
-                "out of memory: lower data.batch_size (with trainer.accumulate_grad_batches to make up for "
-                "it), data.image_size or model.base_channels"
-            ) from error
+            raise TrainingError(f"out of memory: lower {smaller}") from error
         said = str(error).lower()
         if any(part in said for part in ("can't allocate memory", "out of memory", "killed by signal")):
             raise TrainingError(

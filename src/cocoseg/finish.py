@@ -52,7 +52,7 @@ class Exporter:
             save_model(self.run_dir / MODEL, module.result.state_dict(), module.spec, scores)
             write_sheet(self.run_dir / SHEET, module.result, self.data.val_set, labels, self.data.config.seed)
             if scores:
-                named = {**scores, "iou": dict(zip(labels.names, self.scores.iou, strict=True))}
+                named = {**scores, "iou": dict(zip(labels.unique_names, self.scores.iou, strict=True))}
                 write_json(self.run_dir / METRICS, named)
         self.exported = self.budget.exported = True
         self.budget.expected.export = max(self.budget.expected.export, time.monotonic() - begin)

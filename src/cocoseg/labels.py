@@ -2,10 +2,12 @@
 
 import colorsys
 import difflib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
+import msgspec
 import numpy as np
 
 from cocoseg.coco import Category
@@ -34,6 +36,17 @@ class LabelClass:
     def category_id(self) -> int | None:
         """The one category; None for background and where there are several."""
         return self.category_ids[0] if len(self.category_ids) == 1 else None
+
+
+_Level = Annotated[int, msgspec.Meta(ge=0, le=255)]
+
+
+class _PlainClass(msgspec.Struct):
+    """A class as it stands in files."""
+
+    category_ids: tuple[int, ...]
+    name: str
+    color: tuple[_Level, _Level, _Level]
 
 
 @dataclass(frozen=True)
@@ -81,12 +94,16 @@ class LabelMap:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Self:
-        """The inverse of `to_dict`."""
-        return cls(
-            tuple(
-                LabelClass(tuple(c["category_ids"]), c["name"], tuple(c["color"])) for c in content["classes"]
-            )
-        )
+        """The inverse of `to_dict`.
+
+        Raises:
+            CocosegError: values are missing or of other types.
+        """
+        try:
+            classes = msgspec.convert(content["classes"], list[_PlainClass])
+        except (msgspec.ValidationError, KeyError, TypeError) as error:
+            raise CocosegError(f"no labels of this program ({error})") from error
+        return cls(tuple(LabelClass(c.category_ids, c.name, c.color) for c in classes))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, numbers and strings, for JSON and for model files."""
@@ -111,6 +128,17 @@ class LabelMap:
     @property
     def names(self) -> list[str]:
         return [c.name for c in self.classes]
+
+    @property
+    def unique_names(self) -> list[str]:
+        """Names as keys: those that several classes share are followed by the category ids."""
+        shared = {name for name, count in Counter(self.names).items() if count > 1}
+        return [
+            f"{c.name} (id {', '.join(map(str, c.category_ids))})"
+            if c.name in shared and c.category_ids
+            else c.name
+            for c in self.classes
+        ]
 
     @property
     def index_of(self) -> dict[int, int]:

@@ -114,7 +114,7 @@ class SegmentationModule(L.LightningModule):
         self.log("val/miou", scores.miou, prog_bar=True)
         self.log("val/miou_with_background", scores.miou_with_background)
         self.log("val/pixel_accuracy", scores.pixel_accuracy)
-        for name, iou in zip(self.spec.labels.names, scores.iou, strict=True):
+        for name, iou in zip(self.spec.labels.unique_names, scores.iou, strict=True):
             if iou is not None:
                 self.log(f"iou/{name}", iou)
 

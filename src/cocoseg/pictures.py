@@ -4,10 +4,13 @@ import glob
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
+from hashlib import blake2b
+from pathlib import Path, PurePosixPath
 
 from cocoseg.errors import CocosegError
 from cocoseg.files import from_here
+from cocoseg.record import FILE
 
 # What is taken from a folder; a file or pattern that is typed may end as it likes.
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif"} | {
@@ -19,6 +22,9 @@ SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".
     ".pbm",
     ".pnm",
 }
+
+ENDINGS = (".png", ".jpg", ".image.jpg", ".overlay.jpg", ".mask.png")  # of results
+LONGEST_NAME = 255 - max(map(len, ENDINGS))  # bytes, on most file systems
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ def find_pictures(input: str, output: Path) -> list[Picture]:
 
     Args:
         input: as typed; `**` in a pattern stands for any folders.
-        output: results, which are never taken for pictures.
+        output: results, which are never taken for pictures; neither are those in other outputs below.
 
     Raises:
         CocosegError: there are none.
@@ -51,15 +57,14 @@ def find_pictures(input: str, output: Path) -> list[Picture]:
         base, found = path.parent, [path]
     elif glob.has_magic(input):
         base = _fixed_part(path)
-        found = [file for file in base.glob(str(path.relative_to(base))) if not _is_hidden(file, base)]
+        found = [file for file in _matching(base, path) if not _is_hidden(file, base)]
     else:
         raise CocosegError(f"input: no file or folder {input}")
-    if path.is_dir():
-        output = output.resolve()
-        found = [file for file in found if not file.resolve().is_relative_to(output)]
-    pictures = [Picture(file, _name(file, base)) for file in found if file.is_file()]
+    found = [file for file in found if file.is_file()]
+    pictures = [Picture(file, _name(file, base)) for file in _no_results(found, base, output)]
     if not pictures:
-        raise CocosegError(f"input: no picture in {input}")
+        what = "nothing but results of predict.py" if found else "no picture"
+        raise CocosegError(f"input: {what} in {input}")
     return sorted(pictures, key=lambda picture: picture.name)
 
 
@@ -67,18 +72,25 @@ def name_results(pictures: Iterable[Picture], taken: Mapping[str, str], output: 
     """A name without ending for the results of each picture: no two share one, whatever the file system.
 
     `photos/a.jpg` becomes `photos/a`; where that is taken, by `photos/a.png` for one, `photos/a.jpg`, and
-    then `photos/a.jpg-2`.
+    then `photos/a.jpg-2`. A name is also taken where one of its files would be called as a folder is; what is
+    too long for the endings of results is cut.
 
     Args:
         taken: key of a picture, see `key`, to the name that it has from before.
     """
+    pictures = list(pictures)
+    folders = {str(folder).casefold() for p in pictures for folder in PurePosixPath(p.name).parents}
     used = {name.casefold() for name in taken.values()}
+    used |= {
+        folder.removesuffix(ending) for folder in folders for ending in ENDINGS if folder.endswith(ending)
+    }
     names: dict[Picture, str] = {}
     for picture in pictures:
         name = taken.get(key(picture, output))
         if name is None:
             stem = picture.name[: len(picture.name) - len(picture.path.suffix)]
-            name = next(free for free in _candidates(stem, picture.name) if free.casefold() not in used)
+            candidates = map(_shortened, _candidates(stem, picture.name))
+            name = next(free for free in candidates if free.casefold() not in used)
             used.add(name.casefold())
         names[picture] = name
     return names
@@ -89,12 +101,32 @@ def key(picture: Picture, output: Path) -> str:
     return Path(os.path.relpath(picture.path.absolute(), output.absolute())).as_posix()
 
 
+def is_text(picture: Picture, output: Path) -> bool:
+    """Whether the names of its file and folders are UTF-8, for the record and the gallery to hold them."""
+    try:
+        key(picture, output).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _candidates(*first: str) -> Iterable[str]:
     yield from first
     number = 2
     while True:
         yield f"{first[-1]}-{number}"
         number += 1
+
+
+def _shortened(name: str) -> str:
+    """With a last part that leaves room for the longest ending; a hash stands for what is cut off."""
+    path = PurePosixPath(name)
+    part = path.name.encode()
+    if len(part) <= LONGEST_NAME:
+        return name
+    digest = blake2b(part, digest_size=4).hexdigest()
+    kept = part[: LONGEST_NAME - len(digest) - 1].decode(errors="ignore")
+    return str(path.with_name(f"{kept}-{digest}"))
 
 
 def _below(folder: Path) -> Iterable[Path]:
@@ -106,6 +138,27 @@ def _below(folder: Path) -> Iterable[Path]:
     for root, folders, files in os.walk(folder, onerror=stop):
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (Path(root, name) for name in files if not name.startswith("."))
+
+
+def _matching(base: Path, pattern: Path) -> list[Path]:
+    try:
+        return list(base.glob(str(pattern.relative_to(base))))
+    except ValueError as error:  # as of `**.jpg`, before Python 3.13
+        raise CocosegError(f"input: {pattern}: {error}; write **/*.jpg for all folders below") from error
+
+
+def _no_results(files: Iterable[Path], base: Path, output: Path) -> list[Path]:
+    """Those that are not in the output, nor in another one between them and the base."""
+    output, base = output.resolve(), base.absolute()
+
+    @cache
+    def is_of_results(folder: Path) -> bool:
+        if folder.resolve().is_relative_to(output):
+            return True
+        below = folder != base and folder.is_relative_to(base)
+        return below and ((folder / FILE).exists() or is_of_results(folder.parent))
+
+    return [file for file in files if not is_of_results(file.parent.absolute())]
 
 
 def _fixed_part(pattern: Path) -> Path:

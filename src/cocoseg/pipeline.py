@@ -18,8 +18,8 @@ from torch import Tensor
 
 from cocoseg.encoding import MaskEncoding
 from cocoseg.errors import CocosegError
-from cocoseg.files import write_bytes
-from cocoseg.gallery import has_pictures, write_pictures
+from cocoseg.files import is_for_its_name, write_bytes
+from cocoseg.gallery import FOLDER, has_pictures, write_pictures
 from cocoseg.images import read_upright, size_of
 from cocoseg.pictures import Picture, key
 from cocoseg.pixels import from_picture
@@ -27,7 +27,9 @@ from cocoseg.predict import Predictor
 from cocoseg.preview import overlay, with_legend
 from cocoseg.record import Entry
 
-PIXELS = 2**26  # of pictures on their way, unless a single one has more
+PIXELS = (
+    2**26
+)  # of pictures on their way and what the network is to see of them, unless a single one has more
 BATCH_PIXELS = 2**22  # of the network's input
 LONGEST = 2048  # pixels: longer side of an overlay
 
@@ -52,6 +54,19 @@ class Places:
     @property
     def overlays(self) -> Path:
         return self.output / "overlays"
+
+    def make(self) -> None:
+        """Make the folders, so that what can't be written later on is for a file's own name.
+
+        Raises:
+            CocosegError: one can't be made.
+        """
+        wanted = {self.masks: True, self.overlays: self.overlay, self.output / FOLDER: self.gallery}
+        for folder in (folder for folder, is_wanted in wanted.items() if is_wanted):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise CocosegError(f"{folder}: can't be written ({error.strerror})") from error
 
     def mask(self, name: str) -> Path:
         return self.masks / f"{name}.png"
@@ -116,7 +131,7 @@ class Pipeline:
         self.workers = workers
 
     def run(self, pictures: Sequence[Picture]) -> Iterator[tuple[Picture, Entry | str]]:
-        """Yield what became of each picture, in any order: its entry, or the sentence why it can't be read.
+        """Yield what became of each picture, in any order: its entry, or the sentence why it is left out.
 
         Raises:
             CocosegError: results can't be written, or the device's memory ran out.
@@ -130,7 +145,7 @@ class Pipeline:
         try:
             while waiting or on_their_way:
                 while waiting and len(decoding) < self.workers + self.batch_size:
-                    pixels = _pixels(waiting[0])
+                    pixels = self._pixels(waiting[0])
                     if on_their_way and sum(on_their_way.values()) + pixels > PIXELS:
                         break
                     picture = waiting.popleft()
@@ -146,19 +161,37 @@ class Pipeline:
                         picture = decoding.pop(future)
                         try:
                             decoded = future.result()
-                        except (CocosegError, OSError, MemoryError) as error:
+                        except (CocosegError, OSError, MemoryError, RuntimeError) as error:
+                            if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
+                                raise
                             del on_their_way[picture]
-                            yield picture, str(error) or f"{picture.path}: not enough memory to read it"
+                            short = f"{picture.path}: not enough memory to read it"
+                            yield picture, short if _is_out_of_memory(error) else str(error)
                         else:
                             batches.setdefault(tuple(decoded.inputs[0].shape), []).append(decoded)
                 blocked = (not decoding and not batches) or len(writing) > 2 * self.workers + self.batch_size
                 for future in wait(writing, None if blocked else 0, FIRST_COMPLETED).done:
                     picture = writing.pop(future)
                     del on_their_way[picture]
-                    yield picture, future.result()
+                    try:
+                        entry = future.result()
+                    except CocosegError as error:
+                        if not is_for_its_name(error):
+                            raise
+                        yield picture, str(error)
+                    else:
+                        yield picture, entry
         finally:
             readers.shutdown(cancel_futures=True)
             writers.shutdown(cancel_futures=True)
+
+    def _pixels(self, picture: Picture) -> int:
+        """Its own, from the file's header, and those of the network's inputs; 0 where it can't be read."""
+        size = size_of(picture.path)
+        if size is None:
+            return 0
+        width, height = size
+        return width * height + self.predictor.input_pixels((height, width))
 
     def _limit(self, shape: tuple[int, ...]) -> int:
         """How many inputs of a shape are a full batch."""
@@ -179,7 +212,9 @@ class Pipeline:
         inputs = [torch.cat(parts) for parts in zip(*(decoded.inputs for decoded in batch), strict=True)]
         try:
             masks = self.predictor.masks(inputs, [decoded.size for decoded in batch])
-        except torch.OutOfMemoryError as error:
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
             raise CocosegError("out of memory: lower batch_size, scale, or the sides of tile") from error
         for decoded, mask in zip(batch, masks, strict=True):
             decoded.inputs = []
@@ -211,7 +246,6 @@ class Pipeline:
         )
 
 
-def _pixels(picture: Picture) -> int:
-    """From the file's header; 0 where it can't be read."""
-    width, height = size_of(picture.path) or (0, 0)
-    return width * height
+def _is_out_of_memory(error: Exception) -> bool:
+    """On any device; on a CPU torch raises a plain RuntimeError."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

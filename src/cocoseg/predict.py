@@ -88,6 +88,11 @@ class Predictor:
         """Height and width of the network's input for an image of this height and width."""
         return tuple(self.model.image_size) if self.scale is None else _times(own, self.scale)
 
+    def input_pixels(self, own: Size) -> int:
+        """How many pixels `inputs` makes of an image of this height and width."""
+        size = self.input_size(own)
+        return sum(math.prod(_times(size, scale)) for scale in self.scales)
+
     def inputs(self, image: Tensor) -> list[Tensor]:
         """What the network is to see, at each of `scales`. Needs no network: other threads can do it.
 

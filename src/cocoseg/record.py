@@ -85,9 +85,13 @@ class Record:
         if not os.path.lexists(self.path):
             return None
         try:
-            return msgspec.json.decode(self.path.read_bytes(), type=_Content, strict=False)
-        except (OSError, msgspec.MsgspecError) as error:
+            content = msgspec.json.decode(self.path.read_bytes(), type=_Content, strict=False)
+            for entry in content.images:
+                if not _is_inside(entry.name):
+                    raise ValueError(f"{entry.name!r} leads out of the folder")
+        except (OSError, ValueError) as error:
             raise CocosegError(f"{from_here(self.path)}: damaged ({error}); name another output") from error
+        return content
 
     def _require_same(self, found: _Content) -> None:
         where = from_here(self.path.parent)
@@ -102,6 +106,12 @@ class Record:
                     f"output: {where} holds predictions with {key}={_typed(there)}, now it is "
                     f"{_typed(here)}; {advice}"
                 )
+
+
+def _is_inside(name: str) -> bool:
+    """Whether results of this name stay in their folder. Names are this system's own: `a:b` may be one."""
+    path = Path(name)
+    return bool(path.name) and not path.anchor and ".." not in path.parts and "\0" not in name
 
 
 def _typed(value: Any) -> str:

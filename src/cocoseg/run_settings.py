@@ -1,5 +1,6 @@
 """The settings of the run that a model comes from, so that it is scored on the data it was trained for."""
 
+import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,23 @@ from yaml import YAMLError
 
 from cocoseg.errors import CocosegError
 
+log = logging.getLogger(__name__)
+
 OTHER_DATA = ("data", "experiment", "data.images", "data.annotations")  # typed: none of the run's settings
 PLACES = ("images", "annotations", "val_images", "val_annotations")
 OF_THE_MACHINE = ("batch_size", "num_workers")
 
 
-def run_settings(checkpoint: str) -> dict[str, Any] | None:
+def has_other_data(keys: Collection[str]) -> bool:
+    """Whether what was typed, groups included, names data that are not the run's own."""
+    return bool(set(OTHER_DATA) & set(keys))
+
+
+def run_settings(checkpoint: str, *, needed: bool = True) -> dict[str, Any] | None:
     """The `config.yaml` of the run that a model file or checkpoint lies in, or None where there is none.
+
+    Args:
+        needed: a damaged file is an error, else a warning.
 
     Raises:
         CocosegError: it is damaged.
@@ -27,21 +38,27 @@ def run_settings(checkpoint: str) -> dict[str, Any] | None:
             continue
         try:
             content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-            if "${" in str(content):  # it was resolved when it was written; no file may look around here
-                raise ValueError("it holds an interpolation")
             if not isinstance(content, dict) or not {"data", "masks", "seed"} <= content.keys():
                 continue  # another program's
-            return {key: content[key] for key in ("data", "masks", "seed")}
+            settings = {key: content[key] for key in ("data", "masks", "seed")}
+            if "${" in str(settings):  # it was resolved when it was written; no file may look around here
+                raise ValueError("it holds an interpolation")
+            if not all(isinstance(settings[key], dict) for key in ("data", "masks")):
+                raise ValueError("data and masks must be mappings")
+            return settings
         except (OSError, ValueError, TypeError, YAMLError, OmegaConfBaseException) as error:
-            reason = str(error).splitlines()[0]
-            raise CocosegError(f"{path}: the settings of the run can't be read ({reason})") from error
+            said = f"{path}: the settings of the run can't be read ({str(error).splitlines()[0]})"
+            if needed:
+                raise CocosegError(f"{said}; give data=…, or move that file away") from error
+            log.warning("warning: %s", said)
     return None
 
 
 def as_trained(config: DictConfig, trained: Mapping[str, Any] | None, keys: Collection[str]) -> DictConfig:
     """The settings with data, masks and seed as the run had them, where nothing else was typed.
 
-    A typed `data.root` moves what lay below the run's own.
+    A typed `data.root` moves what lay below the run's own. Where other data are typed, what the run had of
+    labels and masks and these have not is named in a warning.
 
     Args:
         config: as composed.
@@ -49,15 +66,16 @@ def as_trained(config: DictConfig, trained: Mapping[str, Any] | None, keys: Coll
         keys: those that were typed, groups included.
 
     Raises:
-        CocosegError: the run's settings don't fit those of this version.
+        CocosegError: the run's settings don't fit those of this version, or `data.root` moves nothing.
     """
-    if trained is None or set(OTHER_DATA) & set(keys):
+    if trained is None:
+        return config
+    if has_other_data(keys):
+        _tell_of_dropped(config, trained)
         return config
     data = dict(trained["data"])
-    if "data.root" in keys and data.get("root") is not None:
-        for place in PLACES:
-            if data.get(place) is not None and Path(data[place]).is_relative_to(data["root"]):
-                data[place] = str(Path(config.data.root, Path(data[place]).relative_to(data["root"])))
+    if "data.root" in keys:
+        data |= _moved(data, config.data.root)
     taken = {
         "seed": trained["seed"],
         "data": {key: value for key, value in data.items() if key not in OF_THE_MACHINE},
@@ -70,6 +88,33 @@ def as_trained(config: DictConfig, trained: Mapping[str, Any] | None, keys: Coll
             f"the settings of the run that trained the model don't fit ({str(error).splitlines()[0]}); "
             "give data=…"
         ) from error
+
+
+def _moved(data: Mapping[str, Any], root: str) -> dict[str, str]:
+    """The places below the run's own root, below another one."""
+    before = data.get("root")
+    below = [key for key in PLACES if data.get(key) and before and Path(data[key]).is_relative_to(before)]
+    if not below:
+        given = " ".join(f"data.{key}={data[key]}" for key in PLACES if data.get(key))
+        raise CocosegError(
+            f"data.root moves nothing: the run that trained the model had no data below one, but {given}; "
+            "give these keys"
+        )
+    return {key: str(Path(root, Path(data[key]).relative_to(before))) for key in below}
+
+
+def _tell_of_dropped(config: DictConfig, trained: Mapping[str, Any]) -> None:
+    """Warn of settings that say what pixels mean and are not those of the training."""
+    there = {**{f"masks.{key}": value for key, value in trained["masks"].items()}}
+    there["data.labels"] = trained["data"].get("labels")
+    there["data.subset.categories"] = (trained["data"].get("subset") or {}).get("categories")
+    here = {key: OmegaConf.select(config, key) for key in there}
+    others = [f"{key}={there[key]}" for key in there if here[key] != there[key]]
+    if others:
+        log.warning(
+            "warning: the run that trained the model had %s, these data have not; type what shall hold",
+            " ".join(others),
+        )
 
 
 def _without(settings: Mapping[str, Any], keys: Collection[str], path: str) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 import hashlib
 import logging
+import os
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -23,7 +24,7 @@ from cocoseg.export import SegmentationModel, load_model
 from cocoseg.files import from_here, remove_parts
 from cocoseg.gallery import FOLDER, Card, write_gallery
 from cocoseg.parallel import sigterm_as_exit
-from cocoseg.pictures import Picture, find_pictures, key, name_results
+from cocoseg.pictures import Picture, find_pictures, is_text, key, name_results
 from cocoseg.pipeline import Pipeline, Places
 from cocoseg.predict import Predictor
 from cocoseg.progress import track
@@ -38,18 +39,32 @@ PIXEL = {"category_id": "category_id", "index": "class_index"}  # as labels.json
 DTYPES = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
-def segment(config: PredictConfig, output: Path) -> None:
+def open_record(config: PredictConfig, output: Path) -> Record:
+    """What the output holds already, made by the same model and settings.
+
+    Raises:
+        CocosegError: they are others, or there is no such device.
+    """
+    _, precision = settle(config.accelerator, config.precision)
+    return Record(output, _hash(Path(config.checkpoint)), _what_matters(config, precision))
+
+
+def segment(config: PredictConfig, output: Path, record: Record) -> None:
     """Predict, write, and say what was done.
+
+    Args:
+        record: of the output, see `open_record`.
 
     Raises:
         CocosegError: nothing can be done at all.
-        IncompleteError: some pictures can't be read.
+        IncompleteError: some pictures are left out.
     """
     begin = time.monotonic()
     # Pillow's, of which images.py has a limit of its own, and about odd metadata.
     warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)
     warnings.filterwarnings("ignore", module="PIL")
-    pictures = find_pictures(config.input, output)
+    found = find_pictures(config.input, output)
+    pictures = _with_text_names(found, output)
     known = coco.read(Path(config.annotations)).images if config.annotations else None
     device, precision = settle(config.accelerator, config.precision)
     model = load(Path(config.checkpoint), config.network).to(device)
@@ -65,11 +80,11 @@ def segment(config: PredictConfig, output: Path) -> None:
     if encoding.pixel != PIXEL[config.values]:
         log.warning("masks hold class indices, for category ids don't fit; labels.json says which is which")
 
-    record = Record(output, _hash(Path(config.checkpoint)), _what_matters(config, precision))
     places = Places(output, config.overlay, config.gallery)
     names = name_results(pictures, record.names, output)
     workers = config.workers or max(2, available_cores())
     pipeline = Pipeline(predictor, encoding, places, names, batch_size=config.batch_size, workers=workers)
+    places.make()
     encoding.save(output)
     with sigterm_as_exit():
         for folder in (places.masks, places.overlays, output / FOLDER):
@@ -79,11 +94,12 @@ def segment(config: PredictConfig, output: Path) -> None:
         failed = _predict(pipeline, [p for p in pictures if p not in there], record)
         done = [picture for picture in pictures if picture not in failed]
         if config.coco_json:
-            _write_results(config, done, names, known, encoding, places, workers)
+            ids = image_ids([picture.name for picture in found], known)
+            _write_results(config, done, names, ids, encoding, places, workers)
         if config.gallery:
             _write_gallery(config, done, record, encoding, places)
     fresh = len(done) - len(there)
-    log.info("predicted    %d of %d pictures in %.1f s", fresh, len(pictures), time.monotonic() - begin)
+    log.info("predicted    %d of %d pictures in %.1f s", fresh, len(found), time.monotonic() - begin)
     if there:
         log.info("skipped      %d that are there", len(there))
     log.info("masks        %s (pixel: %s)", from_here(places.masks), encoding.pixel.replace("_", " "))
@@ -94,8 +110,8 @@ def segment(config: PredictConfig, output: Path) -> None:
     ):
         if wanted:
             log.info("%-12s %s", what, from_here(place))
-    if failed:
-        raise IncompleteError(f"{len(failed)} of {len(pictures)} pictures could not be read, as listed above")
+    if left_out := len(found) - len(done):
+        raise IncompleteError(f"{left_out} of {len(found)} pictures are left out, as listed above")
 
 
 def load(checkpoint: Path, network: str | None) -> SegmentationModel:
@@ -124,6 +140,15 @@ def settle(accelerator: str, precision: str) -> tuple[torch.device, str]:
     return torch.device({"gpu": "cuda"}.get(accelerator, accelerator)), precision
 
 
+def _with_text_names(pictures: Sequence[Picture], output: Path) -> list[Picture]:
+    """Those that the record and the gallery can name; the others are reported."""
+    kept = [picture for picture in pictures if is_text(picture, output)]
+    for picture in sorted({*pictures} - {*kept}, key=lambda picture: picture.name):
+        shown = os.fsencode(picture.path).decode(errors="backslashreplace")
+        log.warning("left out: %s: its name is not UTF-8; rename it", shown)
+    return kept
+
+
 def _predict(pipeline: Pipeline, pictures: Sequence[Picture], record: Record) -> set[Picture]:
     """Run, and keep the record. Returns the pictures that can't be read."""
     failed: set[Picture] = set()
@@ -148,12 +173,11 @@ def _write_results(
     config: PredictConfig,
     pictures: Sequence[Picture],
     names: dict[Picture, str],
-    known: Sequence[coco.Image] | None,
+    ids: Mapping[str, int],
     encoding: MaskEncoding,
     places: Places,
     workers: int,
 ) -> None:
-    ids = image_ids([picture.name for picture in pictures], known)
     listed = [picture for picture in pictures if picture.name in ids]
     if len(listed) < len(pictures):
         other = next(picture.name for picture in pictures if picture.name not in ids)

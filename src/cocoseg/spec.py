@@ -36,9 +36,19 @@ class ModelSpec:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Self:
-        return cls(
-            dict(content["network"]), LabelMap.from_dict(content["labels"]), tuple(content["image_size"])
-        )
+        """The inverse of `to_dict`.
+
+        Raises:
+            CocosegError: values are of other types.
+            KeyError: one is missing.
+        """
+        network, size = content["network"], content["image_size"]
+        if not isinstance(network, Mapping):
+            raise CocosegError(f"network is {network!r}; it must be a mapping")
+        is_pair = isinstance(size, list | tuple) and len(size) == 2
+        if not is_pair or not all(type(side) is int and side >= 1 for side in size):
+            raise CocosegError(f"image_size is {size!r}; it must be [height, width] in pixels")
+        return cls(dict(network), LabelMap.from_dict(content["labels"]), (size[0], size[1]))
 
     def require_same(self, found: "ModelSpec", where: str) -> None:
         """Refuse weights that belong to another network or other labels.

@@ -34,6 +34,7 @@ from cocoseg.pretrained import Pretrained, read_pretrained
 from cocoseg.pruning import PruneTrial
 from cocoseg.resuming import best_beside
 from cocoseg.stopping import StopOnSignal
+from cocoseg.trained_on import note
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ def train(config: Config, run_dir: Path, budget: Budget, command: Command | None
     pretrained = None if checkpoint is not None else _weights(config)
 
     data = _open(config, budget)
+    if processes.rank() == 0:
+        note(run_dir, data.training_images(), (config.ckpt_path, config.model.get("weights")))
     module = make_module(config, data, settings, pretrained)
     if checkpoint is not None:
         _require_fitting(checkpoint, module, where=config.ckpt_path)

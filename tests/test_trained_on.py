@@ -1,0 +1,100 @@
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cocoseg.config_evaluate import EvaluateConfig
+from cocoseg.datamodule import SegmentationDataModule
+from cocoseg.errors import CocosegError
+from cocoseg.evaluation_data import open_images
+from cocoseg.trained_on import FILE, keys_of, note, noted, require_new
+from tiny import shapes_config
+
+
+@pytest.fixture(scope="module")
+def config(shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> EvaluateConfig:
+    """Of a run that has noted its images."""
+    folder = tmp_path_factory.mktemp("run")
+    base = shapes_config(shapes_root, folder / "prepared")
+    data = SegmentationDataModule(base)
+    data.prepare_data()
+    note(folder, data.training_images())
+    (folder / "model.pth").touch()
+    return EvaluateConfig(**{**vars(base), "checkpoint": str(folder / "model.pth")})
+
+
+def compare(config: EvaluateConfig, **data: object) -> None:
+    """As an evaluation does."""
+    config = replace(config, data=replace(config.data, **data))
+    require_new(open_images(config).keys(), noted(config.checkpoint), config.split)
+
+
+def test_what_the_run_held_out_is_new(config: EvaluateConfig, caplog: pytest.LogCaptureFixture) -> None:
+    compare(config)
+    assert caplog.text == ""
+
+
+def test_another_split_is_refused(config: EvaluateConfig) -> None:
+    with pytest.raises(CocosegError, match=r"^split=val: the model was trained on \d of these 6 images, \S+"):
+        compare(replace(config, seed=7))
+
+
+def test_annotations_that_have_grown_split_differently(config: EvaluateConfig, tmp_path: Path) -> None:
+    """The same settings, the same name of the file: only the images tell."""
+    images = Path(config.data.images)
+    shutil.copytree(images, tmp_path / "images")
+    content = json.loads(Path(config.data.annotations).read_bytes())
+    first = content["images"][0]
+    new = [{**first, "id": 1000 + n, "file_name": f"new{n}.png"} for n in range(8)]
+    for image in new:
+        shutil.copy(images / first["file_name"], tmp_path / "images" / image["file_name"])
+    drawn = next(a for a in content["annotations"] if a["image_id"] == first["id"])
+    content["annotations"] += [{**drawn, "id": 5000 + n, "image_id": 1000 + n} for n in range(8)]
+    content["images"] = new + content["images"]
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    with pytest.raises(CocosegError, match=r"^split=val: the model was trained on"):
+        compare(
+            config,
+            images=str(tmp_path / "images"),
+            annotations=str(tmp_path / "instances.json"),
+            prepared_dir=str(tmp_path / "prepared"),
+        )
+
+
+def test_the_training_file_as_validation_file(config: EvaluateConfig, tmp_path: Path) -> None:
+    with pytest.raises(CocosegError, match=r"trained on 18 of these 24 images"):
+        compare(config, val_annotations=config.data.annotations, prepared_dir=str(tmp_path / "prepared"))
+
+
+@pytest.mark.parametrize(("split", "images"), [("all", 24), ("train", 18)])
+def test_other_splits_say_it(
+    config: EvaluateConfig, split: str, images: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    compare(replace(config, split=split))
+    assert f"warning: the model was trained on 18 of these {images} images" in caplog.text
+
+
+def test_other_images_of_the_same_names_are_new(config: EvaluateConfig, tmp_path: Path) -> None:
+    images = shutil.copytree(config.data.images, tmp_path / "images")
+    for path in images.iterdir():
+        path.write_bytes(path.read_bytes() + b"\0")
+    require_new(keys_of(images, sorted(p.name for p in images.iterdir())), noted(config.checkpoint), "val")
+
+
+def test_a_run_takes_along_what_it_goes_on_from(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+    last = tmp_path / "first/checkpoints/last.ckpt"
+    last.touch()
+    note(tmp_path / "first", [("a.jpg", 1)])
+    note(tmp_path / "second", [("b.jpg", 2)], (str(last), None, "IMAGENET1K_V2"))
+    assert noted(str(tmp_path / "second/segmentation_model.pth")) == {("a.jpg", 1), ("b.jpg", 2)}
+
+
+def test_no_word_and_a_damaged_one(tmp_path: Path) -> None:
+    assert noted(str(tmp_path / "model.pth")) is None
+    (tmp_path / FILE).write_text('{"images": [["a.jpg", "large"]]}')
+    with pytest.raises(CocosegError, match=r"training_images\.json: damaged .*; delete it to go without"):
+        noted(str(tmp_path / "model.pth"))
