@@ -1,4 +1,5 @@
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cocoseg import exporting
+from cocoseg import export_main, exporting
 from cocoseg.checks import check_export
 from cocoseg.deployed import Deployed
 from cocoseg.errors import CocosegError
@@ -229,6 +230,17 @@ def test_a_mistake_on_the_command_line_is_one_line(tmp_path: Path) -> None:
     done = run("checkpoint=none.pth", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: none.pth: no such file\n"
+
+
+@pytest.mark.parametrize(("received", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_ends_it_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, received: str, code: int
+) -> None:
+    monkeypatch.setattr("sys.argv", ["export", "checkpoint=model.pth"])
+    monkeypatch.setattr(export_main, "run", lambda settings: signal.raise_signal(signal.Signals[received]))
+    with pytest.raises(SystemExit) as ended:
+        export_main.main()
+    assert ended.value.code == code
 
 
 def test_help(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_the_own_folder_may_be_written_to_again(tmp_path: Path) -> None:
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     with (
         alone(tmp_path, "output"),
-        pytest.raises(CocosegError, match="^output: another process writes to"),
+        pytest.raises(CocosegError, match=r"^output: another process writes to"),
         alone(tmp_path, "output"),
     ):
         pass

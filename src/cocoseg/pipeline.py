@@ -27,9 +27,7 @@ from cocoseg.predict import Predictor
 from cocoseg.preview import overlay, with_legend
 from cocoseg.record import Entry
 
-PIXELS = (
-    2**26
-)  # of pictures on their way and what the network is to see of them, unless a single one has more
+PIXELS = 2**26  # of pictures on their way and of the network's inputs, unless a single one has more
 BATCH_PIXELS = 2**22  # of the network's input
 LONGEST = 2048  # pixels: longer side of an overlay
 
