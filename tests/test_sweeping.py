@@ -182,6 +182,13 @@ def test_without_a_total_time_jobs_are_as_configured(played: Played):
     assert all(job["resume"] == "auto" for job in played.jobs)
 
 
+def test_a_time_that_was_left_out_follows_as_well(played: Played):
+    """The job that is told of it must not leave it out, too."""
+    run(played, "~trainer.max_time", trials=2, total_time="00:00:02:00", max_time=None)
+    assert played.numbers == [0, 1]
+    assert len(played.limits) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "settings", "message"),
     [
