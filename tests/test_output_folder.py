@@ -47,10 +47,12 @@ def test_a_programs_mistake_costs_a_run_nothing(tmp_path: Path, program: str) ->
     (tmp_path / "run/checkpoints").mkdir(parents=True)
     (tmp_path / "run/config.yaml").write_text("{}\n")
     (tmp_path / "run/outcome.json").write_text("{}\n")
+    (tmp_path / "run/.hydra").mkdir()
+    (tmp_path / "run/.hydra/config.yaml").write_text("{}\n")
     (tmp_path / "model.pth").touch()
     given = {"evaluate": ("data=shapes", "run_dir=run"), "predict": ("input=.", "output=run")}[program]
     done = run_program(program, "checkpoint=model.pth", *given, cwd=tmp_path)
     assert done.returncode == 2
     assert "run is the folder of a training" in done.stderr
-    assert (tmp_path / "run/config.yaml").read_text() == "{}\n"
-    assert (tmp_path / "run/outcome.json").read_text() == "{}\n"
+    for name in ("config.yaml", "outcome.json", ".hydra/config.yaml"):
+        assert (tmp_path / "run" / name).read_text() == "{}\n"

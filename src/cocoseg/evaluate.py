@@ -62,7 +62,7 @@ def evaluate(config: EvaluateConfig, folder: Path, *, image_size: tuple[int, int
     model = in_channels_last(model.to("cuda" if on_gpu else "cpu"))
     images = open_images(config)
     matching = matched(model.labels, images.labels, config.labels)
-    require_new(images.keys(), noted(config.checkpoint) or (), config.split)
+    require_new(images.image_keys(), noted(config.checkpoint) or (), config.split)
     tell_of_labels(matching)
 
     scorer = Scorer(model, images, matching, config)

@@ -60,7 +60,7 @@ class Images(Dataset[Sample]):
         image, mask = self.original(number)
         return Sample(number, self.inputs(image[None]), mask)
 
-    def keys(self) -> list[Key]:
+    def image_keys(self) -> list[Key]:
         """What tells the images apart, in their order."""
         return [
             key for part, number in self._places for key in keys_of(part.image_dir, [part.pairs[number][0]])

@@ -105,7 +105,7 @@ def _moved(data: Mapping[str, Any], root: str) -> dict[str, str]:
 
 def _tell_of_dropped(config: DictConfig, trained: Mapping[str, Any]) -> None:
     """Warn of settings that say what pixels mean and are not those of the training."""
-    there = {**{f"masks.{key}": value for key, value in trained["masks"].items()}}
+    there = {f"masks.{key}": value for key, value in trained["masks"].items()}
     there["data.labels"] = trained["data"].get("labels")
     there["data.subset.categories"] = (trained["data"].get("subset") or {}).get("categories")
     here = {key: OmegaConf.select(config, key) for key in there}

@@ -53,7 +53,8 @@ def train(config: Config, run_dir: Path, budget: Budget, command: Command | None
 
     data = _open(config, budget)
     if processes.rank() == 0:
-        note(run_dir, data.training_images(), (config.ckpt_path, config.model.get("weights")))
+        weights = config.model.get("weights") if is_own(config.model) else None
+        note(run_dir, data.training_images(), (config.ckpt_path, weights))
     module = make_module(config, data, settings, pretrained)
     if checkpoint is not None:
         _require_fitting(checkpoint, module, where=config.ckpt_path)
