@@ -33,6 +33,7 @@ COMPLETE = {
     "segmentation_model.pth",
     "examples.png",
     "metrics.json",
+    "training_images.json",
 }
 
 
