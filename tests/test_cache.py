@@ -263,8 +263,8 @@ open_arrays(folder / "arrays", Source(files, files, [], (4, 6), decode), workers
 """
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [pytest.param("SIGTERM", marks=pytest.mark.slow), "SIGKILL"])
 def test_killed_while_making_and_started_again(tmp_path, workers, name):
     import signal
 

@@ -197,6 +197,7 @@ def test_overrides_take_effect_and_the_time_ends_the_run(tmp_path: Path):
     assert read_weights(run / "segmentation_model.pth")["state_dict"]["stem.0.weight"].shape[0] == 4
 
 
+@pytest.mark.slow
 def test_custom_data_with_a_validation_file(tmp_path: Path):
     """The file names of both folders are the same; that must not matter."""
     draw_shapes(tmp_path / "mine", images=12, seed=1)
@@ -363,7 +364,7 @@ def ended(process: subprocess.Popen[str], cwd: Path) -> tuple[str, str]:
 @pytest.mark.parametrize(
     ("number", "to_group", "exit_code"),
     [
-        pytest.param(signal.SIGINT, True, 130, id="ctrl_c"),
+        pytest.param(signal.SIGINT, True, 130, id="ctrl_c", marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, False, 143, id="kill"),
         pytest.param(signal.SIGUSR1, False, 0, id="warning", marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, True, 143, id="service_stop", marks=pytest.mark.slow),

@@ -124,6 +124,7 @@ def without(tmp_path: Path):
     return environment
 
 
+@pytest.mark.slow
 def test_without_optuna_only_its_sweeps_fail(without, tmp_path: Path):
     environment = without("optuna")
     done = run_program("train", "--help", cwd=tmp_path, **environment)
@@ -137,11 +138,16 @@ def test_without_optuna_only_its_sweeps_fail(without, tmp_path: Path):
     ("overrides", "message"),
     [
         (("sweep=tpe", LR), "error: sweep.trials is not set"),
-        (("sweep=tpe", "sweep.trials=0", LR), "error: sweep.trials is 0; it must be at least 1"),
+        pytest.param(
+            ("sweep=tpe", "sweep.trials=0", LR),
+            "error: sweep.trials is 0; it must be at least 1",
+            marks=pytest.mark.slow,
+        ),
         (("sweep=tpe", "sweep.trials=2"), "error: sweep: nothing to search"),
-        (
+        pytest.param(
             ("sweep.trials=2",),
             "error: sweep: how to search is not chosen; add sweep=tpe, random, grid, halving",
+            marks=pytest.mark.slow,
         ),
     ],
 )

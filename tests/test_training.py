@@ -166,6 +166,7 @@ def test_small_images_first(run):
     assert set(sizes) == {(32, 32), (48, 48)}
 
 
+@pytest.mark.slow
 def test_rare_classes_sampled_and_cropped_around_while_augmentation_grows(run):
     overrides = ("data.sampling=balanced", "augment=default", "augment.rare_crop=0.5", "trainer.max_epochs=2")
     first, second = (run(name, *overrides, "augment.start_strength=0") for name in ("first", "second"))
@@ -214,7 +215,7 @@ SEGMENTATION = "torchvision.models.segmentation"
     [
         (*RESIDUAL, "model.depth=2"),
         (*RESIDUAL, "model.depth=3", "model.deep_supervision=true", "model.stochastic_depth=0.2"),
-        (*RESNET, "model.weights=null"),
+        pytest.param((*RESNET, "model.weights=null"), marks=pytest.mark.slow),
     ],
     ids=["residual", "deep supervision", "resnet"],
 )
@@ -245,6 +246,7 @@ def test_the_preset_of_torchvisions_deeplab(run):
     assert any(name.startswith("net.aux_classifier") for name in last(folder)["state_dict"])
 
 
+@pytest.mark.slow
 def test_the_preset_of_another_package(run):
     pytest.importorskip("segmentation_models_pytorch")
     small = ("model.encoder_name=resnet18", "+model.decoder_channels=[8,8,8,8,8]", "trainer.max_steps=2")
