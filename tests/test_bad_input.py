@@ -362,6 +362,7 @@ def test_settings_that_do_not_work(
         assert word in said
 
 
+@pytest.mark.slow
 def test_image_lost_after_preparation(tmp_path: Path):
     """The error comes out of a process of the DataLoader."""
     assert run_program("prepare", *SHORT, cwd=tmp_path).returncode == 0

@@ -299,6 +299,7 @@ def decode_in(folder: str, root: str, barrier, results) -> None:
     results.put((len(calls), int(data.read(range(24))[0].sum())))
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_make_them_once(shapes_root, folder):
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(2), context.Queue()

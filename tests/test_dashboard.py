@@ -292,7 +292,7 @@ def test_a_resumed_run_shows_the_same_images_and_no_step_twice(tmp_path):
 def test_without_tensorboard_nothing_is_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(dashboard, "BackgroundWriter", lambda *_: 1 / 0)
     trainer = tiny_trainer(
-        tmp_path, callbacks=[Pictures(Budget(None), seed=0), RunTexts(Config(), Command())]
+        tmp_path, max_epochs=1, callbacks=[Pictures(Budget(None), seed=0), RunTexts(Config(), Command())]
     )
     trainer.fit(tiny_module(), train(), val_loader(3))
 

@@ -70,7 +70,7 @@ MODEL = "checkpoint=run/segmentation_model.pth"
         ((), "checkpoint is not given: checkpoint=<segmentation_model.pth>"),
         (("checkpoint=none.pth",), "checkpoint: no file none.pth"),
         ((MODEL, "split=test"), "split is 'test'; it must be one of val, train, all"),
-        ((MODEL, "seed=0"), "split=val: the model was trained on "),
+        pytest.param((MODEL, "seed=0"), "split=val: the model was trained on ", marks=pytest.mark.slow),
         ((MODEL, "data.labels={all:[square,ring]}"), "the model has other labels than these data: "),
     ],
     ids=str,

@@ -133,7 +133,7 @@ def test_what_is_said_of_a_file(model: SegmentationModel, tmp_path: Path, name: 
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@pytest.mark.parametrize("argmax", [True, False])
+@pytest.mark.parametrize("argmax", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_file_that_gives_other_results_does_not_count(
     model: SegmentationModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, argmax: bool
 ) -> None:

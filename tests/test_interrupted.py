@@ -126,6 +126,7 @@ def kill_and_repeat(undisturbed: Undisturbed, tmp_path: Path, kills: int, then: 
     return hits
 
 
+@pytest.mark.slow
 def test_killed_at_some_times(undisturbed: Undisturbed, tmp_path: Path) -> None:
     assert kill_and_repeat(undisturbed, tmp_path, 6) >= 3
 
@@ -175,7 +176,13 @@ def killed_before_change(number: int, work: Callable[..., None], *args: Any, **n
 
 
 @pytest.mark.parametrize(
-    ("before", "then"), [(None, "max"), ("smallest", "max"), ("smallest", "smallest")], ids=str
+    ("before", "then"),
+    [
+        pytest.param(None, "max", marks=pytest.mark.slow),
+        ("smallest", "max"),
+        pytest.param("smallest", "smallest", marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
 def test_killed_before_every_change_to_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str | None, then: str

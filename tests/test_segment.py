@@ -467,6 +467,7 @@ def test_the_program_from_end_to_end(tmp_path, photos):
     assert "skipped      3 that are there" in again.stdout
 
 
+@pytest.mark.slow
 def test_a_refusal_changes_nothing_in_the_output(tmp_path, photos):
     output = run(tmp_path, photos)
     (output / "config.yaml").write_text("checkpoint: model.pth\ninput: photos\n")
