@@ -22,13 +22,11 @@ from cocoseg.cli import report_errors
 from cocoseg.errors import CocosegError
 from cocoseg.files import from_here, write_bytes
 from cocoseg.outcome import FAILED, RUNNING, STOPPED, Outcome
-from cocoseg.parallel_coordinates import parallel_coordinates
 
-TABLE, PICTURE = "leaderboard.csv", "leaderboard.png"
+TABLE = "leaderboard.csv"
 METRICS = "metrics.json"
 ALIVE = 15.0  # seconds since the ledger was last written, after which a run counts as killed
 OF_A_SWEEPER = ("sweep", "resume", "trainer.max_time")  # overrides that ours adds to those of the user
-EPOCHS = re.compile(r"trained +(\d+) epochs|epoch (\d+) of")
 WIDEST = 60  # characters of a reason in the table
 
 
@@ -112,22 +110,13 @@ def as_csv(rows: list[Row]) -> str:
 
 
 def conclude(sweep_dir: Path, rows: list[Row]) -> None:
-    """Print the table of a sweep and leave it in its folder, with a picture where there is something to draw.
+    """Print the table of a sweep and write it into its folder.
 
     Raises:
         CocosegError: the folder can't be written to.
     """
     write_bytes(sweep_dir / TABLE, as_csv(rows).encode())
-    written = [TABLE]
-    picture = parallel_coordinates(
-        swept(rows), [([row.overrides.get(key) for key in swept(rows)], row.miou) for row in rows]
-    )
-    if picture is not None:
-        file = io.BytesIO()
-        picture.save(file, format="PNG")
-        write_bytes(sweep_dir / PICTURE, file.getvalue())
-        written.append(PICTURE)
-    print(f"\n{as_text(rows)}\n\nleaderboard  {from_here(sweep_dir)}/{', '.join(written)}", flush=True)
+    print(f"\n{as_text(rows)}\n\nleaderboard  {from_here(sweep_dir / TABLE)}", flush=True)
 
 
 def _read_row(folder: Path, job: str) -> Row:
@@ -141,7 +130,7 @@ def _read_row(folder: Path, job: str) -> Row:
         state=state,
         reason=reason,
         miou=_miou(folder, outcome),
-        epochs=outcome.epochs if outcome and outcome.epochs is not None else _epochs(folder),
+        epochs=outcome and outcome.epochs,
         seconds=ledger and ledger["used"],
         overrides=_overrides(folder),
     )
@@ -166,15 +155,6 @@ def _miou(folder: Path, outcome: Outcome | None) -> float | None:
     with suppress(OSError, ValueError, KeyError, TypeError):
         return float(msgspec.json.decode((folder / METRICS).read_bytes())["miou"])
     return None
-
-
-def _epochs(folder: Path) -> int | None:
-    """As far as the run's log tells."""
-    numbers = []
-    for log in folder.glob("*.log"):
-        with suppress(OSError):
-            numbers += EPOCHS.findall(log.read_text(errors="replace"))
-    return max((int(done or begun) for done, begun in numbers), default=None)
 
 
 def _overrides(folder: Path) -> dict[str, str]:
