@@ -94,6 +94,39 @@ def test_bits_per_pixel_in_the_header(tmp_path: Path, encoding: str, bits: int, 
     assert tuple(path.read_bytes()[24:26]) == (bits, color_type)  # of IHDR
 
 
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_parts_of_other_arrays(tmp_path: Path, encoding: str) -> None:
+    """Masks need not be contiguous in memory."""
+    masks = encode(encoding, [3, 18])
+    whole = np.random.default_rng(0).choice([0, 1, 2, 255], size=(40, 60)).astype(np.uint8)
+    for mask in (whole[3:20, 5:50], whole.T, whole[::-1, ::2], np.asfortranarray(whole)):
+        masks.write(mask, tmp_path / "mask.png")
+        np.testing.assert_array_equal(masks.read(tmp_path / "mask.png"), mask)
+
+
+@pytest.mark.parametrize("used", [[0], [0, 1, 255]])
+def test_palette_has_256_entries(tmp_path: Path, used: list[int]) -> None:
+    """Whatever the mask uses of them: with fewer, some readers would take the pixels for 4 bits each."""
+    encode("palette", [3]).write(np.array([used], dtype=np.uint8), tmp_path / "mask.png")
+    content = (tmp_path / "mask.png").read_bytes()
+    place = content.index(b"PLTE")
+    assert int.from_bytes(content[place - 4 : place]) == 3 * 256
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_files_are_small(tmp_path: Path, encoding: str) -> None:
+    """Not much larger than what Pillow writes by default, in several times the time."""
+    y, x = np.mgrid[:480, :640]
+    mask = (((x - 200) ** 2 + (y - 200) ** 2 < 9000) + 2 * ((x - 400) ** 2 + (y - 300) ** 2 < 20000)).astype(
+        np.uint8
+    )
+    masks = encode(encoding, [3, 18, 58])
+    masks.write(mask, tmp_path / "mask.png")
+    PIL.Image.open(tmp_path / "mask.png").save(tmp_path / "default.png")
+    ours, default = ((tmp_path / name).stat().st_size for name in ("mask.png", "default.png"))
+    assert ours <= 1.3 * default
+
+
 @pytest.mark.parametrize("ids", [[3, 18], [3000, 4000]])
 def test_palette_shows_the_colours_of_the_labels(tmp_path: Path, ids: list[int]) -> None:
     masks = encode("palette", ids)

@@ -4,10 +4,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
 
 from cocoseg.errors import CocosegError
-from cocoseg.files import remove_parts, whole_file, write_bytes, write_json
+from cocoseg.files import remove_parts, save_png, whole_file, write_bytes, write_json
 
 
 def test_writes_and_makes_the_folders(tmp_path: Path) -> None:
@@ -69,6 +70,23 @@ def test_what_a_kill_left_is_removed(tmp_path: Path) -> None:
     left.write_bytes(b"half")
     remove_parts(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"b.json", "kept"}
+
+
+def test_a_png_is_whole_or_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "image.png"
+    save_png(path, PIL.Image.new("RGB", (3, 2), "red"), compress_level=1)
+    with PIL.Image.open(path) as image:
+        assert (image.format, image.mode, image.size, image.getpixel((2, 1))) == (
+            "PNG",
+            "RGB",
+            (3, 2),
+            (255, 0, 0),
+        )
+    before = path.read_bytes()
+    with pytest.raises(OSError, match="F"):  # floating-point pixels can't be written as PNG
+        save_png(path, PIL.Image.new("F", (3, 2)))
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no permission bits")

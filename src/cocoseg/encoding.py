@@ -9,9 +9,8 @@ from typing import Self
 import numpy as np
 import PIL.Image
 
-from cocoseg import png
 from cocoseg.errors import CocosegError
-from cocoseg.files import write_bytes, write_json
+from cocoseg.files import RUN_LENGTHS, save_png, write_json
 from cocoseg.labels import IGNORE_INDEX, LabelMap
 from cocoseg.rasterize import INDICES
 
@@ -104,11 +103,18 @@ class MaskEncoding:
 
     def write(self, mask: np.ndarray, path: Path) -> None:
         """Write a label mask, (H, W) uint8 class indices, as PNG; whole or not at all."""
-        write_bytes(path, png.encode(mask, self._values, self._palette))
+        self._save(self._values.take(mask), path)
 
     def write_drawn(self, mask: np.ndarray, path: Path) -> None:
         """Write a mask, (H, W) uint8, that was drawn in `drawn_values`; whole or not at all."""
-        write_bytes(path, png.encode(mask, None if self.bits == 8 else self._values, self._palette))
+        self._save(mask if self.bits == 8 else self._values.take(mask), path)
+
+    def _save(self, pixels: np.ndarray, path: Path) -> None:
+        """Write pixels as they are in the file: (H, W), uint8 for 8 bits a pixel, uint16 for 16."""
+        image = PIL.Image.fromarray(pixels)
+        if self._palette is not None:
+            image.putpalette(self._palette)
+        save_png(path, image, **RUN_LENGTHS)
 
     def read(self, path: Path) -> np.ndarray:
         """Read a label mask: (H, W) uint8 class indices.

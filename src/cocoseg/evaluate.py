@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,7 +22,7 @@ from cocoseg.evaluation_data import Images, Sample, loader, open_images
 from cocoseg.evaluation_report import Report, View, as_text, write_table
 from cocoseg.export import SegmentationModel, load_model
 from cocoseg.failures import explained
-from cocoseg.files import from_here, is_for_its_name, whole_file, write_json
+from cocoseg.files import from_here, is_for_its_name, save_png, write_json
 from cocoseg.gallery import Card, write_gallery, write_pictures
 from cocoseg.labels import IGNORE_INDEX
 from cocoseg.matching import Matching, matched
@@ -236,13 +235,7 @@ def write_report(report: Report, scorer: Scorer, folder: Path) -> None:
             for number in order
         ],
     )
-    save(folder / CONFUSION, confusion_matrix(report.quoted.matrix, report.labels.names))
+    save_png(folder / CONFUSION, confusion_matrix(report.quoted.matrix, report.labels.names))
     worst = [scorer.predicted(number) for number in order[:WORST_IMAGES]]
-    save(folder / WORST, sheet(worst, report.labels))
+    save_png(folder / WORST, sheet(worst, report.labels))
     log.info("\n%s\n", as_text(report, metrics, rows))
-
-
-def save(path: Path, picture: PIL.Image.Image) -> None:
-    """As PNG, whole or not at all."""
-    with whole_file(path) as temporary:
-        picture.save(temporary, format="PNG")

@@ -13,7 +13,7 @@ from cocoseg.budget import Budget, time_line
 from cocoseg.console import score_table
 from cocoseg.datamodule import SegmentationDataModule
 from cocoseg.export import read_weights, save_model
-from cocoseg.files import from_here, whole_file, write_json
+from cocoseg.files import from_here, save_png, write_json
 from cocoseg.formats import ExtraFormats
 from cocoseg.labels import LabelMap
 from cocoseg.metrics import Scores
@@ -108,5 +108,4 @@ def write_sheet(
     net.train(training)
     parts = (denormalised(image), mask.byte().numpy(), prediction.byte().numpy())
     examples = [Example(*part) for part in zip(*parts, strict=True)]
-    with whole_file(path) as temporary:
-        sheet(examples, labels).save(temporary, format="PNG", compress_level=3)
+    save_png(path, sheet(examples, labels), compress_level=3)

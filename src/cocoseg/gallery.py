@@ -11,9 +11,8 @@ from urllib.parse import quote
 import numpy as np
 import PIL.Image
 
-from cocoseg import png
 from cocoseg.drawing import readable_on
-from cocoseg.files import write_bytes
+from cocoseg.files import RUN_LENGTHS, save_png, write_bytes
 from cocoseg.labels import LabelMap
 from cocoseg.preview import overlay
 
@@ -69,11 +68,9 @@ def write_pictures(
     _write_jpeg(_place(folder, name, "image.jpg"), picture)
     over = PIL.Image.fromarray(overlay(np.asarray(picture), small, labels))
     _write_jpeg(_place(folder, name, "overlay.jpg"), over)
-    palette = labels.palette().tobytes()
-    write_bytes(_place(folder, name, "mask.png"), png.encode(small, palette=palette))
+    _write_mask(_place(folder, name, "mask.png"), small, labels)
     if truth is not None:
-        small = _shrunk(truth, width, height)
-        write_bytes(_place(folder, name, "truth.png"), png.encode(small, palette=palette))
+        _write_mask(_place(folder, name, "truth.png"), _shrunk(truth, width, height), labels)
 
 
 def has_pictures(folder: Path, name: str) -> bool:
@@ -155,6 +152,13 @@ def _shrunk(mask: np.ndarray, width: int, height: int) -> np.ndarray:
 
 def _place(folder: Path, name: str, kind: str) -> Path:
     return folder / FOLDER / f"{name}.{kind}"
+
+
+def _write_mask(path: Path, mask: np.ndarray, labels: LabelMap) -> None:
+    """Write class indices, (H, W) uint8, in the colours of the labels."""
+    picture = PIL.Image.fromarray(mask)
+    picture.putpalette(labels.palette().tobytes())
+    save_png(path, picture, **RUN_LENGTHS)
 
 
 def _write_jpeg(path: Path, picture: PIL.Image.Image) -> None:

@@ -1,7 +1,6 @@
 """A contact sheet of images with their masks laid over them."""
 
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import PIL.ImageDraw
 
 from cocoseg.drawing import GREY, LINE, draw_names, fitting, hatched, lines_of, names_by_size, text_font
 from cocoseg.encoding import MaskEncoding
-from cocoseg.files import write_bytes
+from cocoseg.files import save_png
 from cocoseg.images import read_image
 from cocoseg.labels import IGNORE_INDEX, LabelMap
 
@@ -37,9 +36,7 @@ def write_preview(path: Path, pairs: Sequence[tuple[Path, Path]], encoding: Mask
     for number, (image_file, mask_file) in enumerate(pairs):
         x, y = GAP + number % columns * step_x, GAP + number // columns * step_y
         _draw_tile(sheet, x, y, image_file, encoding.read(mask_file), encoding.labels)
-    buffer = BytesIO()
-    sheet.save(buffer, format="PNG", compress_level=3)
-    write_bytes(path, buffer.getvalue())
+    save_png(path, sheet, compress_level=3)
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, labels: LabelMap) -> np.ndarray:
