@@ -3,7 +3,6 @@
 import lightning as L
 
 from cocoseg import processes
-from cocoseg.advice import Advice
 from cocoseg.budget import Budget
 from cocoseg.cli import build
 from cocoseg.command import Command
@@ -12,6 +11,7 @@ from cocoseg.config import Config
 from cocoseg.console import progress_callback
 from cocoseg.dashboard import Pictures, RunTexts
 from cocoseg.datamodule import SegmentationDataModule
+from cocoseg.diagnostics import Diagnostics
 from cocoseg.failures import StopAtNoNumber
 from cocoseg.finetuning import FreezeEncoder
 from cocoseg.hparams import HyperparameterRow
@@ -39,7 +39,7 @@ def display(config: Config, budget: Budget, command: Command) -> list[L.Callback
     leads = processes.rank() == 0
     if leads:
         callbacks += [RunTexts(config, command), HyperparameterRow(config, command)]
-        callbacks += [Pictures(budget, config.seed), Advice(budget)]
+        callbacks += [Pictures(budget, config.seed), Diagnostics(budget)]
     if leads and config.trainer.get("enable_progress_bar", True):
         callbacks.append(progress_callback(budget))
     return callbacks + [build(node, f"callbacks.{name}") for name, node in config.callbacks.items()]

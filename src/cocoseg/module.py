@@ -131,6 +131,9 @@ class SegmentationModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.scores = Scores(**checkpoint["scores"]) if checkpoint["scores"] else None
+        checkpoint["callbacks"].pop(
+            "Advice", None
+        )  # a callback of earlier versions, of which Lightning would warn
         follow_setting(checkpoint["state_dict"], averages=self.average is not None)
 
 

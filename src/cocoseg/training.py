@@ -8,7 +8,6 @@ from typing import Any
 import lightning as L
 
 from cocoseg import memory, processes
-from cocoseg.advice import one_sided
 from cocoseg.assembly import make_module
 from cocoseg.budget import Budget, clock
 from cocoseg.callbacks import display, pacing
@@ -19,6 +18,7 @@ from cocoseg.config import AUTO, Config
 from cocoseg.console import quiet_lightning
 from cocoseg.datamodule import SegmentationDataModule
 from cocoseg.device import settled
+from cocoseg.diagnostics import one_sided
 from cocoseg.durations import parse_duration
 from cocoseg.export import read_checkpoint
 from cocoseg.failures import explained
@@ -137,8 +137,8 @@ def _open(config: Config, budget: Budget) -> SegmentationDataModule:
     data.setup("fit")
     log.info("training on %d images, validating on %d", len(data.train_set), len(data.val_set))
     if config.data.cache:  # else all masks would be read for it
-        for said in one_sided(data.class_counts(), data.val_class_counts(), data.labels):
-            log.warning(said)
+        for warning in one_sided(data.class_counts(), data.val_class_counts(), data.labels):
+            log.warning(warning)
     return data
 
 
