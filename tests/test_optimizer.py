@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from cocoseg.errors import CocosegError
-from cocoseg.optimizer import decayed, require_same_groups, with_fused
+from cocoseg.optimizer import MIXED, decayed, require_same_groups, with_fused
 from tiny import tiny_unet
 
 ADAM = {"_target_": "torch.optim.Adam", "lr": 1e-3}
@@ -22,13 +22,23 @@ def test_fused(name):
         ({"_target_": "my.Adam"}, {}),
         ({**ADAM, "fused": False}, {}),
         ({**ADAM, "foreach": True}, {}),
-        (ADAM, {"precision": "16-mixed", "gradient_clip_val": 1.0}),
+        *((ADAM, {"precision": name, "gradient_clip_val": 1.0}) for name in MIXED),
         (ADAM, {"accelerator": "mps"}),
         (None, {}),
     ],
 )
 def test_not_fused(node, settings):
     assert with_fused(node, settings) == node
+
+
+def test_a_fused_step_is_kept_where_nothing_is_clipped():
+    assert with_fused(ADAM, {"precision": "bf16-mixed", "gradient_clip_val": None})["fused"]
+    assert with_fused(ADAM, {"precision": "32-true", "gradient_clip_val": 1.0})["fused"]
+
+
+def test_a_fused_step_that_would_have_to_follow_clipping_is_refused():
+    with pytest.raises(CocosegError, match=r"^optimizer\.fused=true: .* leave out optimizer\.fused$"):
+        with_fused({**ADAM, "fused": True}, {"precision": "bf16-mixed", "gradient_clip_val": 1.0})
 
 
 def test_biases_and_norms_do_not_decay():

@@ -13,18 +13,30 @@ from cocoseg.errors import CocosegError
 FUSED = ("torch.optim.Adam", "torch.optim.AdamW", "torch.optim.SGD")
 
 
+# Precisions in which Lightning refuses to clip gradients before a fused step: one that scales a float16 loss
+# undoes that inside the step, and Lightning doesn't look whether a scaler is there.
+MIXED = ("16-mixed", "bf16-mixed", "16", "bf16")
+
+
 def with_fused(optimizer: Any, settings: dict[str, Any]) -> Any:
     """The optimizer's node, fused where torch has that and the user has not decided.
 
     Args:
         optimizer: `_target_` and arguments.
         settings: the trainer's, settled.
+
+    Raises:
+        CocosegError: the user asks for a fused step, and for clipping in mixed precision.
     """
-    if not isinstance(optimizer, dict) or optimizer.get("_target_") not in FUSED:
+    if not isinstance(optimizer, dict):
         return optimizer
-    # A fused step would undo the scaling of float16's loss itself, which clipping has to come after.
-    clips = settings.get("gradient_clip_val") and str(settings.get("precision")) in ("16-mixed", "16")
-    if clips or {"fused", "foreach"} & optimizer.keys():
+    clips = settings.get("gradient_clip_val") and str(settings.get("precision")) in MIXED
+    if clips and optimizer.get("fused"):
+        raise CocosegError(
+            "optimizer.fused=true: a fused step can't follow trainer.gradient_clip_val with "
+            f"trainer.precision={settings['precision']}; leave out optimizer.fused"
+        )
+    if clips or optimizer.get("_target_") not in FUSED or {"fused", "foreach"} & optimizer.keys():
         return optimizer
     known = settings.get("accelerator", "auto") in ("auto", "gpu", "cuda", "cpu")
     return {**optimizer, "fused": True} if known else optimizer
