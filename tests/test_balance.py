@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from cocoseg.balance import class_weights, rarity
+from cocoseg.balance import class_weights
 
 # Three images of 100 pixels, one with 20 ignored; class 3 does not occur.
 COUNTS = np.array([[90, 10, 0, 0], [50, 0, 30, 0], [100, 0, 0, 0]], dtype=np.int32)
@@ -35,11 +35,3 @@ def test_nothing_but_ignored_pixels(rule):
 def test_more_pixels_than_an_int32_holds(rule):
     counts = np.full((3, 2), 2**30, dtype=np.int32)
     assert class_weights(rule, counts) == pytest.approx([class_weights(rule, counts // 2**20)[0]] * 2)
-
-
-def test_rarity_is_the_inverse_share_without_background():
-    assert rarity(COUNTS) == pytest.approx([0, 40 / 10, 40 / 30, 0])
-
-
-def test_rarity_where_there_is_nothing():
-    assert rarity(np.zeros((2, 3), np.int32)) == [0, 0, 0]

@@ -610,7 +610,6 @@ def test_help_of_prepare(tmp_path: Path, no_torch: dict[str, str]):
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     of_training = {"image_size", "batch_size", "num_workers", "val_fraction", "cache", "cache_size"}
-    of_training |= {"sampling"}
     of_training = {f"data.{name}" for name in of_training}
     own = {key for key in keys(Config) if key.startswith(("data.", "masks.", "prepare."))} - of_training
     assert own - explained(done.stdout) == set()

@@ -141,10 +141,6 @@ def test_good_settings_pass(config):
         ("data.batch_size", "auto"),
         ("data.cache_size", [300, 224]),
         ("data.cache_size", None),
-        ("data.sampling", "uniform"),
-        ("data.sampling", "balanced"),
-        ("augment.start_strength", 0),
-        ("augment.end_strength", 0.0),
         ("augment.scale", [0.05, 20]),
         ("augment.flip", 1),
         ("augment.hue", 0.5),
@@ -224,12 +220,6 @@ def test_bad_sweeps(config, settings, message):
         ("augment.hue", 0.6),
         ("augment.contrast", -1),
         ("augment.class_mix", 2),
-        ("augment.rare_crop", 1.1),
-        ("augment.rare_crop", 0.5),  # without enlarged images
-        *(("augment.start_strength", value) for value in (-0.1, 1.1, math.nan)),
-        ("augment.end_strength", 2),
-        ("data.sampling", "random"),
-        ("data.sampling", ""),
         *(("augment.start_size", value) for value in (0.0, 1.1, math.nan)),
         *(("compile", value) for value in ("yes", 1, None)),
         *(("ema", value) for value in (0.0, 1.0, -1, math.nan)),
@@ -285,24 +275,6 @@ def test_drawn_shapes_need_not_be_there_yet(config):
     config.data.shapes = ShapesConfig()
     config.data.root = config.data.images = config.data.annotations = "not/yet"
 
-    check(config)
-
-
-def test_rare_crops_need_enlarged_images(config):
-    changed(config, "augment.rare_crop", 0.5)
-    with pytest.raises(CocosegError, match=r"^augment\.rare_crop .*augment\.scale is \[0\.5, 1\.0\]"):
-        check(changed(config, "augment.scale", [0.5, 1.0]))
-
-    check(changed(config, "augment.scale", [0.5, 1.1]))
-
-
-@pytest.mark.parametrize("key", ["start_strength", "end_strength"])
-def test_a_strength_that_changes_needs_an_end(config, key):
-    del config.trainer["max_time"]
-    with pytest.raises(CocosegError, match=r"^augment\.start_strength changes with .*trainer\.max_time"):
-        check(changed(config, f"augment.{key}", 0.5))
-
-    config.augment.start_strength = config.augment.end_strength = 0.5
     check(config)
 
 

@@ -13,7 +13,6 @@ from cocoseg.dataset import Batches, SegmentationDataset, as_is
 from cocoseg.errors import CocosegError
 from cocoseg.pixels import normalised
 from cocoseg.prepare import prepare
-from cocoseg.sampling import repeat_factors
 from cocoseg.shapes import draw_shapes
 from tiny import shapes_config
 
@@ -178,58 +177,6 @@ def test_processes_augment_differently(data_module):
 
     assert torch.equal(augmented(1), augmented(1))
     assert not torch.allclose(augmented(0), augmented(1), atol=0.1)
-
-
-@pytest.mark.parametrize("cache", [True, False])
-def test_balanced_sampling_shows_rare_classes_more_often(data_module, shapes_root, tmp_path, cache):
-    content = json.loads((shapes_root / "annotations" / "instances.json").read_bytes())
-    rare = content["categories"][0]["id"]
-    content["annotations"] = [
-        a for a in content["annotations"] if a["category_id"] != rare or a["image_id"] <= 4
-    ]
-    file = tmp_path / "rare.json"
-    file.write_text(json.dumps(content))
-    options = {"annotations": str(file), "prepared_dir": str(tmp_path / "rare"), "cache": cache}
-    data, plain = (data_module(sampling=s, batch_size=1, **options) for s in ("balanced", "uniform"))
-
-    def shares(data: SegmentationDataModule) -> torch.Tensor:
-        loader = data.train_dataloader()
-        masks = torch.cat([mask for _ in range(6) for _, mask in loader])
-        assert len(masks) == 6 * len(data.train_set)
-        return torch.stack([(masks == label).flatten(1).any(1).float().mean() for label in range(7)])
-
-    factors = repeat_factors(data.class_counts())
-    shows = data.class_counts() > 0
-    expected = (shows * factors[:, None]).sum(0) / factors.sum()
-    assert shares(data).tolist() == pytest.approx(expected.tolist(), abs=0.05)
-    assert 0 < shares(plain)[1] < 0.25
-    assert shares(data)[1] > 1.3 * shares(plain)[1]
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_balanced_sampling_follows_the_seed(data_module, workers):
-    def epochs(seed: int, workers: int, step: int = 0) -> list[torch.Tensor]:
-        data = data_module(sampling="balanced", num_workers=workers, batch_size=6)
-        data.config = dataclasses.replace(data.config, seed=seed)
-        data.trainer = types.SimpleNamespace(global_step=step, global_rank=0, world_size=1, training=True)
-        loader = data.train_dataloader()
-        return [image for _ in range(2) for image, _ in loader]
-
-    first = epochs(1, 0)
-    assert all(torch.equal(a, b) for a, b in zip(first, epochs(1, workers), strict=True))
-    for other in (epochs(2, workers), epochs(1, workers, step=7)):  # another seed, a resumed run
-        assert not all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
-
-
-def test_rare_crops_know_what_is_rare(data_module):
-    data = data_module()
-    data.config.augment = AugmentConfig(scale=[1.0, 2.0], rare_crop=0.5)
-    data.train_dataloader()
-    pixels = data.class_counts().sum(0)[1:]
-
-    rarity = data._augment._rarity
-    assert rarity[1:7].tolist() == pytest.approx((pixels.sum() / pixels).tolist())
-    assert rarity[0] == 0 == rarity[7:].max()
 
 
 def test_classes_are_counted_in_both_parts(data_module):

@@ -166,15 +166,6 @@ def test_small_images_first(run):
     assert set(sizes) == {(32, 32), (48, 48)}
 
 
-@pytest.mark.slow
-def test_rare_classes_sampled_and_cropped_around_while_augmentation_grows(run):
-    overrides = ("data.sampling=balanced", "augment=default", "augment.rare_crop=0.5", "trainer.max_epochs=2")
-    first, second = (run(name, *overrides, "augment.start_strength=0") for name in ("first", "second"))
-    assert_same(first, second)
-    key = "net.stem.0.weight"
-    assert not torch.equal(last(first)["state_dict"][key], last(run("full", *overrides))["state_dict"][key])
-
-
 def test_classes_on_one_side_only_are_named(run, shapes_root, tmp_path, caplog):
     """All squares (the first class) lie on images that are held out."""
     content = json.loads((shapes_root / "annotations" / "instances.json").read_bytes())

@@ -23,7 +23,6 @@ from cocoseg.config import (
     PIXELS,
     PRECISIONS,
     RASTERIZERS,
-    SAMPLINGS,
     SCHEDULES,
     STRATEGIES,
     SWEEPS,
@@ -100,11 +99,6 @@ def check(config: Config, *, may_download: bool = False) -> None:
     if augment.start_size != 1 and not _has_an_end(config.trainer):
         raise CocosegError(
             "augment.start_size grows with the run's progress; set trainer.max_time, max_epochs or max_steps"
-        )
-    if augment.start_strength != augment.end_strength and not _has_an_end(config.trainer):
-        raise CocosegError(
-            "augment.start_strength changes with the run's progress; set trainer.max_time, max_epochs or "
-            "max_steps, or augment.end_strength to the same"
         )
     if not any(config.compile is known for known in COMPILES) and config.compile != AUTO:
         raise CocosegError(f"compile is {config.compile!r}; it must be true, false or auto")
@@ -234,26 +228,18 @@ def _check_finetune(config: Config) -> None:
 
 
 def _check_augment(augment: AugmentConfig) -> None:
-    for key in ("flip", "greyscale", "blur", "cutout", "class_mix", "rare_crop"):
+    for key in ("flip", "greyscale", "blur", "cutout", "class_mix"):
         if not 0 <= getattr(augment, key) <= 1:
             raise CocosegError(f"augment.{key} is {getattr(augment, key)}; a probability lies in 0 … 1")
     for key, most in (("rotate", 180), ("brightness", 1), ("contrast", 1), ("saturation", 1), ("hue", 0.5)):
         if not 0 <= getattr(augment, key) <= most:
             raise CocosegError(f"augment.{key} is {getattr(augment, key)}; it must lie in 0 … {most}")
-    for key in ("start_strength", "end_strength"):
-        if not 0 <= getattr(augment, key) <= 1:
-            raise CocosegError(f"augment.{key} is {getattr(augment, key)}; it must lie in 0 … 1")
     if not 0.1 <= augment.start_size <= 1:
         raise CocosegError(f"augment.start_size is {augment.start_size}; it must lie in 0.1 … 1")
     scale = augment.scale
     if len(scale) != 2 or not 0.05 <= scale[0] <= scale[1] <= 20:
         raise CocosegError(
             f"augment.scale is {scale}; it must be [least, most], as in [0.5, 2.0], within 0.05 … 20"
-        )
-    if augment.rare_crop and scale[1] <= 1:
-        raise CocosegError(
-            f"augment.rare_crop chooses what is seen of enlarged images, but augment.scale is {scale}, which "
-            "enlarges none; [0.5, 2.0] does"
         )
 
 
@@ -351,8 +337,6 @@ def _check_data(data: DataConfig) -> None:
         )
     if not 0 < data.val_fraction < 1:
         raise CocosegError(f"data.val_fraction is {data.val_fraction}; it must lie between 0 and 1")
-    if data.sampling not in SAMPLINGS:
-        raise CocosegError(f"data.sampling is {data.sampling!r}; it must be one of {', '.join(SAMPLINGS)}")
     _check_subset(data.subset)
     check_labels(data.labels)
     if data.shapes is not None:

@@ -18,7 +18,6 @@ ENCODINGS = ("palette", "uint16", "x100")
 LABELS = ("all", "supercategories")
 SCHEDULES = ("linear", "cosine", "trapezoid", "constant")
 OTHERS = ("background", "ignore")
-SAMPLINGS = ("uniform", "balanced")
 CLASS_WEIGHTS = ("none", "enet", "median")
 AUTO = "auto"
 LEAST_TILE = 64  # pixels
@@ -72,7 +71,6 @@ class DataConfig:
     cache: bool = True  # decode and resize once, into arrays beside the masks
     cache_size: list[int] | None = None  # height, width of training images before they are cropped
     val_fraction: float = 0.1
-    sampling: str = "uniform"  # how often training images come, see sampling.py
     subset: SubsetConfig = field(default_factory=SubsetConfig)
     labels: Any = "all"  # a class per category; supercategories; or {name: [categories], …}
     download: bool | None = None  # prepare.py fetches what is missing; null: into DEFAULT_ROOT only
@@ -115,10 +113,7 @@ class AugmentConfig:
     blur: float = 0.0  # probability
     cutout: float = 0.0  # probability of a rectangle that is neither seen nor scored
     class_mix: float = 0.0  # probability of half of another image's classes laid over
-    rare_crop: float = 0.0  # probability that an enlarged image is cropped around a rare class
     start_size: float = 1.0  # share of image_size at which training begins, to grow to it
-    start_strength: float = 1.0  # of all above when training begins; it changes evenly …
-    end_strength: float = 1.0  # … until this
 
 
 @dataclass

@@ -1,16 +1,14 @@
 """The data side of training: preparation, split, loaders, batches."""
 
-import logging
 from collections.abc import Callable
 
 import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from cocoseg.augment import Augment
-from cocoseg.balance import rarity
 from cocoseg.config import Config
 from cocoseg.cores import available_cores
 from cocoseg.dataset import Batches, SegmentationDataset, as_is
@@ -19,12 +17,10 @@ from cocoseg.labels import LabelMap
 from cocoseg.pixels import normalised
 from cocoseg.prepare import prepare
 from cocoseg.prepared import PreparedSet, prepared_sets
-from cocoseg.sampling import Balanced, Share, Shuffle, in_batches, repeat_factors
+from cocoseg.sampling import Share, Shuffle, in_batches
 from cocoseg.split import split
 from cocoseg.stopping import leave_group
 from cocoseg.trained_on import Key, keys_of
-
-log = logging.getLogger(__name__)
 
 Pairs = Dataset[tuple[Tensor, Tensor]]
 RANK_SEEDS = 2654435761  # between the seeds of processes; torch takes the low 32 bits only
@@ -116,22 +112,13 @@ class SegmentationDataModule(L.LightningDataModule):
         seed = self.config.seed + done
         rank, processes = self._share()
         settings, size = self.config.augment, tuple(self.data.image_size)
-        rare = rarity(self.class_counts()) if settings.rare_crop else None
-        self._augment = Augment(settings, size, seed + rank * RANK_SEEDS, rare)
-        sampler = self._order(seed)
+        self._augment = Augment(settings, size, seed + rank * RANK_SEEDS)
+        sampler = Shuffle(len(self.train_set), seed)
         if processes > 1:
             sampler = Share(sampler, rank, processes)
         # A last batch of one image could leave BatchNorm a single value per channel.
         drop_last = len(sampler) >= self.batch_size
         return self._loader(self.train_set, batch_size=self.batch_size, sampler=sampler, drop_last=drop_last)
-
-    def _order(self, seed: int) -> Sampler[int]:
-        if self.data.sampling == "uniform":
-            return Shuffle(len(self.train_set), seed)
-        sampler = Balanced(repeat_factors(self.class_counts()), seed)
-        least, most = sampler.expected.aminmax()
-        log.info("data.sampling=balanced: an image comes %.2g to %.2g times per epoch", least, most)
-        return sampler
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         batches = in_batches(len(self.val_set), self.batch_size, *self._share())
