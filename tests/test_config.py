@@ -150,7 +150,8 @@ def test_good_settings_pass(config):
         *(("finetune.encoder_lr", value) for value in (0.1, 1.0, 2.0)),
         *(("schedule.name", value) for value in ("linear", "cosine", "trapezoid", "constant")),
         ("schedule.cooldown", 0.98),
-        *(("sweep.method", value) for value in ("tpe", "random", "grid", "halving")),
+        *(("sweep.method", value) for value in ("tpe", "random", "grid")),
+        *(("sweep.pruner", value) for value in ("none", "median", "halving", "hyperband")),
         ("sweep.name", "a/b_1.2-x"),
         ("data.num_workers", 0),
         ("data.num_workers", None),
@@ -175,9 +176,9 @@ def test_good_values(config, key, value):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "bayes"}, "sweep.method is 'bayes'; choose with sweep=tpe, random, grid, halving"),
+        ({"method": "bayes"}, "sweep.method is 'bayes'; choose with sweep=tpe, random, grid"),
         ({"method": "tpe", "trials": 0}, "sweep.trials is 0; it must be at least 1"),
-        ({"method": "halving", "factor": 1}, "sweep.factor is 1; it must be at least 2"),
+        ({"method": "tpe", "pruner": "best"}, "sweep.pruner is 'best'; it must be one of none, median,"),
         ({"method": "tpe", "total_time": 3600}, "sweep.total_time is the number 3600"),
         ({"method": "tpe", "name": "../x"}, "sweep.name is '../x'; it becomes a folder"),
         ({"space": {"seed": "1,2"}}, "how to search is not chosen"),

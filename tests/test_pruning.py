@@ -15,7 +15,7 @@ from cocoseg.budget import Budget
 from cocoseg.config import SweepConfig
 from cocoseg.export import load_model
 from cocoseg.outcome import PRUNED, Outcome
-from cocoseg.pruning import STARTUP, TENTHS, PruneTrial
+from cocoseg.pruning import STARTUP_TRIALS, TENTHS, PruneTrial
 from cocoseg.study import open_storage
 from cocoseg.training import train
 from conftest import ROOT
@@ -28,7 +28,7 @@ def study(tmp_path: Path) -> optuna.Study:
     study = optuna.create_study(
         storage=open_storage(None, tmp_path), study_name=tmp_path.name, direction="maximize"
     )
-    for _ in range(STARTUP):
+    for _ in range(STARTUP_TRIALS):
         values = {tenth: tenth / 10 for tenth in range(1, TENTHS)}
         study.add_trial(create_trial(state=TrialState.COMPLETE, value=1.0, intermediate_values=values))
     study.ask()
@@ -40,7 +40,7 @@ class Trial:
 
     def __init__(self, folder: Path, used_before: float = 0.0, **settings):
         self.budget = Budget(None, used_before=used_before)
-        settings = {"method": "tpe", "prune": True, "trial": STARTUP, **settings}
+        settings = {"method": "tpe", "pruner": "median", "trial": STARTUP_TRIALS, **settings}
         self.prune = PruneTrial(SweepConfig(**settings), folder, self.budget)
         self.trainer = SimpleNamespace(sanity_checking=False, should_stop=False)
 
@@ -53,7 +53,7 @@ class Trial:
 
 
 def reported(study: optuna.Study) -> dict[int, float]:
-    return study.trials[STARTUP].intermediate_values
+    return study.trials[STARTUP_TRIALS].intermediate_values
 
 
 def test_a_poor_trial_is_ended(study: optuna.Study, tmp_path: Path):
@@ -106,10 +106,56 @@ def test_no_trial_is_ended_when_it_nearly_is(study: optuna.Study, tmp_path: Path
     assert reported(study)[9] == 0.1
 
 
-@pytest.mark.parametrize("settings", [{"trial": None}, {"prune": False}, {"method": "halving"}])
+@pytest.mark.parametrize("settings", [{"trial": None}, {"pruner": "none"}])
 def test_runs_that_are_not_pruned(study: optuna.Study, tmp_path: Path, settings):
     assert not Trial(tmp_path, **settings).validate(0.9, 0.0)
     assert reported(study) == {}
+
+
+def ask_and_report(folder: Path, pruner: str, name: str, values: list[float]) -> list[int]:
+    """Number of steps of each of several trials, asked for by one process and reported by another.
+
+    Trial n has the score `values[n]` at each of its validations, one per tenth of its progress.
+    """
+    study = optuna.create_study(storage=open_storage(None, folder), study_name=name, direction="maximize")
+    steps = []
+    for number, value in enumerate(values):
+        assert study.ask().number == number
+        trial = Trial(folder, trial=number, pruner=pruner, name=name)
+        ended = next((t for t in range(1, TENTHS) if trial.validate(t / TENTHS + 0.01, value)), TENTHS)
+        steps.append(ended)
+        state = TrialState.COMPLETE if ended == TENTHS else TrialState.PRUNED
+        study.tell(number, value if ended == TENTHS else None, state)
+    return steps
+
+
+def test_halving_prunes_at_its_rungs(tmp_path: Path):
+    """After two and six tenths a trial must be among the best third of those that came so far.
+
+    The first one always is; of six trials (0.65) two are; of the four at six tenths only one.
+    """
+    steps = ask_and_report(tmp_path, "halving", "x", [0.5, 0.4, 0.6, 0.55, 0.7, 0.65, 0.1])
+    assert steps == [10, 2, 10, 2, 10, 6, 2]
+
+
+def test_halving_prunes_at_the_second_rung(tmp_path: Path):
+    """A trial that was good at a fifth of its time, and has not improved at three fifths."""
+    study = optuna.create_study(storage=open_storage(None, tmp_path), study_name="x", direction="maximize")
+    for number, late in enumerate((0.8, 0.6)):
+        study.ask()
+        trial = Trial(tmp_path, trial=number, pruner="halving", name="x")
+        assert not trial.validate(0.21, 0.5 + number / 100)
+        assert trial.validate(0.61, late) == (number == 1)
+    assert trial.prune.reason == "mIoU 0.600 at 61%, not among the best third"
+
+
+def test_hyperband_has_trials_that_are_not_judged_early(tmp_path: Path):
+    """Of falling scores each is the worst so far: pruned at 2 tenths in one bracket, at 6 in the other."""
+    steps = ask_and_report(tmp_path, "hyperband", "x", [0.5 - number / 100 for number in range(20)])
+    assert {2, 6, 10} == set(steps)
+    assert steps.count(10) == 2  # the first one of each bracket
+    again = ask_and_report(tmp_path, "hyperband", "y", [0.5 - number / 100 for number in range(20)])
+    assert sorted(set(again)) == [2, 6, 10]
 
 
 def test_scores_of_a_part_are_not_reported(study: optuna.Study, tmp_path: Path):
@@ -133,10 +179,10 @@ def test_a_pruned_trial_exports_its_model(study: optuna.Study, shapes_root: Path
         "data=shapes",
         "data.shapes=null",
     )
-    sweep = ("sweep=tpe", f"sweep.trial={STARTUP}", f"sweep.name={tmp_path.name}")
+    sweep = ("sweep=tpe", f"sweep.trial={STARTUP_TRIALS}", f"sweep.name={tmp_path.name}")
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         composed = compose("train", [*places, *sweep, *TINY_RUN, "trainer.max_epochs=10"])
-    run_dir = tmp_path / str(STARTUP)
+    run_dir = tmp_path / str(STARTUP_TRIALS)
 
     exit_code = train(OmegaConf.to_object(composed), run_dir, Budget(None))
 

@@ -15,7 +15,6 @@ from cocoseg.config import SweepConfig
 from cocoseg.durations import parse_duration
 from cocoseg.errors import CocosegError, TrainingError
 from cocoseg.files import write_json
-from cocoseg.halving import cost, longest_rungs, most_trials, rungs
 from cocoseg.outcome import FAILED, FINISHED, OUTCOME, PRUNED, STOPPED, Outcome
 from cocoseg.space import split
 from cocoseg.study import Study
@@ -204,8 +203,6 @@ def test_a_time_that_was_left_out_follows_as_well(played: Played):
         (("seed=1,2",), {"method": "grid", "trials": 2}, "a grid has as many as there are points"),
         ((), {"method": "grid"}, "can't list an interval"),
         (("seed=1",), {"trials": 2, "space": {"model.depth": "3"}}, "model.depth has one value"),
-        ((), {"method": "halving", "total_time": "00:01:00:00"}, "sweep.trials is not set"),
-        ((), {"method": "halving", "trials": 100, "total_time": "00:00:10:00"}, "no time for a first rung"),
     ],
 )
 def test_contradictions(played: Played, arguments, settings, message: str):
@@ -390,85 +387,3 @@ def test_what_a_killed_process_left_is_taken_over_once(tmp_path: Path):
 def test_databases_that_can_not_be_opened(tmp_path: Path):
     with pytest.raises(CocosegError, match=r"sweep\.storage: sqlite:////nowhere/x\.db can't be opened"):
         make_study(tmp_path, storage="sqlite:////nowhere/x.db")
-
-
-# ---- halving
-
-
-def test_rungs():
-    assert rungs(9, 3) == [9, 3, 1]
-    assert rungs(10, 3) == [10, 4, 2, 1]
-    assert rungs(1, 3) == [1]
-    assert cost([9, 3, 1], 3, 1) == 9 + 3 * 2 + 6
-    assert cost([9, 3, 1], 3, 2) == 5 + 2 * 2 + 6
-    assert most_trials(seconds=210, longest=90, factor=3, parallel=1) == [9, 3, 1]
-    assert most_trials(seconds=600, longest=90, factor=3, parallel=1) == [24, 8, 3]
-    assert most_trials(seconds=89, longest=90, factor=3, parallel=1) == []
-    assert longest_rungs(seconds=600, trials=9, factor=3, parallel=1) == [9, 3, 1]
-    assert longest_rungs(seconds=150, trials=9, factor=3, parallel=1) == [9]
-    assert longest_rungs(seconds=50, trials=9, factor=3, parallel=1) == []
-
-
-@pytest.mark.parametrize("parallel", [1, 2])
-def test_the_best_go_on_for_longer_in_their_folders(played: Played, parallel: int):
-    run(played, method="halving", trials=9, total_time="00:00:10:00", parallel=parallel)
-    assert played.numbers[:9] == list(range(9))
-    scores = {int(job["sweep.trial"]): score(job).miou for job in played.jobs}
-    ranked = sorted(scores, key=scores.get, reverse=True)
-    assert set(played.numbers[9:12]) == set(ranked[:3])
-    assert played.numbers[12:] == ranked[:1]
-    first, middle, last = played.limits[0], played.limits[9], played.limits[12]
-    assert middle == pytest.approx(3 * first, rel=0.15)
-    assert last == pytest.approx(9 * first, rel=0.15)
-    assert 550 < played.budget.used() <= 600
-    states = [trial.state.name for trial in study(played.folder).trials]
-    assert (states.count("COMPLETE"), states.count("PRUNED")) == (1, 8)
-    assert Outcome.read(played.folder / str(ranked[-1])).reason == "on rung 1 of 3"
-
-
-def test_halving_without_a_total_time(played: Played):
-    run(played, "trainer.max_time=00:00:03:00", method="halving", trials=4, factor=2)
-    assert played.limits == [45, 45, 45, 45, 90, 90, 180]
-
-
-def test_the_number_of_trials_to_halve_follows(played: Played):
-    run(played, "trainer.max_time=00:00:01:40", method="halving", total_time="00:00:10:00")
-    assert max(played.limits) == pytest.approx(100, rel=0.15)
-    assert len(set(played.numbers)) > 9
-    assert played.budget.used() <= 600
-
-
-def test_failed_trials_do_not_go_on(played: Played):
-    played.ends = lambda job: Outcome(FAILED, "no") if int(job["sweep.trial"]) < 4 else score(job)
-    assert run(played, method="halving", trials=5, factor=2, total_time="00:00:10:00") == 4
-    assert played.numbers == [0, 1, 2, 3, 4, 4, 4, 4]
-
-
-@pytest.mark.parametrize("where", [2, 10, 12])
-def test_halving_goes_on_after_a_kill(played: Played, where: int, tmp_path_factory: pytest.TempPathFactory):
-    run(played, method="halving", trials=9, total_time="00:00:10:00")
-    undisturbed = list(played.numbers)
-    played.folder = tmp_path_factory.mktemp("killed")
-    played.jobs.clear()
-    begun: list[int] = []
-    launch = Played.__call__
-
-    class KilledPlayed(Played):
-        def __call__(self, jobs, first):
-            begun.append(first)
-            self.kill_at = first if len(begun) == where + 1 else None
-            launch(self, jobs, first)
-
-    played.__class__ = KilledPlayed
-    with pytest.raises(Killed):
-        run(played, method="halving", trials=9, total_time="00:00:10:00")
-    run(played, method="halving", trials=9, total_time="00:00:10:00")
-    assert played.numbers == undisturbed[: where + 1] + undisturbed[where:]
-    assert played.budget.used() <= 600
-
-
-def test_halving_is_for_one_process(played: Played):
-    other = make_study(played.folder)
-    with pytest.raises(CocosegError, match="in one process"):
-        run(played, method="halving", trials=9, total_time="00:00:10:00", name="mine")
-    other.close()

@@ -31,7 +31,7 @@ def rows(sweep: Path) -> dict[str, dict[str, str]]:
 # ---- presets
 
 
-@pytest.mark.parametrize("method", ["tpe", "random", "grid", "halving"])
+@pytest.mark.parametrize("method", ["tpe", "random", "grid"])
 def test_presets(method: str):
     with initialize_config_dir(CONF, version_base="1.3"):
         config = compose("train", [f"sweep={method}", "seed=5"], return_hydra_config=True)
@@ -146,7 +146,7 @@ def test_without_optuna_only_its_sweeps_fail(without, tmp_path: Path):
         (("sweep=tpe", "sweep.trials=2"), "error: sweep: nothing to search"),
         pytest.param(
             ("sweep.trials=2",),
-            "error: sweep: how to search is not chosen; add sweep=tpe, random, grid, halving",
+            "error: sweep: how to search is not chosen; add sweep=tpe, random, grid",
             marks=pytest.mark.slow,
         ),
     ],
@@ -220,16 +220,16 @@ def test_two_processes_work_on_one_sweep(tmp_path: Path):
 def test_a_sweep_keeps_its_time(tmp_path: Path):
     limited = [item for item in SMALL if not item.startswith("trainer.max_time")]
     done = run_program(
-        "train", "sweep=halving", "sweep.trials=3", "sweep.total_time=00:00:03:00", *limited, LR, cwd=tmp_path
+        "train", "sweep=tpe", "sweep.trials=3", "sweep.total_time=00:00:01:30", *limited, LR, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    (sweep,) = tmp_path.glob("outputs/multirun/halving_*")
+    (sweep,) = tmp_path.glob("outputs/multirun/tpe_*")
     ledger = json.loads((sweep / "sweep.json").read_bytes())
-    assert ledger["used"] <= 180
-    states = sorted(row["state"] for row in rows(sweep).values())
-    assert states == ["finished", "pruned", "pruned"]
-    (best,) = (job for job, row in rows(sweep).items() if row["state"] == "finished")
-    assert json.loads((sweep / best / "budget.json").read_bytes())["limit"] > 20
+    assert ledger["used"] <= 90
+    assert len(rows(sweep)) >= 3
+    limits = {json.loads((sweep / job / "budget.json").read_bytes())["limit"] for job in rows(sweep)}
+    assert max(limits) > 20
+    assert min(limits) > 0.9 * max(limits)
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ from cocoseg.config import (
     OVERLAPS,
     PIXELS,
     PRECISIONS,
+    PRUNERS,
     RASTERIZERS,
     SCHEDULES,
     STRATEGIES,
@@ -147,10 +148,10 @@ def _check_sweep(sweep: SweepConfig) -> None:
     if sweep.method not in (None, *SWEEPS):
         raise CocosegError(f"sweep.method is {sweep.method!r}; choose with sweep={', '.join(SWEEPS)}")
     parse_duration(sweep.total_time, key="sweep.total_time")
-    for key, least in (("trials", 1), ("factor", 2)):
-        value = getattr(sweep, key)
-        if value is not None and value < least:
-            raise CocosegError(f"sweep.{key} is {value}; it must be at least {least}")
+    if sweep.trials is not None and sweep.trials < 1:
+        raise CocosegError(f"sweep.trials is {sweep.trials}; it must be at least 1")
+    if sweep.pruner not in PRUNERS:
+        raise CocosegError(f"sweep.pruner is {sweep.pruner!r}; it must be one of {', '.join(PRUNERS)}")
     if sweep.method is None and (sweep.trials, sweep.total_time, sweep.space) != (None, None, {}):
         raise CocosegError(f"sweep: how to search is not chosen; add sweep={', '.join(SWEEPS)}")
     if sweep.name is not None and not re.fullmatch(r"\w[\w.+-]*(/\w[\w.+-]*)*", sweep.name):

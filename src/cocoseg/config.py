@@ -24,7 +24,8 @@ LEAST_TILE = 64  # pixels
 PIXELS = ("category_id", "index")
 ACCELERATORS = (AUTO, "cpu", "gpu", "mps")
 PRECISIONS = (AUTO, "32-true", "bf16-mixed", "16-mixed")
-SWEEPS = ("tpe", "random", "grid", "halving")
+SWEEPS = ("tpe", "random", "grid")
+PRUNERS = ("none", "median", "halving", "hyperband")
 COMPILES = (False, True, AUTO)
 IMAGENET = ("IMAGENET1K_V1", "IMAGENET1K_V2")  # torchvision's names of weights
 WEIGHTS_PARTS = ("all", "body", "encoder")
@@ -150,7 +151,7 @@ class BudgetConfig:
 
 @dataclass
 class SweepConfig:
-    """A search for good settings, see sweeping.py; sweep=tpe, random, grid or halving chooses the method."""
+    """A search for good settings, see sweeping.py; sweep=tpe, random or grid chooses the method."""
 
     method: str | None = None
     space: dict[str, Any] = field(default_factory=dict)  # as on the command line: {model.depth: "2,3,4"}
@@ -158,8 +159,7 @@ class SweepConfig:
     total_time: Any = None  # of the whole sweep; null: no limit
     storage: str | None = None  # URL of a database that processes share; null: a file in the sweep's folder
     name: str | None = None  # of folder and study; null: from the command
-    prune: bool = False  # end trials early that are worse than most
-    factor: int = 3  # halving: one in so many goes on, for so many times as long
+    pruner: str = "none"  # rule by which poor trials are ended early, see pruning.py
     trial: int | None = None  # which one a job is; set by the sweep
 
 

@@ -1,4 +1,9 @@
-"""Ends a trial of a sweep early where it is worse than most were after the same share of their time."""
+"""Ends a trial of a sweep early where it is worse than others were after the same share of their time.
+
+Optuna's pruners decide (`sweep.pruner`). A step of theirs is a tenth of a trial's progress, because
+validations come at times of their own. The trials of a sweep have the same limit, so a tenth is as long in
+each.
+"""
 
 import logging
 from pathlib import Path
@@ -12,15 +17,38 @@ from cocoseg.config import SweepConfig
 
 log = logging.getLogger(__name__)
 
-TENTHS = 10  # at which trials are compared: their validations come at times of their own
-GRACE, LATE = 3, 8  # tenths before and from which no trial is ended: too little is known, or to be saved
-STARTUP = 4  # trials to be finished first
+TENTHS = 10  # steps of a trial
+LAST_PRUNED = 7  # step after which no trial is ended: too little time would be saved
+STARTUP_TRIALS, WARMUP = 4, 3  # median: trials that must have finished, first step at which it prunes
+FIRST_RUNG, FACTOR = 2, 3  # halving, hyperband: step of the first rung; one trial in so many is promoted
+REASONS = {  # after "mIoU 0.330 at 52%"
+    "median": "below the median",
+    "halving": "not among the best third",
+    "hyperband": "not among the best third",
+}
+
+
+def make_pruner(name: str) -> Any:
+    """Optuna's pruner of this name, one of `config.PRUNERS`.
+
+    Halving has rungs at steps 2 and 6. Hyperband has two brackets of trials, one that begins with each of
+    these rungs; a trial's bracket follows from its number, so that all processes agree on it.
+    """
+    from optuna import pruners
+
+    if name == "median":
+        return pruners.MedianPruner(STARTUP_TRIALS, n_warmup_steps=WARMUP)
+    if name == "halving":
+        return pruners.SuccessiveHalvingPruner(min_resource=FIRST_RUNG, reduction_factor=FACTOR)
+    if name == "hyperband":
+        return pruners.HyperbandPruner(FIRST_RUNG, max_resource=TENTHS, reduction_factor=FACTOR)
+    return pruners.NopPruner()
 
 
 class PruneTrial(L.Callback):
-    """Reports the best validation mIoU so far as it comes, at tenths of the trial's progress.
+    """Reports the best validation mIoU so far at each tenth of the trial's progress.
 
-    Does nothing in a run that is no trial, or whose sweep prunes none.
+    Does nothing in a run that is no trial, or whose sweep has no pruner.
 
     Attributes:
         reason: why the trial was ended early; empty where it was not.
@@ -31,32 +59,33 @@ class PruneTrial(L.Callback):
         self.reason = ""
         self._trial: Any = None  # Optuna's, opened when there is something to report
         self._reported, self._best = 0, 0.0
-        # The rungs of halving are other steps than tenths, and end trials themselves.
-        self._broken = settings.trial is None or not settings.prune or settings.method == "halving"
+        self._enabled = settings.trial is not None and settings.pruner != "none"
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking or pl_module.scores is None or pl_module.scores_are_partial:
             return
-        # Of several processes the first one asks.
-        worse = processes.rank() == 0 and self._is_worse(pl_module.scores.miou)
-        if processes.agreed(worse)[0]:
-            self.reason = f"mIoU {self._best:.3f} at {self.budget.progress:.0%}, below the median"
+        # Only the process of rank 0 asks Optuna; the others follow its answer.
+        prune = processes.rank() == 0 and self._should_prune(pl_module.scores.miou)
+        if processes.agreed(prune)[0]:
+            self.reason = (
+                f"mIoU {self._best:.3f} at {self.budget.progress:.0%}, {REASONS[self.settings.pruner]}"
+            )
             log.warning("pruned: %s", self.reason)
             trainer.should_stop = True
 
-    def _is_worse(self, miou: float) -> bool:
+    def _should_prune(self, miou: float) -> bool:
         tenth = int(TENTHS * self.budget.progress)
-        if self._broken or self.reason or tenth >= TENTHS:  # it ends anyway
+        if not self._enabled or self.reason or tenth >= TENTHS:  # the trial ends anyway
             return False
         try:
             return self._report(miou, tenth)
-        except Exception as error:  # a database that does not answer is no reason to lose the training
+        except Exception as error:  # an unreadable journal is no reason to lose the training
             log.warning("this trial can't be pruned: %s: %s", type(error).__name__, error)
-            self._broken = True
+            self._enabled = False
             return False
 
     def _report(self, miou: float, tenth: int) -> bool:
-        """Tell Optuna; returns whether it would prune. A tenth without a validation has the value before."""
+        """Report to Optuna and return its decision. A tenth without a validation has the value before it."""
         trial = self._open()
         for passed in range(self._reported + 1, tenth):
             trial.report(self._best, passed)
@@ -65,7 +94,7 @@ class PruneTrial(L.Callback):
             return False
         trial.report(self._best, tenth)
         self._reported = tenth
-        return tenth < LATE and trial.should_prune()
+        return tenth <= LAST_PRUNED and trial.should_prune()
 
     def _open(self) -> Any:
         if self._trial is None:
@@ -77,12 +106,12 @@ class PruneTrial(L.Callback):
             study = optuna.load_study(
                 study_name=self.settings.name or self.sweep_dir.name,
                 storage=open_storage(self.settings.storage, self.sweep_dir),
-                pruner=optuna.pruners.MedianPruner(STARTUP, n_warmup_steps=GRACE),
+                pruner=make_pruner(self.settings.pruner),
             )
             found = study.get_trials(deepcopy=False)[self.settings.trial]
             self._trial = optuna.trial.Trial(study, found._trial_id)
-            before = found.intermediate_values  # of an attempt that was interrupted
-            self._reported = max(before, default=0)
-            if self.budget.used_before:  # it is gone on with
-                self._best = max(before.values(), default=0.0)
+            earlier = found.intermediate_values  # of an attempt that was interrupted
+            self._reported = max(earlier, default=0)
+            if self.budget.used_before:  # the trial is resumed, not restarted
+                self._best = max(earlier.values(), default=0.0)
         return self._trial

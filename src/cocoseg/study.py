@@ -24,8 +24,6 @@ try:
 except ImportError as error:
     raise CocosegError("sweep: Optuna is not installed; pip install -e '.[sweep]'") from error
 
-DONE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-
 
 @dataclass(frozen=True)
 class Trial:
@@ -45,7 +43,7 @@ class Study:
         sweep_dir: its folder.
         name: of the study.
         storage: URL of a database; None for a file in the folder.
-        method: tpe, random, grid or halving.
+        method: tpe, random or grid.
         space: what is searched.
         seed: trial n of a seed is proposed the same, whatever other processes try meanwhile (TPE looks at
             their results, too).
@@ -78,10 +76,6 @@ class Study:
         """All of them, as Optuna keeps them, by number."""
         return self.study.get_trials(deepcopy=False)
 
-    def others_alive(self) -> bool:
-        """Whether another process works on this sweep in the same folder."""
-        return any(not self._is_dead(file.name) for file in self._other_workers())
-
     def left(self, trials: int | None) -> float:
         """How many trials are still to be begun, or to be gone on with; infinite where there is no number."""
         begun = [trial for trial in self.trials() if trial.state != TrialState.WAITING]
@@ -102,15 +96,6 @@ class Study:
                 self.tell(trial.number, outcome)
             return self._new() if self.left(trials) > 0 else None
 
-    def new(self) -> Trial:
-        """A new trial, whatever was left half done."""
-        with self._alone():
-            return self._new()
-
-    def again(self, number: int) -> Trial:
-        """A trial that was begun earlier, to go on with."""
-        return self._proposed(self._adopted(number))
-
     def tell(self, number: int, outcome: Outcome) -> None:
         """How a trial ended."""
         if outcome.state == FAILED or outcome.miou is None:
@@ -119,23 +104,6 @@ class Study:
             self.study.tell(number, state=TrialState.PRUNED)
         else:
             self.study.tell(number, outcome.miou)
-
-    def report(self, number: int, value: float, step: int, used: float) -> None:
-        """An intermediate value of a trial, and the seconds that it took so far."""
-        trial = optuna.trial.Trial(self.study, self.trials()[number]._trial_id)
-        trial.report(value, step)
-        trial.set_user_attr("used", used)
-
-    def used(self, number: int) -> float:
-        """Seconds that a trial took until its last intermediate value."""
-        return self.trials()[number].user_attrs.get("used", 0.0)
-
-    def keep(self, key: str, value: Any) -> Any:
-        """What the study was begun with, else this value, which is then kept."""
-        known = self.study.user_attrs.get(key)
-        if known is None and value:
-            self.study.set_user_attr(key, value)
-        return known or value
 
     def folder(self, number: int) -> Path:
         """The run folder of a trial."""

@@ -127,11 +127,11 @@ class Sweep:
         """The command line of a trial's job, which goes on where an earlier attempt stood.
 
         Where a kill has cost that one much of its time, it would be judged by what the others have done in
-        all of theirs: then it begins anew, or, on a later rung of halving, has its time once more.
+        all of theirs: then it begins anew.
         """
         ledger = self.ledger(trial)
         lost = ledger is not None and self.has_lost(trial, ledger)
-        if lost and not self.study.used(trial.number):
+        if lost:
             shutil.rmtree(self.study.folder(trial.number))
             ledger = None
         added = {
@@ -142,7 +142,7 @@ class Sweep:
         if self.resumable:
             added["resume"] = "auto"
         if seconds is not None:
-            if ledger is not None and not ledger["finished"] and ledger["limit"] is not None and not lost:
+            if ledger is not None and not ledger["finished"] and ledger["limit"] is not None:
                 seconds = min(seconds, ledger["limit"] - ledger["used"])  # it was stopped half-way
             used = 0.0 if ledger is None else ledger["used"]
             added["trainer.max_time"] = as_duration(used + seconds)
@@ -245,13 +245,8 @@ def sweep(
         )
         if study.trials():
             log.info("%s: going on with %d trials", from_here(sweep_dir), len(study.trials()))
-        if settings.method == "halving":
-            from cocoseg.halving import halve
-
-            halve(running)
-        else:
-            require_time(running)
-            running.run()
+        require_time(running)
+        running.run()
         budget.finished = True
     best = study.best()
     if best is not None:
