@@ -19,7 +19,7 @@ def main(cfg: DictConfig) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     # Imported here, so that --help and mistakes in the configuration answer at once.
-    from cocoseg.segment import open_record, segment
+    from cocoseg.predict_folder import open_record, segment
 
     with alone(output, "output"):
         record = open_record(config, output)  # refuses before anything is written

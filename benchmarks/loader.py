@@ -30,7 +30,7 @@ from torchvision.transforms.v2 import functional as tv
 from cocoseg.augment import Augment
 from cocoseg.config import AugmentConfig, Config, DataConfig, SubsetConfig
 from cocoseg.dataset import Batches, SegmentationDataset, as_is
-from cocoseg.pixels import normalised
+from cocoseg.pixels import normalize
 from cocoseg.prepare import prepare
 from cocoseg.prepared import prepared_sets
 from cocoseg.spec import MEAN, STD
@@ -110,7 +110,7 @@ def loading(source: SegmentationDataset, rounds: int) -> None:
     begin = time.perf_counter()
     source.decode_once()
     once = time.perf_counter() - begin
-    floats = lambda batch: (normalised(batch[0]), batch[1].long())  # noqa: E731
+    floats = lambda batch: (normalize(batch[0]), batch[1].long())  # noqa: E731
     ways: dict[str, tuple[Dataset, int, Callable | None, dict]] = {
         "Pillow dataset": (Plain(source, lookup), 512, None, {}),
         "torchvision v2 on tensors": (Tensors(source, lookup), 512, None, {}),

@@ -33,10 +33,10 @@ from cocoseg.cores import available_cores
 from cocoseg.device import in_channels_last
 from cocoseg.encoding import MaskEncoding
 from cocoseg.export import SegmentationModel, load_model
-from cocoseg.pictures import Picture, find_pictures, name_results
+from cocoseg.find_images import Picture, find_pictures, name_results
 from cocoseg.pipeline import Pipeline, Places
-from cocoseg.predict import Predictor
-from cocoseg.segment import DTYPES, settle
+from cocoseg.predict_folder import DTYPES, settle
+from cocoseg.predictor import Predictor
 from cocoseg.spec import MEAN, STD
 
 ROOT = Path(__file__).parents[1]

@@ -10,7 +10,7 @@ import torchvision.transforms.v2.functional as tv
 
 from cocoseg.augment import BLUR_SIGMA, DRAWS, Augment, training_size
 from cocoseg.config import AugmentConfig
-from cocoseg.pixels import denormalised, normalised
+from cocoseg.pixels import denormalize, normalize
 from cocoseg.spec import MEAN, STD
 from cocoseg.transforms import (
     affine_grid,
@@ -61,7 +61,7 @@ def augment(size: tuple[int, int] = SIZE, seed: int = 0, **settings: object) -> 
 
 def classes_of(image: torch.Tensor) -> torch.Tensor:
     """The class whose color each pixel has, -1 where it has none exactly: (B, H, W)."""
-    colors = torch.from_numpy(denormalised(image)).long()
+    colors = torch.from_numpy(denormalize(image)).long()
     same = (colors.unsqueeze(3) == COLORS).all(-1)
     return torch.where(same.any(-1), same.to(torch.uint8).argmax(-1), -1)
 
@@ -88,7 +88,7 @@ def test_what_changes_colors_only_leaves_masks_alone(name):
     image, mask = blobs()
     changed, same = augment(**STRONG[name])(image, mask)
     assert torch.equal(same, mask.long())
-    assert not torch.allclose(changed, normalised(image), atol=0.1)
+    assert not torch.allclose(changed, normalize(image), atol=0.1)
 
 
 @pytest.mark.parametrize("name", STRONG)
@@ -116,7 +116,7 @@ def test_shapes_dtypes_and_range(name):
     assert (image.shape, image.dtype) == ((8, 3, *SIZE), torch.float32)
     assert (mask.shape, mask.dtype) == ((8, *SIZE), torch.int64)
     assert image.is_contiguous(memory_format=torch.channels_last)
-    black, white = normalised(torch.tensor([0, 255], dtype=torch.uint8).expand(3, 1, 2))[:, 0].unbind(-1)
+    black, white = normalize(torch.tensor([0, 255], dtype=torch.uint8).expand(3, 1, 2))[:, 0].unbind(-1)
     assert (image.amin((0, 2, 3)) >= black - 1e-4).all()
     assert (image.amax((0, 2, 3)) <= white + 1e-4).all()
 
@@ -166,7 +166,7 @@ def test_every_image_gets_numbers_of_its_own():
 def test_nothing_is_done_by_default():
     image, mask = blobs()
     same_image, same_mask = augment()(image, mask)
-    assert torch.equal(same_image, normalised(image))
+    assert torch.equal(same_image, normalize(image))
     assert torch.equal(same_mask, mask.long())
 
 
@@ -208,7 +208,7 @@ def test_flips_about_as_often_as_asked():
     straight = [torch.equal(a, b.long()) for a, b in zip(flipped, mask, strict=True)]
     assert all(a or b for a, b in zip(mirrored, straight, strict=True))
     assert 0.2 < np.mean(mirrored) < 0.4
-    for one, original, mirror in zip(changed, normalised(image), mirrored, strict=True):
+    for one, original, mirror in zip(changed, normalize(image), mirrored, strict=True):
         assert torch.equal(one, original.flip(-1) if mirror else original)
 
 
@@ -230,15 +230,15 @@ def crop(
 
 def test_placed_where_it_was():
     image, mask = blobs(count=2)
-    same_image, same_mask = warp(normalised(image), mask, crop(), SIZE)
-    torch.testing.assert_close(same_image, normalised(image), atol=1e-4, rtol=0)
+    same_image, same_mask = warp(normalize(image), mask, crop(), SIZE)
+    torch.testing.assert_close(same_image, normalize(image), atol=1e-4, rtol=0)
     assert torch.equal(same_mask, mask)
 
 
 def test_placed_mirrored():
     image, mask = blobs(count=2)
-    flipped_image, flipped_mask = warp(normalised(image), mask, crop(flip=True), SIZE)
-    torch.testing.assert_close(flipped_image, normalised(image).flip(-1), atol=1e-4, rtol=0)
+    flipped_image, flipped_mask = warp(normalize(image), mask, crop(flip=True), SIZE)
+    torch.testing.assert_close(flipped_image, normalize(image).flip(-1), atol=1e-4, rtol=0)
     assert torch.equal(flipped_mask, mask.flip(-1))
 
 
@@ -246,7 +246,7 @@ def test_placed_mirrored():
 def test_enlarged_to_the_last_pixel_of_the_border(across, down):
     """At double size a quarter is seen, at the left and top for -1, at the right and bottom for 1."""
     image, mask = blobs(count=2)
-    _, seen = warp(normalised(image), mask, crop(scale=2.0, across=across, down=down), SIZE)
+    _, seen = warp(normalize(image), mask, crop(scale=2.0, across=across, down=down), SIZE)
     top, left = (1 + down) * SIZE[0] // 4, (1 + across) * SIZE[1] // 4
     part = mask[:, top : top + SIZE[0] // 2, left : left + SIZE[1] // 2]
     assert torch.equal(seen, part.repeat_interleave(2, 1).repeat_interleave(2, 2))
@@ -256,7 +256,7 @@ def test_enlarged_to_the_last_pixel_of_the_border(across, down):
 def test_reduced_lies_whole_within_ignored_pixels(across, down):
     image, mask = blobs(count=2)
     mask[mask == 255] = 0
-    _, seen = warp(normalised(image), mask, crop(scale=0.5, across=across, down=down), SIZE)
+    _, seen = warp(normalize(image), mask, crop(scale=0.5, across=across, down=down), SIZE)
     assert (seen != 255).float().mean() == pytest.approx(0.25)
     rows = (seen[0] != 255).any(1).nonzero().flatten()
     # The image is at the top where the crop has been moved to the bottom.
@@ -294,7 +294,7 @@ def test_scales_lie_within_their_range_evenly_by_logarithm():
 def test_images_that_are_larger_are_reduced_smoothly():
     image, mask = blobs(size=(80, 112))
     small_image, small_mask = augment()(image, mask)
-    expected = torch.nn.functional.interpolate(normalised(image), SIZE, mode="bilinear", antialias=True)
+    expected = torch.nn.functional.interpolate(normalize(image), SIZE, mode="bilinear", antialias=True)
     torch.testing.assert_close(small_image, expected)
     assert torch.equal(small_mask, mask[:, 1::2, 1::2].long())
 
@@ -428,7 +428,7 @@ def test_holes_are_grey_ignored_and_of_moderate_size():
     assert share[share > 0].min() > 0.005
     assert (changed.permute(0, 2, 3, 1)[hole] == 0).all()
     kept = ~hole.unsqueeze(1).expand_as(changed)
-    assert torch.equal(changed[kept], normalised(image)[kept])
+    assert torch.equal(changed[kept], normalize(image)[kept])
 
 
 def test_half_of_the_classes_of_the_image_before_is_laid_over():
@@ -455,5 +455,5 @@ def test_every_setting_is_used():
         if field.name == "start_size":
             assert changed.shape != image.shape
             continue
-        same = torch.allclose(changed, normalised(image), atol=1e-3) and torch.equal(labels, mask.long())
+        same = torch.allclose(changed, normalize(image), atol=1e-3) and torch.equal(labels, mask.long())
         assert not same, field.name

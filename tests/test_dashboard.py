@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader
 from cocoseg import dashboard
 from cocoseg.budget import END, GUESS_MARGIN, MARGIN, Budget
 from cocoseg.command import Command
+from cocoseg.comparison import GAP
 from cocoseg.config import Config, DataConfig
 from cocoseg.dashboard import EXAMPLES, Pictures, RunTexts
-from cocoseg.drawing import LINE
-from cocoseg.strips import GAP
+from cocoseg.text import LINE
 from tensorboard_api import TensorBoardApi
 from tiny import Reads, loader, painted, random_batch, tiny_module, tiny_trainer
 

@@ -11,7 +11,7 @@ from cocoseg.config import AugmentConfig, SubsetConfig
 from cocoseg.datamodule import SegmentationDataModule
 from cocoseg.dataset import Batches, SegmentationDataset, as_is
 from cocoseg.errors import CocosegError
-from cocoseg.pixels import normalised
+from cocoseg.pixels import normalize
 from cocoseg.prepare import prepare
 from cocoseg.shapes import draw_shapes
 from tiny import shapes_config
@@ -144,7 +144,7 @@ def test_only_training_images_are_augmented(data_module):
         data.trainer = types.SimpleNamespace(global_rank=0, world_size=1, training=training)
         given[training], _ = data.on_after_batch_transfer(batch, 0)
 
-    assert torch.equal(given[False], normalised(batch[0]))
+    assert torch.equal(given[False], normalize(batch[0]))
     assert not torch.allclose(given[True], given[False], atol=0.1)
 
 

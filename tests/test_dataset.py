@@ -58,7 +58,7 @@ def dataset_of(config: Config, size: tuple[int, int] = (HEIGHT, WIDTH)) -> Segme
     return SegmentationDataset(train.subset_file, train.image_dir, image_size=size)
 
 
-def denormalised(image: torch.Tensor) -> np.ndarray:
+def denormalize(image: torch.Tensor) -> np.ndarray:
     """(H, W, 3), 0..255."""
     return 255 * (image.numpy().transpose(1, 2, 0) * STD + MEAN)
 
@@ -95,7 +95,7 @@ def test_resized(tmp_path: Path, size: tuple[int, int]) -> None:
     image, mask = dataset_of(config, size)[0]
     height, width = size
     reference = gradient().resize((width, height), PIL.Image.Resampling.BILINEAR)
-    np.testing.assert_allclose(denormalised(image), np.asarray(reference, dtype=float), atol=2.01)
+    np.testing.assert_allclose(denormalize(image), np.asarray(reference, dtype=float), atol=2.01)
 
     full = dataset_of(config)[0][1].numpy()
     rows = np.floor((np.arange(height) + 0.5) * HEIGHT / height).astype(int)

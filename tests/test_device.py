@@ -8,7 +8,7 @@ from torch import nn
 
 from cocoseg.device import in_channels_last, settled, untouched, uses_cuda
 from cocoseg.export import save_model
-from cocoseg.pixels import normalised
+from cocoseg.pixels import normalize
 from tiny import SPEC, tiny_unet
 
 
@@ -99,7 +99,7 @@ def trained(*, channels_last: bool, fused: bool) -> nn.Module:
     generator = torch.Generator().manual_seed(0)
     for _ in range(3):
         image = torch.randint(0, 256, (2, 16, 16, 3), dtype=torch.uint8, generator=generator)
-        net(normalised(image.permute(0, 3, 1, 2))).square().mean().backward()
+        net(normalize(image.permute(0, 3, 1, 2))).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
     return net

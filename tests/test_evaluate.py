@@ -21,8 +21,8 @@ from cocoseg.export import load_model, save_model
 from cocoseg.labels import LabelClass, LabelMap
 from cocoseg.losses import CrossEntropyLoss
 from cocoseg.metrics import ConfusionMatrix, Scores
-from cocoseg.pixels import normalised
-from cocoseg.predict import Predictor
+from cocoseg.pixels import normalize
+from cocoseg.predictor import Predictor
 from cocoseg.prepare import prepare
 from cocoseg.spec import ModelSpec
 from cocoseg.unet import UNet
@@ -47,7 +47,7 @@ def make_model(path: Path, labels: LabelMap, seed: int = 0) -> None:
     with torch.no_grad():
         net.head.weight *= 30
         image = torch.randint(0, 256, (4, 3, 32, 32), generator=torch.Generator().manual_seed(1))
-        net.head.bias -= net.eval()(normalised(image.to(torch.uint8))).mean((0, 2, 3))
+        net.head.bias -= net.eval()(normalize(image.to(torch.uint8))).mean((0, 2, 3))
     save_model(path, net.state_dict(), ModelSpec(network, labels, SIZE), None)
 
 

@@ -15,7 +15,7 @@ from cocoseg.errors import CocosegError
 from cocoseg.export import SegmentationModel, load_model, save_model
 from cocoseg.export_main import parse
 from cocoseg.exporting import FORMATS, compare, export_format
-from cocoseg.pixels import normalised
+from cocoseg.pixels import normalize
 from cocoseg.spec import ModelSpec
 from tiny import LABELS, SPEC, Reads, random_batch, tiny_unet
 
@@ -50,7 +50,7 @@ def pixels(*shape: int, seed: int = 0) -> Tensor:
 
 def test_bytes_in_and_classes_out(model: SegmentationModel) -> None:
     image = pixels(2, 21, 30)
-    logits = model(normalised(image.permute(0, 3, 1, 2)))
+    logits = model(normalize(image.permute(0, 3, 1, 2)))
 
     classes = Deployed(model)(image)
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from cocoseg.drawing import LINE
+from cocoseg.comparison import GAP
 from cocoseg.finish import EXAMPLES, write_sheet
-from cocoseg.strips import GAP
+from cocoseg.text import LINE
 from tiny import LABELS, Reads, painted
 
 PANEL = 27 * 5, 27 * 6  # height, width of an image of 5 x 6 pixels

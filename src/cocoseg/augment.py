@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cocoseg.config import AugmentConfig
 from cocoseg.labels import IGNORE_INDEX
-from cocoseg.pixels import normalised
+from cocoseg.pixels import normalize
 from cocoseg.transforms import (
     CLASSES,
     apply_color,
@@ -63,7 +63,7 @@ class Augment:
         size = training_size(self.image_size, settings.start_size, progress)
         numbers = torch.rand(len(image), len(DRAWS) + CLASSES, generator=self._generator)
         draws = dict(zip(DRAWS, numbers[:, : len(DRAWS)].unbind(1), strict=True))
-        image, mask = self._to_size(normalised(image), mask, draws, size)
+        image, mask = self._to_size(normalize(image), mask, draws, size)
         if any(getattr(settings, name) for name in COLOR):
             image = apply_color(image, *self._color(draws))
         if settings.blur:

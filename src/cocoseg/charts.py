@@ -7,8 +7,8 @@ import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 
-from cocoseg.drawing import GREY, Color, Font, fitting, text_font
 from cocoseg.labels import LabelMap
+from cocoseg.text import GREY, Color, Font, fitting, text_font
 
 SIDE = 1000  # pixels of a matrix, about
 CELLS = (5, 56)  # pixels of a cell, at least and at most

@@ -306,7 +306,7 @@ def check_masks(masks: MasksConfig) -> None:
 
 
 def check_prediction(scale: Any, tile: Any, scales: Any) -> None:
-    """Raises CocosegError where a setting of `cocoseg.predict.Predictor` is out of range."""
+    """Raises CocosegError where a setting of `cocoseg.predictor.Predictor` is out of range."""
     if scale is not None and not 0.01 <= scale <= 100:
         raise CocosegError(f"scale is {scale}; it must lie in 0.01 … 100, or be null: the size of training")
     if tile is not None and tile is not False and tile != AUTO:

@@ -22,15 +22,15 @@ from cocoseg.background import BackgroundWriter
 from cocoseg.budget import Budget
 from cocoseg.charts import confused_pairs, confusion_matrix, iou_bars
 from cocoseg.command import Command
+from cocoseg.comparison import Example, easy_and_hard, spread, strip
 from cocoseg.config import Config
 from cocoseg.events import event_file, is_shown
 from cocoseg.labels import LabelMap
 from cocoseg.metrics import Scores
 from cocoseg.module import SegmentationModule
 from cocoseg.pacing import is_last_step
-from cocoseg.pixels import denormalised
+from cocoseg.pixels import denormalize
 from cocoseg.prepared import prepared_sets
-from cocoseg.strips import Example, easy_and_hard, spread, strip
 
 EXAMPLES = 8  # images shown all through a run
 CANDIDATES = 32  # of which they are chosen, by how hard they look
@@ -128,7 +128,7 @@ class Pictures(L.Callback):
         here = [place for place in range(len(image)) if self._place + place in self._wanted]
         if here:
             parts = zip(
-                denormalised(image[here]), _as_bytes(mask[here]), _as_bytes(outputs[here]), strict=True
+                denormalize(image[here]), _as_bytes(mask[here]), _as_bytes(outputs[here]), strict=True
             )
             for place, part in zip(here, parts, strict=True):
                 self._seen[self._place + place] = Example(*part)

@@ -14,7 +14,7 @@ from cocoseg.cores import available_cores
 from cocoseg.dataset import Batches, SegmentationDataset, as_is
 from cocoseg.errors import CocosegError
 from cocoseg.labels import LabelMap
-from cocoseg.pixels import normalised
+from cocoseg.pixels import normalize
 from cocoseg.prepare import prepare
 from cocoseg.prepared import PreparedSet, prepared_sets
 from cocoseg.sampling import Share, Shuffle, in_batches
@@ -139,7 +139,7 @@ class SegmentationDataModule(L.LightningDataModule):
         image, mask = batch
         if self.trainer.training:
             return self._augment(image, mask, self.progress())
-        return normalised(image), mask.long()
+        return normalize(image), mask.long()
 
     def _loader(self, dataset: Pairs, **options: object) -> DataLoader[tuple[Tensor, Tensor]]:
         workers = self._num_workers()

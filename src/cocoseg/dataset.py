@@ -16,7 +16,7 @@ from cocoseg.cache import Arrays, Source, count, open_arrays
 from cocoseg.encoding import MaskEncoding
 from cocoseg.errors import CocosegError
 from cocoseg.images import read_image
-from cocoseg.pixels import normalised
+from cocoseg.pixels import normalize
 
 
 class _Named(msgspec.Struct, gc=False):
@@ -73,7 +73,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
         image, mask = self.read([number])
-        return normalised(image[0]), mask[0].long()
+        return normalize(image[0]), mask[0].long()
 
     def read(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Image (B, 3, H, W) uint8 RGB, channels last in memory, and mask (B, H, W) uint8."""

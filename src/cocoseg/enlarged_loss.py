@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cocoseg.enlarge import Neighbours
 from cocoseg.labels import IGNORE_INDEX
+from cocoseg.upsampling import Neighbours
 
 CHUNK = 2**23  # logits at a time
 

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cocoseg.charts import confusion_matrix
+from cocoseg.comparison import Example, sheet
 from cocoseg.config import AUTO
 from cocoseg.config_evaluate import EvaluateConfig
 from cocoseg.dataset import resized_mask
 from cocoseg.device import in_channels_last, uses_cuda
-from cocoseg.enlarge import enlarged_argmax
 from cocoseg.enlarged_loss import enlarged_cross_entropy
 from cocoseg.errors import CocosegError
 from cocoseg.evaluation_data import Images, Sample, loader, open_images
@@ -26,11 +26,11 @@ from cocoseg.files import from_here, is_for_its_name, save_png, write_json
 from cocoseg.gallery import Card, write_gallery, write_pictures
 from cocoseg.labels import IGNORE_INDEX
 from cocoseg.matching import Matching, matched
-from cocoseg.pixels import normalised
-from cocoseg.predict import Predictor
+from cocoseg.pixels import normalize
+from cocoseg.predictor import Predictor
 from cocoseg.progress import track
-from cocoseg.strips import Example, sheet
 from cocoseg.trained_on import noted, require_new
+from cocoseg.upsampling import enlarged_argmax
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +145,7 @@ class Scorer:
         """Count a batch."""
         inputs = zip(*(sample.inputs for sample in batch), strict=True)
         plain, *others = (torch.cat(parts) for parts in inputs)
-        logits = self.model(normalised(plain.to(self.device))).float()
+        logits = self.model(normalize(plain.to(self.device))).float()
         size = tuple(self.model.image_size)
         classes = logits.argmax(1).to(torch.uint8).cpu().numpy()
         found = []

@@ -76,7 +76,7 @@ class SegmentationModel(nn.Module):
                 pixels as they are), an array (H, W, 3) RGB or (H, W) grey, or a tensor (3, H, W) or
                 (B, 3, H, W) RGB. Arrays and tensors are uint8 from 0 to 255, uint16 from 0 to 65535 or floats
                 from 0 to 1, not normalised.
-            scale, tile, flip, scales: see `cocoseg.predict.Predictor`.
+            scale, tile, flip, scales: see `cocoseg.predictor.Predictor`.
 
         Returns:
             class indices (H, W) uint8, of a batch (B, H, W); `labels.names[index]` is their name,
@@ -85,7 +85,7 @@ class SegmentationModel(nn.Module):
         Raises:
             CocosegError: it is no image, or can't be read.
         """
-        from cocoseg.predict import predict  # here: it comes after this module, which it imports
+        from cocoseg.predictor import predict  # here: it comes after this module, which it imports
 
         return predict(self, image, scale=scale, tile=tile, flip=flip, scales=scales)
 

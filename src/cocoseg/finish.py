@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cocoseg.budget import Budget, time_line
+from cocoseg.comparison import Example, sheet, spread
 from cocoseg.console import score_table
 from cocoseg.datamodule import SegmentationDataModule
 from cocoseg.export import read_weights, save_model
@@ -19,8 +20,7 @@ from cocoseg.labels import LabelMap
 from cocoseg.metrics import Scores
 from cocoseg.module import SegmentationModule
 from cocoseg.outputs import logits_of
-from cocoseg.pixels import denormalised
-from cocoseg.strips import Example, sheet, spread
+from cocoseg.pixels import denormalize
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +106,6 @@ def write_sheet(
     with torch.inference_mode():
         prediction = logits_of(net(image.to(like.device, like.dtype))).argmax(1).cpu()
     net.train(training)
-    parts = (denormalised(image), mask.byte().numpy(), prediction.byte().numpy())
+    parts = (denormalize(image), mask.byte().numpy(), prediction.byte().numpy())
     examples = [Example(*part) for part in zip(*parts, strict=True)]
     save_png(path, sheet(examples, labels), compress_level=3)

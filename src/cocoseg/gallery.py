@@ -11,10 +11,10 @@ from urllib.parse import quote
 import numpy as np
 import PIL.Image
 
-from cocoseg.drawing import readable_on
 from cocoseg.files import RUN_LENGTHS, save_png, write_bytes
 from cocoseg.labels import LabelMap
 from cocoseg.preview import overlay
+from cocoseg.text import readable_on
 
 FOLDER = "gallery"  # of the small pictures, beside the page
 LONGEST = 480  # pixels: their longer side

@@ -19,13 +19,13 @@ from torch import Tensor
 from cocoseg.encoding import MaskEncoding
 from cocoseg.errors import CocosegError
 from cocoseg.files import is_for_its_name, write_bytes
+from cocoseg.find_images import Picture, key
 from cocoseg.gallery import FOLDER, has_pictures, write_pictures
 from cocoseg.images import read_upright, size_of
-from cocoseg.pictures import Picture, key
-from cocoseg.pixels import from_picture
-from cocoseg.predict import Predictor
+from cocoseg.manifest import Entry
+from cocoseg.pixels import to_tensor
+from cocoseg.predictor import Predictor
 from cocoseg.preview import overlay, with_legend
-from cocoseg.record import Entry
 
 PIXELS = 2**26  # of pictures on their way and of the network's inputs, unless a single one has more
 BATCH_PIXELS = 2**22  # of the network's input
@@ -106,7 +106,7 @@ class Pipeline:
         predictor: what is predicted, and how.
         encoding: of the masks.
         places: where results go.
-        names: of the results of each picture, see `pictures.name_results`.
+        names: of the results of each picture, see `find_images.name_results`.
         batch_size: pictures that the network is given at a time; fewer where they are large.
         workers: threads that read, and as many that write.
     """
@@ -199,7 +199,7 @@ class Pipeline:
         stat = picture.path.stat()
         image = read_upright(picture.path)
         size = image.height, image.width
-        inputs = self.predictor.inputs(from_picture(image)[None])
+        inputs = self.predictor.inputs(to_tensor(image)[None])
         look = None
         if self.places.overlay or self.places.gallery:
             look = image

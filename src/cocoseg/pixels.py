@@ -9,7 +9,7 @@ from torch import Tensor
 from cocoseg.spec import MEAN, STD
 
 
-def normalised(image: Tensor) -> Tensor:
+def normalize(image: Tensor) -> Tensor:
     """(…, 3, H, W) uint8 -> float32 normalised by ImageNet's statistics; channels last in memory."""
     width = image.shape[-1]
     scale = torch.tensor([1 / (255 * std) for std in STD] * width)
@@ -20,7 +20,7 @@ def normalised(image: Tensor) -> Tensor:
     return torch.addcmul(shift, rows.float(), scale).unflatten(-1, (width, 3)).movedim(-1, -3)
 
 
-def from_picture(picture: PIL.Image.Image) -> Tensor:
+def to_tensor(picture: PIL.Image.Image) -> Tensor:
     """An RGB image as (3, H, W) uint8, channels last in memory."""
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
@@ -39,7 +39,7 @@ def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
     return floats.round_().clamp_(0, 255).to(torch.uint8)
 
 
-def denormalised(image: Tensor) -> np.ndarray:
+def denormalize(image: Tensor) -> np.ndarray:
     """Normalised (B, 3, H, W) float32 -> (B, H, W, 3) uint8."""
     mean, std = (image.new_tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     scaled = ((image * std + mean) * 255).round().clamp(0, 255)

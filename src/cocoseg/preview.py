@@ -7,11 +7,11 @@ import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 
-from cocoseg.drawing import GREY, LINE, draw_names, fitting, hatched, lines_of, names_by_size, text_font
 from cocoseg.encoding import MaskEncoding
 from cocoseg.files import save_png
 from cocoseg.images import read_image
 from cocoseg.labels import IGNORE_INDEX, LabelMap
+from cocoseg.text import GREY, LINE, draw_names, fitting, hatched, lines_of, names_by_size, text_font
 
 EXAMPLES = 16
 COLUMNS = 4

@@ -6,8 +6,8 @@ import numpy as np
 from pycocotools.coco import COCO
 
 from cocoseg.coco import Image
+from cocoseg.coco_results import entries_of, image_ids, write_results
 from cocoseg.labels import LabelClass, LabelMap
-from cocoseg.results import entries_of, image_ids, write_results
 from conftest import write_coco
 from tiny import LABELS
 

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from cocoseg.errors import CocosegError
 from cocoseg.files import from_here
-from cocoseg.record import FILE
+from cocoseg.manifest import FILE
 
 # What is taken from a folder; a file or pattern that is typed may end as it likes.
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif"} | {

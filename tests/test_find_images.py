@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from cocoseg.errors import CocosegError
-from cocoseg.pictures import Picture, find_pictures, key, name_results
+from cocoseg.find_images import Picture, find_pictures, key, name_results
 
 
 @pytest.fixture

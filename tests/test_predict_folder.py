@@ -13,15 +13,15 @@ import pytest
 import torch
 
 from cocoseg import pipeline as pipeline_module
-from cocoseg import segment as segment_module
+from cocoseg import predict_folder as predict_folder_module
 from cocoseg.checks import check_predict
 from cocoseg.config import PredictConfig
 from cocoseg.encoding import MaskEncoding
 from cocoseg.errors import CocosegError, IncompleteError
 from cocoseg.export import save_model
 from cocoseg.labels import LabelClass, LabelMap
-from cocoseg.predict import Predictor
-from cocoseg.segment import open_record, segment
+from cocoseg.predict_folder import open_record, segment
+from cocoseg.predictor import Predictor
 from cocoseg.spec import ModelSpec
 from conftest import run_program, write_coco
 from tiny import LABELS, Reads
@@ -63,7 +63,7 @@ def run(tmp_path: Path, input: Path, **settings: Any) -> Path:
             "checkpoint": str(checkpoint),
             "input": str(input),
             "output": str(output),
-            "network": "test_segment.Net",
+            "network": "test_predict_folder.Net",
             "precision": "32-true",
             "accelerator": "cpu",
             **settings,
@@ -407,14 +407,14 @@ def test_again_with_another_model_is_refused(tmp_path, photos):
 
 
 def test_an_interrupted_run_keeps_what_is_done(tmp_path, photos, monkeypatch):
-    add = segment_module.Record.add
+    add = predict_folder_module.Record.add
 
     def interrupt(self, entry):
         add(self, entry)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(segment_module.Record, "add", interrupt)
+        patch.setattr(predict_folder_module.Record, "add", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path, photos, workers=1, batch_size=1)
     record = json.loads((tmp_path / "out/predictions.json").read_bytes())
@@ -449,7 +449,12 @@ def test_the_program_from_end_to_end(tmp_path, photos):
     checkpoint = saved(tmp_path / "model.pth")
     (photos / "c.jpg").write_bytes(b"no picture")
     network = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}
-    overrides = (f"checkpoint={checkpoint}", "input=photos/**/*.*", "output=out", "network=test_segment.Net")
+    overrides = (
+        f"checkpoint={checkpoint}",
+        "input=photos/**/*.*",
+        "output=out",
+        "network=test_predict_folder.Net",
+    )
 
     done = run_program("predict", *overrides, "accelerator=cpu", cwd=tmp_path, **network)
 

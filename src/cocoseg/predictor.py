@@ -17,12 +17,12 @@ from torch import Tensor
 
 from cocoseg.checks import check_prediction
 from cocoseg.config import AUTO
-from cocoseg.enlarge import Neighbours, argmax_between, enlarged_argmax
 from cocoseg.errors import CocosegError
 from cocoseg.export import SegmentationModel
 from cocoseg.images import read_upright, to_rgb
-from cocoseg.pixels import from_picture, normalised, resized
-from cocoseg.tiles import STEP, Box, Size, blended
+from cocoseg.pixels import normalize, resized, to_tensor
+from cocoseg.tiling import STEP, Box, Size, blended
+from cocoseg.upsampling import Neighbours, argmax_between, enlarged_argmax
 
 LARGEST_INPUT = 2**20  # pixels that the network is given in one piece where `tile` is auto
 TILE = 768  # pixels: side of a tile, where the number of classes leaves room for it
@@ -202,7 +202,7 @@ class Predictor:
 
     def _logits(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 -> (B, C, H, W) float32."""
-        image = normalised(image.to(self.device, non_blocking=True))
+        image = normalize(image.to(self.device, non_blocking=True))
         if self.autocast is None:
             weight = next(self.model.parameters(), image)
             return self.model(image.to(weight.dtype)).float()
@@ -245,9 +245,9 @@ def as_pixels(image: Any) -> Tensor:
         pixels = pixels if pixels.ndim == 3 else np.stack([pixels] * 3, axis=-1)
         return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
     if isinstance(image, str | Path):
-        return from_picture(read_upright(Path(image)))
+        return to_tensor(read_upright(Path(image)))
     if isinstance(image, PIL.Image.Image):
-        return from_picture(to_rgb(image))
+        return to_tensor(to_rgb(image))
     raise CocosegError(
         f"a {type(image).__name__} is no image; it must be a path, a PIL image, a NumPy array or a tensor"
     )

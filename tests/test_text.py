@@ -3,7 +3,7 @@ import PIL.Image
 import PIL.ImageDraw
 import pytest
 
-from cocoseg.drawing import LINE, draw_names, fitting, hatched, names_by_size, readable_on, text_font
+from cocoseg.text import LINE, draw_names, fitting, hatched, names_by_size, readable_on, text_font
 from tiny import LABELS
 
 NAMES = [("zebra crossing", (255, 0, 0)), ("car", (0, 0, 255)), ("traffic light", (0, 128, 0))]

@@ -15,6 +15,7 @@ import PIL.Image
 import torch
 
 from cocoseg import coco
+from cocoseg.coco_results import entries_of, image_ids, write_results
 from cocoseg.config import AUTO, PredictConfig
 from cocoseg.cores import available_cores
 from cocoseg.device import in_channels_last, settled
@@ -22,14 +23,13 @@ from cocoseg.encoding import MaskEncoding
 from cocoseg.errors import CocosegError, IncompleteError
 from cocoseg.export import SegmentationModel, load_model
 from cocoseg.files import from_here, remove_parts
+from cocoseg.find_images import Picture, find_pictures, is_text, key, name_results
 from cocoseg.gallery import FOLDER, Card, write_gallery
+from cocoseg.manifest import Entry, Record
 from cocoseg.parallel import sigterm_as_exit
-from cocoseg.pictures import Picture, find_pictures, is_text, key, name_results
 from cocoseg.pipeline import Pipeline, Places
-from cocoseg.predict import Predictor
+from cocoseg.predictor import Predictor
 from cocoseg.progress import track
-from cocoseg.record import Entry, Record
-from cocoseg.results import entries_of, image_ids, write_results
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 import pytest
 
 from cocoseg.errors import CocosegError
-from cocoseg.record import FILE, Entry, Record
+from cocoseg.manifest import FILE, Entry, Record
 
 SETTINGS = {"scale": None, "tile": "auto", "flip": False, "scales": [1.0]}
 

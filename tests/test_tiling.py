@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cocoseg.tiles import OVERLAP, STEP, Box, blended, spans
+from cocoseg.tiling import OVERLAP, STEP, Box, blended, spans
 
 
 @pytest.mark.parametrize("length", [1, 64, 65, 96, 97, 128, 200, 1000, 1001])

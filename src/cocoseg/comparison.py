@@ -8,8 +8,8 @@ import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 
-from cocoseg.drawing import GREY, LINE, draw_names, fitting, hatched, names_by_size, text_font
 from cocoseg.labels import IGNORE_INDEX, LabelMap
+from cocoseg.text import GREY, LINE, draw_names, fitting, hatched, names_by_size, text_font
 
 LEAST, MOST = 160, 256  # pixels: longer side of a panel; smaller images are enlarged, larger ones shrunk
 GAP = 4  # pixels between panels and between strips

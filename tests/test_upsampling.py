@@ -3,8 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cocoseg import enlarge
-from cocoseg.enlarge import enlarged_argmax
+from cocoseg import upsampling
+from cocoseg.upsampling import enlarged_argmax
 
 
 def smooth(channels: int, height: int, width: int, seed: int = 0) -> Tensor:
@@ -56,8 +56,8 @@ def test_bands_change_nothing(monkeypatch, layout):
     if layout == "channels last":
         scores = scores[None].contiguous(memory_format=torch.channels_last)[0]
     whole = enlarged_argmax(scores, (101, 77))
-    monkeypatch.setattr(enlarge, "BLOCK", 200)
-    monkeypatch.setattr(enlarge, "CHUNK", 50)
+    monkeypatch.setattr(upsampling, "BLOCK", 200)
+    monkeypatch.setattr(upsampling, "CHUNK", 50)
     assert torch.equal(enlarged_argmax(scores, (101, 77)), whole)
 
 
@@ -75,4 +75,4 @@ def test_little_memory_for_a_huge_picture(monkeypatch):
     monkeypatch.setattr(torch, "lerp", counted)
     mask = enlarged_argmax(smooth(81, 56, 56), (1500, 2000))
     assert mask.shape == (1500, 2000)
-    assert 0 < most <= enlarge.CHUNK
+    assert 0 < most <= upsampling.CHUNK

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from cocoseg.drawing import LINE
+from cocoseg.comparison import GAP, LEAST, MOST, Example, easy_and_hard, panel_size, sheet, spread, strip
 from cocoseg.labels import IGNORE_COLOR
-from cocoseg.strips import GAP, LEAST, MOST, Example, easy_and_hard, panel_size, sheet, spread, strip
+from cocoseg.text import LINE
 from tiny import LABELS
 
 BLACK, RED, BLUE = (0, 0, 0), (255, 0, 0), (0, 0, 255)

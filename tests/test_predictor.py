@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as tv
 
-from cocoseg import predict as predict_module
+from cocoseg import predictor as predictor_module
 from cocoseg.errors import CocosegError
 from cocoseg.export import SegmentationModel
-from cocoseg.pixels import normalised
-from cocoseg.predict import Predictor
+from cocoseg.pixels import normalize
+from cocoseg.predictor import Predictor
 from cocoseg.spec import ModelSpec
 from cocoseg.unet import UNet
 from tiny import LABELS, NETWORK, Reads, tiny_unet
@@ -33,7 +33,7 @@ def varied_unet() -> UNet:
     net = tiny_unet().eval()
     with torch.no_grad():
         net.head.weight *= 30
-        net.head.bias -= net(normalised(picture(64, 64))).mean((0, 2, 3))
+        net.head.bias -= net(normalize(picture(64, 64))).mean((0, 2, 3))
     return net
 
 
@@ -57,7 +57,7 @@ def test_it_resizes_as_training_does_and_enlarges_the_logits():
 
     mask = Predictor(model(net))(image)
 
-    small = normalised(tv.resize(image, [32, 48], antialias=True))
+    small = normalize(tv.resize(image, [32, 48], antialias=True))
     logits = F.interpolate(net(small), size=(70, 50), mode="bilinear", align_corners=False)
     assert mask.shape == (3, 70, 50)
     assert mask.dtype == torch.uint8
@@ -91,7 +91,7 @@ def test_images_of_several_sizes_are_one_batch():
 
 def test_a_scale_gives_the_network_the_images_own_pixels():
     net, image = varied_unet(), picture(70, 50)
-    assert (Predictor(model(net), scale=1)(image) == net(normalised(image)).argmax(1)).float().mean() > 0.999
+    assert (Predictor(model(net), scale=1)(image) == net(normalize(image)).argmax(1)).float().mean() > 0.999
     assert Predictor(model(net), scale=0.5).inputs(image)[0].shape == (1, 3, 35, 25)
     assert Predictor(model(net), scale=0.01).inputs(image)[0].shape == (1, 3, 2, 2)
 
@@ -129,9 +129,9 @@ def seen(net: nn.Module) -> list[tuple[int, ...]]:
 
 
 def test_auto_cuts_what_is_too_large(monkeypatch):
-    monkeypatch.setattr(predict_module, "LARGEST_INPUT", 150 * 150)
-    monkeypatch.setattr(predict_module, "TILE", 96)
-    monkeypatch.setattr(predict_module, "LEAST_TILE", 64)
+    monkeypatch.setattr(predictor_module, "LARGEST_INPUT", 150 * 150)
+    monkeypatch.setattr(predictor_module, "TILE", 96)
+    monkeypatch.setattr(predictor_module, "LEAST_TILE", 64)
     net = varied_unet()
     shapes = seen(net)
 
@@ -152,9 +152,9 @@ def test_auto_cuts_what_is_too_large(monkeypatch):
 def test_auto_tiles_get_smaller_where_bands_would_be_too_large(monkeypatch):
     predictor = Predictor(model(), scale=1)
     assert predictor._tile_size((5000, 6000)) == (768, 768)
-    monkeypatch.setattr(predict_module, "BAND_BYTES", 2 * len(LABELS) * 5000 * 400)
+    monkeypatch.setattr(predictor_module, "BAND_BYTES", 2 * len(LABELS) * 5000 * 400)
     assert predictor._tile_size((5000, 6000)) == (384, 384)
-    monkeypatch.setattr(predict_module, "BAND_BYTES", 1)
+    monkeypatch.setattr(predictor_module, "BAND_BYTES", 1)
     assert predictor._tile_size((5000, 6000)) == (256, 256)
 
 
@@ -176,7 +176,7 @@ def test_averages_are_of_probabilities():
     for size in ([32, 48], [16, 24]):
         x = tv.resize(image, size, antialias=True)
         for flipped in (False, True):
-            y = net(normalised(x.flip(-1) if flipped else x)).softmax(1)
+            y = net(normalize(x.flip(-1) if flipped else x)).softmax(1)
             y = F.interpolate(y.flip(-1) if flipped else y, size=(32, 48), mode="bilinear")
             expected += y / 4
     torch.testing.assert_close(scores, expected)
