@@ -136,7 +136,7 @@ def test_files_from_before_batches_were_counted(tmp_path):
         (UNET, lambda: UNet(3, base_channels=2, depth=2)),
         (
             {"_target_": "cocoseg.residual.ResidualUNet"},
-            lambda: ResidualUNet(3, base_channels=2, depth=3, deep_supervision=True),
+            lambda: ResidualUNet(3, base_channels=2, depth=3),
         ),
         (RESNET, resnet_unet),
     ],
@@ -198,15 +198,6 @@ def test_the_encoder_alone_of_a_network_with_another_decoder(tmp_path):
 
     assert_equal(net.encoder.state_dict(), before.encoder.state_dict())
     assert_equal(net.up.state_dict(), decoder)
-
-
-def test_heads_for_deep_supervision_may_be_missing_or_too_many(tmp_path):
-    node = {"_target_": "cocoseg.residual.ResidualUNet"}
-    nets = [ResidualUNet(3, base_channels=2, depth=3, deep_supervision=deep) for deep in (False, True)]
-    for before, after in (nets, nets[::-1]):
-        nn.init.normal_(before.head.weight)
-        loaded(node, after, weights=saved(tmp_path / "a.pth", before.state_dict()))
-        assert torch.equal(after.head.weight, before.head.weight)
 
 
 def test_a_head_trained_on_other_labels_is_mentioned(caplog):

@@ -77,40 +77,16 @@ def test_nothing_is_left_out_in_evaluation():
     assert not torch.equal(net.train()(image), net(image))
 
 
-@pytest.mark.parametrize("deep_supervision", [False, True])
-def test_every_parameter_gets_a_finite_gradient(deep_supervision):
+def test_every_parameter_gets_a_finite_gradient():
     torch.manual_seed(0)
-    net = ResidualUNet(num_classes=3, base_channels=4, depth=3, deep_supervision=deep_supervision)
-    output = net(torch.randn(2, 3, 24, 40))
-    parts = [output["out"], *output["aux"]] if deep_supervision else [output]
+    net = ResidualUNet(num_classes=3, base_channels=4, depth=3)
 
-    sum(part.square().mean() for part in parts).backward()
+    net(torch.randn(2, 3, 24, 40)).square().mean().backward()
 
     for name, parameter in net.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().sum() > 0, name
-
-
-def test_deep_supervision_gives_coarser_logits_in_training_only():
-    net = ResidualUNet(num_classes=3, base_channels=2, depth=4, deep_supervision=True)
-    image = torch.randn(2, 3, 50, 70)
-
-    output = net(image)
-
-    assert output["out"].shape == (2, 3, 50, 70)
-    assert [tuple(part.shape) for part in output["aux"]] == [(2, 3, 25, 35), (2, 3, 13, 18)]
-    assert net.eval()(image).shape == (2, 3, 50, 70)
-
-
-def test_auxiliary_heads_change_no_logits():
-    nets = []
-    for deep_supervision in (False, True):
-        torch.manual_seed(0)
-        nets.append(ResidualUNet(3, base_channels=2, depth=3, deep_supervision=deep_supervision).eval())
-    image = torch.randn(1, 3, 16, 16)
-
-    assert torch.equal(nets[0](image), nets[1](image))
 
 
 @pytest.mark.parametrize(
@@ -124,17 +100,11 @@ def test_auxiliary_heads_change_no_logits():
         ("stochastic_depth", -0.1),
         ("upsample", "nearest"),
         ("dropout", None),
-        ("deep_supervision", 1),
     ],
 )
 def test_a_bad_argument_is_named(argument, value):
     with pytest.raises(ValueError, match=rf"^{argument} is {value!r}"):
         ResidualUNet(**{"num_classes": 2, "base_channels": 2, "depth": 1, argument: value})
-
-
-def test_deep_supervision_needs_levels():
-    with pytest.raises(ValueError, match=r"^depth is 2; deep_supervision"):
-        ResidualUNet(2, base_channels=2, depth=2, deep_supervision=True)
 
 
 def test_training_needs_more_than_one_value_per_channel():

@@ -204,11 +204,10 @@ SEGMENTATION = "torchvision.models.segmentation"
 @pytest.mark.parametrize(
     "overrides",
     [
-        (*RESIDUAL, "model.depth=2"),
-        (*RESIDUAL, "model.depth=3", "model.deep_supervision=true", "model.stochastic_depth=0.2"),
+        (*RESIDUAL, "model.depth=2", "model.stochastic_depth=0.2"),
         pytest.param((*RESNET, "model.weights=null"), marks=pytest.mark.slow),
     ],
-    ids=["residual", "deep supervision", "resnet"],
+    ids=["residual", "resnet"],
 )
 def test_networks_of_ours(run, overrides):
     folder = run("run", *overrides)

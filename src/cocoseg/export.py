@@ -5,6 +5,7 @@
 
 import importlib
 import io
+import logging
 import platform
 import re
 import zipfile
@@ -21,11 +22,14 @@ from torch import Tensor, nn
 from cocoseg.ema import result_of
 from cocoseg.errors import CocosegError
 from cocoseg.files import write_bytes
+from cocoseg.old_files import drop_deep_supervision
 from cocoseg.outputs import logits_of
 from cocoseg.residual import ResidualUNet
 from cocoseg.resnet_unet import ResNetUNet
 from cocoseg.spec import ModelSpec
 from cocoseg.unet import UNet
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 # What a model file may build by name. Names in files are looked up here and never imported.
@@ -136,6 +140,9 @@ def interpreted(content: Any, path: str | Path) -> dict[str, Any]:
         weights = content["state_dict"]
         if is_checkpoint:
             weights = result_of(weights)
+        optimizer, *_ = content.get("optimizer_states") or [None]
+        if drop_deep_supervision(spec.network, weights, optimizer):
+            log.warning("%s: trained with deep_supervision, which is gone; its extra heads are ignored", path)
         return {**content, "spec": spec, "state_dict": weights, "scores": content["scores"]}
     except (KeyError, TypeError, AttributeError) as error:
         raise CocosegError(f"{path}: not a model or checkpoint of this program (no {error})") from error

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from cocoseg.ema import Average, follow_setting
 from cocoseg.labels import IGNORE_INDEX
 from cocoseg.metrics import ConfusionMatrix, MeanLoss, Scores
+from cocoseg.old_files import drop_deep_supervision
 from cocoseg.outputs import Output, logits_of, training_loss
 from cocoseg.spec import ModelSpec
 
@@ -130,6 +131,8 @@ class SegmentationModule(L.LightningModule):
         checkpoint["scores"] = self.scores.to_dict() if self.scores else None
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        optimizer, *_ = checkpoint.get("optimizer_states") or [None]
+        drop_deep_supervision(checkpoint["spec"]["network"], checkpoint["state_dict"], optimizer)
         self.scores = Scores(**checkpoint["scores"]) if checkpoint["scores"] else None
         checkpoint["callbacks"].pop(
             "Advice", None

@@ -1,5 +1,8 @@
-"""What networks return: logits (B, C, H, W), or a mapping with them as `out`, and with further logits, of any
-size, to train on as `aux` (a tensor, or a list from fine to coarse). These are torchvision's names."""
+"""Outputs of networks: logits (B, C, H, W), or a mapping with them as `out`.
+
+A mapping may hold `aux`, further logits of any size to train on: a tensor, or a list from fine to coarse. The
+names are torchvision's.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,18 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-AUX = 0.5  # weight of auxiliary logits in the loss, halved for each of several: see `training_loss`
+AUX = 0.5  # weight of auxiliary logits in the loss; of several each counts half of the one before
 
 Output = Tensor | Mapping[str, Any]
 
 
 def logits_of(output: Output) -> Tensor:
-    """The logits that count."""
+    """The logits to predict from, without auxiliary ones."""
     return output["out"] if isinstance(output, Mapping) else output
 
 
 def parts_of(output: Output) -> list[Tensor]:
-    """The logits that count, then those to train on beside them."""
+    """The logits to predict from, then the auxiliary ones."""
     if not isinstance(output, Mapping):
         return [output]
     aux = output.get("aux", [])
@@ -28,15 +31,14 @@ def parts_of(output: Output) -> list[Tensor]:
 def training_loss(
     loss: Callable[[Tensor, Tensor], Tensor], output: Output, mask: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """What is minimised, and the loss of the logits that count, which compares with that of validation.
+    """Compute the loss to minimize, and the one of the main logits, which compares with that of validation.
 
-    Auxiliary logits add 1/2, 1/4, … of their losses: one kind of them 0.5 as in torchvision's reference
-    training, those of deep supervision half of the next finer ones' as in nnU-Net (which then scales the sum
-    to weights of 1). The mask is reduced to their size by nearest neighbour.
+    Auxiliary logits add 1/2, 1/4, … of their losses: one kind of them 0.5, as in torchvision's reference
+    training. The mask is reduced to their size by nearest neighbor.
 
     Args:
         loss: logits (B, C, H, W) and mask (B, H, W) -> scalar.
-        output: of the network in training.
+        output: what the network returns in training.
         mask: (B, H, W) int64.
     """
     main, *others = parts_of(output)
@@ -48,8 +50,10 @@ def training_loss(
 
 
 def resized(mask: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
-    """Mask (B, H, W) at another (height, width), by nearest neighbour as `torch.nn.functional.interpolate`
-    does, which takes no integers."""
+    """Resize mask (B, H, W) to (height, width) by nearest neighbor.
+
+    As `torch.nn.functional.interpolate` does, which takes no integers.
+    """
     for axis, length in ((1, size[0]), (2, size[1])):
         if mask.shape[axis] != length:
             index = torch.arange(length, device=mask.device) * mask.shape[axis] // length

@@ -18,11 +18,11 @@ from cocoseg.errors import CocosegError
 from cocoseg.export import interpreted, read_file
 from cocoseg.labels import LabelMap
 from cocoseg.networks import is_own
+from cocoseg.old_files import AUX_HEADS
 
 log = logging.getLogger(__name__)
 
-AUX_HEADS = ("aux_heads.",)  # for deep supervision
-HEADS = ("head.", *AUX_HEADS)  # what gives the classes, in our own networks
+HEAD = "head."  # the layer that gives the classes, in our own networks
 TIMEOUT = 30.0  # seconds without a byte, after which a download is given up
 
 
@@ -45,8 +45,7 @@ class Pretrained:
     def load_into(self, net: nn.Module, labels: LabelMap) -> None:
         """Put the weights into a network, each of them or none.
 
-        Weights of an encoder alone, as torchvision's ResNets are, go into the network's encoder. Heads for
-        deep supervision, which only training uses, may be missing.
+        Weights of an encoder alone, as torchvision's ResNets are, go into the network's encoder.
 
         Args:
             net: one of our own.
@@ -57,9 +56,9 @@ class Pretrained:
         """
         weights, target = self._chosen(net, labels)
         own = target.state_dict()
-        optional = HEADS if self.part == "body" else AUX_HEADS
-        weights = {n: value for n, value in weights.items() if n in own or not n.startswith(optional)}
-        missing = [n for n in own if n not in weights and not n.startswith(optional)]
+        may_miss = HEAD if self.part == "body" else ()
+        weights = {n: value for n, value in weights.items() if n in own or not n.startswith(AUX_HEADS)}
+        missing = [n for n in own if n not in weights and not n.startswith(may_miss)]
         self._require_fit(own, weights, missing, type(target).__name__)
         target.load_state_dict(weights, strict=False)
         log.info("%s: %d tensors, into %s", self.source, len(weights), type(target).__name__)
@@ -72,11 +71,11 @@ class Pretrained:
                 f"model.weights_part is encoder, but {type(net).__name__} has none of its own; "
                 "body takes all but the head"
             )
-        alone = not any(name.startswith(("encoder.", *HEADS)) for name in self.weights)
+        alone = not any(name.startswith(("encoder.", HEAD)) for name in self.weights)
         if encoder is not None and (self.part == "encoder" or alone):
             return _encoder_part(self.weights), encoder
         if self.part == "body":
-            return _without(self.weights, HEADS), net
+            return _without(self.weights, (HEAD,)), net
         self._require_same_head(net, labels)
         return self.weights, net
 

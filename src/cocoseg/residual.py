@@ -22,9 +22,7 @@ class ResidualUNet(nn.Module):
     """A residual encoder and a plain, thinner decoder of `depth` levels, joined by concatenated skips.
 
     `forward` maps image (B, 3, H, W) to logits (B, num_classes, H, W), of any height and width from 1 up, as
-    `UNet` does. With deep supervision (nnU-Net, Isensee et al. 2021) it returns in training a mapping: `out`,
-    the logits, and `aux`, a list of logits at 1/2, 1/4, … of the size (rounded up), from every level of the
-    decoder but the coarsest; see outputs.py for how much they count.
+    `UNet` does.
 
     Args:
         num_classes: channels of the logits.
@@ -34,7 +32,6 @@ class ResidualUNet(nn.Module):
         stochastic_depth: probability with which the last block is left out in training, per image; it grows
             linearly from the first block on (Huang et al. 2016, arXiv 1603.09382).
         upsample, dropout: as of `UNet`.
-        deep_supervision: see above; takes a depth of 3 at least.
 
     Raises:
         ValueError: an argument out of range.
@@ -51,17 +48,12 @@ class ResidualUNet(nn.Module):
         stochastic_depth: float = 0.0,
         upsample: str = "transpose",
         dropout: float = 0.0,
-        deep_supervision: bool = False,
     ):
         super().__init__()
         counts = {"num_classes": num_classes, "base_channels": base_channels, "depth": depth}
         check_counts({**counts, "blocks": blocks})
         check_rates({"stochastic_depth": stochastic_depth, "dropout": dropout})
         check_upsample(upsample)
-        if type(deep_supervision) is not bool:
-            raise ValueError(f"deep_supervision is {deep_supervision!r}; it must be true or false")
-        if deep_supervision and depth < 3:
-            raise ValueError(f"depth is {depth}; deep_supervision needs 3 at least")
         widths = [base_channels * 2**level for level in range(depth + 1)]
         self.multiple = 2**depth
         self.encoder = ResidualEncoder(widths, blocks, stochastic_depth)
@@ -70,25 +62,16 @@ class ResidualUNet(nn.Module):
             Up(2 * width, width, width, upsample, convolutions=1) for width in reversed(widths[:-1])
         )
         self.head = nn.Conv2d(widths[0], num_classes, kernel_size=1)
-        supervised = widths[1 : depth - 1] if deep_supervision else []
-        self.aux_heads = nn.ModuleList(nn.Conv2d(width, num_classes, kernel_size=1) for width in supervised)
 
-    def forward(self, image: Tensor) -> Tensor | dict[str, Tensor | list[Tensor]]:
+    def forward(self, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
         if self.training:
             require_several_values(image, self.multiple, ", or a smaller depth")
         *skips, x = self.encoder(padded(image, self.multiple))
         x = self.dropout(x)
-        levels = []  # of the decoder, coarsest first
         for block in self.up:
             x = block(x, skips.pop())
-            levels.append(x)
-        logits = self.head(x)[..., :height, :width]
-        if not (self.training and self.aux_heads):
-            return logits
-        finer = levels[-2::-1]
-        aux = [head(level) for head, level in zip(self.aux_heads, finer, strict=False)]
-        return {"out": logits, "aux": [_cropped(part, height, width, 2**i) for i, part in enumerate(aux, 1)]}
+        return self.head(x)[..., :height, :width]
 
 
 class ResidualEncoder(nn.Module):
@@ -151,8 +134,3 @@ def _level(inputs: int, outputs: int, blocks: int, rates: Iterator[float]) -> It
     yield ResidualBlock(inputs, outputs, 2, next(rates))
     for _ in range(blocks - 1):
         yield ResidualBlock(outputs, outputs, 1, next(rates))
-
-
-def _cropped(logits: Tensor, height: int, width: int, scale: int) -> Tensor:
-    """Without what lies wholly in the padding of an image of this height and width."""
-    return logits[..., : -(-height // scale), : -(-width // scale)]
