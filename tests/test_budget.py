@@ -56,7 +56,7 @@ def test_what_the_end_needs_is_kept_in_reserve(watch: Clock) -> None:
     budget.expected.validation, budget.expected.checkpoint, budget.expected.export = 5, 2, 3
     assert budget.after_validation() == pytest.approx(2 * 2.2 + 3.3 + END)
     assert budget.reserve() == pytest.approx(5.5 + 2 * 2.2 + 3.3 + END)
-    budget.expected.pictures = 0.5
+    budget.expected.figures = 0.5
     assert budget.after_validation() == pytest.approx(2 * 2.2 + 3.3 + 0.55 + END)
     budget.expected.step = 1
     watch.now += 100 - budget.reserve() - 1.1
@@ -155,6 +155,16 @@ def test_a_resumed_run_goes_on_where_it_was(watch: Clock) -> None:
     assert second.progress > first.progress
     assert second.spent.computing == 30
     assert second.spent.starting == 20
+
+
+def test_a_ledger_of_an_earlier_version_counts_too(watch: Clock) -> None:
+    ledger = started(watch, 100, used_before=30).to_dict()
+    ledger["expected"] = {"validation": 4.0, "pictures": 2.0}
+    budget = started(watch, 100)
+    budget.resume(ledger)
+    assert budget.used() == 30
+    assert budget.expected.validation == 4
+    assert budget.expected.figures == 0
 
 
 def test_the_ledger_with_more_time_counts(watch: Clock) -> None:

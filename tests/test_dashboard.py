@@ -1,22 +1,25 @@
 import io
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning as L
 import numpy as np
 import PIL.Image
 import pytest
 import torch
+from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from cocoseg import budget as budget_module
 from cocoseg import dashboard
-from cocoseg.budget import END, GUESS_MARGIN, MARGIN, Budget
+from cocoseg.budget import Budget
 from cocoseg.command import Command
 from cocoseg.comparison import GAP
 from cocoseg.config import Config, DataConfig
-from cocoseg.dashboard import EXAMPLES, Pictures, RunTexts
+from cocoseg.dashboard import EXAMPLES, SHARE, Figures, RunTexts
 from cocoseg.text import LINE
 from tensorboard_api import TensorBoardApi
 from tiny import Reads, loader, painted, random_batch, tiny_module, tiny_trainer
@@ -71,9 +74,10 @@ def train(count: int = 3) -> DataLoader:
     return loader(*(random_batch(seed=number, size=SIZE) for number in range(count)))
 
 
-def test_losses_scores_and_pictures(tmp_path):
+def test_losses_scores_and_figures(tmp_path):
     budget = Budget(None)
-    trainer = trainer_with(tmp_path, Pictures(budget, seed=0))
+    figures = Figures(budget, seed=0)
+    trainer = trainer_with(tmp_path, figures)
     trainer.fit(tiny_module(), train(), val_loader(20))
 
     found = events(tmp_path)
@@ -91,12 +95,12 @@ def test_losses_scores_and_pictures(tmp_path):
     assert len(examples(found)) == EXAMPLES
     for tag in (*CHARTS, *examples(found)):
         assert steps(found, tag) == [3, 6], tag  # none of the sanity check
-    assert 0 < budget.expected.pictures < 60
+    assert 0 < budget.expected.figures == figures.expected_seconds < 60
 
 
 def test_the_examples_are_the_same_images_from_all_over_the_set_the_hardest_first(tmp_path):
     module = tiny_module(Reads(), lr=0.0)  # says the same whenever it is asked
-    trainer_with(tmp_path, Pictures(Budget(None), seed=0)).fit(module, train(), val_loader(100))
+    trainer_with(tmp_path, Figures(Budget(None), seed=0)).fit(module, train(), val_loader(100))
 
     found = events(tmp_path)
     shown = [np.count_nonzero(pixels(found, tag)[:160, 164:324].any(-1)) / 100 for tag in examples(found)]
@@ -107,13 +111,13 @@ def test_the_examples_are_the_same_images_from_all_over_the_set_the_hardest_firs
     for tag in examples(found):
         assert (pixels(found, tag, 0) == pixels(found, tag, 1)).all()
     other = tmp_path / "other"  # a run with other weights and batches
-    trainer_with(other, Pictures(Budget(None), seed=0)).fit(tiny_module(), train(), val_loader(100, batch=32))
+    trainer_with(other, Figures(Budget(None), seed=0)).fit(tiny_module(), train(), val_loader(100, batch=32))
     for tag in examples(found):
         assert (pixels(found, tag)[:160, :324] == pixels(events(other), tag)[:160, :324]).all()
 
 
 def test_a_strip_shows_what_the_validation_said(tmp_path):
-    trainer_with(tmp_path, Pictures(Budget(None), seed=0), max_epochs=1).fit(
+    trainer_with(tmp_path, Figures(Budget(None), seed=0), max_epochs=1).fit(
         tiny_module(Reads(), lr=0.0), train(), val_loader(3)
     )
     found = events(tmp_path)
@@ -133,7 +137,7 @@ def test_a_validation_that_is_cut_short_has_fewer_examples(tmp_path):
             if number == 1 and trainer.global_step == 6:
                 raise StopIteration
 
-    trainer_with(tmp_path, Cut(), Pictures(Budget(None), seed=0)).fit(tiny_module(), train(), val_loader(16))
+    trainer_with(tmp_path, Cut(), Figures(Budget(None), seed=0)).fit(tiny_module(), train(), val_loader(16))
 
     found = events(tmp_path)
     again = [tag for tag in examples(found) if steps(found, tag) == [3, 6]]
@@ -143,37 +147,79 @@ def test_a_validation_that_is_cut_short_has_fewer_examples(tmp_path):
 
 
 def test_a_set_of_fewer_images_than_examples(tmp_path):
-    trainer_with(tmp_path, Pictures(Budget(None), seed=0), limit_val_batches=1).fit(
+    trainer_with(tmp_path, Figures(Budget(None), seed=0), limit_val_batches=1).fit(
         tiny_module(), train(), val_loader(9, batch=2)
     )
     assert len(examples(events(tmp_path))) == 2
 
 
-class AtOnce:
-    """In place of the thread, which may leave out what comes too fast."""
-
-    def __init__(self, what, write):
-        self.write = write
-
-    def submit(self, things):
-        for thing in things:
-            self.write(thing)
-
-    def finish(self, seconds):
-        return True
-
-
-def test_pictures_come_ever_more_rarely_and_at_the_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(dashboard, "BackgroundWriter", AtOnce)
-    pictures = Pictures(Budget(None), seed=0)
-    trainer_with(tmp_path, pictures, max_epochs=23).fit(tiny_module(), train(1), val_loader(2))
-    drawn = steps(events(tmp_path), "classes/iou")
-    assert drawn == [1, 2, 3, 4, 5, 7, 9, 12, 15, 19, 23]
-    assert pictures.bytes == sum(
+def test_figures_come_ever_more_rarely_and_at_the_end(tmp_path):
+    figures = Figures(Budget(None), seed=0)
+    trainer_with(tmp_path, figures, max_epochs=23).fit(tiny_module(), train(1), val_loader(2))
+    assert steps(events(tmp_path), "classes/iou") == [1, 2, 3, 4, 5, 7, 9, 12, 15, 19, 23]
+    assert figures.bytes == sum(
         len(image.encoded_image_string)
         for tag in events(tmp_path).Tags()["images"]
         for image in events(tmp_path).Images(tag)
     )
+
+
+class Clock:
+    """Time that only figures, and the epochs that `Epoch` counts, take."""
+
+    def __init__(self, monkeypatch, figure: float):
+        self.now = 0.0
+        watch = SimpleNamespace(monotonic=lambda: self.now)
+        for module in (budget_module, dashboard):
+            monkeypatch.setattr(module, "time", watch)
+        encode = dashboard._image_summary
+
+        def slow(tag, picture):
+            self.now += figure
+            return encode(tag, picture)
+
+        monkeypatch.setattr(dashboard, "_image_summary", slow)
+
+    def epoch(self, seconds: float) -> L.Callback:
+        return LambdaCallback(on_train_epoch_start=lambda *_: setattr(self, "now", self.now + seconds))
+
+
+def test_figures_take_a_small_share_of_the_time(tmp_path, monkeypatch):
+    clock = Clock(monkeypatch, figure=0.1)  # five of them each time: three charts, two examples
+    budget = Budget(1000.0, began=0.0)
+    figures = Figures(budget, seed=0)
+    trainer_with(tmp_path, clock.epoch(10.0), figures, max_epochs=40).fit(
+        tiny_module(), train(1), val_loader(2)
+    )
+    drawn = steps(events(tmp_path), "classes/iou")
+    assert drawn[0] > 1
+    assert drawn[-1] == 40
+    assert 4 < len(drawn) < 12
+    assert figures.seconds - 0.5 <= SHARE * budget.used()
+    assert budget.spent.saving == pytest.approx(figures.seconds)
+    assert budget.expected.figures == pytest.approx(0.1 * 11)  # of a whole set of examples
+
+
+def test_the_last_figures_keep_to_the_limit(tmp_path, monkeypatch):
+    """After 4 s of measuring and 78 s of training 18 s are left, 13 of them for export and exit."""
+    clock = Clock(monkeypatch, figure=1.0)
+    budget = Budget(100.0, began=0.0)
+    budget.expected.export = 10.0
+    figures = Figures(budget, seed=0)
+    trainer_with(tmp_path, clock.epoch(78.0), figures, max_epochs=1).fit(
+        tiny_module(), train(1), val_loader(20)
+    )
+    shown = [tag for tag in events(tmp_path).Tags()["images"] if tag.startswith("examples")]
+    assert shown == ["examples/1", "examples/2"]  # after three charts
+    assert budget.left() - budget.after_figures() < 1
+
+
+def test_without_a_limit_figures_do_not_depend_on_the_clock(tmp_path, monkeypatch):
+    clock = Clock(monkeypatch, figure=1e6)
+    trainer_with(tmp_path, clock.epoch(0.0), Figures(Budget(None), seed=0), max_epochs=7).fit(
+        tiny_module(), train(1), val_loader(2)
+    )
+    assert steps(events(tmp_path), "classes/iou") == [1, 2, 3, 4, 5, 7]
 
 
 def test_a_trial_that_is_pruned_shows_its_end(tmp_path, monkeypatch):
@@ -183,8 +229,7 @@ def test_a_trial_that_is_pruned_shows_its_end(tmp_path, monkeypatch):
         def on_validation_end(self, trainer, *_):
             trainer.should_stop = trainer.current_epoch == 5
 
-    monkeypatch.setattr(dashboard, "BackgroundWriter", AtOnce)
-    trainer_with(tmp_path, Prunes(), Pictures(Budget(None), seed=0), max_epochs=23).fit(
+    trainer_with(tmp_path, Prunes(), Figures(Budget(None), seed=0), max_epochs=23).fit(
         tiny_module(), train(1), val_loader(2)
     )
     assert steps(events(tmp_path), "classes/iou") == [1, 2, 3, 4, 5, 6]
@@ -197,75 +242,47 @@ def test_a_first_validation_without_any_candidate_chooses_none(tmp_path, monkeyp
                 raise StopIteration
 
     monkeypatch.setattr(dashboard, "spread", lambda images, count, seed: list(range(4, 8)))
-    trainer_with(tmp_path, Cut(), Pictures(Budget(None), seed=0), num_sanity_val_steps=0).fit(
+    trainer_with(tmp_path, Cut(), Figures(Budget(None), seed=0), num_sanity_val_steps=0).fit(
         tiny_module(), train(), val_loader(16)
     )
     assert len(examples(events(tmp_path))) == 4
 
 
-def test_what_comes_after_pictures_keeps_its_time(tmp_path, monkeypatch):
-    waited = []
-    monkeypatch.setattr(AtOnce, "finish", lambda self, seconds: waited.append(seconds))
-    monkeypatch.setattr(dashboard, "BackgroundWriter", AtOnce)
-    budget = Budget(100.0, used_before=90.0)
-    budget.expected.export, budget.expected.formats = 2.0, {"onnx": 1.0}
-    pictures = Pictures(budget, seed=0)
-    trainer = trainer_with(tmp_path, pictures)
-    for exported in (False, True):
-        budget.exported = exported
-        pictures.setup(trainer, tiny_module(), "fit")
-        left = budget.left()
-        pictures.teardown(trainer, tiny_module(), "fit")
-        rest = END + GUESS_MARGIN + (0.0 if exported else MARGIN * 2.0)
-        assert waited.pop() == pytest.approx(left - rest, abs=0.5)
-
-
 def test_beyond_so_many_bytes_only_the_end_is_drawn(tmp_path, monkeypatch):
-    monkeypatch.setattr(dashboard, "BackgroundWriter", AtOnce)
     monkeypatch.setattr(dashboard, "MAX_BYTES", 1)
-    trainer_with(tmp_path, Pictures(Budget(None), seed=0), max_epochs=5).fit(
+    trainer_with(tmp_path, Figures(Budget(None), seed=0), max_epochs=5).fit(
         tiny_module(), train(1), val_loader(2)
     )
     assert steps(events(tmp_path), "classes/iou") == [1, 5]
 
 
-def test_a_run_that_dies_leaves_its_pictures(tmp_path):
+def test_a_run_that_dies_leaves_its_figures(tmp_path):
     class Dies(L.Callback):
         def on_train_epoch_start(self, trainer, *_):
             if trainer.current_epoch == 1:
                 raise ConnectionError("gone")
 
     with pytest.raises(ConnectionError):
-        trainer_with(tmp_path, Dies(), Pictures(Budget(None), seed=0)).fit(
+        trainer_with(tmp_path, Dies(), Figures(Budget(None), seed=0)).fit(
             tiny_module(), train(), val_loader(5)
         )
     assert steps(events(tmp_path), "classes/iou") == [3]
 
 
-def test_what_there_is_no_time_to_draw_is_left_out(tmp_path):
-    trainer_with(tmp_path, Pictures(Budget(0.5, used_before=100), seed=0)).fit(
-        tiny_module(), train(), val_loader(5)
-    )
-    found = events(tmp_path)
-    files = [path.stat().st_mtime_ns for path in tmp_path.glob("events*")]
-    assert len(steps(found, "examples/1")) < 2
-    assert len(files) == 1  # closed, and not opened again by what came too late
-
-
-def test_pictures_that_fail_do_not_end_the_training(tmp_path, monkeypatch, caplog):
+def test_figures_that_fail_do_not_end_the_training(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(dashboard, "strip", lambda *_: 1 / 0)
-    trainer = trainer_with(tmp_path, Pictures(Budget(None), seed=0))
+    trainer = trainer_with(tmp_path, Figures(Budget(None), seed=0))
     trainer.fit(tiny_module(), train(), val_loader(5))
     assert trainer.global_step == 6
-    (record,) = [record for record in caplog.records if record.name == "cocoseg.background"]
-    assert record.message.startswith("TensorBoard's pictures: ZeroDivisionError")
+    (record,) = [record for record in caplog.records if record.name == "cocoseg.dashboard"]
+    assert record.message.startswith("TensorBoard's figures: ZeroDivisionError")
 
 
 def test_a_resumed_run_shows_the_same_images_and_no_step_twice(tmp_path):
     config = Config(data=DataConfig(images="images", annotations="instances.json"))
 
     def callbacks():
-        return RunTexts(config, Command()), Pictures(Budget(None), seed=0)
+        return RunTexts(config, Command()), Figures(Budget(None), seed=0)
 
     def fit(folder, checkpoint=None, **options):
         module = tiny_module(Reads(), lr=0.0)
@@ -290,9 +307,9 @@ def test_a_resumed_run_shows_the_same_images_and_no_step_twice(tmp_path):
 
 
 def test_without_tensorboard_nothing_is_drawn(tmp_path, monkeypatch):
-    monkeypatch.setattr(dashboard, "BackgroundWriter", lambda *_: 1 / 0)
+    monkeypatch.setattr(dashboard, "figures", lambda *_: 1 / 0)
     trainer = tiny_trainer(
-        tmp_path, max_epochs=1, callbacks=[Pictures(Budget(None), seed=0), RunTexts(Config(), Command())]
+        tmp_path, max_epochs=1, callbacks=[Figures(Budget(None), seed=0), RunTexts(Config(), Command())]
     )
     trainer.fit(tiny_module(), train(), val_loader(3))
 
@@ -316,9 +333,9 @@ def test_command_configuration_and_report_as_text(tmp_path):
 
 def test_tensorboard_serves_all_of_it(tmp_path):
     config = Config(data=DataConfig(images="images", annotations="instances.json"))
-    trainer_with(
-        tmp_path / "run", RunTexts(config, Command(("seed=0",))), Pictures(Budget(None), seed=0)
-    ).fit(tiny_module(), train(), val_loader(20))
+    trainer_with(tmp_path / "run", RunTexts(config, Command(("seed=0",))), Figures(Budget(None), seed=0)).fit(
+        tiny_module(), train(), val_loader(20)
+    )
     board = TensorBoardApi(tmp_path, runs=1)
     shown = board.get("data/plugin/images/tags")["run"]
     assert set(shown) == {*CHARTS, *(f"examples/{rank}" for rank in range(1, EXAMPLES + 1))}

@@ -52,7 +52,7 @@ class Expected:
     export: float = 0.0
     formats: dict[str, float] = field(default_factory=dict)
     step: float = 0.0
-    pictures: float = 0.0
+    figures: float = 0.0
 
 
 @dataclass
@@ -69,7 +69,6 @@ class Budget:
         extended: seconds by which `budget.extend` has prolonged the limit since the run last ended.
         finished: the run came to its end.
         training: this attempt has begun to train.
-        exported: it has exported a model.
     """
 
     limit: float | None
@@ -82,7 +81,6 @@ class Budget:
     extended: float = 0.0
     finished: bool = False
     training: bool = False
-    exported: bool = False
 
     def used(self) -> float:
         """Seconds used so far, earlier attempts included."""
@@ -93,17 +91,14 @@ class Budget:
         return float("inf") if self.limit is None else self.limit - self.used()
 
     def after_validation(self) -> float:
-        """Seconds that must be left when the last validation ends: two checkpoints, the export, what is not
-        drawn by then of the pictures, other formats of the model, the exit."""
-        checkpoint, export = self.expected.checkpoint, self.expected.export
-        parts = 2 * checkpoint + (export or checkpoint) + self.expected.pictures
-        return MARGIN * parts + self.for_formats() + END
+        """Seconds that must be left when the last validation ends: for the figures and what follows them."""
+        return MARGIN * self.expected.figures + self.after_figures()
 
-    def after_training(self) -> float:
-        """Seconds that must be left when all pictures are drawn: the export, where no validation has led to
-        one, other formats of the model, the exit."""
-        export = 0.0 if self.exported else MARGIN * self.expected.export
-        return export + self.for_formats() + END
+    def after_figures(self) -> float:
+        """Seconds that must be left when the last figures are drawn: two checkpoints, the export, other
+        formats of the model, the exit."""
+        checkpoint, export = self.expected.checkpoint, self.expected.export
+        return MARGIN * (2 * checkpoint + (export or checkpoint)) + self.for_formats() + END
 
     def for_formats(self) -> float:
         """Seconds that other formats of the model take; they are written once, at the end."""
@@ -186,7 +181,9 @@ class Budget:
         self.used_before = float(ledger["used"])
         self.trained_from = ledger["trained_from"]
         self.spent = Spent(**ledger["spent"])
-        self.expected = Expected(**ledger["expected"])
+        # Earlier versions expected other parts of the end, too.
+        known = {name: value for name, value in ledger["expected"].items() if hasattr(self.expected, name)}
+        self.expected = Expected(**known)
 
     def follow(self, ledger: dict[str, Any]) -> None:
         """Take over the clock of the process that leads this one: what its `to_dict` says now."""

@@ -9,7 +9,7 @@ from cocoseg.command import Command
 from cocoseg.compiling import CompileNetwork
 from cocoseg.config import Config
 from cocoseg.console import progress_callback
-from cocoseg.dashboard import Pictures, RunTexts
+from cocoseg.dashboard import Figures, RunTexts
 from cocoseg.datamodule import SegmentationDataModule
 from cocoseg.diagnostics import Diagnostics
 from cocoseg.failures import StopAtNoNumber
@@ -39,7 +39,7 @@ def display(config: Config, budget: Budget, command: Command) -> list[L.Callback
     leads = processes.rank() == 0
     if leads:
         callbacks += [RunTexts(config, command), HyperparameterRow(config, command)]
-        callbacks += [Pictures(budget, config.seed), Diagnostics(budget)]
+        callbacks += [Figures(budget, config.seed), Diagnostics(budget)]
     if leads and config.trainer.get("enable_progress_bar", True):
         callbacks.append(progress_callback(budget))
     return callbacks + [build(node, f"callbacks.{name}") for name, node in config.callbacks.items()]

@@ -1,16 +1,20 @@
-"""What TensorBoard is shown beside the numbers, which are logged where they arise."""
+"""TensorBoard's texts and figures. Numbers are logged where they arise."""
 
 import io
+import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning as L
 import numpy as np
 import PIL.Image
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from omegaconf import OmegaConf
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
@@ -18,29 +22,45 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 from torch.utils.tensorboard import FileWriter
 
-from cocoseg.background import BackgroundWriter
 from cocoseg.budget import Budget
 from cocoseg.charts import confused_pairs, confusion_matrix, iou_bars
 from cocoseg.command import Command
 from cocoseg.comparison import Example, easy_and_hard, spread, strip
 from cocoseg.config import Config
-from cocoseg.events import event_file, is_shown
 from cocoseg.labels import LabelMap
 from cocoseg.metrics import Scores
 from cocoseg.module import SegmentationModule
 from cocoseg.pacing import is_last_step
 from cocoseg.pixels import denormalize
 from cocoseg.prepared import prepared_sets
+from cocoseg.spec import ModelSpec
+
+log = logging.getLogger(__name__)
 
 EXAMPLES = 8  # images shown all through a run
-CANDIDATES = 32  # of which they are chosen, by how hard they look
-RARER = 1.25  # times the step of the last pictures: of the next ones
-MAX_BYTES = 64 * 2**20  # of pictures in a run; beyond, only those of its end
-PATIENCE = 10.0  # seconds: what the end waits for pictures, at most
+CANDIDATES = 32  # images of which they are chosen, by how hard they look
+RARER = 1.25  # factor between the steps of figures and the steps of the next ones
+SHARE = 0.02  # of the time used so far, that figures may take before the end of a run
+MAX_BYTES = 64 * 2**20  # of all figures in a run; beyond, only those of its end are drawn
+
+Draw = Callable[[], PIL.Image.Image]
+
+
+def is_shown(trainer: L.Trainer) -> bool:
+    """Whether this process writes for TensorBoard."""
+    return isinstance(trainer.logger, TensorBoardLogger) and trainer.is_global_zero
+
+
+def event_file(logger: TensorBoardLogger) -> FileWriter:
+    """The logger's event file, for what the logger has no method for.
+
+    A new file if a training that has ended closed the last one: the public field is None then.
+    """
+    return logger.experiment._get_file_writer()
 
 
 class RunTexts(L.Callback):
-    """The command line, the resolved configuration and the report on the data, once training begins."""
+    """Shows the command line, the resolved configuration and the report on the data."""
 
     def __init__(self, config: Config, command: Command):
         self.config, self.command = config, command
@@ -49,7 +69,7 @@ class RunTexts(L.Callback):
         if not is_shown(trainer):
             return
         writer, step = trainer.logger.experiment, trainer.global_step
-        if step:  # what a killed attempt has logged beyond the checkpoint did not happen
+        if step:  # discards what a killed attempt has logged beyond the checkpoint
             mark = Event(session_log=SessionLog(status=SessionLog.START))
             event_file(trainer.logger).add_event(mark, step + 1)
         for name, text in self.texts().items():
@@ -68,50 +88,52 @@ class RunTexts(L.Callback):
         return texts
 
 
-class Picture(NamedTuple):
-    """For TensorBoard."""
+class Figures(L.Callback):
+    """Draws examples, the confusion matrix and the IoU per class after a validation.
 
-    tag: str
-    step: int
-    picture: PIL.Image.Image
+    The examples are the same images all through a run, also if it is resumed, and in all runs of a sweep: of
+    candidates that are drawn at random from the whole validation set, the hardest, the easiest and some
+    between. The predicted masks are those of the validation itself; one that was cut short shows fewer.
 
-
-class Pictures(L.Callback):
-    """Examples, confusion matrix and IoU per class after a validation, drawn and written by a thread.
-
-    The examples are the same images all through a run, also where it is resumed, and in all runs of a sweep:
-    of some that are drawn at random from all of the validation set, the hardest, the easiest and some
-    between. The predictions are those of the validation itself; one that was cut short has fewer of them.
-
-    Pictures come ever more rarely, each time after a quarter more steps, and always at the end. What is not
-    drawn when the time is up is left out.
+    Figures are drawn after the last validation of a run, as many as there is time for. Before that they are
+    drawn each time after a quarter more steps, if that takes at most SHARE of the time used so far. Without a
+    time limit only the steps count.
 
     Args:
-        budget: what the end may wait, and how long pictures take.
-        seed: of the choice.
+        budget: the time used and left; `expected.figures` is set to `expected_seconds`.
+        seed: of the choice of examples.
+
+    Attributes:
+        seconds: spent on figures so far, in earlier attempts at the run, too.
+        seconds_of: tag of a figure -> seconds to draw and write it, as last measured.
     """
 
     def __init__(self, budget: Budget, seed: int):
         self.budget, self.seed = budget, seed
-        self.chosen: list[int] | None = None  # places in the order of validation, the hardest first
+        self.chosen: list[int] | None = None  # indices in the order of validation, the hardest first
         self.next_step = 0
-        self.bytes = 0  # of all pictures
-        self._writer: BackgroundWriter[Picture] | None = None
+        self.bytes = 0  # of all figures in the event files
+        self.seconds = 0.0
+        self.seconds_of: dict[str, float] = {}
+        self._failed = False
         self._wanted: set[int] = set()
         self._seen: dict[int, Example] = {}
-        self._place = 0  # of the next image
+        self._index = 0  # of the next image
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if is_shown(trainer):
-            self._writer = BackgroundWriter(
-                "TensorBoard's pictures", self._write_to(event_file(trainer.logger))
-            )
+    @property
+    def expected_seconds(self) -> float:
+        """Seconds that the next figures take."""
+        return sum(self.seconds_of.values())
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: SegmentationModule) -> None:
+        if self.budget.limit is not None and is_shown(trainer):
+            self._measure(pl_module.spec)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._wanted, self._seen, self._place = set(), {}, 0
-        if self._writer is None or trainer.sanity_checking:
+        self._wanted, self._seen, self._index = set(), {}, 0
+        if not is_shown(trainer) or trainer.sanity_checking:
             return
-        images = _images(trainer)
+        images = _image_count(trainer)
         if self.chosen and max(self.chosen) >= images:  # resumed on other data
             self.chosen = None
         self._wanted = set(self.chosen or spread(images, CANDIDATES, self.seed))
@@ -125,88 +147,130 @@ class Pictures(L.Callback):
         *args: Any,
     ) -> None:
         image, mask = batch
-        here = [place for place in range(len(image)) if self._place + place in self._wanted]
+        here = [index for index in range(len(image)) if self._index + index in self._wanted]
         if here:
             parts = zip(
                 denormalize(image[here]), _as_bytes(mask[here]), _as_bytes(outputs[here]), strict=True
             )
-            for place, part in zip(here, parts, strict=True):
-                self._seen[self._place + place] = Example(*part)
-        self._place += len(image)
+            for index, part in zip(here, parts, strict=True):
+                self._seen[self._index + index] = Example(*part)
+        self._index += len(image)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: SegmentationModule) -> None:
-        if not self._wanted or self._writer is None or not self._is_due(trainer):
+        if not self._wanted or not self._is_due(trainer):
             return
         if not self.chosen:
-            truths = {place: example.truth for place, example in self._seen.items()}
-            self.chosen = easy_and_hard(truths, EXAMPLES)
+            targets = {index: example.truth for index, example in self._seen.items()}
+            self.chosen = easy_and_hard(targets, EXAMPLES)
+        ranks = enumerate(self.chosen, start=1)
+        examples = {rank: self._seen[index] for rank, index in ranks if index in self._seen}
         step = trainer.global_step
         self.next_step = math.ceil(step * RARER)
-        examples = {
-            f"examples/{rank}": self._seen[place]
-            for rank, place in enumerate(self.chosen, start=1)
-            if place in self._seen
-        }
         matrix, labels = pl_module.matrix.numpy(), pl_module.spec.labels
-        self._writer.submit(self._drawn(step, examples, matrix, pl_module.scores, labels))
+        file = event_file(trainer.logger)
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self._finish()  # before the logger closes its file
+        def write(tag: str, figure: PIL.Image.Image) -> None:
+            summary, size = _image_summary(tag, figure)
+            file.add_summary(summary, step)
+            self.bytes += size
 
-    def on_exception(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
-    ) -> None:
-        self._finish()
+        self._draw(figures(matrix, pl_module.scores, labels, examples), write)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"chosen": self.chosen, "next_step": self.next_step, "bytes": self.bytes}
+        return {
+            "chosen": self.chosen,
+            "next_step": self.next_step,
+            "bytes": self.bytes,
+            "seconds": self.seconds,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.chosen = state_dict["chosen"]
-        self.next_step, self.bytes = state_dict["next_step"], state_dict["bytes"]
+        self.chosen, self.next_step = state_dict["chosen"], state_dict["next_step"]
+        self.bytes, self.seconds = state_dict["bytes"], state_dict["seconds"]
 
     def _is_due(self, trainer: L.Trainer) -> bool:
-        alone = trainer.state.fn == TrainerFn.VALIDATING  # after a training that had no validation
-        last = alone or trainer.should_stop or is_last_step(trainer)
-        return last or (trainer.global_step >= self.next_step and self.bytes < MAX_BYTES)
+        after_fit = trainer.state.fn == TrainerFn.VALIDATING  # of a training that had no validation
+        if after_fit or trainer.should_stop or is_last_step(trainer):
+            return True
+        return trainer.global_step >= self.next_step and self.bytes < MAX_BYTES and self._is_affordable()
 
-    def _drawn(
-        self, step: int, examples: dict[str, Example], matrix: np.ndarray, scores: Scores, labels: LabelMap
-    ) -> Iterator[Picture]:
-        """In the thread: one picture after the other."""
-        begin = time.monotonic()
-        yield Picture("classes/iou", step, iou_bars(scores.iou, labels))
-        yield Picture("classes/confusion", step, confusion_matrix(matrix, labels.names))
-        yield Picture("classes/most_confused", step, confused_pairs(matrix, labels.names))
-        for tag, example in examples.items():
-            yield Picture(tag, step, strip(example, labels))
-        seconds = min(PATIENCE, time.monotonic() - begin)
-        self.budget.expected.pictures = max(self.budget.expected.pictures, seconds)
+    def _is_affordable(self) -> bool:
+        if self.budget.limit is None:  # then nothing depends on the clock
+            return True
+        return self.seconds + self.expected_seconds <= SHARE * self.budget.used()
 
-    def _write_to(self, file: FileWriter) -> Callable[[Picture], None]:
-        def write(drawn: Picture) -> None:
-            buffer = io.BytesIO()
-            drawn.picture.save(buffer, format="PNG", compress_level=3)
-            content = buffer.getvalue()
-            width, height = drawn.picture.size
-            image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=content)
-            summary = Summary(value=[Summary.Value(tag=drawn.tag, image=image)])
-            file.add_summary(summary, drawn.step)
-            self.bytes += len(content)
+    def _measure(self, spec: ModelSpec) -> None:
+        """Draw the figures of random masks without showing them: about the most that figures can take.
 
-        return write
+        So the time for the last ones is known even in a run of a single validation.
+        """
+        classes = len(spec.labels)
+        random = np.random.default_rng(0)
+        image = random.integers(classes, size=(*spec.image_size, 3), dtype=np.uint8)
+        matrix = torch.ones(classes, classes, dtype=torch.int64)
+        examples = {1: Example(image, image[..., 0], image[..., 1])}
+        self._draw(figures(matrix.numpy(), Scores.from_matrix(matrix), spec.labels, examples), _image_summary)
+        seconds = self.seconds_of.get(_example_tag(1), 0.0)
+        self.seconds_of |= {_example_tag(rank): seconds for rank in range(1, EXAMPLES + 1)}
+        self.budget.expected.figures = self.expected_seconds
 
-    def _finish(self) -> None:
-        if self._writer is None:
+    def _draw(self, figures: Mapping[str, Draw], write: Callable[[str, PIL.Image.Image], object]) -> None:
+        """Draw and write figures as long as there is time, and measure each.
+
+        An error is logged and ends the drawing, but not the training.
+        """
+        if self._failed:
             return
-        with self.budget.timed("saving"):
-            left = self.budget.left() - self.budget.after_training()
-            self._writer.finish(min(PATIENCE, max(0.0, left)))
-        self._writer = None
+        try:
+            with self.budget.timed("saving"):
+                for tag, draw in figures.items():
+                    begin = time.monotonic()
+                    if self.budget.left() < self.seconds_of.get(tag, 0.0) + self.budget.after_figures():
+                        continue
+                    write(tag, draw())
+                    self.seconds_of[tag] = time.monotonic() - begin
+                    self.seconds += self.seconds_of[tag]
+        except Exception as error:  # whatever it is, a training of hours is worth more
+            log.warning("TensorBoard's figures: %r; training goes on without them", error, exc_info=True)
+            self._failed = True
+        self.budget.expected.figures = self.expected_seconds
 
 
-def _images(trainer: L.Trainer) -> int:
-    """How many images this process is going to validate, a cut apart."""
+def figures(
+    matrix: np.ndarray, scores: Scores, labels: LabelMap, examples: Mapping[int, Example]
+) -> dict[str, Draw]:
+    """Tag -> function that draws this figure of a validation.
+
+    Args:
+        matrix: (C, C) pixels, rows the target.
+        scores: of the same validation.
+        labels: of the C classes.
+        examples: by their rank, 1 is the hardest.
+    """
+    return {
+        "classes/iou": partial(iou_bars, scores.iou, labels),
+        "classes/confusion": partial(confusion_matrix, matrix, labels.names),
+        "classes/most_confused": partial(confused_pairs, matrix, labels.names),
+        **{_example_tag(rank): partial(strip, example, labels) for rank, example in examples.items()},
+    }
+
+
+def _example_tag(rank: int) -> str:
+    return f"examples/{rank}"
+
+
+def _image_summary(tag: str, figure: PIL.Image.Image) -> tuple[Summary, int]:
+    """A figure as TensorBoard stores it, and its size in bytes."""
+    buffer = io.BytesIO()
+    figure.save(buffer, format="PNG", compress_level=3)
+    image = Summary.Image(
+        width=figure.width, height=figure.height, colorspace=3, encoded_image_string=buffer.getvalue()
+    )
+    return Summary(value=[Summary.Value(tag=tag, image=image)]), buffer.tell()
+
+
+def _image_count(trainer: L.Trainer) -> int:
+    """Images that this process is going to validate, if the validation is not cut short."""
     batches = islice(trainer.val_dataloaders.batch_sampler, int(sum(trainer.num_val_batches)))
     return sum(map(len, batches))
 
@@ -216,5 +280,5 @@ def _as_bytes(mask: Tensor) -> np.ndarray:
 
 
 def _verbatim(text: str) -> str:
-    """As Markdown that shows it as it is."""
+    """Markdown that shows a text as it is."""
     return "\n".join(f"    {line}" for line in text.splitlines())

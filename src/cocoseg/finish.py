@@ -54,7 +54,7 @@ class Exporter:
             if scores:
                 named = {**scores, "iou": dict(zip(labels.unique_names, self.scores.iou, strict=True))}
                 write_json(self.run_dir / METRICS, named)
-        self.exported = self.budget.exported = True
+        self.exported = True
         self.budget.expected.export = max(self.budget.expected.export, time.monotonic() - begin)
 
     def export_from(self, checkpoint: str | Path) -> None:

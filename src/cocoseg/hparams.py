@@ -27,7 +27,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, Sessi
 
 from cocoseg.command import Command, key_of
 from cocoseg.config import Config
-from cocoseg.events import event_file, is_shown
+from cocoseg.dashboard import event_file, is_shown
 from cocoseg.module import SegmentationModule
 
 # What is compared, whoever typed it; all settings would be eighty columns.

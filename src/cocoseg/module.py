@@ -134,9 +134,8 @@ class SegmentationModule(L.LightningModule):
         optimizer, *_ = checkpoint.get("optimizer_states") or [None]
         drop_deep_supervision(checkpoint["spec"]["network"], checkpoint["state_dict"], optimizer)
         self.scores = Scores(**checkpoint["scores"]) if checkpoint["scores"] else None
-        checkpoint["callbacks"].pop(
-            "Advice", None
-        )  # a callback of earlier versions, of which Lightning would warn
+        for name in ("Advice", "Pictures"):  # callbacks of earlier versions, which Lightning would miss
+            checkpoint["callbacks"].pop(name, None)
         follow_setting(checkpoint["state_dict"], averages=self.average is not None)
 
 
