@@ -1,4 +1,7 @@
-"""The row of a run in TensorBoard's table of hyperparameters."""
+"""The run's row in TensorBoard's table of hyperparameters.
+
+Written by hand: Lightning's `log_hyperparams(values, metrics)` says at once that the run was a success.
+"""
 
 import math
 import time
@@ -7,30 +10,15 @@ from dataclasses import asdict
 from typing import Any
 
 import lightning as L
-from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
-from tensorboard.plugins.hparams.api_pb2 import (
-    DataType,
-    Experiment,
-    HParamInfo,
-    MetricInfo,
-    MetricName,
-    Status,
-)
-from tensorboard.plugins.hparams.metadata import (
-    EXPERIMENT_TAG,
-    PLUGIN_DATA_VERSION,
-    PLUGIN_NAME,
-    SESSION_END_INFO_TAG,
-    SESSION_START_INFO_TAG,
-)
-from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
 from cocoseg.command import Command, key_of
 from cocoseg.config import Config
 from cocoseg.dashboard import event_file, is_shown
 from cocoseg.module import SegmentationModule
 
-# What is compared, whoever typed it; all settings would be eighty columns.
+# Settings that are compared even if they were not typed; all settings would be eighty columns.
 GROUPS = ("experiment", "data", "model", "loss", "optimizer", "augment")
 COMPARED = (
     *("optimizer.lr", "optimizer.weight_decay", "schedule.name", "ema", "loss.class_weights"),
@@ -38,27 +26,27 @@ COMPARED = (
     *("data.batch_size", "data.image_size", "data.subset.size"),
     *("trainer.max_time", "trainer.max_epochs", "trainer.max_steps", "seed"),
 )
-# Where things lie and how they are shown, which says nothing of a result.
+# Settings that do not influence the result: paths, and how things are shown.
 LEFT_OUT = (
     *("run_dir", "ckpt_path", "resume", "budget.extend", "prepare", "logger", "callbacks", "hydra"),
     "sweep",
     *("data.root", "data.images", "data.annotations", "data.val_images", "data.val_annotations"),
     *("data.prepared_dir", "data.download", "data.annotations_url", "data.images_url", "trainer.profiler"),
 )
-LONGEST = 80  # characters of a value
+MAX_LENGTH = 80  # characters of a value
 MIOU, LOSS = "hp/val_miou", "hp/val_loss"
 
 
 class HyperparameterRow(L.Callback):
     """Puts the run into the table when training begins, and its best validation as soon as there is one.
 
-    The numbers are those of the weights that are kept: of the highest mIoU, where a validation that was cut
-    short only counts while there is no other. They have tags of their own, so that a run that dies has the
-    right ones, and the curves of each validation stay as they are.
+    The metrics are those of the exported weights: of the highest mIoU; a validation that was cut short counts
+    only as long as there is no other. They have tags of their own, so that the row of a run that dies shows
+    them, too, and the curves of each validation stay as they are.
 
     Args:
         config: all settings.
-        command: what of them was typed.
+        command: tells which of them were typed.
     """
 
     def __init__(self, config: Config, command: Command):
@@ -71,10 +59,10 @@ class HyperparameterRow(L.Callback):
             return
         values = dict(self.values)
         if "data.batch_size" in values and trainer.datamodule is not None:
-            values["data.batch_size"] = trainer.datamodule.batch_size  # was `auto`, perhaps
+            values["data.batch_size"] = trainer.datamodule.batch_size  # the configuration may say `auto`
         for summary in (table(values, self.first), session_start(values)):
             event_file(trainer.logger).add_summary(summary, trainer.global_step)
-        if self.best:  # resumed, perhaps into a folder of its own
+        if self.best:  # the run was resumed, perhaps in a new folder
             trainer.logger.log_metrics(self.best, trainer.global_step)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: SegmentationModule) -> None:
@@ -89,8 +77,8 @@ class HyperparameterRow(L.Callback):
             trainer.logger.log_metrics(self.best, trainer.global_step)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: SegmentationModule) -> None:
-        # Of an end by an error or a kill nothing is said: TensorBoard believes the first word about an end,
-        # and the run may be resumed.
+        # Not after an error or a signal: TensorBoard takes the first end that it finds, and the run may be
+        # resumed.
         if is_shown(trainer):
             event_file(trainer.logger).add_summary(session_end(), trainer.global_step)
 
@@ -102,50 +90,48 @@ class HyperparameterRow(L.Callback):
 
 
 def table(values: Mapping[str, float | str], first: Set[str]) -> Summary:
-    """The columns, for TensorBoard, which takes those of the first run that it finds.
+    """The table's columns; TensorBoard takes those of the first run that it finds.
 
-    It shows five of them until it is told otherwise: those that are said to differ, then by the alphabet.
+    It shows five of them until more are selected: those marked as differing, then by the alphabet.
 
     Args:
         values: of the run.
         first: keys to be shown first.
     """
-    names = [*dict.fromkeys((*GROUPS, *COMPARED, *values))]
-    infos = [HParamInfo(name=name, type=_kind(values.get(name, "")), differs=name in first) for name in names]
-    metrics = [MetricInfo(name=MetricName(tag=tag)) for tag in (MIOU, LOSS)]
-    experiment = Experiment(hparam_infos=infos, metric_infos=metrics)
-    return _summary(EXPERIMENT_TAG, HParamsPluginData(experiment=experiment))
+    infos = []
+    for name in dict.fromkeys((*GROUPS, *COMPARED, *values)):
+        is_text = isinstance(values.get(name, ""), str)
+        kind = api_pb2.DATA_TYPE_STRING if is_text else api_pb2.DATA_TYPE_FLOAT64
+        infos.append(api_pb2.HParamInfo(name=name, type=kind, differs=name in first))
+    metrics = [api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag)) for tag in (MIOU, LOSS)]
+    experiment = api_pb2.Experiment(hparam_infos=infos, metric_infos=metrics)
+    return _summary(metadata.EXPERIMENT_TAG, experiment=experiment)
 
 
 def session_start(values: Mapping[str, float | str]) -> Summary:
     """The row."""
-    start = SessionStartInfo(start_time_secs=time.time())
+    start = plugin_data_pb2.SessionStartInfo(start_time_secs=time.time())
     for key, value in values.items():
         if isinstance(value, str):
             start.hparams[key].string_value = value
         else:
             start.hparams[key].number_value = value
-    return _summary(SESSION_START_INFO_TAG, HParamsPluginData(session_start_info=start))
+    return _summary(metadata.SESSION_START_INFO_TAG, session_start_info=start)
 
 
 def session_end() -> Summary:
-    """That the run came to its end."""
-    end = SessionEndInfo(status=Status.STATUS_SUCCESS, end_time_secs=time.time())
-    return _summary(SESSION_END_INFO_TAG, HParamsPluginData(session_end_info=end))
+    """Tells that the run has come to its end."""
+    end = plugin_data_pb2.SessionEndInfo(status=api_pb2.STATUS_SUCCESS, end_time_secs=time.time())
+    return _summary(metadata.SESSION_END_INFO_TAG, session_end_info=end)
 
 
-def _summary(tag: str, content: HParamsPluginData) -> Summary:
-    content.version = PLUGIN_DATA_VERSION
-    plugin = SummaryMetadata.PluginData(plugin_name=PLUGIN_NAME, content=content.SerializeToString())
-    return Summary(value=[Summary.Value(tag=tag, metadata=SummaryMetadata(plugin_data=plugin))])
-
-
-def _kind(value: float | str) -> int:
-    return DataType.DATA_TYPE_STRING if isinstance(value, str) else DataType.DATA_TYPE_FLOAT64
+def _summary(tag: str, **content: Any) -> Summary:
+    plugin_data = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(**content))
+    return Summary(value=[Summary.Value(tag=tag, metadata=plugin_data)])
 
 
 def hyperparameters(config: Config, command: Command) -> dict[str, float | str]:
-    """What was typed, as it was resolved, and what is compared in any case.
+    """The resolved values of the settings that were typed, and of those that are compared in any case.
 
     Returns:
         Key or group -> number or text.
@@ -161,7 +147,7 @@ def hyperparameters(config: Config, command: Command) -> dict[str, float | str]:
 
 
 def _found(settings: Mapping[str, Any], key: str) -> Any:
-    """The value at a dotted key; None where there is no such."""
+    """The value at a dotted key, or None if there is none."""
     value: Any = settings
     for part in key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
@@ -169,9 +155,9 @@ def _found(settings: Mapping[str, Any], key: str) -> Any:
 
 
 def _plain(value: Any) -> float | str:
-    """Numbers as they are, all else as it would be typed."""
+    """A number as it is, anything else as it would be typed."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return value
     words = {None: "null", True: "true", False: "false"}
     text = words[value] if value is None or isinstance(value, bool) else str(value)
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+    return text if len(text) <= MAX_LENGTH else f"{text[: MAX_LENGTH - 1]}…"
