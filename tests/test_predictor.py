@@ -152,7 +152,7 @@ def test_auto_cuts_what_is_too_large(monkeypatch):
 def test_auto_tiles_get_smaller_where_bands_would_be_too_large(monkeypatch):
     predictor = Predictor(model(), scale=1)
     assert predictor._tile_size((5000, 6000)) == (768, 768)
-    monkeypatch.setattr(predictor_module, "BAND_BYTES", 2 * len(LABELS) * 5000 * 400)
+    monkeypatch.setattr(predictor_module, "BAND_BYTES", 2 * len(LABELS) * 6000 * 400)
     assert predictor._tile_size((5000, 6000)) == (384, 384)
     monkeypatch.setattr(predictor_module, "BAND_BYTES", 1)
     assert predictor._tile_size((5000, 6000)) == (256, 256)

@@ -21,7 +21,7 @@ from cocoseg.errors import CocosegError
 from cocoseg.export import SegmentationModel
 from cocoseg.images import read_upright, to_rgb
 from cocoseg.pixels import normalize, resized, to_tensor
-from cocoseg.tiling import STEP, Box, Size, blended
+from cocoseg.tiling import STEP, Box, Size, blend_tiles
 from cocoseg.upsampling import Neighbours, argmax_between, enlarged_argmax
 
 LARGEST_INPUT = 2**20  # pixels that the network is given in one piece where `tile` is auto
@@ -136,7 +136,7 @@ class Predictor:
         if tile := self._tile_size(size):
             parts = (self._part(_one(inputs, i), size) for i in range(len(image)))
             scores = torch.stack(
-                [torch.cat([band for _, band in blended(part, size, tile)], 1) for part in parts]
+                [torch.cat([band for _, band in blend_tiles(part, size, tile)], 1) for part in parts]
             )
         else:
             scores = self._scores(inputs, size)
@@ -150,26 +150,23 @@ class Predictor:
             tile = tuple(self.tile)
         elif math.prod(size) <= max(LARGEST_INPUT, math.prod(self.model.image_size)):
             return None
-        else:  # the scores of a row of tiles, along the shorter side, take 2 bytes each
-            room = BAND_BYTES // (2 * len(self.model.labels) * min(size)) // STEP * STEP
+        else:  # the scores of a row of tiles take 2 bytes each
+            room = BAND_BYTES // (2 * len(self.model.labels) * size[1]) // STEP * STEP
             tile = (max(LEAST_TILE, min(TILE, room)),) * 2
         return None if tile[0] >= size[0] and tile[1] >= size[1] else tile
 
     def _tiled(self, inputs: Sequence[Tensor], size: Size, tile: Size, own: Size) -> Tensor:
         """Class indices (h, w) of one image, band by band."""
-        across = size[1] > size[0]  # bands are as short as can be
-        (length, width), (own_length, own_width) = (size[::-1], own[::-1]) if across else (size, own)
-        rows = Neighbours.between(length, own_length, self.device)
-        columns = Neighbours.between(width, own_width, self.device)
+        rows = Neighbours.between(size[0], own[0], self.device)
+        columns = Neighbours.between(size[1], own[1], self.device)
         parts, done, first = [], 0, 0
         last: Tensor | None = None  # row of the band before
-        for end, band in blended(self._part(inputs, size), size, tile, across=across):
+        for end, band in blend_tiles(self._part(inputs, size), size, tile):
             band = band if last is None else torch.cat((last, band), 1)
             ready = int((rows.high < end).sum())  # of the image's rows, those that lie between rows at hand
             parts.append(argmax_between(band, rows.part(done, ready, first), columns))
             done, first, last = ready, end - 1, band[:, -1:]
-        mask = torch.cat(parts)
-        return mask.T.contiguous() if across else mask
+        return torch.cat(parts)
 
     def _part(self, inputs: Sequence[Tensor], size: Size) -> Callable[[Box], Tensor]:
         """Scores of parts of one image's input, whose size at scale 1 is given."""
