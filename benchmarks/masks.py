@@ -9,7 +9,8 @@ out everywhere. Before that each way is checked to draw the same masks as ours. 
 ours; `zlib alone` compresses the same pixels and does nothing else.
 
 Then whole folders: `--count` masks by `draw_masks` on one core and on all (real images are linked under that
-many names): masks and PNGs, then with what `prepare.py` does beside them.
+many names): masks and PNGs, then with what `prepare.py` does beside them: the survey of a sample, the check
+of every image.
 """
 
 import argparse
@@ -36,7 +37,7 @@ from cocoseg.cores import available_cores
 from cocoseg.encoding import MaskEncoding
 from cocoseg.labels import LabelMap
 from cocoseg.rasterize import Instance, draw_mask, paint, parse_layers
-from cocoseg.survey import Survey, survey
+from cocoseg.survey import sample, survey
 
 SYNTHETIC = 128  # images
 
@@ -175,8 +176,8 @@ class Bench:
                 self.encoding.write_drawn(mask, self.folder / f"{number}.png")
                 for number, mask in enumerate(drawn)
             ],
-            "report's figures": lambda: [
-                survey(one, m, "max", "pillow") for one, m in zip(layers, drawn, strict=True)
+            "survey": lambda: [
+                survey(one, *s, "pillow").images for one, s in zip(layers, sizes, strict=True)
             ],
         }
 
@@ -238,13 +239,13 @@ def compare(name: str, bench: Bench, rounds: int) -> None:
 
 
 def whole_folder(bench: Bench, image_dir: Path | None, count: int, rounds: int) -> None:
-    """`count` masks by `draw_masks`: with the report's figures, and with the check of every image."""
+    """`count` masks by `draw_masks`: with the survey of overlaps, and with the check of every image."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         content = repeated(bench, image_dir, folder, count)
         coco = coco_format.read(content)
         print(f"\n{count} masks, seconds\n")
-        print("| cores | masks and PNGs | with the report's figures | with every image decoded too |")
+        print("| cores | masks and PNGs | with the survey | with every image decoded too |")
         print("|---|---|---|---|")
         for workers in sorted({1, available_cores()}):
             row = [
@@ -284,13 +285,11 @@ def repeated(bench: Bench, image_dir: Path | None, folder: Path, count: int) -> 
 def _folder_seconds(
     coco: coco_format.CocoFile, bench: Bench, folder: Path, workers: int, extra: int
 ) -> float:
-    """`extra` 0: masks and PNGs; 1: with the report's figures; 2: with the check of every image."""
+    """`extra` 0: masks and PNGs; 1: with the survey of overlaps; 2: with the check of every image."""
     shutil.rmtree(folder / "masks", ignore_errors=True)
-    kept = masks.check_image, masks.survey
+    check_image = masks.check_image
     if extra < 2:
         masks.check_image = lambda *_: None  # as if every image were whole
-    if extra < 1:  # what the name of the mask needs
-        masks.survey = lambda layers, *_: Survey({shape.class_index: 1 for shape in layers.objects})
     begin = time.perf_counter()
     for _ in masks.draw_masks(
         coco,
@@ -300,9 +299,10 @@ def _folder_seconds(
         bench.labels,
         MasksConfig(),
         workers=workers,
+        sample=sample(coco.images, 0) if extra else (),
     ):
         pass
-    masks.check_image, masks.survey = kept
+    masks.check_image = check_image
     return time.perf_counter() - begin
 
 

@@ -12,8 +12,8 @@ import pytest
 from cocoseg.config import Config, DataConfig, MasksConfig, PrepareConfig, SubsetConfig
 from cocoseg.errors import CocosegError
 from cocoseg.prepare import check_annotations, prepare
+from cocoseg.rasterize import BROKEN, EMPTY, FLAT, OUTSIDE
 from cocoseg.report import UNSEEN
-from cocoseg.survey import BROKEN, EMPTY, FLAT, OUTSIDE
 from conftest import run_program, write_coco
 
 BOX = [1, 1, 5, 1, 5, 4, 1, 4]
@@ -126,7 +126,7 @@ def test_validation_file_too(tmp_path: Path) -> None:
         check_annotations(config)
 
 
-# --- doubts
+# --- warnings
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_validation_file_too(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_doubtful_annotations(
+def test_warnings_about_annotations(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, segmentation: Any, expected: list[str]
 ) -> None:
     numbers = [40, 39, 38, 37, 36, 35, 34]
@@ -159,7 +159,7 @@ def test_doubtful_annotations(
     )
 
 
-def test_doubtful_images_and_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_warnings_about_images_and_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     names = {1: "a.png", 2: "b.png", 3: "B.png", 4: "sub/c.png", 5: "sub/C.PNG"}
     images = [{"id": i, "file_name": name, "width": 8, "height": 6} for i, name in names.items()]
     config = make_config(tmp_path, images=images, annotations=SOUND[:1])
@@ -170,7 +170,7 @@ def test_doubtful_images_and_classes(tmp_path: Path, caplog: pytest.LogCaptureFi
     ]
 
 
-def test_no_doubts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_warnings(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     sound = [SOUND[0], annotation(2, [[0, 0, 8, 0, 8, 6]], category_id=5)]
     assert warnings(make_config(tmp_path, annotations=sound), caplog) == []
 

@@ -13,7 +13,7 @@ from cocoseg.config import MasksConfig
 from cocoseg.errors import CocosegError
 from cocoseg.labels import LabelMap
 from cocoseg.masks import create_segmentation_masks, draw_masks
-from cocoseg.survey import EMPTY
+from cocoseg.rasterize import EMPTY
 from conftest import write_coco
 
 BOX = [[1, 1, 5, 1, 5, 4, 1, 4]]  # 5 x 4 pixels
@@ -58,12 +58,12 @@ def test_masks_and_records(tmp_path: Path) -> None:
         ("sub/dir/a.jpg", "sub/dir/a_mask_cats_none.png"),
         ("none.png", "none_mask_cats_none.png"),
     ]
-    assert [record.survey.pixels for record in records] == [
+    assert [record.pixels for record in records] == [
         {0: 48 - 19 - 4, 1: 19, 2: 4},
         {0: 28, 255: 20},
         {0: 48},
     ]
-    assert [record.survey.doubts.get(EMPTY) for record in records] == [[3], [4], None]
+    assert [record.warnings.get(EMPTY) for record in records] == [[3], [4], None]
     assert files_of(tmp_path / "out").keys() == {record.mask for record in records}
 
     expected = np.zeros((6, 8), np.uint8)
@@ -82,7 +82,9 @@ def test_settings_reach_the_masks(tmp_path: Path) -> None:
     def pixel_counts(**settings: Any) -> dict[int, int]:
         (record,) = create_segmentation_masks(tmp_path / "in", file, tmp_path / "out", **settings, workers=1)
         pixels = np.asarray(PIL.Image.open(tmp_path / "out" / record.mask))
-        return dict(zip(*map(np.ndarray.tolist, np.unique(pixels, return_counts=True)), strict=True))
+        counts = dict(zip(*map(np.ndarray.tolist, np.unique(pixels, return_counts=True)), strict=True))
+        assert sorted(record.pixels.values()) == sorted(counts.values())
+        return counts
 
     assert pixel_counts() == {0: 13, 2: 20, 255: 15}
     assert pixel_counts(crowd="skip") == {0: 28, 2: 20}
@@ -276,13 +278,15 @@ def test_every_mask_of_coco(real_data: Path, tmp_path: Path, rasterizer: str, cr
     reference = COCO(str(file))
     ids = {image["file_name"]: image_id for image_id, image in reference.imgs.items()}
     assert len(records) == len(ids) > 0
-    assert all(not record.survey.doubts for record in records)
+    assert all(not record.warnings for record in records)
     ignored = 0
     for record in records:
         expected = paint_reference(reference, ids[record.image], rasterizer=rasterizer, crowd=crowd)
         pixels = np.asarray(PIL.Image.open(tmp_path / record.mask))
         np.testing.assert_array_equal(pixels, expected, err_msg=record.image)
-        visible = sorted(set(np.unique(expected).tolist()) - {0, 255})
+        values, counts = np.unique(expected, return_counts=True)
+        assert sorted(record.pixels.values()) == sorted(counts.tolist())
+        visible = sorted(set(values.tolist()) - {0, 255})
         stem = record.mask.removesuffix(".png")
         assert stem.endswith("_mask_cats_" + ("_".join(map(str, visible)) or "none"))
         ignored += int((pixels == 255).sum())

@@ -14,8 +14,9 @@ from cocoseg.config import Config, DataConfig, MasksConfig, PrepareConfig, Subse
 from cocoseg.labels import LabelMap
 from cocoseg.masks import MaskRecord, draw_masks
 from cocoseg.prepare import prepare
-from cocoseg.report import UNSEEN, Doubt, Tally, as_markdown, build_report, find_doubts
-from cocoseg.survey import BROKEN, EMPTY, FLAT, OUTSIDE, Survey
+from cocoseg.rasterize import BROKEN, EMPTY, FLAT, OUTSIDE
+from cocoseg.report import UNSEEN, DataWarning, Tally, as_markdown, build_report, find_warnings
+from cocoseg.survey import Overlaps, sample
 from conftest import write_coco
 
 WIDTH, HEIGHT = 20, 10  # of images 1 and 2
@@ -74,7 +75,7 @@ def table_rows(markdown: str, heading: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
-# --- doubts
+# --- warnings
 
 
 @pytest.mark.parametrize(
@@ -90,11 +91,11 @@ def table_rows(markdown: str, heading: str) -> list[list[str]]:
         ("image", [10, 9, 100], "3 images: odd (9, 10, 100)"),
     ],
 )
-def test_doubt_in_words(of: str, ids: list[int | str], expected: str) -> None:
-    whole = Doubt(of, "odd")
+def test_warning_in_words(of: str, ids: list[int | str], expected: str) -> None:
+    whole = DataWarning(of, "odd")
     whole.add(ids)
     assert str(whole) == expected
-    one_by_one = Doubt(of, "odd")
+    one_by_one = DataWarning(of, "odd")
     for item in ids:
         one_by_one.add([item])
     assert one_by_one == whole
@@ -103,13 +104,19 @@ def test_doubt_in_words(of: str, ids: list[int | str], expected: str) -> None:
 # --- tally
 
 RECORDS = [
-    MaskRecord("a.png", "a_mask.png", Survey({0: 5, 1: 3}, {1: 3}, {}, {FLAT: [9, 2]})),
-    MaskRecord("b.png", "b_mask.png", Survey({0: 8}, {}, {}, {FLAT: [1], EMPTY: [4]})),
-    MaskRecord("c.png", "c_mask.png", Survey({0: 2, 255: 6}, {}, {}, {EMPTY: [3]})),
+    MaskRecord("a.png", "a_mask.png", {0: 5, 1: 3}, {FLAT: [9, 2]}, Overlaps(1, Counter({1: 3}))),
+    MaskRecord("b.png", "b_mask.png", {0: 8}, {FLAT: [1], EMPTY: [4]}),
+    MaskRecord("c.png", "c_mask.png", {0: 2, 255: 6}, {EMPTY: [3]}),
     MaskRecord(
         "d.png",
         "d_mask.png",
-        Survey({1: 2, 2: 6}, {1: 4, 2: 6}, {"max": {1: 2}, "smallest": {2: 2}, "ignore": {1: 2, 2: 2}}),
+        {1: 2, 2: 6},
+        {},
+        Overlaps(
+            1,
+            Counter({1: 4, 2: 6}),
+            {"max": Counter({1: 2}), "smallest": Counter({2: 2}), "ignore": Counter({1: 2, 2: 2})},
+        ),
     ),
 ]
 
@@ -122,10 +129,11 @@ def test_tally() -> None:
     assert tally.empty == {"b.png", "c.png"}
     assert tally.images == Counter({1: 2, 2: 1})
     assert tally.pixels == Counter({0: 15, 1: 5, 2: 6, 255: 6})
-    assert tally.covered == Counter({1: 7, 2: 6})
     hidden = {"max": {1: 2}, "smallest": {2: 2}, "ignore": {1: 2, 2: 2}}
-    assert tally.hidden == {rule: Counter(pixels) for rule, pixels in hidden.items()}
-    assert {what: (doubt.count, doubt.first) for what, doubt in tally.doubts.items()} == {
+    assert tally.overlaps == Overlaps(
+        2, Counter({1: 7, 2: 6}), {rule: Counter(pixels) for rule, pixels in hidden.items()}
+    )
+    assert {what: (warning.count, warning.first) for what, warning in tally.warnings.items()} == {
         FLAT: (3, [1, 2, 9]),
         EMPTY: (2, [3, 4]),
     }
@@ -139,13 +147,13 @@ def test_the_order_of_records_does_not_matter(tmp_path: Path) -> None:
         tally = Tally()
         for record in order:
             tally.add(record)
-        doubts = find_doubts(file, labels, tally)
-        report = build_report(file, file.images, labels, MasksConfig(), tally, doubts)
+        warnings = find_warnings(file, labels, tally)
+        report = build_report(file, file.images, labels, MasksConfig(), tally, warnings)
         reports.add(json.dumps(report) + as_markdown(report))
     assert len(reports) == 1
 
 
-def test_doubts_about_images_and_classes(tmp_path: Path) -> None:
+def test_warnings_about_images_and_classes(tmp_path: Path) -> None:
     names = ["a.png", "A.png", "b.png", "B.PNG", "c.png", "c.PNG"]
     images = [{"id": i, "file_name": n, "width": 8, "height": 6} for i, n in enumerate(names, start=1)]
     annotations = [{"id": 1, "image_id": 2, "category_id": 5, "segmentation": corners(1, 1, 3, 3)}]
@@ -154,7 +162,7 @@ def test_doubts_about_images_and_classes(tmp_path: Path) -> None:
     tally = Tally()
     for record in RECORDS[:2]:
         tally.add(record)
-    assert [(doubt.of, doubt.count, doubt.first) for doubt in find_doubts(file, labels, tally)] == [
+    assert [(w.of, w.count, w.first) for w in find_warnings(file, labels, tally)] == [
         ("annotation", 3, [1, 2, 9]),
         ("annotation", 1, [4]),
         ("image", 5, [1, 3, 4, 5, 6]),
@@ -190,7 +198,6 @@ def test_numbers(tmp_path: Path) -> None:
 
 def test_classes(tmp_path: Path) -> None:
     cup, table, toaster = report_of(tmp_path)["classes"]
-    nothing = {"max": 0, "smallest": 0, "ignore": 0}
     assert cup == {
         "index": 1,
         "name": "cup",
@@ -199,8 +206,6 @@ def test_classes(tmp_path: Path) -> None:
         "annotations": 3,
         "pixels": 4,
         "pixel_share": 0.008,
-        "covered_pixels": 13,
-        "hidden_share": {"max": 0.692308, "smallest": 0, "ignore": 0.692308},  # 9 of 13
     }
     assert table == {
         "index": 2,
@@ -210,8 +215,6 @@ def test_classes(tmp_path: Path) -> None:
         "annotations": 1,
         "pixels": 150,
         "pixel_share": 0.3,
-        "covered_pixels": 150,
-        "hidden_share": {"max": 0, "smallest": 0.06, "ignore": 0.06},  # 9 of 150
     }
     assert toaster == {
         "index": 3,
@@ -221,9 +224,21 @@ def test_classes(tmp_path: Path) -> None:
         "annotations": 0,
         "pixels": 0,
         "pixel_share": 0,
-        "covered_pixels": 0,
-        "hidden_share": nothing,
     }
+
+
+CUP = {
+    "index": 1,
+    "name": "cup",
+    "covered_pixels": 13,
+    "hidden_share": {"max": 0.692308, "smallest": 0, "ignore": 0.692308},  # 9 of 13
+}
+TABLE = {
+    "index": 2,
+    "name": "dining table",
+    "covered_pixels": 150,
+    "hidden_share": {"max": 0, "smallest": 0.06, "ignore": 0.06},  # 9 of 150
+}
 
 
 @pytest.mark.parametrize(
@@ -238,10 +253,27 @@ def test_the_rule_changes_pixels_but_not_what_each_rule_hides(
     assert (classes["cup"]["pixels"], classes["cup"]["images"]) == (cup_pixels, cup_images)
     assert classes["dining table"]["pixels"] == table_pixels
     assert report["pixels"]["ignored_share"] == ignored / 500
-    assert classes["cup"]["hidden_share"] == {"max": 0.692308, "smallest": 0, "ignore": 0.692308}
-    assert classes["dining table"]["hidden_share"] == {"max": 0, "smallest": 0.06, "ignore": 0.06}
-    shares = {"max": round(9 / 163, 6), "smallest": round(9 / 163, 6), "ignore": round(18 / 163, 6)}
-    assert report["hidden_share"] == shares
+    assert report["overlaps"] == {
+        "images": 3,
+        "hidden_share": {
+            "max": round(9 / 163, 6),
+            "smallest": round(9 / 163, 6),
+            "ignore": round(18 / 163, 6),
+        },
+        "classes": [TABLE, CUP] if overlap == "smallest" else [CUP, TABLE],  # most pixels lost first
+    }
+
+
+def test_overlaps_come_from_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counts and warnings don't."""
+    whole = report_of(tmp_path)
+    shutil.rmtree(tmp_path / "prepared")
+    monkeypatch.setattr("cocoseg.survey.SAMPLE", 2)
+    report = report_of(tmp_path)
+    assert report["overlaps"]["images"] == 2
+    assert {**report, "overlaps": None} == {**whole, "overlaps": None}
+    markdown = (tmp_path / "prepared" / "report.md").read_text(encoding="utf-8")
+    assert "from 2 of the 3 images, chosen by seed" in markdown
 
 
 def test_a_subset_counts_what_was_chosen(tmp_path: Path) -> None:
@@ -252,17 +284,18 @@ def test_a_subset_counts_what_was_chosen(tmp_path: Path) -> None:
     assert report["images"] == {"chosen": 1, "in_file": 3, "empty": 0, "sizes": {"20x10": 1}}
     assert report["annotations"] == {"used": 1, "crowd": 0, "crowd_share": 0}
     assert [c["name"] for c in report["classes"]] == ["dining table"]
-    assert report["hidden_share"] == {"max": 0, "smallest": 0, "ignore": 0}
+    assert report["overlaps"]["hidden_share"] == {"max": 0, "smallest": 0, "ignore": 0}
 
 
 def test_merged_classes_hide_nothing_of_each_other(tmp_path: Path) -> None:
     config = make_config(tmp_path)
     config.data.labels = {"things": ["cup", "dining table"]}
     prepare(config)
-    (things,) = json.loads((tmp_path / "prepared" / "report.json").read_bytes())["classes"]
+    report = json.loads((tmp_path / "prepared" / "report.json").read_bytes())
+    (things,), (overlaps,) = report["classes"], report["overlaps"]["classes"]
     assert (things["category_ids"], things["annotations"], things["images"]) == ([47, 67], 4, 2)
-    assert (things["pixels"], things["covered_pixels"]) == (154, 154)
-    assert not any(things["hidden_share"].values())
+    assert (things["pixels"], overlaps["covered_pixels"]) == (154, 154)
+    assert not any(overlaps["hidden_share"].values())
 
 
 # --- in words
@@ -282,9 +315,7 @@ def test_markdown(tmp_path: Path) -> None:
     ):
         assert line in markdown.splitlines()
     assert "pixels: 65.2 % background, 4.0 % ignored" in markdown
-    assert table_rows(markdown, "What overlaps hide") == [
-        ["cup", "13", "69.2 %", "0.0 %", "69.2 %", "`smallest`"]
-    ]
+    assert table_rows(markdown, "What overlaps hide") == [["cup", "13", "69.2 %", "0.0 %", "69.2 %"]]
     assert table_rows(markdown, "Classes") == [
         ["cup", "1", "47", "1", "3", "4", "0.8 %"],
         ["dining table", "2", "67", "1", "1", "150", "30.0 %"],
@@ -296,9 +327,7 @@ def test_markdown_of_another_rule(tmp_path: Path) -> None:
     report_of(tmp_path, overlap="smallest")
     markdown = (tmp_path / "prepared" / "report.md").read_text(encoding="utf-8")
     assert "| most hidden by `smallest` |" in markdown
-    assert table_rows(markdown, "What overlaps hide") == [
-        ["dining table", "150", "0.0 %", "6.0 %", "6.0 %", "`max`"]
-    ]
+    assert table_rows(markdown, "What overlaps hide") == [["dining table", "150", "0.0 %", "6.0 %", "6.0 %"]]
 
 
 def test_markdown_where_nothing_is_hidden_or_wrong(tmp_path: Path) -> None:
@@ -324,10 +353,10 @@ def test_at_most_five_sizes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a|b", "two\nlines"])
 def test_names_do_not_break_the_table(tmp_path: Path, name: str) -> None:
     report = report_of(tmp_path)
-    report["classes"][0]["name"] = name
+    report["classes"][0]["name"] = report["overlaps"]["classes"][0]["name"] = name
     markdown = as_markdown(report)
     markdown = markdown.replace(r"\|", "")  # as Markdown escapes it
-    for heading, classes, columns in (("What overlaps hide", 1, 6), ("Classes", 3, 7)):
+    for heading, classes, columns in (("What overlaps hide", 1, 5), ("Classes", 3, 7)):
         assert [len(row) for row in table_rows(markdown, heading)] == classes * [columns]
 
 
@@ -339,11 +368,18 @@ def test_report_json_is_build_report(tmp_path: Path) -> None:
     file = coco.read(tmp_path / "c.json")
     labels, tally = LabelMap.from_categories(file.categories), Tally()
     for record in draw_masks(
-        file, file.images, tmp_path / "images", tmp_path / "elsewhere", labels, MasksConfig(), workers=1
+        file,
+        file.images,
+        tmp_path / "images",
+        tmp_path / "elsewhere",
+        labels,
+        MasksConfig(),
+        workers=1,
+        sample=sample(file.images, 0),
     ):
         tally.add(record)
-    doubts = find_doubts(file, labels, tally)
-    assert report == build_report(file, file.images, labels, MasksConfig(), tally, doubts)
+    warnings = find_warnings(file, labels, tally)
+    assert report == build_report(file, file.images, labels, MasksConfig(), tally, warnings)
 
 
 def test_same_when_made_anew(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from cocoseg.errors import CocosegError
 from cocoseg.files import write_bytes
 
 MAX_PIXELS = 178_956_970  # where Pillow refuses an image as a decompression bomb
-NO_ANNOTATION = "no annotation"  # what may be wrong with an image that is no error
+# Warnings: faults of an image that are no errors.
+NO_ANNOTATION = "no annotation"
 SAME_NAME = "the file name of another one in different case"
 
 
@@ -66,8 +67,8 @@ class CocoFile:
         self.categories = decoded.categories
         self._bytes = content
 
-    def doubts(self) -> dict[str, list[int | str]]:
-        """What may be wrong with images of the file but stops nothing -> their ids, or file names."""
+    def warnings(self) -> dict[str, list[int | str]]:
+        """Warning -> ids, or file names, of the images that it is about."""
         annotated = {annotation.image_id for annotation in self.annotations}
         empty = [image.id for image in self.images if image.id not in annotated]
         names: dict[str, str] = {}

@@ -1,10 +1,12 @@
 """Masks for a whole folder of images: checked, drawn and written by several processes."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
+
+import numpy as np
 
 from cocoseg import coco as coco_format
 from cocoseg.checks import check_labels, check_masks, check_other
@@ -17,20 +19,31 @@ from cocoseg.labels import IGNORE_INDEX, LabelMap
 from cocoseg.parallel import processes, run
 from cocoseg.progress import track
 from cocoseg.rasterize import Instance, Layers, paint, parse_layers
-from cocoseg.survey import Survey, survey
+from cocoseg.survey import Overlaps, survey
 
 
 class MaskRecord(NamedTuple):
-    """One image and its mask."""
+    """One image and its mask.
 
-    image: str  # file_name, relative to the image folder
-    mask: str  # relative to the folder of the masks
-    survey: Survey
+    Attributes:
+        image: `file_name`, relative to the image folder.
+        mask: file, relative to the folder of the masks.
+        pixels: class index -> pixels of the mask, background (0) and ignored (255) included.
+        warnings: fault -> ids of the annotations that have it.
+        overlaps: of the images in the survey's sample; else None.
+    """
+
+    image: str
+    mask: str
+    pixels: dict[int, int]
+    warnings: dict[str, list[int]]
+    overlaps: Overlaps | None = None
 
 
 class _Task(NamedTuple):
     image: Image
     instances: list[Instance]
+    in_sample: bool
 
 
 @dataclass(frozen=True)
@@ -46,19 +59,21 @@ class _Painter:
     def __call__(self, task: _Task) -> MaskRecord | str:
         """The record of the mask written, or the sentence that says why the image can't be used."""
         image, rules = task.image, self.settings
+        size = image.height, image.width
         try:
             if self.output_dir is not None:
                 check_image(self.image_dir / image.file_name, image.width, image.height)
             layers = self._layers(task)
             values = self.encoding.drawn_values
-            mask = paint(layers, image.height, image.width, rules.overlap, rules.rasterizer, values)
-            found = survey(layers, mask, rules.overlap, rules.rasterizer, values)
-            name = self.encoding.file_name(image.file_name, found.pixels)
+            mask = paint(layers, *size, rules.overlap, rules.rasterizer, values)
+            pixels = _count_pixels(mask, layers, values)
+            name = self.encoding.file_name(image.file_name, pixels)
         except CocosegError as error:
             return error.sentence
         if self.output_dir is not None:
             self.encoding.write_drawn(mask, self.output_dir / name)
-        return MaskRecord(image.file_name, name, found)
+        overlaps = survey(layers, *size, rules.rasterizer) if task.in_sample else None
+        return MaskRecord(image.file_name, name, pixels, layers.warnings(*size), overlaps)
 
     def _layers(self, task: _Task) -> Layers:
         image = task.image
@@ -123,17 +138,18 @@ def draw_masks(
     settings: MasksConfig,
     other: str = "background",
     workers: int | None = None,
+    sample: Collection[int] = (),
 ) -> Iterator[MaskRecord]:
     """Draw the masks of `images`, some of the images of `coco`; see `create_segmentation_masks`.
 
     Without `output_dir` the annotations are checked and drawn as always, but no image is read and no file
-    written.
+    written. The images whose ids are in `sample` are surveyed for overlaps.
 
     Yields:
         records, in any order; the last one before what was wrong is raised.
     """
     _check_names(images, image_dir)
-    tasks = _tasks(coco, images, labels, other)
+    tasks = _tasks(coco, images, labels, other, sample)
     painter = _Painter(coco.path, image_dir, output_dir, settings, MaskEncoding(settings.encoding, labels))
     problems: list[str] = []
     with closing(run(painter, tasks, processes(workers, len(images)))) as results:
@@ -147,7 +163,20 @@ def draw_masks(
         raise CocosegError("; ".join(sorted(problems)[:3]) + more)
 
 
-def _tasks(coco: CocoFile, images: Sequence[Image], labels: LabelMap, other: str) -> Iterator[_Task]:
+def _count_pixels(mask: np.ndarray, layers: Layers, values: Sequence[int]) -> dict[int, int]:
+    """Class index -> pixels of a mask, (H, W) uint8, painted in `values`; classes without a pixel left out.
+
+    A comparison per class drawn is several times faster than `np.bincount`, which converts to 64 bits.
+    """
+    indices = {shape.class_index for shape in layers.objects} | {IGNORE_INDEX}
+    pixels = {index: int(np.count_nonzero(mask == values[index])) for index in sorted(indices)}
+    pixels[0] = mask.size - sum(pixels.values())
+    return {index: count for index, count in pixels.items() if count}
+
+
+def _tasks(
+    coco: CocoFile, images: Sequence[Image], labels: LabelMap, other: str, sample: Collection[int]
+) -> Iterator[_Task]:
     index_of = labels.index_of
     if other == "ignore":
         index_of = {category.id: IGNORE_INDEX for category in coco.categories} | index_of
@@ -158,7 +187,7 @@ def _tasks(coco: CocoFile, images: Sequence[Image], labels: LabelMap, other: str
             for a in annotations.pop(image.id)
             if a.category_id in index_of
         ]
-        yield _Task(image, instances)
+        yield _Task(image, instances, image.id in sample)
 
 
 def _check_names(images: Sequence[Image], image_dir: Path) -> None:

@@ -24,9 +24,10 @@ from cocoseg.labels import IGNORE_INDEX, LabelMap
 from cocoseg.masks import draw_masks
 from cocoseg.prepared import PREVIEW, Job, claim, find_current, jobs
 from cocoseg.preview import EXAMPLES, write_preview
-from cocoseg.report import Doubt, Tally, as_markdown, build_report, find_doubts
+from cocoseg.report import DataWarning, Tally, as_markdown, build_report, find_warnings
 from cocoseg.shapes import draw_shapes
 from cocoseg.subset import choose, rank
+from cocoseg.survey import sample
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ def check_annotations(config: Config, *, may_download: bool = False) -> None:
         labels = source.labels
         tally = _draw(job, source, None, config.prepare.workers)
         log.info("%s: no errors in the annotations of %d images", job.annotation_file, len(source.images))
-        _summarise(labels, tally, find_doubts(source.coco, labels, tally))
+        _summarise(labels, tally, find_warnings(source.coco, labels, tally))
         if missing := missing_images(source.images, job.image_dir):
             log.info("  %d of them are not in %s", len(missing), job.image_dir)
 
@@ -112,13 +113,13 @@ def _prepare_set(job: Job, workers: int | None, fetches: bool, expected: LabelMa
     new = job.folder / NEW
     try:
         tally = _draw(job, source, new / "masks", workers)
-        doubts = find_doubts(source.coco, source.labels, tally)
-        _write_files(job, source, tally, doubts, new)
+        warnings = find_warnings(source.coco, source.labels, tally)
+        _write_files(job, source, tally, warnings, new)
         _publish(job, fingerprint, new)
     finally:
         shutil.rmtree(new, ignore_errors=True)
     log.info("%s: %d masks in %.1f s", job.folder / "masks", len(tally.masks), time.monotonic() - begin)
-    _summarise(source.labels, tally, doubts)
+    _summarise(source.labels, tally, warnings)
     log.info("  %s and %s show more", job.folder / "report.md", PREVIEW)
     return source.labels
 
@@ -145,9 +146,18 @@ def _read(job: Job, expected: LabelMap | None) -> _Source:
 def _draw(job: Job, source: _Source, folder: Path | None, workers: int | None) -> Tally:
     """Draw the masks; without a folder only to check the annotations."""
     tally = Tally()
-    other = job.data.subset.other
+    subset = job.data.subset
+    surveyed = sample(source.images, subset.seed) if folder is not None else ()
     for record in draw_masks(
-        source.coco, source.images, job.image_dir, folder, source.labels, job.masks, other, workers
+        source.coco,
+        source.images,
+        job.image_dir,
+        folder,
+        source.labels,
+        job.masks,
+        subset.other,
+        workers,
+        surveyed,
     ):
         tally.add(record)
     return tally
@@ -197,7 +207,9 @@ def _require_labels(job: Job, labels: LabelMap, expected: LabelMap | None) -> No
         raise CocosegError(f"{job.annotation_file}: other labels than the training file's: {difference}")
 
 
-def _write_files(job: Job, source: _Source, tally: Tally, doubts: Sequence[Doubt], folder: Path) -> None:
+def _write_files(
+    job: Job, source: _Source, tally: Tally, warnings: Sequence[DataWarning], folder: Path
+) -> None:
     """Everything but the masks, which lie in the folder already."""
     labels = source.labels
     source.coco.write_subset({image.id for image in source.images}, folder / job.subset_name)
@@ -210,7 +222,7 @@ def _write_files(job: Job, source: _Source, tally: Tally, doubts: Sequence[Doubt
         "pairs": [{"image": image, "mask": mask} for image, mask in masks.items()],
     }
     write_json(folder / "index.json", index)
-    report = build_report(source.coco, source.images, labels, job.masks, tally, doubts)
+    report = build_report(source.coco, source.images, labels, job.masks, tally, warnings)
     write_json(folder / "report.json", report)
     write_bytes(folder / "report.md", as_markdown(report).encode())
     examples = _examples(source.images, tally, job.data.subset.seed)
@@ -235,7 +247,7 @@ def _examples(images: Sequence[Image], tally: Tally, seed: int) -> list[str]:
     return [image.file_name for image in ranked[:EXAMPLES]]
 
 
-def _summarise(labels: LabelMap, tally: Tally, doubts: Sequence[Doubt]) -> None:
+def _summarise(labels: LabelMap, tally: Tally, warnings: Sequence[DataWarning]) -> None:
     pixels = tally.pixels
     log.info(
         "  %d of %d classes occur; %.1f %% of the pixels are background, %.1f %% ignored",
@@ -244,5 +256,5 @@ def _summarise(labels: LabelMap, tally: Tally, doubts: Sequence[Doubt]) -> None:
         100 * pixels[0] / pixels.total(),
         100 * pixels[IGNORE_INDEX] / pixels.total(),
     )
-    for doubt in doubts:
-        log.warning("  warning: %s", doubt)
+    for warning in warnings:
+        log.warning("  warning: %s", warning)

@@ -6,7 +6,7 @@ A prepared folder holds
     masks/                          a PNG per image
     labels.json                     the classes, and how the masks hold them
     index.json                      image and mask of each pair, pixels per class
-    report.json, report.md          what is in it, what overlaps hide, what may be wrong
+    report.json, report.md          counts, warnings, and what overlaps hide
     preview.png                     some images with their masks laid over them
     prepared.json                   the settings and the input that all this was made from
     arrays/                         images and masks decoded for training, see cache.py

@@ -26,6 +26,12 @@ from cocoseg.errors import CocosegError
 from cocoseg.labels import IGNORE_INDEX
 
 INDICES = range(256)  # class indices as they are
+# Warnings: faults of an annotation that are no errors.
+BROKEN = "polygons of fewer than 3 points or an odd number of coordinates, left out"
+EMPTY = "nothing to draw, skipped"
+OUTSIDE = "coordinates outside the image"
+FLAT = "an area of zero"
+
 _COORDINATE_LIMIT = 1e5  # pixels; pycocotools walks along every outline, and its integers overflow
 
 
@@ -79,6 +85,12 @@ class Shape:
             return sum(map(_polygon_area, self.outline))
         return float(self.outline[1::2].sum())
 
+    def is_outside(self, height: int, width: int) -> bool:
+        """Whether a part of it lies outside an image of this size."""
+        return isinstance(self.outline, list) and any(
+            min(part) < 0 or max(part[0::2]) > width or max(part[1::2]) > height for part in self.outline
+        )
+
 
 @dataclass(frozen=True)
 class Layers:
@@ -95,6 +107,17 @@ class Layers:
     objects: list[Shape] = field(default_factory=list)
     skipped: list[int] = field(default_factory=list)
     broken: list[int] = field(default_factory=list)
+
+    def warnings(self, height: int, width: int) -> dict[str, list[int]]:
+        """Warning -> ids of the annotations that it is about."""
+        shapes = [*self.regions, *self.objects]
+        found = {
+            BROKEN: self.broken,
+            EMPTY: self.skipped,
+            OUTSIDE: [shape.annotation_id for shape in shapes if shape.is_outside(height, width)],
+            FLAT: [shape.annotation_id for shape in shapes if shape.area == 0],
+        }
+        return {what: ids for what, ids in found.items() if ids}
 
 
 def draw_mask(

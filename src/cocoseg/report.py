@@ -1,8 +1,8 @@
-"""The report on a prepared set: what is in it, what overlaps hide, what may be wrong."""
+"""The report on a prepared set: counts, warnings, pixels that overlaps hide."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from heapq import nsmallest
 from typing import Any
 
@@ -10,18 +10,21 @@ from cocoseg.coco import CocoFile, Image
 from cocoseg.config import OVERLAPS, MasksConfig
 from cocoseg.labels import IGNORE_INDEX, LabelMap
 from cocoseg.masks import MaskRecord
+from cocoseg.survey import Overlaps
 
 FIRST = 5  # ids that a warning names
+MOST_HIDDEN = 20  # classes of the table of overlaps
 UNSEEN = "not a single pixel"
 
 
 @dataclass
-class Doubt:
-    """Something that may be wrong, counted.
+class DataWarning:
+    """A fault of the data that is no error, counted.
 
     Attributes:
-        of: what it was found in, as "annotation".
-        what: in words.
+        of: kind of thing that has the fault, as "annotation".
+        what: the fault, in words.
+        count: things that have it.
         first: the lowest ids, or file names, or names.
     """
 
@@ -42,51 +45,49 @@ class Doubt:
 
 @dataclass
 class Tally:
-    """Totals over masks, whatever the order that they are drawn in; classes by index.
+    """Totals over masks, independent of the order in which they are drawn; classes by index.
 
     Attributes:
         masks: image -> mask.
         empty: images without a pixel of any class.
         images: images that show a class.
-        pixels, covered, hidden: as of `cocoseg.survey.Survey`.
-        doubts: what may be wrong -> how often.
+        pixels: pixels of a class.
+        overlaps: of the sampled images.
+        warnings: fault -> annotations that have it.
     """
 
     masks: dict[str, str] = field(default_factory=dict)
+    empty: set[str] = field(default_factory=set)
     images: Counter[int] = field(default_factory=Counter)
     pixels: Counter[int] = field(default_factory=Counter)
-    covered: Counter[int] = field(default_factory=Counter)
-    hidden: dict[str, Counter[int]] = field(default_factory=lambda: {rule: Counter() for rule in OVERLAPS})
-    doubts: dict[str, Doubt] = field(default_factory=dict)
-    empty: set[str] = field(default_factory=set)
+    overlaps: Overlaps = field(default_factory=Overlaps)
+    warnings: dict[str, DataWarning] = field(default_factory=dict)
 
     def add(self, record: MaskRecord) -> None:
-        found = record.survey
         self.masks[record.image] = record.mask
-        shown = found.pixels.keys() - {0, IGNORE_INDEX}
+        shown = record.pixels.keys() - {0, IGNORE_INDEX}
         self.images.update(shown)
         if not shown:
             self.empty.add(record.image)
-        self.pixels.update(found.pixels)
-        self.covered.update(found.covered)
-        for rule, pixels in found.hidden.items():
-            self.hidden[rule].update(pixels)
-        for what, ids in found.doubts.items():
-            self.doubts.setdefault(what, Doubt("annotation", what)).add(ids)
+        self.pixels.update(record.pixels)
+        if record.overlaps is not None:
+            self.overlaps.add(record.overlaps)
+        for what, ids in record.warnings.items():
+            self.warnings.setdefault(what, DataWarning("annotation", what)).add(ids)
 
 
-def find_doubts(coco: CocoFile, labels: LabelMap, tally: Tally) -> list[Doubt]:
-    """Everything that may be wrong with the file and the chosen images."""
-    doubts = [tally.doubts[what] for what in sorted(tally.doubts)]
+def find_warnings(coco: CocoFile, labels: LabelMap, tally: Tally) -> list[DataWarning]:
+    """All warnings about the file and the chosen images."""
+    warnings = [tally.warnings[what] for what in sorted(tally.warnings)]
     unseen = [name for index, name in enumerate(labels.names) if index and not tally.images[index]]
     for of, what, ids in (
-        *(("image", what, ids) for what, ids in coco.doubts().items()),
+        *(("image", what, ids) for what, ids in coco.warnings().items()),
         ("class", UNSEEN, unseen),
     ):
         if ids:
-            doubts.append(Doubt(of, what))
-            doubts[-1].add(ids)
-    return doubts
+            warnings.append(DataWarning(of, what))
+            warnings[-1].add(ids)
+    return warnings
 
 
 def build_report(
@@ -95,9 +96,9 @@ def build_report(
     labels: LabelMap,
     rules: MasksConfig,
     tally: Tally,
-    doubts: Iterable[Doubt],
+    warnings: Iterable[DataWarning],
 ) -> dict[str, Any]:
-    """What `report.json` holds; shares are between 0 and 1."""
+    """The content of `report.json`; shares are between 0 and 1."""
     annotations: Counter[int] = Counter()
     crowd = 0
     class_of, chosen = labels.index_of, {image.id for image in images}
@@ -124,13 +125,8 @@ def build_report(
             "ignored_share": _share(tally.pixels[IGNORE_INDEX], total),
         },
         "rules": {"overlap": rules.overlap, "rasterizer": rules.rasterizer, "crowd": rules.crowd},
-        "hidden_share": {
-            rule: _share(tally.hidden[rule].total(), tally.covered.total()) for rule in OVERLAPS
-        },
-        "warnings": [
-            {"of": doubt.of, "what": doubt.what, "count": doubt.count, "first": doubt.first}
-            for doubt in doubts
-        ],
+        "warnings": [asdict(warning) for warning in warnings],
+        "overlaps": _overlaps(tally.overlaps, labels, rules.overlap),
         "classes": [
             {
                 "index": index,
@@ -140,10 +136,6 @@ def build_report(
                 "annotations": annotations[index],
                 "pixels": tally.pixels[index],
                 "pixel_share": _share(tally.pixels[index], total),
-                "covered_pixels": tally.covered[index],
-                "hidden_share": {
-                    rule: _share(tally.hidden[rule][index], tally.covered[index]) for rule in OVERLAPS
-                },
             }
             for index, label in enumerate(labels.classes)
             if index
@@ -151,8 +143,27 @@ def build_report(
     }
 
 
+def _overlaps(overlaps: Overlaps, labels: LabelMap, rule: str) -> dict[str, Any]:
+    """The classes of the sampled images, those first that lose most pixels by the chosen rule."""
+    covered, hidden = overlaps.covered, overlaps.hidden
+    order = sorted(covered, key=lambda index: (-hidden[rule][index], index))
+    return {
+        "images": overlaps.images,
+        "hidden_share": {name: _share(hidden[name].total(), covered.total()) for name in OVERLAPS},
+        "classes": [
+            {
+                "index": index,
+                "name": labels.names[index],
+                "covered_pixels": covered[index],
+                "hidden_share": {name: _share(hidden[name][index], covered[index]) for name in OVERLAPS},
+            }
+            for index in order
+        ],
+    }
+
+
 def as_markdown(report: Mapping[str, Any]) -> str:
-    """The same as `report.md`."""
+    """The content of `report.md`."""
     images, annotations, pixels = report["images"], report["annotations"], report["pixels"]
     rules = ", ".join(f"{key} `{value}`" for key, value in report["rules"].items())
     lines = [
@@ -167,7 +178,7 @@ def as_markdown(report: Mapping[str, Any]) -> str:
         "",
         "## Warnings",
         "",
-        *([f"- {Doubt(**warning)}" for warning in report["warnings"]] or ["None."]),
+        *([f"- {DataWarning(**warning)}" for warning in report["warnings"]] or ["None."]),
         "",
         *_overlap_lines(report),
         "## Classes",
@@ -185,29 +196,24 @@ def as_markdown(report: Mapping[str, Any]) -> str:
 
 
 def _overlap_lines(report: Mapping[str, Any]) -> list[str]:
-    """Which classes lose most by the chosen rule, and what the others would do."""
-    rule = report["rules"]["overlap"]
-    shares = "; ".join(f"`{name}` {_percent(share)}" for name, share in report["hidden_share"].items())
+    """The classes that lose most by the chosen rule, beside their losses by the others."""
+    rule, overlaps = report["rules"]["overlap"], report["overlaps"]
+    shares = "; ".join(f"`{name}` {_percent(share)}" for name, share in overlaps["hidden_share"].items())
     lines = [
         "## What overlaps hide",
         "",
-        "Of the pixels that a class covers, the share that a rule gives to others (`ignore`: to none). "
+        "Of the pixels that a class covers, the share that a rule gives to others (`ignore`: to none), from "
+        f"{overlaps['images']} of the {report['images']['chosen']} images, chosen by seed. "
         f"Over all classes: {shares}.",
         "",
     ]
-    losers = [c for c in report["classes"] if c["hidden_share"][rule] > 0]
-    losers.sort(key=lambda c: (-c["hidden_share"][rule] * c["covered_pixels"], c["index"]))
+    losers = [c for c in overlaps["classes"] if c["hidden_share"][rule] > 0]
     if losers:
         rules = " | ".join(f"`{name}`" for name in OVERLAPS)
-        lines += [
-            f"| most hidden by `{rule}` | covered | {rules} | best kept by |",
-            "|---|---|---|---|---|---|",
-        ]
-    for c in losers[:20]:
-        hidden = c["hidden_share"]
-        best = min(OVERLAPS, key=hidden.__getitem__)
-        row = " | ".join(_percent(hidden[name]) for name in OVERLAPS)
-        lines.append(f"| {_cell(c['name'])} | {c['covered_pixels']} | {row} | `{best}` |")
+        lines += [f"| most hidden by `{rule}` | covered | {rules} |", "|---|---|---|---|---|"]
+    for c in losers[:MOST_HIDDEN]:
+        row = " | ".join(_percent(c["hidden_share"][name]) for name in OVERLAPS)
+        lines.append(f"| {_cell(c['name'])} | {c['covered_pixels']} | {row} |")
     return [*lines, ""] if losers else lines
 
 
