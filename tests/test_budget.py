@@ -9,7 +9,6 @@ import pytest
 from cocoseg import budget as module
 from cocoseg.budget import (
     END,
-    GUESS_MARGIN,
     LEDGER,
     Budget,
     Spent,
@@ -65,18 +64,23 @@ def test_what_the_end_needs_is_kept_in_reserve(watch: Clock) -> None:
     assert budget.is_spent()
 
 
-def test_other_formats_are_kept_in_reserve_once(watch: Clock) -> None:
+def test_a_minute_is_kept_for_other_formats_once(watch: Clock) -> None:
     """They are written at the end, and not after a validation that finds a better model."""
-    budget = started(watch, 200)
+    budget = started(watch, 1000)
     before = budget.reserve()
-    budget.expected.formats = {"onnx": 20.0, "torch_export": 10.0}
-    assert budget.reserve() == pytest.approx(before + GUESS_MARGIN * 30)
-    budget.expected.validation = 50
-    needed = 2 * 1.1 * 50 + GUESS_MARGIN * 30 + END
-    watch.now += 200 - needed - 60
+    budget.writes_formats = True
+    assert budget.reserve() == before + 60
     budget.expected.validation = 36
+    watch.now += 1000 - (2 * 1.1 * 36 + 60 + END) - 1
     assert budget.fits_validation()
-    assert Budget(limit=1).to_dict()["expected"]["formats"] == {}
+    watch.now += 2
+    assert not budget.fits_validation()
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(None, 0), (60, 6), (600, 60), (21_600, 60)])
+def test_other_formats_get_a_tenth_of_the_limit_at_most(limit: float | None, kept: float) -> None:
+    assert Budget(limit, writes_formats=True).for_formats() == kept
+    assert Budget(limit).for_formats() == 0
 
 
 def test_a_validation_too_long_to_fit_gets_a_fifth(watch: Clock) -> None:
@@ -173,6 +177,15 @@ def test_the_ledger_with_more_time_counts(watch: Clock) -> None:
     budget.resume({**started(watch, 100).to_dict(), "used": 20})  # an older one, of a checkpoint
     budget.resume(None)
     assert budget.used() == 30
+
+
+def test_a_ledger_of_an_older_version_is_read(tmp_path: Path) -> None:
+    content = {**Budget(60.0).to_dict(), "used": 5}
+    content["expected"] |= {"formats": {"onnx": 3.0}, "export": 2.0}
+    (tmp_path / LEDGER).write_text(json.dumps(content))
+    budget = Budget(60.0)
+    budget.resume(read_ledger(tmp_path / LEDGER))
+    assert budget.expected.export == 2
 
 
 def test_the_ledger_is_written_while_the_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,21 @@
+import logging
+import time
+from pathlib import Path
+
 import numpy as np
 import PIL.Image
 import pytest
 import torch
 from torch import nn
 
+from cocoseg import finish
+from cocoseg.budget import END, Budget
 from cocoseg.comparison import GAP
-from cocoseg.finish import EXAMPLES, write_sheet
+from cocoseg.export import save_model
+from cocoseg.finish import EXAMPLES, Exporter, write_formats, write_sheet
+from cocoseg.spec import ModelSpec
 from cocoseg.text import LINE
-from tiny import LABELS, Reads, painted
+from tiny import LABELS, SPEC, Reads, painted, tiny_module
 
 PANEL = 27 * 5, 27 * 6  # height, width of an image of 5 x 6 pixels
 HEIGHT, WIDTH = PANEL[0] + 2 * LINE, 4 * (PANEL[1] + GAP) - GAP
@@ -29,3 +37,57 @@ def test_a_sheet_of_a_data_set_is_written(tmp_path, images, rows):
         assert (truth == prediction).all()  # all right
     assert net.training
     assert net[1].num_batches_tracked == 0  # but evaluated
+
+
+# --- other formats at the end of a run
+
+
+def exporter_of(folder: Path, target: str, seconds: float) -> Exporter:
+    """A run with so many seconds left, whose network has this `_target_`."""
+    module = tiny_module(Reads())
+    module.spec = ModelSpec({"_target_": target}, LABELS, SPEC.image_size)
+    save_model(folder / "segmentation_model.pth", module.net.state_dict(), module.spec, None)
+    return Exporter(module, None, folder, Budget(END + seconds))
+
+
+def test_a_custom_network_is_written_in_other_formats(tmp_path: Path) -> None:
+    exporter = exporter_of(tmp_path, "tiny.Reads", 300)
+    (line,) = write_formats(exporter, ["pth", "torch_export"], stopped=False)
+    assert line.startswith(f"{tmp_path}/segmentation_model.pt2  0.2 MB; logits within ")
+    assert (tmp_path / "segmentation_model.pt2").is_file()
+    assert exporter.budget.spent.saving > 0
+
+
+@pytest.mark.parametrize(
+    ("target", "seconds", "reason"),
+    [
+        ("nowhere.Net", 300, "network: no class nowhere.Net (No module named 'nowhere')"),
+        ("tiny.Reads", 0.2, "there was no time left"),
+    ],
+)
+def test_a_format_that_is_not_written_is_a_warning_with_the_command(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, target: str, seconds: float, reason: str
+) -> None:
+    begin = time.monotonic()
+    (tmp_path / ".part-1.onnx").touch()  # from a process that was ended
+    with caplog.at_level(logging.WARNING):
+        assert write_formats(exporter_of(tmp_path, target, seconds), ["onnx"], stopped=False) == []
+    assert caplog.messages == [
+        f"onnx not written: {reason}; later: python -m cocoseg.export "
+        f"checkpoint={tmp_path}/segmentation_model.pth formats=onnx network={target}"
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["segmentation_model.pth"]
+    assert time.monotonic() - begin < seconds + 1
+
+
+def test_nothing_is_begun_after_a_signal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(finish.subprocess, "run", lambda *args, **options: pytest.fail("it was begun"))
+    exporter = exporter_of(tmp_path, "tiny.Reads", 300)
+    with caplog.at_level(logging.WARNING):
+        assert write_formats(exporter, ["onnx", "torch_export"], stopped=True) == []
+    assert [text.partition(";")[0] for text in caplog.messages] == [
+        "onnx not written: a signal ended the run",
+        "torch_export not written: a signal ended the run",
+    ]

@@ -24,6 +24,8 @@ END = 2.0  # seconds to leave the process: with torch and Lightning loaded, Pyth
 MARGIN = 1.1  # on what was measured
 GUESS_MARGIN = 1.3  # on what was only estimated
 VALIDATION_LIMIT = 0.2  # of the budget: a last validation that takes longer is cut
+FORMATS = 60.0  # seconds kept for other formats of the model, and the share of the limit that is the most
+FORMATS_LIMIT = 0.1
 
 _IMPORTED = time.monotonic()
 _jobs = 0  # that this process has begun
@@ -45,12 +47,11 @@ class Spent:
 
 @dataclass
 class Expected:
-    """Seconds that each part of the end takes, as far as it is known; `formats` by the name of each."""
+    """Seconds that each part of the end takes, as far as it is known."""
 
     validation: float = 0.0
     checkpoint: float = 0.0
     export: float = 0.0
-    formats: dict[str, float] = field(default_factory=dict)
     step: float = 0.0
     figures: float = 0.0
 
@@ -69,6 +70,7 @@ class Budget:
         extended: seconds by which `budget.extend` has prolonged the limit since the run last ended.
         finished: the run came to its end.
         training: this attempt has begun to train.
+        writes_formats: it ends with other formats of the model.
     """
 
     limit: float | None
@@ -81,6 +83,7 @@ class Budget:
     extended: float = 0.0
     finished: bool = False
     training: bool = False
+    writes_formats: bool = False
 
     def used(self) -> float:
         """Seconds used so far, earlier attempts included."""
@@ -101,8 +104,10 @@ class Budget:
         return MARGIN * (2 * checkpoint + (export or checkpoint)) + self.for_formats() + END
 
     def for_formats(self) -> float:
-        """Seconds that other formats of the model take; they are written once, at the end."""
-        return GUESS_MARGIN * sum(self.expected.formats.values())
+        """Seconds that are kept for other formats of the model; they are written once, at the end."""
+        if self.limit is None or not self.writes_formats:
+            return 0.0
+        return min(FORMATS, FORMATS_LIMIT * self.limit)
 
     def reserve(self) -> float:
         """Seconds that must be left when the last step ends."""
@@ -222,7 +227,7 @@ def read_ledger(path: Path) -> dict[str, Any] | None:
         Budget(content["limit"], extended=content["extended"], finished=content["finished"]).resume(content)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CocosegError(f"{path}: not readable ({error}); delete it to begin the budget anew") from error
     return content
 

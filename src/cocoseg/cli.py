@@ -5,8 +5,8 @@ import errno
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,18 +82,6 @@ def entry_point(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any
             sys.exit(getattr(error, "exit_code", BAD_INPUT))
 
     return wrapped
-
-
-@contextmanager
-def report_errors() -> Iterator[None]:
-    """Outside of a job: end the process with one line on stderr where the input is bad."""
-    try:
-        yield
-    except CocosegError as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        _say(f"error: {error.sentence}")
-        sys.exit(error.exit_code)
 
 
 def typed(config: DictConfig, *, may_download: bool = False) -> Config:

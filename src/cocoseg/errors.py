@@ -1,4 +1,9 @@
-"""What ends a program with one line: a user's mistake, an incomplete download, training that can't go on."""
+"""Errors that end a program with one line: bad input, an incomplete download, training that can't go on."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class CocosegError(ValueError):
@@ -25,3 +30,15 @@ class TrainingError(CocosegError):
     """Training can't go on, for no mistake in the input: out of memory, a loss that is no number."""
 
     exit_code = 1
+
+
+@contextmanager
+def report_errors() -> Iterator[None]:
+    """End the process with one line on stderr where the input is bad; outside of Hydra's jobs."""
+    try:
+        yield
+    except CocosegError as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        print(f"error: {error.sentence}", file=sys.stderr)
+        sys.exit(error.exit_code)

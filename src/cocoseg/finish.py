@@ -1,6 +1,11 @@
-"""What a run leaves behind: the exported model, its scores, a picture sheet, and the last words."""
+"""The end of a run: the exported model, its scores, a sheet of examples, other formats, the summary."""
 
 import logging
+import math
+import os
+import shlex
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,13 +14,13 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from cocoseg.budget import Budget, time_line
+from cocoseg.budget import END, Budget, time_line
 from cocoseg.comparison import Example, sheet, spread
 from cocoseg.console import score_table
 from cocoseg.datamodule import SegmentationDataModule
-from cocoseg.export import read_weights, save_model
-from cocoseg.files import from_here, save_png, write_json
-from cocoseg.formats import ExtraFormats
+from cocoseg.export import NETWORKS, read_weights, save_model
+from cocoseg.exporting import FORMATS
+from cocoseg.files import PART, from_here, save_png, write_json
 from cocoseg.labels import LabelMap
 from cocoseg.metrics import Scores
 from cocoseg.module import SegmentationModule
@@ -65,11 +70,14 @@ class Exporter:
         self()
 
 
-def finish(trainer: L.Trainer, exporter: Exporter, formats: ExtraFormats) -> None:
-    """See that the best weights are exported, and say how good they are and where everything lies.
+def finish(trainer: L.Trainer, exporter: Exporter, formats: Sequence[str], *, stopped: bool) -> None:
+    """Export the best weights by val/miou where that is not done yet, write other formats, log a summary.
 
-    Best is by val/miou; a run that ended before its first validation exports the weights it has, without
-    scores.
+    A run that ended before its first validation exports the weights it has, without scores.
+
+    Args:
+        formats: see `write_formats`.
+        stopped: a signal ended the run.
     """
     best = getattr(trainer.checkpoint_callback, "best_model_path", "")
     if not trainer.is_global_zero:
@@ -78,7 +86,7 @@ def finish(trainer: L.Trainer, exporter: Exporter, formats: ExtraFormats) -> Non
         exporter.export_from(best)
     elif not exporter.exported:
         exporter()
-    written = formats.write(exporter.run_dir / MODEL)
+    written = write_formats(exporter, formats, stopped=stopped)
     if exporter.scores is not None:
         log.info("\n%s\n", score_table(exporter.scores, exporter.module.spec.labels))
     else:
@@ -89,9 +97,57 @@ def finish(trainer: L.Trainer, exporter: Exporter, formats: ExtraFormats) -> Non
     log.info("run          %s", shown)
     log.info("dashboard    tensorboard --logdir %s", shown.parent)
     log.info("model        %s", shown / MODEL)
-    for done in written:
-        log.info("             %s: %s", shown / done.path.name, done)
+    for line in written:
+        log.info("             %s", line)
     log.info("predictions  %s (image | truth | prediction | wrong)", shown / SHEET)
+
+
+def write_formats(exporter: Exporter, names: Sequence[str], *, stopped: bool) -> list[str]:
+    """Write the exported model in other formats, each by a process that is ended when the time is up.
+
+    A format that is not written is a warning with the command that writes it later.
+
+    Args:
+        names: keys of FORMATS; others, such as `pth`, are left out.
+        stopped: write none, for whoever sends a signal may not wait for long.
+
+    Returns:
+        a line about each file.
+    """
+    lines = []
+    model = from_here(exporter.run_dir / MODEL)
+    target = exporter.module.spec.network["_target_"]
+    for name in dict.fromkeys(name for name in names if name in FORMATS):
+        command = ["-m", "cocoseg.export", f"checkpoint={model}", f"formats={name}"]
+        if target not in NETWORKS:
+            command.append(f"network={target}")
+        line, problem = "", "a signal ended the run"
+        if not stopped:
+            with exporter.budget.timed("saving"):
+                line, problem = _run_python(command, exporter.budget.left() - END)
+        if problem:
+            for part in exporter.run_dir.glob(f"{PART}*{FORMATS[name].SUFFIX}"):
+                part.unlink(missing_ok=True)
+            log.warning("%s not written: %s; later: python %s", name, problem, shlex.join(command))
+        else:
+            lines.append(line)
+    return lines
+
+
+def _run_python(arguments: Sequence[str], seconds: float) -> tuple[str, str]:
+    """Run Python with these arguments for so many seconds at most. Returns the last line that it printed,
+    and why it failed, or nothing."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    timeout = None if math.isinf(seconds) else max(0.0, seconds)
+    try:
+        done = subprocess.run(
+            [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=timeout
+        )
+    except subprocess.TimeoutExpired:
+        return "", "there was no time left"
+    printed = (done.stderr if done.returncode else done.stdout).strip().splitlines()
+    last = printed[-1] if printed else f"exit code {done.returncode}"
+    return ("", last.removeprefix("error: ")) if done.returncode else (last, "")
 
 
 def write_sheet(

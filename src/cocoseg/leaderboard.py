@@ -18,8 +18,7 @@ from omegaconf import OmegaConf
 from yaml import YAMLError
 
 from cocoseg.budget import LEDGER, clock, read_ledger
-from cocoseg.cli import report_errors
-from cocoseg.errors import CocosegError
+from cocoseg.errors import CocosegError, report_errors
 from cocoseg.files import from_here, write_bytes
 from cocoseg.outcome import FAILED, RUNNING, STOPPED, Outcome
 

@@ -24,7 +24,6 @@ from cocoseg.export import read_checkpoint
 from cocoseg.failures import explained
 from cocoseg.files import from_here
 from cocoseg.finish import Exporter, finish
-from cocoseg.formats import ExtraFormats
 from cocoseg.module import SegmentationModule
 from cocoseg.networks import arguments_of, is_own, probe
 from cocoseg.optimizer import require_same_groups
@@ -46,6 +45,7 @@ def train(config: Config, run_dir: Path, budget: Budget, command: Command | None
     `command` is what was typed, for the dashboard.
     """
     quiet_lightning()
+    budget.writes_formats = any(name != "pth" for name in config.export)
     checkpoint = _begin(config, budget)
     settings = settled(trainer_settings(config, budget))
     arguments_of(config.model)  # what is wrong there shows before the data are prepared
@@ -59,8 +59,6 @@ def train(config: Config, run_dir: Path, budget: Budget, command: Command | None
     if checkpoint is not None:
         _require_fitting(checkpoint, module, where=config.ckpt_path)
 
-    formats = ExtraFormats(config.export, module, budget)
-    formats.try_out()
     exporter = Exporter(module, data, run_dir, budget)
     earlier = best_beside(Path(config.ckpt_path)) if config.ckpt_path else None
     best = BestCheckpoint(run_dir / "checkpoints", exporter, earlier)
@@ -97,9 +95,8 @@ def train(config: Config, run_dir: Path, budget: Budget, command: Command | None
     if stop.received:
         advice = f"; to go on: ckpt_path={from_here(last.path)}" if last.step >= 0 else ""
         log.warning("%s: stopped at step %d%s", stop.received.name, fit.trainer.global_step, advice)
-    formats.leave_out = bool(stop.received)  # what sends a signal may not wait for long
     with stop.listening():
-        finish(fit.trainer, exporter, formats)
+        finish(fit.trainer, exporter, config.export, stopped=bool(stop.received))
     budget.finished = not stop.received
     if processes.rank() == 0:
         _outcome(fit.trainer, exporter, stop, prune).write(run_dir)

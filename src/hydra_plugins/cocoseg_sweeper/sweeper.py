@@ -32,7 +32,8 @@ class CocosegSweeper(Sweeper):
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def sweep(self, arguments: list[str]) -> Any:
-        from cocoseg.cli import as_dataclasses, report_errors
+        from cocoseg.cli import as_dataclasses
+        from cocoseg.errors import report_errors
 
         with report_errors():
             from cocoseg.sweeping import sweep  # imports Optuna, which may be missing
