@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from cocoseg.device import in_channels_last, settled, untouched, uses_cuda
+from cocoseg.device import (
+    explain_out_of_memory,
+    in_channels_last,
+    is_out_of_memory,
+    settled,
+    untouched,
+    uses_cuda,
+)
+from cocoseg.errors import TrainingError
 from cocoseg.export import save_model
 from cocoseg.pixels import normalize
 from tiny import SPEC, tiny_unet
@@ -131,3 +139,31 @@ def test_untouched():
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert all(weight.grad is None for weight in net.parameters())
     assert torch.equal(torch.get_rng_state(), random)
+
+
+@pytest.mark.parametrize("said", ["CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED"])
+def test_cudas_libraries_have_errors_of_their_own(said):
+    assert is_out_of_memory(RuntimeError(said))
+    assert not is_out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError()],
+)
+def test_memory_that_runs_out_is_one_line(error):
+    with (
+        pytest.raises(TrainingError, match=r"^out of memory: lower data\.image_size$"),
+        explain_out_of_memory("data.image_size"),
+    ):
+        raise error
+
+
+def test_memory_that_runs_out_on_a_cpu_is_one_line():
+    with pytest.raises(TrainingError, match=r"^out of memory: lower"), explain_out_of_memory():
+        torch.empty(2**50)
+
+
+def test_other_errors_are_left_alone():
+    with pytest.raises(RuntimeError, match=r"^shapes do not fit$"), explain_out_of_memory():
+        raise RuntimeError("shapes do not fit")

@@ -14,12 +14,10 @@ import torch
 from torch import nn
 
 from cocoseg import budget as budget_module
-from cocoseg import checkpoints, failures, pacing
+from cocoseg import checkpoints, pacing
 from cocoseg.budget import END, Budget
 from cocoseg.checkpoints import BestCheckpoint, LastCheckpoint, WholeCheckpointIO
 from cocoseg.config import BudgetConfig, Config, ScheduleConfig
-from cocoseg.errors import TrainingError
-from cocoseg.failures import StopAtNoNumber, explained
 from cocoseg.pacing import KeepBudget, is_paced, trainer_settings
 from cocoseg.schedule import ScheduleRate, rate
 from tiny import Reads, loader, random_batch, tiny_module, tiny_trainer
@@ -348,55 +346,6 @@ def test_the_share_of_the_steps_that_waits_for_data(tmp_path: Path, monkeypatch:
     assert trainer.logged_metrics["speed/images_per_second"].item() == pytest.approx(2 / (4 * STEP))
 
 
-# --- what ends a training early
-
-
-def test_a_loss_that_is_no_number_ends_the_training_and_is_not_saved(tmp_path: Path) -> None:
-    batch = random_batch()
-    broken = (torch.full_like(batch[0], float("nan")), batch[1])
-    last = LastCheckpoint(tmp_path, timedelta(minutes=5), Budget(None))
-    trainer = tiny_trainer(tmp_path, max_epochs=1, callbacks=[StopAtNoNumber(), last])
-    with pytest.raises(TrainingError, match=r"the loss is nan at step 1, .* lower optimizer\.lr"):
-        trainer.fit(tiny_module(), loader(batch, broken, batch))
-    assert torch.load(last.path, weights_only=True)["global_step"] == 1  # the one before
-
-
-def test_a_loss_that_was_not_looked_at_is_before_it_is_saved(tmp_path: Path) -> None:
-    """On a GPU only every tenth is."""
-
-    class Unseen(StopAtNoNumber):
-        def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Any) -> None:
-            self._loss = loss.detach()
-
-    batch = random_batch()
-    broken = (torch.full_like(batch[0], float("nan")), batch[1])
-    last = LastCheckpoint(tmp_path, timedelta(seconds=0.001), Budget(None))
-    trainer = tiny_trainer(tmp_path, max_epochs=1, callbacks=[Unseen(), last])
-    with pytest.raises(TrainingError, match="the loss is nan"):
-        trainer.fit(tiny_module(), loader(batch, batch, broken, batch))
-    assert torch.load(last.path, weights_only=True)["global_step"] == 2
-
-
-def test_a_loss_of_another_process_is_before_it_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is the first one that saves, and says it for all."""
-    stop = StopAtNoNumber()
-    monkeypatch.setattr(failures, "agreed", lambda noticed: (1,))
-    with pytest.raises(TrainingError, match="the loss is no number on another device at step 3"):
-        stop.on_save_checkpoint(SimpleNamespace(global_step=3), tiny_module(), {})
-    monkeypatch.setattr(failures, "rank", lambda: 1)
-    with pytest.raises(SystemExit):
-        stop.on_save_checkpoint(SimpleNamespace(global_step=3), tiny_module(), {})
-
-
 def test_no_max_time_at_all_is_no_limit() -> None:
     """As `~trainer.max_time` leaves it."""
     assert "max_time" not in trainer_settings(Config(trainer={"max_epochs": 1}), Budget(None))
-
-
-def test_memory_that_runs_out_is_explained() -> None:
-    with pytest.raises(TrainingError, match=r"out of memory: lower data\.batch_size"), explained():
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-    with pytest.raises(TrainingError, match="out of memory"), explained():
-        torch.empty(2**50)
-    with pytest.raises(RuntimeError, match="shapes"), explained():
-        raise RuntimeError("shapes do not fit")

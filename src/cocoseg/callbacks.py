@@ -12,9 +12,9 @@ from cocoseg.console import progress_callback
 from cocoseg.dashboard import Figures, RunTexts
 from cocoseg.datamodule import SegmentationDataModule
 from cocoseg.diagnostics import Diagnostics
-from cocoseg.failures import StopAtNoNumber
 from cocoseg.finetuning import FreezeEncoder
 from cocoseg.hparams import HyperparameterRow
+from cocoseg.nan_guard import StopOnNaN
 from cocoseg.pacing import KeepBudget
 from cocoseg.schedule import ScheduleRate
 from cocoseg.stopping import StopOnSignal
@@ -27,7 +27,7 @@ def pacing(
     callbacks: list[L.Callback] = [processes.SameStatistics()]
     if config.compile:  # before the budget takes training to have begun
         callbacks.append(CompileNetwork(config.compile, data, budget))
-    callbacks += [KeepBudget(budget, config, stop), ScheduleRate(config.schedule, budget), StopAtNoNumber()]
+    callbacks += [KeepBudget(budget, config, stop), ScheduleRate(config.schedule, budget), StopOnNaN()]
     if config.finetune.frozen:
         callbacks.append(FreezeEncoder(config.finetune.frozen, budget))
     return callbacks

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from cocoseg.budget import Budget, clock
 from cocoseg.config import AUTO
 from cocoseg.datamodule import SegmentationDataModule
-from cocoseg.device import untouched
+from cocoseg.device import is_out_of_memory, untouched
 from cocoseg.errors import TrainingError
-from cocoseg.failures import is_out_of_memory
 from cocoseg.outputs import Output, parts_of
 from cocoseg.processes import agreed
 

@@ -1,4 +1,4 @@
-"""What the device at hand does fastest: precision, kernels, memory layout."""
+"""The device: its fastest precision, kernels and memory layout; memory that runs out."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,6 +6,13 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from cocoseg.errors import TrainingError
+
+SMALLER = (
+    "data.batch_size (with trainer.accumulate_grad_batches to make up for it), data.image_size or "
+    "model.base_channels"
+)
 
 
 def uses_cuda(settings: dict[str, Any]) -> bool:
@@ -47,8 +54,10 @@ def in_channels_last(net: nn.Module) -> nn.Module:
 
 @contextmanager
 def untouched(net: nn.Module) -> Iterator[None]:
-    """Trial passes in training mode that leave no trace: not in the network's statistics and gradients, nor
-    in random numbers."""
+    """Put a network in training mode for trial passes that leave no trace.
+
+    Afterwards buffers (statistics of BatchNorm), mode and random numbers are as before, gradients None.
+    """
     buffers = [buffer.clone() for buffer in net.buffers()]
     training = net.training
     device = next(net.parameters()).device
@@ -62,3 +71,35 @@ def untouched(net: nn.Module) -> Iterator[None]:
                 buffer.copy_(before)
         net.zero_grad(set_to_none=True)
         net.train(training)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a GPU's memory ran out. CUDA's libraries raise plain RuntimeErrors for it."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    phrases = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in phrases)
+
+
+@contextmanager
+def explain_out_of_memory(smaller: str = SMALLER) -> Iterator[None]:
+    """Report memory that runs out, on a GPU or a CPU, in one line.
+
+    Args:
+        smaller: keys to lower.
+
+    Raises:
+        TrainingError: instead of the library's own error.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error) or isinstance(error, MemoryError):
+            raise TrainingError(f"out of memory: lower {smaller}") from error
+        # torch's allocator on the CPU, and a loader's process that the system has killed.
+        phrases = ("can't allocate memory", "out of memory", "killed by signal")
+        if any(phrase in str(error).lower() for phrase in phrases):
+            raise TrainingError(
+                "out of memory: lower data.batch_size, data.image_size or data.num_workers"
+            ) from error
+        raise

@@ -27,7 +27,7 @@ class IncompleteError(CocosegError):
 
 
 class TrainingError(CocosegError):
-    """Training can't go on, for no mistake in the input: out of memory, a loss that is no number."""
+    """Training can't go on, for no mistake in the input: out of memory, a loss that is NaN."""
 
     exit_code = 1
 

@@ -15,13 +15,12 @@ from cocoseg.comparison import Example, sheet
 from cocoseg.config import AUTO
 from cocoseg.config_evaluate import EvaluateConfig
 from cocoseg.dataset import resized_mask
-from cocoseg.device import in_channels_last, uses_cuda
+from cocoseg.device import explain_out_of_memory, in_channels_last, uses_cuda
 from cocoseg.enlarged_loss import enlarged_cross_entropy
 from cocoseg.errors import CocosegError
 from cocoseg.evaluation_data import Images, Sample, loader, open_images
 from cocoseg.evaluation_report import Report, View, as_text, write_table
 from cocoseg.export import SegmentationModel, load_model
-from cocoseg.failures import explained
 from cocoseg.files import from_here, is_for_its_name, save_png, write_json
 from cocoseg.gallery import Card, write_gallery, write_pictures
 from cocoseg.labels import IGNORE_INDEX
@@ -41,7 +40,7 @@ SCALES = (0.75, 1.0, 1.25)  # that tta averages over, each with its mirror image
 BATCH = 16  # images, where data.batch_size is auto
 
 
-@explained("data.batch_size or data.image_size")
+@explain_out_of_memory("data.batch_size or data.image_size")
 def evaluate(config: EvaluateConfig, folder: Path, *, image_size: tuple[int, int] | None = None) -> Report:
     """Score `config.checkpoint` on `config.split` and write what was found to a folder.
 

@@ -11,9 +11,8 @@ import torch
 
 from cocoseg.checkpoints import LastCheckpoint
 from cocoseg.datamodule import SegmentationDataModule
-from cocoseg.device import untouched
+from cocoseg.device import is_out_of_memory, untouched
 from cocoseg.errors import CocosegError
-from cocoseg.failures import is_out_of_memory
 from cocoseg.module import SegmentationModule
 from cocoseg.outputs import training_loss
 from cocoseg.processes import count

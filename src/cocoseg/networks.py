@@ -9,10 +9,9 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from cocoseg.device import untouched
+from cocoseg.device import is_out_of_memory, untouched
 from cocoseg.errors import CocosegError
 from cocoseg.export import NETWORKS
-from cocoseg.failures import is_out_of_memory
 from cocoseg.module import SegmentationModule
 
 # Keys beside the arguments of our own networks, see pretrained.py, with their defaults.

@@ -4,7 +4,9 @@ They talk on the CPU (gloo), beside the gradients: no GPU is waited for, and wai
 process prepares the data or writes a file. In a training of one process nothing here costs anything.
 """
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -14,7 +16,7 @@ import torch.distributed as dist
 
 from cocoseg.cli import build
 from cocoseg.device import uses_cuda
-from cocoseg.errors import CocosegError
+from cocoseg.errors import CocosegError, TrainingError
 from cocoseg.ranks import leads, may_be_several
 
 PATIENCE = timedelta(days=30)  # preparing a large data set takes longer than torch's half an hour
@@ -106,8 +108,25 @@ class SameStatistics(L.Callback):
                 dist.broadcast(buffer, src=0)
 
 
-def is_lost(error: BaseException) -> bool:
-    """Whether this is what the end of another process raises here."""
+@contextmanager
+def explain_lost_process() -> Iterator[None]:
+    """Report the end of another process of this training in one line, on rank 0; other ranks just end.
+
+    Raises:
+        TrainingError: instead of the error of the connection.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not _is_lost(error):
+            raise
+        if rank() > 0:
+            sys.exit(1)
+        raise TrainingError("another process of this training has ended, see above") from error
+
+
+def _is_lost(error: BaseException) -> bool:
+    """Whether an error is raised here because another process has ended."""
     if count() == 1 or not isinstance(error, RuntimeError):
         return False
     said = str(error).lower()

@@ -17,11 +17,10 @@ from cocoseg.command import Command
 from cocoseg.config import AUTO, Config
 from cocoseg.console import quiet_lightning
 from cocoseg.datamodule import SegmentationDataModule
-from cocoseg.device import settled
+from cocoseg.device import explain_out_of_memory, settled
 from cocoseg.diagnostics import one_sided
 from cocoseg.durations import parse_duration
 from cocoseg.export import read_checkpoint
-from cocoseg.failures import explained
 from cocoseg.files import from_here
 from cocoseg.finish import Exporter, finish
 from cocoseg.module import SegmentationModule
@@ -38,7 +37,8 @@ from cocoseg.trained_on import note
 log = logging.getLogger(__name__)
 
 
-@explained()
+@processes.explain_lost_process()
+@explain_out_of_memory()
 def train(config: Config, run_dir: Path, budget: Budget, command: Command | None = None) -> int:
     """Prepare, train, export. Returns the exit code: not 0 where a signal ended the training early.
 
