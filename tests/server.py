@@ -1,11 +1,6 @@
 """An HTTP server on loopback that misbehaves as it is told."""
 
 import itertools
-import os
-import socket
-import struct
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -13,8 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-LOCK = ".download.lock"
-QUICK = {"pause": 0.01}
+QUICK = {"pause": 0.01}  # seconds between attempts
 
 Answer = Callable[["Handler"], None]
 
@@ -24,9 +18,8 @@ class Handler(BaseHTTPRequestHandler):
     server: "Server"
 
     def do_GET(self) -> None:
-        answer = self.server.begin(self)
         try:
-            answer(self)
+            self.server.begin(self)(self)
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True  # the client has gone
         finally:
@@ -43,7 +36,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """On loopback; the n-th request for a path gets the n-th answer set for it, then the last one again."""
+    """The n-th request for a path gets the n-th answer set for it, later ones the last."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -54,7 +47,7 @@ class Server(ThreadingHTTPServer):
         self.answers: dict[str, list[Answer]] = {}
         self.requests: list[str] = []
         self.headers: list[dict[str, str]] = []
-        self.active = self.peak = 0
+        self.active = self.peak = 0  # requests that are answered at a time
         self._lock = threading.Lock()
 
     def set(self, path: str, *answers: Answer) -> str:
@@ -75,14 +68,14 @@ class Server(ThreadingHTTPServer):
         with self._lock:
             self.active -= 1
 
-    def handle_error(self, *_: Any) -> None:
-        pass
-
 
 def ok(body: bytes, **headers: str | int) -> Answer:
+    """The body; with Content_Length another length than it has."""
+
     def answer(handler: Handler) -> None:
-        handler.head(200, Content_Length=len(body), **headers)
+        handler.head(200, **{"Content_Length": len(body), **headers})
         handler.wfile.write(body)
+        handler.close_connection = "Content_Length" in headers
 
     return answer
 
@@ -95,37 +88,11 @@ def redirect(to: str) -> Answer:
     return status(302, Location=to)
 
 
-def says(length: int | str, body: bytes) -> Answer:
-    """A body of another length than the header says; the connection ends after it."""
-
-    def answer(handler: Handler) -> None:
-        handler.head(200, Content_Length=length)
-        handler.wfile.write(body)
-        handler.close_connection = True
-
-    return answer
-
-
-def reset(body: bytes = b"", length: int = 0) -> Answer:
-    """The connection is torn down, after a part of the body if there is one."""
-
-    def answer(handler: Handler) -> None:
-        if body:
-            handler.head(200, Content_Length=length)
-            handler.wfile.write(body)
-            time.sleep(0.05)  # a reset overtakes what has not been read
-        handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        os.close(handler.connection.detach())
-        handler.close_connection = True
-
-    return answer
-
-
-def slow(body: bytes, pieces: int, seconds: float, **headers: str | int) -> Answer:
+def slow(body: bytes, pieces: int, seconds: float) -> Answer:
     """The body in pieces, with pauses between."""
 
     def answer(handler: Handler) -> None:
-        handler.head(200, Content_Length=len(body), **headers)
+        handler.head(200, Content_Length=len(body))
         for begin in range(0, len(body), -(-len(body) // pieces)):
             handler.wfile.write(body[begin : begin + -(-len(body) // pieces)])
             time.sleep(seconds)
@@ -133,16 +100,8 @@ def slow(body: bytes, pieces: int, seconds: float, **headers: str | int) -> Answ
     return answer
 
 
-def silent(seconds: float) -> Answer:
-    def answer(handler: Handler) -> None:
-        time.sleep(seconds)
-        handler.close_connection = True
-
-    return answer
-
-
 def raw(text: bytes) -> Answer:
-    """These bytes, HTTP or not."""
+    """These bytes, HTTP or not, and the end of the connection."""
 
     def answer(handler: Handler) -> None:
         handler.wfile.write(text)
@@ -163,43 +122,28 @@ def endless(sent: list[int]) -> Answer:
     return answer
 
 
-def ranged(body: bytes, tag: str = '"v1"', cut: int | None = None, if_range: bool = True) -> Answer:
-    """Supports Range and If-Range; `cut`: the connection breaks after so many bytes of the answer."""
+def ranged(body: bytes, cut: int | None = None) -> Answer:
+    """Supports Range; `cut`: the connection breaks after so many bytes of the answer."""
 
     def answer(handler: Handler) -> None:
-        asked = handler.headers.get("Range")
-        if asked and (not if_range or handler.headers.get("If-Range") == tag):
-            first = int(asked.removeprefix("bytes=").removesuffix("-"))
-            if first >= len(body):
-                handler.head(416, Content_Range=f"bytes */{len(body)}", Content_Length=0)
-                return
-            part, code = body[first:], 206
-            extra = {"Content_Range": f"bytes {first}-{len(body) - 1}/{len(body)}"}
-        else:
-            part, code, extra = body, 200, {}
-        handler.head(code, Content_Length=len(part), ETag=tag, **extra)
-        handler.wfile.write(part[:cut])
+        asked = handler.headers.get("Range", "bytes=0-")
+        first = int(asked.removeprefix("bytes=").removesuffix("-"))
+        if first >= len(body):
+            handler.head(416, Content_Range=f"bytes */{len(body)}", Content_Length=0)
+            return
+        code = 206 if "Range" in handler.headers else 200
+        content_range = f"bytes {first}-{len(body) - 1}/{len(body)}"
+        handler.head(code, Content_Length=len(body) - first, Content_Range=content_range)
+        handler.wfile.write(body[first:][:cut])
         handler.close_connection = cut is not None
 
     return answer
 
 
-# --- what the tests of downloads share ---
-
-
 def names(folder: Path) -> list[str]:
     """All files but the lock."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name != LOCK)
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".download.lock")
     return sorted(str(path.relative_to(folder)) for path in files)
-
-
-def start(code: str) -> subprocess.Popen[bytes]:
-    """A process of its own, to be killed."""
-    imports = (
-        "from pathlib import Path; from cocoseg.coco import Image; "
-        "from cocoseg.archive import fetch_annotations; from cocoseg.download import fetch_images; "
-    )
-    return subprocess.Popen([sys.executable, "-c", imports + code], stderr=subprocess.PIPE)
 
 
 def wait_for(condition: Callable[[], Any]) -> None:

@@ -13,7 +13,7 @@ from cocoseg.config import DEFAULT_ROOT, Config, DataConfig, MasksConfig, Shapes
 from cocoseg.errors import CocosegError
 from cocoseg.prepare import prepare
 from conftest import run_program
-from server import Server, ok, status
+from server import Server, ok
 
 ANNOTATIONS = "annotations/instances_train2017.json"
 CHOSEN = 5
@@ -132,40 +132,22 @@ def test_a_root_that_was_given(server: Server, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("coco")
-def test_no_network_where_it_is_forbidden(server: Server, tmp_path: Path) -> None:
-    done = run(server, tmp_path, "data.download=false")
-    assert done.returncode == 2
-    assert "data/coco/annotations/instances_train2017.json" in the_line(done)
-    assert "data.download=false" in the_line(done)
-    assert server.requests == []
-    assert not (tmp_path / "data").exists()
-
-
-@pytest.mark.usefixtures("coco")
-def test_training_never_downloads(server: Server, tmp_path: Path) -> None:
-    for overrides, advice in (
-        ((), "python prepare.py fetches"),
-        (("data.root=here",), "python prepare.py data.download=true fetches"),
-    ):
-        done = run(server, tmp_path, *overrides, program="train")
-        assert done.returncode == 2
-        assert advice in the_line(done)
-    assert server.requests == []
-    assert not (tmp_path / "data").exists()
-
-
-def test_what_is_there_is_used_in_place(
-    coco: dict[str, Any], server: Server, shapes_root: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("program", "override", "advice"),
+    [
+        ("prepare", "data.download=false", "data.download=false"),
+        ("train", "data.root=data/coco", "python prepare.py fetches"),
+        ("train", "data.root=here", "python prepare.py data.download=true fetches"),
+    ],
+)
+def test_what_never_downloads(
+    server: Server, tmp_path: Path, program: str, override: str, advice: str
 ) -> None:
-    root = tmp_path / DEFAULT_ROOT
-    (root / "annotations").mkdir(parents=True)
-    (root / ANNOTATIONS).write_text(json.dumps(coco))
-    (root / "train2017").symlink_to(shapes_root / "images")
-    before = files(tmp_path)
-    assert run(server, tmp_path).returncode == 0
+    done = run(server, tmp_path, override, program=program)
+    assert done.returncode == 2
+    assert advice in the_line(done)
     assert server.requests == []
-    assert len(masks(tmp_path)) == CHOSEN
-    assert [name for name in files(tmp_path) if name.startswith("data/")] == before
+    assert not (tmp_path / "data").exists()
 
 
 # --- without a process of its own
@@ -208,20 +190,6 @@ def test_images_are_bounded(config: Config, server: Server) -> None:
         prepare(config, may_download=True)
     assert caught.value.exit_code == 1
     assert len(server.requests) == CHOSEN
-
-
-def test_failures_that_no_longer_matter_are_forgotten(
-    config: Config, server: Server, shapes_root: Path, tmp_path: Path
-) -> None:
-    config.data.download = True
-    for path in server.answers:
-        server.answers[path] = [status(404)]
-    with pytest.raises(CocosegError):
-        prepare(config, may_download=True)
-    assert (tmp_path / "out/failed.json").exists()
-    config.data.images = str(shapes_root / "images")
-    prepare(config)
-    assert not (tmp_path / "out/failed.json").exists()
 
 
 def test_an_annotation_file_without_an_address(config: Config, tmp_path: Path) -> None:

@@ -1,34 +1,43 @@
-"""Only the chosen images, from the web.
+"""Download of the annotation file, and of the chosen images only.
 
-An image on its way lies in a temporary file beside its place and gets its name once it is whole and
-checked. These files have names of their own, so that the next run removes what a killed one left behind; one
-process at a time downloads into a folder, so that none removes another's.
+Files appear under their names when they are whole and checked. A run that was interrupted is resumed: images
+that are there are not fetched again, an archive goes on at the byte where it stopped.
 """
 
-import asyncio
 import errno
 import logging
+import re
+import shutil
+import struct
+import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
+from queue import Empty, SimpleQueue
 from urllib.parse import quote
+
+import msgspec
 
 from cocoseg.coco import Image, is_inside
 from cocoseg.errors import CocosegError
-from cocoseg.files import alone_in
+from cocoseg.files import alone_in, is_for_its_name, remove_parts, whole_file
+from cocoseg.http_client import FetchError, HttpClient, parse_address, without_login
 from cocoseg.images import check_image, missing_images
-from cocoseg.progress import Progress
-from cocoseg.web import Client, FinalError, RetryError, checked_url, open_session, parse_url, save, shown
+from cocoseg.progress import track
 
 log = logging.getLogger(__name__)
 
-AHEAD = 4  # images under way per connection: those that pause or are being checked leave no connection idle
-SURELY_DOWN = 20  # images in a row without a connection, when there never was one
-PROBABLY_DOWN = 200  # … when there was: two minutes and more at the default settings
-# The file system refuses this one name; any other error of the disk would meet every image.
-NAME_ERRORS = {errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EINVAL, errno.EILSEQ}
+MIB = 2**20
+ANNOTATIONS_LIMIT = 4 * 2**30  # bytes of the archive, and of a file in it
+DOWN_AFTER = 32  # images in a row without a connection, after which the server counts as down
+GRACE = 1.0  # seconds for threads to end after an interruption; those that wait for a server are left behind
+
+Outcome = tuple[Image, int | BaseException]  # bytes of an image that was fetched, or the error
 
 
 @dataclass(frozen=True)
@@ -36,7 +45,7 @@ class Failure:
     """An image that could not be fetched."""
 
     file_name: str
-    url: str  # empty where the annotation file names none
+    url: str  # empty if the annotation file names none
     reason: str
 
 
@@ -46,163 +55,267 @@ def fetch_images(
     *,
     base_url: str | None = None,
     connections: int = 16,
-    max_bytes: int = 64 * 2**20,
+    max_bytes: int = 64 * MIB,
     retries: int = 5,
     pause: float = 1.0,
 ) -> list[Failure]:
-    """Fetch those of `images` that are not in `image_dir`; a file that is there is left alone.
+    """Fetch those of `images` that are not in `image_dir`; existing files are left alone.
 
     An image counts once it can be read to its last byte and has the size that the annotation file says.
 
     Args:
         images: some of the images of an annotation file.
         image_dir: gets them under their file names, subfolders kept.
-        base_url: what file names are appended to; None for each image's own `coco_url`.
+        base_url: prefix of the file names; None for each image's own `coco_url`.
         connections: at most so many at a time.
         max_bytes: of one image; larger ones fail.
-        retries: how often to try again after server errors, resets, timeouts and damaged bodies.
-        pause: seconds before the first retry, doubled each time.
+        retries: further attempts after server errors, broken connections, timeouts and damaged bodies.
+        pause: seconds, see HttpClient.
 
     Returns:
         what could not be fetched, in the order of `images`.
 
     Raises:
-        CocosegError: no server can be reached, or a file name leads out of `image_dir`.
-        OSError: the disk is full, or the like.
+        CocosegError: the server can't be reached, the disk is full, or a file name leads out of `image_dir`.
     """
     if base_url is not None:
-        checked_url(base_url)
+        parse_address(base_url)
     for image in images:
-        _place(image_dir, image.file_name)
-    missing = missing_images(images, image_dir)
-    if not missing:
+        if not is_inside(image.file_name):  # checked here too: this is where it would be written to
+            raise CocosegError(f"the file name {image.file_name!r} leads out of {image_dir}")
+    if not missing_images(images, image_dir):
         return []
     with alone_in(image_dir):
-        missing = missing_images(missing, image_dir)  # the process waited for may have fetched some
+        missing = missing_images(images, image_dir)  # another process may have fetched some meanwhile
+        client = HttpClient(connections, retries, pause)
+        fetch = partial(_fetch_image, client, image_dir, base_url, max_bytes)
         begin = time.monotonic()
         try:
-            with Progress("images", unit=" images", total=len(missing)) as progress:
-                fetcher = _ImageFetcher(image_dir, base_url, max_bytes, progress)
-                failures = asyncio.run(fetcher.run(missing, connections, retries, pause))
-        except ExceptionGroup as group:
-            raise group.exceptions[0] from None  # a TaskGroup wraps even a single one
+            with _in_threads(fetch, missing, connections, client.stopped) as outcomes:
+                received, failures = _collect(outcomes, len(missing), base_url)
         finally:
-            _sweep(missing, image_dir)
+            for folder in {(image_dir / image.file_name).parent for image in missing}:
+                remove_parts(folder)  # also those of a run that was killed
     log.info(
         "%s: %d images fetched (%.0f MB) in %.0f s, %d failed",
         image_dir,
         len(missing) - len(failures),
-        progress.bytes / 1e6,
+        received / 1e6,
         time.monotonic() - begin,
         len(failures),
     )
     return [failures[image.id] for image in missing if image.id in failures]
 
 
-class _ImageFetcher:
-    """The images under way, and what became of them."""
-
-    def __init__(self, image_dir: Path, base_url: str | None, max_bytes: int, progress: Progress):
-        self._image_dir = image_dir
-        self._base_url = base_url
-        self._max_bytes = max_bytes
-        self._progress = progress
-        self._failures: dict[int, Failure] = {}
-        self._unreachable = 0  # in a row
-        self._client: Client
-
-    async def run(
-        self, images: Sequence[Image], connections: int, retries: int, pause: float
-    ) -> dict[int, Failure]:
-        """Fetch all of them; the failures by image id."""
-        queue = iter(images)
-        async with open_session(connections) as session, asyncio.TaskGroup() as group:
-            self._client = Client(session, retries, pause)
-            for _ in range(min(AHEAD * connections, len(images))):
-                group.create_task(self._work(queue, len(images)))
-        return self._failures
-
-    async def _work(self, queue: Iterator[Image], total: int) -> None:
-        for image in queue:  # shared: each worker takes the next
-            url = _url_of(image, self._base_url)
-            if url is None:
-                reason = "the annotation file has no coco_url for it; set data.images_url"
-                self._failures[image.id] = Failure(image.file_name, "", reason)
-            else:
-                error = await self._fetch(image, url)
-                if error is not None:
-                    self._failures[image.id] = Failure(image.file_name, shown(url), str(error))
-                self._stop_if_down(url, error, total)
-            self._progress.finished()
-
-    async def _fetch(self, image: Image, url: str) -> FinalError | None:
-        """Put the image into its place, or say why not."""
-        target = _place(self._image_dir, image.file_name)
-        part = _part_of(target, image)
-        try:
-            await self._client.persist(
-                lambda: self._attempt(image, url, part, target), image.file_name, logging.DEBUG
-            )
-        except FinalError as error:
-            return error
-        except OSError as error:
-            if error.errno in NAME_ERRORS:
-                return FinalError(f"it can't be written: {error.strerror}")
-            error.filename = error.filename or str(target)  # a failed write doesn't say of what
-            raise
-        finally:
-            with suppress(OSError):
-                part.unlink()
-        return None
-
-    async def _attempt(self, image: Image, url: str, part: Path, target: Path) -> None:
-        async with self._client.get(url) as response:
-            part.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as file:
-                await save(response, file, self._max_bytes, self._progress)
-        await asyncio.to_thread(_accept, part, target, image)
-
-    def _stop_if_down(self, url: str, error: FinalError | None, total: int) -> None:
-        """End all where nothing can be reached, rather than fail with thousands of images one by one."""
-        self._unreachable = self._unreachable + 1 if error is not None and error.unreachable else 0
-        enough = PROBABLY_DOWN if self._client.answered else min(SURELY_DOWN, total)
-        if self._unreachable >= enough:
+def _collect(outcomes: Iterator[Outcome], total: int, base_url: str | None) -> tuple[int, dict[int, Failure]]:
+    """Bytes received, and the failures by image id; raises errors that are not about one image alone."""
+    received = unreachable = 0
+    failures = {}
+    for image, outcome in track(outcomes, total=total, what="images"):
+        if isinstance(outcome, int):
+            received += outcome
+            unreachable = 0
+            continue
+        if not isinstance(outcome, FetchError):
+            raise outcome
+        url = _address_of(image, base_url) or ""
+        failures[image.id] = Failure(image.file_name, without_login(url), str(outcome))
+        unreachable = unreachable + 1 if outcome.unreachable else 0
+        if unreachable == min(DOWN_AFTER, total):
             raise CocosegError(
-                f"{parse_url(url).host} can't be reached ({error}); check the network, "
+                f"{parse_address(url).host} can't be reached ({outcome}); check the network, "
                 "or set data.images_url to a mirror"
             )
+    return received, failures
 
 
-def _place(image_dir: Path, file_name: str) -> Path:
-    """Where an image belongs; `coco.read` refuses bad names too, but here they would be written to."""
-    if not is_inside(file_name):
-        raise CocosegError(f"the file name {file_name!r} leads out of {image_dir}")
-    return image_dir / file_name
+@contextmanager
+def _in_threads(
+    work: Callable[[Image], int], images: Sequence[Image], count: int, stopped: threading.Event
+) -> Iterator[Iterator[Outcome]]:
+    """Run `work` on the images in `count` threads; yield the outcomes in the order in which they come.
+
+    No pool of concurrent.futures: Python waits for its threads at exit, so Ctrl-C for a silent server.
+    """
+    todo: SimpleQueue[Image] = SimpleQueue()
+    done: SimpleQueue[Outcome] = SimpleQueue()
+    for image in images:
+        todo.put(image)
+
+    def run() -> None:
+        with suppress(Empty):
+            while not stopped.is_set():
+                image = todo.get_nowait()
+                try:
+                    done.put((image, work(image)))
+                except BaseException as error:
+                    done.put((image, error))
+
+    threads = [threading.Thread(target=run, daemon=True) for _ in range(min(count, len(images)))]
+    for thread in threads:
+        thread.start()
+    try:
+        yield (done.get() for _ in images)
+    finally:
+        stopped.set()
+        deadline = time.monotonic() + GRACE
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
 
-def _part_of(target: Path, image: Image) -> Path:
-    return target.parent / f".download-{image.id}.part"  # short: the name itself may be as long as it can be
+def _fetch_image(
+    client: HttpClient, image_dir: Path, base_url: str | None, max_bytes: int, image: Image
+) -> int:
+    """Fetch and check one image; its bytes. FetchError if others may still be fetched."""
+    url = _address_of(image, base_url)
+    if url is None:
+        raise FetchError("the annotation file has no coco_url for it; set data.images_url")
+
+    def attempt() -> int:
+        with client.get(url) as response, whole_file(image_dir / image.file_name) as part:
+            with part.open("wb") as file:
+                received = sum(map(file.write, client.read(response, max_bytes)))
+            try:
+                check_image(part, image.width, image.height)
+            except CocosegError as error:
+                raise FetchError(str(error).removeprefix(f"{part}: "), retry=True) from error
+            return received
+
+    try:
+        return client.persist(attempt, image.file_name, logging.DEBUG)
+    except CocosegError as error:
+        if is_for_its_name(error):
+            raise FetchError(str(error)) from error
+        raise
 
 
-def _url_of(image: Image, base_url: str | None) -> str | None:
+def _address_of(image: Image, base_url: str | None) -> str | None:
     if base_url is not None:
         return f"{base_url.rstrip('/')}/{quote(image.file_name)}"
     return image.coco_url or None
 
 
-def _accept(part: Path, target: Path, image: Image) -> None:
-    """Give a fetched image its name, if it is one. For threads."""
-    try:
-        check_image(part, image.width, image.height)
-    except CocosegError as error:
-        # The server's own file is damaged, after two more attempts.
-        raise RetryError(str(error).removeprefix(f"{part}: "), at_most=2) from error
-    part.replace(target)
+class _ContentError(CocosegError):
+    """What was received is not what was asked for."""
 
 
-def _sweep(images: Iterable[Image], image_dir: Path) -> None:
-    """Remove the temporary files in the folders of these images, a killed run's too."""
-    for folder in {(image_dir / image.file_name).parent for image in images}:
-        for part in folder.glob(".download-*.part"):
-            with suppress(OSError):
+def fetch_annotations(url: str, *annotation_files: Path, retries: int = 5, pause: float = 1.0) -> None:
+    """Fetch COCO's annotation archive and extract these files of it; existing files are left alone.
+
+    An archive that was cut off is resumed, by the next run too; its checksums tell whether the parts belong
+    together, else it is fetched anew. A .json file has no checksum and is always fetched anew.
+
+    Args:
+        url: of a zip with the members annotations/<name of each file>; or, ending in .json, of the one file.
+        annotation_files: where to put them.
+        retries: further attempts without progress.
+        pause: seconds, see HttpClient.
+
+    Raises:
+        CocosegError: it can't be fetched, is no such archive or too large, or the disk is full.
+    """
+    if all(path.is_file() for path in annotation_files):
+        return
+    url_path = parse_address(url).path or ""
+    is_archive = not url_path.endswith(".json")
+    if len(annotation_files) > 1 and not is_archive:
+        raise CocosegError(f"{without_login(url)} is one file, not an archive of {len(annotation_files)}")
+    folder = annotation_files[0].parent
+    with alone_in(folder):
+        missing = [path for path in annotation_files if not path.is_file()]
+        if not missing:
+            return  # another process has fetched them meanwhile
+        name = re.sub(r"[^\w.-]", "_", PurePosixPath(url_path).name)[-100:]
+        part = folder / f"{name}.part"
+        client = HttpClient(1, retries, pause)
+        for first in (True, False):
+            resumed = _fetch_file(client, url, part, resume=is_archive)
+            try:
+                (_extract if is_archive else _take)(part, without_login(url), missing)
+                break
+            except _ContentError as error:
                 part.unlink()
+                if not (first and resumed):
+                    raise
+                log.warning("%s; it was fetched in parts, so now it is fetched anew", error)
+        part.unlink(missing_ok=True)
+
+
+def _fetch_file(client: HttpClient, url: str, part: Path, *, resume: bool) -> bool:
+    """Bring `part` to its full size; whether its bytes are from several answers."""
+    resumed = False
+
+    def size() -> int:
+        return part.stat().st_size if part.exists() else 0
+
+    def attempt() -> None:
+        nonlocal resumed
+        begin = size() if resume else 0
+        headers = {"Range": f"bytes={begin}-"} if begin else {}
+        with client.get(url, headers, accept=(200, 206, 416) if begin else (200,)) as response:
+            resumed = response.status != 200
+            content_range = response.headers.get("Content-Range", "")
+            if content_range == f"bytes */{begin}":  # nothing is missing
+                return
+            if resumed and not content_range.startswith(f"bytes {begin}-"):
+                part.unlink()
+                raise FetchError("the server sent another part than the one asked for", retry=True)
+            body = client.read(response, ANNOTATIONS_LIMIT - (begin if resumed else 0))
+            with part.open("ab" if resumed else "wb") as file:
+                for chunk in track(body, total=response.length_remaining, what=part.stem, size=len):
+                    file.write(chunk)
+
+    while True:
+        before = size()
+        try:
+            client.persist(attempt, without_login(url), logging.INFO)
+            return resumed
+        except FetchError as error:
+            if error.retry and size() > before + MIB:
+                continue  # a bad connection, but it gets on
+            if not error.retry:
+                part.unlink(missing_ok=True)  # else the next run goes on with it
+            raise CocosegError(f"{without_login(url)} can't be fetched: {error}") from error
+        except OSError as error:
+            raise CocosegError(f"{part}: can't be written ({error.strerror})") from error
+
+
+def _take(part: Path, url: str, annotation_files: Sequence[Path]) -> None:
+    """Take the file itself, if it is JSON to its end: its length is not always sent with it."""
+    try:
+        msgspec.json.decode(part.read_bytes(), type=dict[str, msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _ContentError(f"{url} is no JSON object ({error})") from error
+    part.replace(annotation_files[0])
+
+
+def _extract(archive: Path, url: str, annotation_files: Sequence[Path]) -> None:
+    """Extract these members of the archive, each whole or not at all."""
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            for path in annotation_files:
+                log.info("%s: extracting", path)
+                with opened.open(_member(opened, f"annotations/{path.name}", url)) as source:
+                    remove_parts(path.parent)  # of a run that was killed here
+                    with whole_file(path) as temporary, temporary.open("wb") as file:
+                        shutil.copyfileobj(source, file, MIB)
+    except CocosegError:
+        raise
+    except RuntimeError as error:  # encrypted, or compressed by a method that Python lacks
+        raise _ContentError(f"{url}: its content can't be read ({error})") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise  # of the disk; EINVAL comes from seeking to wherever a damaged archive says
+        raise _ContentError(f"{url} is no zip archive, or damaged ({error})") from error
+
+
+def _member(archive: zipfile.ZipFile, name: str, url: str) -> zipfile.ZipInfo:
+    try:
+        info = archive.getinfo(name)
+    except KeyError:
+        names = archive.namelist()
+        listed = ", ".join(map(ascii, names[:10])) + (f" and {len(names) - 10} more" if names[10:] else "")
+        raise _ContentError(f"{url}: no {name} in it, but {listed or 'nothing'}") from None
+    if info.file_size > ANNOTATIONS_LIMIT:  # zipfile reads no more than this size
+        raise _ContentError(f"{url}: {name} has {info.file_size} bytes; {ANNOTATIONS_LIMIT} are allowed")
+    return info
