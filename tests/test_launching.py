@@ -14,10 +14,18 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 import cocoseg.launching
-from cocoseg.launching import OUTPUT, Job, Pool, _quoted, _returned, launch
+from cocoseg.launching import (
+    OUTPUT,
+    Job,
+    Pool,
+    _quoted,
+    _to_return,
+    count_side_by_side,
+    launch,
+    visible_gpus,
+)
 from cocoseg.outcome import FAILED, FINISHED, STOPPED, Outcome
 from cocoseg.signals import PARENT, stop_with_launcher
-from cocoseg.slots import jobs_side_by_side, visible_gpus
 from conftest import ROOT, SMALL, run_program
 
 
@@ -142,10 +150,10 @@ def test_a_signal_that_comes_while_a_job_begins_reaches_it(pool, monkeypatch: py
 def test_a_job_that_is_stopped_before_it_listens_has_not_failed(pool):
     made = pool("os.kill(os.getpid(), signal.SIGTERM)", 1, 1)
     (job,) = made.run()
-    result = _returned(job, signal.SIGTERM)
+    result = _to_return(job, signal.SIGTERM)
     assert result.status.name == "FAILED"  # for Hydra, which knows nothing between
     assert Outcome.read(job.folder) is None
-    assert _returned(job).status.name == "FAILED"
+    assert _to_return(job).status.name == "FAILED"
     assert Outcome.read(job.folder).state == FAILED  # nobody else has ended it
 
 
@@ -169,7 +177,7 @@ def test_how_jobs_ended(pool, capsys: pytest.CaptureFixture[str]):
         job.folder.mkdir()
     Outcome(FINISHED, miou=0.5).write(made.jobs[0].folder)
     Outcome(FAILED, "no").write(made.jobs[1].folder)
-    results = {job.number: _returned(job) for job in made.run()}
+    results = {job.number: _to_return(job) for job in made.run()}
     assert [results[number].status.name for number in range(4)] == [
         "COMPLETED",
         "FAILED",
@@ -239,7 +247,7 @@ def test_commands_name_folder_and_number(tmp_path: Path, monkeypatch: pytest.Mon
 )
 def test_how_many_side_by_side(monkeypatch: pytest.MonkeyPatch, visible: str, n_jobs, expected: int):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert jobs_side_by_side(n_jobs) == expected
+    assert count_side_by_side(n_jobs) == expected
 
 
 def test_gpus_are_listed_where_none_are_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cocoseg.multirun import _forget_frames, _switches
+from cocoseg.multirun import forget_frames, remember_global_state
 from conftest import SMALL, run_program
 
 CALLBACKS = """
@@ -134,7 +134,7 @@ def test_nothing_leaks_over_twenty_jobs(multirun, tmp_path: Path):
 def test_a_job_restores_what_holds_for_the_whole_process():
     import torch
 
-    restore = _switches()
+    restore = remember_global_state()
     os.environ["OF_THE_JOB"] = "1"
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = True
@@ -164,5 +164,5 @@ def test_a_kept_error_keeps_no_tensors():
     except KeyError as error:
         outer = error
     assert kept[0]() is not None
-    _forget_frames(outer)
+    forget_frames(outer)
     assert kept[0]() is None

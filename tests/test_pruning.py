@@ -26,7 +26,7 @@ from tiny import TINY_RUN
 def study(tmp_path: Path) -> optuna.Study:
     """Finished trials that were at 0.1 … 0.9 after as many tenths, and one that is running."""
     study = optuna.create_study(
-        storage=open_storage(None, tmp_path), study_name=tmp_path.name, direction="maximize"
+        storage=open_storage(tmp_path), study_name=tmp_path.name, direction="maximize"
     )
     for _ in range(STARTUP_TRIALS):
         values = {tenth: tenth / 10 for tenth in range(1, TENTHS)}
@@ -117,7 +117,7 @@ def ask_and_report(folder: Path, pruner: str, name: str, values: list[float]) ->
 
     Trial n has the score `values[n]` at each of its validations, one per tenth of its progress.
     """
-    study = optuna.create_study(storage=open_storage(None, folder), study_name=name, direction="maximize")
+    study = optuna.create_study(storage=open_storage(folder), study_name=name, direction="maximize")
     steps = []
     for number, value in enumerate(values):
         assert study.ask().number == number
@@ -140,7 +140,7 @@ def test_halving_prunes_at_its_rungs(tmp_path: Path):
 
 def test_halving_prunes_at_the_second_rung(tmp_path: Path):
     """A trial that was good at a fifth of its time, and has not improved at three fifths."""
-    study = optuna.create_study(storage=open_storage(None, tmp_path), study_name="x", direction="maximize")
+    study = optuna.create_study(storage=open_storage(tmp_path), study_name="x", direction="maximize")
     for number, late in enumerate((0.8, 0.6)):
         study.ask()
         trial = Trial(tmp_path, trial=number, pruner="halving", name="x")

@@ -6,7 +6,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from cocoseg.errors import CocosegError
-from cocoseg.space import Space, make_distribution, split
+from cocoseg.space import Space, make_distribution, split_overrides
 
 
 def parse(*overrides: str) -> list:
@@ -50,7 +50,7 @@ def test_what_can_not_be_searched(written: str, message: str):
 
 def test_the_command_line_wins():
     extra = {one.get_key_element(): one for one in parse("a=1,2", "b=1,2", "c=1,2")}
-    fixed, space = split(parse("a=5", "+b=7,8", "c=3,4", "d='x y'"), extra)
+    fixed, space = split_overrides(parse("a=5", "+b=7,8", "c=3,4", "d='x y'"), extra)
     assert fixed == ["a=5", "d='x y'"]
     assert space.describe() == {"b": "1,2", "+b": "7,8", "c": "3,4"}
 
@@ -60,7 +60,7 @@ def test_the_command_line_wins():
 )
 def test_nothing_to_search(extra, message: str):
     with pytest.raises(CocosegError, match=message):
-        split(parse("d=1"), extra)
+        split_overrides(parse("d=1"), extra)
 
 
 def test_proposals_are_written_as_overrides():

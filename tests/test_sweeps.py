@@ -11,6 +11,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from filelock import FileLock
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -190,7 +191,7 @@ def test_a_sweep_that_is_stopped_goes_on_with_the_same_command(tmp_path: Path):
     table = rows(sweep)
     assert {job: row["state"] for job, row in table.items()} == dict.fromkeys("012", "finished")
     assert table["0"]["optimizer.lr"] == rate
-    study = optuna.load_study(study_name=sweep.name, storage=open_storage(None, sweep))
+    study = optuna.load_study(study_name=sweep.name, storage=open_storage(sweep))
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 3
     for trial in study.trials:
         assert trial.value == pytest.approx(float(table[str(trial.number)]["miou"]))
@@ -200,20 +201,17 @@ def test_a_sweep_that_is_stopped_goes_on_with_the_same_command(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_two_processes_work_on_one_sweep(tmp_path: Path):
-    command = [
-        sys.executable, str(ROOT / "train.py"), "sweep=random", "sweep.trials=4", *SMALL, LR,
-        "trainer.max_steps=20", f"sweep.storage=sqlite:///{tmp_path}/trials.db", "sweep.name=shared",
-    ]  # fmt: skip
-    run_program("prepare", *SMALL, cwd=tmp_path)
-    processes = [subprocess.Popen(command, cwd=tmp_path) for _ in range(2)]
-    assert [process.wait(timeout=300) for process in processes] == [0, 0]
-    sweep = tmp_path / "outputs/multirun/shared"
-    assert {job: row["state"] for job, row in rows(sweep).items()} == dict.fromkeys("0123", "finished")
-    study = optuna.load_study(study_name="shared", storage=f"sqlite:///{tmp_path}/trials.db")
-    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 4
-    assert len({trial.params["optimizer.lr"] for trial in study.trials}) == 4
-    assert len({trial.user_attrs["worker"] for trial in study.trials}) == 2
+def test_a_second_process_is_refused_before_it_writes_anything(tmp_path: Path):
+    folder = tmp_path / "outputs/multirun/owned"
+    folder.mkdir(parents=True)
+    with FileLock(folder / ".lock"):
+        done = run_program(
+            "train", "sweep=random", "sweep.trials=1", "sweep.name=owned", *SMALL, LR, cwd=tmp_path
+        )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: another process runs the sweep in outputs/multirun/owned; wait for it, or")
+    assert [file.name for file in folder.iterdir()] == [".lock"]
 
 
 @pytest.mark.slow
@@ -262,7 +260,7 @@ def test_trials_side_by_side(tmp_path: Path):
         "1 job failed:",
         "  job 1 (optimizer.lr=-1): " + rows(sweep)["1"]["reason"],
     ]
-    study = optuna.load_study(study_name="side", storage=open_storage(None, sweep))
+    study = optuna.load_study(study_name="side", storage=open_storage(sweep))
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "COMPLETE"]
     hydra = OmegaConf.load(sweep / "2/.hydra/hydra.yaml").hydra
     assert (hydra.job.num, hydra.runtime.output_dir, hydra.mode) == (2, str(sweep / "2"), "RUN")

@@ -151,13 +151,12 @@ class BudgetConfig:
 
 @dataclass
 class SweepConfig:
-    """A search for good settings, see sweeping.py; sweep=tpe, random or grid chooses the method."""
+    """A search for good settings, see search.py; sweep=tpe, random or grid chooses the method."""
 
     method: str | None = None
     space: dict[str, Any] = field(default_factory=dict)  # as on the command line: {model.depth: "2,3,4"}
     trials: int | None = None
     total_time: Any = None  # of the whole sweep; null: no limit
-    storage: str | None = None  # URL of a database that processes share; null: a file in the sweep's folder
     name: str | None = None  # of folder and study; null: from the command
     pruner: str = "none"  # rule by which poor trials are ended early, see pruning.py
     trial: int | None = None  # which one a job is; set by the sweep

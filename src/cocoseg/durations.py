@@ -1,5 +1,6 @@
 """Durations as `trainer.max_time` is written: "00:06:00:00", days:hours:minutes:seconds."""
 
+import math
 import re
 from collections.abc import Mapping
 from datetime import timedelta
@@ -30,6 +31,13 @@ def parse_duration(value: Any, *, key: str) -> timedelta | None:
     if duration <= timedelta(0):
         raise CocosegError(f"{key} is {value!r}; it must be longer than nothing, or null for no limit; {how}")
     return duration
+
+
+def as_duration(seconds: float) -> str:
+    """Write seconds as `trainer.max_time` is written: whole ones, at least one."""
+    whole = timedelta(seconds=max(1, math.floor(seconds)))
+    hours, rest = divmod(whole.seconds, 3600)
+    return f"{whole.days:02d}:{hours:02d}:{rest // 60:02d}:{rest % 60:02d}"
 
 
 def _parse_clock(text: Any) -> timedelta:

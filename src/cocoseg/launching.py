@@ -1,4 +1,4 @@
-"""Jobs side by side on one machine, each in a fresh process: nothing leaks from one to the next. No torch."""
+"""Jobs side by side on one machine, each in a fresh process with its share of GPUs and cores. No torch."""
 
 import logging
 import os
@@ -23,25 +23,27 @@ from cocoseg.files import from_here
 from cocoseg.outcome import FAILED, Outcome
 from cocoseg.ranks import may_be_several
 from cocoseg.signals import PARENT, SIGNALS, exit_code
-from cocoseg.slots import jobs_side_by_side, visible_gpus
 
 log = logging.getLogger(__name__)
 
-OUTPUT = "console.log"  # in a job's folder
-LOOK_EVERY = 0.1  # seconds between looks at the processes
+OUTPUT = "console.log"  # file in the job's folder
+POLL_EVERY = 0.1  # seconds
+LIST_GPUS = ("nvidia-smi", "--list-gpus")
 NOT_FOR_JOBS = ("hydra.mode", "hydra.run.dir", "hydra.job.num", "hydra.job.id")
 WITH_VALUE = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp")
 
 
 @dataclass
 class Job:
-    """A job and, once it has begun, its process.
+    """A job and, once it has started, its process.
 
     Attributes:
-        number: of the job in the sweep.
-        overrides: of the task and of Hydra.
+        number: index of the job in the sweep.
+        overrides: overrides of the program and of Hydra.
         config: the composed configuration.
-        folder: of the run.
+        folder: run folder.
+        slot: index among the jobs that run at the same time, which decides on GPUs and cores.
+        started: `time.monotonic()`.
     """
 
     number: int
@@ -50,19 +52,15 @@ class Job:
     folder: Path
     process: subprocess.Popen[bytes] | None = None
     slot: int = 0
-    began: float = 0.0
-
-    @property
-    def told(self) -> str:
-        return " ".join(filter_overrides(self.overrides))
+    started: float = 0.0
 
 
 class Pool:
-    """Runs jobs side by side; a signal is passed on to them, and no further one begins.
+    """Runs jobs side by side. A signal is passed on to them, and no further job starts.
 
     Args:
-        jobs: in the order in which they begin.
-        side_by_side: how many at a time.
+        jobs: jobs in the order in which they start.
+        side_by_side: number of jobs at a time.
     """
 
     def __init__(self, jobs: list[Job], side_by_side: int):
@@ -71,36 +69,36 @@ class Pool:
         self.side_by_side = min(self.slots, len(jobs))
         self.gpus = visible_gpus()
         self.running: list[Job] = []
-        self._signals: list[signal.Signals] = []  # that have come
-        self._passed_on = 0  # of them
+        self._signals: list[signal.Signals] = []  # all that were received
+        self._passed_on = 0  # number of those that the jobs have got
 
     @property
     def received(self) -> signal.Signals | None:
-        """The first signal that has come."""
+        """The first signal that was received."""
         return self._signals[0] if self._signals else None
 
     def run(self) -> Iterator[Job]:
         """Yield each job when its process has ended."""
         waiting = list(self.jobs)
-        with self._noting_signals():
+        with self._collect_signals():
             try:
                 while self.running or (waiting and self.received is None):
                     free = set(range(self.side_by_side)) - {job.slot for job in self.running}
                     for slot in sorted(free):
                         if waiting and self.received is None:
-                            self._begin(waiting.pop(0), slot)
-                    time.sleep(LOOK_EVERY)
+                            self._start(waiting.pop(0), slot)
+                    time.sleep(POLL_EVERY)
                     self._pass_on()
                     for job in [job for job in self.running if job.process.poll() is not None]:
                         self.running.remove(job)
                         yield job
             finally:
-                for job in self.running:  # an error of ours: no process stays behind
+                for job in self.running:  # only after an error: no process stays behind
                     job.process.kill()
 
-    def _begin(self, job: Job, slot: int) -> None:
+    def _start(self, job: Job, slot: int) -> None:
         job.folder.mkdir(parents=True, exist_ok=True)
-        job.slot, job.began = slot, time.monotonic()
+        job.slot, job.started = slot, time.monotonic()
         with (job.folder / OUTPUT).open("ab") as output:
             job.process = subprocess.Popen(
                 command(job),
@@ -119,33 +117,52 @@ class Pool:
     def _environment(self, job: Job) -> dict[str, str]:
         own = {**os.environ, "PYTHONUNBUFFERED": "1", PARENT: str(os.getpid())}
         if not may_be_several(OmegaConf.to_container(job.config.get("trainer", OmegaConf.create()))):
-            # Else Lightning divides the job's cores among its processes, where nobody has said otherwise.
+            # With several processes Lightning divides the job's cores itself, unless the variable is set.
             own.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // self.side_by_side)))
         if self.gpus:
-            # By the slots that there are, not by those in use: the last trial of a sweep is as the others.
+            # By all slots, not by those in use, so that the last trial of a sweep has as many as the others.
             share = self.gpus[job.slot :: self.slots] or [self.gpus[job.slot % len(self.gpus)]]
             own["CUDA_VISIBLE_DEVICES"] = ",".join(share)
         return own
 
     @contextmanager
-    def _noting_signals(self) -> Iterator[None]:
-        before = {number: signal.signal(number, self._note) for number in SIGNALS}
+    def _collect_signals(self) -> Iterator[None]:
+        handlers = {number: signal.signal(number, self._collect) for number in SIGNALS}
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in handlers.items():
                 signal.signal(number, handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        # No more than that: a job may be about to begin, whose process is not known yet.
+    def _collect(self, number: int, frame: FrameType | None) -> None:
+        # Passed on later: a job may be starting just now, whose process is not known yet.
         self._signals.append(signal.Signals(number))
 
     def _pass_on(self) -> None:
-        """The first signal as it is, after which jobs save and export; a second one ends them at once."""
+        """Send the first signal to the jobs, which then save and export. A second one kills them."""
         for number in self._signals[self._passed_on :]:
             for job in self.running:
                 job.process.send_signal(signal.SIGKILL if self._passed_on else number)
             self._passed_on += 1
+
+
+def count_side_by_side(n_jobs: int | None) -> int:
+    """Number of jobs at a time: as asked for; None: one per GPU, or one; -1: one per core, as in joblib."""
+    if n_jobs is None:
+        return max(1, len(visible_gpus()))
+    return n_jobs if n_jobs > 0 else available_cores()
+
+
+def visible_gpus() -> list[str]:
+    """GPUs that a process may use, as CUDA_VISIBLE_DEVICES names them."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [name for name in chosen.split(",") if name.strip() not in ("", "-1")]
+    with suppress(OSError, subprocess.SubprocessError):
+        listed = subprocess.run(LIST_GPUS, capture_output=True, text=True, timeout=30, check=True).stdout
+        count = sum(line.startswith("GPU ") for line in listed.splitlines())
+        return [str(index) for index in range(count)]
+    return []
 
 
 def launch(
@@ -158,27 +175,27 @@ def launch(
     """Run jobs as Hydra's launchers do.
 
     Args:
-        config: of the multirun.
+        config: configuration of the multirun.
         config_loader: Hydra's.
-        job_overrides: of each job.
+        job_overrides: overrides of each job.
         first: number of the first job.
-        n_jobs: see `jobs_side_by_side`.
+        n_jobs: see `count_side_by_side`.
 
     Returns:
-        in the order of the jobs; a job's value is its validation mIoU.
+        a result per job; its value is the validation mIoU.
     """
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
-    jobs = [_composed(config, config_loader, first + i, told) for i, told in enumerate(job_overrides)]
-    pool = Pool(jobs, jobs_side_by_side(n_jobs))
+    jobs = [_compose(config, config_loader, first + i, given) for i, given in enumerate(job_overrides)]
+    pool = Pool(jobs, count_side_by_side(n_jobs))
     log.info("%d jobs, %d side by side", len(jobs), pool.side_by_side)
-    returns = {job.number: _returned(job, pool.received) for job in pool.run()}
+    returns = {job.number: _to_return(job, pool.received) for job in pool.run()}
     if pool.received is not None:
         sys.exit(exit_code(pool.received))
     return [returns[job.number] for job in jobs]
 
 
 def command(job: Job) -> list[str]:
-    """A single run that finds itself in the job's folder."""
+    """Command line of a single run in the job's folder."""
     given = sys.argv[1:]
     flags = []
     for i, word in enumerate(given):
@@ -199,7 +216,7 @@ def command(job: Job) -> list[str]:
     return [sys.executable, *program, *flags, *of_task, *of_hydra, *own]
 
 
-def _composed(config: DictConfig, config_loader: Any, number: int, overrides: Sequence[str]) -> Job:
+def _compose(config: DictConfig, config_loader: Any, number: int, overrides: Sequence[str]) -> Job:
     composed = config_loader.load_sweep_config(config, list(overrides))
     with open_dict(composed):
         composed.hydra.job.id = composed.hydra.job.num = number
@@ -207,14 +224,14 @@ def _composed(config: DictConfig, config_loader: Any, number: int, overrides: Se
     return Job(number, list(overrides), composed, folder)
 
 
-def _returned(job: Job, received: signal.Signals | None = None) -> JobReturn:
-    """What a job that has ended gives to Hydra; a line on the console says how it went.
+def _to_return(job: Job, received: signal.Signals | None = None) -> JobReturn:
+    """Hydra's record of a job that has ended; logs a line about it.
 
     Args:
-        received: a signal that jobs were told of.
+        received: signal that was passed on to the jobs.
     """
     code = job.process.returncode
-    # One that a signal ends before it listens has not failed: it is begun anew when the sweep goes on.
+    # A job that a signal ends before it has a handler has not failed: it starts again when the sweep goes on.
     stopped = received is not None or code in map(exit_code, SIGNALS)
     outcome = Outcome.read(job.folder) if stopped or not code else _failure(job)
     failed = outcome is not None and outcome.state == FAILED
@@ -225,7 +242,7 @@ def _returned(job: Job, received: signal.Signals | None = None) -> JobReturn:
         working_dir=str(Path.cwd()),
         task_name=job.config.hydra.job.name,
     )
-    seconds = time.monotonic() - job.began
+    seconds = time.monotonic() - job.started
     if code:
         result.status = JobStatus.FAILED
         reason = outcome.reason if failed else f"exit code {code}"
@@ -239,14 +256,14 @@ def _returned(job: Job, received: signal.Signals | None = None) -> JobReturn:
         return result
     result.status = JobStatus.COMPLETED
     result.return_value = outcome and outcome.miou
-    said = "" if outcome is None or outcome.miou is None else f", mIoU {outcome.miou:.3f}"
+    score = "" if outcome is None or outcome.miou is None else f", mIoU {outcome.miou:.3f}"
     state = "done" if outcome is None else outcome.state
-    log.info("job %d %s after %.0f s%s  %s", job.number, state, seconds, said, from_here(job.folder))
+    log.info("job %d %s after %.0f s%s  %s", job.number, state, seconds, score, from_here(job.folder))
     return result
 
 
 def _failure(job: Job) -> Outcome:
-    """How a job failed, by its own word or, left in its folder now, by how its process ended."""
+    """Outcome of a job that failed: its own or, written into its folder now, how its process ended."""
     outcome = Outcome.read(job.folder)
     if outcome is None or outcome.state != FAILED:
         code = job.process.returncode
@@ -258,6 +275,6 @@ def _failure(job: Job) -> Outcome:
 
 
 def _quoted(text: str) -> str:
-    """As Hydra's command line takes any text."""
+    """Any text as a quoted value of a Hydra override."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'

@@ -1,5 +1,5 @@
-"""What holds for every multirun: signals end it in order, no job leaves anything to the next, and the
-leaderboard is written however it ends. No torch unless a job has loaded it."""
+"""Rules for every multirun: one process owns its folder, signals end it in order, no job leaves anything to
+the next, and the leaderboard is written however it ends. No torch unless a job has loaded it."""
 
 import atexit
 import gc
@@ -11,28 +11,35 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from filelock import FileLock, Timeout
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from cocoseg.cli import report_errors
 from cocoseg.command import tell_jobs
 from cocoseg.errors import CocosegError
+from cocoseg.files import from_here
+from cocoseg.resuming import PATIENCE
 from cocoseg.signals import SIGNALS, exit_code
 
 log = logging.getLogger(__name__)
 
+LOCK = ".lock"  # file in the folder of a multirun
+
 
 class MultirunInOrder(Callback):
-    """Hydra tells it when a multirun begins, and about each job where that runs.
+    """Hydra's callback at the start of a multirun, and around each job in the process that runs it.
 
     Args:
-        leaderboard: the jobs are trainings, of which a table is wanted in the end.
+        leaderboard: the jobs are trainings; a table of them is written at the end.
     """
 
     def __init__(self, leaderboard: bool) -> None:
@@ -40,30 +47,64 @@ class MultirunInOrder(Callback):
         self._restore: Callable[[], None] | None = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        if "submitit" in config.hydra.launcher._target_ and find_spec("submitit") is None:
-            print("error: submitit is not installed; pip install -e '.[slurm]'", file=sys.stderr)
-            sys.exit(CocosegError.exit_code)
+        sweep_dir = Path(config.hydra.sweep.dir).absolute()
+        with report_errors():
+            if "submitit" in config.hydra.launcher._target_ and find_spec("submitit") is None:
+                raise CocosegError("submitit is not installed; pip install -e '.[slurm]'")
+            own(sweep_dir)
         if self.leaderboard:
             # Not at `on_multirun_end`, which is left out when a job has failed or a signal has come.
-            atexit.register(_conclude, Path(config.hydra.sweep.dir).absolute())
+            atexit.register(_conclude, sweep_dir)
         tell_jobs(config)
         for number in SIGNALS:
             signal.signal(number, _leave)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         if config.hydra.mode == RunMode.MULTIRUN:
-            self._restore = _switches()
+            self._restore = remember_global_state()
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         if self._restore is not None:
             if job_return.status == JobStatus.FAILED:
-                _forget_frames(job_return._return_value)
+                forget_frames(job_return._return_value)
             self._restore()
             self._restore = None
 
 
+def own(sweep_dir: Path) -> None:
+    """Keep other processes out of the folder of a multirun as long as this one lives.
+
+    Folders that are made for it are removed in the end where nothing was written there.
+
+    Raises:
+        CocosegError: another process owns it.
+    """
+    created = [folder for folder in (sweep_dir, *sweep_dir.parents) if not folder.exists()]
+    sweep_dir.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(sweep_dir / LOCK)
+    try:
+        # Loaders of a killed process may hold its lock for some seconds.
+        lock.acquire(timeout=PATIENCE)
+    except Timeout as error:
+        raise CocosegError(
+            f"another process runs the sweep in {from_here(sweep_dir)}; wait for it, or name another one by "
+            "sweep.name=… or hydra.sweep.dir=…"
+        ) from error
+    atexit.register(_release, lock, created)
+
+
+def _release(lock: FileLock, created: list[Path]) -> None:
+    file = Path(lock.lock_file)
+    if created and list(file.parent.iterdir()) == [file]:
+        file.unlink()
+    lock.release()
+    with suppress(OSError):  # a folder that is not empty, nor are those above it
+        for folder in created:
+            folder.rmdir()
+
+
 def _leave(number: int, frame: FrameType | None) -> None:
-    """A signal that comes while no training listens for it."""
+    """Handler of signals while no training has its own."""
     sys.exit(exit_code(signal.Signals(number)))
 
 
@@ -82,8 +123,8 @@ def _conclude(sweep_dir: Path) -> None:
         print(f"leaderboard: {error.sentence}", file=sys.stderr)
 
 
-def _switches() -> Callable[[], None]:
-    """Remember what a job may change for the whole process; the result sets it back and frees memory."""
+def remember_global_state() -> Callable[[], None]:
+    """Remember what a job may change for the whole process. The function returned restores it."""
     environment = dict(os.environ)
     filters = warnings.catch_warnings()
     filters.__enter__()
@@ -106,7 +147,7 @@ def _switches() -> Callable[[], None]:
 
 
 def _reset_torch() -> None:
-    """What a job's settings may have switched, to torch's own defaults, and the memory of its GPU."""
+    """Set torch's switches to their defaults, and free the memory of the GPU."""
     import torch
 
     torch.backends.cudnn.benchmark = False
@@ -119,8 +160,8 @@ def _reset_torch() -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def _forget_frames(error: BaseException | None) -> None:
-    """Hydra keeps a job's exception, whose frames keep the network and its data."""
+def forget_frames(error: BaseException | None) -> None:
+    """Clear the frames of a job's exception: Hydra keeps it, and they would keep the network and its data."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__

@@ -105,7 +105,7 @@ class PruneTrial(L.Callback):
             optuna.logging.set_verbosity(optuna.logging.WARNING)
             study = optuna.load_study(
                 study_name=self.settings.name or self.sweep_dir.name,
-                storage=open_storage(self.settings.storage, self.sweep_dir),
+                storage=open_storage(self.sweep_dir),
                 pruner=make_pruner(self.settings.pruner),
             )
             found = study.get_trials(deepcopy=False)[self.settings.trial]

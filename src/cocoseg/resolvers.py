@@ -9,21 +9,21 @@ from omegaconf import OmegaConf
 
 from cocoseg.durations import parse_duration
 
-# Overrides that may change when a sweep is continued.
-OF_THE_AMOUNT = ("sweep.trials", "sweep.total_time", "sweep.storage", "sweep.name")
+# Overrides that may change when a sweep is resumed.
+AMOUNTS = ("sweep.trials", "sweep.total_time", "sweep.name")
 
 
 def sweep_folder(method: str | None, name: str | None, overrides: Sequence[str]) -> str:
     """The folder of a sweep: its name, else one that the same command gives again.
 
     Args:
-        method: of the search.
-        name: chosen by the user.
-        overrides: of the command line; how long to search makes no difference.
+        method: search method.
+        name: name chosen by the user.
+        overrides: overrides of the command line; those of AMOUNTS make no difference.
     """
     if name is not None:
         return name
-    kept = sorted(item for item in overrides if item.lstrip("+").split("=")[0] not in OF_THE_AMOUNT)
+    kept = sorted(item for item in overrides if item.lstrip("+").split("=")[0] not in AMOUNTS)
     return f"{method}_{hashlib.sha256(chr(10).join(kept).encode()).hexdigest()[:8]}"
 
 

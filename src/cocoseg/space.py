@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import Trial
 
-DIGITS = 6  # of a proposed number
+DIGITS = 6  # significant digits of a proposed number
 
 
 @dataclass(frozen=True)
 class Space:
-    """What is searched, by the key that stands before the `=`."""
+    """Dimensions of a search, by the key that stands before the `=`."""
 
     dimensions: Mapping[str, Override]
 
@@ -28,8 +28,8 @@ class Space:
         return {key: dimension.get_value_string() for key, dimension in sorted(self.dimensions.items())}
 
     def propose(self, trial: "Trial") -> dict[str, str]:
-        """A point, as overrides write it; the same one for a trial that has one."""
-        return {key: _written(_suggest(trial, key, one)) for key, one in self.dimensions.items()}
+        """A point as values of overrides; the same one for a trial that has one already."""
+        return {key: _format(_suggest(trial, key, one)) for key, one in self.dimensions.items()}
 
     def grid(self) -> list[dict[str, str]]:
         """All points, the last dimension changing fastest.
@@ -44,15 +44,15 @@ class Space:
         return [dict(zip(self.dimensions, values, strict=True)) for values in itertools.product(*lists)]
 
 
-def split(overrides: Sequence[Override], extra: Mapping[str, Override]) -> tuple[list[str], Space]:
-    """Separate what is searched from what is fixed.
+def split_overrides(overrides: Sequence[Override], extra: Mapping[str, Override]) -> tuple[list[str], Space]:
+    """Separate the dimensions of the search from the settings that all trials share.
 
     Args:
-        overrides: of the command line, which wins.
-        extra: further dimensions, of the configuration.
+        overrides: overrides of the command line, which win.
+        extra: dimensions in `sweep.space`, by key.
 
     Returns:
-        the fixed ones as they were typed, and the space.
+        the shared overrides as they were typed, and the space.
 
     Raises:
         CocosegError: there is nothing to search.
@@ -88,10 +88,10 @@ def _suggest(trial: "Trial", key: str, dimension: Override) -> Any:
 
 
 def make_distribution(key: str, dimension: Override) -> "BaseDistribution":
-    """Optuna's distribution: intervals and ranges are numbers, everything else is a choice between words.
+    """Optuna's distribution: numeric for intervals and ranges, else a choice between texts.
 
     Raises:
-        CocosegError: an empty one, a logarithm of zero, a tag that is not known.
+        CocosegError: the dimension is empty, has a logarithm of zero or an unknown tag.
     """
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -115,8 +115,8 @@ def make_distribution(key: str, dimension: Override) -> "BaseDistribution":
         raise CocosegError(f"{key}={dimension.get_value_string()}: {' '.join(str(error).split())}") from error
 
 
-def _written(value: Any) -> str:
-    """As an override writes it; numbers with few digits, which are the ones that are used."""
+def _format(value: Any) -> str:
+    """Value of an override. Numbers are rounded to few digits; the job uses the rounded ones."""
     if isinstance(value, float) and math.isfinite(value):
         return f"{value:.{DIGITS}g}"
     return str(value)

@@ -1,4 +1,4 @@
-"""Hydra's way to `cocoseg.launching`: `hydra/launcher=local`, jobs side by side on one machine.
+"""Hydra's door to `cocoseg.launching`: `hydra/launcher=local`, jobs side by side on one machine.
 
 Hydra imports this file whenever a program starts, so it imports next to nothing.
 """
@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 @dataclass
 class LocalLauncherConf:
     _target_: str = "hydra_plugins.cocoseg_launcher.launcher.LocalLauncher"
-    n_jobs: int | None = None  # side by side; null: one per GPU, or one; of more GPUs each has several
+    n_jobs: int | None = None  # at a time; null: one per GPU, or one. GPUs that are left over are divided
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="local", node=LocalLauncherConf, provider="cocoseg")

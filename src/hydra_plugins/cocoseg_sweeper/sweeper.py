@@ -1,4 +1,4 @@
-"""Hydra's way to `cocoseg.sweeping`: `hydra/sweeper=cocoseg`, which conf/sweep/ chooses.
+"""Hydra's door to `cocoseg.search`: `hydra/sweeper=cocoseg`, which conf/sweep/ chooses.
 
 Hydra imports this file whenever a program starts, so it imports next to nothing.
 """
@@ -26,7 +26,7 @@ ConfigStore.instance().store(
 
 
 class CocosegSweeper(Sweeper):
-    """Optuna proposes, Hydra composes and launches; what to search stands in the `sweep` settings."""
+    """Optuna proposes, Hydra composes and launches; the `sweep` settings say what to search."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
@@ -36,54 +36,57 @@ class CocosegSweeper(Sweeper):
         from cocoseg.errors import report_errors
 
         with report_errors():
-            from cocoseg.sweeping import sweep  # imports Optuna, which may be missing
+            from cocoseg.search import open_sweep, run_sweep  # import Optuna, which may be missing
 
-            config = as_dataclasses(_of_the_task(self.config))
             sweep_dir = Path(self.config.hydra.sweep.dir)
-            sweep_dir.mkdir(parents=True, exist_ok=True)
-            OmegaConf.save(self.config, sweep_dir / "multirun.yaml")
-            failed = sweep(
-                config.sweep,
+            sweep = open_sweep(
+                as_dataclasses(_without_hydra(self.config)),
                 sweep_dir,
                 arguments,
                 self.launch,
                 parallel=self.parallel(),
-                seed=config.seed,
-                max_time=config.trainer.get("max_time"),
-                resumable=config.ckpt_path is None,
                 config_loader=self.hydra_context.config_loader,
             )
+            OmegaConf.save(self.config, sweep_dir / "multirun.yaml")  # as Hydra's own sweeper does
+            failed = run_sweep(sweep)
         if failed:
             sys.exit(1)
 
-    def launch(self, jobs: Sequence[Sequence[str]], first: int) -> Any:
-        """Run jobs; the launcher is made anew, for its settings may follow the jobs' time limit."""
+    def launch(self, jobs: Sequence[Sequence[str]], first: int, limit: float | None) -> Any:
+        """Run jobs side by side by a launcher of their own.
+
+        Args:
+            jobs: overrides of each job.
+            first: number of the first one.
+            limit: seconds of the longest one. Hydra's interface has no argument for it, but settings of a
+                launcher may interpolate `trainer.max_time`, as the time limit of Slurm does.
+        """
         from hydra.core.plugins import Plugins
 
-        key = "trainer.max_time="
-        limits = [item.removeprefix(key) for job in jobs for item in job if item.startswith(key)]
-        if limits:
-            with open_dict(self.config.trainer):  # it may have been left out
-                self.config.trainer.max_time = max(limits)  # all are written alike
+        from cocoseg.durations import as_duration
+
+        if limit is not None:
+            with open_dict(self.config.trainer):  # the key may have been deleted
+                self.config.trainer.max_time = as_duration(limit)
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=self.hydra_context, task_function=self.task_function, config=self.config
         )
         return launcher.launch(jobs, initial_job_idx=first)
 
     def parallel(self) -> int:
-        """Jobs that the launcher runs side by side."""
+        """Number of jobs that the launcher runs side by side."""
         launcher = self.config.hydra.launcher
         if "array_parallelism" in launcher:
             return int(launcher.array_parallelism)
         if "n_jobs" not in launcher:
             return 1
-        from cocoseg.slots import jobs_side_by_side
+        from cocoseg.launching import count_side_by_side
 
-        return jobs_side_by_side(launcher.n_jobs)
+        return count_side_by_side(launcher.n_jobs)
 
 
-def _of_the_task(config: DictConfig) -> DictConfig:
-    """The configuration without Hydra's own."""
+def _without_hydra(config: DictConfig) -> DictConfig:
+    """The settings of the program alone."""
     config = config.copy()
     with open_dict(config):
         del config["hydra"]
