@@ -36,7 +36,8 @@ from cocoseg.config import MasksConfig
 from cocoseg.cores import available_cores
 from cocoseg.encoding import MaskEncoding
 from cocoseg.labels import LabelMap
-from cocoseg.rasterize import Instance, draw_mask, paint, parse_layers
+from cocoseg.rasterize import paint
+from cocoseg.segmentations import Instance, parse_layers
 from cocoseg.survey import sample, survey
 
 SYNTHETIC = 128  # images
@@ -122,7 +123,7 @@ class Bench:
 
     def ours(self, rasterizer: str = "pillow") -> list[np.ndarray]:
         return [
-            draw_mask(raw, image.height, image.width, rasterizer=rasterizer).mask
+            paint(parse_layers(raw, image.height, image.width, "ignore"), MasksConfig(rasterizer=rasterizer))
             for raw, image in zip(self.raw, self.coco.images, strict=True)
         ]
 
@@ -143,7 +144,7 @@ class Bench:
 
     def draw_ours(self) -> None:
         for raw, image in zip(self.raw, self.coco.images, strict=True):
-            draw_mask(raw, image.height, image.width)
+            paint(parse_layers(raw, image.height, image.width, "ignore"), MasksConfig())
 
     def draw_theirs(self, draw: Callable[..., np.ndarray]) -> None:
         for objects, image in zip(self.objects, self.coco.images, strict=True):
@@ -152,7 +153,7 @@ class Bench:
     def write_ours(self) -> None:
         for raw, image in zip(self.raw, self.coco.images, strict=True):
             layers = parse_layers(raw, image.height, image.width, "ignore")
-            mask = paint(layers, image.height, image.width, "max", "pillow", self.encoding.drawn_values)
+            mask = paint(layers, MasksConfig(), self.encoding.drawn_values)
             self.encoding.write_drawn(mask, self.folder / f"{image.id}.png")
 
     def write_theirs(self, draw: Callable[..., np.ndarray]) -> None:
@@ -164,21 +165,17 @@ class Bench:
         """What ours consists of, and what `prepare.py` does beside it."""
         sizes = [(image.height, image.width) for image in self.coco.images]
         layers = [parse_layers(raw, *size, "ignore") for raw, size in zip(self.raw, sizes, strict=True)]
-        drawn = [paint(layer, *size, "max", "pillow") for layer, size in zip(layers, sizes, strict=True)]
+        drawn = [paint(one, MasksConfig()) for one in layers]
         rows = [np.pad(mask, ((0, 0), (1, 0))).tobytes() for mask in drawn]  # PNG: a byte before each row
         return {
             "parse": lambda: [parse_layers(r, *s, "ignore") for r, s in zip(self.raw, sizes, strict=True)],
-            "paint": lambda: [
-                paint(one, *s, "max", "pillow").size for one, s in zip(layers, sizes, strict=True)
-            ],
+            "paint": lambda: [paint(one, MasksConfig()).size for one in layers],
             "zlib alone": lambda: [_zlib(row) for row in rows],
             "write a PNG": lambda: [
                 self.encoding.write_drawn(mask, self.folder / f"{number}.png")
                 for number, mask in enumerate(drawn)
             ],
-            "survey": lambda: [
-                survey(one, *s, "pillow").images for one, s in zip(layers, sizes, strict=True)
-            ],
+            "survey": lambda: [survey(one, "pillow").images for one in layers],
         }
 
 

@@ -12,8 +12,8 @@ import pytest
 from cocoseg.config import Config, DataConfig, MasksConfig, PrepareConfig, SubsetConfig
 from cocoseg.errors import CocosegError
 from cocoseg.prepare import check_annotations, prepare
-from cocoseg.rasterize import BROKEN, EMPTY, FLAT, OUTSIDE
 from cocoseg.report import UNSEEN
+from cocoseg.segmentations import BROKEN, EMPTY, FLAT, OUTSIDE
 from conftest import run_program, write_coco
 
 BOX = [1, 1, 5, 1, 5, 4, 1, 4]

@@ -13,7 +13,7 @@ from cocoseg.config import MasksConfig
 from cocoseg.errors import CocosegError
 from cocoseg.labels import LabelMap
 from cocoseg.masks import create_segmentation_masks, draw_masks
-from cocoseg.rasterize import EMPTY
+from cocoseg.segmentations import EMPTY
 from conftest import write_coco
 
 BOX = [[1, 1, 5, 1, 5, 4, 1, 4]]  # 5 x 4 pixels

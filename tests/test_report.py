@@ -14,8 +14,8 @@ from cocoseg.config import Config, DataConfig, MasksConfig, PrepareConfig, Subse
 from cocoseg.labels import LabelMap
 from cocoseg.masks import MaskRecord, draw_masks
 from cocoseg.prepare import prepare
-from cocoseg.rasterize import BROKEN, EMPTY, FLAT, OUTSIDE
 from cocoseg.report import UNSEEN, DataWarning, Tally, as_markdown, build_report, find_warnings
+from cocoseg.segmentations import BROKEN, EMPTY, FLAT, OUTSIDE
 from cocoseg.survey import Overlaps, sample
 from conftest import write_coco
 

@@ -9,7 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cocoseg.coco import Image
-from cocoseg.rasterize import Instance, draw_mask, parse_layers
+from cocoseg.config import MasksConfig
+from cocoseg.rasterize import paint
+from cocoseg.segmentations import Instance, parse_layers
 from cocoseg.survey import Overlaps, sample, survey
 
 HEIGHT, WIDTH = 18, 24
@@ -62,8 +64,15 @@ def instances_of(scene: list[tuple[int, Any, int]]) -> list[Instance]:
     ]
 
 
+def draw(
+    instances: list[Instance], overlap: str = "max", rasterizer: str = "pillow", crowd: str = "ignore"
+) -> np.ndarray:
+    layers = parse_layers(instances, HEIGHT, WIDTH, crowd)
+    return paint(layers, MasksConfig(overlap=overlap, rasterizer=rasterizer))
+
+
 def survey_of(instances: list[Instance], rasterizer: str = "pillow", crowd: str = "ignore") -> Overlaps:
-    return survey(parse_layers(instances, HEIGHT, WIDTH, crowd), HEIGHT, WIDTH, rasterizer)
+    return survey(parse_layers(instances, HEIGHT, WIDTH, crowd), rasterizer)
 
 
 def hidden_of(found: Overlaps) -> dict[str, dict[int, int]]:
@@ -74,14 +83,7 @@ def coverage(instances: list[Instance], rasterizer: str, crowd: str) -> dict[int
     """Class -> the pixels that it would have if there were no other."""
     objects = [i for i in instances if i.class_index != 255 and not (i.crowd and crowd != "draw")]
     return {
-        index: draw_mask(
-            [i for i in objects if i.class_index == index],
-            HEIGHT,
-            WIDTH,
-            rasterizer=rasterizer,
-            crowd=crowd,
-        ).mask
-        == index
+        index: draw([i for i in objects if i.class_index == index], "max", rasterizer, crowd) == index
         for index in {i.class_index for i in objects}
     }
 
@@ -99,7 +101,7 @@ def test_against_one_canvas_per_class(scene: list[tuple[int, Any, int]], rules: 
     covers = coverage(instances, rasterizer, crowd)
     assert some(found.covered) == some({index: covered.sum() for index, covered in covers.items()})
     for rule in RULES:
-        mask = draw_mask(instances, HEIGHT, WIDTH, overlap=rule, rasterizer=rasterizer, crowd=crowd).mask
+        mask = draw(instances, rule, rasterizer, crowd)
         hidden = {index: (covered & (mask != index)).sum() for index, covered in covers.items()}
         assert some(found.hidden[rule]) == some(hidden), rule
 
@@ -116,12 +118,12 @@ def test_ignore_is_what_more_than_one_class_claims(
     beneath = [i._replace(class_index=255) for i in instances if i.class_index == 255 or i.crowd]
     if crowd != "ignore":
         beneath = [i for i in instances if i.class_index == 255 and not (i.crowd and crowd == "skip")]
-    expected = draw_mask(beneath, HEIGHT, WIDTH, rasterizer=rasterizer, crowd="draw").mask.copy()
+    expected = draw(beneath, "max", rasterizer, "draw")
     for index, covered in covers.items():
         claims += covered
         expected[covered] = index
     expected[claims > 1] = 255
-    mask = draw_mask(instances, HEIGHT, WIDTH, overlap="ignore", rasterizer=rasterizer, crowd=crowd).mask
+    mask = draw(instances, "ignore", rasterizer, crowd)
     np.testing.assert_array_equal(mask, expected)
 
 

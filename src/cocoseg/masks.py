@@ -18,7 +18,8 @@ from cocoseg.images import check_image
 from cocoseg.labels import IGNORE_INDEX, LabelMap
 from cocoseg.parallel import processes, run
 from cocoseg.progress import track
-from cocoseg.rasterize import Instance, Layers, paint, parse_layers
+from cocoseg.rasterize import paint
+from cocoseg.segmentations import Instance, Layers, parse_layers
 from cocoseg.survey import Overlaps, survey
 
 
@@ -59,21 +60,20 @@ class _Painter:
     def __call__(self, task: _Task) -> MaskRecord | str:
         """The record of the mask written, or the sentence that says why the image can't be used."""
         image, rules = task.image, self.settings
-        size = image.height, image.width
         try:
             if self.output_dir is not None:
                 check_image(self.image_dir / image.file_name, image.width, image.height)
             layers = self._layers(task)
             values = self.encoding.drawn_values
-            mask = paint(layers, *size, rules.overlap, rules.rasterizer, values)
+            mask = paint(layers, rules, values)
             pixels = _count_pixels(mask, layers, values)
             name = self.encoding.file_name(image.file_name, pixels)
         except CocosegError as error:
             return error.sentence
         if self.output_dir is not None:
             self.encoding.write_drawn(mask, self.output_dir / name)
-        overlaps = survey(layers, *size, rules.rasterizer) if task.in_sample else None
-        return MaskRecord(image.file_name, name, pixels, layers.warnings(*size), overlaps)
+        overlaps = survey(layers, rules.rasterizer) if task.in_sample else None
+        return MaskRecord(image.file_name, name, pixels, layers.warnings(), overlaps)
 
     def _layers(self, task: _Task) -> Layers:
         image = task.image
@@ -106,7 +106,11 @@ def create_segmentation_masks(
         categories: names or ids; None for all.
         labels: `all`, `supercategories`, or groups of categories, see `LabelMap.from_categories`.
         other: objects of categories without a class become `background`, or are ignored (`ignore`).
-        overlap, rasterizer, crowd: see `cocoseg.rasterize.draw_mask`.
+        overlap: owner of a pixel where annotations overlap: `max` the higher category id, `smallest` the
+            smaller area, `ignore` nobody where the categories differ.
+        rasterizer: how polygons are filled: `pillow`, or `coco` as COCO's own evaluation does.
+        crowd: crowd regions become ignored pixels beneath the objects (`ignore`), are drawn as any other
+            annotation (`draw`), or are left out (`skip`).
         encoding: see `cocoseg.encoding.MaskEncoding`.
         workers: processes; None for one per core.
 
@@ -120,7 +124,7 @@ def create_segmentation_masks(
     check_other(other)
     coco = coco_format.read(Path(annotation_file))
     label_map = LabelMap.from_categories(coco.categories, categories, labels)
-    settings = MasksConfig(overlap, rasterizer, crowd, encoding)
+    settings = MasksConfig(overlap=overlap, rasterizer=rasterizer, crowd=crowd, encoding=encoding)
     check_masks(settings)
     records = draw_masks(
         coco, coco.images, Path(image_dir), Path(output_dir), label_map, settings, other, workers

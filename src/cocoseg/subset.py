@@ -6,7 +6,7 @@ from hashlib import blake2b
 
 from cocoseg.coco import Annotation, CocoFile, Image
 from cocoseg.errors import CocosegError
-from cocoseg.rasterize import Instance, parse_segmentation
+from cocoseg.segmentations import Instance, parse_segmentation
 
 
 def choose(

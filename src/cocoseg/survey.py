@@ -5,14 +5,15 @@ An image is painted by all three rules for it, which takes longer than its mask 
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import nsmallest
 
 import numpy as np
 
 from cocoseg.coco import Image
-from cocoseg.config import OVERLAPS
-from cocoseg.rasterize import Layers, paint
+from cocoseg.config import OVERLAPS, MasksConfig
+from cocoseg.rasterize import paint
+from cocoseg.segmentations import Layers
 from cocoseg.subset import rank
 
 SAMPLE = 256  # images at most
@@ -44,17 +45,17 @@ def sample(images: Iterable[Image], seed: int) -> set[int]:
     return {image.id for image in nsmallest(SAMPLE, images, key=lambda image: rank(seed, image.id))}
 
 
-def survey(layers: Layers, height: int, width: int, rasterizer: str) -> Overlaps:
+def survey(layers: Layers, rasterizer: str) -> Overlaps:
     """Survey one image."""
     found, covers = Overlaps(images=1), {}
     for index in {shape.class_index for shape in layers.objects}:
-        alone = Layers(objects=[shape for shape in layers.objects if shape.class_index == index])
-        covers[index] = paint(alone, height, width, "max", rasterizer).ravel() > 0
+        alone = replace(layers, regions=[], objects=[s for s in layers.objects if s.class_index == index])
+        covers[index] = paint(alone, MasksConfig(rasterizer=rasterizer)).ravel() > 0
         found.covered[index] = int(np.count_nonzero(covers[index]))
-    claims = sum(cover.view(np.uint8) for cover in covers.values())
-    spots = np.flatnonzero(claims > 1)  # nothing is hidden but where several classes are
+    # Nothing is hidden but where several classes are.
+    spots = np.flatnonzero(sum(cover.view(np.uint8) for cover in covers.values()) > 1)
     for rule in OVERLAPS if spots.size else ():
-        on_top = paint(layers, height, width, rule, rasterizer).ravel()[spots]
+        on_top = paint(layers, MasksConfig(overlap=rule, rasterizer=rasterizer)).ravel()[spots]
         for index, cover in covers.items():
             found.hidden[rule][index] = int(np.count_nonzero(cover[spots] & (on_top != index)))
     return found

@@ -1,0 +1,215 @@
+"""The `segmentation` fields of annotations -> checked polygons and runs, in the order of the file.
+
+A malformed field is an error. Faults that other programs skip without a word are warnings.
+"""
+
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from operator import mul
+from typing import Annotated, NamedTuple
+
+import msgspec
+import numpy as np
+
+from cocoseg.errors import CocosegError
+from cocoseg.labels import IGNORE_INDEX
+
+# Warnings: faults of an annotation that are no errors.
+BROKEN = "polygons of fewer than 3 points or an odd number of coordinates, left out"
+EMPTY = "nothing to draw, skipped"
+OUTSIDE = "coordinates outside the image"
+FLAT = "an area of zero"
+
+_COORDINATE_LIMIT = 1e5  # pixels; pycocotools walks along every outline, and its integers overflow
+
+
+class Instance(NamedTuple):
+    """One annotation, ready to draw; `class_index` 255 makes it an ignored region."""
+
+    annotation_id: int
+    class_index: int
+    crowd: bool
+    segmentation: bytes  # JSON, as in the annotation file
+
+
+class _RLE(msgspec.Struct, gc=False):
+    size: tuple[int, int]  # height, width
+    counts: list[int] | str  # a string is COCO's compressed form
+
+
+Polygons = list[list[float]]  # parts, each [x0, y0, x1, y1, ...] in pixels
+Runs = np.ndarray  # int64, lengths of runs down the columns, background first
+_Coordinate = Annotated[float, msgspec.Meta(ge=-_COORDINATE_LIMIT, le=_COORDINATE_LIMIT)]
+_decoder = msgspec.json.Decoder(list[list[_Coordinate]] | _RLE | None)
+_flat_decoder = msgspec.json.Decoder(list[_Coordinate])
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The area that an annotation covers.
+
+    Attributes:
+        annotation_id, class_index: those of the annotation.
+        outline: polygons, none where there is nothing to draw, or runs.
+        broken: whether parts were left out, of fewer than 3 points or an odd number of coordinates.
+    """
+
+    annotation_id: int
+    class_index: int
+    outline: Polygons | Runs
+    broken: bool = False
+
+    @cached_property
+    def area(self) -> float:
+        """In pixels: of polygons by the shoelace formula, of runs by their sum."""
+        if isinstance(self.outline, list):
+            return sum(map(_polygon_area, self.outline))
+        return float(self.outline[1::2].sum())
+
+    def is_outside(self, height: int, width: int) -> bool:
+        """Whether a part of it lies outside an image of this size."""
+        return isinstance(self.outline, list) and any(
+            min(part) < 0 or max(part[0::2]) > width or max(part[1::2]) > height for part in self.outline
+        )
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The annotations of one image, to be drawn in an order.
+
+    Attributes:
+        height, width: of the image, in pixels.
+        regions: ignored pixels, beneath everything else.
+        objects: in the order of the file.
+        skipped: ids of annotations without anything to draw.
+        broken: ids of annotations with parts left out: fewer than 3 points, or an odd number of coordinates.
+    """
+
+    height: int
+    width: int
+    regions: list[Shape] = field(default_factory=list)
+    objects: list[Shape] = field(default_factory=list)
+    skipped: list[int] = field(default_factory=list)
+    broken: list[int] = field(default_factory=list)
+
+    def warnings(self) -> dict[str, list[int]]:
+        """Warning -> ids of the annotations that it is about."""
+        shapes = [*self.regions, *self.objects]
+        found = {
+            BROKEN: self.broken,
+            EMPTY: self.skipped,
+            OUTSIDE: [shape.annotation_id for shape in shapes if shape.is_outside(self.height, self.width)],
+            FLAT: [shape.annotation_id for shape in shapes if shape.area == 0],
+        }
+        return {what: ids for what, ids in found.items() if ids}
+
+
+def parse_layers(instances: Iterable[Instance], height: int, width: int, crowd: str) -> Layers:
+    """Parse the segmentations of one image.
+
+    Args:
+        instances: its annotations.
+        height, width: its size in pixels.
+        crowd: crowd regions become ignored pixels beneath the objects (`ignore`), are drawn as any other
+            annotation (`draw`), or are left out (`skip`).
+
+    Raises:
+        CocosegError: a segmentation is malformed; the message names the annotation.
+    """
+    layers = Layers(height, width)
+    for instance in instances:
+        if instance.crowd and crowd == "skip":
+            continue
+        shape = parse_segmentation(instance, height, width)
+        if shape.broken:
+            layers.broken.append(shape.annotation_id)
+        if isinstance(shape.outline, list) and not shape.outline:
+            layers.skipped.append(shape.annotation_id)
+        elif shape.class_index == IGNORE_INDEX or (instance.crowd and crowd == "ignore"):
+            layers.regions.append(shape)
+        else:
+            layers.objects.append(shape)
+    return layers
+
+
+def parse_segmentation(instance: Instance, height: int, width: int) -> Shape:
+    """Parse the segmentation of an annotation.
+
+    Polygons of fewer than 3 points or an odd number of coordinates are left out.
+
+    Raises:
+        CocosegError: neither polygons nor RLE, coordinates beyond 100,000, an RLE of another size than
+            the image's or whose runs don't add up to it.
+    """
+    found = _decode(instance)
+    if isinstance(found, _RLE):
+        return Shape(
+            instance.annotation_id, instance.class_index, _checked_runs(instance, found, height, width)
+        )
+    polygons = [part for part in found if len(part) >= 6 and not len(part) % 2]
+    broken = len(polygons) < len(found)
+    return Shape(instance.annotation_id, instance.class_index, polygons, broken)
+
+
+def _decode(instance: Instance) -> Polygons | _RLE:
+    try:
+        return _decoder.decode(instance.segmentation) or []
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        with suppress(msgspec.DecodeError, UnicodeDecodeError):
+            return [_flat_decoder.decode(instance.segmentation)]  # one polygon, not wrapped in a list
+        if str(_COORDINATE_LIMIT) in str(error):
+            reason = f"a coordinate lies beyond {_COORDINATE_LIMIT:.0f} pixels"
+        else:
+            reason = f"the segmentation is neither polygons nor RLE ({error})"
+        raise CocosegError(f"annotation {instance.annotation_id}: {reason}") from error
+
+
+def _checked_runs(instance: Instance, rle: _RLE, height: int, width: int) -> Runs:
+    name = f"annotation {instance.annotation_id}"
+    if rle.size != (height, width):
+        raise CocosegError(
+            f"{name}: the RLE is {rle.size[1]}x{rle.size[0]} pixels (width x height), "
+            f"its image {width}x{height}"
+        )
+    pixels = height * width
+    if isinstance(rle.counts, str):
+        runs = rle_runs(rle.counts)
+    else:
+        sane = all(0 <= run <= pixels for run in rle.counts)
+        runs = np.array(rle.counts if sane else [], dtype=np.int64)
+    if runs.size == 0 or runs.min() < 0 or runs.max() > pixels or runs.sum() != pixels:
+        raise CocosegError(f"{name}: the runs of the RLE don't add up to {width}x{height} pixels")
+    return runs
+
+
+def rle_runs(counts: str) -> Runs:
+    """Decode a compressed RLE string; no runs where it is malformed.
+
+    Five bits a character, low ones first, and a continuation bit; the highest bit of a number is its sign.
+    From the fourth run on, numbers are differences to the run before the last.
+    Source: `rleFrString` in pycocotools' maskApi.c.
+    """
+    codes = np.frombuffer(counts.encode(errors="replace"), dtype=np.uint8).astype(np.int64) - 48
+    if codes.size == 0 or codes.min() < 0 or codes.max() > 63 or codes[-1] & 0x20:
+        return np.empty(0, np.int64)
+    last = (codes & 0x20) == 0
+    starts = np.flatnonzero(np.concatenate(([True], last[:-1])))
+    position = np.arange(codes.size) - np.repeat(starts, np.diff(np.append(starts, codes.size)))
+    if position.max() > 7:  # 40 bits: far beyond any image
+        return np.empty(0, np.int64)
+    values = np.add.reduceat((codes & 0x1F) << (5 * position), starts)
+    bits = 5 * (position[last] + 1)
+    values -= np.where(codes[last] & 0x10, 1 << bits, 0)
+    values[1::2] = np.cumsum(values[1::2])
+    values[2::2] = np.cumsum(values[2::2])
+    return values
+
+
+def _polygon_area(polygon: list[float]) -> float:
+    x, y = polygon[0::2], polygon[1::2]
+    # Plain sums: polygons are short, and numpy would take longer to convert them.
+    ahead = sum(map(mul, x, y[1:])) + x[-1] * y[0]
+    behind = sum(map(mul, y, x[1:])) + y[-1] * x[0]
+    return abs(ahead - behind) / 2
