@@ -32,8 +32,8 @@ import torch.nn.functional as F
 from cocoseg.cores import available_cores
 from cocoseg.device import in_channels_last
 from cocoseg.encoding import MaskEncoding
-from cocoseg.export import SegmentationModel, load_model
 from cocoseg.find_images import Picture, find_pictures, name_results
+from cocoseg.model import SegmentationModel, load_model
 from cocoseg.pipeline import Pipeline, Places
 from cocoseg.predict_folder import DTYPES, settle
 from cocoseg.predictor import Predictor

@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cocoseg.config import Config
-from cocoseg.export import read_weights
+from cocoseg.model_file import read_weights
 from cocoseg.shapes import draw_shapes
 from conftest import ROOT, SMALL, run_program, write_coco
 from tensorboard_api import TensorBoardApi

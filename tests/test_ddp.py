@@ -17,8 +17,8 @@ import torch
 from cocoseg import processes, stopping
 from cocoseg.datamodule import SegmentationDataModule
 from cocoseg.errors import CocosegError
-from cocoseg.export import load_model
 from cocoseg.metrics import ConfusionMatrix
+from cocoseg.model import load_model
 from cocoseg.ranks import leads, may_be_several, started_one_by_one
 from cocoseg.sampling import Share, Shuffle, in_batches
 from cocoseg.stopping import StopOnSignal, StoppedBySignalError

@@ -15,7 +15,7 @@ from cocoseg.device import (
     uses_cuda,
 )
 from cocoseg.errors import TrainingError
-from cocoseg.export import save_model
+from cocoseg.model_file import save_model
 from cocoseg.pixels import normalize
 from tiny import SPEC, tiny_unet
 

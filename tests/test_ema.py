@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from cocoseg.ema import Average, result_of
-from cocoseg.export import load_model, read_weights
 from cocoseg.losses import CrossEntropyLoss
+from cocoseg.model import load_model
+from cocoseg.model_file import read_weights
 from cocoseg.module import SegmentationModule
 from tiny import SPEC, Reads, loader, random_batch, tiny_trainer, tiny_unet
 

@@ -17,10 +17,11 @@ from cocoseg.encoding import MaskEncoding
 from cocoseg.errors import CocosegError
 from cocoseg.evaluate import evaluate
 from cocoseg.evaluation_data import open_images
-from cocoseg.export import load_model, save_model
 from cocoseg.labels import LabelClass, LabelMap
 from cocoseg.losses import CrossEntropyLoss
 from cocoseg.metrics import ConfusionMatrix, Scores
+from cocoseg.model import load_model
+from cocoseg.model_file import save_model
 from cocoseg.pixels import normalize
 from cocoseg.predictor import Predictor
 from cocoseg.prepare import prepare

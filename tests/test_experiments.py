@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 import cocoseg.cli  # noqa: F401  registers the schema
 from cocoseg.budget import Budget
 from cocoseg.checks import check
-from cocoseg.export import load_model
+from cocoseg.model import load_model
 from cocoseg.training import train
 from conftest import ROOT
 

@@ -13,9 +13,10 @@ from cocoseg import export_main
 from cocoseg.checks import check_export
 from cocoseg.deployed import Deployed
 from cocoseg.errors import CocosegError
-from cocoseg.export import SegmentationModel, load_model, save_model
 from cocoseg.export_main import Settings, parse
 from cocoseg.exporting import FORMATS, compare, export_format
+from cocoseg.model import SegmentationModel, load_model
+from cocoseg.model_file import save_model
 from cocoseg.pixels import normalize
 from cocoseg.spec import ModelSpec
 from tiny import LABELS, SPEC, Reads, random_batch, tiny_unet

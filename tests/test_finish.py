@@ -11,8 +11,8 @@ from torch import nn
 from cocoseg import finish
 from cocoseg.budget import END, Budget
 from cocoseg.comparison import GAP
-from cocoseg.export import save_model
 from cocoseg.finish import EXAMPLES, Exporter, write_formats, write_sheet
+from cocoseg.model_file import save_model
 from cocoseg.spec import ModelSpec
 from cocoseg.text import LINE
 from tiny import LABELS, SPEC, Reads, painted, tiny_module

@@ -9,9 +9,9 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from cocoseg.datamodule import SegmentationDataModule
-from cocoseg.export import read_weights
 from cocoseg.losses import CrossEntropyLoss
 from cocoseg.metrics import Scores
+from cocoseg.model_file import read_weights
 from cocoseg.module import SegmentationModule
 from cocoseg.spec import ModelSpec
 from cocoseg.unet import UNet

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from cocoseg.export import load_model, save_model
 from cocoseg.finetuning import slowed
+from cocoseg.model import load_model
+from cocoseg.model_file import save_model
 from cocoseg.old_files import drop_deep_supervision
 from cocoseg.optimizer import decayed
 from cocoseg.pretrained import Pretrained

@@ -18,8 +18,8 @@ from cocoseg.checks import check_predict
 from cocoseg.config import PredictConfig
 from cocoseg.encoding import MaskEncoding
 from cocoseg.errors import CocosegError, IncompleteError
-from cocoseg.export import save_model
 from cocoseg.labels import LabelClass, LabelMap
+from cocoseg.model_file import save_model
 from cocoseg.predict_folder import open_record, segment
 from cocoseg.predictor import Predictor
 from cocoseg.spec import ModelSpec

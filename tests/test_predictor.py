@@ -10,7 +10,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from cocoseg import predictor as predictor_module
 from cocoseg.errors import CocosegError
-from cocoseg.export import SegmentationModel
+from cocoseg.model import SegmentationModel
 from cocoseg.pixels import normalize
 from cocoseg.predictor import Predictor
 from cocoseg.spec import ModelSpec

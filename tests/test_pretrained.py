@@ -11,8 +11,8 @@ import torchvision
 from torch import nn
 
 from cocoseg.errors import CocosegError
-from cocoseg.export import save_model
 from cocoseg.labels import LabelClass, LabelMap
+from cocoseg.model_file import save_model
 from cocoseg.pretrained import Pretrained, read_pretrained
 from cocoseg.residual import ResidualUNet
 from cocoseg.resnet_unet import ResNetUNet

@@ -13,7 +13,7 @@ from optuna.trial import TrialState, create_trial
 import cocoseg.cli  # noqa: F401  registers the schema
 from cocoseg.budget import Budget
 from cocoseg.config import SweepConfig
-from cocoseg.export import load_model
+from cocoseg.model import load_model
 from cocoseg.outcome import PRUNED, Outcome
 from cocoseg.pruning import STARTUP_TRIALS, TENTHS, PruneTrial
 from cocoseg.study import open_storage

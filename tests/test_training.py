@@ -16,7 +16,7 @@ from cocoseg.budget import Budget
 from cocoseg.checks import check
 from cocoseg.config import Config
 from cocoseg.errors import CocosegError, TrainingError
-from cocoseg.export import load_model
+from cocoseg.model import load_model
 from cocoseg.residual import ResidualUNet
 from cocoseg.resnet_unet import ResNetUNet
 from cocoseg.training import train

@@ -13,7 +13,7 @@ _PUBLIC = {
     "SegmentationDataset": "cocoseg.dataset",
     "UNet": "cocoseg.unet",
     "create_segmentation_masks": "cocoseg.masks",
-    "load_model": "cocoseg.export",
+    "load_model": "cocoseg.model",
 }
 __all__ = list(_PUBLIC)
 

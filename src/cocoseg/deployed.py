@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cocoseg import __version__
-from cocoseg.export import SegmentationModel
+from cocoseg.model import SegmentationModel
 from cocoseg.spec import MEAN, STD
 
 DEFAULT_MULTIPLE = 32  # assumed for custom networks without an attribute `multiple`

@@ -20,11 +20,11 @@ from cocoseg.enlarged_loss import enlarged_cross_entropy
 from cocoseg.errors import CocosegError
 from cocoseg.evaluation_data import Images, Sample, loader, open_images
 from cocoseg.evaluation_report import Report, View, as_text, write_table
-from cocoseg.export import SegmentationModel, load_model
 from cocoseg.files import from_here, is_for_its_name, save_png, write_json
 from cocoseg.gallery import Card, write_gallery, write_pictures
 from cocoseg.labels import IGNORE_INDEX
 from cocoseg.matching import Matching, matched
+from cocoseg.model import SegmentationModel, load_model
 from cocoseg.pixels import normalize
 from cocoseg.predictor import Predictor
 from cocoseg.progress import track

@@ -77,8 +77,9 @@ def run(settings: Settings) -> None:
         CocosegError: the checkpoint can't be loaded, or a format can't be written.
     """
     from cocoseg.deployed import Deployed
-    from cocoseg.export import load_model, read_weights, save_model
     from cocoseg.exporting import FORMATS, export_format
+    from cocoseg.model import load_model
+    from cocoseg.model_file import read_weights, save_model
 
     checkpoint = Path(settings.checkpoint)
     model = load_model(checkpoint, settings.network)

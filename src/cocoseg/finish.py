@@ -18,11 +18,11 @@ from cocoseg.budget import END, Budget, time_line
 from cocoseg.comparison import Example, sheet, spread
 from cocoseg.console import score_table
 from cocoseg.datamodule import SegmentationDataModule
-from cocoseg.export import NETWORKS, read_weights, save_model
 from cocoseg.exporting import FORMATS
 from cocoseg.files import PART, from_here, save_png, write_json
 from cocoseg.labels import LabelMap
 from cocoseg.metrics import Scores
+from cocoseg.model_file import NETWORKS, read_weights, save_model
 from cocoseg.module import SegmentationModule
 from cocoseg.outputs import logits_of
 from cocoseg.pixels import denormalize

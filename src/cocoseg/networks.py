@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cocoseg.device import is_out_of_memory, untouched
 from cocoseg.errors import CocosegError
-from cocoseg.export import NETWORKS
+from cocoseg.model_file import NETWORKS
 from cocoseg.module import SegmentationModule
 
 # Keys beside the arguments of our own networks, see pretrained.py, with their defaults.

@@ -21,11 +21,11 @@ from cocoseg.cores import available_cores
 from cocoseg.device import in_channels_last, settled
 from cocoseg.encoding import MaskEncoding
 from cocoseg.errors import CocosegError, IncompleteError
-from cocoseg.export import SegmentationModel, load_model
 from cocoseg.files import from_here, remove_parts
 from cocoseg.find_images import Picture, find_pictures, is_text, key, name_results
 from cocoseg.gallery import FOLDER, Card, write_gallery
 from cocoseg.manifest import Entry, Record
+from cocoseg.model import SegmentationModel, load_model
 from cocoseg.parallel import sigterm_as_exit
 from cocoseg.pipeline import Pipeline, Places
 from cocoseg.predictor import Predictor

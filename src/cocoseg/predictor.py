@@ -13,12 +13,11 @@ import numpy as np
 import PIL.Image
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from cocoseg.checks import check_prediction
 from cocoseg.config import AUTO
 from cocoseg.errors import CocosegError
-from cocoseg.export import SegmentationModel
 from cocoseg.images import read_upright, to_rgb
 from cocoseg.pixels import normalize, resized, to_tensor
 from cocoseg.tiling import STEP, Box, Size, blend_tiles
@@ -34,7 +33,8 @@ class Predictor:
     """A model with the way that it is applied to images.
 
     Args:
-        model: is used on the device and in the precision that its weights have.
+        model: image (B, 3, H, W) float32, normalised -> logits (B, C, H, W), with the attributes `image_size`
+            and `labels` of a SegmentationModel. It runs on the device and in the precision of its weights.
         scale: None resizes every image to the model's `image_size`, as in training; a number gives the
             network the image's own pixels times it, for images much larger than those of training (satellite,
             microscopy).
@@ -52,7 +52,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: SegmentationModel,
+        model: nn.Module,
         *,
         scale: float | None = None,
         tile: str | bool | Sequence[int] | None = AUTO,
@@ -208,7 +208,7 @@ class Predictor:
 
 
 def predict(
-    model: SegmentationModel,
+    model: nn.Module,
     image: Any,
     *,
     scale: float | None = None,
@@ -216,7 +216,7 @@ def predict(
     flip: bool = False,
     scales: Sequence[float] = (1.0,),
 ) -> np.ndarray:
-    """What `SegmentationModel.predict` does, and says."""
+    """The class of every pixel, see `SegmentationModel.predict`."""
     pixels = as_pixels(image)
     predictor = Predictor(model, scale=scale, tile=tile, flip=flip, scales=scales)
     mask = predictor(pixels if pixels.ndim == 4 else pixels[None]).cpu().numpy()
@@ -224,7 +224,7 @@ def predict(
 
 
 def as_pixels(image: Any) -> Tensor:
-    """Anything that `SegmentationModel.predict` takes, as (3, H, W) or (B, 3, H, W) uint8 RGB.
+    """Any image that `SegmentationModel.predict` takes, as (3, H, W) or (B, 3, H, W) uint8 RGB.
 
     Raises:
         CocosegError: it is no image, or its values have no known range.

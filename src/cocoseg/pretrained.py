@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from cocoseg.config import IMAGENET
 from cocoseg.errors import CocosegError
-from cocoseg.export import interpreted, read_file
 from cocoseg.labels import LabelMap
+from cocoseg.model_file import interpret, read_file
 from cocoseg.networks import is_own
 from cocoseg.old_files import AUX_HEADS
 
@@ -150,7 +150,7 @@ def _from_file(name: str, part: str) -> Pretrained:
     except CocosegError as error:
         raise CocosegError(f"model.weights: {error}") from error
     if (isinstance(content, Mapping) and "spec" in content) or _is_model_file(content):
-        ours = interpreted(content, source)
+        ours = interpret(content, source)
         return Pretrained(source, ours["state_dict"], part, ours["spec"].labels)
     if isinstance(content, Mapping):
         for key in ("state_dict", "model"):

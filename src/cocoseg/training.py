@@ -20,9 +20,9 @@ from cocoseg.datamodule import SegmentationDataModule
 from cocoseg.device import explain_out_of_memory, settled
 from cocoseg.diagnostics import one_sided
 from cocoseg.durations import parse_duration
-from cocoseg.export import read_checkpoint
 from cocoseg.files import from_here
 from cocoseg.finish import Exporter, finish
+from cocoseg.model_file import read_checkpoint
 from cocoseg.module import SegmentationModule
 from cocoseg.networks import arguments_of, is_own, probe
 from cocoseg.optimizer import require_same_groups

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from cocoseg.errors import CocosegError
-from cocoseg.export import load_model, read_weights, save_model
 from cocoseg.labels import LabelClass, LabelMap
+from cocoseg.model import load_model
+from cocoseg.model_file import NETWORKS, read_weights, save_model
 from cocoseg.spec import MEAN, STD, ModelSpec
 from tiny import LABELS, NETWORK, SPEC, Reads, loader, random_batch, tiny_module, tiny_trainer, tiny_unet
 
@@ -234,6 +235,12 @@ def test_a_network_of_others_must_be_passed(tmp_path):
     other = Reads()
     nn.init.zeros_(other.weight)
     assert torch.equal(load_model(path, net=other)(image), net(image))
+
+
+def test_names_in_the_files_of_every_version_are_known():
+    assert {"cocoseg.unet.UNet", "cocoseg.residual.ResidualUNet", "cocoseg.resnet_unet.ResNetUNet"} <= {
+        *NETWORKS
+    }
 
 
 def test_a_name_in_a_file_is_never_imported(model_file):
