@@ -10,9 +10,10 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from cocoseg.budget import LEDGER, Budget, read_ledger
+from cocoseg.budget import LEDGER, Budget, clock, read_ledger
 from cocoseg.cli import remember_failure
 from cocoseg.command import key_of
 from cocoseg.config import SweepConfig
@@ -20,6 +21,7 @@ from cocoseg.durations import as_duration
 from cocoseg.errors import TrainingError
 from cocoseg.files import from_here
 from cocoseg.outcome import FAILED, FINISHED, PRUNED, STOPPED, Outcome
+from cocoseg.resuming import claimed
 from cocoseg.study import Study, Trial
 
 log = logging.getLogger(__name__)
@@ -82,6 +84,8 @@ class Sweep:
     def run(self) -> None:
         """Try one round of trials after the other until all are done or the time is up."""
         self.interrupted = self.study.interrupted()
+        for trial in self.interrupted:
+            reset_if_lost(self.study.folder(trial.number))
         while trials := self.next_round():
             for trial, outcome in self.try_all(trials):
                 self.study.record(trial.number, outcome)
@@ -100,21 +104,20 @@ class Sweep:
                 trials.append(self.study.new())
             else:
                 break
-        if not trials and (self.interrupted or self.is_short()):
+        if not trials and (self.interrupted or self.trials_left()):
             log.info("no time is left for another trial")
         return trials
 
+    def trials_left(self) -> int:
+        """Number of trials that were asked for and have not started."""
+        if self.study.method == "grid":
+            return self.study.waiting()
+        return max(0, (self.settings.trials or 0) - self.study.started())
+
     def wants_new(self) -> bool:
         """Whether a further trial is wanted, if it fits: with a limit for the sweep as many as do."""
-        if self.study.method == "grid":
-            return self.study.waiting() > 0
-        return self.budget.limit is not None or self.is_short()
-
-    def is_short(self) -> bool:
-        """Whether fewer trials have started than were asked for."""
-        if self.study.method == "grid":
-            return self.study.waiting() > 0
-        return self.study.started() < (self.settings.trials or 0)
+        buys_more = self.budget.limit is not None and self.study.method != "grid"
+        return buys_more or self.trials_left() > 0
 
     def fits(self, used: float) -> bool:
         """Whether a trial that has used so many seconds of its limit can end in time, or nearly so."""
@@ -127,18 +130,15 @@ class Sweep:
     def try_all(self, trials: Sequence[Trial]) -> list[tuple[Trial, Outcome]]:
         """Run trials side by side and return how each ended."""
         limits = [self.job_limit(trial) for trial in trials]
-        longest = None if self.limit is None else max(limits)
-        granted = (
-            0.0
-            if self.limit is None
-            else max(limit - self.used(trial) for trial, limit in zip(trials, limits, strict=True))
-        )
         jobs = [self.overrides(trial, limit) for trial, limit in zip(trials, limits, strict=True)]
-        began = time.monotonic()
-        self.launch(jobs, trials[0].number, longest)
-        if self.limit is not None:
+        if self.limit is None:
+            self.launch(jobs, trials[0].number, None)
+        else:
+            granted = max(limit - self.used(trial) for trial, limit in zip(trials, limits, strict=True))
+            began = time.monotonic()
+            self.launch(jobs, trials[0].number, max(limits))
             self.overhead = max(self.overhead, time.monotonic() - began - granted)
-        return [(trial, self.outcome(trial)) for trial in trials]
+        return [(trial, read_outcome(self.study.folder(trial.number))) for trial in trials]
 
     def job_limit(self, trial: Trial) -> float | None:
         """`trainer.max_time` of a trial in seconds, the time that earlier attempts used included.
@@ -151,20 +151,12 @@ class Sweep:
         return min(self.limit, self.used(trial) + self.seconds_left())
 
     def used(self, trial: Trial) -> float:
-        """Seconds that earlier attempts at a trial used; 0 where it is restarted."""
-        ledger = self.ledger(trial)
-        return 0.0 if ledger is None or self.has_lost(trial, ledger) else ledger["used"]
+        """Seconds that earlier attempts at a trial used."""
+        ledger = read_ledger(self.study.folder(trial.number) / LEDGER)
+        return 0.0 if ledger is None else ledger["used"]
 
     def overrides(self, trial: Trial, limit: float | None) -> list[str]:
-        """The command line of a trial's job.
-
-        A trial that was killed and lost more than a tenth of its time since the last checkpoint is
-        restarted, so that it competes with the full time limit. Any other one goes on where it was.
-        """
-        folder = self.study.folder(trial.number)
-        if (ledger := self.ledger(trial)) is not None and self.has_lost(trial, ledger):
-            log.info("trial %d is restarted: the kill has cost it too much of its time", trial.number)
-            shutil.rmtree(folder)
+        """Overrides of a trial's job, which goes on where an earlier attempt was interrupted."""
         added = {
             "sweep.name": self.settings.name,
             "sweep.trial": trial.number,
@@ -178,33 +170,6 @@ class Sweep:
         keys = set(map(key_of, own))
         shared = [override for override in self.fixed if key_of(override) not in keys]
         return shared + [f"{key}={value}" for key, value in own.items()]
-
-    def ledger(self, trial: Trial) -> dict[str, Any] | None:
-        """Time that earlier attempts at a trial took, as they wrote it."""
-        return read_ledger(self.study.folder(trial.number) / LEDGER)
-
-    def has_lost(self, trial: Trial, ledger: dict[str, Any]) -> bool:
-        """Whether a kill has cost a trial more than a tenth of its limit since its last checkpoint."""
-        folder = self.study.folder(trial.number)
-        if ledger["finished"] or Outcome.read(folder) is not None:
-            return False
-        saved = [file.stat().st_mtime for file in folder.glob("checkpoints/*.ckpt")]
-        since = (folder / LEDGER).stat().st_mtime - max(saved) if saved else ledger["used"]
-        return since > LOST * (ledger["limit"] or ledger["used"])
-
-    def outcome(self, trial: Trial) -> Outcome:
-        """How the job of a trial ended; one without a score has failed."""
-        folder = self.study.folder(trial.number)
-        outcome = Outcome.read(folder)
-        if outcome is None:
-            outcome = Outcome(
-                FAILED, f"exited without writing outcome.json; see the log in {from_here(folder)}"
-            )
-        if outcome.state == STOPPED:  # this job alone was sent a signal
-            outcome = Outcome(FAILED, f"stopped ({outcome.reason})", outcome.miou)
-        if outcome.state == FINISHED and outcome.miou is None:
-            outcome = Outcome(FAILED, "there was no validation, and so no score")
-        return outcome
 
     def report(self, trial: Trial, outcome: Outcome) -> None:
         """Log a line about a trial that has ended.
@@ -225,3 +190,37 @@ class Sweep:
         compared = "" if best is None else f" (best {best[1]:.3f}, trial {best[0]})"
         verb = "pruned at" if outcome.state == PRUNED else "has"
         log.info("trial %d %s mIoU %.3f%s  %s", trial.number, verb, outcome.miou or 0.0, compared, point)
+
+
+def reset_if_lost(folder: Path) -> None:
+    """Empty the folder of a trial that was killed and lost more than a tenth of its limit.
+
+    Such a trial is restarted, so that it competes with the full limit. What it lost is the time since its
+    last checkpoint.
+
+    Raises:
+        CocosegError: its job is still running.
+    """
+    if not folder.exists():
+        return
+    with claimed(folder):  # a job whose sweep was killed stops by itself, and may be about to save
+        ledger = read_ledger(folder / LEDGER)
+        if ledger is None or ledger["finished"] or Outcome.read(folder) is not None:
+            return
+        saved = [file.stat().st_mtime for file in folder.glob("checkpoints/*.ckpt")]
+        lost = (folder / LEDGER).stat().st_mtime - max(saved) if saved else ledger["used"]
+        if lost > LOST * (ledger["limit"] or ledger["used"]):
+            log.info("%s is restarted: the kill has cost it %s", from_here(folder), clock(lost))
+            shutil.rmtree(folder)
+
+
+def read_outcome(folder: Path) -> Outcome:
+    """How the job in this folder ended; one without a score has failed."""
+    outcome = Outcome.read(folder)
+    if outcome is None:
+        return Outcome(FAILED, f"exited without writing outcome.json; see the log in {from_here(folder)}")
+    if outcome.state == STOPPED:  # this job alone received a signal
+        return Outcome(FAILED, f"stopped ({outcome.reason})", outcome.miou)
+    if outcome.state == FINISHED and outcome.miou is None:
+        return Outcome(FAILED, "there was no validation, and so no score")
+    return outcome
