@@ -29,14 +29,14 @@ from server import QUICK, Answer, Handler, Server, endless, names, ok, raw, redi
 NOWHERE = "http://127.0.0.1:1"  # nothing listens there
 
 
-def picture(seed: int = 0, size: tuple[int, int] = (40, 30)) -> bytes:
+def jpeg(seed: int = 0, size: tuple[int, int] = (40, 30)) -> bytes:
     noise = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
     stream = io.BytesIO()
     PIL.Image.fromarray(noise).save(stream, "JPEG")
     return stream.getvalue()
 
 
-GOOD = picture(1)
+GOOD = jpeg(1)
 
 
 def entry(index: int, url: str | None, name: str | None = None) -> Image:
@@ -45,13 +45,13 @@ def entry(index: int, url: str | None, name: str | None = None) -> Image:
 
 def site(server: Server, count: int, answer: Callable[[bytes], Answer] = ok) -> list[Image]:
     """So many images, served at their coco_url."""
-    return [entry(n, server.set(f"/{n}", answer(picture(n)))) for n in range(1, count + 1)]
+    return [entry(n, server.set(f"/{n}", answer(jpeg(n)))) for n in range(1, count + 1)]
 
 
 def assert_complete(images: Sequence[Image], folder: Path) -> None:
     assert names(folder) == sorted(image.file_name for image in images)
     for image in images:
-        assert (folder / image.file_name).read_bytes() == picture(image.id)
+        assert (folder / image.file_name).read_bytes() == jpeg(image.id)
 
 
 def reason_of(image: Image, folder: Path, **options: Any) -> str:
@@ -63,13 +63,13 @@ def reason_of(image: Image, folder: Path, **options: Any) -> str:
 
 
 def test_fetches_once_what_is_missing(server: Server, tmp_path: Path) -> None:
-    images = [*site(server, 10), entry(11, server.set("/11", ok(picture(11))), "sub/folder/11.jpg")]
+    images = [*site(server, 10), entry(11, server.set("/11", ok(jpeg(11))), "sub/folder/11.jpg")]
     (tmp_path / "001.jpg").write_bytes(b"whatever it is, it is left alone")
     (tmp_path / "002.jpg").touch()  # as a power failure leaves it
     (tmp_path / ".part-0123.jpg").write_bytes(b"as a killed run leaves it")
     assert fetch_images(images, tmp_path) == []
     assert sorted(server.requests) == sorted(f"/{n}" for n in range(2, 12))
-    (tmp_path / "001.jpg").write_bytes(picture(1))
+    (tmp_path / "001.jpg").write_bytes(jpeg(1))
     assert fetch_images(images, tmp_path) == []
     assert_complete(images, tmp_path)
     assert len(server.requests) == 10
@@ -150,7 +150,7 @@ def test_gives_up_and_goes_on_in_the_next_run(
     assert (failure.file_name, failure.url) == ("003.jpg", f"{server.url}/3")
     assert f"the server answered {code} " in failure.reason
     assert server.requests.count("/3") == requests
-    server.set("/3", ok(picture(3)))
+    server.set("/3", ok(jpeg(3)))
     server.requests.clear()
     assert fetch_images(images[1:], tmp_path) == []
     assert_complete(images[1:], tmp_path)
@@ -162,7 +162,7 @@ def test_gives_up_and_goes_on_in_the_next_run(
     [
         (GOOD[:-300], "truncated"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 30\n%%EndComments\n", "none of JPEG, PNG"),
-        (picture(size=(30, 40)), "30x40 (width x height), the annotation file says 40x30"),
+        (jpeg(size=(30, 40)), "30x40 (width x height), the annotation file says 40x30"),
     ],
 )
 def test_what_is_no_such_image_fails(server: Server, tmp_path: Path, body: bytes, reason: str) -> None:
@@ -217,7 +217,7 @@ def test_never_from_https_to_http(server: Server, tmp_path: Path, monkeypatch: p
 def test_the_proxy_of_the_environment(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images = [entry(1, "http://images.test/1"), entry(2, server.set("/2", ok(picture(2))))]
+    images = [entry(1, "http://images.test/1"), entry(2, server.set("/2", ok(jpeg(2))))]
     server.set("http://images.test/1", ok(GOOD))
     monkeypatch.setenv("http_proxy", server.url.replace("//", "//me:s%40crit@"))
     assert fetch_images(images, tmp_path, connections=1) == []
@@ -251,7 +251,7 @@ def test_names_stay_in_the_folder(server: Server, tmp_path: Path, name: str) -> 
 
 
 def test_names_that_the_disk_refuses(server: Server, tmp_path: Path) -> None:
-    images = [entry(9, server.set("/9", ok(picture(9))), "x" * 300), *site(server, 2)]
+    images = [entry(9, server.set("/9", ok(jpeg(9))), "x" * 300), *site(server, 2)]
     (tmp_path / "001.jpg").mkdir()
     failures = fetch_images(images, tmp_path)
     assert [failure.file_name for failure in failures] == ["x" * 300, "001.jpg"]
@@ -304,7 +304,7 @@ def test_ended_from_outside(server: Server, tmp_path: Path, number: signal.Signa
     """Promptly, with a server that is silent, or whose images are under way."""
     images = site(server, 12)
     for n in (3, 7):
-        server.set(f"/{n}", slow(picture(n), 2, 20), ok(picture(n)))
+        server.set(f"/{n}", slow(jpeg(n), 2, 20), ok(jpeg(n)))
     entries = [(image.id, image.file_name, 40, 30, image.coco_url) for image in images]
     code = (
         "from pathlib import Path; from cocoseg.coco import Image; from cocoseg.download import fetch_images;"

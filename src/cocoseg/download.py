@@ -37,7 +37,7 @@ ANNOTATIONS_LIMIT = 4 * 2**30  # bytes of the archive, and of a file in it
 DOWN_AFTER = 32  # images in a row without a connection, after which the server counts as down
 GRACE = 1.0  # seconds for threads to end after an interruption; those that wait for a server are left behind
 
-Outcome = tuple[Image, int | BaseException]  # bytes of an image that was fetched, or the error
+Outcome = tuple[Image, int | BaseException]  # an image, and its bytes or why it could not be fetched
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def fetch_images(
                 received, failures = _collect(outcomes, len(missing), base_url)
         finally:
             for folder in {(image_dir / image.file_name).parent for image in missing}:
-                remove_parts(folder)  # also those of a run that was killed
+                remove_parts(folder)  # a killed run may have left some, too
     log.info(
         "%s: %d images fetched (%.0f MB) in %.0f s, %d failed",
         image_dir,
@@ -108,7 +108,7 @@ def fetch_images(
 
 
 def _collect(outcomes: Iterator[Outcome], total: int, base_url: str | None) -> tuple[int, dict[int, Failure]]:
-    """Bytes received, and the failures by image id; raises errors that are not about one image alone."""
+    """Sum up the outcomes: bytes received, failures by image id. Raise errors that meet every image."""
     received = unreachable = 0
     failures = {}
     for image, outcome in track(outcomes, total=total, what="images"):
@@ -166,7 +166,7 @@ def _in_threads(
 def _fetch_image(
     client: HttpClient, image_dir: Path, base_url: str | None, max_bytes: int, image: Image
 ) -> int:
-    """Fetch and check one image; its bytes. FetchError if others may still be fetched."""
+    """Fetch and check one image; return its size in bytes. FetchError: this one can't be fetched."""
     url = _address_of(image, base_url)
     if url is None:
         raise FetchError("the annotation file has no coco_url for it; set data.images_url")
@@ -242,7 +242,7 @@ def fetch_annotations(url: str, *annotation_files: Path, retries: int = 5, pause
 
 
 def _fetch_file(client: HttpClient, url: str, part: Path, *, resume: bool) -> bool:
-    """Bring `part` to its full size; whether its bytes are from several answers."""
+    """Bring `part` to its full size; return whether its bytes are from several answers."""
     resumed = False
 
     def size() -> int:
@@ -296,7 +296,7 @@ def _extract(archive: Path, url: str, annotation_files: Sequence[Path]) -> None:
             for path in annotation_files:
                 log.info("%s: extracting", path)
                 with opened.open(_member(opened, f"annotations/{path.name}", url)) as source:
-                    remove_parts(path.parent)  # of a run that was killed here
+                    remove_parts(path.parent)  # a killed run may have left some
                     with whole_file(path) as temporary, temporary.open("wb") as file:
                         shutil.copyfileobj(source, file, MIB)
     except CocosegError:
@@ -305,7 +305,7 @@ def _extract(archive: Path, url: str, annotation_files: Sequence[Path]) -> None:
         raise _ContentError(f"{url}: its content can't be read ({error})") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, ValueError, OSError) as error:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
-            raise  # of the disk; EINVAL comes from seeking to wherever a damaged archive says
+            raise  # the disk's error; EINVAL comes from seeking to wherever a damaged archive says
         raise _ContentError(f"{url} is no zip archive, or damaged ({error})") from error
 
 

@@ -152,7 +152,7 @@ class HttpClient:
 
     def _refusal(self, response: BaseHTTPResponse) -> FetchError:
         status, after = response.status, 0.0
-        with suppress(HTTPError, ValueError, OverflowError):  # for a header that makes no sense
+        with suppress(HTTPError, ValueError, OverflowError):  # Retry-After may make no sense
             after = self._retry.get_retry_after(response) or 0.0
         reason = f"the server answered {status} {responses.get(status, '')}".rstrip()
         return FetchError(reason, retry=status >= 500 or status in (408, 425, 429), after=after)
