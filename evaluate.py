@@ -5,11 +5,9 @@ from omegaconf import DictConfig
 
 from cocoseg.cli import entry_point, is_typed, run_folder, start_run, typed
 from cocoseg.command import command, key_of
-from cocoseg.config_evaluate import check_checkpoint, check_evaluation, check_held_out
-from cocoseg.errors import CocosegError
+from cocoseg.config_evaluate import check_checkpoint, check_evaluation
 from cocoseg.output_folder import alone, require_own
-from cocoseg.run_settings import as_trained, has_other_data, run_settings
-from cocoseg.trained_on import noted
+from cocoseg.run_settings import as_trained, has_other_data, require_data, run_settings
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
@@ -19,17 +17,10 @@ def main(cfg: DictConfig) -> None:
     keys = list(map(key_of, command().overrides))
     trained = run_settings(cfg.checkpoint, needed=not has_other_data(keys))
     cfg = as_trained(cfg, trained, keys)
-    try:
-        config = typed(cfg)
-    except CocosegError as error:
-        if trained is not None or has_other_data(keys) or not str(error).startswith("data."):
-            raise
-        raise CocosegError(
-            f"{error} (no config.yaml beside the checkpoint says which data: give data=…)"
-        ) from error
+    if trained is None and not has_other_data(keys):
+        require_data(cfg)
+    config = typed(cfg)
     check_evaluation(config)
-    if noted(cfg.checkpoint) is None:  # else the images themselves are compared
-        check_held_out(config, trained)
     folder = run_folder()
     require_own(folder, cfg, "run_dir")
 

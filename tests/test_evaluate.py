@@ -9,9 +9,9 @@ import PIL.Image
 import pytest
 import torch
 from sklearn.metrics import confusion_matrix
-from torch import nn
 
-from cocoseg.config_evaluate import EvaluateConfig, check_evaluation, check_held_out
+from cocoseg.bootstrap import intervals
+from cocoseg.config_evaluate import EvaluateConfig, check_evaluation
 from cocoseg.datamodule import SegmentationDataModule
 from cocoseg.encoding import MaskEncoding
 from cocoseg.errors import CocosegError
@@ -140,22 +140,7 @@ def test_at_the_networks_size_scores_and_loss_are_those_of_training(scored: Simp
     assert found["miou"] == pytest.approx(expected.miou, abs=1e-4)
     assert found["pixel_accuracy"] == pytest.approx(expected.pixel_accuracy, abs=1e-4)
     assert found["loss"] == pytest.approx(np.average(losses, weights=counts), rel=1e-4)
-
-
-def test_the_loss_at_own_size_is_that_of_enlarged_logits(scored: SimpleNamespace) -> None:
-    model = load_model(scored.config.checkpoint)
-    predictor, images = Predictor(model), open_images(scored.config)
-    total = pixels = 0.0
-    for number in range(len(images)):
-        image, mask = images.original(number)
-        loss = nn.functional.cross_entropy(
-            predictor.scores(image[None]),
-            torch.from_numpy(mask)[None].long(),
-            ignore_index=255,
-            reduction="sum",
-        )
-        total, pixels = total + loss.item(), pixels + int((mask != 255).sum())
-    assert scored.metrics["original"]["loss"] == pytest.approx(total / pixels, rel=1e-4)
+    assert scored.metrics["original"]["loss"] is None
 
 
 def test_averaging_is_reported_apart(scored: SimpleNamespace) -> None:
@@ -213,10 +198,20 @@ def test_the_worst_come_first(scored: SimpleNamespace) -> None:
     assert len(list((scored.out / "gallery").glob("**/*.truth.png"))) == 24
 
 
-def test_at_the_networks_size_alone(scored: SimpleNamespace, tmp_path: Path) -> None:
+def test_at_the_networks_size_alone(
+    scored: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bootstraps = []
+
+    def counted(*args: object, **options: object) -> object:
+        bootstraps.append(options)
+        return intervals(*args, **options)
+
+    monkeypatch.setattr("cocoseg.evaluation_report.intervals", counted)
     report = evaluate(replace(scored.config, score_at="network", tta=False, gallery=False), tmp_path)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert list(report.views) == ["network"]
+    assert bootstraps == [{"seed": 0}]
     assert metrics["network"] == scored.metrics["network"]
     with PIL.Image.open(next((tmp_path / "predictions").glob("*.png"))) as picture:
         assert picture.size == SIZE
@@ -277,14 +272,14 @@ def test_other_labels_are_refused_and_matched(
     assert matrix[:, 1].sum() == 0
     metrics = json.loads((tmp_path / "out/metrics.json").read_text())
     assert metrics["original"]["iou"][names[1]] == 0
-    assert metrics["original"]["loss"] is None
+    assert metrics["network"]["loss"] is None
     assert metrics["labels"]["never_predicted"] == [names[1]]
     assert metrics["labels"]["counted_as_background"] == ["zebra"]
     model = load_model(config.checkpoint)
     image, mask = open_images(config).original(0)
     index = {model.labels.names[i]: i for i in range(len(model.labels))}
     said = model.predict(image)
-    counts = report.quoted.images()
+    counts = report.image_counts
     for name, number in index.items():
         if name not in ("background", "zebra"):
             expected = ((said == number) & (mask != 255)).sum()
@@ -313,47 +308,5 @@ def test_a_picture_that_cannot_be_written_costs_no_scores(
 
 def test_classes_of_one_name_are_all_there(scored: SimpleNamespace) -> None:
     same = LabelMap(tuple(replace(label, name="same") for label in scored.labels.classes))
-    scores = scored.report.quoted.scores(same, seed=0)
+    scores = scored.report.quoted.scores(same, scored.report.intervals["original"])
     assert len(scores["iou"]) == len(same)
-
-
-def trained_with(config: EvaluateConfig, **changes: object) -> dict[str, object]:
-    data = {**vars(config.data), "subset": vars(config.data.subset).copy()}
-    return {"seed": config.seed, "data": data, "masks": {}, **changes}
-
-
-def test_the_split_of_the_training_is_accepted(
-    scored: SimpleNamespace, caplog: pytest.LogCaptureFixture
-) -> None:
-    config = replace(scored.config, split="val")
-    with caplog.at_level("WARNING"):
-        check_held_out(config, trained_with(config))
-        assert caplog.text == ""
-        check_held_out(config, None)
-    assert "can't be told whether these validation images were trained on" in caplog.text
-
-
-def test_a_split_that_holds_trained_images_is_refused(scored: SimpleNamespace) -> None:
-    config = replace(scored.config, split="val")
-    with pytest.raises(CocosegError, match=r"^seed is 0 here and was 7 in the training: .*trained on"):
-        check_held_out(config, trained_with(config, seed=7))
-    trained = trained_with(config)
-    trained["data"]["val_fraction"] = 0.5
-    with pytest.raises(CocosegError, match=r"^data\.val_fraction is 0\.25 here and was 0\.5"):
-        check_held_out(config, trained)
-    trained = trained_with(config)
-    trained["data"]["subset"]["size"] = 5
-    with pytest.raises(CocosegError, match=r"^data\.subset\.size"):
-        check_held_out(config, trained)
-    trained = trained_with(config)
-    trained["data"]["val_annotations"] = "val.json"
-    with pytest.raises(CocosegError, match=r"^split=val would hold out images of the file"):
-        check_held_out(config, trained)
-
-
-def test_what_was_not_trained_on_may_be_split_at_will(scored: SimpleNamespace) -> None:
-    config = replace(scored.config, split="val")
-    trained = trained_with(config, seed=7)
-    check_held_out(replace(config, split="all"), trained)
-    trained["data"]["annotations"] = "others.json"
-    check_held_out(config, trained)

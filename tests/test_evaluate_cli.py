@@ -85,8 +85,10 @@ def test_a_model_alone_says_that_its_data_are_to_be_given(tmp_path: Path) -> Non
     (tmp_path / "model.pth").touch()
     done = run_program("evaluate", "checkpoint=model.pth", cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: data.root: ")
-    assert "no config.yaml beside the checkpoint says which data: give data=…" in done.stderr
+    assert done.stderr == (
+        "error: data.annotations: no file data/coco/annotations/instances_train2017.json, and no config.yaml "
+        "beside the checkpoint names the data of its training; give data=… or data.root=…\n"
+    )
 
 
 def test_an_unknown_format_is_refused_before_anything_is_done(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_intervals_are_those_of_a_plain_bootstrap() -> None:
     plain = []
     for _ in range(4000):
         drawn = generator.integers(0, 40, 40)
-        sums = Counts(*(part[drawn].sum(0) for part in (images.right, images.true, images.predicted)))
+        sums = Counts(*(part[drawn].sum(0) for part in (images.correct, images.target, images.predicted)))
         plain.append([sums.summary()["miou"], sums.iou()[1]])
     expected = np.quantile(plain, [0.025, 0.975], axis=0)
 
@@ -115,7 +115,7 @@ def test_intervals_are_those_of_a_plain_bootstrap() -> None:
 
 def test_intervals_hold_the_score_and_depend_on_the_seed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     images = image_counts(30)
-    whole = Counts(images.right.sum(0), images.true.sum(0), images.predicted.sum(0)).summary()
+    whole = Counts(images.correct.sum(0), images.target.sum(0), images.predicted.sum(0)).summary()
     first = intervals(images, seed=3)
     for name in SUMMARY:
         low, high = first[name]

@@ -94,8 +94,10 @@ def test_a_run_takes_along_what_it_goes_on_from(tmp_path: Path) -> None:
     assert noted(str(tmp_path / "second/segmentation_model.pth")) == {("a.jpg", 1), ("b.jpg", 2)}
 
 
-def test_no_word_and_a_damaged_one(tmp_path: Path) -> None:
+def test_without_its_file_or_with_a_damaged_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert noted(str(tmp_path / "model.pth")) is None
+    require_new([("a.jpg", 1)], None, "val")
+    assert "can't be told whether the model was trained on these images" in caplog.text
     (tmp_path / FILE).write_text('{"images": [["a.jpg", "large"]]}')
     with pytest.raises(CocosegError, match=r"training_images\.json: damaged .*; delete it to go without"):
         noted(str(tmp_path / "model.pth"))

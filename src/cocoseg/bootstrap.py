@@ -26,9 +26,9 @@ def intervals(images: Counts, *, seed: int, resamples: int = RESAMPLES) -> dict[
         low and high end: (2,) each, and `iou` (2, C). NaN where no drawn set has a score; sets without a
         class don't count for it.
     """
-    number = len(images.true)
+    number = len(images.target)
     generator = np.random.default_rng(seed)
-    counts = np.concatenate([images.right, images.true, images.predicted], axis=1).astype(np.float64)
+    counts = np.concatenate([images.correct, images.target, images.predicted], axis=1).astype(np.float64)
     sums = []
     at_once = max(1, BLOCK // number)
     for begin in range(0, resamples, at_once):

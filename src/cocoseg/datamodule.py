@@ -6,23 +6,21 @@ import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader
 
 from cocoseg.augment import Augment
 from cocoseg.config import Config
 from cocoseg.cores import available_cores
-from cocoseg.dataset import Batches, SegmentationDataset, as_is
+from cocoseg.dataset import Batches, Pairs, as_is
 from cocoseg.errors import CocosegError
 from cocoseg.labels import LabelMap
 from cocoseg.pixels import normalize
 from cocoseg.prepare import prepare
-from cocoseg.prepared import PreparedSet, prepared_sets
 from cocoseg.sampling import Share, Shuffle, in_batches
-from cocoseg.split import split
+from cocoseg.split import open_sets
 from cocoseg.stopping import leave_group
 from cocoseg.trained_on import Key, keys_of
 
-Pairs = Dataset[tuple[Tensor, Tensor]]
 RANK_SEEDS = 2654435761  # between the seeds of processes; torch takes the low 32 bits only
 
 
@@ -68,25 +66,9 @@ class SegmentationDataModule(L.LightningDataModule):
             self.train_set, self.val_set = self._open_sets()
 
     def _open_sets(self) -> tuple[Pairs, Pairs]:
-        prepared, prepared_val = prepared_sets(self.config)
-        size = self.data.image_size
-        larger = self.data.cache_size or size  # training images may be larger, for crops to have room
-        train = self._open(prepared, larger)
-        self.labels: LabelMap = train.labels
-        if prepared_val is not None:
-            return train, self._open(prepared_val, size)
-        train_part, val_part = (
-            Subset(train, numbers) for numbers in split(len(train), self.data.val_fraction, self.config.seed)
-        )
-        if larger != size:
-            val_part = Subset(self._open(prepared, size), val_part.indices)
-        return train_part, val_part
-
-    def _open(self, prepared: PreparedSet, image_size: list[int]) -> SegmentationDataset:
-        dataset = SegmentationDataset(prepared.subset_file, prepared.image_dir, tuple(image_size))
-        if self.data.cache:
-            dataset.decode_once(self.config.prepare.workers)
-        return dataset
+        train, val = open_sets(self.config, decode_once=self.data.cache)
+        self.labels: LabelMap = Batches(train).whole.labels
+        return train, val
 
     def training_images(self) -> list[Key]:
         """What tells the training images from others, after `setup`."""

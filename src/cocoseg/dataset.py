@@ -141,6 +141,9 @@ def resized_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(picture)
 
 
+Pairs = Dataset[tuple[Tensor, Tensor]]  # image and mask, see SegmentationDataset
+
+
 class Batches(Dataset[tuple[Tensor, Tensor]]):
     """A data set, or a random part of one, for a loader that takes bytes a batch at a time.
 

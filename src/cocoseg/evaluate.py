@@ -16,7 +16,6 @@ from cocoseg.config import AUTO
 from cocoseg.config_evaluate import EvaluateConfig
 from cocoseg.dataset import resized_mask
 from cocoseg.device import explain_out_of_memory, in_channels_last, uses_cuda
-from cocoseg.enlarged_loss import enlarged_cross_entropy
 from cocoseg.errors import CocosegError
 from cocoseg.evaluation_data import Images, Sample, loader, open_images
 from cocoseg.evaluation_report import Report, View, as_text, write_table
@@ -36,18 +35,18 @@ log = logging.getLogger(__name__)
 METRICS, PER_CLASS, PER_IMAGE = "metrics.json", "per_class.csv", "per_image.csv"
 CONFUSION, WORST, GALLERY, PREDICTIONS = "confusion.png", "worst.png", "gallery.html", "predictions"
 WORST_IMAGES = 16
-SCALES = (0.75, 1.0, 1.25)  # that tta averages over, each with its mirror image
-BATCH = 16  # images, where data.batch_size is auto
+SCALES = (0.75, 1.0, 1.25)  # tta averages over these and their mirror images
+BATCH = 16  # images, for data.batch_size=auto
 
 
 @explain_out_of_memory("data.batch_size or data.image_size")
 def evaluate(config: EvaluateConfig, folder: Path, *, image_size: tuple[int, int] | None = None) -> Report:
-    """Score `config.checkpoint` on `config.split` and write what was found to a folder.
+    """Score `config.checkpoint` on `config.split` and write scores, tables and images to a folder.
 
     Args:
         config: all settings.
         folder: to write to.
-        image_size: (height, width) that the network is to see; None for what it was trained at.
+        image_size: (height, width) of the network's input; None for the size of its training.
 
     Raises:
         CocosegError: the model can't be loaded, the data are bad, their labels differ from the model's, or
@@ -60,14 +59,14 @@ def evaluate(config: EvaluateConfig, folder: Path, *, image_size: tuple[int, int
     model = in_channels_last(model.to("cuda" if on_gpu else "cpu"))
     images = open_images(config)
     matching = matched(model.labels, images.labels, config.labels)
-    require_new(images.image_keys(), noted(config.checkpoint) or (), config.split)
-    tell_of_labels(matching)
+    require_new(images.image_keys(), noted(config.checkpoint), config.split)
+    warn_of_labels(matching)
 
     scorer = Scorer(model, images, matching, config)
     batch_size = BATCH if config.data.batch_size == AUTO else config.data.batch_size
     batches = loader(images, config, batch_size=batch_size, on_gpu=on_gpu)
     for sample, prediction in scorer.score(track(batches, total=len(batches), what="batches")):
-        write_predicted(config, folder, images, sample.number, prediction)
+        write_predicted(config, folder, images, sample.index, prediction)
 
     about = {
         "checkpoint": str(config.checkpoint),
@@ -87,15 +86,19 @@ def evaluate(config: EvaluateConfig, folder: Path, *, image_size: tuple[int, int
 
 
 def write_predicted(
-    config: EvaluateConfig, folder: Path, images: Images, number: int, prediction: np.ndarray
+    config: EvaluateConfig, folder: Path, images: Images, index: int, prediction: np.ndarray
 ) -> None:
-    """Pictures of an image, and its prediction, (h, w) uint8; a name that allows none costs no scores."""
-    name = images.names[number]
+    """Write the files of one image; a name that allows no file is a warning, for the scores don't need it.
+
+    Args:
+        prediction: (h, w) uint8 class indices.
+    """
+    name = images.names[index]
     try:
         if config.save_predictions:
             images.encoding.write(prediction, folder / PREDICTIONS / f"{name}.png")
         if config.gallery:
-            image, mask = images.original(number)
+            image, mask = images.original(index)
             pixels = image.permute(1, 2, 0).numpy()
             write_pictures(folder, name, pixels, prediction, images.labels, truth=mask)
     except CocosegError as error:
@@ -105,10 +108,10 @@ def write_predicted(
 
 
 class Scorer:
-    """Predicts and counts, a batch of images at a time.
+    """Predicts and counts pixels, a batch of images at a time.
 
     Attributes:
-        views: by name; the first is the one that is quoted.
+        views: by name; the first one is quoted.
         sizes: height and width of each image.
     """
 
@@ -129,12 +132,12 @@ class Scorer:
         self.sizes: list[tuple[int, int]] = []
 
     def inputs(self, image: Tensor) -> list[Tensor]:
-        """What the network is to see of an image (1, 3, h, w) uint8: first itself, then for averaging."""
+        """The network's inputs for an image (1, 3, h, w) uint8: the image itself, then those of tta."""
         plain = self.predictor.inputs(image)
         return plain if self.averaging is None else plain + self.averaging.inputs(image)
 
     def score(self, batches: Iterable[list[Sample]]) -> Iterator[tuple[Sample, np.ndarray]]:
-        """Count all images; yields each with its prediction at the size that is quoted, (h, w) uint8."""
+        """Count all images; yields each with its prediction at the quoted size, (h, w) uint8."""
         for batch in batches:
             predictions = self.add(batch)
             yield from zip(batch, predictions, strict=True)
@@ -147,25 +150,26 @@ class Scorer:
         logits = self.model(normalize(plain.to(self.device))).float()
         size = tuple(self.model.image_size)
         classes = logits.argmax(1).to(torch.uint8).cpu().numpy()
-        found = []
-        for sample, one, prediction in zip(batch, logits, classes, strict=True):
-            small = resized_mask(sample.mask, size)
-            predicted = self._count("network", small, prediction, one)
+        predictions, targets = [], []
+        for sample, image_logits, image_classes in zip(batch, logits, classes, strict=True):
+            target, predicted = resized_mask(sample.mask, size), self.matching(image_classes)
+            self.views["network"].add(target, predicted, self._loss(target, image_logits))
             if self.own_size:
-                prediction = enlarged_argmax(one, sample.mask.shape).cpu().numpy()
-                predicted = self._count("original", sample.mask, prediction, one)
-            found.append(predicted)
+                target = sample.mask
+                predicted = self.matching(enlarged_argmax(image_logits, target.shape).cpu().numpy())
+                self.views["original"].add(target, predicted)
+            predictions.append(predicted)
+            targets.append(target)
             self.sizes.append(sample.mask.shape)
         if self.averaging is not None:
-            truths = [sample.mask if self.own_size else resized_mask(sample.mask, size) for sample in batch]
-            masks = self.averaging.masks(others, [truth.shape for truth in truths])
-            for truth, mask in zip(truths, masks, strict=True):
-                self.views["tta"].add(truth, self.matching(mask.cpu().numpy()))
-        return found
+            masks = self.averaging.masks(others, [target.shape for target in targets])
+            for target, mask in zip(targets, masks, strict=True):
+                self.views["tta"].add(target, self.matching(mask.cpu().numpy()))
+        return predictions
 
-    def predicted(self, number: int) -> Example:
-        """An image with its prediction at the size that is quoted."""
-        image, mask = self.images.original(number)
+    def example(self, index: int) -> Example:
+        """An image with its prediction at the quoted size."""
+        image, mask = self.images.original(index)
         if not self.own_size:
             image = self.predictor.inputs(image[None])[0][0]
             mask = resized_mask(mask, tuple(self.model.image_size))
@@ -174,25 +178,22 @@ class Scorer:
             (prediction,) = self.predictor.masks(plain, [mask.shape])
         return Example(image.permute(1, 2, 0).numpy(), mask, self.matching(prediction.cpu().numpy()))
 
-    def _count(self, view: str, truth: np.ndarray, prediction: np.ndarray, logits: Tensor) -> np.ndarray:
-        """Count one image (h, w) uint8; returns the prediction in class indices of the data."""
-        prediction = self.matching(prediction)
-        self.views[view].add(truth, prediction, self._loss(truth, logits))
-        return prediction
+    def _loss(self, target: np.ndarray, logits: Tensor) -> float | None:
+        """Sum of the cross entropy over the pixels; None where the labels are not the model's.
 
-    def _loss(self, truth: np.ndarray, logits: Tensor) -> float | None:
-        """Sum of the cross entropy over the pixels; None where the labels are not the model's."""
+        Args:
+            target: (H, W) uint8 class indices.
+            logits: (C, H, W) float32.
+        """
         if not self.matching.is_same:
             return None
-        mask = torch.tensor(truth, device=logits.device)
-        if mask.shape != logits.shape[1:]:
-            return enlarged_cross_entropy(logits, mask).item()
+        mask = torch.tensor(target, device=logits.device)
         losses = F.cross_entropy(logits[None], mask[None].long(), ignore_index=IGNORE_INDEX, reduction="none")
         return losses.double().sum().item()
 
 
-def tell_of_labels(matching: Matching) -> None:
-    """Say what follows from labels that differ."""
+def warn_of_labels(matching: Matching) -> None:
+    """Warn of classes that the model or the data lack."""
     if matching.never_predicted:
         names = ", ".join(matching.never_predicted)
         log.warning("warning: the model has no class for %s: their pixels count as errors", names)
@@ -202,19 +203,19 @@ def tell_of_labels(matching: Matching) -> None:
 
 
 def cards(report: Report) -> list[Card]:
-    """What the gallery says of each image."""
-    counts, scores = report.quoted.images(), report.quoted.image_scores()
-    iou = counts.iou()
+    """A card of the gallery for each image: its size, score, IoU per class and shares of the classes."""
+    scores, predicted = report.image_scores, report.image_counts.predicted
+    iou = report.image_counts.iou()
     result = []
-    for number, name in enumerate(report.names):
-        shown = [int(index) for index in np.argsort(iou[number]) if not np.isnan(iou[number, index])]
+    for image, name in enumerate(report.names):
+        shown = [int(index) for index in np.argsort(iou[image]) if not np.isnan(iou[image, index])]
         card = Card(
             title=name,
             name=name,
-            size=report.sizes[number],
-            pixels={index: int(pixels) for index, pixels in enumerate(counts.predicted[number])},
-            caption=", ".join(f"{report.labels.names[i]} {iou[number, i]:.2f}" for i in shown),
-            score=None if np.isnan(scores[number]) else float(scores[number]),
+            size=report.sizes[image],
+            pixels={index: int(pixels) for index, pixels in enumerate(predicted[image])},
+            caption=", ".join(f"{report.labels.names[i]} {iou[image, i]:.2f}" for i in shown),
+            score=None if np.isnan(scores[image]) else float(scores[image]),
             has_truth=True,
         )
         result.append(card)
@@ -222,19 +223,19 @@ def cards(report: Report) -> list[Card]:
 
 
 def write_report(report: Report, scorer: Scorer, folder: Path) -> None:
-    """Write all files but the predictions, and say what was found."""
+    """Write all files but those of single images, and log the tables."""
     metrics, rows = report.metrics(), report.per_class()
     write_json(folder / METRICS, metrics)
     write_table(folder / PER_CLASS, rows)
-    order, scores = report.worst_first(), report.quoted.image_scores()
+    order, scores = report.worst_first(), report.image_scores
     write_table(
         folder / PER_IMAGE,
         [
-            {"image": report.names[number], "iou": None if np.isnan(scores[number]) else scores[number]}
-            for number in order
+            {"image": report.names[image], "iou": None if np.isnan(scores[image]) else scores[image]}
+            for image in order
         ],
     )
     save_png(folder / CONFUSION, confusion_matrix(report.quoted.matrix, report.labels.names))
-    worst = [scorer.predicted(number) for number in order[:WORST_IMAGES]]
+    worst = [scorer.example(image) for image in order[:WORST_IMAGES]]
     save_png(folder / WORST, sheet(worst, report.labels))
     log.info("\n%s\n", as_text(report, metrics, rows))

@@ -1,6 +1,6 @@
 """The images that a model is scored on, with their masks at their own size."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,11 +9,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from cocoseg.config_evaluate import EvaluateConfig
 from cocoseg.cores import available_cores
-from cocoseg.dataset import SegmentationDataset
+from cocoseg.dataset import Batches, Pairs, SegmentationDataset
 from cocoseg.errors import CocosegError
 from cocoseg.prepare import prepare
-from cocoseg.prepared import PreparedSet, prepared_sets
-from cocoseg.split import split
+from cocoseg.prepared import prepared_sets
+from cocoseg.split import open_sets
 from cocoseg.stopping import leave_group
 from cocoseg.trained_on import Key, keys_of
 
@@ -22,12 +22,12 @@ class Sample(NamedTuple):
     """An image and its mask.
 
     Attributes:
-        number: among those of the evaluation.
-        inputs: the image as the network is to see it, (1, 3, H, W) uint8 each.
-        mask: (h, w) uint8, at the image's own size.
+        index: among the images of the evaluation.
+        inputs: the image as the network sees it, (1, 3, H, W) uint8 each.
+        mask: (h, w) uint8 class indices, at the image's own size.
     """
 
-    number: int
+    index: int
     inputs: list[Tensor]
     mask: np.ndarray
 
@@ -36,40 +36,43 @@ class Images(Dataset[Sample]):
     """Images of one or two prepared sets, in the order of their files.
 
     Args:
-        parts: sets, with the numbers of the images that are wanted of each.
+        parts: sets, or parts of them.
 
     Attributes:
         labels, encoding: of the first set; those of the second are the same.
-        names: their file names, below a folder for each set where they would not be unique.
-        inputs: makes what the network is to see of an image (1, 3, h, w) uint8; to be set.
+        names: file names of the images, below a folder for each set where they would not be unique.
+        inputs: image (1, 3, h, w) uint8 -> `Sample.inputs`; to be set.
     """
 
-    def __init__(self, parts: list[tuple[SegmentationDataset, list[int]]]):
-        self._places = [(part, number) for part, numbers in parts for number in numbers]
-        self.names = [part.pairs[number][0] for part, number in self._places]
+    def __init__(self, parts: Sequence[Pairs]):
+        views = [Batches(part) for part in parts]
+        self._images = [(view.whole, index) for view in views for index in view.numbers]
+        self.names = [dataset.pairs[index][0] for dataset, index in self._images]
         if len(set(self.names)) < len(self.names):
-            folders = [f"set{which}" for which, (_, numbers) in enumerate(parts, start=1) for _ in numbers]
+            folders = [f"set{number}" for number, view in enumerate(views, start=1) for _ in range(len(view))]
             self.names = [f"{folder}/{name}" for folder, name in zip(folders, self.names, strict=True)]
-        self.labels, self.encoding = parts[0][0].labels, parts[0][0].encoding
+        self.labels, self.encoding = views[0].whole.labels, views[0].whole.encoding
         self.inputs: Callable[[Tensor], list[Tensor]] | None = None
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._images)
 
-    def __getitem__(self, number: int) -> Sample:
-        image, mask = self.original(number)
-        return Sample(number, self.inputs(image[None]), mask)
+    def __getitem__(self, index: int) -> Sample:
+        image, mask = self.original(index)
+        return Sample(index, self.inputs(image[None]), mask)
 
     def image_keys(self) -> list[Key]:
-        """What tells the images apart, in their order."""
+        """Name and bytes of each image, as training_images.json has them."""
         return [
-            key for part, number in self._places for key in keys_of(part.image_dir, [part.pairs[number][0]])
+            key
+            for dataset, index in self._images
+            for key in keys_of(dataset.image_dir, [dataset.pairs[index][0]])
         ]
 
-    def original(self, number: int) -> tuple[Tensor, np.ndarray]:
+    def original(self, index: int) -> tuple[Tensor, np.ndarray]:
         """Image (3, h, w) uint8 RGB and mask (h, w) uint8."""
-        part, place = self._places[number]
-        return part.original(place)
+        dataset, index_in_set = self._images[index]
+        return dataset.original(index_in_set)
 
 
 def open_images(config: EvaluateConfig) -> Images:
@@ -82,19 +85,12 @@ def open_images(config: EvaluateConfig) -> Images:
         CocosegError: bad data, or a split without images.
     """
     prepare(config)
-    prepared, prepared_val = prepared_sets(config)
-    whole = _opened(prepared)
-    everything = list(range(len(whole)))
-    if prepared_val is not None:
-        val = _opened(prepared_val)
-        parts = {"train": [(whole, everything)], "val": [(val, list(range(len(val))))]}
-    elif config.split == "all":
-        parts = {"train": [(whole, everything)], "val": []}
+    if config.split == "all":  # in the order of the files, and however few they are
+        sets = [prepared for prepared in prepared_sets(config) if prepared is not None]
+        images = Images([SegmentationDataset(part.subset_file, part.image_dir) for part in sets])
     else:
-        train, held_out = split(len(whole), config.data.val_fraction, config.seed)
-        parts = {"train": [(whole, train)], "val": [(whole, held_out)]}
-    chosen = [*parts["train"], *parts["val"]] if config.split == "all" else parts[config.split]
-    images = Images(chosen)
+        train, val = open_sets(config, decode_once=False)
+        images = Images([train if config.split == "train" else val])
     if not len(images):
         raise CocosegError(f"split={config.split} holds no image")
     return images
@@ -108,7 +104,3 @@ def loader(images: Images, config: EvaluateConfig, *, batch_size: int, on_gpu: b
     return DataLoader(
         images, batch_size=batch_size, num_workers=workers, collate_fn=list, worker_init_fn=leave_group
     )
-
-
-def _opened(prepared: PreparedSet) -> SegmentationDataset:
-    return SegmentationDataset(prepared.subset_file, prepared.image_dir)

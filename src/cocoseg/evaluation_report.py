@@ -1,10 +1,11 @@
-"""What an evaluation found, as text, JSON and tables."""
+"""The results of an evaluation as text, JSON and tables."""
 
 import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,48 +20,46 @@ from cocoseg.scoring import SUMMARY, Counts, confusion
 
 @dataclass
 class View:
-    """Predictions of one kind, as at the images' own size, held against the truth.
+    """Predictions of one kind, such as those at the images' own size, compared with the targets.
 
     Attributes:
-        title: for people.
-        matrix: (C, C) int64 pixels over all images, rows the truth.
-        right, true, predicted: of each image, (C,) int64.
+        title: heading of its column in the table.
+        matrix: (C, C) int64 pixels over all images, rows the targets.
+        correct, target, predicted: of each image, (C,) int64, as in `Counts`.
         loss: sum of the cross entropy over all pixels, or None where it is not known.
     """
 
     title: str
     classes: int
     loss: float | None = 0.0
-    right: list[np.ndarray] = field(default_factory=list)
-    true: list[np.ndarray] = field(default_factory=list)
+    correct: list[np.ndarray] = field(default_factory=list)
+    target: list[np.ndarray] = field(default_factory=list)
     predicted: list[np.ndarray] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.matrix = np.zeros((self.classes, self.classes), dtype=np.int64)
 
-    def add(self, truth: np.ndarray, prediction: np.ndarray, loss: float | None = None) -> None:
+    def add(self, target: np.ndarray, predicted: np.ndarray, loss: float | None = None) -> None:
         """One more image: (H, W) uint8 class indices of the data, and the sum of its pixels' losses."""
-        matrix = confusion(truth, prediction, self.classes)
+        matrix = confusion(target, predicted, self.classes)
         counts = Counts.from_matrix(matrix)
         self.matrix += matrix
-        self.right.append(counts.right.copy())
-        self.true.append(counts.true)
+        self.correct.append(counts.correct.copy())
+        self.target.append(counts.target)
         self.predicted.append(counts.predicted)
         self.loss = None if loss is None or self.loss is None else self.loss + loss
 
-    def images(self) -> Counts:
+    def image_counts(self) -> Counts:
         """Counts of each image, (N, C)."""
-        return Counts(np.stack(self.right), np.stack(self.true), np.stack(self.predicted))
+        return Counts(np.stack(self.correct), np.stack(self.target), np.stack(self.predicted))
 
-    def image_scores(self) -> np.ndarray:
-        """Mean IoU over the classes in each image's own truth, background too, as under the strips of the
-        dashboard: (N,) float64, NaN where all is ignored. No score of the set is made from it."""
-        return self.images().summary()["miou_with_background"]
+    def scores(self, labels: LabelMap, ends: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """All scores and their intervals, for JSON: None where a score is not defined.
 
-    def scores(self, labels: LabelMap, seed: int) -> dict[str, Any]:
-        """All scores and their intervals, for JSON: what is not defined is None."""
+        Args:
+            ends: returned by `intervals`.
+        """
         whole = Counts.from_matrix(self.matrix)
-        ends = intervals(self.images(), seed=seed)
         pixels = int(self.matrix.sum())
         return {
             "loss": None if self.loss is None or not pixels else self.loss / pixels,
@@ -76,9 +75,9 @@ class Report:
     """An evaluation.
 
     Attributes:
-        about: what was scored on what.
+        about: the model and the images, for metrics.json.
         labels: of the data.
-        views: by name, as they stand in metrics.json; the first is the one that is quoted.
+        views: by their names in metrics.json; the first one is quoted.
         names, sizes: of the images; height and width.
         seed: of the bootstrap.
     """
@@ -95,27 +94,42 @@ class Report:
     def quoted(self) -> View:
         return next(iter(self.views.values()))
 
+    @cached_property
+    def intervals(self) -> dict[str, dict[str, np.ndarray]]:
+        """Bootstrap intervals by view, see `bootstrap.intervals`."""
+        return {name: intervals(view.image_counts(), seed=self.seed) for name, view in self.views.items()}
+
+    @cached_property
+    def image_counts(self) -> Counts:
+        """Counts of each image in the quoted view, (N, C)."""
+        return self.quoted.image_counts()
+
+    @cached_property
+    def image_scores(self) -> np.ndarray:
+        """Mean IoU over the classes in each image's own target, with background: (N,) float64, NaN where all
+        pixels are ignored. No score of the set is made from it."""
+        return self.image_counts.summary()["miou_with_background"]
+
     def worst_first(self) -> list[int]:
-        """Numbers of the images by their score; those that are ignored as a whole come last."""
-        scores = self.quoted.image_scores()
-        order = np.argsort(np.where(np.isnan(scores), np.inf, scores), kind="stable")
-        return [int(number) for number in order]
+        """Indices of the images by ascending score; images that are ignored as a whole come last."""
+        scores = np.where(np.isnan(self.image_scores), np.inf, self.image_scores)
+        return np.argsort(scores, kind="stable").tolist()
 
     def metrics(self) -> dict[str, Any]:
-        """What metrics.json holds."""
+        """The content of metrics.json."""
         matching = {
             "same": self.matching.is_same,
             "never_predicted": list(self.matching.never_predicted),
             "counted_as_background": list(self.matching.as_background),
         }
-        scores = {name: view.scores(self.labels, self.seed) for name, view in self.views.items()}
+        scores = {name: view.scores(self.labels, self.intervals[name]) for name, view in self.views.items()}
         return {**self.about, "images": len(self.names), "labels": matching, **scores}
 
     def per_class(self) -> list[dict[str, Any]]:
-        """What per_class.csv holds, of the view that is quoted."""
+        """The rows of per_class.csv, from the quoted view."""
         counts = Counts.from_matrix(self.quoted.matrix)
-        low, high = intervals(self.quoted.images(), seed=self.seed)["iou"]
-        shown_in = (np.stack(self.quoted.true) > 0).sum(0)
+        low, high = self.intervals[next(iter(self.views))]["iou"]
+        shown_in = (self.image_counts.target > 0).sum(0)
         columns = {
             "iou": counts.iou(),
             "iou_low": low,
@@ -183,7 +197,7 @@ def _text(value: float | None) -> str:
 
 
 def _number(value: Any) -> float | None:
-    """A plain number; None for NaN, which JSON does not know."""
+    """A plain number; None for NaN, which JSON has no way to write."""
     value = float(value)
     return None if math.isnan(value) else value
 

@@ -1,4 +1,4 @@
-"""A model scored on data whose labels are not its own."""
+"""Class indices of a model translated to those of data with other labels."""
 
 from dataclasses import dataclass
 
@@ -10,11 +10,11 @@ from cocoseg.labels import LabelMap
 
 @dataclass(frozen=True)
 class Matching:
-    """What the model's class indices mean in the data's.
+    """Translation of the model's class indices to the data's.
 
-    Classes of the data that the model lacks are never predicted, and all their pixels count as errors: it
-    can't do what is asked of it. What it says of classes that the data lack counts as background, which is
-    what these data call everything that is none of their classes.
+    Classes of the data that the model lacks are never predicted, so all their pixels count as errors. Classes
+    of the model that the data lack count as background, as everything does in these data that is none of
+    their classes.
 
     Attributes:
         index: the data's class index of each of the model's, (256,) uint8.

@@ -1,4 +1,4 @@
-"""The settings of the run that a model comes from, so that it is scored on the data it was trained for."""
+"""Settings of the run that trained a model, so that it is scored on the data of its training."""
 
 import logging
 from collections.abc import Collection, Mapping
@@ -13,18 +13,19 @@ from cocoseg.errors import CocosegError
 
 log = logging.getLogger(__name__)
 
-OTHER_DATA = ("data", "experiment", "data.images", "data.annotations")  # typed: none of the run's settings
+# Overrides that name other data than the run's: with one of them none of its settings is taken.
+OTHER_DATA = ("data", "experiment", "data.images", "data.annotations")
 PLACES = ("images", "annotations", "val_images", "val_annotations")
-OF_THE_MACHINE = ("batch_size", "num_workers")
+OF_THE_MACHINE = ("batch_size", "num_workers")  # never taken from the run
 
 
 def has_other_data(keys: Collection[str]) -> bool:
-    """Whether what was typed, groups included, names data that are not the run's own."""
+    """Whether the overrides, groups included, name data that are not the run's own."""
     return bool(set(OTHER_DATA) & set(keys))
 
 
 def run_settings(checkpoint: str, *, needed: bool = True) -> dict[str, Any] | None:
-    """The `config.yaml` of the run that a model file or checkpoint lies in, or None where there is none.
+    """Read the `config.yaml` of the run whose folder holds a model file or checkpoint; None without one.
 
     Args:
         needed: a damaged file is an error, else a warning.
@@ -47,23 +48,37 @@ def run_settings(checkpoint: str, *, needed: bool = True) -> dict[str, Any] | No
                 raise ValueError("data and masks must be mappings")
             return settings
         except (OSError, ValueError, TypeError, YAMLError, OmegaConfBaseException) as error:
-            said = f"{path}: the settings of the run can't be read ({str(error).splitlines()[0]})"
+            message = f"{path}: the settings of the run can't be read ({str(error).splitlines()[0]})"
             if needed:
-                raise CocosegError(f"{said}; give data=…, or move that file away") from error
-            log.warning("warning: %s", said)
+                raise CocosegError(f"{message}; give data=…, or move that file away") from error
+            log.warning("warning: %s", message)
     return None
 
 
-def as_trained(config: DictConfig, trained: Mapping[str, Any] | None, keys: Collection[str]) -> DictConfig:
-    """The settings with data, masks and seed as the run had them, where nothing else was typed.
+def require_data(config: DictConfig) -> None:
+    """Refuse a model that comes without the settings of its training, where no data are at the usual place.
 
-    A typed `data.root` moves what lay below the run's own. Where other data are typed, what the run had of
-    labels and masks and these have not is named in a warning.
+    Raises:
+        CocosegError: there is no annotation file.
+    """
+    annotations = config.data.annotations
+    if not Path(annotations).is_file():
+        raise CocosegError(
+            f"data.annotations: no file {annotations}, and no config.yaml beside the checkpoint names the "
+            "data of its training; give data=… or data.root=…"
+        )
+
+
+def as_trained(config: DictConfig, trained: Mapping[str, Any] | None, keys: Collection[str]) -> DictConfig:
+    """The settings with data, masks and seed of the run, but for the keys that are overridden.
+
+    An overridden `data.root` moves the paths below the run's own root. With other data than the run's, its
+    settings of labels and masks that these data differ in are named in a warning.
 
     Args:
         config: as composed.
-        trained: what `run_settings` found.
-        keys: those that were typed, groups included.
+        trained: returned by `run_settings`.
+        keys: overridden keys, groups included.
 
     Raises:
         CocosegError: the run's settings don't fit those of this version, or `data.root` moves nothing.
@@ -71,7 +86,7 @@ def as_trained(config: DictConfig, trained: Mapping[str, Any] | None, keys: Coll
     if trained is None:
         return config
     if has_other_data(keys):
-        _tell_of_dropped(config, trained)
+        _warn_of_dropped(config, trained)
         return config
     data = dict(trained["data"])
     if "data.root" in keys:
@@ -91,7 +106,7 @@ def as_trained(config: DictConfig, trained: Mapping[str, Any] | None, keys: Coll
 
 
 def _moved(data: Mapping[str, Any], root: str) -> dict[str, str]:
-    """The places below the run's own root, below another one."""
+    """Paths below the run's own root, moved below another one."""
     before = data.get("root")
     below = [key for key in PLACES if data.get(key) and before and Path(data[key]).is_relative_to(before)]
     if not below:
@@ -103,8 +118,8 @@ def _moved(data: Mapping[str, Any], root: str) -> dict[str, str]:
     return {key: str(Path(root, Path(data[key]).relative_to(before))) for key in below}
 
 
-def _tell_of_dropped(config: DictConfig, trained: Mapping[str, Any]) -> None:
-    """Warn of settings that say what pixels mean and are not those of the training."""
+def _warn_of_dropped(config: DictConfig, trained: Mapping[str, Any]) -> None:
+    """Warn where settings that give pixels their meaning differ from those of the training."""
     there = {f"masks.{key}": value for key, value in trained["masks"].items()}
     there["data.labels"] = trained["data"].get("labels")
     there["data.subset.categories"] = (trained["data"].get("subset") or {}).get("categories")
@@ -112,17 +127,18 @@ def _tell_of_dropped(config: DictConfig, trained: Mapping[str, Any]) -> None:
     others = [f"{key}={there[key]}" for key in there if here[key] != there[key]]
     if others:
         log.warning(
-            "warning: the run that trained the model had %s, these data have not; type what shall hold",
+            "warning: the model was trained with %s, and these data have other settings; set these keys to "
+            "use the same",
             " ".join(others),
         )
 
 
 def _without(settings: Mapping[str, Any], keys: Collection[str], path: str) -> dict[str, Any]:
-    """The settings but those that were typed."""
+    """The settings without the overridden ones."""
     kept = {}
     for key, value in settings.items():
-        place = f"{path}{key}"
-        if place in keys:
+        full_key = f"{path}{key}"
+        if full_key in keys:
             continue
-        kept[key] = _without(value, keys, f"{place}.") if isinstance(value, Mapping) else value
+        kept[key] = _without(value, keys, f"{full_key}.") if isinstance(value, Mapping) else value
     return kept

@@ -2,7 +2,7 @@
 
 A class is scored where it occurs in the ground truth; means are over the classes that do. IoU and mIoU are
 those of metrics.py. Frequency-weighted IoU weighs them by their share of the true pixels (Long et al. 2015,
-arXiv 1411.4038); Dice of a class is 2 |right| / (|true| + |predicted|), the F1 score of its pixels.
+arXiv 1411.4038); Dice of a class is 2 |correct| / (|true| + |predicted|), the F1 score of its pixels.
 """
 
 from dataclasses import dataclass
@@ -27,13 +27,13 @@ class Counts:
     """Pixels per class, ignored ones left out: (…, C) integers, or floats that hold them.
 
     Attributes:
-        right: of the class and predicted as it.
-        true: of the class.
+        correct: of the class and predicted as it.
+        target: of the class.
         predicted: predicted as the class.
     """
 
-    right: np.ndarray
-    true: np.ndarray
+    correct: np.ndarray
+    target: np.ndarray
     predicted: np.ndarray
 
     @classmethod
@@ -43,39 +43,39 @@ class Counts:
 
     def iou(self) -> np.ndarray:
         """(…, C) float64; NaN for classes that don't occur."""
-        return self._where_true(self.right, self.true + self.predicted - self.right)
+        return self._where_true(self.correct, self.target + self.predicted - self.correct)
 
     def dice(self) -> np.ndarray:
         """(…, C) float64; NaN for classes that don't occur."""
-        return self._where_true(2 * self.right, self.true + self.predicted)
+        return self._where_true(2 * self.correct, self.target + self.predicted)
 
     def recall(self) -> np.ndarray:
         """Share of the class's pixels that are found: (…, C) float64; NaN for classes that don't occur."""
-        return self._where_true(self.right, self.true)
+        return self._where_true(self.correct, self.target)
 
     def precision(self) -> np.ndarray:
-        """Share of what is predicted as the class that is right: (…, C) float64; NaN where it never is."""
-        return _divided(self.right, self.predicted, self.predicted > 0)
+        """Share of what is predicted as the class that is correct: (…, C) float64; NaN where it never is."""
+        return _divided(self.correct, self.predicted, self.predicted > 0)
 
     def share(self) -> np.ndarray:
         """Share of the true pixels: (…, C) float64."""
-        return self.true / np.maximum(1, self.true.sum(-1, keepdims=True))
+        return self.target / np.maximum(1, self.target.sum(-1, keepdims=True))
 
     def summary(self) -> dict[str, np.ndarray]:
         """The scores of SUMMARY: (…) float64 each; NaN where there is nothing to average."""
         iou, dice, share = self.iou(), self.dice(), self.share()
-        total = self.true.sum(-1)
+        total = self.target.sum(-1)
         return {
             "miou": _mean(iou[..., 1:]),
             "miou_with_background": _mean(iou),
-            "pixel_accuracy": _divided(self.right.sum(-1), total, total > 0),
+            "pixel_accuracy": _divided(self.correct.sum(-1), total, total > 0),
             "frequency_weighted_iou": np.where(total > 0, np.nansum(iou * share, -1), np.nan),
             "dice": _mean(dice[..., 1:]),
             "dice_with_background": _mean(dice),
         }
 
     def _where_true(self, part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-        return _divided(part, whole, self.true > 0)
+        return _divided(part, whole, self.target > 0)
 
 
 def confusion(truth: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarray:

@@ -1,13 +1,44 @@
-"""Which images are held out for validation."""
+"""The images to train on and those held out for validation."""
 
 import torch
-from torch.utils.data import random_split
+from torch.utils.data import Subset, random_split
 
+from cocoseg.config import Config
+from cocoseg.dataset import Pairs, SegmentationDataset
 from cocoseg.errors import CocosegError
+from cocoseg.prepared import PreparedSet, prepared_sets
+
+
+def open_sets(config: Config, *, decode_once: bool) -> tuple[Pairs, Pairs]:
+    """Open the prepared sets: the images to train on, and those to validate on.
+
+    They are a seeded random split of one set, or two sets where `data.val_annotations` is given.
+
+    Args:
+        decode_once: read and write the decoded arrays of `SegmentationDataset.decode_once`.
+
+    Raises:
+        CocosegError: a set can't be read, or has too few images to be split.
+    """
+
+    def opened(prepared: PreparedSet, image_size: list[int]) -> SegmentationDataset:
+        dataset = SegmentationDataset(prepared.subset_file, prepared.image_dir, tuple(image_size))
+        if decode_once:
+            dataset.decode_once(config.prepare.workers)
+        return dataset
+
+    data, (prepared, prepared_val) = config.data, prepared_sets(config)
+    larger = data.cache_size or data.image_size  # training images may be larger, for crops to have room
+    train = opened(prepared, larger)
+    if prepared_val is not None:
+        return train, opened(prepared_val, data.image_size)
+    train_indices, val_indices = split(len(train), data.val_fraction, config.seed)
+    val = train if larger == data.image_size else opened(prepared, data.image_size)
+    return Subset(train, train_indices), Subset(val, val_indices)
 
 
 def split(images: int, val_fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Numbers of the training images and of those held out; the same seed gives the same.
+    """Indices of the training images and of those held out; the same seed gives the same.
 
     Raises:
         CocosegError: there are too few images.

@@ -1,4 +1,4 @@
-"""Which images a model was trained on: its run notes them, an evaluation looks for them. No torch."""
+"""The images that a model was trained on: its run writes them down, an evaluation reads them. No torch."""
 
 import logging
 from collections.abc import Collection, Iterable, Sequence
@@ -21,18 +21,18 @@ class _Content(msgspec.Struct):
 
 
 def keys_of(folder: Path, names: Iterable[str]) -> list[Key]:
-    """What tells images apart, also where a name such as `0001.jpg` is in many data sets.
+    """Name and bytes of each file, which differ also where many data sets hold a `0001.jpg`.
 
-    Content is not read: it would take as long as decoding.
+    The content is not read: that would take as long as decoding.
     """
     return [(name, (folder / name).stat().st_size) for name in names]
 
 
 def note(run_dir: Path, images: Iterable[Key], earlier: Iterable[str | None] = ()) -> None:
-    """Write the images that a run trains on, and those of the models that it goes on from.
+    """Write down the images that a run trains on, and those of the models that it starts from.
 
     Args:
-        earlier: files of these models; those that don't lie in a run's folder add nothing.
+        earlier: files of these models; one outside of a run's folder adds nothing.
     """
     seen = set(images)
     for checkpoint in earlier:
@@ -42,7 +42,7 @@ def note(run_dir: Path, images: Iterable[Key], earlier: Iterable[str | None] = (
 
 
 def noted(checkpoint: str) -> set[Key] | None:
-    """The images that the model was trained on, or None where its run left no word.
+    """Read the images that a model was trained on; None where its folder has no such file.
 
     Raises:
         CocosegError: the file is damaged.
@@ -57,19 +57,30 @@ def noted(checkpoint: str) -> set[Key] | None:
         raise CocosegError(f"{from_here(path)}: damaged ({error}); delete it to go without") from error
 
 
-def require_new(images: Sequence[Key], trained: Collection[Key], split: str) -> None:
-    """Refuse to call validation images what the model was trained on; of other splits say it.
+def require_new(images: Sequence[Key], trained: Collection[Key] | None, split: str) -> None:
+    """Refuse validation images that the model was trained on, and warn of them in other splits.
+
+    Args:
+        images: to be scored.
+        trained: those that the model was trained on; None where they are not known, which is a warning.
 
     Raises:
         CocosegError: `split` is val, and some of the images were trained on.
     """
+    if trained is None:
+        log.warning(
+            "warning: without a %s beside the checkpoint it can't be told whether the model was trained on "
+            "these images",
+            FILE,
+        )
+        return
     known = [name for name, size in images if (name, size) in trained]
     if not known:
         return
-    said = f"the model was trained on {len(known)} of these {len(images)} images, {known[0]} for one"
+    message = f"the model was trained on {len(known)} of these {len(images)} images, {known[0]} for one"
     if split == "val":
         raise CocosegError(
-            f"split=val: {said}; leave seed and data as its training had them, give other data, "
+            f"split=val: {message}; leave seed and data as its training had them, give other data, "
             "or take split=all, where this is a warning"
         )
-    log.warning("warning: %s: what it scores there says little about new ones", said)
+    log.warning("warning: %s: what it scores there says little about new ones", message)
