@@ -26,7 +26,7 @@ from cocoseg.launching import (
 )
 from cocoseg.outcome import FAILED, FINISHED, STOPPED, Outcome
 from cocoseg.signals import PARENT, stop_with_launcher
-from conftest import ROOT, SMALL, run_program
+from conftest import ROOT, SMALL
 
 
 @pytest.fixture
@@ -267,25 +267,6 @@ def test_gpus_are_listed_where_none_are_chosen(tmp_path: Path, monkeypatch: pyte
 def states(sweep: Path) -> dict[str, str]:
     with (sweep / "leaderboard.csv").open() as file:
         return {line["job"]: line["state"] for line in csv.DictReader(file)}
-
-
-@pytest.mark.slow
-def test_jobs_are_runs_of_their_own(tmp_path: Path):
-    local = ("hydra/launcher=local", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=sweep")
-    done = run_program(
-        "train", "-m", *SMALL, *local, "trainer.max_steps=2", "optimizer.lr=1e-3,-1", cwd=tmp_path
-    )
-    assert done.returncode == 1
-    assert "Traceback" not in done.stdout + done.stderr
-    assert "job 1 (" in done.stderr.splitlines()[-1]
-    assert "Invalid learning rate: -1" in done.stderr.splitlines()[-1]
-    assert states(tmp_path / "sweep") == {"0": "finished", "1": "failed"}
-    assert "training on" not in done.stdout
-    assert "training on" in (tmp_path / "sweep/0" / OUTPUT).read_text()
-    hydra = OmegaConf.load(tmp_path / "sweep/0/.hydra/hydra.yaml").hydra
-    assert (hydra.job.num, hydra.runtime.output_dir) == (0, str(tmp_path / "sweep/0"))
-    assert "optimizer.lr=0.001" in hydra.job.override_dirname
-    assert not (tmp_path / "outputs").exists()
 
 
 @pytest.mark.slow

@@ -5,11 +5,14 @@ import json
 import os
 import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from cocoseg.multirun import forget_frames, remember_global_state
+import cocoseg.multirun
+from cocoseg.errors import CocosegError
+from cocoseg.multirun import forget_frames, own, remember_global_state
 from conftest import SMALL, run_program
 
 CALLBACKS = """
@@ -129,6 +132,23 @@ def test_nothing_leaks_over_twenty_jobs(multirun, tmp_path: Path):
     logs = [(tmp_path / f"sweep/{job}/train.log").read_text() for job in range(20)]
     assert all(log.count("training on") == 1 for log in logs)
     assert all(f"sweep/{job}/segmentation_model.pth" in log for job, log in enumerate(logs))
+
+
+def test_one_process_owns_a_multirun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A folder that was made for it goes again where nothing was written there."""
+    kept = []
+    monkeypatch.setattr(cocoseg.multirun.atexit, "register", lambda *call: kept.append(call))
+    monkeypatch.setattr(cocoseg.multirun, "PATIENCE", 0.1)
+    folder = tmp_path / "new/sweep"
+    own(folder)
+    with (
+        ThreadPoolExecutor() as other,
+        pytest.raises(CocosegError, match=f"another process runs the sweep in {folder}; wait"),
+    ):
+        other.submit(own, folder).result()
+    release, *arguments = kept[0]
+    release(*arguments)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_job_restores_what_holds_for_the_whole_process():

@@ -1,7 +1,7 @@
 """The runs of a sweep, best first: `python -m cocoseg.leaderboard outputs/multirun/<sweep>`.
 
-Reads nothing but the run folders, so that it works on any of them: of a sweep that goes on, was killed, or
-was made without a sweeper of ours. No torch.
+Reads run folders only, so that it works on every sweep: one that is running or was killed, Hydra's own grid,
+one that an older version made (a blank where it wrote no number of epochs). No torch.
 """
 
 import csv
@@ -25,8 +25,8 @@ from cocoseg.outcome import FAILED, RUNNING, STOPPED, Outcome
 TABLE = "leaderboard.csv"
 METRICS = "metrics.json"
 ALIVE = 15.0  # seconds since the ledger was last written, after which a run counts as killed
-OF_A_SWEEPER = ("sweep", "resume", "trainer.max_time")  # overrides that ours adds to those of the user
-WIDEST = 60  # characters of a reason in the table
+ADDED_BY_SWEEP = ("sweep", "resume", "trainer.max_time")  # keys of overrides that are not the user's own
+MAX_REASON = 60  # characters of a reason in the table
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,13 @@ class Row:
     """One run.
 
     Attributes:
-        job: its folder below the sweep's.
+        job: run folder, relative to the folder of the sweep.
         state: finished, pruned, stopped, failed or running.
-        miou: of the exported model, on the validation set.
-        seconds: used by all attempts.
+        reason: reason of the state, empty for a run that ended as planned.
+        miou: validation mIoU of the exported model.
+        epochs: epochs trained; None where the run has not written them.
+        seconds: time that all attempts used.
+        overrides: value of each override of the command line, by key.
     """
 
     job: str
@@ -62,13 +65,13 @@ def read_rows(sweep_dir: Path) -> list[Row]:
     if not folders:
         raise CocosegError(f"{sweep_dir}: no runs in it")
     rows = [_read_row(folder, folder.relative_to(sweep_dir).as_posix()) for folder in folders]
-    return sorted(rows, key=lambda row: (row.miou is None, -(row.miou or 0.0), _in_order(row.job)))
+    return sorted(rows, key=lambda row: (row.miou is None, -(row.miou or 0.0), _natural_order(row.job)))
 
 
 def swept(rows: list[Row]) -> list[str]:
     """The overrides in which the runs differ."""
     keys = dict.fromkeys(
-        key for row in sorted(rows, key=lambda row: _in_order(row.job)) for key in row.overrides
+        key for row in sorted(rows, key=lambda row: _natural_order(row.job)) for key in row.overrides
     )
     return [key for key in keys if len({row.overrides.get(key) for row in rows}) > 1]
 
@@ -81,7 +84,7 @@ def as_text(rows: list[Row]) -> str:
         miou = "" if row.miou is None else f"{row.miou:.3f}"
         epochs = "" if row.epochs is None else str(row.epochs)
         used = "" if row.seconds is None else clock(row.seconds)
-        reason = row.reason if len(row.reason) <= WIDEST else f"{row.reason[: WIDEST - 1]}…"
+        reason = row.reason if len(row.reason) <= MAX_REASON else f"{row.reason[: MAX_REASON - 1]}…"
         values = [row.overrides.get(key, "") for key in keys]
         lines.append([row.job, miou, epochs, used, row.state, *values, reason])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -96,7 +99,7 @@ def as_text(rows: list[Row]) -> str:
 
 
 def as_csv(rows: list[Row]) -> str:
-    """The table with all that is known, for programs."""
+    """The table as CSV, with unrounded numbers, for programs."""
     keys = swept(rows)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -148,7 +151,7 @@ def _state(folder: Path, outcome: Outcome | None, finished: bool) -> tuple[str, 
 
 
 def _miou(folder: Path, outcome: Outcome | None) -> float | None:
-    """Of the run itself, or so far."""
+    """Validation mIoU at the end of a run, else the best one so far."""
     if outcome is not None and outcome.miou is not None:
         return outcome.miou
     with suppress(OSError, ValueError, KeyError, TypeError):
@@ -157,13 +160,13 @@ def _miou(folder: Path, outcome: Outcome | None) -> float | None:
 
 
 def _overrides(folder: Path) -> dict[str, str]:
-    """What the run was told, without what a sweeper adds for itself."""
+    """Overrides of a run by key, without those that a sweep adds."""
     given: dict[str, str] = {}
     with suppress(OSError, ValueError, YAMLError):
         for override in OmegaConf.load(folder / ".hydra" / "overrides.yaml"):
             key, _, value = str(override).lstrip("+").partition("=")
             given[key] = value
-    added = OF_A_SWEEPER if "sweep.trial" in given else ()
+    added = ADDED_BY_SWEEP if "sweep.trial" in given else ()
     return {key: value for key, value in given.items() if not _is_below(key, added)}
 
 
@@ -171,8 +174,8 @@ def _is_below(key: str, prefixes: tuple[str, ...]) -> bool:
     return any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes)
 
 
-def _in_order(job: str) -> tuple[tuple[bool, int, str], ...]:
-    """Sorts 10 after 9."""
+def _natural_order(job: str) -> tuple[tuple[bool, int, str], ...]:
+    """Sort key by which 10 comes after 9."""
     parts = re.split(r"(\d+)", job)
     return tuple((part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts)
 
