@@ -13,9 +13,9 @@ from cocoseg.errors import CocosegError
 from tiny import loader, random_batch, tiny_module, tiny_trainer
 
 
-def fit(folder: Path, budget: Budget, *, epochs: int, exports: list[int] | None = None) -> LastCheckpoint:
+def fit(folder: Path, budget: Budget, *, epochs: int, exports: list[Path] | None = None) -> LastCheckpoint:
     last = LastCheckpoint(folder, timedelta(minutes=5), budget)
-    best = BestCheckpoint(folder, export=lambda: (exports if exports is not None else []).append(1))
+    best = BestCheckpoint(folder, export=(exports if exports is not None else []).append)
     trainer = tiny_trainer(
         folder,
         max_epochs=epochs,
@@ -34,6 +34,7 @@ def test_last_is_written_at_the_end_and_best_after_every_better_validation(tmp_p
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 6
     assert torch.load(tmp_path / "best.ckpt", weights_only=True)["global_step"] in (2, 4, 6)
     assert 1 <= len(exports) <= 3
+    assert set(exports) == {tmp_path / "best.ckpt"}
     assert {path.name for path in tmp_path.iterdir()} == {"last.ckpt", "best.ckpt"}
 
 
@@ -88,7 +89,7 @@ def test_the_best_of_before_is_never_forgotten(
     files = {
         name: saved(tmp_path / name / "best.ckpt", miou) for name, miou in places.items() if miou is not None
     }
-    best = BestCheckpoint(tmp_path / "here", export=lambda: None, earlier=files.get("earlier"))
+    best = BestCheckpoint(tmp_path / "here", export=lambda path: None, earlier=files.get("earlier"))
     best.load_state_dict({"best_model_path": str(files.get("stored", ""))})
     if expected is None:
         assert not best.best_model_path

@@ -37,8 +37,13 @@ def job(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_what_a_multirun_chooses(job):
-    typed = ("optimizer.lr=1e-3,1e-2", "ema=1e-1", "model=unet,unet_residual", "+trainer.deterministic=true")
-    own = ("optimizer.lr=0.001", "ema=0.1", "model=unet", "+trainer.deterministic=True")
+    typed = (
+        "optimizer.lr=1e-3,1e-2",
+        "loss.label_smoothing=1e-1",
+        "model=unet,unet_residual",
+        "+trainer.x=1",
+    )
+    own = ("optimizer.lr=0.001", "loss.label_smoothing=0.1", "model=unet", "+trainer.x=1")
     told = job(*typed, job=own)
     assert told.overrides == own
     assert told.swept == ("optimizer.lr=0.001", "model=unet")
@@ -55,8 +60,8 @@ def test_what_a_sweeper_adds_is_left_out(job):
 
 
 def test_a_configured_space_is_chosen_too(job):
-    told = job("sweep=tpe", "sweep.space.ema=choice(0.9,0.99)", job=("ema=0.9", "seed=1", "sweep.trial=0"))
-    assert told.swept == ("ema=0.9",)
+    told = job("sweep=tpe", "sweep.space.model.depth=choice(2,3)", job=("model.depth=2", "seed=1"))
+    assert told.swept == ("model.depth=2",)
 
 
 def test_a_single_run_chooses_nothing(job, monkeypatch: pytest.MonkeyPatch):

@@ -264,7 +264,7 @@ def test_scores_are_those_of_one_process(run: SimpleNamespace) -> None:
 def test_resuming_goes_on_in_all(tmp_path: Path) -> None:
     first = trained(tmp_path, "trainer.max_steps=3")
     assert (first.code, first.errors) == (0, "")
-    second = trained(tmp_path, "trainer.max_steps=8", "resume=auto", "ema=0.9")
+    second = trained(tmp_path, "trainer.max_steps=8", "resume=auto")
     assert (second.code, second.errors) == (0, "")
     assert [seen["steps"] for seen in second.seen] == [8, 8]
     assert [len(seen["rates"]) for seen in second.seen] == [5, 5]

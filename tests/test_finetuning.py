@@ -48,7 +48,7 @@ def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool
     return all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
-def make(seed: int = 0, *, ema: float | None = None, fused: bool = True) -> SegmentationModule:
+def make(seed: int = 0, *, fused: bool = True) -> SegmentationModule:
     torch.manual_seed(seed)
     net = ResidualUNet(num_classes=3, base_channels=4, depth=2)
 
@@ -56,7 +56,7 @@ def make(seed: int = 0, *, ema: float | None = None, fused: bool = True) -> Segm
         groups = slowed(decayed({"weight_decay": 0.1}, parameters), net.encoder, 1e-3)
         return torch.optim.AdamW(groups, lr=1e-2, weight_decay=0.1, fused=fused)
 
-    return SegmentationModule(net, CrossEntropyLoss(), optimizer, SPEC, ema)
+    return SegmentationModule(net, CrossEntropyLoss(), optimizer, SPEC)
 
 
 def fit(
@@ -97,23 +97,14 @@ def test_neither_weights_nor_statistics_move_until_the_share_is_over(tmp_path, s
         assert not [name for name, value in before.items() if torch.equal(value, after[name])]
 
 
-def test_the_average_stays_at_what_is_frozen(tmp_path):
-    module = make(ema=0.9)
-    before = state_of(module.net.encoder)
-    fit(tmp_path, module, 1.0)
-    assert same(state_of(module.average.net.encoder), before)
-    assert not same(state_of(module.average.net.up), state_of(module.net.up))
-
-
 @pytest.mark.parametrize("first", [1, 2], ids=["while it is frozen", "when it is thawed"])
-@pytest.mark.parametrize("ema", [None, 0.9])
-def test_a_run_goes_on_as_if_it_had_not_been_broken_off(tmp_path, first, ema):
-    straight = make(ema=ema)
+def test_a_run_goes_on_as_if_it_had_not_been_broken_off(tmp_path, first):
+    straight = make()
     fit(tmp_path / "straight", straight, 0.5)
-    begun = make(ema=ema)
+    begun = make()
     trainer, _ = fit(tmp_path / "begun", begun, 0.5, epochs=first)
     trainer.save_checkpoint(tmp_path / "a.ckpt")
-    resumed = make(seed=5, ema=ema)
+    resumed = make(seed=5)
 
     fit(tmp_path / "resumed", resumed, 0.5, ckpt_path=tmp_path / "a.ckpt")
 

@@ -38,7 +38,13 @@ def test_what_is_compared_is_there_without_being_typed():
 
 def test_what_is_typed_is_shown_as_it_was_resolved():
     overrides = (
-        *("optimizer.lr=1e-3", "ema=null", "trainer=cpu", "+trainer.deterministic=true", "~callbacks.stop"),
+        *(
+            "optimizer.lr=1e-3",
+            "loss.class_weights=null",
+            "trainer=cpu",
+            "+trainer.deterministic=true",
+            "~callbacks.stop",
+        ),
         *("data.subset.keep_empty=true", "data.subset.size=null", "model.weights=" + "w" * 200),
     )
     trainer = {"max_time": "00:01:00:00", "deterministic": True}
@@ -47,7 +53,7 @@ def test_what_is_typed_is_shown_as_it_was_resolved():
         config(trainer=trainer, model=model), Command(overrides, choices={"trainer": "cpu"})
     )
     assert values["optimizer.lr"] == 1e-3
-    assert values["ema"] == "null"
+    assert values["loss.class_weights"] == "null"
     assert values["trainer"] == "cpu"
     assert values["trainer.deterministic"] == "true"
     assert values["trainer.max_time"] == "00:01:00:00"
@@ -92,7 +98,7 @@ def fit(
     row = HyperparameterRow(
         config(lr), Command(typed, typed[1:] if swept else (), CHOICES | {"experiment": "demo"})
     )
-    best = BestCheckpoint(folder / "checkpoints", export=lambda: None)
+    best = BestCheckpoint(folder / "checkpoints", export=lambda path: None)
     trainer = tiny_trainer(
         folder,
         max_epochs=epochs,

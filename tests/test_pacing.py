@@ -79,7 +79,7 @@ class Run:
         trainer.fit(self.module, train, val, ckpt_path=ckpt_path, weights_only=True)
         return trainer
 
-    def _export(self) -> None:
+    def _export(self, checkpoint: Path) -> None:
         with self.budget.timed("saving"):
             self._pass_by(SAVE)
         self.budget.expected.export = SAVE

@@ -1,6 +1,8 @@
 """The recipe as a whole, on tiny data: what makes it fast changes nothing but the speed."""
 
 import json
+import logging
+import signal
 import sys
 from pathlib import Path
 
@@ -15,14 +17,17 @@ from cocoseg import training
 from cocoseg.budget import Budget
 from cocoseg.checks import check
 from cocoseg.config import Config
+from cocoseg.datamodule import SegmentationDataModule
 from cocoseg.errors import CocosegError, TrainingError
+from cocoseg.metrics import ConfusionMatrix, Scores
 from cocoseg.model import load_model
+from cocoseg.module import SegmentationModule
 from cocoseg.residual import ResidualUNet
 from cocoseg.resnet_unet import ResNetUNet
 from cocoseg.training import train
 from cocoseg.unet import UNet
 from conftest import ROOT
-from tiny import TINY_RUN
+from tiny import TINY_RUN, shapes_config
 
 TINY = (*TINY_RUN, "trainer.max_epochs=1", "logger=none")
 
@@ -135,15 +140,6 @@ def test_a_loss_with_class_weights(run):
     assert not torch.equal(plain["state_dict"][key], weighted["state_dict"][key])
 
 
-def test_averaged_weights_are_exported(run):
-    folder = run("averaged", "ema=0.9")
-    content = last(folder)
-    exported = torch.load(folder / "segmentation_model.pth", weights_only=True)["state_dict"]
-    best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
-    assert all(torch.equal(weight, best[f"average.net.{name}"]) for name, weight in exported.items())
-    assert not torch.equal(content["state_dict"]["net.head.weight"], exported["head.weight"])
-
-
 def test_memory_that_runs_out_in_preparation_is_one_line(run, monkeypatch):
     monkeypatch.setattr("cocoseg.dataset.read_image", lambda path: (_ for _ in ()).throw(MemoryError))
     with pytest.raises(TrainingError, match=r"^out of memory: lower"):
@@ -192,6 +188,106 @@ def test_classes_on_one_side_only_are_named(run, shapes_root, tmp_path, caplog):
 def test_small_images_first_need_an_end(run):
     with pytest.raises(CocosegError, match=r"^augment\.start_size grows with"):
         run("none", "augment.start_size=0.5", "trainer.max_epochs=-1")
+
+
+# Averaged weights
+
+AVERAGE = "+callbacks.average={_target_: lightning.pytorch.callbacks.%s}"
+EMA = AVERAGE % "EMAWeightAveraging, decay: 0.5"
+SWA = AVERAGE % "StochasticWeightAveraging, swa_lrs: 0.01, swa_epoch_start: 1"
+averages = pytest.mark.parametrize(
+    "average", [EMA, pytest.param(SWA, marks=pytest.mark.slow)], ids=["ema", "swa"]
+)
+SEVERAL_BATCHES = ("data.val_fraction=0.5", "trainer.max_epochs=3")  # 3 steps and 3 validation batches each
+
+
+def best(folder: Path) -> dict:
+    return torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
+
+
+def same_weights(module: dict, other: dict) -> bool:
+    """Whether the weights of a module are equal to those of another module or of a network."""
+    network = {name.removeprefix("net."): value for name, value in other.items()}
+    return all(torch.equal(value, network[name.removeprefix("net.")]) for name, value in module.items())
+
+
+@averages
+def test_the_weights_that_were_scored_are_exported(run, shapes_root, tmp_path, average):
+    folder = run("run", average, *SEVERAL_BATCHES)
+    model = load_model(folder / "segmentation_model.pth")
+    assert same_weights(best(folder)["state_dict"], model.net.state_dict())
+    if average is EMA:
+        assert not same_weights(best(folder)["current_model_state"], model.net.state_dict())
+
+    data = SegmentationDataModule(shapes_config(shapes_root, tmp_path / "prepared", val_fraction=0.5))
+    data.prepare_data()
+    data.setup("fit")
+    confusion = ConfusionMatrix(len(data.labels))
+    with torch.inference_mode():
+        for image, mask in data.val_set:
+            confusion.update(model(image[None]).argmax(1), mask[None])
+    scores = json.loads((folder / "metrics.json").read_bytes())
+    assert Scores.from_matrix(confusion.compute()).miou == pytest.approx(scores["miou"], abs=1e-6)
+
+
+@averages
+def test_a_signal_inside_validation_mixes_up_no_weights(run, monkeypatch, average):
+    """It comes in the second validation, after six steps."""
+    weights = {}  # when -> of the network
+    validate, train_on = SegmentationModule.validation_step, SegmentationModule.training_step
+
+    def note(when: str, module: SegmentationModule) -> None:
+        weights[when] = {name: value.clone() for name, value in module.net.state_dict().items()}
+
+    def interrupted(self: SegmentationModule, batch: tuple, batch_index: int) -> torch.Tensor:
+        if self.trainer.global_step == 6 and batch_index == 0:
+            note("validated", self)
+            signal.raise_signal(signal.SIGUSR1)
+        return validate(self, batch, batch_index)
+
+    def resumed(self: SegmentationModule, batch: tuple, batch_index: int) -> torch.Tensor:
+        if self.trainer.global_step == 6:
+            note("resumed", self)
+        return train_on(self, batch, batch_index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SegmentationModule, "validation_step", interrupted)
+        patch.setattr(
+            SegmentationModule, "on_train_batch_end", lambda self, *_: note("trained", self), raising=False
+        )
+        stopped = run("stopped", average, *SEVERAL_BATCHES)
+    assert last(stopped)["global_step"] == 6
+    assert same_weights(last(stopped)["state_dict"], weights["validated"])
+    exported = torch.load(stopped / "segmentation_model.pth", weights_only=True)
+    assert best(stopped)["global_step"] == 3
+    assert same_weights(best(stopped)["state_dict"], exported["state_dict"])
+    assert exported["scores"] == best(stopped)["scores"]
+
+    monkeypatch.setattr(SegmentationModule, "training_step", resumed)
+    run("resumed", average, *SEVERAL_BATCHES, f"ckpt_path={stopped}/checkpoints/last.ckpt")
+    assert same_weights(weights["trained"], weights["resumed"])
+    assert same_weights(weights["trained"], weights["validated"]) == (average is SWA)
+
+
+def test_a_checkpoint_of_before_with_averaged_weights(run, caplog):
+    """It is evaluated and predicted with the averaged weights, and resumed without them."""
+    folder = run("run")
+    for name in ("best", "last"):
+        path = folder / "checkpoints" / f"{name}.ckpt"
+        content = torch.load(path, weights_only=True)
+        weights = content["state_dict"]
+        weights |= {f"average.{name}": 2 * value for name, value in weights.items()}
+        torch.save(content, path)
+    trained = {name: value for name, value in weights.items() if name.startswith("net.")}
+    averaged = {name.removeprefix("average."): 2 * value for name, value in trained.items()}
+    assert same_weights(averaged, load_model(path).net.state_dict())
+
+    with caplog.at_level(logging.INFO):
+        resumed = run("resumed", f"ckpt_path={path}", "trainer.max_epochs=2")
+    (line,) = [record.message for record in caplog.records if "averaged weights" in record.message]
+    assert line == "the checkpoint's averaged weights are left out: there is no `ema` any more"
+    assert last(resumed)["global_step"] == 2 * content["global_step"]
+    assert last(resumed)["state_dict"].keys() == trained.keys()
 
 
 # Other networks
@@ -270,7 +366,7 @@ def resnet_file(tmp_path: Path, classes: int = 21) -> Path:
 @pytest.mark.slow
 def test_an_encoder_that_is_never_trained_is_exported_as_it_was_read(run, tmp_path):
     path = resnet_file(tmp_path)
-    weights = (f"model.weights={path}", "model.weights_part=body", "finetune.frozen=1.0", "ema=0.9")
+    weights = (f"model.weights={path}", "model.weights_part=body", "finetune.frozen=1.0")
     folder = run("run", *RESNET, *weights)
     before = torch.load(path, weights_only=True)
     model = load_model(folder / "segmentation_model.pth")  # builds it without the file's name

@@ -45,7 +45,6 @@ def make_module(
         loss=make_loss(config, data),
         optimizer=optimizer,
         spec=ModelSpec(network, data.labels, tuple(config.data.image_size)),
-        ema=config.ema,
     )
 
 

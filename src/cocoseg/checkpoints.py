@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from cocoseg.budget import Budget
@@ -56,9 +56,10 @@ class LastCheckpoint(L.Callback):
         self.saved_at: float | None = None
         self.step = -1  # of the last save
         self.training = False
+        self._validating = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self.training = False  # the last trainer's may have failed
+        self.training = self._validating = False  # the last trainer's may have failed
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.training = True
@@ -73,6 +74,12 @@ class LastCheckpoint(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.save(trainer)
 
+    def on_validation_epoch_start(self, *args: Any) -> None:
+        self._validating = True
+
+    def on_validation_epoch_end(self, *args: Any) -> None:
+        self._validating = False
+
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
@@ -81,6 +88,8 @@ class LastCheckpoint(L.Callback):
         if count() > 1 and not isinstance(exception, StoppedBySignalError):
             return
         if self.training and not isinstance(exception, CocosegError) and trainer.global_step > 0:
+            if self._validating:
+                _restore_trained_weights(trainer, pl_module)
             self.save(trainer)
 
     def save(self, trainer: L.Trainer) -> None:
@@ -88,16 +97,27 @@ class LastCheckpoint(L.Callback):
         self.saved_at, self.step = time.monotonic(), trainer.global_step
 
 
+def _restore_trained_weights(trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    """End a validation of averaged weights that an exception has broken off.
+
+    Lightning's WeightAveraging exchanges trained and averaged weights when a validation starts, and again
+    when it ends. A checkpoint that is saved in between would hold each in the place of the other.
+    """
+    for callback in trainer.callbacks:
+        if isinstance(callback, WeightAveraging):
+            callback.on_validation_epoch_end(trainer, pl_module)
+
+
 class BestCheckpoint(ModelCheckpoint):
     """`best.ckpt`: the highest `val/miou`. A run that goes on from a checkpoint takes its best along.
 
     Args:
         folder: of the checkpoint.
-        export: called whenever there is a new best one.
+        export: called with the file whenever there is a new best one.
         earlier: the best one of the run that is gone on from.
     """
 
-    def __init__(self, folder: Path, export: Callable[[], None], earlier: Path | None = None):
+    def __init__(self, folder: Path, export: Callable[[Path], None], earlier: Path | None = None):
         super().__init__(
             folder,
             filename="best",
@@ -117,7 +137,7 @@ class BestCheckpoint(ModelCheckpoint):
     def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
         super()._save_checkpoint(trainer, filepath)
         if trainer.is_global_zero:
-            self.export()
+            self.export(Path(filepath))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The best one there is: a checkpoint knows of none that came after it, and Lightning's own method

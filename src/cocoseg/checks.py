@@ -136,8 +136,6 @@ def _check_time(config: Config) -> None:
         raise CocosegError(
             f"schedule.cooldown is {config.schedule.cooldown}; it must lie in 0 < cooldown <= 1 - warmup"
         )
-    if config.ema is not None and not 0 < config.ema < 1:
-        raise CocosegError(f"ema is {config.ema}; it must lie between 0 and 1, as 0.999 does, or be null")
     if config.resume not in (None, "auto"):
         raise CocosegError(f"resume is {config.resume!r}; it must be auto or null")
     if config.resume and config.ckpt_path:

@@ -178,7 +178,6 @@ class Config:
     compile: Any = False  # true, false, or auto: where the time left repays it
     loss: Any = None
     optimizer: Any = None
-    ema: float | None = None  # of the weights that are validated and exported; null: the weights themselves
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)

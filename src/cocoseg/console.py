@@ -27,7 +27,6 @@ def quiet_lightning() -> None:
     for message in (
         ".*treespec, LeafSpec.* is deprecated",
         "The number of training batches .* is smaller than the logging interval",
-        "Found .* module.* in eval mode at the start of training",  # the averaged weights are
         "Checkpoint directory .* exists and is not empty",  # of a run that goes on
         "The dirpath has changed from",  # a resumed run has a folder of its own
         "It is recommended to use `self.log.*sync_dist=True",  # our scores are those of all processes

@@ -1,5 +1,6 @@
 """The end of a run: the exported model, its scores, a sheet of examples, other formats, the summary."""
 
+import copy
 import logging
 import math
 import os
@@ -47,27 +48,27 @@ class Exporter:
         self.scores: Scores | None = None
         self.exported = False
 
-    def __call__(self) -> None:
-        """Export the weights and scores that the module has now."""
-        begin = time.monotonic()
-        module, labels = self.module, self.module.spec.labels
-        with self.budget.timed("saving"):
-            self.scores = module.scores
-            scores = self.scores and self.scores.to_dict()
-            save_model(self.run_dir / MODEL, module.result.state_dict(), module.spec, scores)
-            write_sheet(self.run_dir / SHEET, module.result, self.data.val_set, labels, self.data.config.seed)
-            if scores:
-                named = {**scores, "iou": dict(zip(labels.unique_names, self.scores.iou, strict=True))}
-                write_json(self.run_dir / METRICS, named)
-        self.exported = True
-        self.budget.expected.export = max(self.budget.expected.export, time.monotonic() - begin)
+    def __call__(self, checkpoint: Path | None = None) -> None:
+        """Export the weights and scores of a checkpoint; without one those that the module has now.
 
-    def export_from(self, checkpoint: str | Path) -> None:
-        """Export the weights and scores of a checkpoint file."""
-        content = read_weights(checkpoint)
-        self.module.result.load_state_dict(content["state_dict"])
-        self.module.scores = Scores(**content["scores"]) if content["scores"] else None
-        self()
+        The checkpoint of a validation holds the weights that were scored. Those of the module may be others
+        by then: a callback that averages weights puts the average in their place for the validation only.
+        """
+        begin = time.monotonic()
+        spec, net, scores = self.module.spec, self.module.net, self.module.scores
+        with self.budget.timed("saving"):
+            if checkpoint is not None:
+                content = read_weights(checkpoint, mmap=True)
+                net = copy.deepcopy(net)
+                net.load_state_dict(content["state_dict"])
+                scores = Scores(**content["scores"]) if content["scores"] else None
+            save_model(self.run_dir / MODEL, net.state_dict(), spec, scores and scores.to_dict())
+            write_sheet(self.run_dir / SHEET, net, self.data.val_set, spec.labels, self.data.config.seed)
+            if scores:
+                iou = dict(zip(spec.labels.unique_names, scores.iou, strict=True))
+                write_json(self.run_dir / METRICS, {**scores.to_dict(), "iou": iou})
+        self.scores, self.exported = scores, True
+        self.budget.expected.export = max(self.budget.expected.export, time.monotonic() - begin)
 
 
 def finish(trainer: L.Trainer, exporter: Exporter, formats: Sequence[str], *, stopped: bool) -> None:
@@ -83,7 +84,7 @@ def finish(trainer: L.Trainer, exporter: Exporter, formats: Sequence[str], *, st
     if not trainer.is_global_zero:
         return
     if not exporter.exported and best:
-        exporter.export_from(best)
+        exporter(Path(best))
     elif not exporter.exported:
         exporter()
     written = write_formats(exporter, formats, stopped=stopped)

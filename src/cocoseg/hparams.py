@@ -21,7 +21,7 @@ from cocoseg.module import SegmentationModule
 # Settings that are compared even if they were not typed; all settings would be eighty columns.
 GROUPS = ("experiment", "data", "model", "loss", "optimizer", "augment")
 COMPARED = (
-    *("optimizer.lr", "optimizer.weight_decay", "schedule.name", "ema", "loss.class_weights"),
+    *("optimizer.lr", "optimizer.weight_decay", "schedule.name", "loss.class_weights"),
     *("model.base_channels", "model.depth", "model.dropout"),
     *("data.batch_size", "data.image_size", "data.subset.size"),
     *("trainer.max_time", "trainer.max_epochs", "trainer.max_steps", "seed"),

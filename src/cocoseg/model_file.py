@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cocoseg.ema import result_of
 from cocoseg.errors import CocosegError
 from cocoseg.files import write_bytes
-from cocoseg.old_files import drop_deep_supervision
+from cocoseg.old_files import drop_deep_supervision, network_weights
 from cocoseg.residual import ResidualUNet
 from cocoseg.resnet_unet import ResNetUNet
 from cocoseg.spec import ModelSpec
@@ -35,14 +34,14 @@ NETWORKS: dict[str, type[nn.Module]] = {
 }
 
 
-def read_file(path: str | Path) -> Any:
+def read_file(path: str | Path, *, mmap: bool = False) -> Any:
     """Read a file that torch has saved, without unpickling anything but tensors and plain values.
 
     Raises:
         CocosegError: it is not there, or damaged, or would run code.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except FileNotFoundError as error:
         raise CocosegError(f"{path}: no such file") from error
     except (PermissionError, IsADirectoryError) as error:
@@ -57,8 +56,12 @@ def read_file(path: str | Path) -> Any:
         raise CocosegError(f"{path}: not a model or checkpoint that can be loaded; {reason}") from error
 
 
-def read_weights(path: str | Path) -> dict[str, Any]:
+def read_weights(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
     """Read a model file or a checkpoint of ours.
+
+    Args:
+        path: of the file.
+        mmap: read only the tensors that are used, and these when they are.
 
     Returns:
         its content, with `spec` a ModelSpec, and `state_dict` by the network's own keys.
@@ -66,7 +69,7 @@ def read_weights(path: str | Path) -> dict[str, Any]:
     Raises:
         CocosegError: it is not there, damaged, or not ours.
     """
-    return interpret(read_file(path), path)
+    return interpret(read_file(path, mmap=mmap), path)
 
 
 def interpret(content: Any, path: str | Path) -> dict[str, Any]:
@@ -80,7 +83,7 @@ def interpret(content: Any, path: str | Path) -> dict[str, Any]:
         spec = ModelSpec.from_dict(content["spec"] if is_checkpoint else content)
         weights = content["state_dict"]
         if is_checkpoint:
-            weights = result_of(weights)
+            weights = network_weights(weights)
         optimizer, *_ = content.get("optimizer_states") or [None]
         if drop_deep_supervision(spec.network, weights, optimizer):
             log.warning("%s: trained with deep_supervision, which is gone; its extra heads are ignored", path)

@@ -1,5 +1,6 @@
 """Training and validation steps: loss, metrics, optimizer. No architecture, no file I/O."""
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -7,12 +8,13 @@ import lightning as L
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cocoseg.ema import Average, follow_setting
 from cocoseg.labels import IGNORE_INDEX
 from cocoseg.metrics import ConfusionMatrix, MeanLoss, Scores
-from cocoseg.old_files import drop_deep_supervision
+from cocoseg.old_files import drop_average, drop_deep_supervision
 from cocoseg.outputs import Output, logits_of, training_loss
 from cocoseg.spec import ModelSpec
+
+log = logging.getLogger(__name__)
 
 Batch = tuple[Tensor, Tensor]  # image (B, 3, H, W) float32, mask (B, H, W) int64
 
@@ -24,7 +26,6 @@ class SegmentationModule(L.LightningModule):
         net: image (B, 3, H, W) -> logits (B, C, H, W), or a mapping with them, see outputs.py.
         loss: logits and mask -> scalar, a mean over the pixels that are not ignored.
         optimizer: parameters -> optimizer.
-        ema: of the weights' average, see ema.py; None for none.
         spec: what goes into checkpoints beside the weights, and must fit when one is loaded.
 
     Attributes:
@@ -41,11 +42,9 @@ class SegmentationModule(L.LightningModule):
         loss: nn.Module,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         spec: ModelSpec,
-        ema: float | None = None,
     ):
         super().__init__()
         self.net = net
-        self.average = None if ema is None else Average(net, ema)
         self.loss = loss
         self.make_optimizer = optimizer
         self.spec = spec
@@ -60,12 +59,7 @@ class SegmentationModule(L.LightningModule):
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, C, H, W) of image (B, 3, H, W)."""
-        return logits_of(self.result(image))
-
-    @property
-    def result(self) -> nn.Module:
-        """The network that is validated and exported: with averaged weights where they are averaged."""
-        return self.net if self.average is None else self.average.net
+        return logits_of(self.net(image))
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         image, mask = batch
@@ -74,10 +68,6 @@ class SegmentationModule(L.LightningModule):
         self.train_loss.update(loss.detach(), _pixels(mask))
         self.log("train/loss_step", loss, prog_bar=True)
         return total
-
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_index: int) -> None:
-        if self.average is not None:
-            self.average.update(self.net, self.global_step)
 
     def on_train_epoch_end(self) -> None:
         if self.train_loss.update_called:
@@ -120,7 +110,7 @@ class SegmentationModule(L.LightningModule):
                 self.log(f"iou/{name}", iou)
 
     def configure_optimizers(self) -> Optimizer:
-        # The averaged weights follow; a loss may have some of its own.
+        # Those of the loss, too, if it has any.
         optimizer = self.make_optimizer([weight for weight in self.parameters() if weight.requires_grad])
         # Kept here: a checkpoint that is loaded next brings its own rates along.
         self.base_rates = [[group["lr"] for group in optimizer.param_groups]]
@@ -131,12 +121,13 @@ class SegmentationModule(L.LightningModule):
         checkpoint["scores"] = self.scores.to_dict() if self.scores else None
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if drop_average(checkpoint["state_dict"]):
+            log.info("the checkpoint's averaged weights are left out: there is no `ema` any more")
         optimizer, *_ = checkpoint.get("optimizer_states") or [None]
         drop_deep_supervision(checkpoint["spec"]["network"], checkpoint["state_dict"], optimizer)
         self.scores = Scores(**checkpoint["scores"]) if checkpoint["scores"] else None
         for name in ("Advice", "Pictures"):  # callbacks of earlier versions, which Lightning would miss
             checkpoint["callbacks"].pop(name, None)
-        follow_setting(checkpoint["state_dict"], averages=self.average is not None)
 
 
 def _pixels(mask: Tensor) -> Tensor:

@@ -3,6 +3,21 @@
 from typing import Any
 
 AUX_HEADS = "aux_heads."  # names of weights of heads for deep supervision
+NETWORK, AVERAGE = "net.", "average.net."  # names of weights in a checkpoint; the second ones with `ema` only
+
+
+def network_weights(weights: dict[str, Any]) -> dict[str, Any]:
+    """The network's weights in a checkpoint's state dict: if it holds averaged ones, those were validated."""
+    prefix = AVERAGE if any(name.startswith(AVERAGE) for name in weights) else NETWORK
+    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+
+
+def drop_average(weights: dict[str, Any]) -> bool:
+    """Drop the averaged weights from a checkpoint's state dict; returns whether there were any."""
+    names = [name for name in weights if name.startswith(AVERAGE)]
+    for name in names:
+        del weights[name]
+    return bool(names)
 
 
 def drop_deep_supervision(

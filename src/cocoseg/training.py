@@ -84,7 +84,7 @@ def train(config: Config, run_dir: Path, budget: Budget, command: Command | None
         spent, limit = clock(budget.used()), clock(budget.limit)
         log.warning("%s of %s are used: nothing left to train; budget.extend adds time", spent, limit)
         if processes.rank() == 0:
-            exporter.export_from(earlier)
+            exporter(earlier)
     else:
         if data.batch_size == AUTO:
             data.batch_size = memory.largest_batch(module, len(data.train_set), fit.trainer)
