@@ -6,8 +6,8 @@ import pytest
 from cocoseg import console, progress
 from cocoseg.budget import Budget
 from cocoseg.console import BarProgress, LineProgress, progress_callback, score_table
-from cocoseg.metrics import Scores
 from cocoseg.progress import track
+from cocoseg.scores import Scores
 from tiny import LABELS, loader, random_batch, tiny_module, tiny_trainer
 
 SCORES = Scores([0.9876, None, 0.25], miou=0.25, miou_with_background=0.6188, pixel_accuracy=1.0)

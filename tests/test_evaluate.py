@@ -19,12 +19,13 @@ from cocoseg.evaluate import evaluate
 from cocoseg.evaluation_data import open_images
 from cocoseg.labels import LabelClass, LabelMap
 from cocoseg.losses import CrossEntropyLoss
-from cocoseg.metrics import ConfusionMatrix, Scores
+from cocoseg.metrics import ConfusionMatrix
 from cocoseg.model import load_model
 from cocoseg.model_file import save_model
 from cocoseg.pixels import normalize
 from cocoseg.predictor import Predictor
 from cocoseg.prepare import prepare
+from cocoseg.scores import Scores
 from cocoseg.spec import ModelSpec
 from cocoseg.unet import UNet
 from tiny import shapes_config
@@ -134,7 +135,7 @@ def test_at_the_networks_size_scores_and_loss_are_those_of_training(scored: Simp
                 matrix.update(logits.argmax(1), mask[None])
                 losses.append(CrossEntropyLoss()(logits, mask[None]).item())
                 counts.append(int((mask != 255).sum()))
-    expected = Scores.from_matrix(matrix.compute())
+    expected = Scores.from_matrix(matrix.compute().numpy())
 
     found = scored.metrics["network"]
     assert found["miou"] == pytest.approx(expected.miou, abs=1e-4)

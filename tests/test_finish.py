@@ -77,7 +77,7 @@ def test_a_format_that_is_not_written_is_a_warning_with_the_command(
         f"checkpoint={tmp_path}/segmentation_model.pth formats=onnx network={target}"
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["segmentation_model.pth"]
-    assert time.monotonic() - begin < seconds + 1
+    assert time.monotonic() - begin < seconds + 5
 
 
 def test_nothing_is_begun_after_a_signal(

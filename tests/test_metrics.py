@@ -1,12 +1,11 @@
-import math
-
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJaccardIndex
 
-from cocoseg.metrics import ConfusionMatrix, MeanLoss, Scores
+from cocoseg.metrics import ConfusionMatrix, MeanLoss
+from cocoseg.scores import Scores
 
 
 def matrix_of(prediction: Tensor, mask: Tensor, num_classes: int) -> Tensor:
@@ -30,18 +29,6 @@ def test_counts_by_hand():
     assert matrix_of(prediction, mask, 3).tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]  # rows: the truth
 
 
-def test_scores_by_hand():
-    # background 6 right of 8 true and 7 predicted; cat 3 of 4 and 4; dog 1 of 2 and 3
-    matrix = torch.tensor([[6, 1, 1], [0, 3, 1], [1, 0, 1]])
-
-    scores = Scores.from_matrix(matrix)
-
-    assert scores.iou == pytest.approx([6 / 9, 3 / 5, 1 / 4])
-    assert scores.miou == pytest.approx((3 / 5 + 1 / 4) / 2)
-    assert scores.miou_with_background == pytest.approx((6 / 9 + 3 / 5 + 1 / 4) / 3)
-    assert scores.pixel_accuracy == pytest.approx(10 / 14)
-
-
 def test_ignored_pixels_count_nowhere():
     mask = torch.tensor([[[1, 1, 255, 255]]])
 
@@ -50,50 +37,15 @@ def test_ignored_pixels_count_nowhere():
         assert matrix_of(prediction, mask, 3).tolist() == [[0, 0, 0], [0, 2, 0], [0, 0, 0]]
 
 
-def test_a_class_that_never_occurs_is_none_and_out_of_the_mean():
-    scores = Scores.from_matrix(torch.tensor([[4, 0, 0], [1, 3, 0], [0, 0, 0]]))
-
-    assert scores.iou == pytest.approx([4 / 5, 3 / 4, None])
-    assert scores.miou == pytest.approx(3 / 4)
-    assert scores.miou_with_background == pytest.approx((4 / 5 + 3 / 4) / 2)
-
-
-def test_a_class_predicted_but_absent_is_out_of_the_mean_and_costs_those_it_was_taken_for():
-    scores = Scores.from_matrix(torch.tensor([[4, 0, 1], [0, 3, 2], [0, 0, 0]]))
-
-    assert scores.iou == pytest.approx([4 / 5, 3 / 5, None])
-    assert scores.miou == pytest.approx(3 / 5)
-
-
-def test_a_class_that_is_missed_altogether_counts_as_0():
-    scores = Scores.from_matrix(torch.tensor([[4, 0, 0], [0, 3, 0], [2, 0, 0]]))
-
-    assert scores.iou == pytest.approx([4 / 6, 1, 0])
-    assert scores.miou == pytest.approx(1 / 2)
-
-
-def test_nothing_but_background_has_no_miou():
-    scores = Scores.from_matrix(torch.tensor([[3, 1], [0, 0]]))
-
-    assert math.isnan(scores.miou)
-    assert scores.miou_with_background == pytest.approx(3 / 4)
-    assert scores.pixel_accuracy == pytest.approx(3 / 4)
-
-
-def test_an_empty_matrix_has_no_scores():
-    scores = Scores.from_matrix(torch.zeros(2, 2, dtype=torch.int64))
-
-    assert scores.iou == [None, None]
-    assert all(math.isnan(v) for v in (scores.miou, scores.miou_with_background, scores.pixel_accuracy))
-
-
 def test_is_not_an_average_over_images():
     mask = torch.tensor([[[1, 1, 1, 1]], [[1, 0, 0, 0]]])
     prediction = torch.tensor([[[1, 1, 1, 1]], [[0, 0, 0, 0]]])
 
-    scores = Scores.from_matrix(matrix_of(prediction, mask, 2))
+    scores = Scores.from_matrix(matrix_of(prediction, mask, 2).numpy())
 
-    per_image = [Scores.from_matrix(matrix_of(p, m, 2)).miou for p, m in zip(prediction, mask, strict=True)]
+    per_image = [
+        Scores.from_matrix(matrix_of(p, m, 2).numpy()).miou for p, m in zip(prediction, mask, strict=True)
+    ]
     assert per_image == [1, 0]
     assert scores.miou == pytest.approx(4 / 5)
 
@@ -108,7 +60,7 @@ def test_equals_numpy(num_classes):
         for c in range(num_classes)
     ]
 
-    scores = Scores.from_matrix(matrix_of(prediction, mask, num_classes))
+    scores = Scores.from_matrix(matrix_of(prediction, mask, num_classes).numpy())
 
     assert scores.iou == pytest.approx(iou)
     assert scores.miou == pytest.approx(np.mean(iou[1:]))
@@ -124,7 +76,9 @@ def test_equals_torchmetrics(num_classes):
     jaccard = MulticlassJaccardIndex(num_classes, average=None, ignore_index=255)
 
     assert torch.equal(matrix, theirs(prediction, mask))
-    assert Scores.from_matrix(matrix).iou == pytest.approx(jaccard(prediction, mask).tolist(), rel=1e-6)
+    assert Scores.from_matrix(matrix.numpy()).iou == pytest.approx(
+        jaccard(prediction, mask).tolist(), rel=1e-6
+    )
 
 
 def test_batches_add_up_and_reset_starts_anew():
@@ -138,18 +92,6 @@ def test_batches_add_up_and_reset_starts_anew():
     confusion.reset()
     confusion.update(prediction[:1], mask[:1])
     assert torch.equal(confusion.compute(), matrix_of(prediction[:1], mask[:1], 5))
-
-
-def test_counts_beyond_what_float32_holds():
-    big = 2**24 + 1
-
-    assert Scores.from_matrix(torch.tensor([[big, 0], [1, big]])).pixel_accuracy == 2 * big / (2 * big + 1)
-
-
-def test_scores_survive_a_dict():
-    scores = Scores.from_matrix(torch.tensor([[4, 0, 0], [1, 3, 0], [0, 0, 0]]))
-
-    assert Scores(**scores.to_dict()) == scores
 
 
 # --- mean loss

@@ -10,9 +10,9 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 from cocoseg.datamodule import SegmentationDataModule
 from cocoseg.losses import CrossEntropyLoss
-from cocoseg.metrics import Scores
 from cocoseg.model_file import read_weights
 from cocoseg.module import SegmentationModule
+from cocoseg.scores import Scores
 from cocoseg.spec import ModelSpec
 from cocoseg.unet import UNet
 from tiny import (

@@ -7,7 +7,7 @@ together, which is why images are drawn and not pixels.
 
 import numpy as np
 
-from cocoseg.scoring import Counts
+from cocoseg.scores import Counts
 
 RESAMPLES = 1000
 LEVEL = 0.95

@@ -9,6 +9,7 @@ import PIL.Image
 import PIL.ImageDraw
 
 from cocoseg.labels import IGNORE_INDEX, LabelMap
+from cocoseg.scores import image_iou
 from cocoseg.text import GREY, LINE, draw_names, fitting, hatched, names_by_size, text_font
 
 LEAST, MOST = 160, 256  # pixels: longer side of a panel; smaller images are enlarged, larger ones shrunk
@@ -37,15 +38,8 @@ class Example:
 
     @property
     def iou(self) -> float:
-        """Mean over the classes in its own truth, background too; no score of a set is made from it. 0 where
-        all is ignored."""
-        counted = self.truth != IGNORE_INDEX
-        true = np.bincount(self.truth[counted], minlength=256)
-        said = np.bincount(self.prediction[counted], minlength=256)
-        right = np.bincount(self.truth[counted & ~self.wrong], minlength=256)
-        present = true > 0
-        shares = right[present] / (true + said - right)[present]
-        return float(shares.mean()) if shares.size else 0.0
+        """Mean over the classes in its own truth, with background."""
+        return image_iou(self.truth, self.prediction)
 
 
 def strip(example: Example, labels: LabelMap) -> PIL.Image.Image:

@@ -11,8 +11,8 @@ from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 
 from cocoseg.budget import Budget, clock
 from cocoseg.labels import LabelMap
-from cocoseg.metrics import Scores
 from cocoseg.progress import LINE_EVERY
+from cocoseg.scores import Scores
 
 log = logging.getLogger(__name__)
 

@@ -28,11 +28,11 @@ from cocoseg.command import Command
 from cocoseg.comparison import Example, easy_and_hard, spread, strip
 from cocoseg.config import Config
 from cocoseg.labels import LabelMap
-from cocoseg.metrics import Scores
 from cocoseg.module import SegmentationModule
 from cocoseg.pacing import is_last_step
 from cocoseg.pixels import denormalize
 from cocoseg.prepared import prepared_sets
+from cocoseg.scores import Scores
 from cocoseg.spec import ModelSpec
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from cocoseg.bootstrap import intervals
 from cocoseg.files import write_bytes
 from cocoseg.labels import LabelMap
 from cocoseg.matching import Matching
-from cocoseg.scoring import SUMMARY, Counts, confusion
+from cocoseg.scores import SUMMARY, Counts, confusion
 
 
 @dataclass

@@ -22,11 +22,11 @@ from cocoseg.datamodule import SegmentationDataModule
 from cocoseg.exporting import FORMATS
 from cocoseg.files import PART, from_here, save_png, write_json
 from cocoseg.labels import LabelMap
-from cocoseg.metrics import Scores
 from cocoseg.model_file import NETWORKS, read_weights, save_model
 from cocoseg.module import SegmentationModule
 from cocoseg.outputs import logits_of
 from cocoseg.pixels import denormalize
+from cocoseg.scores import Scores
 
 log = logging.getLogger(__name__)
 

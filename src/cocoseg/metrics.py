@@ -1,11 +1,4 @@
-"""Scores of a data set from one confusion matrix over all its pixels.
-
-IoU of a class = intersection / union over all pixels of the set (Everingham et al. 2010, PASCAL VOC), never
-an average over images. mIoU = mean over the classes that occur in the ground truth.
-"""
-
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+"""Sums over the batches of an epoch: the confusion matrix, which scores.py reads, and the mean loss."""
 
 import torch
 from torch import Tensor
@@ -15,7 +8,7 @@ from cocoseg.labels import IGNORE_INDEX
 
 
 class ConfusionMatrix(Metric):
-    """Counts of (true, predicted) class over all pixels that are not ignored: (C, C) int64."""
+    """Counts of (target, predicted) class over all pixels that are not ignored: (C, C) int64."""
 
     full_state_update = False
     matrix: Tensor
@@ -40,9 +33,10 @@ class ConfusionMatrix(Metric):
 
 
 class MeanLoss(Metric):
-    """Mean of the losses of batches, each with the pixels that it is a mean over.
+    """Mean of the batches' losses, weighted by their pixels that are not ignored.
 
-    torchmetrics' own looks for NaN in every batch, for which a GPU would be waited for.
+    torchmetrics' MeanMetric looks for NaN in every batch, for which it waits for a GPU; under
+    `nan_strategy="disable"` it does not, but ignores the weights as well (1.9).
     """
 
     full_state_update = False
@@ -55,49 +49,10 @@ class MeanLoss(Metric):
         self.add_state("pixels", torch.tensor(0.0), dist_reduce_fx="sum")
 
     def update(self, loss: Tensor, pixels: Tensor) -> None:
-        """Add a batch: its mean loss, and over how many pixels."""
+        """Add a batch: its mean loss, and the number of pixels that it is a mean over."""
         self.total += loss * pixels
         self.pixels += pixels
 
     def compute(self) -> Tensor:
         """0 where there was no pixel."""
         return self.total / self.pixels.clamp(min=1)
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Scores of a data set.
-
-    Attributes:
-        iou: per class index; None for a class that does not occur in the ground truth.
-        miou: mean over the classes that occur, without background.
-        miou_with_background: the same with background.
-        pixel_accuracy: share of the pixels that are right.
-    """
-
-    iou: list[float | None]
-    miou: float
-    miou_with_background: float
-    pixel_accuracy: float
-
-    @classmethod
-    def from_matrix(cls, matrix: Tensor) -> Self:
-        """From a (C, C) confusion matrix, rows the truth; NaN where nothing is to be averaged."""
-        matrix = matrix.double().cpu()
-        right, true, predicted = matrix.diag(), matrix.sum(1), matrix.sum(0)
-        iou = right / (true + predicted - right)
-        occurs = true > 0
-        foreground = occurs.clone()
-        foreground[0] = False
-        return cls(
-            iou=[
-                value if present else None
-                for value, present in zip(iou.tolist(), occurs.tolist(), strict=True)
-            ],
-            miou=iou[foreground].mean().item(),
-            miou_with_background=iou[occurs].mean().item(),
-            pixel_accuracy=(right.sum() / matrix.sum()).item(),
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)

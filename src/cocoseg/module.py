@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cocoseg.labels import IGNORE_INDEX
-from cocoseg.metrics import ConfusionMatrix, MeanLoss, Scores
+from cocoseg.metrics import ConfusionMatrix, MeanLoss
 from cocoseg.old_files import drop_average, drop_deep_supervision
 from cocoseg.outputs import Output, logits_of, training_loss
+from cocoseg.scores import Scores
 from cocoseg.spec import ModelSpec
 
 log = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ class SegmentationModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         matrix = self.confusion.compute().cpu()
-        scores = Scores.from_matrix(matrix)
+        scores = Scores.from_matrix(matrix.numpy())
         loss = self.val_loss.compute()
         self.confusion.reset()
         self.val_loss.reset()
