@@ -192,7 +192,7 @@ def test_killed_before_every_change_to_the_disk(
     def write_quickly(path: Path, *_: Any) -> None:
         write_bytes(path, b"preview")
 
-    monkeypatch.setattr("cocoseg.prepare.write_preview", write_quickly)
+    monkeypatch.setattr("cocoseg.prepare.write_contact_sheet", write_quickly)
     root = tmp_path / "shapes"
     draw_shapes(root, images=2, seed=1)
     prepare(small_config(root, tmp_path / "reference", then))

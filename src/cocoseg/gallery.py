@@ -13,7 +13,7 @@ import PIL.Image
 
 from cocoseg.files import RUN_LENGTHS, save_png, write_bytes
 from cocoseg.labels import LabelMap
-from cocoseg.preview import overlay
+from cocoseg.overlay import overlay
 from cocoseg.text import readable_on
 
 FOLDER = "gallery"  # of the small pictures, beside the page

@@ -5,12 +5,11 @@ import difflib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Protocol, Self
 
 import msgspec
 import numpy as np
 
-from cocoseg.coco import Category
 from cocoseg.errors import CocosegError
 
 IGNORE_INDEX = 255
@@ -18,9 +17,17 @@ IGNORE_COLOR = (224, 224, 192)  # PASCAL VOC's colour for void
 MAX_CLASSES = 254  # class indices 1..254: 0 is background, 255 is ignored
 
 
+class Category(Protocol):
+    """A category of an annotation file."""
+
+    id: int
+    name: str
+    supercategory: str | None
+
+
 @dataclass(frozen=True)
 class LabelClass:
-    """What the network can say about a pixel.
+    """A class that the network predicts.
 
     Attributes:
         category_ids: the categories of the annotation file that it stands for; none for background.

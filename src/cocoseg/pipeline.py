@@ -23,9 +23,9 @@ from cocoseg.find_images import Picture, key
 from cocoseg.gallery import FOLDER, has_pictures, write_pictures
 from cocoseg.images import read_upright, size_of
 from cocoseg.manifest import Entry
+from cocoseg.overlay import overlay, with_legend
 from cocoseg.pixels import to_tensor
 from cocoseg.predictor import Predictor
-from cocoseg.preview import overlay, with_legend
 
 PIXELS = 2**26  # of pictures on their way and of the network's inputs, unless a single one has more
 BATCH_PIXELS = 2**22  # of the network's input

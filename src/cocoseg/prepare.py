@@ -16,6 +16,7 @@ from cocoseg import coco as coco_format
 from cocoseg.checks import how_to_fetch
 from cocoseg.coco import CocoFile, Image
 from cocoseg.config import Config, DataConfig
+from cocoseg.contact_sheet import EXAMPLES, write_contact_sheet
 from cocoseg.encoding import MaskEncoding
 from cocoseg.errors import CocosegError, IncompleteError
 from cocoseg.files import remove_parts, write_bytes, write_json
@@ -23,7 +24,6 @@ from cocoseg.images import missing_images
 from cocoseg.labels import IGNORE_INDEX, LabelMap
 from cocoseg.masks import draw_masks
 from cocoseg.prepared import PREVIEW, Job, claim, find_current, jobs
-from cocoseg.preview import EXAMPLES, write_preview
 from cocoseg.report import DataWarning, Tally, as_markdown, build_report, find_warnings
 from cocoseg.shapes import draw_shapes
 from cocoseg.subset import choose, rank
@@ -227,7 +227,7 @@ def _write_files(
     write_bytes(folder / "report.md", as_markdown(report).encode())
     examples = _examples(source.images, tally, job.data.subset.seed)
     pairs = [(job.image_dir / name, folder / masks[name]) for name in examples]
-    write_preview(folder / PREVIEW, pairs, encoding)
+    write_contact_sheet(folder / PREVIEW, pairs, encoding)
 
 
 def _publish(job: Job, fingerprint: dict[str, Any], new: Path) -> None:
