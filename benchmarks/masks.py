@@ -153,8 +153,8 @@ class Bench:
     def write_ours(self) -> None:
         for raw, image in zip(self.raw, self.coco.images, strict=True):
             layers = parse_layers(raw, image.height, image.width, "ignore")
-            mask = paint(layers, MasksConfig(), self.encoding.drawn_values)
-            self.encoding.write_drawn(mask, self.folder / f"{image.id}.png")
+            mask = paint(layers, MasksConfig(), self.encoding.paint_values)
+            self.encoding.write_painted(mask, self.folder / f"{image.id}.png")
 
     def write_theirs(self, draw: Callable[..., np.ndarray]) -> None:
         for objects, image in zip(self.objects, self.coco.images, strict=True):
@@ -172,7 +172,7 @@ class Bench:
             "paint": lambda: [paint(one, MasksConfig()).size for one in layers],
             "zlib alone": lambda: [_zlib(row) for row in rows],
             "write a PNG": lambda: [
-                self.encoding.write_drawn(mask, self.folder / f"{number}.png")
+                self.encoding.write_painted(mask, self.folder / f"{number}.png")
                 for number, mask in enumerate(drawn)
             ],
             "survey": lambda: [survey(one, "pillow").images for one in layers],

@@ -69,7 +69,7 @@ def test_stopped_halfway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     """Whatever is asked for after a kill, the images and the annotations belong together."""
     draw_shapes(tmp_path, images=3, seed=5)
     before = content_of(tmp_path)
-    scene, calls = shapes._scene, []
+    scene, calls = shapes._draw_scene, []
 
     def stop(*args: Any, **options: Any) -> Any:
         calls.append(args)
@@ -78,7 +78,7 @@ def test_stopped_halfway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         return scene(*args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shapes, "_scene", stop)
+        patch.setattr(shapes, "_draw_scene", stop)
         with pytest.raises(KeyboardInterrupt):
             draw_shapes(tmp_path, images=3, seed=6)
     draw_shapes(tmp_path, images=3, seed=5)

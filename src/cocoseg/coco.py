@@ -17,7 +17,7 @@ import msgspec
 from cocoseg.errors import CocosegError
 from cocoseg.files import write_bytes
 
-MAX_PIXELS = 178_956_970  # where Pillow refuses an image as a decompression bomb
+MAX_PIXELS = 178_956_970  # Pillow refuses larger images as decompression bombs
 # Warnings: faults of an image that are no errors.
 NO_ANNOTATION = "no annotation"
 SAME_NAME = "the file name of another one in different case"
@@ -72,12 +72,12 @@ class CocoFile:
         annotated = {annotation.image_id for annotation in self.annotations}
         empty = [image.id for image in self.images if image.id not in annotated]
         names: dict[str, str] = {}
-        doubles = [
+        duplicates = [
             image.file_name
             for image in self.images
             if names.setdefault(image.file_name.lower(), image.file_name) != image.file_name
         ]
-        found: dict[str, list[int | str]] = {NO_ANNOTATION: empty, SAME_NAME: doubles}
+        found: dict[str, list[int | str]] = {NO_ANNOTATION: empty, SAME_NAME: duplicates}
         return {what: ids for what, ids in found.items() if ids}
 
     def annotations_of(self, image_ids: Collection[int]) -> dict[int, list[Annotation]]:
@@ -117,9 +117,9 @@ def read(path: Path) -> CocoFile:
         try:
             decoded = msgspec.json.decode(content, type=_Content)
         except msgspec.ValidationError as error:
-            raise CocosegError(f"{path}: {_where(content, error)}") from error
+            raise CocosegError(f"{path}: {_locate_error(content, error)}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise CocosegError(f"{path}: {_where_no_number(content) or f'no valid JSON ({error})'}") from error
+        raise CocosegError(f"{path}: {_locate_nan(content) or f'no valid JSON ({error})'}") from error
     _check(path, decoded)
     return CocoFile(path, content, decoded)
 
@@ -140,8 +140,8 @@ def _join(items: Iterable[msgspec.Raw]) -> msgspec.Raw:
     return msgspec.Raw(b"[\n" + b",\n".join(map(bytes, items)) + b"\n]")
 
 
-def _where(content: bytes, error: msgspec.ValidationError) -> str:
-    """The error with the number of the entry that it is about; msgspec itself says `$.images[...]`."""
+def _locate_error(content: bytes, error: msgspec.ValidationError) -> str:
+    """Describe the error with the index of its entry; msgspec itself says `$.images[...]`."""
     parts = msgspec.json.decode(content)
     if not isinstance(parts, dict):
         return "not a COCO file: an object with 'images', 'annotations' and 'categories' belongs there"
@@ -150,16 +150,19 @@ def _where(content: bytes, error: msgspec.ValidationError) -> str:
             return f"not a COCO file: the key '{key}' is missing"
         if not isinstance(parts[key], list):
             return f"'{key}' must be a list"
-        for number, item in enumerate(parts[key]):
+        for index, item in enumerate(parts[key]):
             try:
-                msgspec.convert({**item, "segmentation": None} if kind is Annotation else item, _loose(kind))
+                msgspec.convert(
+                    {**item, "segmentation": None} if kind is Annotation else item,
+                    _without_segmentation(kind),
+                )
             except (msgspec.ValidationError, TypeError) as inner:
-                return f"{key}[{number}]: {str(inner).replace(' - at `$.', ' at `')}"
+                return f"{key}[{index}]: {str(inner).replace(' - at `$.', ' at `')}"
     return str(error)
 
 
 def _check_encoding(path: Path, content: bytes) -> None:
-    """In pieces: as one string a large file would take up several times its size."""
+    """Refuse what is not UTF-8. Decodes in pieces: one string would take up several times the file's size."""
     if content.isascii():
         return
     decoder = codecs.getincrementaldecoder("utf-8")()
@@ -173,8 +176,8 @@ def _check_encoding(path: Path, content: bytes) -> None:
         ) from error
 
 
-def _where_no_number(content: bytes) -> str | None:
-    """Where a file that is no JSON holds NaN or infinity, which Python's json module writes and reads."""
+def _locate_nan(content: bytes) -> str | None:
+    """Locate NaN or infinity, which Python's json module writes; None where there is neither."""
     found: list[str] = []
     try:
         parts = json.loads(content, parse_constant=lambda name: found.append(name) or math.nan)
@@ -184,10 +187,10 @@ def _where_no_number(content: bytes) -> str | None:
         return None
     if isinstance(parts, dict):
         for key in ("images", "annotations", "categories"):
-            for number, item in enumerate(parts.get(key) or []):
+            for index, item in enumerate(parts.get(key) or []):
                 for name, value in item.items() if isinstance(item, dict) else ():
                     if not _is_finite(value):
-                        which = f"{key[:-1]} {item['id']}" if "id" in item else f"{key}[{number}]"
+                        which = f"{key[:-1]} {item['id']}" if "id" in item else f"{key}[{index}]"
                         return f"{which} has NaN or infinity in its {name}, which is no number in JSON"
     return f"it holds {found[0]}, which is no number in JSON"
 
@@ -198,7 +201,7 @@ def _is_finite(value: Any) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
 
 
-def _loose(kind: type) -> type:
+def _without_segmentation(kind: type) -> type:
     """`Annotation` without its raw segmentation, which only the JSON decoder can fill."""
     if kind is not Annotation:
         return kind
@@ -238,8 +241,8 @@ def _unique(path: Path, key: str, items: list) -> set[int]:
     ids = {item.id for item in items}
     if len(ids) < len(items):
         seen: set[int] = set()
-        double = next(item.id for item in items if item.id in seen or seen.add(item.id))
-        raise CocosegError(f"{path}: the id {double} occurs twice in '{key}'")
+        duplicate = next(item.id for item in items if item.id in seen or seen.add(item.id))
+        raise CocosegError(f"{path}: the id {duplicate} occurs twice in '{key}'")
     return ids
 
 

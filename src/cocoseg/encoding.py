@@ -19,13 +19,13 @@ REMEDY = "delete it and run prepare.py again"
 
 
 class MaskEncoding:
-    """How a label mask is held in a PNG file; nothing is lost in any of the encodings.
+    """The encoding of label masks as PNG files; each of them is lossless.
 
     | encoding  | file                                | pixel           | ignored |
     |-----------|-------------------------------------|-----------------|---------|
     | `palette` | 8-bit palette, colours of the labels | category id     | 255     |
-    | `uint16`  | 16-bit greyscale                     | category id     | 65535   |
-    | `x100`    | 16-bit greyscale, bright to look at  | 100·category id | 65535   |
+    | `uint16`  | 16-bit grayscale                     | category id     | 65535   |
+    | `x100`    | 16-bit grayscale, bright to look at  | 100·category id | 65535   |
 
     Where an id does not fit (0, which is background, or above 254, 65534, 654), or a class is made of several
     categories, or `pixel` asks for it, pixels hold class indices instead; `pixel` says which, and so does
@@ -48,11 +48,11 @@ class MaskEncoding:
         self.pixel = "category_id" if fits else "class_index"
         self.bits = 8 if encoding == "palette" else 16
         self.ignore_value = 255 if self.bits == 8 else 65535
-        # The number that a file name and, times `scale`, a pixel holds for each class index.
-        self._numbers = [0, *(ids if fits else range(1, len(labels)))]
+        # Value of each class index in a file name and, times `scale`, in a pixel.
+        self._file_values = [0, *(ids if fits else range(1, len(labels)))]
         scale = 100 if encoding == "x100" else 1
         self._values = np.zeros(256, dtype=np.uint8 if self.bits == 8 else np.uint16)
-        self._values[: len(labels)] = np.multiply(self._numbers, scale)
+        self._values[: len(labels)] = np.multiply(self._file_values, scale)
         self._values[IGNORE_INDEX] = self.ignore_value
         self._indices = np.full(1 << self.bits, -1, dtype=np.int16)
         for index in (*range(len(labels)), IGNORE_INDEX):
@@ -87,26 +87,26 @@ class MaskEncoding:
             visible: class indices; background and ignored are left out.
         """
         image = PurePosixPath(image_name)
-        numbers = [str(self._numbers[i]) for i in sorted(visible) if 0 < i < IGNORE_INDEX] or ["none"]
-        name = f"{image.stem}_mask_cats_{'_'.join(numbers)}"
-        while len(os.fsencode(name)) > _NAME_LIMIT and len(numbers) > 1:
-            numbers.pop()
-            name = f"{image.stem}_mask_cats_{'_'.join(numbers)}_etc"
+        values = [str(self._file_values[i]) for i in sorted(visible) if 0 < i < IGNORE_INDEX] or ["none"]
+        name = f"{image.stem}_mask_cats_{'_'.join(values)}"
+        while len(os.fsencode(name)) > _NAME_LIMIT and len(values) > 1:
+            values.pop()
+            name = f"{image.stem}_mask_cats_{'_'.join(values)}_etc"
         if len(os.fsencode(name)) > _NAME_LIMIT:
             raise CocosegError(f"{image_name}: the name of its mask would be too long; rename the image")
         return str(image.parent / f"{name}.png")
 
     @property
-    def drawn_values(self) -> Sequence[int]:
-        """What to draw for each class index so that `write_drawn` has nothing left to translate."""
+    def paint_values(self) -> Sequence[int]:
+        """Value to paint for each class index, so that `write_painted` has nothing left to translate."""
         return self._values.tolist() if self.bits == 8 else INDICES
 
     def write(self, mask: np.ndarray, path: Path) -> None:
         """Write a label mask, (H, W) uint8 class indices, as PNG; whole or not at all."""
         self._save(self._values.take(mask), path)
 
-    def write_drawn(self, mask: np.ndarray, path: Path) -> None:
-        """Write a mask, (H, W) uint8, that was drawn in `drawn_values`; whole or not at all."""
+    def write_painted(self, mask: np.ndarray, path: Path) -> None:
+        """Write a mask, (H, W) uint8, that was painted in `paint_values`; whole or not at all."""
         self._save(mask if self.bits == 8 else self._values.take(mask), path)
 
     def _save(self, pixels: np.ndarray, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Image files: which are accepted, checking them, reading them as RGB."""
+"""Image files: formats that are accepted, checks, reading as RGB."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,13 +8,12 @@ import numpy as np
 import PIL.ExifTags
 import PIL.Image
 
-from cocoseg.coco import Image
+from cocoseg.coco import MAX_PIXELS, Image
 from cocoseg.errors import CocosegError
 
 # No other format is opened: Pillow would hand some, EPS for one, to an interpreter.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM")
 
-MAX_PIXELS = 2 * PIL.Image.MAX_IMAGE_PIXELS  # 179 million: Pillow refuses more as a decompression bomb
 # How to turn an image of an EXIF orientation (1..8) upright: CIPA DC-008, Exif 2.32, section 4.6.4.
 _TURNS = {
     2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
@@ -33,8 +32,8 @@ def check_image(path: Path, width: int, height: int) -> None:
     Raises:
         CocosegError: names the file.
     """
-    with _opened(path) as image:
-        size = image.size  # from the header: nothing of a huge image is decoded that has another size
+    with _open_image(path) as image:
+        size = image.size  # read from the header, so a huge image of another size is never decoded
         if size != (width, height):
             turned = "; it was annotated turned by its EXIF rotation, which is not applied: save it turned"
             raise CocosegError(
@@ -54,14 +53,14 @@ def read_image(path: Path) -> PIL.Image.Image:
     Raises:
         CocosegError: it can't be read.
     """
-    with _opened(path) as image:
+    with _open_image(path) as image:
         return to_rgb(image)
 
 
 def size_of(path: Path) -> tuple[int, int] | None:
     """Width and height as stored, from the file's header alone; None where it can't be read."""
     try:
-        with _opened(path) as image:
+        with _open_image(path) as image:
             return image.size
     except CocosegError:
         return None
@@ -73,8 +72,8 @@ def read_upright(path: Path) -> PIL.Image.Image:
     Raises:
         CocosegError: it can't be read, or has more than MAX_PIXELS pixels.
     """
-    with _opened(path) as image:
-        if image.width * image.height > MAX_PIXELS:  # from the header: nothing is decoded yet
+    with _open_image(path) as image:
+        if image.width * image.height > MAX_PIXELS:  # read from the header: nothing is decoded yet
             raise CocosegError(
                 f"{path}: {image.width}x{image.height} pixels, more than the {MAX_PIXELS:,} that are read; "
                 "cut it into parts"
@@ -92,7 +91,7 @@ def _orientation(image: PIL.Image.Image) -> int | None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[PIL.Image.Image]:
+def _open_image(path: Path) -> Iterator[PIL.Image.Image]:
     """An image of one of FORMATS; what goes wrong in the block too is a CocosegError that names the file."""
     try:
         with PIL.Image.open(path, formats=FORMATS) as image:
@@ -108,7 +107,7 @@ def _opened(path: Path) -> Iterator[PIL.Image.Image]:
 
 
 def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Any mode to RGB; 16-bit greyscale is scaled, which Pillow's own conversion would clip."""
+    """Convert any mode to RGB; 16-bit grayscale is scaled, which Pillow's own conversion would clip."""
     if image.mode == "I" or image.mode.startswith("I;16"):
         deep = np.asarray(image).clip(0, 65535)
         image = PIL.Image.fromarray((deep >> 8).astype(np.uint8))
@@ -118,7 +117,7 @@ def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
 
 
 def missing_images(images: Sequence[Image], image_dir: Path) -> list[Image]:
-    """Those that have no file; an empty one, as a power failure leaves it, is none."""
+    """Images without a file; an empty file, as a power failure leaves it, counts as none."""
     return [image for image in images if not _is_there(image_dir / image.file_name)]
 
 

@@ -165,11 +165,11 @@ class LabelMap:
             return f"{len(self) - 1} classes against {len(other) - 1}"
         for index, (ours, theirs) in enumerate(zip(self.classes, other.classes, strict=True)):
             if (ours.category_ids, ours.name) != (theirs.category_ids, theirs.name):
-                return f"class {index} is {_described(ours)} against {_described(theirs)}"
+                return f"class {index} is {_describe(ours)} against {_describe(theirs)}"
         return None
 
 
-def _described(label: LabelClass) -> str:
+def _describe(label: LabelClass) -> str:
     kind = "category" if len(label.category_ids) == 1 else "categories"
     return f"{label.name!r} ({kind} {', '.join(map(str, label.category_ids))})"
 

@@ -49,7 +49,7 @@ class _Task(NamedTuple):
 
 @dataclass(frozen=True)
 class _Painter:
-    """What every task shares; a call draws one image."""
+    """Settings that all tasks share; a call draws one image."""
 
     annotation_file: Path
     image_dir: Path
@@ -58,20 +58,20 @@ class _Painter:
     encoding: MaskEncoding
 
     def __call__(self, task: _Task) -> MaskRecord | str:
-        """The record of the mask written, or the sentence that says why the image can't be used."""
+        """Draw and write a mask; returns its record, or an error message where the image can't be used."""
         image, rules = task.image, self.settings
         try:
             if self.output_dir is not None:
                 check_image(self.image_dir / image.file_name, image.width, image.height)
             layers = self._layers(task)
-            values = self.encoding.drawn_values
+            values = self.encoding.paint_values
             mask = paint(layers, rules, values)
             pixels = _count_pixels(mask, layers, values)
             name = self.encoding.file_name(image.file_name, pixels)
         except CocosegError as error:
             return error.sentence
         if self.output_dir is not None:
-            self.encoding.write_drawn(mask, self.output_dir / name)
+            self.encoding.write_painted(mask, self.output_dir / name)
         overlaps = survey(layers, rules.rasterizer) if task.in_sample else None
         return MaskRecord(image.file_name, name, pixels, layers.warnings(), overlaps)
 
@@ -195,7 +195,7 @@ def _tasks(
 
 
 def _check_names(images: Sequence[Image], image_dir: Path) -> None:
-    """Masks are named after the stems of the images, so two of one stem can't be told apart."""
+    """Refuse two images of one stem: masks are named after the stems."""
     seen: dict[PurePosixPath, str] = {}
     for image in images:
         stem = PurePosixPath(image.file_name).with_suffix("")

@@ -1,5 +1,7 @@
-"""Preparation: annotations -> subset -> images -> masks and what goes with them, see prepared.py; what is
-missing of the first and third is fetched where allowed. Done once, redone when its inputs change.
+"""Preparation: annotation file -> chosen images -> masks and the other files that prepared.py lists.
+
+Missing annotations and images are downloaded where that is allowed. A set is prepared once, and anew when its
+inputs change.
 """
 
 import logging
@@ -23,7 +25,7 @@ from cocoseg.files import remove_parts, write_bytes, write_json
 from cocoseg.images import missing_images
 from cocoseg.labels import IGNORE_INDEX, LabelMap
 from cocoseg.masks import draw_masks
-from cocoseg.prepared import PREVIEW, Job, claim, find_current, jobs
+from cocoseg.prepared import PREVIEW, PreparationJob, claim, find_current, preparation_jobs
 from cocoseg.report import DataWarning, Tally, as_markdown, build_report, find_warnings
 from cocoseg.shapes import draw_shapes
 from cocoseg.subset import choose, rank
@@ -31,11 +33,11 @@ from cocoseg.survey import sample
 
 log = logging.getLogger(__name__)
 
-NEW = "new.part"  # folder in which everything is made before it takes the place of what was there
+NEW = "new.part"  # folder that all files are written to before they replace the old ones
 
 
 class _Source(NamedTuple):
-    """What was read and chosen."""
+    """The annotation file, and the classes and images chosen from it."""
 
     coco: CocoFile
     labels: LabelMap
@@ -59,7 +61,7 @@ def prepare(config: Config, *, may_download: bool = False) -> None:
     if data.shapes is not None:
         draw_shapes(Path(data.root), images=data.shapes.images, seed=data.shapes.seed)
     fetches = may_download and data.fetches
-    train, val = jobs(config)
+    train, val = preparation_jobs(config)
     claim(train.folder)
     with FileLock(train.folder / ".lock"):
         for job in (train, val):
@@ -74,14 +76,14 @@ def prepare(config: Config, *, may_download: bool = False) -> None:
 
 
 def check_annotations(config: Config, *, may_download: bool = False) -> None:
-    """Check all that `prepare` would read of the annotation files, and say what was found; write nothing.
+    """Check all that `prepare` would read of the annotation files, and log the warnings; write nothing.
 
     Masks are drawn in memory; images need not be there.
 
     Args and errors as of `prepare`; only a missing annotation file is fetched.
     """
     data = config.data
-    train, val = jobs(config)
+    train, val = preparation_jobs(config)
     if data.shapes is not None:
         draw_shapes(Path(data.root), images=data.shapes.images, seed=data.shapes.seed)
     if may_download and data.fetches:
@@ -94,12 +96,14 @@ def check_annotations(config: Config, *, may_download: bool = False) -> None:
         labels = source.labels
         tally = _draw(job, source, None, config.prepare.workers)
         log.info("%s: no errors in the annotations of %d images", job.annotation_file, len(source.images))
-        _summarise(labels, tally, find_warnings(source.coco, labels, tally))
+        _log_summary(labels, tally, find_warnings(source.coco, labels, tally))
         if missing := missing_images(source.images, job.image_dir):
             log.info("  %d of them are not in %s", len(missing), job.image_dir)
 
 
-def _prepare_set(job: Job, workers: int | None, fetches: bool, expected: LabelMap | None = None) -> LabelMap:
+def _prepare_set(
+    job: PreparationJob, workers: int | None, fetches: bool, expected: LabelMap | None = None
+) -> LabelMap:
     fingerprint = job.fingerprint()
     if labels := find_current(job, fingerprint):
         _require_labels(job, labels, expected)
@@ -119,12 +123,12 @@ def _prepare_set(job: Job, workers: int | None, fetches: bool, expected: LabelMa
     finally:
         shutil.rmtree(new, ignore_errors=True)
     log.info("%s: %d masks in %.1f s", job.folder / "masks", len(tally.masks), time.monotonic() - begin)
-    _summarise(source.labels, tally, warnings)
+    _log_summary(source.labels, tally, warnings)
     log.info("  %s and %s show more", job.folder / "report.md", PREVIEW)
     return source.labels
 
 
-def _read(job: Job, expected: LabelMap | None) -> _Source:
+def _read(job: PreparationJob, expected: LabelMap | None) -> _Source:
     """Read the annotation file and choose the images."""
     log.info("%s: reading", job.annotation_file)
     coco = coco_format.read(job.annotation_file)
@@ -143,7 +147,7 @@ def _read(job: Job, expected: LabelMap | None) -> _Source:
     return _Source(coco, labels, images)
 
 
-def _draw(job: Job, source: _Source, folder: Path | None, workers: int | None) -> Tally:
+def _draw(job: PreparationJob, source: _Source, folder: Path | None, workers: int | None) -> Tally:
     """Draw the masks; without a folder only to check the annotations."""
     tally = Tally()
     subset = job.data.subset
@@ -170,15 +174,15 @@ def _fetch_annotations(data: DataConfig, files: list[Path]) -> None:
             f"{missing[0]}: no such file, and data.annotations_url, to fetch it from, is not set"
         )
     if missing:
-        from cocoseg.download import fetch_annotations  # here: urllib3 takes 0.1 s to import
+        from cocoseg.download import fetch_annotations  # imported here, because urllib3 takes 0.1 s
 
         fetch_annotations(data.annotations_url, *files)
 
 
-def _require_images(job: Job, images: Sequence[Image], fetches: bool) -> None:
+def _require_images(job: PreparationJob, images: Sequence[Image], fetches: bool) -> None:
     """Fetch the images that are missing, or tell the user how; broken ones are found when masks are drawn."""
     failed_file = job.folder / "failed.json"
-    failed_file.unlink(missing_ok=True)  # of an earlier run
+    failed_file.unlink(missing_ok=True)  # an earlier run may have left it
     data, missing = job.data, missing_images(images, job.image_dir)
     if not missing:
         return
@@ -190,7 +194,7 @@ def _require_images(job: Job, images: Sequence[Image], fetches: bool) -> None:
                 f"{job.image_dir / example.file_name} for one; {how_to_fetch(data)}"
             )
         return
-    from cocoseg.download import fetch_images  # here: urllib3 takes 0.1 s to import
+    from cocoseg.download import fetch_images  # imported here, because urllib3 takes 0.1 s
 
     log.info("%s: fetching %d images", job.image_dir, len(missing))
     failures = fetch_images(missing, job.image_dir, base_url=data.images_url, max_bytes=data.max_image_bytes)
@@ -202,15 +206,15 @@ def _require_images(job: Job, images: Sequence[Image], fetches: bool) -> None:
         )
 
 
-def _require_labels(job: Job, labels: LabelMap, expected: LabelMap | None) -> None:
+def _require_labels(job: PreparationJob, labels: LabelMap, expected: LabelMap | None) -> None:
     if expected is not None and (difference := expected.difference(labels)):
         raise CocosegError(f"{job.annotation_file}: other labels than the training file's: {difference}")
 
 
 def _write_files(
-    job: Job, source: _Source, tally: Tally, warnings: Sequence[DataWarning], folder: Path
+    job: PreparationJob, source: _Source, tally: Tally, warnings: Sequence[DataWarning], folder: Path
 ) -> None:
-    """Everything but the masks, which lie in the folder already."""
+    """Write all but the masks, which are in the folder already."""
     labels = source.labels
     source.coco.write_subset({image.id for image in source.images}, folder / job.subset_name)
     encoding = MaskEncoding(job.masks.encoding, labels)
@@ -230,14 +234,14 @@ def _write_files(
     write_contact_sheet(folder / PREVIEW, pairs, encoding)
 
 
-def _publish(job: Job, fingerprint: dict[str, Any], new: Path) -> None:
+def _publish(job: PreparationJob, fingerprint: dict[str, Any], new: Path) -> None:
     """Replace what was there; `prepared.json` says so first and last, so a kill between is noticed."""
     write_json(job.folder / "prepared.json", {"complete": False})
     for path in new.iterdir():
-        place = job.folder / path.name
+        target = job.folder / path.name
         if path.is_dir():
-            shutil.rmtree(place, ignore_errors=True)
-        path.replace(place)
+            shutil.rmtree(target, ignore_errors=True)
+        path.replace(target)
     write_json(job.folder / "prepared.json", {"complete": True, **fingerprint})
 
 
@@ -247,7 +251,7 @@ def _examples(images: Sequence[Image], tally: Tally, seed: int) -> list[str]:
     return [image.file_name for image in ranked[:EXAMPLES]]
 
 
-def _summarise(labels: LabelMap, tally: Tally, warnings: Sequence[DataWarning]) -> None:
+def _log_summary(labels: LabelMap, tally: Tally, warnings: Sequence[DataWarning]) -> None:
     pixels = tally.pixels
     log.info(
         "  %d of %d classes occur; %.1f %% of the pixels are background, %.1f %% ignored",

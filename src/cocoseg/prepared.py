@@ -1,4 +1,4 @@
-"""Prepared folders: where they lie, what they are made from, whether they are still current.
+"""Prepared folders: their paths, the input they are made from, whether they are still current.
 
 A prepared folder holds
 
@@ -39,7 +39,7 @@ class PreparedSet:
 
 
 @dataclass(frozen=True)
-class Job:
+class PreparationJob:
     """One annotation file to prepare, and the settings that shape the result."""
 
     folder: Path
@@ -54,7 +54,7 @@ class Job:
         return PreparedSet(self.folder, self.image_dir, self.folder / self.subset_name)
 
     def fingerprint(self) -> dict[str, Any]:
-        """What the result depends on; the annotation file by its size and time of change."""
+        """All that the result depends on; of the annotation file its size and time of change."""
         status = self.annotation_file.stat()
         return {
             "layout": LAYOUT,
@@ -69,22 +69,25 @@ class Job:
 
 
 def prepared_sets(config: Config) -> tuple[PreparedSet, PreparedSet | None]:
-    """Where the training set, and the validation set that has a file of its own, lie once prepared."""
-    train, val = jobs(config)
+    """The training set, and the validation set that has a file of its own, as they are once prepared."""
+    train, val = preparation_jobs(config)
     return train.result(), val.result() if val else None
 
 
-def jobs(config: Config) -> tuple[Job, Job | None]:
+def preparation_jobs(config: Config) -> tuple[PreparationJob, PreparationJob | None]:
+    """The training file's job, and that of a validation file of its own."""
     data, folder = config.data, prepared_dir(config)
     images, annotations = Path(data.images), Path(data.annotations)
-    train = Job(
+    train = PreparationJob(
         folder, images, annotations, "subset_train_annotations.json", data.subset.size, data, config.masks
     )
     if data.val_annotations is None:
         return train, None
     # The size is that of the training subset; validation takes all its images.
     images, annotations = Path(data.val_images or data.images), Path(data.val_annotations)
-    val = Job(folder / "val", images, annotations, "subset_val_annotations.json", None, data, config.masks)
+    val = PreparationJob(
+        folder / "val", images, annotations, "subset_val_annotations.json", None, data, config.masks
+    )
     return train, val
 
 
@@ -93,10 +96,10 @@ def prepared_dir(config: Config) -> Path:
     data = config.data
     if data.prepared_dir is not None:
         return Path(data.prepared_dir)
-    places = [data.images, data.annotations, data.val_images, data.val_annotations]
+    paths = [data.images, data.annotations, data.val_images, data.val_annotations]
     key = json.dumps(
         [
-            [p and str(Path(p).resolve()) for p in places],
+            [p and str(Path(p).resolve()) for p in paths],
             asdict(data.subset),
             _plain_labels(data),
             asdict(config.masks),
@@ -126,7 +129,7 @@ def claim(folder: Path) -> None:
         raise CocosegError(f"data.prepared_dir: {folder} can't be made ({error.strerror})") from error
 
 
-def find_current(job: Job, fingerprint: dict[str, Any]) -> LabelMap | None:
+def find_current(job: PreparationJob, fingerprint: dict[str, Any]) -> LabelMap | None:
     """The labels of what is prepared already, or None where anything is missing, damaged or out of date."""
     try:
         if json.loads((job.folder / "prepared.json").read_bytes()) != {"complete": True, **fingerprint}:

@@ -34,7 +34,7 @@ def paint(layers: Layers, rules: MasksConfig, values: Sequence[int] = INDICES) -
         (H, W) uint8, in `values`.
     """
     objects = sorted(layers.objects, key=lambda shape: shape.class_index)
-    if rules.overlap == "smallest":  # the sort is stable: of equal areas the higher class lies on top
+    if rules.overlap == "smallest":  # the sort is stable: of equal areas the higher class is on top
         objects.sort(key=lambda shape: -shape.area)
     mask = _draw(layers, objects, rules.rasterizer, values)
     if rules.overlap == "ignore":

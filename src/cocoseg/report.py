@@ -196,7 +196,7 @@ def as_markdown(report: Mapping[str, Any]) -> str:
 
 
 def _overlap_lines(report: Mapping[str, Any]) -> list[str]:
-    """The classes that lose most by the chosen rule, beside their losses by the others."""
+    """The classes that lose most by the chosen rule, with their losses by the others."""
     rule, overlaps = report["rules"]["overlap"], report["overlaps"]
     shares = "; ".join(f"`{name}` {_percent(share)}" for name, share in overlaps["hidden_share"].items())
     lines = [

@@ -69,7 +69,7 @@ class Shape:
         return float(self.outline[1::2].sum())
 
     def is_outside(self, height: int, width: int) -> bool:
-        """Whether a part of it lies outside an image of this size."""
+        """Whether a part of it is outside an image of this size."""
         return isinstance(self.outline, list) and any(
             min(part) < 0 or max(part[0::2]) > width or max(part[1::2]) > height for part in self.outline
         )

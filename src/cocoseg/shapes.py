@@ -2,7 +2,7 @@
 
 It is small, needs no download, and holds everything that a real file may: several classes, overlaps, an
 object of several parts, a hole (as uncompressed RLE), crowd regions (as compressed RLE), images of several
-sizes, a greyscale one. Later classes are painted over earlier ones, as the overlap rule `max` has it.
+sizes, a grayscale one. Later classes are painted over earlier ones, as the overlap rule `max` has it.
 """
 
 import colorsys
@@ -25,7 +25,7 @@ from cocoseg.files import write_bytes
 
 # Ids have gaps, as COCO's have.
 CATEGORIES = {3: "square", 5: "triangle", 8: "circle", 13: "star", 21: "ring", 34: "dumbbell"}
-HUES = {3: 0.0, 5: 0.12, 8: 0.33, 13: 0.5, 21: 0.65, 34: 0.83}  # of 1; neighbours overlap by HUE_SPREAD
+HUES = {3: 0.0, 5: 0.12, 8: 0.33, 13: 0.5, 21: 0.65, 34: 0.83}  # 0..1; neighbours overlap by HUE_SPREAD
 HUE_SPREAD = 0.06
 SIZES = ((128, 96), (96, 128), (112, 112), (160, 120), (90, 75))  # width, height
 Polygon = list[float]
@@ -47,7 +47,7 @@ def draw_shapes(root: Path, *, images: int, seed: int) -> None:
         raise CocosegError(f"data.root: {root} can't be made ({error.strerror})") from error
     with FileLock(root / ".lock"):
         _claim(root)
-        if _made_from(annotation_file) == made_from:
+        if _read_settings(annotation_file) == made_from:
             return
         drawing = root / "images.part"
         shutil.rmtree(drawing, ignore_errors=True)
@@ -64,7 +64,7 @@ def draw_shapes(root: Path, *, images: int, seed: int) -> None:
         write_bytes(annotation_file, json.dumps({"info": made_from, **content}).encode())
 
 
-def _made_from(annotation_file: Path) -> Any:
+def _read_settings(annotation_file: Path) -> Any:
     """The settings that the data set was drawn with, or None where it is missing or damaged."""
     try:
         return json.loads(annotation_file.read_bytes())["info"]
@@ -86,38 +86,38 @@ def _draw_all(folder: Path, images: int, seed: int) -> dict[str, list[dict[str, 
     """Write the images; returns the lists of the annotation file."""
     listed: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for number in range(1, images + 1):
-        image, objects = _scene(np.random.default_rng([seed, number]), crowd=number % 10 == 0)
-        if number == 7:
+    for index in range(1, images + 1):
+        image, objects = _draw_scene(np.random.default_rng([seed, index]), crowd=index % 10 == 0)
+        if index == 7:
             image = image.convert("L")
-        name = f"image_{number:03d}.jpg"
+        name = f"image_{index:03d}.jpg"
         image.save(folder / name, quality=92)
-        listed.append({"id": number, "file_name": name, "width": image.width, "height": image.height})
+        listed.append({"id": index, "file_name": name, "width": image.width, "height": image.height})
         for fields in objects:
-            annotations.append({"id": len(annotations) + 1, "image_id": number, **fields})
+            annotations.append({"id": len(annotations) + 1, "image_id": index, **fields})
     categories = [{"id": i, "name": name, "supercategory": "shape"} for i, name in CATEGORIES.items()]
     return {"images": listed, "annotations": annotations, "categories": categories}
 
 
-def _scene(rng: np.random.Generator, *, crowd: bool) -> tuple[PIL.Image.Image, list[dict[str, Any]]]:
+def _draw_scene(rng: np.random.Generator, *, crowd: bool) -> tuple[PIL.Image.Image, list[dict[str, Any]]]:
     """An image and its annotations, without their ids."""
     width, height = SIZES[rng.integers(len(SIZES))]
-    image = _background(rng, width, height)
+    image = _draw_background(rng, width, height)
     objects = []
     if crowd:
         objects.append(_draw_crowd(image, rng))
     for category_id in sorted(rng.choice(list(CATEGORIES), size=rng.integers(2, 5))):
         objects.append(_draw_object(image, int(category_id), rng))
-    return _photographed(image, rng), objects
+    return _add_camera_noise(image, rng), objects
 
 
-def _background(rng: np.random.Generator, width: int, height: int) -> PIL.Image.Image:
+def _draw_background(rng: np.random.Generator, width: int, height: int) -> PIL.Image.Image:
     """A smooth random pattern in dull colours."""
     coarse = rng.integers(60, 150, size=(4, 4, 3), dtype=np.uint8)
     return PIL.Image.fromarray(coarse).resize((width, height), PIL.Image.Resampling.BICUBIC)
 
 
-def _photographed(image: PIL.Image.Image, rng: np.random.Generator) -> PIL.Image.Image:
+def _add_camera_noise(image: PIL.Image.Image, rng: np.random.Generator) -> PIL.Image.Image:
     """Soft edges and noise, as a camera makes them."""
     pixels = np.asarray(image.filter(PIL.ImageFilter.GaussianBlur(0.6)), dtype=np.float32)
     noisy = pixels + rng.normal(0, 8, pixels.shape)
@@ -127,13 +127,13 @@ def _photographed(image: PIL.Image.Image, rng: np.random.Generator) -> PIL.Image
 def _draw_object(image: PIL.Image.Image, category_id: int, rng: np.random.Generator) -> dict[str, Any]:
     width, height = image.size
     radius = rng.uniform(0.16, 0.3) * min(width, height)
-    centre = (rng.uniform(0.1, 0.9) * width, rng.uniform(0.1, 0.9) * height)
+    center = (rng.uniform(0.1, 0.9) * width, rng.uniform(0.1, 0.9) * height)
     angle = rng.uniform(0, 2 * math.pi)
-    parts, hole = OUTLINES[CATEGORIES[category_id]](*centre, radius, angle)
-    parts = [part for part in (_clipped(part, width, height) for part in parts) if part]
-    region = _filled(image.size, parts)
+    parts, hole = OUTLINES[CATEGORIES[category_id]](*center, radius, angle)
+    parts = [part for part in (_clip(part, width, height) for part in parts) if part]
+    region = _fill(image.size, parts)
     if hole is not None:
-        region &= ~_filled(image.size, [hole])
+        region &= ~_fill(image.size, [hole])
     image.paste(_color(rng, HUES[category_id]), mask=PIL.Image.fromarray(region))
     segmentation = parts if hole is None else _uncompressed_rle(region)
     return _annotation(category_id, region, segmentation, crowd=False)
@@ -152,7 +152,7 @@ def _draw_crowd(image: PIL.Image.Image, rng: np.random.Generator) -> dict[str, A
     region = np.zeros((height, width), dtype=bool)
     for _ in range(25):
         x, y = left + rng.uniform(0, 0.4) * width, top + rng.uniform(0, 0.4) * height
-        dot = _filled(image.size, _circle(x, y, 3.0, 0.0)[0])
+        dot = _fill(image.size, _circle(x, y, 3.0, 0.0)[0])
         image.paste(_color(rng, HUES[8]), mask=PIL.Image.fromarray(dot))
         region |= dot
     encoded = coco_mask.encode(np.asfortranarray(region, dtype=np.uint8))
@@ -172,7 +172,7 @@ def _annotation(category_id: int, region: np.ndarray, segmentation: Any, *, crow
     }
 
 
-def _filled(size: tuple[int, int], parts: list[Polygon]) -> np.ndarray:
+def _fill(size: tuple[int, int], parts: list[Polygon]) -> np.ndarray:
     canvas = PIL.Image.new("1", size)
     draw = PIL.ImageDraw.Draw(canvas)
     for part in parts:
@@ -196,7 +196,7 @@ def _polar(x: float, y: float, radii: list[float], angle: float) -> Polygon:
     return points
 
 
-def _clipped(polygon: Polygon, width: int, height: int) -> Polygon:
+def _clip(polygon: Polygon, width: int, height: int) -> Polygon:
     """The part of a polygon inside the image, edge by edge (Sutherland and Hodgman 1974)."""
     points = list(zip(polygon[0::2], polygon[1::2], strict=True))
     for axis, limit, sign in ((0, 0, 1), (0, width, -1), (1, 0, 1), (1, height, -1)):

@@ -1,4 +1,4 @@
-"""Which images: a seeded choice that grows without changing."""
+"""The choice of images: seeded, and nested, so that a larger one contains a smaller one."""
 
 import heapq
 from collections.abc import Mapping
@@ -60,7 +60,7 @@ def choose(
 
 
 def rank(seed: int, image_id: int) -> bytes:
-    """Where an image stands among all; images are taken in ascending order."""
+    """Sort key of an image; images are taken in ascending order."""
     return blake2b(f"{seed}:{image_id}".encode(), digest_size=8).digest()
 
 
@@ -91,7 +91,7 @@ def _rare_first(ranked: list[int], classes: Mapping[int, set[int]], size: int) -
             images.pop()
         if not images:
             continue
-        if count == shown[index]:  # else the class has been shown since: back to its new place
+        if count == shown[index]:  # otherwise the class has been shown since, and goes back into the queue
             chosen[image_id := images.pop()] = None
             for other in classes[image_id] or {0}:
                 shown[other] += 1

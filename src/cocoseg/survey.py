@@ -25,7 +25,7 @@ class Overlaps:
 
     Attributes:
         images: how many.
-        covered: pixels inside the objects of a class, whichever class lies on top.
+        covered: pixels inside the objects of a class, whichever class is on top.
         hidden: overlap rule -> those of them that the rule gives to another class or ignores.
     """
 
