@@ -3,7 +3,7 @@ import pytest
 
 from cocoseg.errors import CocosegError
 from cocoseg.labels import LabelClass, LabelMap
-from cocoseg.matching import matched
+from cocoseg.matching import match_labels
 
 
 def labels(*names: str, first: int = 1) -> LabelMap:
@@ -12,7 +12,7 @@ def labels(*names: str, first: int = 1) -> LabelMap:
 
 
 def test_the_same_labels_are_left_alone() -> None:
-    matching = matched(labels("cat", "dog"), labels("cat", "dog"), "same")
+    matching = match_labels(labels("cat", "dog"), labels("cat", "dog"), "same")
     prediction = np.array([[0, 1, 2]], dtype=np.uint8)
     assert matching.is_same
     assert matching(prediction) is prediction
@@ -28,11 +28,11 @@ def test_the_same_labels_are_left_alone() -> None:
 )
 def test_other_labels_are_refused(data: LabelMap, message: str) -> None:
     with pytest.raises(CocosegError, match=message):
-        matched(labels("cat", "dog"), data, "same")
+        match_labels(labels("cat", "dog"), data, "same")
 
 
 def test_names_are_matched() -> None:
-    matching = matched(labels("cat", "dog", "zebra"), labels(" Dog", "apple", "CAT", first=7), "match")
+    matching = match_labels(labels("cat", "dog", "zebra"), labels(" Dog", "apple", "CAT", first=7), "match")
 
     assert matching(np.array([[0, 1], [2, 3]], dtype=np.uint8)).tolist() == [[0, 3], [1, 0]]
     assert not matching.is_same
@@ -41,16 +41,16 @@ def test_names_are_matched() -> None:
 
 
 def test_the_same_labels_under_match() -> None:
-    assert matched(labels("cat"), labels("cat"), "match").is_same
+    assert match_labels(labels("cat"), labels("cat"), "match").is_same
 
 
 def test_labels_that_have_nothing_in_common() -> None:
     with pytest.raises(
         CocosegError, match=r"none of the model's classes \(cat\) .* of the data's \(dog, ape\)"
     ):
-        matched(labels("cat"), labels("dog", "ape"), "match")
+        match_labels(labels("cat"), labels("dog", "ape"), "match")
 
 
 def test_a_name_that_occurs_twice() -> None:
     with pytest.raises(CocosegError, match="the data has two classes of the name 'CAT'"):
-        matched(labels("cat"), labels("cat", "CAT"), "match")
+        match_labels(labels("cat"), labels("cat", "CAT"), "match")

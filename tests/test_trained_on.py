@@ -10,18 +10,18 @@ from cocoseg.config_evaluate import EvaluateConfig
 from cocoseg.datamodule import SegmentationDataModule
 from cocoseg.errors import CocosegError
 from cocoseg.evaluation_data import open_images
-from cocoseg.trained_on import FILE, keys_of, note, noted, require_new
+from cocoseg.trained_on import FILE, keys_of, read_training_images, require_new, write_training_images
 from tiny import shapes_config
 
 
 @pytest.fixture(scope="module")
 def config(shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> EvaluateConfig:
-    """Of a run that has noted its images."""
+    """Settings of a run that has written its training images."""
     folder = tmp_path_factory.mktemp("run")
     base = shapes_config(shapes_root, folder / "prepared")
     data = SegmentationDataModule(base)
     data.prepare_data()
-    note(folder, data.training_images())
+    write_training_images(folder, data.training_images())
     (folder / "model.pth").touch()
     return EvaluateConfig(**{**vars(base), "checkpoint": str(folder / "model.pth")})
 
@@ -29,7 +29,7 @@ def config(shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Evalu
 def compare(config: EvaluateConfig, **data: object) -> None:
     """As an evaluation does."""
     config = replace(config, data=replace(config.data, **data))
-    require_new(open_images(config).image_keys(), noted(config.checkpoint), config.split)
+    require_new(open_images(config).image_keys(), read_training_images(config.checkpoint), config.split)
 
 
 def test_what_the_run_held_out_is_new(config: EvaluateConfig, caplog: pytest.LogCaptureFixture) -> None:
@@ -81,7 +81,11 @@ def test_other_images_of_the_same_names_are_new(config: EvaluateConfig, tmp_path
     images = shutil.copytree(config.data.images, tmp_path / "images")
     for path in images.iterdir():
         path.write_bytes(path.read_bytes() + b"\0")
-    require_new(keys_of(images, sorted(p.name for p in images.iterdir())), noted(config.checkpoint), "val")
+    require_new(
+        keys_of(images, sorted(p.name for p in images.iterdir())),
+        read_training_images(config.checkpoint),
+        "val",
+    )
 
 
 def test_a_run_takes_along_what_it_goes_on_from(tmp_path: Path) -> None:
@@ -89,15 +93,18 @@ def test_a_run_takes_along_what_it_goes_on_from(tmp_path: Path) -> None:
         (tmp_path / name / "checkpoints").mkdir(parents=True)
     last = tmp_path / "first/checkpoints/last.ckpt"
     last.touch()
-    note(tmp_path / "first", [("a.jpg", 1)])
-    note(tmp_path / "second", [("b.jpg", 2)], (str(last), None, "IMAGENET1K_V2"))
-    assert noted(str(tmp_path / "second/segmentation_model.pth")) == {("a.jpg", 1), ("b.jpg", 2)}
+    write_training_images(tmp_path / "first", [("a.jpg", 1)])
+    write_training_images(tmp_path / "second", [("b.jpg", 2)], (str(last), None, "IMAGENET1K_V2"))
+    assert read_training_images(str(tmp_path / "second/segmentation_model.pth")) == {
+        ("a.jpg", 1),
+        ("b.jpg", 2),
+    }
 
 
 def test_without_its_file_or_with_a_damaged_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert noted(str(tmp_path / "model.pth")) is None
+    assert read_training_images(str(tmp_path / "model.pth")) is None
     require_new([("a.jpg", 1)], None, "val")
     assert "can't be told whether the model was trained on these images" in caplog.text
     (tmp_path / FILE).write_text('{"images": [["a.jpg", "large"]]}')
     with pytest.raises(CocosegError, match=r"training_images\.json: damaged .*; delete it to go without"):
-        noted(str(tmp_path / "model.pth"))
+        read_training_images(str(tmp_path / "model.pth"))

@@ -22,12 +22,12 @@ from cocoseg.evaluation_report import Report, View, as_text, write_table
 from cocoseg.files import from_here, is_for_its_name, save_png, write_json
 from cocoseg.gallery import Card, write_gallery, write_pictures
 from cocoseg.labels import IGNORE_INDEX
-from cocoseg.matching import Matching, matched
+from cocoseg.matching import Matching, match_labels
 from cocoseg.model import SegmentationModel, load_model
 from cocoseg.pixels import normalize
 from cocoseg.predictor import Predictor
 from cocoseg.progress import track
-from cocoseg.trained_on import noted, require_new
+from cocoseg.trained_on import read_training_images, require_new
 from cocoseg.upsampling import enlarged_argmax
 
 log = logging.getLogger(__name__)
@@ -58,8 +58,8 @@ def evaluate(config: EvaluateConfig, folder: Path, *, image_size: tuple[int, int
     on_gpu = uses_cuda(config.trainer)
     model = in_channels_last(model.to("cuda" if on_gpu else "cpu"))
     images = open_images(config)
-    matching = matched(model.labels, images.labels, config.labels)
-    require_new(images.image_keys(), noted(config.checkpoint), config.split)
+    matching = match_labels(model.labels, images.labels, config.labels)
+    require_new(images.image_keys(), read_training_images(config.checkpoint), config.split)
     warn_of_labels(matching)
 
     scorer = Scorer(model, images, matching, config)
@@ -78,7 +78,7 @@ def evaluate(config: EvaluateConfig, folder: Path, *, image_size: tuple[int, int
     write_report(report, scorer, folder)
     if config.gallery:
         title = f"{config.checkpoint} on {len(images)} images ({config.split})"
-        legend = "With each image its mean IoU, and the classes of its truth by theirs, the lowest first."
+        legend = "Each image with its mean IoU and the IoU of the classes in its mask, the lowest first."
         write_gallery(folder / GALLERY, cards(report), images.labels, title, legend)
     log.info("time         %.1f s", time.monotonic() - begin)
     log.info("scores       %s", from_here(folder))

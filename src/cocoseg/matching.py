@@ -33,7 +33,7 @@ class Matching:
         return prediction if self.is_same else self.index[prediction]
 
 
-def matched(model: LabelMap, data: LabelMap, rule: str) -> Matching:
+def match_labels(model: LabelMap, data: LabelMap, rule: str) -> Matching:
     """Match a model's labels to the data's.
 
     Args:
@@ -73,11 +73,11 @@ def matched(model: LabelMap, data: LabelMap, rule: str) -> Matching:
 def _by_name(labels: LabelMap, whose: str) -> dict[str, int]:
     """Class index by name, background aside."""
     found: dict[str, int] = {}
-    for number, name in enumerate(labels.names[1:], start=1):
+    for index, name in enumerate(labels.names[1:], start=1):
         key = " ".join(name.split()).casefold()
         if key in found:
             raise CocosegError(f"labels=match: {whose} has two classes of the name {name!r}")
-        found[key] = number
+        found[key] = index
     return found
 
 

@@ -28,7 +28,7 @@ def keys_of(folder: Path, names: Iterable[str]) -> list[Key]:
     return [(name, (folder / name).stat().st_size) for name in names]
 
 
-def note(run_dir: Path, images: Iterable[Key], earlier: Iterable[str | None] = ()) -> None:
+def write_training_images(run_dir: Path, images: Iterable[Key], earlier: Iterable[str | None] = ()) -> None:
     """Write down the images that a run trains on, and those of the models that it starts from.
 
     Args:
@@ -37,11 +37,11 @@ def note(run_dir: Path, images: Iterable[Key], earlier: Iterable[str | None] = (
     seen = set(images)
     for checkpoint in earlier:
         if isinstance(checkpoint, str) and Path(checkpoint).is_file():
-            seen |= noted(checkpoint) or set()
+            seen |= read_training_images(checkpoint) or set()
     write_json(run_dir / FILE, {"images": sorted(seen)})
 
 
-def noted(checkpoint: str) -> set[Key] | None:
+def read_training_images(checkpoint: str) -> set[Key] | None:
     """Read the images that a model was trained on; None where its folder has no such file.
 
     Raises:
