@@ -112,18 +112,6 @@ def test_a_run_goes_on_as_if_it_had_not_been_broken_off(tmp_path, first):
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
-def test_another_trainer_begins_with_everything_in_its_optimizer(tmp_path):
-    """As after memory ran out while the encoder was frozen."""
-    module, budget = make(), Budget(None)
-    callback = FreezeEncoder(0.5, budget)
-    count = len(list(module.net.parameters()))
-    for _ in range(2):
-        trainer = tiny_trainer(tmp_path, max_steps=1, callbacks=[callback])
-        trainer.fit(module, loader(random_batch()))
-        assert sum(len(group["params"]) for group in trainer.optimizers[0].param_groups) == count
-        assert not any(weight.requires_grad for weight in module.net.encoder.parameters())
-
-
 def test_what_its_author_froze_stays_so(tmp_path):
     module = make()
     module.net.encoder.stem[0].weight.requires_grad_(False)

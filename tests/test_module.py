@@ -241,3 +241,27 @@ def test_the_seed_decides_the_weights_bit_for_bit(shapes_root, tmp_path):
 
 def test_labels_of_the_spec_give_the_number_of_classes():
     assert tiny_module().confusion.num_classes == len(LABELS) == 3
+
+
+def test_a_validation_that_was_broken_off_does_not_count_twice(shapes_root, tmp_path):
+    """A signal may end one, and another one follow."""
+    module = tiny_module()
+    trainer = tiny_trainer(tmp_path)
+    batches = loader(random_batch(seed=1), random_batch(seed=2))
+    update = module.confusion.update
+    calls = []
+
+    def failing(prediction, mask):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyError
+        update(prediction, mask)
+
+    module.confusion.update = failing
+    with pytest.raises(KeyError):
+        trainer.validate(module, batches, verbose=False)
+    pixels = []
+    compute = module.confusion.compute
+    module.confusion.compute = lambda: pixels.append(int(compute().sum())) or compute()
+    tiny_trainer(tmp_path).validate(module, batches, verbose=False)
+    assert pixels == [2 * 2 * 16 * 16]

@@ -19,6 +19,7 @@ from cocoseg.checks import check
 from cocoseg.config import Config
 from cocoseg.datamodule import SegmentationDataModule
 from cocoseg.errors import CocosegError, TrainingError
+from cocoseg.files import from_here
 from cocoseg.metrics import ConfusionMatrix
 from cocoseg.model import load_model
 from cocoseg.module import SegmentationModule
@@ -105,21 +106,39 @@ def test_batch_size_auto_without_a_gpu(run):
     assert last(run("auto", "data.batch_size=auto"))["global_step"] >= 16
 
 
-def test_memory_that_runs_out_halves_the_batch(run, monkeypatch, caplog):
-    forward = UNet.forward
+@pytest.mark.parametrize("after", [0, 7])
+def test_memory_that_runs_out_ends_the_run_and_half_the_batch_continues_it(run, monkeypatch, tmp_path, after):
+    """Five steps an epoch, which ends with a validation."""
+    forward, passes = UNet.forward, []
 
     def greedy(self: UNet, image: torch.Tensor) -> torch.Tensor:
-        if self.training and len(image) > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+        if self.training:
+            passes.append(len(image))
+            if len(passes) > after and len(image) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(self, image)
 
     monkeypatch.setattr(UNet, "forward", greedy)
-    folder = run("halved")
+    folder, checkpoint = tmp_path / "run", tmp_path / "run" / "checkpoints" / "last.ckpt"
+    halves = ("data.batch_size=2", "trainer.accumulate_grad_batches=2")
 
-    assert last(folder)["global_step"] >= 5
-    assert (folder / "segmentation_model.pth").is_file()
-    said = [record.message for record in caplog.records if record.name == "cocoseg.memory"]
-    assert said == ["out of memory: going on with data.batch_size=2 trainer.accumulate_grad_batches=2"]
+    with pytest.raises(TrainingError) as raised:
+        run("run", "trainer.max_epochs=2")
+
+    assert str(raised.value) == (
+        "out of memory with data.batch_size=4; to continue with half the batch: "
+        f"python train.py run_dir={from_here(folder)} resume=auto {' '.join(halves)}"
+    )
+    assert (folder / "segmentation_model.pth").is_file() == (after >= 5)
+    assert checkpoint.is_file() == (after > 0)
+    goes_on = (f"ckpt_path={checkpoint}",) if after else ()
+    if after:
+        assert last(folder)["global_step"] == after
+
+    run("run", "trainer.max_epochs=2", *halves, *goes_on)
+
+    assert last(folder)["global_step"] >= 10
+    assert set(passes[after + 1 :]) == {2}
 
 
 def test_the_preset_for_debugging(run):
@@ -416,20 +435,3 @@ def test_another_head_is_refused(run, tmp_path):
 def test_a_network_without_an_encoder_can_not_be_fine_tuned(run, setting):
     with pytest.raises(CocosegError, match=r"^finetune: UNet has neither"):
         run("none", setting)
-
-
-@pytest.mark.slow
-def test_memory_that_runs_out_while_the_encoder_is_frozen(run, monkeypatch):
-    forward = ResidualUNet.forward
-
-    def greedy(self: ResidualUNet, image: torch.Tensor) -> torch.Tensor:
-        if self.training and len(image) > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(self, image)
-
-    monkeypatch.setattr(ResidualUNet, "forward", greedy)
-    folder = run("halved", *RESIDUAL, "model.depth=2", "finetune.frozen=0.5", "trainer.max_epochs=2")
-
-    net = load_model(folder / "segmentation_model.pth").net
-    trained = last(folder)["optimizer_states"][0]["state"]
-    assert len(trained) == len(list(net.parameters()))  # in the end, the encoder too

@@ -3,6 +3,7 @@
 import lightning as L
 
 from cocoseg import processes
+from cocoseg.batch_size import CheckMemory
 from cocoseg.budget import Budget
 from cocoseg.cli import build
 from cocoseg.command import Command
@@ -27,6 +28,7 @@ def pacing(
     callbacks: list[L.Callback] = [processes.SameStatistics()]
     if config.compile:  # before the budget takes training to have begun
         callbacks.append(CompileNetwork(config.compile, data, budget))
+    callbacks.append(CheckMemory(data))
     callbacks += [KeepBudget(budget, config, stop), ScheduleRate(config.schedule, budget), StopOnNaN()]
     if config.finetune.frozen:
         callbacks.append(FreezeEncoder(config.finetune.frozen, budget))

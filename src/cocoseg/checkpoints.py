@@ -58,9 +58,6 @@ class LastCheckpoint(L.Callback):
         self.training = False
         self._validating = False
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self.training = self._validating = False  # the last trainer's may have failed
-
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.training = True
 
@@ -73,6 +70,7 @@ class LastCheckpoint(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.save(trainer)
+        self.training = False
 
     def on_validation_epoch_start(self, *args: Any) -> None:
         self._validating = True

@@ -68,8 +68,6 @@ class FreezeEncoder(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self._drops = isinstance(trainer.strategy, ParallelStrategy)
-        # Of a trainer that failed: the optimizer takes what is not frozen.
-        self._thaw(encoder_of(pl_module.net))
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         encoder = encoder_of(pl_module.net)

@@ -1,14 +1,14 @@
 """The recipe: prepare, train, export. Read from top to bottom."""
 
 import logging
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 
-from cocoseg import memory, processes
+from cocoseg import processes
 from cocoseg.assembly import make_module
+from cocoseg.batch_size import explain_half_batch, largest_batch
 from cocoseg.budget import Budget, clock
 from cocoseg.callbacks import display, pacing
 from cocoseg.checkpoints import BestCheckpoint, LastCheckpoint, WholeCheckpointIO
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 def train(config: Config, run_dir: Path, budget: Budget, command: Command | None = None) -> int:
     """Prepare, train, export. Returns the exit code: not 0 where a signal ended the training early.
 
-    `command` is what was typed, for the dashboard.
+    `command` is what was typed, for the dashboard and for advice.
     """
     quiet_lightning()
     budget.writes_formats = any(name != "pth" for name in config.export)
@@ -67,8 +67,7 @@ def train(config: Config, run_dir: Path, budget: Budget, command: Command | None
     stop = StopOnSignal()
     prune = PruneTrial(config.sweep, run_dir.parent, budget)
     around = pacing(config, budget, data, stop), display(config, budget, command or Command())
-    make_trainer = partial(
-        build,
+    trainer = build(
         settings,
         "trainer",
         default_root_dir=run_dir,
@@ -76,9 +75,8 @@ def train(config: Config, run_dir: Path, budget: Budget, command: Command | None
         plugins=[WholeCheckpointIO(budget)],
         logger=build(config.logger, "logger", save_dir=run_dir) if config.logger else False,
     )
-    fit = memory.FitInMemory(make_trainer, settings.get("accumulate_grad_batches") or 1, last)
     if not is_own(config.model):
-        probe(module, fit.trainer, images=2 if data.batch_size == AUTO else data.batch_size)
+        probe(module, trainer, images=2 if data.batch_size == AUTO else data.batch_size)
 
     if checkpoint is not None and processes.agreed(budget.is_spent())[0]:
         spent, limit = clock(budget.used()), clock(budget.limit)
@@ -87,19 +85,21 @@ def train(config: Config, run_dir: Path, budget: Budget, command: Command | None
             exporter(earlier)
     else:
         if data.batch_size == AUTO:
-            data.batch_size = memory.largest_batch(module, len(data.train_set), fit.trainer)
-        with stop.listening():
-            fit(module, data, config.ckpt_path)
+            data.batch_size = largest_batch(module, len(data.train_set), trainer)
+        accumulate = settings.get("accumulate_grad_batches") or 1
+        halved = explain_half_batch(data, accumulate, command or Command(), run_dir, config.ckpt_path)
+        with halved, stop.listening():
+            trainer.fit(module, data, ckpt_path=config.ckpt_path, weights_only=True)
             if module.scores is None:  # a limit in steps can end before the first validation
-                fit.trainer.validate(module, data, verbose=False)
+                trainer.validate(module, data, verbose=False)
     if stop.received:
         advice = f"; to go on: ckpt_path={from_here(last.path)}" if last.step >= 0 else ""
-        log.warning("%s: stopped at step %d%s", stop.received.name, fit.trainer.global_step, advice)
+        log.warning("%s: stopped at step %d%s", stop.received.name, trainer.global_step, advice)
     with stop.listening():
-        finish(fit.trainer, exporter, config.export, stopped=bool(stop.received))
+        finish(trainer, exporter, config.export, stopped=bool(stop.received))
     budget.finished = not stop.received
     if processes.rank() == 0:
-        _outcome(fit.trainer, exporter, stop, prune).write(run_dir)
+        _outcome(trainer, exporter, stop, prune).write(run_dir)
     return stop.exit_code
 
 
