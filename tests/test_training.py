@@ -23,7 +23,6 @@ from cocoseg.files import from_here
 from cocoseg.metrics import ConfusionMatrix
 from cocoseg.model import load_model
 from cocoseg.module import SegmentationModule
-from cocoseg.residual import ResidualUNet
 from cocoseg.resnet_unet import ResNetUNet
 from cocoseg.scores import Scores
 from cocoseg.training import train

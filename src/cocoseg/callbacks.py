@@ -26,8 +26,9 @@ def pacing(
 ) -> list[L.Callback]:
     """What happens before steps and after them, in this order."""
     callbacks: list[L.Callback] = [processes.SameStatistics()]
-    if config.compile:  # before the budget takes training to have begun
-        callbacks.append(CompileNetwork(config.compile, data, budget))
+    # Both before KeepBudget, for which training has begun then.
+    if config.compile:
+        callbacks.append(CompileNetwork(data))
     callbacks.append(CheckMemory(data))
     callbacks += [KeepBudget(budget, config, stop), ScheduleRate(config.schedule, budget), StopOnNaN()]
     if config.finetune.frozen:

@@ -11,7 +11,6 @@ from cocoseg.config import (
     ACCELERATORS,
     AUTO,
     CLASS_WEIGHTS,
-    COMPILES,
     CROWDS,
     ENCODINGS,
     EXPORTS,
@@ -101,8 +100,8 @@ def check(config: Config, *, may_download: bool = False) -> None:
         raise CocosegError(
             "augment.start_size grows with the run's progress; set trainer.max_time, max_epochs or max_steps"
         )
-    if not any(config.compile is known for known in COMPILES) and config.compile != AUTO:
-        raise CocosegError(f"compile is {config.compile!r}; it must be true, false or auto")
+    if not isinstance(config.compile, bool):
+        raise CocosegError(f"compile is {config.compile!r}; it must be true or false")
     _check_loss(config.loss)
     _check_model(config.model, goes_on=config.ckpt_path is not None or config.resume is not None)
     _check_finetune(config)

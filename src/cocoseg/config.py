@@ -26,7 +26,6 @@ ACCELERATORS = (AUTO, "cpu", "gpu", "mps")
 PRECISIONS = (AUTO, "32-true", "bf16-mixed", "16-mixed")
 SWEEPS = ("tpe", "random", "grid")
 PRUNERS = ("none", "median", "halving", "hyperband")
-COMPILES = (False, True, AUTO)
 IMAGENET = ("IMAGENET1K_V1", "IMAGENET1K_V2")  # torchvision's names of weights
 WEIGHTS_PARTS = ("all", "body", "encoder")
 DDP = "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false"
@@ -175,7 +174,7 @@ class Config:
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     model: Any = None
-    compile: Any = False  # true, false, or auto: where the time left repays it
+    compile: Any = False  # torch.compile of the network in training: true or false
     loss: Any = None
     optimizer: Any = None
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
