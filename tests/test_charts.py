@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cocoseg.charts import LENGTH, MARGIN, PAIRS, RIGHT, WRONG, confused_pairs, confusion_matrix, iou_bars
+from cocoseg.charts import CORRECT, ERROR, LENGTH, MARGIN, PAIRS, confused_pairs, confusion_matrix, iou_bars
 from cocoseg.labels import LabelClass, LabelMap
 from tiny import LABELS
 
@@ -10,26 +10,26 @@ def many(count: int) -> list[str]:
     return [f"class number {index}" for index in range(count)]
 
 
-def has(picture, color) -> int:
-    """Pixels of exactly this colour."""
-    return int((np.asarray(picture) == color).all(-1).sum())
+def has(figure, color) -> int:
+    """Pixels of exactly this color."""
+    return int((np.asarray(figure) == color).all(-1).sum())
 
 
 def test_a_perfect_matrix_has_full_cells_on_its_diagonal_only():
-    picture = confusion_matrix(np.diag([5, 70, 900]), LABELS.names)
-    pixels = (np.asarray(picture) == RIGHT).all(-1)
+    figure = confusion_matrix(np.diag([5, 70, 900]), LABELS.names)
+    pixels = (np.asarray(figure) == CORRECT).all(-1)
     y, x = np.nonzero(pixels)
     cells = {(yy // 56, xx // 56) for yy, xx in zip(y - y.min(), x - x.min(), strict=True)}
     assert cells == {(0, 0), (1, 1), (2, 2)}
-    assert has(picture, WRONG) == 0
+    assert has(figure, ERROR) == 0
 
 
 def test_rows_are_divided_by_their_sum():
     few_and_many = np.array([[10, 0, 0], [3, 0, 0], [900_000, 0, 100_000]])
-    picture = confusion_matrix(few_and_many, LABELS.names)
+    figure = confusion_matrix(few_and_many, LABELS.names)
     # All of `cat` is taken for background, however few pixels that are.
-    assert has(picture, WRONG) > 1000
-    assert has(picture, RIGHT) > 1000
+    assert has(figure, ERROR) > 1000
+    assert has(figure, CORRECT) > 1000
 
 
 def test_classes_that_do_not_occur_are_left_out():
@@ -44,21 +44,21 @@ def test_classes_that_do_not_occur_are_left_out():
 @pytest.mark.parametrize(("classes", "cell"), [(7, 56), (81, 12), (254, 5)])
 def test_a_matrix_is_readable_and_no_larger_than_a_screen_needs(classes, cell):
     matrix = np.random.default_rng(0).integers(1, 100, (classes, classes))
-    picture = confusion_matrix(matrix, many(classes))
-    assert classes * cell < picture.height < classes * cell + 200
-    assert max(picture.size) < 1500
+    figure = confusion_matrix(matrix, many(classes))
+    assert classes * cell < figure.height < classes * cell + 200
+    assert max(figure.size) < 1500
 
 
 def test_no_pixel_at_all():
     nothing = np.zeros((3, 3), dtype=np.int64)
     assert confusion_matrix(nothing, LABELS.names).width > 0
-    assert has(confused_pairs(nothing, LABELS.names), WRONG) == 0
+    assert has(confused_pairs(nothing, LABELS.names), ERROR) == 0
     assert iou_bars([None, None, None], LABELS).width > 0
 
 
-def bar_lengths(picture, color) -> list[int]:
-    """Of the bars of a colour, from top to bottom, outlines included."""
-    pixels = (np.asarray(picture) == color).all(-1)
+def bar_lengths(figure, color) -> list[int]:
+    """Of the bars of a color, from top to bottom, outlines included."""
+    pixels = (np.asarray(figure) == color).all(-1)
     rows = np.flatnonzero(pixels.sum(1) > 3)
     tops = [row for row in rows if row - 1 not in rows]
     return [int(pixels[row].sum()) + 2 for row in tops]
@@ -66,25 +66,25 @@ def bar_lengths(picture, color) -> list[int]:
 
 def test_the_pairs_with_most_wrong_pixels_come_first():
     matrix = np.array([[1000, 40, 0], [10, 0, 0], [0, 20, 70]])
-    lengths = bar_lengths(confused_pairs(matrix, LABELS.names), WRONG)
+    lengths = bar_lengths(confused_pairs(matrix, LABELS.names), ERROR)
     assert lengths == [LENGTH + 1, LENGTH // 2 + 1, LENGTH // 4 + 1]
 
 
 def test_only_so_many_pairs_are_shown():
     matrix = np.random.default_rng(0).integers(1000, 2000, (81, 81))
-    assert len(bar_lengths(confused_pairs(matrix, many(81)), WRONG)) == PAIRS
+    assert len(bar_lengths(confused_pairs(matrix, many(81)), ERROR)) == PAIRS
 
 
-def test_bars_of_iou_in_the_colours_of_the_labels():
-    picture = iou_bars([0.5, None, 1.0], LABELS)
-    assert bar_lengths(picture, (0, 0, 255)) == [LENGTH + 1]
-    assert has(picture, (255, 0, 0)) == 0
-    blue = np.flatnonzero((np.asarray(picture) == (0, 0, 255)).all(-1).any(1))
-    assert blue.max() < picture.height - MARGIN - 16  # the best class is on top
+def test_bars_of_iou_in_the_colors_of_the_labels():
+    figure = iou_bars([0.5, None, 1.0], LABELS)
+    assert bar_lengths(figure, (0, 0, 255)) == [LENGTH + 1]
+    assert has(figure, (255, 0, 0)) == 0
+    blue = np.flatnonzero((np.asarray(figure) == (0, 0, 255)).all(-1).any(1))
+    assert blue.max() < figure.height - MARGIN - 16  # the best class is on top
 
 
 def test_a_long_name_does_not_squeeze_the_bars():
     labels = LabelMap((LabelClass((), "background", (0, 0, 0)), LabelClass((1,), "x" * 500, (9, 200, 9))))
-    picture = iou_bars([0.1, 1.0], labels)
-    assert picture.width < 800
-    assert bar_lengths(picture, (9, 200, 9)) == [LENGTH + 1]
+    figure = iou_bars([0.1, 1.0], labels)
+    assert figure.width < 800
+    assert bar_lengths(figure, (9, 200, 9)) == [LENGTH + 1]

@@ -98,6 +98,7 @@ def test_batches_add_up_and_reset_starts_anew():
 
 
 def test_a_mean_of_means_is_weighted_by_pixels():
+    """Batches differ in how many pixels are ignored."""
     mean = MeanLoss()
     mean.update(torch.tensor(1.0), torch.tensor(300))
     mean.update(torch.tensor(4.0), torch.tensor(100))
@@ -112,7 +113,7 @@ def test_batches_without_a_pixel_do_not_count():
     assert mean.compute() == 2
 
 
-def test_a_loss_that_is_no_number_is_not_hidden():
+def test_a_nan_loss_is_not_hidden():
     mean = MeanLoss()
     mean.update(torch.tensor(float("nan")), torch.tensor(10))
     assert mean.compute().isnan()

@@ -4,7 +4,7 @@ import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
@@ -147,6 +147,23 @@ def test_each_validation_stands_for_itself(tmp_path):
     for guess, iou in ((cats, 1.0), (0 * cats, 0.0)):
         trainer.validate(module, loader((painted(guess), cats)), verbose=False)
         assert module.scores.iou == [None, iou, None]
+
+
+def test_scores_of_a_validation_that_is_cut_short_are_partial(tmp_path):
+    def cut(trainer, module, batch, index, *_):
+        if index == 1 and trainer.current_epoch == 0:
+            raise StopIteration
+
+    seen = []
+    callbacks = [
+        LambdaCallback(
+            on_validation_batch_start=cut,
+            on_validation_end=lambda _, module: seen.append(module.scores_are_partial),
+        )
+    ]
+    trainer = tiny_trainer(tmp_path, max_epochs=2, callbacks=callbacks)
+    trainer.fit(tiny_module(), loader(random_batch()), loader(random_batch(), random_batch(seed=1)))
+    assert seen == [True, False]
 
 
 def test_a_checkpoint_holds_spec_and_scores_in_plain_values(tmp_path):

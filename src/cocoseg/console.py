@@ -1,4 +1,4 @@
-"""What the terminal is shown while a run goes on and when it ends."""
+"""The terminal: progress of a run, and the table of scores at its end."""
 
 import logging
 import sys
@@ -16,22 +16,22 @@ from cocoseg.scores import Scores
 
 log = logging.getLogger(__name__)
 
-BAR_EVERY = 0.5  # seconds
+BAR_EVERY = 0.5  # seconds between two updates of the bar
 SHOWN = {"train/loss_step": "loss", "val/loss": "val loss", "val/miou": "val mIoU"}
 
 
 def quiet_lightning() -> None:
-    """Leave out Lightning's tips and device lists, and one warning that is about Lightning itself."""
+    """Silence Lightning's tips and device lists, and warnings that do not concern the user."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     for message in (
         ".*treespec, LeafSpec.* is deprecated",
         "The number of training batches .* is smaller than the logging interval",
-        "Checkpoint directory .* exists and is not empty",  # of a run that goes on
+        "Checkpoint directory .* exists and is not empty",  # a resumed run
         "The dirpath has changed from",  # a resumed run has a folder of its own
-        "It is recommended to use `self.log.*sync_dist=True",  # our scores are those of all processes
+        "It is recommended to use `self.log.*sync_dist=True",  # ours are those of all processes
         "You're resuming from a checkpoint that ended before the epoch ended",
-        "`ModelCheckpoint.*could not find the monitored key",  # a limit in steps before the first validation
+        "`ModelCheckpoint.*could not find the monitored key",  # the run ended before the first validation
     ):
         warnings.filterwarnings("ignore", message=message)
 
@@ -42,7 +42,7 @@ def progress_callback(budget: Budget) -> ProgressBar:
 
 
 def expected_epochs(trainer: L.Trainer, budget: Budget) -> str:
-    """How many epochs there will be in all, as far as can be told."""
+    """The estimated number of epochs of the whole run, or `?`."""
     if not budget.progress or not trainer.num_training_batches:
         return "?"
     done = trainer.current_epoch + (trainer.fit_loop.epoch_loop.batch_idx + 1) / trainer.num_training_batches
@@ -60,7 +60,7 @@ class BarProgress(TQDMProgressBar):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # Not after every step: to show a loss, a GPU has to be waited for.
+        # Not after every step: showing a loss waits for the GPU.
         if time.monotonic() - self._shown >= BAR_EVERY or batch_idx + 1 == self.total_train_batches:
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
             self._shown = time.monotonic()
@@ -76,7 +76,7 @@ class BarProgress(TQDMProgressBar):
 
 
 class LineProgress(ProgressBar):
-    """A line of plain text at most every ten seconds, and after the last validation."""
+    """Logs a line of plain text at most every LINE_EVERY seconds, and after the last validation."""
 
     def __init__(self, budget: Budget):
         super().__init__()
@@ -118,7 +118,7 @@ class LineProgress(ProgressBar):
 
 
 def score_table(scores: Scores, labels: LabelMap) -> str:
-    """IoU of each class that validation holds and the means, one line each; the other classes are counted."""
+    """A table of the IoU of each class and the means. Classes that validation lacks are only counted."""
     means = {
         "mIoU (without background)": scores.miou,
         "mIoU (with background)": scores.miou_with_background,

@@ -20,11 +20,11 @@ class ConfusionMatrix(Metric):
             "matrix", torch.zeros(num_classes, num_classes, dtype=torch.int64), dist_reduce_fx="sum"
         )
 
-    def update(self, prediction: Tensor, mask: Tensor) -> None:
-        """Add a batch: prediction and mask (B, H, W) int64."""
+    def update(self, predicted: Tensor, mask: Tensor) -> None:
+        """Add a batch: predicted and mask (B, H, W) int64."""
         cells = self.num_classes**2
-        # Ignored pixels go to an extra bin: several times faster than selecting the others.
-        pair = torch.where(mask == IGNORE_INDEX, cells, mask * self.num_classes + prediction)
+        # Ignored pixels go to an extra bin, which is several times faster than selecting the others.
+        pair = torch.where(mask == IGNORE_INDEX, cells, mask * self.num_classes + predicted)
         counts = torch.bincount(pair.flatten(), minlength=cells + 1)[:cells]
         self.matrix += counts.view_as(self.matrix)
 
@@ -54,5 +54,5 @@ class MeanLoss(Metric):
         self.pixels += pixels
 
     def compute(self) -> Tensor:
-        """0 where there was no pixel."""
+        """The mean loss per pixel; 0 if there was no pixel."""
         return self.total / self.pixels.clamp(min=1)

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from cocoseg.labels import IGNORE_INDEX
 from cocoseg.metrics import ConfusionMatrix, MeanLoss
-from cocoseg.old_files import drop_average, drop_deep_supervision
+from cocoseg.old_files import drop_average, drop_callbacks, drop_deep_supervision
 from cocoseg.outputs import Output, logits_of, training_loss
 from cocoseg.scores import Scores
 from cocoseg.spec import ModelSpec
@@ -27,12 +27,12 @@ class SegmentationModule(L.LightningModule):
         net: image (B, 3, H, W) -> logits (B, C, H, W), or a mapping with them, see outputs.py.
         loss: logits and mask -> scalar, a mean over the pixels that are not ignored.
         optimizer: parameters -> optimizer.
-        spec: what goes into checkpoints beside the weights, and must fit when one is loaded.
+        spec: the network's description; saved in every checkpoint, and must fit when one is loaded.
 
     Attributes:
         scores: of the last validation; in every checkpoint, too.
-        matrix: the confusion matrix that they come from, (C, C) int64.
-        scores_are_partial: they are of a part of the validation set, for lack of time.
+        matrix: the confusion matrix of the last validation, (C, C) int64, rows the target.
+        scores_are_partial: the last validation was cut short and covers only a part of its images.
         compiled: what takes the network's place in training, where it was compiled.
         base_rates: learning rate of each parameter group of each optimizer, which a schedule scales.
     """
@@ -57,6 +57,7 @@ class SegmentationModule(L.LightningModule):
         self.train_loss = MeanLoss()
         self.val_loss = MeanLoss()
         self.confusion = ConfusionMatrix(len(spec.labels))
+        self._batches = 0  # validated in the current validation
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, C, H, W) of image (B, 3, H, W)."""
@@ -66,7 +67,7 @@ class SegmentationModule(L.LightningModule):
         image, mask = batch
         output = (self.compiled or self.net)(image.to(self.dtype))
         total, loss = training_loss(self.loss, output, mask)
-        self.train_loss.update(loss.detach(), _pixels(mask))
+        self.train_loss.update(loss.detach(), _count_pixels(mask))
         self.log("train/loss_step", loss, prog_bar=True)
         return total
 
@@ -74,21 +75,23 @@ class SegmentationModule(L.LightningModule):
         if self.train_loss.update_called:
             self.log("train/loss", self.train_loss.compute())
             self.train_loss.reset()
-        elif self.scores is not None:  # resumed where an epoch had just ended: its scores still hold
+        elif self.scores is not None:  # resumed at the end of an epoch, whose scores still hold
             self._log_scores(self.scores)
 
     def on_validation_epoch_start(self) -> None:
-        self.confusion.reset()  # of a validation that was broken off
+        self.confusion.reset()  # an exception may have ended the last validation
         self.val_loss.reset()
+        self._batches = 0
 
     def validation_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """Returns the predicted class indices (B, H, W) int64."""
+        """Return the predicted class indices (B, H, W) int64."""
         image, mask = batch
         logits = self(image.to(self.dtype))
-        prediction = logits.argmax(1)
-        self.val_loss.update(self.loss(logits, mask), _pixels(mask))
-        self.confusion.update(prediction, mask)
-        return prediction
+        predicted = logits.argmax(1)
+        self.val_loss.update(self.loss(logits, mask), _count_pixels(mask))
+        self.confusion.update(predicted, mask)
+        self._batches += 1
+        return predicted
 
     def on_validation_epoch_end(self) -> None:
         matrix = self.confusion.compute().cpu()
@@ -99,6 +102,7 @@ class SegmentationModule(L.LightningModule):
         if self.trainer.sanity_checking:
             return
         self.scores, self.matrix = scores, matrix
+        self.scores_are_partial = self._batches < sum(self.trainer.num_val_batches)
         self.log("val/loss", loss, prog_bar=True)
         self._log_scores(scores)
 
@@ -111,9 +115,9 @@ class SegmentationModule(L.LightningModule):
                 self.log(f"iou/{name}", iou)
 
     def configure_optimizers(self) -> Optimizer:
-        # Those of the loss, too, if it has any.
+        # The loss may have weights, too.
         optimizer = self.make_optimizer([weight for weight in self.parameters() if weight.requires_grad])
-        # Kept here: a checkpoint that is loaded next brings its own rates along.
+        # Noted before a checkpoint is loaded, which sets the rates of its own time.
         self.base_rates = [[group["lr"] for group in optimizer.param_groups]]
         return optimizer
 
@@ -127,10 +131,9 @@ class SegmentationModule(L.LightningModule):
         optimizer, *_ = checkpoint.get("optimizer_states") or [None]
         drop_deep_supervision(checkpoint["spec"]["network"], checkpoint["state_dict"], optimizer)
         self.scores = Scores(**checkpoint["scores"]) if checkpoint["scores"] else None
-        for name in ("Advice", "Pictures"):  # callbacks of earlier versions, which Lightning would miss
-            checkpoint["callbacks"].pop(name, None)
+        drop_callbacks(checkpoint["callbacks"])
 
 
-def _pixels(mask: Tensor) -> Tensor:
-    """How many pixels of the mask count."""
+def _count_pixels(mask: Tensor) -> Tensor:
+    """The number of pixels that are not ignored, () int64."""
     return (mask != IGNORE_INDEX).sum()

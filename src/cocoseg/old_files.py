@@ -4,6 +4,13 @@ from typing import Any
 
 AUX_HEADS = "aux_heads."  # names of weights of heads for deep supervision
 NETWORK, AVERAGE = "net.", "average.net."  # names of weights in a checkpoint; the second ones with `ema` only
+CALLBACKS = ("Advice", "Pictures")  # that had a state
+
+
+def drop_callbacks(states: dict[str, Any]) -> None:
+    """Drop the states of callbacks that are gone or renamed; Lightning would warn of them."""
+    for name in CALLBACKS:
+        states.pop(name, None)
 
 
 def network_weights(weights: dict[str, Any]) -> dict[str, Any]:

@@ -139,7 +139,6 @@ class KeepBudget(L.Callback):
             if not self._batch_seconds:
                 self._batch_seconds = seconds
             return
-        pl_module.scores_are_partial = self._cut
         if self._cut:
             log.warning("validated on %d of %d batches: there was no time for more", self._batches, batches)
         else:
