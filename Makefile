@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint format tensorboard clean
+.PHONY: demo test test-all lint format docs tensorboard clean
 
 demo: $(VENV)/ready
 	$(BIN)/python train.py experiment=demo $(DEMO)
@@ -21,6 +21,10 @@ lint: $(VENV)/ready
 format: $(VENV)/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# docs/settings.md, from the declarations in src/cocoseg/config.py.
+docs: $(VENV)/ready
+	$(BIN)/python -m cocoseg.manual
 
 tensorboard: $(VENV)/ready
 	$(BIN)/tensorboard --logdir outputs

@@ -2,17 +2,16 @@
 
 import os
 
-import hydra
 from omegaconf import DictConfig
 
-from cocoseg.cli import entry_point, run_folder, start_run, typed_predict
+from cocoseg.cli import program, resolve_config, run_folder, start_run
+from cocoseg.config import PredictConfig
 from cocoseg.output_folder import alone, require_own
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="predict")
-@entry_point
+@program("predict")
 def main(cfg: DictConfig) -> None:
-    config = typed_predict(cfg)
+    config = resolve_config(cfg, PredictConfig)
     output = run_folder()
     require_own(output, cfg, "output")
     # Before torch is loaded: threads that spin while they wait take the cores from those that decode.

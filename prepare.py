@@ -1,15 +1,13 @@
 """Choose images, fetch what is missing, draw masks: `python prepare.py`, or `--help`."""
 
-import hydra
 from omegaconf import DictConfig
 
-from cocoseg.cli import entry_point, start_run, typed
+from cocoseg.cli import program, resolve_config, start_run
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="prepare")
-@entry_point
+@program("prepare")
 def main(cfg: DictConfig) -> None:
-    config = typed(cfg, may_download=True)
+    config = resolve_config(cfg, may_download=True)
     start_run(cfg, overwrite=True)
 
     from cocoseg.prepare import check_annotations, prepare

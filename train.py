@@ -3,22 +3,20 @@
 import os
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig
 
 from cocoseg.budget import LEDGER, Budget, kept_in
-from cocoseg.cli import entry_point, is_typed, refuse_several_in, run_folder, start_run, typed
-from cocoseg.command import command
+from cocoseg.cli import program, refuse_several_in, resolve_config, run_folder, start_run
 from cocoseg.config import Config
 from cocoseg.outcome import objective
+from cocoseg.overrides import command, is_overridden
 from cocoseg.ranks import following, leads
 from cocoseg.resuming import claimed, continue_run
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="train")
-@entry_point
+@program("train")
 def main(cfg: DictConfig) -> float | None:
-    config = typed(cfg)
+    config = resolve_config(cfg)
     refuse_several_in(config)
     if not leads(config.trainer):  # of several processes on several devices this is not the first one
         with following():
@@ -26,7 +24,7 @@ def main(cfg: DictConfig) -> float | None:
     goes_on = config.ckpt_path is not None or config.resume is not None
     run_dir = start_run(cfg, overwrite=goes_on)
     with claimed(run_dir):  # before the ledger is read, which whoever was there may still have written to
-        budget = continue_run(config, run_dir, limit_is_typed=is_typed("trainer.max_time"))
+        budget = continue_run(config, run_dir, limit_is_typed=is_overridden("trainer.max_time"))
         with kept_in(run_dir / LEDGER, budget):  # a kill during the imports counts, too
             exit_code = run(config, run_dir, budget)
     return objective(run_dir, exit_code)

@@ -20,14 +20,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as train.py does
 import lightning as L
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from step import Stepper, seconds, wait
 
-import cocoseg.cli  # noqa: F401  registers the schema
 from cocoseg.assembly import make_module
 from cocoseg.augment import Augment
 from cocoseg.budget import Budget
-from cocoseg.checks import check
+from cocoseg.cli import resolve_config
 from cocoseg.config import Config
 from cocoseg.console import quiet_lightning
 from cocoseg.datamodule import SegmentationDataModule
@@ -76,8 +74,7 @@ def composed(overrides: list[str], steps: int, folder: str) -> Config:
         "+callbacks.stopwatch._target_=pipeline.Stopwatch",
     ]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config: Config = OmegaConf.to_object(compose("train", [*overrides, *fixed]))
-    check(config)
+        config = resolve_config(compose("train", [*overrides, *fixed]))
     return config
 
 

@@ -1,8 +1,8 @@
 """Batches are changed at random, images and masks alike."""
 
-import dataclasses
 import math
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -448,7 +448,7 @@ def test_half_of_the_classes_of_the_image_before_is_laid_over():
 
 def test_every_setting_is_used():
     """Each one alone changes something."""
-    for field in dataclasses.fields(AugmentConfig):
+    for field in msgspec.structs.fields(AugmentConfig):
         value = [0.5, 0.7] if field.name == "scale" else 20.0 if field.name == "rotate" else 0.5
         image, mask = blobs()
         changed, labels = augment(**{field.name: value})(image, mask, progress=0.0)

@@ -173,6 +173,9 @@ CASES: list[Case] = [
     ("overlap", coco(), (*CUSTOM, "masks.overlap=biggest"), ("masks.overlap", "'biggest'", "smallest")),
     ("no_workers", coco(), (*CUSTOM, "prepare.workers=0"), ("prepare.workers", "0")),
     ("seed", coco(), (*CUSTOM, "seed=-1"), ("seed", "-1")),
+    ("unknown_key", None, ("data.sise=3",), ("data.sise: no such setting; did you mean data.subset.size?",)),
+    ("no_number", coco(), (*CUSTOM, "data.num_workers=many"), ("data.num_workers is 'many'; it must be ",)),
+    ("size", coco(), (*CUSTOM, "data.image_size=[32,wide]"), ("data.image_size is [32,wide]; it must be ",)),
     ("seed_of_shapes", None, ("data=shapes", "data.shapes.seed=-1"), ("data.shapes.seed", "-1")),
     ("seconds", coco(), (*CUSTOM, "trainer.max_time=21600"), ("trainer.max_time", "21600", '"00:06:00:00"')),
     ("hours", coco(), (*CUSTOM, "trainer.max_time=6:00:00"), ("trainer.max_time", '"00:06:00:00"')),
@@ -237,10 +240,6 @@ def test_train_checks_alike(tmp_path: Path):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("data.sise=3", ("data.sise",)),
-        ("data.num_workers=many", ("data.num_workers", "many")),
-        ("data.image_size=[32,wide]", ("data.image_size", "wide")),
-        ("data.subset.keep_empty=perhaps", ("data.subset.keep_empty", "perhaps")),
         ("trainer.max_stepps=3", ("trainer.max_stepps",)),
         ("data=cooc", ("data/cooc", "custom")),
         ("experiment=dmeo", ("experiment/dmeo", "demo")),

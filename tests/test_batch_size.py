@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import lightning as L
 import pytest
 import torch
+from cocoseg.command import Command
 from torch import nn
 
 from cocoseg import batch_size
@@ -17,7 +18,6 @@ from cocoseg.batch_size import (
     largest_batch,
     largest_fitting,
 )
-from cocoseg.command import Command
 from cocoseg.errors import CocosegError
 from cocoseg.losses import CrossEntropyLoss
 from cocoseg.module import SegmentationModule

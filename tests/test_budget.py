@@ -11,8 +11,6 @@ from cocoseg.budget import (
     END,
     LEDGER,
     Budget,
-    Spent,
-    clock,
     kept_in,
     open_budget,
     process_age,
@@ -244,10 +242,3 @@ def test_age_grows() -> None:
     time.sleep(0.05)
     assert process_age() > before
     assert open_budget(None).limit is None
-
-
-def test_clock() -> None:
-    assert clock(3.21) == "3.2 s"
-    assert clock(60) == "0:01:00"
-    assert clock(7325.4) == "2:02:05"
-    assert str(Spent(computing=3600)).count("0.0 s") == 4

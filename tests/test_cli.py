@@ -1,6 +1,5 @@
 """The command lines of train.py and prepare.py, run as a user runs them."""
 
-import dataclasses
 import json
 import math
 import os
@@ -19,7 +18,6 @@ import torch
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cocoseg.config import Config
 from cocoseg.model_file import read_weights
 from cocoseg.shapes import draw_shapes
 from conftest import ROOT, SMALL, run_program, write_coco
@@ -568,62 +566,51 @@ def no_torch(tmp_path: Path) -> dict[str, str]:
     """An environment in which importing torch fails."""
     (tmp_path / "poison/torch").mkdir(parents=True)
     (tmp_path / "poison/torch/__init__.py").write_text("raise RuntimeError('torch was imported')\n")
-    return {"PYTHONPATH": str(tmp_path / "poison")}
+    return {"PYTHONPATH": os.pathsep.join([str(tmp_path / "poison"), os.environ.get("PYTHONPATH", "")])}
 
 
-def keys(schema: type, prefix: str = "") -> Iterator[str]:
-    """The dotted names of a schema's settings; of untyped nodes, their own name."""
-    for field in dataclasses.fields(schema):
-        kinds = [kind for kind in (field.type, *getattr(field.type, "__args__", ())) if kind]
-        nested = [kind for kind in kinds if dataclasses.is_dataclass(kind)]
-        if nested:
-            yield from keys(nested[0], f"{prefix}{field.name}.")
-        else:
-            yield prefix + field.name
-
-
-def test_keys_of_the_schema():
-    assert {"seed", "data.root", "data.subset.size", "data.shapes.seed", "masks.overlap"} < set(keys(Config))
-
-
-def explained(text: str) -> set[str]:
-    """The settings named in a help text."""
-    return {word.strip("(),;:").split("=")[0] for word in text.split()}
-
-
-def test_help_of_train(tmp_path: Path, no_torch: dict[str, str]):
-    done = run_program("train", "--help", cwd=tmp_path, **no_torch)
+@pytest.mark.parametrize("program", ["train", "prepare", "evaluate", "predict"])
+def test_help(program: str, tmp_path: Path, no_torch: dict[str, str]):
+    done = run_program(program, "--help", cwd=tmp_path, **no_torch)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    own = {"model.base_channels", "model.depth", "model.upsample", "model.dropout"}
-    more = {"optimizer.lr", "optimizer.weight_decay", "trainer.max_time", "trainer.*", "experiment"}
-    assert {*keys(Config), *own, *more} - explained(done.stdout) - {"trainer"} == set()
-    examples = [line for line in done.stdout.splitlines() if line.startswith("  python train.py ")]
-    assert len(examples) == 3
-    assert len(done.stdout.splitlines()) < 50
-    assert max(map(len, done.stdout.splitlines())) <= 140
-    assert {path.name for path in tmp_path.iterdir()} == {"poison"}
-
-
-def test_help_of_prepare(tmp_path: Path, no_torch: dict[str, str]):
-    done = run_program("prepare", "--help", cwd=tmp_path, **no_torch)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    of_training = {"image_size", "batch_size", "num_workers", "val_fraction", "cache", "cache_size"}
-    of_training = {f"data.{name}" for name in of_training}
-    own = {key for key in keys(Config) if key.startswith(("data.", "masks.", "prepare."))} - of_training
-    assert own - explained(done.stdout) == set()
-    examples = [line for line in done.stdout.splitlines() if line.startswith("  python prepare.py ")]
-    assert len(examples) == 3
-    assert {path.name for path in tmp_path.iterdir()} == {"poison"}
-
-
-@pytest.mark.parametrize("program", ["train", "prepare"])
-def test_help_writes_values_as_a_user_types_them(program: str, tmp_path: Path):
-    """`data.num_workers=None` would be an error: YAML's word is null, and its switches are true and false."""
-    done = run_program(program, "--help", cwd=tmp_path)
+    lines = done.stdout.splitlines()
+    assert len([line for line in lines if line.startswith(f"  python {program}.py ")]) == 3
+    assert len(lines) < 110
+    assert max(map(len, lines)) <= 130
     values = {word.partition("=")[2] for word in done.stdout.split()}
-    assert values.isdisjoint({"None", "True", "False"})
+    assert values.isdisjoint({"None", "True", "False"})  # YAML's words are null, true and false
+    assert {path.name for path in tmp_path.iterdir()} == {"poison"}
+
+
+def test_help_of_train_lists_every_preset(tmp_path: Path):
+    text = run_program("train", "--help", cwd=tmp_path).stdout
+    for path in (ROOT / "conf").glob("*/*.yaml"):
+        line = next(line for line in text.splitlines() if line.startswith(f"{path.parent.name}: "))
+        assert path.stem in line.partition(": ")[2].split(", ")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (("data.bach_size=3",), "data.bach_size: no such setting; did you mean data.batch_size?"),
+        (("+batch_size=3",), "batch_size: no such setting; did you mean data.batch_size?"),
+        (("-m", "seed=1,2", "sead=3"), "sead: no such setting; did you mean seed?"),
+        (("data.sampling=balanced",), "data.sampling is gone: loss.class_weights=enet gives rare classes"),
+        (("-m", "++sweep.factor=2,3"), "sweep.factor is gone: choose sweep.pruner=halving, which has a"),
+        (("sweep=halving",), "sweep=halving is gone: choose sweep=tpe sweep.pruner=halving"),
+        (("model.deep_supervision=true",), "model.deep_supervision is gone: only the finest logits are"),
+    ],
+    ids=str,
+)
+def test_unknown_and_removed_keys_end_with_one_line(
+    overrides: tuple[str, ...], sentence: str, tmp_path: Path, no_torch: dict[str, str]
+):
+    done = run_program("train", *overrides, cwd=tmp_path, **no_torch)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {sentence}")
+    assert done.stderr.count("\n") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"poison"}
 
 
 def test_preparation_needs_no_torch(tmp_path: Path, no_torch: dict[str, str]):

@@ -16,10 +16,10 @@ from torch.utils.data import DataLoader
 from cocoseg import budget as budget_module
 from cocoseg import dashboard
 from cocoseg.budget import Budget
-from cocoseg.command import Command
 from cocoseg.comparison import GAP
 from cocoseg.config import Config, DataConfig
 from cocoseg.dashboard import EXAMPLES, SHARE, Figures, RunTexts
+from cocoseg.overrides import Command
 from cocoseg.text import LINE
 from tensorboard_api import TensorBoardApi
 from tiny import Reads, loader, painted, random_batch, tiny_module, tiny_trainer

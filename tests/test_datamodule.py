@@ -1,9 +1,9 @@
-import dataclasses
 import json
 import types
 
 import pytest
 import torch
+from msgspec.structs import replace
 from torch.utils.data import DataLoader
 
 import cocoseg.datamodule
@@ -152,9 +152,7 @@ def test_only_training_images_are_augmented(data_module):
 def test_order_and_augmentation_follow_the_seed(data_module, workers):
     def epochs(seed: int, workers: int) -> list[torch.Tensor]:
         data = data_module(seed=0, num_workers=workers, batch_size=6)
-        data.config = dataclasses.replace(
-            data.config, seed=seed, augment=AugmentConfig(flip=0.5, scale=[0.5, 2])
-        )
+        data.config = replace(data.config, seed=seed, augment=AugmentConfig(flip=0.5, scale=[0.5, 2]))
         data.trainer = types.SimpleNamespace(global_step=0, global_rank=0, world_size=1, training=True)
         loader = data.train_dataloader()
         return [data.on_after_batch_transfer(batch, 0)[0] for _ in range(2) for batch in loader]

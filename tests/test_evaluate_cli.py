@@ -1,7 +1,6 @@
 """The command line of evaluate.py, and formats at the end of train.py, run as a user runs them."""
 
 import json
-import os
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -95,18 +94,3 @@ def test_an_unknown_format_is_refused_before_anything_is_done(tmp_path: Path) ->
     done = run_program("train", *SMALL, "export=[pth,tflite]", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr == "error: export: 'tflite' is no format; known: pth, onnx, torch_export\n"
-
-
-def test_help(tmp_path: Path) -> None:
-    (tmp_path / "poison/torch").mkdir(parents=True)
-    (tmp_path / "poison/torch/__init__.py").write_text("raise RuntimeError('torch was imported')\n")
-    path = os.pathsep.join([str(tmp_path / "poison"), os.environ.get("PYTHONPATH", "")])
-    done = run_program("evaluate", "--help", cwd=tmp_path, PYTHONPATH=path)
-    lines = done.stdout.splitlines()
-    assert done.returncode == 0, done.stderr
-    assert len([line for line in lines if line.startswith("  python evaluate.py ")]) == 3
-    assert len(lines) < 40
-    assert max(map(len, lines)) <= 140
-    values = {word.partition("=")[2] for word in done.stdout.split()}
-    assert values.isdisjoint({"None", "True", "False"})
-    assert {path.name for path in tmp_path.iterdir()} == {"poison"}

@@ -6,11 +6,9 @@ import PIL.Image
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
-import cocoseg.cli  # noqa: F401  registers the schema
 from cocoseg.budget import Budget
-from cocoseg.checks import check
+from cocoseg.cli import resolve_config
 from cocoseg.model import load_model
 from cocoseg.training import train
 from conftest import ROOT
@@ -60,8 +58,7 @@ def test_every_experiment_trains(experiment, precision, shapes_root, tmp_path):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         chosen = [f"experiment={experiment}", *places, *SMALLER]
         module = compose("train", chosen).model["_target_"].split(".")[1]
-        config = OmegaConf.to_object(compose("train", [*chosen, *NARROWER[module]]))
-    check(config)
+        config = resolve_config(compose("train", [*chosen, *NARROWER[module]]))
     run_dir = tmp_path / "run"
 
     exit_code = train(config, run_dir, Budget(None))

@@ -7,9 +7,9 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from cocoseg.checkpoints import BestCheckpoint
-from cocoseg.command import Command
 from cocoseg.config import Config, DataConfig, SubsetConfig
 from cocoseg.hparams import LOSS, MIOU, HyperparameterRow, hyperparameters
+from cocoseg.overrides import Command
 from cocoseg.scores import Scores
 from tensorboard_api import TensorBoardApi
 from tiny import loader, random_batch, tiny_module, tiny_trainer

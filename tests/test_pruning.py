@@ -7,11 +7,10 @@ from types import SimpleNamespace
 import optuna
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from optuna.trial import TrialState, create_trial
 
-import cocoseg.cli  # noqa: F401  registers the schema
 from cocoseg.budget import Budget
+from cocoseg.cli import resolve_config
 from cocoseg.config import SweepConfig
 from cocoseg.model import load_model
 from cocoseg.outcome import PRUNED, Outcome
@@ -184,7 +183,7 @@ def test_a_pruned_trial_exports_its_model(study: optuna.Study, shapes_root: Path
         composed = compose("train", [*places, *sweep, *TINY_RUN, "trainer.max_epochs=10"])
     run_dir = tmp_path / str(STARTUP_TRIALS)
 
-    exit_code = train(OmegaConf.to_object(composed), run_dir, Budget(None))
+    exit_code = train(resolve_config(composed), run_dir, Budget(None))
 
     assert exit_code == 0
     outcome = Outcome.read(run_dir)

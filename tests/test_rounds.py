@@ -12,7 +12,7 @@ import cocoseg.rounds
 import cocoseg.search
 from cocoseg.budget import LEDGER, Budget, read_ledger
 from cocoseg.config import Config, SweepConfig
-from cocoseg.durations import as_duration, parse_duration
+from cocoseg.durations import parse_duration
 from cocoseg.errors import CocosegError, TrainingError
 from cocoseg.files import write_json
 from cocoseg.outcome import FAILED, FINISHED, OUTCOME, PRUNED, STOPPED, Outcome
@@ -225,11 +225,6 @@ def test_contradictions_are_found_before_anything_is_written(
         run(played, *arguments, **settings)
     assert played.jobs == []
     assert not played.folder.exists()
-
-
-def test_durations():
-    assert as_duration(90061.9) == "01:01:01:01"
-    assert parse_duration(as_duration(59.9), key="x").total_seconds() == 59
 
 
 # ---- overrides of jobs, and how jobs end

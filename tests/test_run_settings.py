@@ -4,9 +4,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-import cocoseg.cli  # noqa: F401  registers the schema
+import cocoseg.cli  # noqa: F401  registers resolvers
+from cocoseg.config import EvaluateConfig
 from cocoseg.errors import CocosegError
 from cocoseg.run_settings import as_trained, run_settings
+from cocoseg.settings import convert
 from conftest import ROOT
 
 
@@ -57,7 +59,7 @@ def test_the_data_are_those_of_the_run(model: Path) -> None:
         if key not in ("batch_size", "num_workers"):  # which follow from the machine
             assert config.data[key] == expected.data[key], key
     assert config.data.batch_size == 16
-    OmegaConf.to_object(config)
+    convert(OmegaConf.to_container(config, resolve=True), EvaluateConfig)
 
 
 def test_a_checkpoint_lies_one_folder_deeper(model: Path) -> None:
@@ -147,3 +149,15 @@ def test_settings_of_another_version_are_refused(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("seed: 0\nmasks: {}\ndata:\n  unheard_of: 1\n")
     with pytest.raises(CocosegError, match=r"don't fit .*unheard_of.*; give data="):
         settled(tmp_path / "model.pth")
+
+
+def test_keys_that_an_older_version_wrote_are_left_out(model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = model.parent / "config.yaml"
+    content = OmegaConf.load(path)
+    OmegaConf.update(content, "data.sampling", "uniform", force_add=True)
+    path.write_text(OmegaConf.to_yaml(content))
+    with caplog.at_level("INFO"):
+        config = settled(model)
+    assert caplog.text.count("data.sampling: no settings any more, left out") == 1
+    assert "sampling" not in config.data
+    assert config.data.image_size == [48, 64]

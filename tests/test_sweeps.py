@@ -15,9 +15,10 @@ from filelock import FileLock
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-import cocoseg.cli  # noqa: F401  registers the schema
+import cocoseg.cli  # noqa: F401  registers resolvers
+from cocoseg.durations import minutes
 from cocoseg.launching import OUTPUT
-from cocoseg.resolvers import minutes, sweep_folder
+from cocoseg.overrides import sweep_folder
 from cocoseg.study import open_storage
 from conftest import ROOT, SMALL, run_program
 

@@ -1,12 +1,12 @@
 import json
 import logging
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import asdict, replace
 
-from cocoseg.config_evaluate import EvaluateConfig
+from cocoseg.config import EvaluateConfig
 from cocoseg.datamodule import SegmentationDataModule
 from cocoseg.errors import CocosegError
 from cocoseg.evaluation_data import open_images
@@ -23,7 +23,7 @@ def config(shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Evalu
     data.prepare_data()
     write_training_images(folder, data.training_images())
     (folder / "model.pth").touch()
-    return EvaluateConfig(**{**vars(base), "checkpoint": str(folder / "model.pth")})
+    return EvaluateConfig(**{**asdict(base), "checkpoint": str(folder / "model.pth")})
 
 
 def compare(config: EvaluateConfig, **data: object) -> None:

@@ -9,13 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
-import cocoseg.cli  # noqa: F401  registers the schema
 from cocoseg import training
 from cocoseg.budget import Budget
-from cocoseg.checks import check
+from cocoseg.cli import resolve_config
 from cocoseg.config import Config
 from cocoseg.datamodule import SegmentationDataModule
 from cocoseg.errors import CocosegError, TrainingError
@@ -47,8 +45,7 @@ def run(shapes_root, tmp_path):
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             of_unet = not any(override.startswith("model=") for override in overrides)
             tiny = [override for override in TINY if of_unet or not override.startswith("model.")]
-            settings = OmegaConf.to_object(compose("train", ["data=custom", *places, *tiny, *overrides]))
-        check(settings)
+            settings = resolve_config(compose("train", ["data=custom", *places, *tiny, *overrides]))
         assert train(settings, tmp_path / name, Budget(None)) == 0
         return tmp_path / name
 

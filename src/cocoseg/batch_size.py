@@ -11,13 +11,13 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from cocoseg.command import Command, key_of
 from cocoseg.datamodule import SegmentationDataModule
 from cocoseg.device import is_out_of_memory, untouched
 from cocoseg.errors import CocosegError, TrainingError
 from cocoseg.files import from_here
 from cocoseg.module import SegmentationModule
 from cocoseg.outputs import logits_of, training_loss
+from cocoseg.overrides import Command, key_of
 
 log = logging.getLogger(__name__)
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cocoseg.durations import clock
 from cocoseg.errors import CocosegError
 from cocoseg.files import write_json
 
@@ -252,14 +253,6 @@ def kept_in(path: Path, budget: Budget) -> Iterator[None]:
         thread.join()
         with suppress(CocosegError):
             write_json(path, budget.to_dict())
-
-
-def clock(seconds: float) -> str:
-    """`1:02:03`, and `12.3 s` below a minute."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    hours, rest = divmod(round(seconds), 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"
 
 
 def time_line(budget: Budget) -> str:

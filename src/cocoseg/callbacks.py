@@ -6,7 +6,6 @@ from cocoseg import processes
 from cocoseg.batch_size import CheckMemory
 from cocoseg.budget import Budget
 from cocoseg.cli import build
-from cocoseg.command import Command
 from cocoseg.compiling import CompileNetwork
 from cocoseg.config import Config
 from cocoseg.console import progress_callback
@@ -16,6 +15,7 @@ from cocoseg.diagnostics import Diagnostics
 from cocoseg.finetuning import FreezeEncoder
 from cocoseg.hparams import HyperparameterRow
 from cocoseg.nan_guard import StopOnNaN
+from cocoseg.overrides import Command
 from cocoseg.pacing import KeepBudget
 from cocoseg.schedule import ScheduleRate
 from cocoseg.stopping import StopOnSignal

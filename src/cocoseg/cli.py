@@ -1,16 +1,18 @@
-"""What the entry points share: the schema's registration, the typed configuration, errors in one line."""
+"""The frame of the programs: command line, checked configuration, errors in one line and exit codes."""
 
 import atexit
 import errno
 import functools
+import inspect
 import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from hydra.core.config_store import ConfigStore
+import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException, InstantiationException
 from hydra.types import RunMode
@@ -19,14 +21,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cocoseg.checks import check, check_predict
-from cocoseg.command import key_of
-from cocoseg.config import Config, PredictConfig
-from cocoseg.config_evaluate import EvaluateConfig
-from cocoseg.errors import CocosegError
+from cocoseg.config import Config, EvaluateConfig, PredictConfig, Settings
+from cocoseg.durations import minutes
+from cocoseg.errors import CocosegError, report_errors
 from cocoseg.files import from_here, write_bytes
 from cocoseg.outcome import FAILED, OUTCOME, STOPPED, Outcome
+from cocoseg.overrides import check_overrides, is_overridden, sweep_folder
 from cocoseg.ranks import may_be_several, started_one_by_one
-from cocoseg.resolvers import register
+from cocoseg.settings import convert
 from cocoseg.signals import stop_with_launcher
 
 BAD_INPUT = CocosegError.exit_code
@@ -35,10 +37,14 @@ RESTARTS = "SLURM_RESTART_COUNT"  # environment variable
 # Launchers whose jobs have no command line of their own, by which Lightning could start a job's processes.
 JOBS_IN_A_PROCESS = ("hydra._internal.", "hydra_plugins.hydra_joblib", "hydra_plugins.hydra_submitit")
 
-_SCHEMAS = {"train": Config, "evaluate": EvaluateConfig, "predict": PredictConfig}
-for _name, _node in _SCHEMAS.items():
-    ConfigStore.instance().store(_name, _node, group="schema", package="_global_", provider="cocoseg")
-register()
+# The settings that each program takes; its defaults stand in conf/<program>.yaml.
+PROGRAMS: dict[str, type[Settings]] = {
+    "train": Config,
+    "prepare": Config,
+    "evaluate": EvaluateConfig,
+    "predict": PredictConfig,
+}
+Kind = TypeVar("Kind", bound=Settings)
 
 _failed: dict[int, str] = {}  # by job of a multirun, how it failed
 _begun: Path | None = None  # folder of the last run that this process began
@@ -46,6 +52,50 @@ _begun: Path | None = None  # folder of the last run that this process began
 
 class JobFailedError(CompactHydraException):
     """A job of a multirun ended; Hydra prints the sentence without a stack trace and goes on."""
+
+
+def register_resolvers() -> None:
+    """Define what `${name:…}` in YAML files computes."""
+    OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True)
+    OmegaConf.register_new_resolver("minutes", minutes, replace=True)
+    OmegaConf.register_new_resolver("settings", _settings, replace=True)
+
+
+def _settings(program: str, *, _root_: DictConfig) -> str:
+    """`${settings:train}`: the settings of a program with their values, for its `--help`."""
+    from cocoseg.manual import help_of_settings
+
+    return help_of_settings(PROGRAMS[program], program, _root_)
+
+
+register_resolvers()
+
+
+def program(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
+    """Make a function the main program that conf/<name>.yaml, beside its file, configures.
+
+    Overrides of keys that no program has end it with one line before Hydra composes anything.
+    """
+
+    def decorate(main: Callable[[DictConfig], Any]) -> Callable[[], Any]:
+        conf = Path(inspect.getfile(main)).parent / "conf"
+        run = hydra.main(version_base="1.3", config_path="conf", config_name=name)(entry_point(main))
+
+        @functools.wraps(main)
+        def checked() -> Any:
+            arguments, _ = get_args_parser().parse_known_args()
+            folders = [
+                conf,
+                *(Path(given) for given in (arguments.config_dir, arguments.config_path) if given),
+            ]
+            groups = {path.name for folder in folders for path in folder.glob("*") if path.is_dir()}
+            with report_errors():
+                check_overrides(arguments.overrides, PROGRAMS[name], groups)
+            return run()
+
+        return checked
+
+    return decorate
 
 
 def entry_point(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
@@ -84,51 +134,36 @@ def entry_point(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any
     return wrapped
 
 
-def typed(config: DictConfig, *, may_download: bool = False) -> Config:
-    """The configuration as plain, checked dataclasses; `may_download` as in `cocoseg.checks.check`.
+def resolve_config(config: DictConfig, kind: type[Kind] = Config, *, may_download: bool = False) -> Kind:
+    """Turn a composed configuration into checked settings.
+
+    Args:
+        config: as Hydra composes it, without Hydra's own part.
+        kind: Config, EvaluateConfig or PredictConfig.
+        may_download: as in `cocoseg.checks.check`.
 
     Raises:
         CocosegError: names the key.
     """
-    settings: Config = _as_object(config, "run_dir")
-    if settings.ckpt_path is None and int(os.environ.get(RESTARTS) or 0):
-        settings.resume = "auto"  # Slurm has started the job once more
-    check(settings, may_download=may_download)
-    return settings
-
-
-def as_dataclasses(config: DictConfig, *, may_download: bool = False) -> Config:
-    """`typed` outside of a job, where Hydra has no configuration of its own."""
-    settings: Config = _plain(config)
-    check(settings, may_download=may_download)
-    return settings
-
-
-def typed_predict(config: DictConfig) -> PredictConfig:
-    """As `typed`, of predict.py."""
-    settings: PredictConfig = _as_object(config, "output")
-    check_predict(settings)
-    return settings
-
-
-def _as_object(config: DictConfig, folder: str) -> Any:
-    """The dataclasses of the schema; `folder` is the key of the run's folder."""
-    if HydraConfig.get().mode == RunMode.MULTIRUN and is_typed(folder):
+    folder = "output" if kind is PredictConfig else "run_dir"
+    if _is_in_multirun() and is_overridden(folder):
         raise CocosegError(f"{folder}: the jobs of a multirun can't share it; set hydra.sweep.dir instead")
-    return _plain(config)
-
-
-def _plain(config: DictConfig) -> Any:
     try:
-        return OmegaConf.to_object(config)
+        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise CocosegError(str(error).splitlines()[0]) from error
+    settings = convert(values, kind)
+    if isinstance(settings, Config):
+        if settings.ckpt_path is None and int(os.environ.get(RESTARTS) or 0):
+            settings.resume = "auto"  # Slurm has started the job once more
+        check(settings, may_download=may_download)
+    elif isinstance(settings, PredictConfig):
+        check_predict(settings)
+    return settings
 
 
-def is_typed(key: str) -> bool:
-    """Whether a key stands on the command line."""
-    given = HydraConfig.get().overrides
-    return key in map(key_of, [*given.task, *given.hydra])
+def _is_in_multirun() -> bool:
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def refuse_several_in(config: Config) -> None:
@@ -148,7 +183,9 @@ def refuse_several_in(config: Config) -> None:
             "(hydra/launcher=local; of 8 GPUs hydra.launcher.n_jobs=2 gives each 4), or set trainer=default "
             "trainer.devices=1"
         )
-    if started_one_by_one(config.trainer) and not (is_typed("run_dir") or is_typed("hydra.run.dir")):
+    if started_one_by_one(config.trainer) and not (
+        is_overridden("run_dir") or is_overridden("hydra.run.dir")
+    ):
         raise CocosegError(
             "run_dir: processes that torchrun or Slurm starts would each name a folder by the time; "
             "name one for all, as in run_dir=runs/first"

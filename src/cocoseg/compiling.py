@@ -8,9 +8,9 @@ import torch
 
 from cocoseg.augment import training_size
 from cocoseg.batch_size import training_pass
-from cocoseg.budget import clock
 from cocoseg.datamodule import SegmentationDataModule
 from cocoseg.device import is_out_of_memory, untouched
+from cocoseg.durations import clock
 from cocoseg.errors import TrainingError
 from cocoseg.module import SegmentationModule
 

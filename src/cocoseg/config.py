@@ -1,83 +1,119 @@
-"""Schemas of our own settings. No torch, no Hydra; checks.py says what they can't.
+"""Declarations of our own settings: name, type, choices or range, default and one line of help of each.
 
-The defaults that users get stand in conf/; those here are the same wherever a schema is used without it.
-What users swap as a whole (model, loss, optimizer, trainer, logger, callbacks) is an untyped node with a
-`_target_`.
+settings.py checks a composed configuration against them, manual.py makes `--help` and docs/settings.md of
+them, and conf/ holds the same keys with the same defaults. Parts that users swap as a whole (model, loss,
+optimizer, trainer, logger, callbacks) are untyped nodes with a `_target_`. No torch, no Hydra.
 """
 
-from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
+
+from msgspec import Meta, Struct, field
+
+from cocoseg.durations import Duration, parse_duration
 
 COCO_ANNOTATIONS = "http://images.cocodataset.org/annotations/annotations_trainval2017.zip"
-DEFAULT_ROOT = "data/coco"  # of data=coco: ours, so what is missing there is fetched without being asked
-OVERLAPS = ("max", "smallest", "ignore")
-RASTERIZERS = ("pillow", "coco")
-CROWDS = ("ignore", "draw", "skip")
-ENCODINGS = ("palette", "uint16", "x100")
-LABELS = ("all", "supercategories")
-SCHEDULES = ("linear", "cosine", "trapezoid", "constant")
-OTHERS = ("background", "ignore")
-CLASS_WEIGHTS = ("none", "enet", "median")
+DEFAULT_ROOT = "data/coco"  # data.root of data=coco; prepare.py fetches into it without being asked
 AUTO = "auto"
-LEAST_TILE = 64  # pixels
-PIXELS = ("category_id", "index")
-ACCELERATORS = (AUTO, "cpu", "gpu", "mps")
-PRECISIONS = (AUTO, "32-true", "bf16-mixed", "16-mixed")
-SWEEPS = ("tpe", "random", "grid")
-PRUNERS = ("none", "median", "halving", "hyperband")
 IMAGENET = ("IMAGENET1K_V1", "IMAGENET1K_V2")  # torchvision's names of weights
-WEIGHTS_PARTS = ("all", "body", "encoder")
-DDP = "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false"
-STRATEGIES = (AUTO, *DDP)  # those of Lightning that start train.py for each device
-# Formats of a trained model, and the packages that each needs.
-EXPORTS = {"pth": (), "onnx": ("onnx", "onnxruntime", "onnxscript"), "torch_export": ()}
+
+Overlap = Literal["max", "smallest", "ignore"]
+Rasterizer = Literal["pillow", "coco"]
+Crowd = Literal["ignore", "draw", "skip"]
+OVERLAPS, RASTERIZERS, CROWDS = get_args(Overlap), get_args(Rasterizer), get_args(Crowd)
+
+Positive = Annotated[int, Meta(ge=1)]
+NotNegative = Annotated[int, Meta(ge=0)]
+Probability = Annotated[float, Meta(ge=0, le=1)]
+Share = Annotated[float, Meta(gt=0, lt=1)]
+Pair = Meta(min_length=2, max_length=2)
+Size = Annotated[list[Positive], Pair, Meta(extra={"allowed": "[height, width] in pixels"})]
+Node = dict[str, Any] | None  # untyped: a `_target_` and its arguments
+Text = str | None
 
 
-@dataclass
-class SubsetConfig:
-    """Which images of the annotation file."""
-
-    size: int | None = 8000  # null: all; all too if there are fewer
-    seed: int = 0
-    categories: list[Any] | None = None  # names or ids; null: all
-    other: str = "background"  # what objects of categories without a class become; or: ignore
-    keep_empty: bool = False  # images without annotations too
-    min_pixels: int = 0  # of annotated area; images with less are left out
-    stratify: bool = False  # rare classes first
+def says(allowed: str) -> Meta:
+    """A declaration's values in words, where its type alone does not say enough."""
+    return Meta(extra={"allowed": allowed})
 
 
-@dataclass
-class ShapesConfig:
-    """The built-in data set of drawn shapes."""
-
-    images: int = 240
-    seed: int = 0
+def means(description: str, *, default: str | None = None) -> Meta:
+    """The one line of help of a setting; `default` in words where conf/ has another one than this file."""
+    return Meta(description=description, extra=None if default is None else {"default": default})
 
 
-@dataclass
-class DataConfig:
-    """Where the data is and how it reaches the network."""
+class Settings(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Base of all groups of settings; attributes can be set."""
 
-    root: str | None = None
-    images: str | None = None  # folder of images
-    annotations: str | None = None  # COCO instances file
-    val_images: str | None = None  # null: the same folder as `images`
-    val_annotations: str | None = None  # null: a part of the training images is held out
-    prepared_dir: str | None = None  # null: prepared/<annotation file>-<key of the settings>
-    image_size: list[int] = field(default_factory=lambda: [224, 224])  # height, width
-    batch_size: int | str = 16  # auto: the largest power of two that a GPU's memory has room for
-    num_workers: int | None = None  # null: what the cache and the device ask for
-    cache: bool = True  # decode and resize once, into arrays beside the masks
-    cache_size: list[int] | None = None  # height, width of training images before they are cropped
-    val_fraction: float = 0.1
+
+class SubsetConfig(Settings, kw_only=True):
+    """Choice of images from the annotation file."""
+
+    size: Annotated[Positive | None, means("number of images; null: all")] = 8000
+    seed: Annotated[int, means("a choice of 2,000 images is contained in one of 4,000 of the same seed")] = 0
+    categories: Annotated[
+        list[int | str] | None,
+        means("images that show one of these; null: all"),
+        says("a list of names or ids, as in [dog, 18], or null"),
+    ] = None
+    other: Annotated[
+        Literal["background", "ignore"], means("what objects of categories without a class become")
+    ] = "background"
+    keep_empty: Annotated[bool, means("images without annotations too")] = False
+    min_pixels: Annotated[NotNegative, means("images with less annotated area are left out")] = 0
+    stratify: Annotated[bool, means("choose images of rare classes first")] = False
+
+
+class ShapesConfig(Settings, kw_only=True):
+    """The built-in data set of drawn shapes (data=shapes)."""
+
+    images: Annotated[int, Meta(ge=2), means("number of images to draw")] = 240
+    seed: Annotated[NotNegative, means("seed of the drawing")] = 0
+
+
+class DataConfig(Settings, kw_only=True):
+    """Images, annotations and how they reach the network; presets: data=coco, custom, train_val, shapes."""
+
+    root: Annotated[Text, means("folder of the data set", default="data/coco")] = None
+    images: Annotated[Text, means("folder of the images", default="<root>/train2017")] = None
+    annotations: Annotated[
+        Text, means("COCO instances file", default="<root>/annotations/instances_train2017.json")
+    ] = None
+    val_images: Annotated[Text, means("folder of the validation images; null: data.images")] = None
+    val_annotations: Annotated[Text, means("their instances file; null: val_fraction of the images")] = None
+    prepared_dir: Annotated[Text, means("folder of the masks; null: prepared/<file>-<key of settings>")] = (
+        None
+    )
+    image_size: Annotated[Size, means("height, width that the network sees")] = field(
+        default_factory=lambda: [224, 224]
+    )
+    batch_size: Annotated[
+        Positive | Literal["auto"], means("images per step; auto: the largest power of two that fits the GPU")
+    ] = 16
+    num_workers: Annotated[
+        NotNegative | None, means("processes that load images; null: what cache and device need")
+    ] = None
+    cache: Annotated[bool, means("decode and resize once, into arrays beside the masks")] = True
+    cache_size: Annotated[
+        Size | None,
+        means("size of training images before augment.scale crops them; null: image_size"),
+        says("[height, width] in pixels, no smaller than data.image_size, or null for that size"),
+    ] = None
+    val_fraction: Annotated[Share, means("share of the images that is held out for validation")] = 0.1
     subset: SubsetConfig = field(default_factory=SubsetConfig)
-    labels: Any = "all"  # a class per category; supercategories; or {name: [categories], …}
-    download: bool | None = None  # prepare.py fetches what is missing; null: into DEFAULT_ROOT only
-    annotations_url: str | None = COCO_ANNOTATIONS  # zip with annotations/<name of the file>, or that file
-    images_url: str | None = None  # what file names are appended to; null: each image's coco_url
-    max_image_bytes: int = 64 * 2**20  # larger downloads are refused
-    shapes: ShapesConfig | None = None  # draw the data set at `root` first
+    labels: Annotated[
+        Literal["all", "supercategories"] | dict[str, list[int | str]],
+        means("classes: one per category, per supercategory, or per group"),
+        says("all, supercategories, or groups as in {vehicle: [car, bus], …}"),
+    ] = "all"
+    download: Annotated[
+        bool | None, means("prepare.py fetches what is missing; null: into data/coco only")
+    ] = None
+    annotations_url: Annotated[Text, means("zip with annotations/<file>, or that file")] = COCO_ANNOTATIONS
+    images_url: Annotated[Text, means("folder of a mirror; null: each image's coco_url")] = None
+    max_image_bytes: Annotated[Positive, means("larger images are not fetched")] = 64 * 2**20
+    shapes: Annotated[ShapesConfig | None, means("draw the data set at data.root first")] = None
 
     @property
     def fetches(self) -> bool:
@@ -88,123 +124,220 @@ class DataConfig:
         return all(Path(place).is_relative_to(DEFAULT_ROOT) for place in places if place is not None)
 
 
-@dataclass
-class MasksConfig:
-    """How masks are drawn and written, see rasterize.py and encoding.py."""
+class MasksConfig(Settings, kw_only=True):
+    """How label masks are drawn and written."""
 
-    overlap: str = "max"
-    rasterizer: str = "pillow"
-    crowd: str = "ignore"
-    encoding: str = "palette"
-
-
-@dataclass
-class AugmentConfig:
-    """What is done to training images at random, see augment.py; 0 switches a transform off."""
-
-    flip: float = 0.0  # probability, left to right
-    scale: list[float] = field(default_factory=lambda: [1.0, 1.0])  # of the image against what is cropped
-    rotate: float = 0.0  # degrees, at most
-    brightness: float = 0.0  # by a factor of 1 ± this, at most
-    contrast: float = 0.0
-    saturation: float = 0.0
-    hue: float = 0.0  # share of a full turn, at most
-    greyscale: float = 0.0  # probability
-    blur: float = 0.0  # probability
-    cutout: float = 0.0  # probability of a rectangle that is neither seen nor scored
-    class_mix: float = 0.0  # probability of half of another image's classes laid over
-    start_size: float = 1.0  # share of image_size at which training begins, to grow to it
+    overlap: Annotated[Overlap, means("owner of overlapping pixels; max: the higher category id")] = "max"
+    rasterizer: Annotated[
+        Rasterizer, means("how polygons are filled; coco: as COCO's own evaluation does")
+    ] = "pillow"
+    crowd: Annotated[Crowd, means("crowd regions; ignore: neither trained on nor scored")] = "ignore"
+    encoding: Annotated[
+        Literal["palette", "uint16", "x100"],
+        means("pixel of a mask file: category id in 8 bits, in 16 bits, times 100"),
+    ] = "palette"
 
 
-@dataclass
-class PrepareConfig:
-    workers: int | None = None  # processes; null: one per core
-    check_only: bool = False  # prepare.py: check the annotations, write nothing
+class AugmentConfig(Settings, kw_only=True):
+    """Random changes to training images, 0: off; presets: augment=none, light, default, strong."""
+
+    flip: Annotated[Probability, means("probability of mirroring left to right")] = 0.0
+    scale: Annotated[
+        list[Annotated[float, Meta(ge=0.05, le=20)]],
+        Pair,
+        means("random zoom: 0.5 shows the image at half its size, 2.0 crops a quarter of it"),
+        says("[least, most], as in [0.5, 2.0], within 0.05 … 20"),
+    ] = field(default_factory=lambda: [1.0, 1.0])
+    rotate: Annotated[float, Meta(ge=0, le=180), means("degrees at most, either way")] = 0.0
+    brightness: Annotated[Probability, means("a factor of 1 ± this at most")] = 0.0
+    contrast: Annotated[Probability, means("a factor of 1 ± this at most")] = 0.0
+    saturation: Annotated[Probability, means("a factor of 1 ± this at most")] = 0.0
+    hue: Annotated[float, Meta(ge=0, le=0.5), means("share of a full turn of the color wheel at most")] = 0.0
+    greyscale: Annotated[Probability, means("probability of gray images")] = 0.0
+    blur: Annotated[Probability, means("probability of blurred images")] = 0.0
+    cutout: Annotated[Probability, means("probability of a rectangle that is neither seen nor scored")] = 0.0
+    class_mix: Annotated[
+        Probability, means("probability of half of another image's classes pasted over this one")
+    ] = 0.0
+    start_size: Annotated[
+        float,
+        Meta(ge=0.1, le=1),
+        means("share of image_size at which training begins; full from 0.6 of the run on"),
+    ] = 1.0
 
 
-@dataclass
-class ScheduleConfig:
-    """How the learning rate follows the run's progress, see schedule.py."""
+class PrepareConfig(Settings, kw_only=True):
+    """How masks are prepared."""
 
-    name: str = "linear"
-    warmup: float = 0.02  # share of the run in which the rate rises
-    cooldown: float = 0.3  # share of the run in which a trapezoid falls
+    workers: Annotated[Positive | None, means("processes that draw masks; null: one per core")] = None
+    check_only: Annotated[bool, means("prepare.py: check the annotations, write nothing")] = False
 
 
-@dataclass
-class FinetuneConfig:
-    """How an encoder that begins with weights is treated, see finetuning.py."""
+class ScheduleConfig(Settings, kw_only=True):
+    """How the learning rate follows the run's progress."""
 
-    frozen: float = 0.0  # share of the run in which it stays as it is; 1: all of it
-    encoder_lr: float = 1.0  # factor of optimizer.lr
-
-
-@dataclass
-class BudgetConfig:
-    """How the time of `trainer.max_time` is used, see budget.py."""
-
-    validation_share: float = 0.1  # of the time used, at most
-    checkpoint_every: Any = "00:00:05:00"  # what a kill costs at most
-    extend: Any = None  # time to add to that of a run that is resumed
+    name: Annotated[
+        Literal["linear", "cosine", "trapezoid", "constant"],
+        means("shape after warm-up; all but constant end at zero"),
+    ] = "linear"
+    warmup: Annotated[float, Meta(ge=0, lt=1), means("share of the run in which the rate rises")] = 0.02
+    cooldown: Annotated[
+        float, Meta(gt=0, le=1), means("share of the run in which a trapezoid falls, at most 1 - warmup")
+    ] = 0.3
 
 
-@dataclass
-class SweepConfig:
-    """A search for good settings, see search.py; sweep=tpe, random or grid chooses the method."""
+class FinetuneConfig(Settings, kw_only=True):
+    """How an encoder that begins with weights is trained."""
 
-    method: str | None = None
-    space: dict[str, Any] = field(default_factory=dict)  # as on the command line: {model.depth: "2,3,4"}
-    trials: int | None = None
-    total_time: Any = None  # of the whole sweep; null: no limit
-    name: str | None = None  # of folder and study; null: from the command
-    pruner: str = "none"  # rule by which poor trials are ended early, see pruning.py
-    trial: int | None = None  # which one a job is; set by the sweep
+    frozen: Annotated[Probability, means("share of the run in which the encoder stays as it is")] = 0.0
+    encoder_lr: Annotated[
+        float, Meta(gt=0, le=1000), means("the encoder's learning rate as a factor of optimizer.lr")
+    ] = 1.0
 
 
-@dataclass
-class Config:
-    """Everything that `train.py` and `prepare.py` are told."""
+class BudgetConfig(Settings, kw_only=True):
+    """How the time of trainer.max_time is used."""
 
-    seed: int = 0
-    run_dir: str = "outputs"
-    ckpt_path: str | None = None
-    resume: str | None = None  # auto: go on in run_dir where it holds a run, else begin
+    validation_share: Annotated[Share, means("share of the time that validation takes at most")] = 0.1
+    checkpoint_every: Annotated[Duration, means("time between checkpoints: the most that a kill costs")] = (
+        Duration(minutes=5)
+    )
+    extend: Annotated[Duration | None, means("time to add when a run is resumed")] = None
+
+    def __post_init__(self) -> None:
+        """Read what a Python program gives as text."""
+        self.checkpoint_every = parse_duration(self.checkpoint_every, key="budget.checkpoint_every")
+        self.extend = parse_duration(self.extend, key="budget.extend")
+
+
+class SweepConfig(Settings, kw_only=True):
+    """A search for good settings within one time limit; sweep=tpe, random or grid begins one."""
+
+    method: Annotated[Literal["tpe", "random", "grid"] | None, means("set by sweep=…")] = None
+    space: Annotated[
+        dict[str, Any],
+        means("settings to search, as on the command line"),
+        says('keys and values, as in {model.depth: "2,3,4"}'),
+    ] = field(default_factory=dict)
+    trials: Annotated[Positive | None, means("number of runs")] = None
+    total_time: Annotated[Duration | None, means("time limit of the whole sweep")] = None
+    name: Annotated[
+        Annotated[str, Meta(pattern=r"^\w[\w.+-]*(/\w[\w.+-]*)*$")] | None,
+        means("folder and study; null: from the command, which resumes its sweep when given again"),
+        says("a folder name of letters, digits and . _ + -, or null"),
+    ] = None
+    pruner: Annotated[
+        Literal["none", "median", "halving", "hyperband"],
+        means("rule by which poor trials are ended early, Optuna's"),
+    ] = "none"
+    trial: Annotated[NotNegative | None, means("number of a sweep's run; set by the sweep")] = None
+
+    def __post_init__(self) -> None:
+        """Read what a Python program gives as text."""
+        self.total_time = parse_duration(self.total_time, key="sweep.total_time")
+
+
+class Config(Settings, kw_only=True):
+    """A run of train.py or prepare.py."""
+
+    seed: Annotated[int, Meta(ge=0, lt=2**32), means("seed of split, weights, order and augmentation")] = 0
+    run_dir: Annotated[str, means("folder of the run", default="outputs/<program>/<date>_<time>")] = "outputs"
+    ckpt_path: Annotated[Text, means("checkpoint to resume from")] = None
+    resume: Annotated[
+        Literal["auto"] | None, means("auto: resume the run in run_dir, or begin one there")
+    ] = None
     data: DataConfig = field(default_factory=DataConfig)
     masks: MasksConfig = field(default_factory=MasksConfig)
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    model: Any = None
-    compile: Any = False  # torch.compile of the network in training: true or false
-    loss: Any = None
-    optimizer: Any = None
+    model: Annotated[Node, means("the network, as in conf/model/", default="model=unet")] = None
+    compile: Annotated[bool, means("torch.compile of the network in training")] = False
+    loss: Annotated[Node, means("the loss, as in conf/loss/", default="loss=cross_entropy")] = None
+    optimizer: Annotated[Node, means("the optimizer, as in conf/optimizer/", default="optimizer=adam")] = None
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
-    trainer: Any = None
-    logger: Any = None
-    callbacks: Any = field(default_factory=dict)
-    export: list[str] = field(default_factory=lambda: ["pth"])  # what a run ends with; pth is always written
+    trainer: Annotated[
+        dict[str, Any], means("Lightning's Trainer, as in conf/trainer/", default="trainer=default")
+    ] = field(default_factory=dict)
+    logger: Annotated[Node, means("Lightning's logger, as in conf/logger/", default="logger=tensorboard")] = (
+        None
+    )
+    callbacks: Annotated[
+        dict[str, Any], means("Lightning's callbacks"), says("names that map to a _target_ each")
+    ] = field(default_factory=dict)
+    export: Annotated[
+        list[Literal["pth", "onnx", "torch_export"]],
+        means("model formats to write at the end; pth is always written"),
+    ] = field(default_factory=lambda: ["pth"])
+
+    @property
+    def time_limit(self) -> timedelta | None:
+        """`trainer.max_time`, the wall-clock limit of the run."""
+        return parse_duration(self.trainer.get("max_time"), key="trainer.max_time")
 
 
-@dataclass
-class PredictConfig:
-    """Everything that `predict.py` is told."""
+class EvaluateConfig(Config, kw_only=True):
+    """An evaluation by evaluate.py, which takes every setting of train.py too."""
 
-    checkpoint: str | None = None  # segmentation_model.pth or a .ckpt file
-    input: str | None = None  # a picture, a folder, a pattern
-    output: str = "outputs"  # folder
-    values: str = "category_id"  # what pixels of masks are; or: index
-    overlay: bool = True
-    gallery: bool = True
-    coco_json: bool = False
-    annotations: str | None = None  # COCO file that gives the image ids of coco_json
-    scale: float | None = None  # null: to the size of training; a number: of the picture's own pixels
-    tile: Any = AUTO  # [height, width], or false
-    flip: bool = False  # average with the mirror image
-    scales: list[float] = field(default_factory=lambda: [1.0])  # average over these
-    batch_size: int = 8
-    accelerator: str = AUTO
-    precision: str = AUTO
-    workers: int | None = None  # threads each that read and that write; null: one per core, two at least
-    network: str | None = None  # class of a network that is none of ours
+    checkpoint: Annotated[Text, means("segmentation_model.pth or a .ckpt file")] = None
+    split: Annotated[
+        Literal["val", "train", "all"], means("images to score; val: what the training held out")
+    ] = "val"
+    score_at: Annotated[
+        Literal["original", "network"],
+        means("original: at each image's own size and the network's"),
+    ] = "original"
+    tta: Annotated[bool, means("average over mirror images and three scales too, reported apart")] = False
+    labels: Annotated[
+        Literal["same", "match"],
+        means("classes of model and data; match: by name, others count as errors or background"),
+    ] = "same"
+    save_predictions: Annotated[bool, means("predicted masks as predictions/<image>.png")] = False
+    gallery: Annotated[bool, means("gallery.html: all images to look through, the worst first")] = True
+    network: Annotated[Text, means("class of a network of your own, as in my.package.Net")] = None
+
+
+class PredictConfig(Settings, kw_only=True):
+    """A prediction by predict.py."""
+
+    checkpoint: Annotated[Text, means("segmentation_model.pth or a .ckpt file")] = None
+    input: Annotated[Text, means("an image, a folder with all below it, or a pattern")] = None
+    output: Annotated[
+        str,
+        means(
+            "folder; images that are done there are not done again", default="outputs/predict/<date>_<time>"
+        ),
+    ] = "outputs"
+    values: Annotated[
+        Literal["category_id", "index"], means("pixel of a predicted mask: category id or class index")
+    ] = "category_id"
+    overlay: Annotated[bool, means("overlays/: images under their masks, with a legend")] = True
+    gallery: Annotated[bool, means("gallery.html: all images to look through")] = True
+    coco_json: Annotated[bool, means("coco_results.json: an encoded mask per image and class")] = False
+    annotations: Annotated[Text, means("COCO file that gives image ids; null: numbered from 1")] = None
+    scale: Annotated[
+        Annotated[float, Meta(ge=0.01, le=100)] | None,
+        means("factor of the images' own size at the network; null: resized as in training"),
+    ] = None
+    tile: Annotated[
+        Literal["auto"] | bool | list[Annotated[int, Meta(ge=64)]],
+        means("overlapping tiles: auto where the input is large, always of this size, or never"),
+        says("auto, false, or [height, width] from 64 pixels up"),
+    ] = AUTO
+    flip: Annotated[bool, means("average with the mirror image")] = False
+    scales: Annotated[
+        list[Annotated[float, Meta(ge=0.1, le=10)]],
+        Meta(min_length=1),
+        means("average over these multiples of the network's input"),
+        says("a list of factors in 0.1 … 10, as in [0.75, 1, 1.25]"),
+    ] = field(default_factory=lambda: [1.0])
+    batch_size: Annotated[Positive, means("images at a time")] = 8
+    accelerator: Annotated[Literal["auto", "cpu", "gpu", "mps"], means("device")] = AUTO
+    precision: Annotated[
+        Literal["auto", "32-true", "bf16-mixed", "16-mixed"],
+        means("auto: bf16-mixed where the device has it, else 32-true"),
+    ] = AUTO
+    workers: Annotated[Positive | None, means("threads that read, and that write; null: one per core")] = None
+    network: Annotated[Text, means("class of a network of your own, as in my.package.Net")] = None

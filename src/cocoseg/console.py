@@ -9,7 +9,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 
-from cocoseg.budget import Budget, clock
+from cocoseg.budget import Budget
+from cocoseg.durations import clock
 from cocoseg.labels import LabelMap
 from cocoseg.progress import LINE_EVERY
 from cocoseg.scores import Scores

@@ -5,7 +5,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -24,15 +23,16 @@ from torch.utils.tensorboard import FileWriter
 
 from cocoseg.budget import Budget
 from cocoseg.charts import confused_pairs, confusion_matrix, iou_bars
-from cocoseg.command import Command
 from cocoseg.comparison import Example, easy_and_hard, spread, strip
 from cocoseg.config import Config
 from cocoseg.labels import LabelMap
 from cocoseg.module import SegmentationModule
+from cocoseg.overrides import Command
 from cocoseg.pacing import is_last_step
 from cocoseg.pixels import denormalize
 from cocoseg.prepared import prepared_sets
 from cocoseg.scores import Scores
+from cocoseg.settings import as_dict
 from cocoseg.spec import ModelSpec
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class RunTexts(L.Callback):
         """Name -> Markdown."""
         texts = {
             "command": _verbatim(str(self.command)),
-            "config": _verbatim(OmegaConf.to_yaml(OmegaConf.create(asdict(self.config)))),
+            "config": _verbatim(OmegaConf.to_yaml(OmegaConf.create(as_dict(self.config)))),
         }
         train, val = prepared_sets(self.config)
         for name, prepared in (("data", train), ("validation_data", val)):

@@ -1,4 +1,4 @@
-"""Durations as `trainer.max_time` is written: "00:06:00:00", days:hours:minutes:seconds."""
+"""Time as text: days:hours:minutes:seconds as `trainer.max_time` is written, and seconds for people."""
 
 import math
 import re
@@ -8,8 +8,18 @@ from typing import Any
 
 from cocoseg.errors import CocosegError
 
+YEAR = 366 * 24 * 60  # minutes: for programs that want a limit where there is none
 
-def parse_duration(value: Any, *, key: str) -> timedelta | None:
+
+class Duration(timedelta):
+    """A time span; as text it is days:hours:minutes:seconds, in whole seconds."""
+
+    def __str__(self) -> str:
+        hours, rest = divmod(self.seconds, 3600)
+        return f"{self.days:02d}:{hours:02d}:{rest // 60:02d}:{rest % 60:02d}"
+
+
+def parse_duration(value: Any, *, key: str) -> Duration | None:
     """Read a wall-clock limit.
 
     Args:
@@ -19,13 +29,13 @@ def parse_duration(value: Any, *, key: str) -> timedelta | None:
     Raises:
         CocosegError: anything else, numbers above all: YAML reads an unquoted 6:00:00 as 21600.
     """
-    if value is None:
-        return None
+    if value is None or isinstance(value, Duration):
+        return value
     how = f'write days:hours:minutes:seconds in quotes, as in {key}="00:06:00:00"'
     if isinstance(value, int | float):
         raise CocosegError(f"{key} is the number {value} (YAML reads an unquoted 6:00:00 as 21600); {how}")
     try:
-        duration = timedelta(**value) if isinstance(value, Mapping) else _parse_clock(value)
+        duration = Duration(**value) if isinstance(value, Mapping) else _parse_clock(value)
     except (TypeError, ValueError, OverflowError) as error:
         raise CocosegError(f"{key} is {value!r}, which is no duration; {how}") from error
     if duration <= timedelta(0):
@@ -33,18 +43,34 @@ def parse_duration(value: Any, *, key: str) -> timedelta | None:
     return duration
 
 
-def as_duration(seconds: float) -> str:
-    """Write seconds as `trainer.max_time` is written: whole ones, at least one."""
-    whole = timedelta(seconds=max(1, math.floor(seconds)))
-    hours, rest = divmod(whole.seconds, 3600)
-    return f"{whole.days:02d}:{hours:02d}:{rest // 60:02d}:{rest % 60:02d}"
-
-
-def _parse_clock(text: Any) -> timedelta:
+def _parse_clock(text: Any) -> Duration:
     match = isinstance(text, str) and re.fullmatch(
         r"(\d+):([01]?\d|2[0-3]):([0-5]?\d):([0-5]?\d)", text.strip()
     )
     if not match:
         raise ValueError(text)
     days, hours, minutes, seconds = map(int, match.groups())
-    return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+    return Duration(days=days, hours=hours, minutes=minutes, seconds=seconds)
+
+
+def in_seconds(duration: timedelta | None) -> float | None:
+    return None if duration is None else duration.total_seconds()
+
+
+def as_duration(seconds: float) -> str:
+    """As `trainer.max_time` is written, in whole seconds."""
+    return str(Duration(seconds=max(1, math.floor(seconds))))
+
+
+def minutes(duration: Any, more: int = 0) -> int:
+    """`${minutes:…}` of YAML files: a duration in whole minutes, rounded up, plus some; a year without."""
+    limit = parse_duration(duration, key="trainer.max_time")
+    return YEAR if limit is None else math.ceil(limit.total_seconds() / 60) + more
+
+
+def clock(seconds: float) -> str:
+    """For people: `1:02:03`, and `12.3 s` below a minute."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"

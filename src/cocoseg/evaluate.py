@@ -12,8 +12,7 @@ from torch import Tensor
 
 from cocoseg.charts import confusion_matrix
 from cocoseg.comparison import Example, sheet
-from cocoseg.config import AUTO
-from cocoseg.config_evaluate import EvaluateConfig
+from cocoseg.config import AUTO, EvaluateConfig
 from cocoseg.dataset import resized_mask
 from cocoseg.device import explain_out_of_memory, in_channels_last, uses_cuda
 from cocoseg.errors import CocosegError

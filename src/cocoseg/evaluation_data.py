@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from cocoseg.config_evaluate import EvaluateConfig
+from cocoseg.config import EvaluateConfig
 from cocoseg.cores import available_cores
 from cocoseg.dataset import Batches, Pairs, SegmentationDataset
 from cocoseg.errors import CocosegError

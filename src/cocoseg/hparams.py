@@ -6,17 +6,17 @@ Written by hand: Lightning's `log_hyperparams(values, metrics)` says at once tha
 import math
 import time
 from collections.abc import Mapping, Set
-from dataclasses import asdict
 from typing import Any
 
 import lightning as L
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
-from cocoseg.command import Command, key_of
 from cocoseg.config import Config
 from cocoseg.dashboard import event_file, is_shown
 from cocoseg.module import SegmentationModule
+from cocoseg.overrides import Command, key_of
+from cocoseg.settings import as_dict
 
 # Settings that are compared even if they were not typed; all settings would be eighty columns.
 GROUPS = ("experiment", "data", "model", "loss", "optimizer", "augment")
@@ -136,7 +136,7 @@ def hyperparameters(config: Config, command: Command) -> dict[str, float | str]:
     Returns:
         Key or group -> number or text.
     """
-    settings = asdict(config)
+    settings = as_dict(config)
     compared = {group: command.choices.get(group) for group in GROUPS}
     compared |= {key: _found(settings, key) for key in COMPARED}
     values = {key: value for key, value in compared.items() if value not in (None, -1)}  # -1: no limit

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from cocoseg import coco as coco_format
-from cocoseg.checks import check_labels, check_masks, check_other
+from cocoseg.checks import check_groups
 from cocoseg.coco import CocoFile, Image
-from cocoseg.config import MasksConfig
+from cocoseg.config import DataConfig, MasksConfig
 from cocoseg.encoding import MaskEncoding
 from cocoseg.errors import CocosegError
 from cocoseg.images import check_image
@@ -20,6 +20,7 @@ from cocoseg.parallel import processes, run
 from cocoseg.progress import track
 from cocoseg.rasterize import paint
 from cocoseg.segmentations import Instance, Layers, parse_layers
+from cocoseg.settings import convert
 from cocoseg.survey import Overlaps, survey
 
 
@@ -120,12 +121,12 @@ def create_segmentation_masks(
     Raises:
         CocosegError: bad annotations or images, named in the message.
     """
-    check_labels(labels)
-    check_other(other)
+    convert({"labels": labels, "subset": {"other": other}}, DataConfig, "data.")
+    check_groups(labels)
     coco = coco_format.read(Path(annotation_file))
     label_map = LabelMap.from_categories(coco.categories, categories, labels)
-    settings = MasksConfig(overlap=overlap, rasterizer=rasterizer, crowd=crowd, encoding=encoding)
-    check_masks(settings)
+    rules = {"overlap": overlap, "rasterizer": rasterizer, "crowd": crowd, "encoding": encoding}
+    settings = convert(rules, MasksConfig, "masks.")
     records = draw_masks(
         coco, coco.images, Path(image_dir), Path(output_dir), label_map, settings, other, workers
     )

@@ -23,9 +23,9 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from cocoseg.command import tell_jobs
 from cocoseg.errors import CocosegError, report_errors
 from cocoseg.files import from_here
+from cocoseg.overrides import tell_jobs
 from cocoseg.resuming import PATIENCE
 from cocoseg.signals import SIGNALS, exit_code
 

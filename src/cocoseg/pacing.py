@@ -7,8 +7,9 @@ from typing import Any
 
 import lightning as L
 
-from cocoseg.budget import GUESS_MARGIN, Budget, clock
+from cocoseg.budget import GUESS_MARGIN, Budget
 from cocoseg.config import Config
+from cocoseg.durations import clock
 from cocoseg.processes import agreed
 from cocoseg.stopping import StopOnSignal
 

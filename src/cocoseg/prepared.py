@@ -15,7 +15,7 @@ A prepared folder holds
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from cocoseg.config import Config, DataConfig, MasksConfig
 from cocoseg.encoding import MaskEncoding
 from cocoseg.errors import CocosegError
 from cocoseg.labels import LabelMap
+from cocoseg.settings import as_dict
 
 PREVIEW = "preview.png"
 LAYOUT = 2  # counted up when what is written changes: older folders are then made anew
@@ -62,9 +63,9 @@ class PreparationJob:
             "annotations_bytes": status.st_size,
             "annotations_changed_ns": status.st_mtime_ns,
             "images": str(self.image_dir.resolve()),
-            "subset": {**asdict(self.data.subset), "size": self.size},
+            "subset": {**as_dict(self.data.subset), "size": self.size},
             "labels": _plain_labels(self.data),
-            "masks": asdict(self.masks),
+            "masks": as_dict(self.masks),
         }
 
 
@@ -100,9 +101,9 @@ def prepared_dir(config: Config) -> Path:
     key = json.dumps(
         [
             [p and str(Path(p).resolve()) for p in paths],
-            asdict(data.subset),
+            as_dict(data.subset),
             _plain_labels(data),
-            asdict(config.masks),
+            as_dict(config.masks),
         ],
         sort_keys=True,
     )

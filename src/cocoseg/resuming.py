@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from cocoseg.budget import LEDGER, Budget, clock, open_budget, read_ledger
+from cocoseg.budget import LEDGER, Budget, open_budget, read_ledger
 from cocoseg.config import Config
-from cocoseg.durations import parse_duration
+from cocoseg.durations import clock, in_seconds
 from cocoseg.errors import CocosegError
 from cocoseg.files import remove_parts
 
@@ -34,10 +33,10 @@ def continue_run(config: Config, run_dir: Path, *, limit_is_typed: bool) -> Budg
         folder = Path(config.ckpt_path).resolve().parent.parent
     goes_on = config.ckpt_path is not None or config.resume is not None
     ledger = read_ledger(folder / LEDGER) if goes_on else None
-    limit = _seconds(parse_duration(config.trainer.get("max_time"), key="trainer.max_time"))
+    limit = in_seconds(config.time_limit)
     if ledger is not None and not limit_is_typed:
         limit = ledger["limit"]
-    extension = _seconds(parse_duration(config.budget.extend, key="budget.extend"))
+    extension = in_seconds(config.budget.extend)
     budget = open_budget(limit)
     budget.resume(ledger)
     if extension is not None and limit is not None:
@@ -83,7 +82,3 @@ def best_beside(checkpoint: Path) -> Path:
     """The best checkpoint of the run that a checkpoint belongs to."""
     best = checkpoint.with_name("best.ckpt")
     return best if best.is_file() else checkpoint
-
-
-def _seconds(duration: timedelta | None) -> float | None:
-    return None if duration is None else duration.total_seconds()

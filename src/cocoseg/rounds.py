@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cocoseg.budget import LEDGER, Budget, clock, read_ledger
+from cocoseg.budget import LEDGER, Budget, read_ledger
 from cocoseg.cli import remember_failure
-from cocoseg.command import key_of
 from cocoseg.config import SweepConfig
-from cocoseg.durations import as_duration
+from cocoseg.durations import as_duration, clock
 from cocoseg.errors import TrainingError
 from cocoseg.files import from_here
 from cocoseg.outcome import FAILED, FINISHED, PRUNED, STOPPED, Outcome
+from cocoseg.overrides import key_of
 from cocoseg.resuming import claimed
 from cocoseg.study import Study, Trial
 

@@ -10,6 +10,8 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from cocoseg.errors import CocosegError
+from cocoseg.files import from_here
+from cocoseg.settings import drop_removed
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +48,9 @@ def run_settings(checkpoint: str, *, needed: bool = True) -> dict[str, Any] | No
                 raise ValueError("it holds an interpolation")
             if not all(isinstance(settings[key], dict) for key in ("data", "masks")):
                 raise ValueError("data and masks must be mappings")
+            settings, removed = drop_removed(settings)
+            if removed:
+                log.info("%s: %s: no settings any more, left out", from_here(path), ", ".join(removed))
             return settings
         except (OSError, ValueError, TypeError, YAMLError, OmegaConfBaseException) as error:
             message = f"{path}: the settings of the run can't be read ({str(error).splitlines()[0]})"

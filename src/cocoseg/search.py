@@ -9,9 +9,9 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
-from cocoseg.budget import Budget, clock, kept_in, process_age, read_ledger
+from cocoseg.budget import Budget, kept_in, process_age, read_ledger
 from cocoseg.config import Config, SweepConfig
-from cocoseg.durations import parse_duration
+from cocoseg.durations import clock, in_seconds
 from cocoseg.errors import CocosegError
 from cocoseg.files import from_here
 from cocoseg.rounds import END, SHORTEST, Launch, Sweep, plan_limit
@@ -46,8 +46,8 @@ def open_sweep(
         CocosegError: the settings contradict each other, or the time does not suffice.
     """
     settings = config.sweep
-    total = seconds_of(settings.total_time, "sweep.total_time")
-    wanted = seconds_of(config.trainer.get("max_time"), "trainer.max_time")
+    total = in_seconds(settings.total_time)
+    wanted = in_seconds(config.time_limit)
     overrides, extra = parse_overrides(arguments, settings.space, config_loader)
     fixed, space = split_overrides(overrides, extra)
     asked = len(space.grid()) if settings.method == "grid" else settings.trials
@@ -97,11 +97,6 @@ def parse_overrides(
 
 def sets_max_time(override: Override) -> bool:
     return override.key_or_group == "trainer.max_time" and not override.is_delete()
-
-
-def seconds_of(duration: Any, key: str) -> float | None:
-    limit = parse_duration(duration, key=key)
-    return None if limit is None else limit.total_seconds()
 
 
 def require_one_open(settings: SweepConfig, *, has_total: bool, max_time_given: bool) -> None:

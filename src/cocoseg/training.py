@@ -9,17 +9,16 @@ import lightning as L
 from cocoseg import processes
 from cocoseg.assembly import make_module
 from cocoseg.batch_size import explain_half_batch, largest_batch
-from cocoseg.budget import Budget, clock
+from cocoseg.budget import Budget
 from cocoseg.callbacks import display, pacing
 from cocoseg.checkpoints import BestCheckpoint, LastCheckpoint, WholeCheckpointIO
 from cocoseg.cli import build
-from cocoseg.command import Command
 from cocoseg.config import AUTO, Config
 from cocoseg.console import quiet_lightning
 from cocoseg.datamodule import SegmentationDataModule
 from cocoseg.device import explain_out_of_memory, settled
 from cocoseg.diagnostics import one_sided
-from cocoseg.durations import parse_duration
+from cocoseg.durations import clock
 from cocoseg.files import from_here
 from cocoseg.finish import Exporter, finish
 from cocoseg.model_file import read_checkpoint
@@ -27,6 +26,7 @@ from cocoseg.module import SegmentationModule
 from cocoseg.networks import arguments_of, is_own, probe
 from cocoseg.optimizer import require_same_groups
 from cocoseg.outcome import FINISHED, PRUNED, STOPPED, Outcome
+from cocoseg.overrides import Command
 from cocoseg.pacing import trainer_settings
 from cocoseg.pretrained import Pretrained, read_pretrained
 from cocoseg.pruning import PruneTrial
@@ -62,7 +62,7 @@ def train(config: Config, run_dir: Path, budget: Budget, command: Command | None
     exporter = Exporter(module, data, run_dir, budget)
     earlier = best_beside(Path(config.ckpt_path)) if config.ckpt_path else None
     best = BestCheckpoint(run_dir / "checkpoints", exporter, earlier)
-    every = parse_duration(config.budget.checkpoint_every, key="budget.checkpoint_every")
+    every = config.budget.checkpoint_every
     last = LastCheckpoint(run_dir / "checkpoints", every, budget)
     stop = StopOnSignal()
     prune = PruneTrial(config.sweep, run_dir.parent, budget)

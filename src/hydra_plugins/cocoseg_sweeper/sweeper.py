@@ -32,7 +32,7 @@ class CocosegSweeper(Sweeper):
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def sweep(self, arguments: list[str]) -> Any:
-        from cocoseg.cli import as_dataclasses
+        from cocoseg.cli import resolve_config
         from cocoseg.errors import report_errors
 
         with report_errors():
@@ -40,7 +40,7 @@ class CocosegSweeper(Sweeper):
 
             sweep_dir = Path(self.config.hydra.sweep.dir)
             sweep = open_sweep(
-                as_dataclasses(_without_hydra(self.config)),
+                resolve_config(_without_hydra(self.config)),
                 sweep_dir,
                 arguments,
                 self.launch,

@@ -10,8 +10,10 @@ from omegaconf import open_dict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-import cocoseg.cli  # noqa: F401  registers the schema
-from cocoseg.command import SWEPT, Command, command, tell_jobs
+import cocoseg.cli  # noqa: F401  registers resolvers
+from cocoseg.config import Config, PredictConfig
+from cocoseg.errors import CocosegError
+from cocoseg.overrides import SWEPT, Command, check_overrides, command, tell_jobs
 from conftest import ROOT, SMALL, run_program
 
 
@@ -88,3 +90,65 @@ def test_the_table_of_hyperparameters_shows_what_was_swept_first(tmp_path: Path,
     content = events.summary_metadata["_hparams_/experiment"].plugin_data.content
     columns = HParamsPluginData.FromString(content).experiment.hparam_infos
     assert [column.name for column in columns if column.differs] == ["optimizer.lr"]
+
+
+# ---- keys that no program has
+
+
+GROUPS = {"data", "model", "experiment", "sweep", "mine"}
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=1",
+        "data.subset.size=3",
+        "data=custom",
+        "data@x=custom",
+        "~callbacks",
+        "+callbacks.mine._target_=x",
+        "+model.anything.goes=1",
+        "+mine=x",
+        "mine/part=x",
+        "hydra/launcher=local",
+        "hydra.sweep.dir=x",
+        "sweep.space.model.depth=2,3",
+        "data.labels.animal=[dog]",
+        "sweep.total_time=00:01:00:00",
+    ],
+)
+def test_known_keys_pass(override: str) -> None:
+    check_overrides([override], Config, GROUPS)
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("data.sise=3", "data.sise: no such setting; did you mean data.subset.size?"),
+        ("++bach_size=3", "bach_size: no such setting; did you mean data.batch_size?"),
+        ("+xyz=1", "xyz: no such setting; --help lists all"),
+        ("sweep.space.optimiser.lr=1", "optimiser.lr: no such setting; did you mean optimizer?"),
+        ("~data.sampling", "data.sampling is gone: loss.class_weights=enet gives rare classes their weight"),
+        ("sweep=halving", "sweep=halving is gone: choose sweep=tpe sweep.pruner=halving"),
+        (
+            "+model.deep_supervision=true",
+            "model.deep_supervision is gone: only the finest logits are trained",
+        ),
+    ],
+)
+def test_other_keys_are_refused_by_name(override: str, sentence: str) -> None:
+    with pytest.raises(CocosegError) as raised:
+        check_overrides([override], Config, GROUPS)
+    assert str(raised.value).startswith(sentence)
+
+
+def test_groups_of_a_users_own_search_path_are_left_to_hydra() -> None:
+    check_overrides(["hydra.searchpath=[file://elsewhere]", "+theirs=x"], Config, GROUPS)
+    with pytest.raises(CocosegError, match=r"^data\.sise"):
+        check_overrides(["hydra.searchpath=[file://elsewhere]", "data.sise=3"], Config, GROUPS)
+
+
+def test_a_prediction_takes_only_its_own_settings() -> None:
+    check_overrides(["scale=1", "input=x"], PredictConfig, GROUPS - {"data"})
+    with pytest.raises(CocosegError, match=r"^checkpoints: no such setting; did you mean checkpoint\?"):
+        check_overrides(["checkpoints=a"], PredictConfig, ())

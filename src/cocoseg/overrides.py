@@ -1,0 +1,122 @@
+"""Overrides of the command line: their keys, which of them a sweep chose, what they may not set. No torch."""
+
+import hashlib
+import json
+import os
+import shlex
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
+
+from cocoseg.config import Settings
+from cocoseg.errors import CocosegError
+from cocoseg.settings import REMOVED, REMOVED_VALUES, declarations, unknown_key
+
+SWEPT = "COCOSEG_SWEPT"  # environment variable: the keys that a multirun chooses, as a JSON list
+ADDED_BY_SWEEPER = ("sweep", "resume")  # keys that a sweeper adds to the command of a trial
+# Keys that may change when a sweep is resumed: how long to search, and where.
+AMOUNT = ("sweep.trials", "sweep.total_time", "sweep.name")
+
+
+@dataclass(frozen=True)
+class Command:
+    """The overrides of a run.
+
+    Attributes:
+        overrides: as typed; in a trial of a sweep its own, without those that are about the sweep.
+        swept: those of them that the sweep chose.
+        choices: option of each config group.
+    """
+
+    overrides: tuple[str, ...] = ()
+    swept: tuple[str, ...] = ()
+    choices: Mapping[str, str | None] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """For a shell."""
+        return shlex.join(["python", "train.py", *self.overrides])
+
+
+def command() -> Command:
+    """The command of the job in progress."""
+    job = HydraConfig.get()
+    overrides = tuple(job.overrides.task)
+    keys = json.loads(os.environ.get(SWEPT, "[]"))
+    if any(key_of(override) == "sweep.trial" for override in overrides):
+        overrides = tuple(override for override in overrides if not _is_added_by_sweeper(override, keys))
+    swept = tuple(override for override in overrides if key_of(override) in keys)
+    return Command(overrides, swept, {str(group): option for group, option in job.runtime.choices.items()})
+
+
+def is_overridden(key: str) -> bool:
+    """Whether a key is set on the command line."""
+    given = HydraConfig.get().overrides
+    return key in map(key_of, [*given.task, *given.hydra])
+
+
+def tell_jobs(config: DictConfig) -> None:
+    """Pass the keys that a multirun chooses on to its jobs, in whichever process they run.
+
+    A job could not tell: it is given `lr=0.001` alike, whether `lr=1e-3` or `lr=1e-3,1e-2` was typed.
+
+    Args:
+        config: of the multirun, Hydra's own included.
+    """
+    typed = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
+    keys = [key_of(override.input_line) for override in typed if override.is_sweep_override()]
+    configured = [config.get("sweep", {}).get("space"), config.hydra.sweeper.get("params")]
+    keys += [key_of(str(key)) for space in configured for key in space or {}]
+    os.environ[SWEPT] = json.dumps(keys)
+
+
+def key_of(override: str) -> str:
+    """The key, or the config group, that an override sets: `++data.root=x` -> `data.root`."""
+    return override.lstrip("+~").partition("=")[0]
+
+
+def check_overrides(overrides: Sequence[str], kind: type[Settings], groups: Collection[str]) -> None:
+    """Refuse keys that are gone or not declared, forced ones (`+key=`) too.
+
+    Args:
+        overrides: of the command line.
+        kind: settings of the program.
+        groups: names of config groups.
+
+    Raises:
+        CocosegError: names the key, and what takes its place or what may have been meant.
+    """
+    declared = declarations(kind)
+    nodes = tuple(f"{key}." for key, setting in declared.items() if setting.is_node)
+    elsewhere = any(key_of(override) == "hydra.searchpath" for override in overrides)
+    for override in overrides:
+        key = key_of(override).partition("@")[0].removeprefix("sweep.space.")
+        given = f"{key}={override.partition('=')[2]}"
+        if given in REMOVED_VALUES:
+            raise CocosegError(f"{given} is gone: {REMOVED_VALUES[given]}")
+        group = key.partition("/")[0]
+        of_group = group in groups or (elsewhere and "." not in key)
+        known = key in declared or of_group or key.startswith(nodes) or group.partition(".")[0] == "hydra"
+        if not known or (key in REMOVED and key not in declared):
+            raise CocosegError(unknown_key(key, kind, groups))
+
+
+def sweep_folder(method: str | None, name: str | None, overrides: Sequence[str]) -> str:
+    """`${sweep_folder:…}` of YAML files: the folder of a sweep.
+
+    Args:
+        method: of the search.
+        name: chosen by the user; else the same command gives the same name.
+        overrides: of the command line; how long to search makes no difference.
+    """
+    if name is not None:
+        return name
+    kept = sorted(item for item in overrides if key_of(item) not in AMOUNT)
+    return f"{method}_{hashlib.sha256(chr(10).join(kept).encode()).hexdigest()[:8]}"
+
+
+def _is_added_by_sweeper(override: str, swept: list[str]) -> bool:
+    key = key_of(override)
+    return key not in swept and (key in ADDED_BY_SWEEPER or key.startswith("sweep."))

@@ -1,0 +1,196 @@
+"""Checks across settings, and of the files and packages that settings name."""
+
+import pytest
+from msgspec import structs
+
+from cocoseg.checks import check, check_export, check_predict, check_prediction
+from cocoseg.config import Config, DataConfig, EvaluateConfig, PredictConfig, ShapesConfig, SweepConfig
+from cocoseg.durations import Duration
+from cocoseg.errors import CocosegError
+
+
+@pytest.fixture
+def config(tmp_path) -> Config:
+    """Settings that pass the check."""
+    annotations = tmp_path / "instances.json"
+    annotations.touch()
+    data = DataConfig(root=str(tmp_path), images=str(tmp_path), annotations=str(annotations))
+    return Config(data=data, trainer={"max_time": "00:06:00:00"})
+
+
+def changed(config: Config, key: str, value: object) -> Config:
+    """The settings with one key set, as in `data.subset.size`."""
+    *parents, name = key.split(".")
+    node = config
+    for parent in parents:
+        node = getattr(node, parent)
+    if isinstance(node, dict):
+        node[name] = value
+    else:
+        setattr(node, name, value)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("data.cache_size", [300, 224]),
+        ("data.root", None),
+        ("schedule.cooldown", 0.98),
+        ("trainer.max_time", None),
+        ("finetune.frozen", 1.0),
+        ("resume", "auto"),
+    ],
+)
+def test_good_values(config, key, value):
+    check(changed(config, key, value))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("ckpt_path", "no/such.ckpt", "ckpt_path: no file no/such.ckpt"),
+        ("data.root", "no/such", "data.root: no folder no/such; it should hold the images ("),
+        ("data.images", None, "data.images is not set: the folder of the images"),
+        ("data.images", "no/such", "data.images: no folder no/such; set data.images, or data.root to "),
+        ("data.annotations", None, "data.annotations is not set: the COCO instances file (JSON)"),
+        ("data.annotations", "no/such.json", "data.annotations: no file no/such.json; set data.annotations"),
+        ("data.val_images", ".", "data.val_images is set without data.val_annotations"),
+        ("data.val_annotations", "no/such.json", "data.val_annotations: no file no/such.json"),
+        ("data.cache_size", [223, 300], "data.cache_size is [223, 300]; it must be no smaller than "),
+        ("data.labels", {}, "data.labels is {}; groups are written {vehicle: [car, bus], …}"),
+        ("data.labels", {"background": [1]}, "data.labels: 'background' is no name for a group"),
+        ("data.labels", {"animal": []}, "data.labels.animal is []; it must be a list of names or ids"),
+        ("augment.scale", [2.0, 0.5], "augment.scale is [2.0, 0.5]; it must be [least, most]"),
+        ("schedule.cooldown", 0.99, "schedule.cooldown is 0.99; it must be at most 1 - schedule.warmup"),
+        ("trainer.max_time", 21600, "trainer.max_time is the number 21600 (YAML reads"),
+        ("trainer.min_steps", 5, "trainer.min_steps would break trainer.max_time; set one of them to null"),
+        ("trainer.strategy", "fsdp", "trainer.strategy is 'fsdp'; it must be one of auto, ddp, "),
+        ("sweep", SweepConfig(trials=3), "sweep: how to search is not chosen; add sweep=tpe, random or grid"),
+        ("sweep", SweepConfig(total_time=Duration(hours=1)), "sweep: how to search is not chosen"),
+        ("loss", {"class_weights": "enett"}, "loss.class_weights is 'enett'; it must be one of none, enet"),
+        ("prepare.check_only", True, "prepare.check_only is for prepare.py"),
+    ],
+    ids=str,
+)
+def test_bad_values_are_refused_by_name(config, key, value, sentence):
+    with pytest.raises(CocosegError) as raised:
+        check(changed(config, key, value))
+    assert str(raised.value).startswith(sentence)
+
+
+def test_settings_that_exclude_each_other(config):
+    changed(config, "resume", "auto")
+    with pytest.raises(CocosegError, match=r"^resume=auto finds its checkpoint itself; leave out ckpt_path"):
+        check(changed(config, "ckpt_path", "x"))
+    config.resume = config.ckpt_path = None
+    changed(config, "trainer.devices", 2)
+    with pytest.raises(CocosegError, match=r"^data\.batch_size=auto is for one device; give a number"):
+        check(changed(config, "data.batch_size", "auto"))
+
+
+@pytest.mark.parametrize(("key", "value"), [("finetune.frozen", 0.5), ("augment.start_size", 0.5)])
+def test_a_share_of_the_run_needs_an_end(config, key, value):
+    check(changed(config, key, value))
+    config.trainer = {"max_time": None}
+    with pytest.raises(CocosegError, match=rf"^{key} .*; set trainer\.max_time, max_epochs or max_steps$"):
+        check(config)
+    config.trainer = {"max_steps": 10}
+    check(config)
+
+
+def test_a_factor_of_a_learning_rate_needs_one(config):
+    config.optimizer = {"_target_": "my.Optimizer"}
+    with pytest.raises(CocosegError, match=r"^finetune\.encoder_lr is a factor of optimizer\.lr, which"):
+        check(changed(config, "finetune.encoder_lr", 0.1))
+
+
+def test_drawn_shapes_need_a_root_but_no_files_yet(config):
+    config.data = DataConfig(root="not/yet", images="not/yet", annotations="not/yet", shapes=ShapesConfig())
+    check(config)
+    with pytest.raises(CocosegError, match=r"^data\.root is not set: the folder to draw the shapes in"):
+        check(changed(config, "data.root", None))
+
+
+UNET = {"_target_": "cocoseg.unet.UNet"}
+RESNET = {"_target_": "cocoseg.resnet_unet.ResNetUNet", "encoder": "resnet50"}
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {**RESNET, "weights": "IMAGENET1K_V1"},
+        {**RESNET, "weights": "IMAGENET1K_V2", "weights_part": "encoder"},
+        {**UNET, "weights": __file__, "weights_part": "body"},
+        {**UNET, "weights": None},
+        {"_target_": "my.Net", "weights": "whatever"},
+    ],
+)
+def test_good_weights(config, model):
+    check(changed(config, "model", model))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({**UNET, "weights": "no/such.pth"}, r"^model\.weights: no file no/such\.pth"),
+        ({**RESNET, "weights": "IMAGENET1K_V3"}, r"^model\.weights: no file IMAGENET1K_V3; .*IMAGENET1K_V2"),
+        ({**UNET, "weights": "IMAGENET1K_V1"}, r"^model\.weights=IMAGENET1K_V1 is for a ResNet"),
+        (
+            {**RESNET, "encoder": "resnet34", "weights": "IMAGENET1K_V2"},
+            r"^model\.weights=IMAGENET1K_V2: for resnet34 there is only IMAGENET1K_V1",
+        ),
+        ({**UNET, "weights": 3}, r"^model\.weights is 3;"),
+        ({**UNET, "weights": None, "weights_part": "head"}, r"^model\.weights_part is 'head'; .*body"),
+    ],
+)
+def test_bad_weights_are_refused_by_name(config, model, message):
+    with pytest.raises(CocosegError, match=message):
+        check(changed(config, "model", model))
+
+
+def test_a_resumed_run_needs_no_weights_any_more(config):
+    config.model = {**UNET, "weights": "gone.pth"}
+    check(changed(config, "resume", "auto"))
+
+
+# evaluate.py, predict.py, export
+
+
+def test_an_evaluation_needs_a_checkpoint(config):
+    with pytest.raises(CocosegError, match=r"^checkpoint is not given: checkpoint=<segmentation_model\.pth>"):
+        check(EvaluateConfig(**structs.asdict(config)))
+    with pytest.raises(CocosegError, match=r"^checkpoint: no file gone\.pth"):
+        check(EvaluateConfig(**structs.asdict(config), checkpoint="gone.pth"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"checkpoint": None}, "checkpoint is not given"),
+        ({"input": None}, "input is not given: input=<image, folder or pattern>"),
+        ({"annotations": "gone.json"}, "annotations: no file gone.json"),
+        ({"tile": True}, "tile is true; it must be auto, false, or [height, width] from 64 pixels up"),
+        ({"tile": [64]}, "tile is [64]; it must be auto, false, or [height, width] from 64 pixels up"),
+    ],
+)
+def test_bad_settings_of_a_prediction(settings, sentence):
+    with pytest.raises(CocosegError) as raised:
+        check_predict(PredictConfig(**{"checkpoint": __file__, "input": ".", **settings}))
+    assert str(raised.value).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [((0, "auto", [1]), "scale"), ((None, [64, 63], [1]), "tile"), ((None, "auto", []), "scales")],
+)
+def test_bad_arguments_of_a_predictor(arguments, key):
+    with pytest.raises(CocosegError, match=rf"^{key} is "):
+        check_prediction(*arguments)
+    check_prediction(2, (64, 96), (0.5, 1))
+
+
+def test_formats_of_a_model():
+    check_export(["pth", "torch_export"], key="export")
+    with pytest.raises(CocosegError, match=r"^formats: 'tflite' is no format; known: pth, onnx"):
+        check_export(["tflite"], key="formats")

@@ -1,0 +1,165 @@
+"""Settings against their declarations, and the sentences about what is wrong with a key."""
+
+import math
+
+import pytest
+from msgspec import structs
+
+from cocoseg.config import AugmentConfig, BudgetConfig, Config, MasksConfig, PredictConfig, Settings
+from cocoseg.durations import Duration
+from cocoseg.errors import CocosegError
+from cocoseg.settings import REMOVED, as_dict, convert, declarations, drop_removed, unknown_key
+
+
+def nested(key: str, value: object) -> dict:
+    """`data.subset.size` -> {"data": {"subset": {"size": value}}}."""
+    for name in reversed(key.split(".")):
+        value = {name: value}
+    return value
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("seed", "7", 7),
+        ("run_dir", 2026, "2026"),  # YAML reads it as a number
+        ("data.batch_size", "auto", "auto"),
+        ("data.num_workers", None, None),
+        ("data.subset.categories", ["7", 7], ["7", 7]),  # a name and an id
+        ("data.labels", {"animal": ["dog", 3]}, {"animal": ["dog", 3]}),
+        ("augment.flip", 1, 1.0),
+        ("budget.extend", "00:01:00:00", Duration(hours=1)),
+        ("sweep.name", "a/b_1.2-x", "a/b_1.2-x"),
+        (
+            "model",
+            {"_target_": "x", "any": [1, {"thing": None}]},
+            {"_target_": "x", "any": [1, {"thing": None}]},
+        ),
+    ],
+)
+def test_good_values(key, value, expected):
+    found = convert(nested(key, value), Config)
+    for name in key.split("."):
+        found = getattr(found, name)
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "value_as_typed", "allowed"),
+    [
+        ("masks.overlap", "maxx", "'maxx'", "one of max, smallest, ignore"),
+        ("masks.overlap", ["max"], "[max]", "one of max, smallest, ignore"),
+        ("data.batch_size", 0, "0", "a whole number at least 1, or auto"),
+        ("data.batch_size", None, "null", "a whole number at least 1, or auto"),
+        ("data.batch_size", 2.5, "2.5", "a whole number at least 1, or auto"),
+        ("prepare.workers", "many", "'many'", "a whole number at least 1, or null"),
+        ("seed", -1, "-1", "a whole number at least 0 and below 4294967296"),
+        ("data.val_fraction", 1.0, "1.0", "a number above 0 and below 1"),
+        ("augment.flip", math.nan, "nan", "a number in 0 … 1"),
+        ("augment.scale", [0.01, 1], "[0.01,1]", "[least, most], as in [0.5, 2.0], within 0.05 … 20"),
+        ("finetune.encoder_lr", math.inf, "inf", "a number above 0 and at most 1000"),
+        ("data.image_size", [0, 224], "[0,224]", "[height, width] in pixels"),
+        ("data.image_size", [224], "[224]", "[height, width] in pixels"),
+        ("data.cache", "maybe", "'maybe'", "true or false"),
+        ("resume", "yes", "'yes'", "auto or null"),
+        ("export", ["pth", "x"], "[pth,x]", "a list of pth, onnx, torch_export"),
+        (
+            "data.subset.categories",
+            [True],
+            "[true]",
+            "a list of names or ids, as in [dog, 18], or null",
+        ),
+        (
+            "data.labels",
+            "al",
+            "'al'",
+            "all, supercategories, or groups as in {vehicle: [car, bus], …}",
+        ),
+        ("sweep.name", "../x", "'../x'", "a folder name of letters, digits and . _ + -, or null"),
+        ("callbacks", None, "null", "names that map to a _target_ each"),
+        ("data", None, "null", "a group of settings"),
+        (
+            "budget.checkpoint_every",
+            None,
+            "null",
+            'days:hours:minutes:seconds in quotes, as in "00:06:00:00"',
+        ),
+    ],
+    ids=str,
+)
+def test_a_bad_value_is_one_sentence(key, value, value_as_typed, allowed):
+    with pytest.raises(CocosegError) as raised:
+        convert(nested(key, value), Config)
+    assert str(raised.value) == f"{key} is {value_as_typed}; it must be {allowed}"
+
+
+def test_durations_are_explained():
+    with pytest.raises(
+        CocosegError, match=r"^budget\.checkpoint_every is null; it must be days:hours:minutes"
+    ):
+        convert({"budget": {"checkpoint_every": None}}, Config)
+    with pytest.raises(CocosegError) as raised:
+        convert({"budget": {"extend": 3600}}, Config)
+    assert str(raised.value) == (
+        "budget.extend is the number 3600 (YAML reads an unquoted 6:00:00 as 21600); "
+        'write days:hours:minutes:seconds in quotes, as in budget.extend="00:06:00:00"'
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "sentence"),
+    [
+        ("data.bach_size", "data.bach_size: no such setting; did you mean data.batch_size?"),
+        ("data.subset.sise", "data.subset.sise: no such setting; did you mean data.subset.size?"),
+        ("batch_size", "batch_size: no such setting; did you mean data.batch_size?"),
+        ("quux", "quux: no such setting; --help lists all"),
+        ("sweep.factor", "sweep.factor is gone: choose sweep.pruner=halving, which has a factor of 3"),
+    ],
+)
+def test_an_unknown_key_is_one_sentence(key, sentence):
+    with pytest.raises(CocosegError) as raised:
+        convert(nested(key, 3), Config)
+    assert str(raised.value) == sentence
+
+
+def test_a_part_of_the_settings_names_whole_keys():
+    with pytest.raises(CocosegError, match=r"^masks\.crowd is 'yes'; it must be one of ignore, draw, skip$"):
+        convert({"crowd": "yes"}, MasksConfig, "masks.")
+
+
+def test_settings_are_set_by_name_only_where_they_are_declared():
+    config = convert({}, Config)
+    config.data.batch_size = 3
+    with pytest.raises(AttributeError):
+        config.data.bach_size = 3
+    assert structs.replace(config.masks, crowd="skip").crowd == "skip"
+
+
+def test_settings_as_text_are_read_again():
+    config = Config(budget=BudgetConfig(extend=Duration(days=1, seconds=2)), augment=AugmentConfig(flip=0.5))
+    assert as_dict(config)["budget"]["extend"] == "01:00:00:02"
+    assert convert(as_dict(config), Config) == config
+
+
+@pytest.mark.parametrize("kind", [Config, PredictConfig])
+def test_every_setting_is_explained(kind: type[Settings]):
+    for key, setting in declarations(kind).items():
+        assert setting.group or setting.description, key
+        assert len(setting.description) <= 85, key
+
+
+def test_no_removed_key_is_declared():
+    assert not set(REMOVED) & set(declarations(Config))
+
+
+def test_removed_keys_of_an_older_file_are_dropped():
+    old = {"seed": 1, "augment": {"rare_crop": 0.0}, "data": {"sampling": "uniform", "subset": {"size": 3}}}
+    assert drop_removed(old) == (
+        {"seed": 1, "augment": {}, "data": {"subset": {"size": 3}}},
+        ["augment.rare_crop", "data.sampling"],
+    )
+
+
+def test_what_takes_the_place_of_a_removed_key():
+    assert "EMAWeightAveraging" in unknown_key("ema", Config)
+    assert "sweep.pruner" in unknown_key("sweep.prune", Config)
