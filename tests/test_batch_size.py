@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import lightning as L
 import pytest
 import torch
-from cocoseg.command import Command
 from torch import nn
 
 from cocoseg import batch_size
@@ -21,6 +20,7 @@ from cocoseg.batch_size import (
 from cocoseg.errors import CocosegError
 from cocoseg.losses import CrossEntropyLoss
 from cocoseg.module import SegmentationModule
+from cocoseg.overrides import Command
 from cocoseg.unet import UNet
 from tiny import SPEC, loader, random_batch, tiny_module, tiny_trainer
 
