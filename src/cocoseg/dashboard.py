@@ -12,7 +12,6 @@ from typing import Any
 import lightning as L
 import numpy as np
 import PIL.Image
-import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from omegaconf import OmegaConf
@@ -207,9 +206,9 @@ class Figures(L.Callback):
         classes = len(spec.labels)
         random = np.random.default_rng(0)
         image = random.integers(classes, size=(*spec.image_size, 3), dtype=np.uint8)
-        matrix = torch.ones(classes, classes, dtype=torch.int64)
+        matrix = np.ones((classes, classes), dtype=np.int64)
         examples = {1: Example(image, image[..., 0], image[..., 1])}
-        self._draw(figures(matrix.numpy(), Scores.from_matrix(matrix), spec.labels, examples), _image_summary)
+        self._draw(figures(matrix, Scores.from_matrix(matrix), spec.labels, examples), _image_summary)
         seconds = self.seconds_of.get(_example_tag(1), 0.0)
         self.seconds_of |= {_example_tag(rank): seconds for rank in range(1, EXAMPLES + 1)}
         self.budget.expected.figures = self.expected_seconds
