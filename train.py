@@ -5,9 +5,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from cocoseg.budget import LEDGER, Budget, kept_in
+from cocoseg.budget import Budget
 from cocoseg.cli import program, refuse_several_in, resolve_config, run_folder, start_run
 from cocoseg.config import Config
+from cocoseg.ledger import LEDGER, kept_in
 from cocoseg.outcome import objective
 from cocoseg.overrides import command, is_overridden
 from cocoseg.ranks import following, leads

@@ -17,7 +17,7 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-from cocoseg.budget import Budget, Expected
+from cocoseg.budget import Budget, TimeEstimates
 
 ROOT = Path(__file__).parents[1]
 SHAPES = ("data=shapes", "data.image_size=[64,64]", "model.base_channels=8", "model.depth=3")
@@ -47,7 +47,7 @@ def run(seconds: float, overrides: list[str], folder: Path) -> dict[str, float]:
         "late": wall - seconds,
         "trained": (spent["computing"] + spent["loading"]) / wall,
         "validated": spent["validating"] / wall,
-        "reserve": Budget(seconds, expected=Expected(**expected)).reserve(),
+        "reserve": Budget(seconds, expected=TimeEstimates(**expected)).seconds_reserved(),
         "step": expected["step"],
     }
 

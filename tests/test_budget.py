@@ -7,16 +7,10 @@ from pathlib import Path
 import pytest
 
 from cocoseg import budget as module
-from cocoseg.budget import (
-    END,
-    LEDGER,
-    Budget,
-    kept_in,
-    open_budget,
-    process_age,
-    read_ledger,
-)
+from cocoseg import ledger
+from cocoseg.budget import END, Budget, open_budget, process_age
 from cocoseg.errors import CocosegError
+from cocoseg.ledger import LEDGER, kept_in, read_ledger
 
 
 class Clock:
@@ -51,12 +45,12 @@ def test_used_and_left(watch: Clock) -> None:
 def test_what_the_end_needs_is_kept_in_reserve(watch: Clock) -> None:
     budget = started(watch, 100)
     budget.expected.validation, budget.expected.checkpoint, budget.expected.export = 5, 2, 3
-    assert budget.after_validation() == pytest.approx(2 * 2.2 + 3.3 + END)
-    assert budget.reserve() == pytest.approx(5.5 + 2 * 2.2 + 3.3 + END)
+    assert budget.seconds_after_validation() == pytest.approx(2 * 2.2 + 3.3 + END)
+    assert budget.seconds_reserved() == pytest.approx(5.5 + 2 * 2.2 + 3.3 + END)
     budget.expected.figures = 0.5
-    assert budget.after_validation() == pytest.approx(2 * 2.2 + 3.3 + 0.55 + END)
+    assert budget.seconds_after_validation() == pytest.approx(2 * 2.2 + 3.3 + 0.55 + END)
     budget.expected.step = 1
-    watch.now += 100 - budget.reserve() - 1.1
+    watch.now += 100 - budget.seconds_reserved() - 1.1
     assert not budget.is_spent()
     watch.now += 0.2
     assert budget.is_spent()
@@ -65,9 +59,9 @@ def test_what_the_end_needs_is_kept_in_reserve(watch: Clock) -> None:
 def test_a_minute_is_kept_for_other_formats_once(watch: Clock) -> None:
     """They are written at the end, and not after a validation that finds a better model."""
     budget = started(watch, 1000)
-    before = budget.reserve()
+    before = budget.seconds_reserved()
     budget.writes_formats = True
-    assert budget.reserve() == before + 60
+    assert budget.seconds_reserved() == before + 60
     budget.expected.validation = 36
     watch.now += 1000 - (2 * 1.1 * 36 + 60 + END) - 1
     assert budget.fits_validation()
@@ -77,14 +71,14 @@ def test_a_minute_is_kept_for_other_formats_once(watch: Clock) -> None:
 
 @pytest.mark.parametrize(("limit", "kept"), [(None, 0), (60, 6), (600, 60), (21_600, 60)])
 def test_other_formats_get_a_tenth_of_the_limit_at_most(limit: float | None, kept: float) -> None:
-    assert Budget(limit, writes_formats=True).for_formats() == kept
-    assert Budget(limit).for_formats() == 0
+    assert Budget(limit, writes_formats=True).seconds_for_formats() == kept
+    assert Budget(limit).seconds_for_formats() == 0
 
 
 def test_a_validation_too_long_to_fit_gets_a_fifth(watch: Clock) -> None:
     budget = started(watch, 100)
     budget.expected.validation = 70
-    assert budget.reserve() == pytest.approx(20 + END)
+    assert budget.seconds_reserved() == pytest.approx(20 + END)
     watch.now += 90
     assert budget.fits_validation_batch(10 - END - 0.1)
     assert not budget.fits_validation_batch(10 - END + 0.1)
@@ -97,7 +91,7 @@ def test_without_a_limit_nothing_depends_on_the_clock(watch: Clock) -> None:
     budget.advance(0.25)
     assert budget.progress == 0.25
     assert not budget.is_spent()
-    assert budget.reserve() == 0
+    assert budget.seconds_reserved() == 0
 
 
 def test_progress_runs_from_the_first_step_to_the_reserve(watch: Clock) -> None:
@@ -187,7 +181,7 @@ def test_a_ledger_of_an_older_version_is_read(tmp_path: Path) -> None:
 
 
 def test_the_ledger_is_written_while_the_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "WRITE_EVERY", 0.02)
+    monkeypatch.setattr(ledger, "WRITE_EVERY", 0.02)
     budget = Budget(60.0)
     path = tmp_path / LEDGER
     with kept_in(path, budget):

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from cocoseg import budget as budget_module
-from cocoseg import dashboard
+from cocoseg import dashboard, stopwatch
 from cocoseg.budget import Budget
 from cocoseg.comparison import GAP
 from cocoseg.config import Config, DataConfig
@@ -95,7 +95,7 @@ def test_losses_scores_and_figures(tmp_path):
     assert len(examples(found)) == EXAMPLES
     for tag in (*CHARTS, *examples(found)):
         assert steps(found, tag) == [3, 6], tag  # none of the sanity check
-    assert 0 < budget.expected.figures == figures.expected_seconds < 60
+    assert 0 < budget.seconds_of("figures") == figures.expected_seconds < 60
 
 
 def test_the_examples_are_the_same_images_from_all_over_the_set_the_hardest_first(tmp_path):
@@ -170,7 +170,7 @@ class Clock:
     def __init__(self, monkeypatch, figure: float):
         self.now = 0.0
         watch = SimpleNamespace(monotonic=lambda: self.now)
-        for module in (budget_module, dashboard):
+        for module in (budget_module, dashboard, stopwatch):
             monkeypatch.setattr(module, "time", watch)
         encode = dashboard._image_summary
 
@@ -196,8 +196,8 @@ def test_figures_take_a_small_share_of_the_time(tmp_path, monkeypatch):
     assert drawn[-1] == 40
     assert 4 < len(drawn) < 12
     assert figures.seconds - 0.5 <= SHARE * budget.used()
-    assert budget.spent.saving == pytest.approx(figures.seconds)
-    assert budget.expected.figures == pytest.approx(0.1 * 11)  # of a whole set of examples
+    assert budget.time_spent().saving == pytest.approx(figures.seconds)
+    assert budget.seconds_of("figures") == pytest.approx(0.1 * 11)  # of a whole set of examples
 
 
 def test_the_last_figures_keep_to_the_limit(tmp_path, monkeypatch):
@@ -211,7 +211,7 @@ def test_the_last_figures_keep_to_the_limit(tmp_path, monkeypatch):
     )
     shown = [tag for tag in events(tmp_path).Tags()["images"] if tag.startswith("examples")]
     assert shown == ["examples/1", "examples/2"]  # after three charts
-    assert budget.left() - budget.after_figures() < 1
+    assert budget.left() - budget.seconds_after_figures() < 1
 
 
 def test_without_a_limit_figures_do_not_depend_on_the_clock(tmp_path, monkeypatch):

@@ -55,7 +55,7 @@ def test_a_custom_network_is_written_in_other_formats(tmp_path: Path) -> None:
     (line,) = write_formats(exporter, ["pth", "torch_export"], stopped=False)
     assert line.startswith(f"{tmp_path}/segmentation_model.pt2  0.2 MB; logits within ")
     assert (tmp_path / "segmentation_model.pt2").is_file()
-    assert exporter.budget.spent.saving > 0
+    assert exporter.budget.time_spent().saving > 0
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from cocoseg.budget import LEDGER, Budget
+from cocoseg.budget import Budget
 from cocoseg.errors import CocosegError
 from cocoseg.files import write_json
 from cocoseg.leaderboard import as_csv, as_text, main, read_rows, swept
+from cocoseg.ledger import LEDGER
 from cocoseg.outcome import FAILED, FINISHED, STOPPED, Outcome
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from cocoseg import budget as budget_module
-from cocoseg import checkpoints, pacing
+from cocoseg import checkpoints, pacing, stopwatch
 from cocoseg.budget import END, Budget
 from cocoseg.checkpoints import BestCheckpoint, LastCheckpoint, WholeCheckpointIO
 from cocoseg.config import BudgetConfig, Config, ScheduleConfig
@@ -31,7 +31,7 @@ class Run:
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch, limit: float | None, **more: Any):
         self.now = 0.0
         watch = SimpleNamespace(monotonic=lambda: self.now)
-        for module in (budget_module, checkpoints, pacing):
+        for module in (budget_module, checkpoints, pacing, stopwatch):
             patch.setattr(module, "time", watch)
         self.folder, self.more = folder, more
         self.budget = Budget(limit, began=0.0)
@@ -80,9 +80,8 @@ class Run:
         return trainer
 
     def _export(self, checkpoint: Path) -> None:
-        with self.budget.timed("saving"):
+        with self.budget.watches.export.running():
             self._pass_by(SAVE)
-        self.budget.expected.export = SAVE
 
     def _pass(self, net: nn.Module, *_: Any) -> None:
         self._pass_by(self.step_seconds if net.training else self.batch_seconds)
@@ -105,13 +104,12 @@ class Watcher(L.Callback):
 
 class SlowIO(WholeCheckpointIO):
     def __init__(self, run: Run):
-        super().__init__(run.budget)
+        super().__init__(run.budget.watches.checkpoint)
         self.run = run
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str, storage_options: Any = None) -> None:
-        with self.budget.timed("saving"):
+        with self.watch.running():
             self.run._pass_by(SAVE)
-        self.budget.expected.checkpoint = SAVE
         self.run.saved.append(self.run.now)
         super().save_checkpoint(checkpoint, path, storage_options)
 
@@ -310,7 +308,7 @@ def test_who_decides_when_to_validate(
 def test_the_time_is_accounted_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(tmp_path, monkeypatch, 100.0)
     trainer = run.fit()
-    spent = run.budget.spent
+    spent = run.budget.time_spent()
     assert spent.starting == 2 * BATCH
     assert spent.computing == trainer.global_step * STEP
     assert spent.loading == 0

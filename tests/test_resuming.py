@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from cocoseg import resuming
-from cocoseg.budget import LEDGER, Budget
+from cocoseg.budget import Budget
 from cocoseg.config import BudgetConfig, Config
 from cocoseg.errors import CocosegError
 from cocoseg.files import PART
+from cocoseg.ledger import LEDGER
 from cocoseg.resuming import best_beside, claimed, continue_run
 
 

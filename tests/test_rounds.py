@@ -10,11 +10,12 @@ import pytest
 
 import cocoseg.rounds
 import cocoseg.search
-from cocoseg.budget import LEDGER, Budget, read_ledger
+from cocoseg.budget import Budget
 from cocoseg.config import Config, SweepConfig
 from cocoseg.durations import parse_duration
 from cocoseg.errors import CocosegError, TrainingError
 from cocoseg.files import write_json
+from cocoseg.ledger import LEDGER, read_ledger
 from cocoseg.outcome import FAILED, FINISHED, OUTCOME, PRUNED, STOPPED, Outcome
 from cocoseg.search import open_sweep, run_sweep
 from cocoseg.study import open_storage

@@ -18,25 +18,25 @@ from cocoseg.errors import CocosegError
 from cocoseg.files import whole_file, write_bytes
 from cocoseg.processes import agreed, count, rank
 from cocoseg.stopping import StoppedBySignalError
+from cocoseg.stopwatch import Stopwatch
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints whole or not at all, and tells the budget how long it took.
+    """Writes checkpoints whole or not at all, and measures how long it takes.
 
     Lightning's own writes to the system's temporary folder and moves the file, which is no longer one step
     where that folder is on another disk.
     """
 
-    def __init__(self, budget: Budget):
-        self.budget = budget
+    def __init__(self, watch: Stopwatch):
+        super().__init__()
+        self.watch = watch
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str, storage_options: Any = None) -> None:
-        begin = time.monotonic()
-        with self.budget.timed("saving"):
+        with self.watch.running():
             buffer = io.BytesIO()
             torch.save(checkpoint, buffer)
             write_bytes(Path(path), buffer.getvalue())
-        self.budget.expected.checkpoint = max(self.budget.expected.checkpoint, time.monotonic() - begin)
 
 
 class LastCheckpoint(L.Callback):
@@ -63,7 +63,7 @@ class LastCheckpoint(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         due = self.saved_at is None or (
-            time.monotonic() - self.saved_at >= self.every and not self.budget.is_near_its_end()
+            time.monotonic() - self.saved_at >= self.every and self.budget.fits_checkpoint()
         )
         if agreed(due)[0]:
             self.save(trainer)

@@ -99,7 +99,7 @@ class Figures(L.Callback):
     time limit only the steps count.
 
     Args:
-        budget: the time used and left; `expected.figures` is set to `expected_seconds`.
+        budget: the time used and left; figures are timed by its stopwatch for them.
         seed: of the choice of examples.
 
     Attributes:
@@ -211,7 +211,7 @@ class Figures(L.Callback):
         self._draw(figures(matrix, Scores.from_matrix(matrix), spec.labels, examples), _image_summary)
         seconds = self.seconds_of.get(_example_tag(1), 0.0)
         self.seconds_of |= {_example_tag(rank): seconds for rank in range(1, EXAMPLES + 1)}
-        self.budget.expected.figures = self.expected_seconds
+        self.budget.watches.figures.expected = self.expected_seconds
 
     def _draw(self, figures: Mapping[str, Draw], write: Callable[[str, PIL.Image.Image], object]) -> None:
         """Draw and write figures as long as there is time, and measure each.
@@ -221,10 +221,13 @@ class Figures(L.Callback):
         if self._failed:
             return
         try:
-            with self.budget.timed("saving"):
+            with self.budget.watches.figures.running():
                 for tag, draw in figures.items():
                     begin = time.monotonic()
-                    if self.budget.left() < self.seconds_of.get(tag, 0.0) + self.budget.after_figures():
+                    if (
+                        self.budget.left()
+                        < self.seconds_of.get(tag, 0.0) + self.budget.seconds_after_figures()
+                    ):
                         continue
                     write(tag, draw())
                     self.seconds_of[tag] = time.monotonic() - begin
@@ -232,7 +235,7 @@ class Figures(L.Callback):
         except Exception as error:  # whatever it is, a training of hours is worth more
             log.warning("TensorBoard's figures: %r; training goes on without them", error, exc_info=True)
             self._failed = True
-        self.budget.expected.figures = self.expected_seconds
+        self.budget.watches.figures.expected = self.expected_seconds
 
 
 def figures(

@@ -7,7 +7,6 @@ import os
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,9 +53,8 @@ class Exporter:
         The checkpoint of a validation holds the weights that were scored. Those of the module may be others
         by then: a callback that averages weights puts the average in their place for the validation only.
         """
-        begin = time.monotonic()
         spec, net, scores = self.module.spec, self.module.net, self.module.scores
-        with self.budget.timed("saving"):
+        with self.budget.watches.export.running():
             if checkpoint is not None:
                 content = read_weights(checkpoint, mmap=True)
                 net = copy.deepcopy(net)
@@ -68,7 +66,6 @@ class Exporter:
                 iou = dict(zip(spec.labels.unique_names, scores.iou, strict=True))
                 write_json(self.run_dir / METRICS, {**scores.to_dict(), "iou": iou})
         self.scores, self.exported = scores, True
-        self.budget.expected.export = max(self.budget.expected.export, time.monotonic() - begin)
 
 
 def finish(trainer: L.Trainer, exporter: Exporter, formats: Sequence[str], *, stopped: bool) -> None:
@@ -110,7 +107,7 @@ def write_formats(exporter: Exporter, names: Sequence[str], *, stopped: bool) ->
 
     Args:
         names: keys of FORMATS; others, such as `pth`, are left out.
-        stopped: write none, because the sender of the signal may kill the process soon.
+        stopped: write none, for whoever sends a signal may not wait for long.
 
     Returns:
         a line about each file.
@@ -124,7 +121,7 @@ def write_formats(exporter: Exporter, names: Sequence[str], *, stopped: bool) ->
             command.append(f"network={target}")
         line, problem = "", "a signal ended the run"
         if not stopped:
-            with exporter.budget.timed("saving"):
+            with exporter.budget.watches.formats.running():
                 line, problem = _run_python(command, exporter.budget.left() - END)
         if problem:
             for part in exporter.run_dir.glob(f"{PART}*{FORMATS[name].SUFFIX}"):

@@ -17,10 +17,10 @@ import msgspec
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
-from cocoseg.budget import LEDGER, read_ledger
 from cocoseg.durations import clock
 from cocoseg.errors import CocosegError, report_errors
 from cocoseg.files import from_here, write_bytes
+from cocoseg.ledger import LEDGER, read_ledger
 from cocoseg.outcome import FAILED, RUNNING, STOPPED, Outcome
 
 TABLE = "leaderboard.csv"

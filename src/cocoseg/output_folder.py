@@ -10,9 +10,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from cocoseg.budget import LEDGER
 from cocoseg.errors import CocosegError
 from cocoseg.files import from_here
+from cocoseg.ledger import LEDGER
 
 OF_A_TRAINING = ("checkpoints", LEDGER)
 TELLS_APART = ("checkpoint", "split", "input")  # keys: which program a config.yaml is of

@@ -48,7 +48,7 @@ class KeepBudget(L.Callback):
     as many batches as do.
 
     Args:
-        budget: is told how long everything takes.
+        budget: receives what is measured here; nobody else writes to it.
         config: its `budget.validation_share`, and whether `trainer` says when to validate.
         stop: is told of signals that came to other processes; comes after this one in a trainer's callbacks.
     """
@@ -156,7 +156,7 @@ class KeepBudget(L.Callback):
 
     def _set_mark(self) -> None:
         self._mark = time.monotonic()
-        self._saved = self.budget.spent.saving
+        self._saved = self.budget.time_spent().saving
 
     def _charge_since_mark(self, kind: str) -> float:
         """Charge the time since the mark, without what was spent saving meanwhile; returns the seconds."""
@@ -167,7 +167,7 @@ class KeepBudget(L.Callback):
         return seconds
 
     def _log(self, trainer: L.Trainer, pl_module: L.LightningModule, images: int) -> None:
-        budget, spent = self.budget, vars(self.budget.spent)
+        budget, spent = self.budget, vars(self.budget.time_spent())
         total, recent = sum(spent.values()) or 1.0, sum(self._steps)
         values = {
             "budget/elapsed": budget.used(),

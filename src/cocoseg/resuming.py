@@ -6,11 +6,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from cocoseg.budget import LEDGER, Budget, open_budget, read_ledger
+from cocoseg.budget import Budget, open_budget
 from cocoseg.config import Config
 from cocoseg.durations import clock, in_seconds
 from cocoseg.errors import CocosegError
 from cocoseg.files import remove_parts
+from cocoseg.ledger import LEDGER, read_ledger
 
 PATIENCE = 15.0  # seconds: loaders outlive a killed process by some, and hold its lock
 

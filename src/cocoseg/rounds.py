@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cocoseg.budget import LEDGER, Budget, read_ledger
+from cocoseg.budget import Budget
 from cocoseg.cli import remember_failure
 from cocoseg.config import SweepConfig
 from cocoseg.durations import as_duration, clock
 from cocoseg.errors import TrainingError
 from cocoseg.files import from_here
+from cocoseg.ledger import LEDGER, read_ledger
 from cocoseg.outcome import FAILED, FINISHED, PRUNED, STOPPED, Outcome
 from cocoseg.overrides import key_of
 from cocoseg.resuming import claimed

@@ -9,11 +9,12 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
-from cocoseg.budget import Budget, kept_in, process_age, read_ledger
+from cocoseg.budget import Budget, process_age
 from cocoseg.config import Config, SweepConfig
 from cocoseg.durations import clock, in_seconds
 from cocoseg.errors import CocosegError
 from cocoseg.files import from_here
+from cocoseg.ledger import kept_in, read_ledger
 from cocoseg.rounds import END, SHORTEST, Launch, Sweep, plan_limit
 from cocoseg.space import split_overrides
 from cocoseg.study import JOURNAL, Study

@@ -32,7 +32,7 @@ from cocoseg.pretrained import Pretrained, read_pretrained
 from cocoseg.pruning import PruneTrial
 from cocoseg.resuming import best_beside
 from cocoseg.stopping import StopOnSignal
-from cocoseg.trained_on import write_training_images
+from cocoseg.trained_on import note
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def train(config: Config, run_dir: Path, budget: Budget, command: Command | None
     data = _open(config, budget)
     if processes.rank() == 0:
         weights = config.model.get("weights") if is_own(config.model) else None
-        write_training_images(run_dir, data.training_images(), (config.ckpt_path, weights))
+        note(run_dir, data.training_images(), (config.ckpt_path, weights))
     module = make_module(config, data, settings, pretrained)
     if checkpoint is not None:
         _require_fitting(checkpoint, module, where=config.ckpt_path)
@@ -72,7 +72,7 @@ def train(config: Config, run_dir: Path, budget: Budget, command: Command | None
         "trainer",
         default_root_dir=run_dir,
         callbacks=[*around[0], best, last, stop, prune, *around[1]],
-        plugins=[WholeCheckpointIO(budget)],
+        plugins=[WholeCheckpointIO(budget.watches.checkpoint)],
         logger=build(config.logger, "logger", save_dir=run_dir) if config.logger else False,
     )
     if not is_own(config.model):
