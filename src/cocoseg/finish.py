@@ -107,7 +107,7 @@ def write_formats(exporter: Exporter, names: Sequence[str], *, stopped: bool) ->
 
     Args:
         names: keys of FORMATS; others, such as `pth`, are left out.
-        stopped: write none, for whoever sends a signal may not wait for long.
+        stopped: write none, because the sender of the signal may kill the process soon.
 
     Returns:
         a line about each file.

@@ -32,7 +32,7 @@ from cocoseg.pretrained import Pretrained, read_pretrained
 from cocoseg.pruning import PruneTrial
 from cocoseg.resuming import best_beside
 from cocoseg.stopping import StopOnSignal
-from cocoseg.trained_on import note
+from cocoseg.trained_on import write_training_images
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def train(config: Config, run_dir: Path, budget: Budget, command: Command | None
     data = _open(config, budget)
     if processes.rank() == 0:
         weights = config.model.get("weights") if is_own(config.model) else None
-        note(run_dir, data.training_images(), (config.ckpt_path, weights))
+        write_training_images(run_dir, data.training_images(), (config.ckpt_path, weights))
     module = make_module(config, data, settings, pretrained)
     if checkpoint is not None:
         _require_fitting(checkpoint, module, where=config.ckpt_path)
