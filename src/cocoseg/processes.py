@@ -99,11 +99,16 @@ def agreed(*values: float, noticed: int = 0) -> tuple[float, ...]:
 
 
 class SameStatistics(L.Callback):
-    """Gives all processes the first one's statistics of BatchNorm before a validation: each gathers those of
-    its own images, and the model that is saved, the first one's, is to be validated by all."""
+    """Gives all processes the BatchNorm statistics of rank 0 before a validation.
 
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if count() > 1:
+    Each process gathers those of its own images, and the model that is saved, rank 0's, is to be validated by
+    all. Done with the first batch: by then a callback that averages weights has put the average in place.
+    """
+
+    def on_validation_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, *args: Any
+    ) -> None:
+        if batch_idx == 0 and count() > 1:
             for buffer in pl_module.buffers():
                 dist.broadcast(buffer, src=0)
 
