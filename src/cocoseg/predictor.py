@@ -1,4 +1,4 @@
-"""The class of every pixel of images of any size, in bounded memory. No Hydra, no Lightning, no files.
+"""Prediction of the class of every pixel, for images of any size, in bounded memory.
 
 The network sees what it was trained on: the image resized to the size of training. Its scores are enlarged
 bilinearly to the image's own size, and the highest one wins.
@@ -6,35 +6,57 @@ bilinearly to the image's own size, and the highest one wins.
 
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cocoseg.checks import check_prediction
 from cocoseg.config import AUTO
-from cocoseg.errors import CocosegError
-from cocoseg.images import read_upright, to_rgb
-from cocoseg.pixels import normalize, resized, to_tensor
-from cocoseg.tiling import STEP, Box, Size, blend_tiles
-from cocoseg.upsampling import Neighbours, argmax_between, enlarged_argmax
+from cocoseg.image_input import as_image_tensor
+from cocoseg.pixels import normalize, resized
+from cocoseg.tiling import Box, Size, blend_tiles, choose_tile
+from cocoseg.upsampling import Neighbors, argmax_between, enlarged_argmax
 
-LARGEST_INPUT = 2**20  # pixels that the network is given in one piece where `tile` is auto
-TILE = 768  # pixels: side of a tile, where the number of classes leaves room for it
-LEAST_TILE = 256
-BAND_BYTES = 2**29  # of the scores of a row of tiles
+
+@dataclass(frozen=True)
+class InputResize:
+    """Makes the network's inputs of images. Holds no network: goes to other processes.
+
+    Attributes:
+        image_size: height and width that every image is resized to.
+        scale: factor of the image's own size instead, or None.
+        scales: multiples of that size, an input for each.
+    """
+
+    image_size: Size
+    scale: float | None
+    scales: tuple[float, ...]
+
+    def __call__(self, image: Tensor) -> list[Tensor]:
+        """Resize images (B, 3, h, w) uint8 RGB: (B, 3, H, W) uint8 for each of `scales`."""
+        size = self.size(tuple(image.shape[-2:]))
+        return [resized(image, _times(size, scale)) for scale in self.scales]
+
+    def size(self, own: Size) -> Size:
+        """Height and width of the input at scale 1 for an image of this height and width."""
+        return self.image_size if self.scale is None else _times(own, self.scale)
+
+    def pixels(self, own: Size) -> int:
+        """Number of pixels of the inputs for an image of this height and width."""
+        size = self.size(own)
+        return sum(math.prod(_times(size, scale)) for scale in self.scales)
 
 
 class Predictor:
-    """A model with the way that it is applied to images.
+    """Applies a model to images: resizing, tiles, averaging, arg-max at the image's own size.
 
     Args:
-        model: image (B, 3, H, W) float32, normalised -> logits (B, C, H, W), with the attributes `image_size`
-            and `labels` of a SegmentationModel. It runs on the device and in the precision of its weights.
+        model: a network with `image_size` (height, width) and `labels`, as `SegmentationModel` has them. It
+            is used on the device and in the precision that its weights have.
         scale: None resizes every image to the model's `image_size`, as in training; a number gives the
             network the image's own pixels times it, for images much larger than those of training (satellite,
             microscopy).
@@ -62,7 +84,7 @@ class Predictor:
     ):
         check_prediction(scale, tile, scales)
         self.model = model
-        self.scale = scale
+        self.resize = InputResize(tuple(model.image_size), scale, tuple(scales))
         self.tile = tile
         self.flip = flip
         self.scales = tuple(scales)
@@ -74,7 +96,7 @@ class Predictor:
         return torch.device("cpu") if weight is None else weight.device
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Class indices at the images' own size.
+        """Predict class indices at the images' own size.
 
         Args:
             image: (B, 3, h, w) uint8 RGB, on any device.
@@ -84,92 +106,44 @@ class Predictor:
         """
         return torch.stack(self.masks(self.inputs(image), [tuple(image.shape[-2:])] * len(image)))
 
-    def input_size(self, own: Size) -> Size:
-        """Height and width of the network's input for an image of this height and width."""
-        return tuple(self.model.image_size) if self.scale is None else _times(own, self.scale)
-
-    def input_pixels(self, own: Size) -> int:
-        """How many pixels `inputs` makes of an image of this height and width."""
-        size = self.input_size(own)
-        return sum(math.prod(_times(size, scale)) for scale in self.scales)
-
     def inputs(self, image: Tensor) -> list[Tensor]:
-        """What the network is to see, at each of `scales`. Needs no network: other threads can do it.
-
-        Args:
-            image: (B, 3, h, w) uint8 RGB.
-
-        Returns:
-            (B, 3, H, W) uint8 each; H and W are the same for all images where `scale` is None.
-        """
-        size = self.input_size(tuple(image.shape[-2:]))
-        return [resized(image, _times(size, scale)) for scale in self.scales]
+        """Resize images (B, 3, h, w) uint8 RGB to the network's inputs: (B, 3, H, W) uint8 for each scale."""
+        return self.resize(image)
 
     @torch.inference_mode()
     def masks(self, inputs: Sequence[Tensor], owns: Sequence[Size]) -> list[Tensor]:
-        """Class indices of a batch that `inputs` made, (h, w) uint8 each, on the model's device.
+        """Predict class indices of a batch that `inputs` made: (h, w) uint8 each, on the model's device.
 
         Args:
             inputs: (B, 3, H, W) uint8 for each of `scales`.
-            owns: height and width of each of the B images themselves; their `input_size` is the same.
+            owns: height and width of each of the B images; all have the same `resize.size`.
         """
-        size = self.input_size(owns[0])
+        size = self.resize.size(owns[0])
         if tile := self._tile_size(size):
-            return [self._tiled(_one(inputs, i), size, tile, own) for i, own in enumerate(owns)]
+            parts = [self._part(_one(inputs, i), size) for i in range(len(owns))]
+            return [
+                _argmax_of_tiles(part, size, tile, own, self.device)
+                for part, own in zip(parts, owns, strict=True)
+            ]
         scores = self._scores(inputs, size)
         return [enlarged_argmax(one, own) for one, own in zip(scores, owns, strict=True)]
-
-    @torch.inference_mode()
-    def scores(self, image: Tensor) -> Tensor:
-        """Logits at the images' own size; mean probabilities where `flip` or `scales` ask for several passes.
-
-        Their arg-max is what a call returns. Memory is not bounded here: 4 bytes per class and pixel.
-
-        Args:
-            image: (B, 3, h, w) uint8 RGB, on any device.
-
-        Returns:
-            (B, C, h, w) float32, on the model's device.
-        """
-        inputs, own = self.inputs(image), tuple(image.shape[-2:])
-        size = self.input_size(own)
-        if tile := self._tile_size(size):
-            parts = (self._part(_one(inputs, i), size) for i in range(len(image)))
-            scores = torch.stack(
-                [torch.cat([band for _, band in blend_tiles(part, size, tile)], 1) for part in parts]
-            )
-        else:
-            scores = self._scores(inputs, size)
-        return F.interpolate(scores, size=own, mode="bilinear", align_corners=False)
 
     def _tile_size(self, size: Size) -> Size | None:
         """Height and width of tiles, or None for an input of this size in one piece."""
         if self.tile is None or self.tile is False:
             return None
-        if self.tile != AUTO:
-            tile = tuple(self.tile)
-        elif math.prod(size) <= max(LARGEST_INPUT, math.prod(self.model.image_size)):
-            return None
-        else:  # the scores of a row of tiles take 2 bytes each
-            room = BAND_BYTES // (2 * len(self.model.labels) * size[1]) // STEP * STEP
-            tile = (max(LEAST_TILE, min(TILE, room)),) * 2
+        if self.tile == AUTO:
+            return choose_tile(size, tuple(self.model.image_size), len(self.model.labels))
+        tile = tuple(self.tile)
         return None if tile[0] >= size[0] and tile[1] >= size[1] else tile
 
-    def _tiled(self, inputs: Sequence[Tensor], size: Size, tile: Size, own: Size) -> Tensor:
-        """Class indices (h, w) of one image, band by band."""
-        rows = Neighbours.between(size[0], own[0], self.device)
-        columns = Neighbours.between(size[1], own[1], self.device)
-        parts, done, first = [], 0, 0
-        last: Tensor | None = None  # row of the band before
-        for end, band in blend_tiles(self._part(inputs, size), size, tile):
-            band = band if last is None else torch.cat((last, band), 1)
-            ready = int((rows.high < end).sum())  # of the image's rows, those that lie between rows at hand
-            parts.append(argmax_between(band, rows.part(done, ready, first), columns))
-            done, first, last = ready, end - 1, band[:, -1:]
-        return torch.cat(parts)
-
     def _part(self, inputs: Sequence[Tensor], size: Size) -> Callable[[Box], Tensor]:
-        """Scores of parts of one image's input, whose size at scale 1 is given."""
+        """A function from a box to its scores.
+
+        Args:
+            inputs: (1, 3, H, W) uint8 of one image for each of `scales`.
+            size: height and width of the input at scale 1; boxes are in its pixels.
+        """
 
         def scores(box: Box) -> Tensor:
             top, bottom, left, right = box
@@ -184,7 +158,7 @@ class Predictor:
         return scores
 
     def _scores(self, inputs: Sequence[Tensor], size: Size) -> Tensor:
-        """Logits, or mean probabilities: (B, C, *size) float32."""
+        """Logits, or the mean probabilities of several passes: (B, C, *size) float32."""
         if not self.flip and self.scales == (1,):
             return self._logits(inputs[0])
         passes = [(x, mirrored) for x in inputs for mirrored in (False, True)[: 1 + self.flip]]
@@ -207,6 +181,29 @@ class Predictor:
             return self.model(image).float()
 
 
+def _argmax_of_tiles(
+    scores_of: Callable[[Box], Tensor], size: Size, tile: Size, own: Size, device: torch.device
+) -> Tensor:
+    """Class indices (h, w) uint8 of one image, from the scores of its input, a band of rows at a time.
+
+    Args:
+        scores_of: gives the scores (C, bottom - top, right - left) of a box of the input.
+        size: height and width of the input.
+        tile: height and width of a tile.
+        own: height and width of the image.
+    """
+    rows = Neighbors.between(size[0], own[0], device)
+    columns = Neighbors.between(size[1], own[1], device)
+    parts, done, first = [], 0, 0
+    last: Tensor | None = None  # last row of the band above
+    for end, band in blend_tiles(scores_of, size, tile):
+        band = band if last is None else torch.cat((last, band), 1)
+        ready = int((rows.high < end).sum())  # rows of the image that both neighbors are there for
+        parts.append(argmax_between(band, rows.slice(done, ready, first), columns))
+        done, first, last = ready, end - 1, band[:, -1:]
+    return torch.cat(parts)
+
+
 def predict(
     model: nn.Module,
     image: Any,
@@ -216,62 +213,17 @@ def predict(
     flip: bool = False,
     scales: Sequence[float] = (1.0,),
 ) -> np.ndarray:
-    """The class of every pixel, see `SegmentationModel.predict`."""
-    pixels = as_pixels(image)
+    """Predict class indices of one image or a batch; see `SegmentationModel.predict`."""
+    pixels = as_image_tensor(image)
     predictor = Predictor(model, scale=scale, tile=tile, flip=flip, scales=scales)
     mask = predictor(pixels if pixels.ndim == 4 else pixels[None]).cpu().numpy()
     return mask if pixels.ndim == 4 else mask[0]
 
 
-def as_pixels(image: Any) -> Tensor:
-    """Any image that `SegmentationModel.predict` takes, as (3, H, W) or (B, 3, H, W) uint8 RGB.
-
-    Raises:
-        CocosegError: it is no image, or its values have no known range.
-    """
-    if isinstance(image, Tensor):
-        if image.ndim not in (3, 4) or image.shape[-3] != 3 or 0 in image.shape:
-            raise CocosegError(
-                f"a tensor of shape {tuple(image.shape)} is no image; it must be (3, H, W) or (B, 3, H, W)"
-            )
-        return torch.from_numpy(_as_bytes(image.detach().cpu().numpy()))
-    if isinstance(image, np.ndarray):
-        if image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)) or 0 in image.shape:
-            raise CocosegError(f"an array of shape {image.shape} is no image; it must be (H, W, 3) or (H, W)")
-        pixels = _as_bytes(image)
-        pixels = pixels if pixels.ndim == 3 else np.stack([pixels] * 3, axis=-1)
-        return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
-    if isinstance(image, str | Path):
-        return to_tensor(read_upright(Path(image)))
-    if isinstance(image, PIL.Image.Image):
-        return to_tensor(to_rgb(image))
-    raise CocosegError(
-        f"a {type(image).__name__} is no image; it must be a path, a PIL image, a NumPy array or a tensor"
-    )
-
-
-def _as_bytes(values: np.ndarray) -> np.ndarray:
-    """Grey or colour values of a known range as uint8."""
-    if values.dtype == np.uint8:
-        return values
-    if values.dtype == np.uint16:
-        return (values >> 8).astype(np.uint8)
-    if not np.issubdtype(values.dtype, np.floating):
-        raise CocosegError(
-            f"an image of {values.dtype} has no known range; it must be uint8, uint16, or float from 0 to 1"
-        )
-    if not 0 <= values.min() <= values.max() <= 1:  # not numbers end here, too
-        raise CocosegError(
-            f"an image of floats from {values.min():g} to {values.max():g}; they must lie in 0 … 1"
-            " (not normalised: the model does that)"
-        )
-    return np.rint(values * 255).astype(np.uint8)
-
-
-def _one(inputs: Sequence[Tensor], number: int) -> list[Tensor]:
-    return [x[number : number + 1] for x in inputs]
+def _one(inputs: Sequence[Tensor], index: int) -> list[Tensor]:
+    return [x[index : index + 1] for x in inputs]
 
 
 def _times(size: Size, factor: float) -> Size:
-    # Not below 2: to a single pixel torch's resize fails.
+    # At least 2: torch's antialiased resize fails for a single pixel.
     return max(2, round(size[0] * factor)), max(2, round(size[1] * factor))

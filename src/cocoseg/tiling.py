@@ -10,8 +10,29 @@ STEP = 32  # pixels: tiles start at multiples of it, so that pooling falls as it
 ROWS = 32  # rows of scores that are yielded at a time
 OVERLAP = 128  # pixels, and a quarter of the tile at most
 
+# Where the size of tiles is chosen here:
+LARGEST_INPUT = 2**20  # pixels that the network is given in one piece
+TILE = 768  # pixels: side of a tile, where the number of classes leaves room for it
+LEAST_TILE = 256  # pixels
+BAND_BYTES = 2**29  # of the scores of a row of tiles, 2 bytes each
+
 Size = tuple[int, int]  # height, width
 Box = tuple[int, int, int, int]  # top, bottom, left, right
+
+
+def choose_tile(size: Size, image_size: Size, classes: int) -> Size | None:
+    """Height and width of tiles for an input; None where it is small enough for one piece.
+
+    Args:
+        size: height and width of the input in pixels.
+        image_size: height and width that the network was trained at: memory had room for it.
+        classes: number of scores per pixel.
+    """
+    if math.prod(size) <= max(LARGEST_INPUT, math.prod(image_size)):
+        return None
+    room = BAND_BYTES // (2 * classes * size[1]) // STEP * STEP
+    side = max(LEAST_TILE, min(TILE, room))
+    return None if side >= max(size) else (side, side)
 
 
 def blend_tiles(scores_of: Callable[[Box], Tensor], size: Size, tile: Size) -> Iterator[tuple[int, Tensor]]:

@@ -12,17 +12,17 @@ from typing import Self
 import torch
 from torch import Tensor
 
-BLOCK = 2**20  # pixels of the result, and
-CHUNK = 2**22  # scores to interpolate, that are worked on at a time
+BLOCK = 2**20  # pixels of the result that are worked on at a time
+CHUNK = 2**22  # scores that are interpolated at a time
 
 
 @dataclass(frozen=True)
-class Neighbours:
-    """Between which two of the old pixels of a row or column each of the new ones lies.
+class Neighbors:
+    """The two old pixels of a row or column that each new pixel is interpolated from.
 
     Attributes:
-        low, high: (n,) int64, their numbers.
-        weight: (n,) float32 of `high`; that of `low` is what is missing to 1.
+        low, high: (n,) int64, indices of the old pixels.
+        weight: (n,) float32, weight of `high`; `low` has weight 1 - weight.
     """
 
     low: Tensor
@@ -31,38 +31,38 @@ class Neighbours:
 
     @classmethod
     def between(cls, old: int, new: int, device: torch.device) -> Self:
-        """For `old` pixels that become `new` ones; pixels are squares, sampled at their centres."""
-        place = (torch.arange(new, dtype=torch.float64) + 0.5) * (old / new) - 0.5
-        place = place.clamp(0, old - 1)
-        low = place.long()
+        """Neighbors for a resize from `old` to `new` pixels, sampled at pixel centers."""
+        position = (torch.arange(new, dtype=torch.float64) + 0.5) * (old / new) - 0.5
+        position = position.clamp(0, old - 1)
+        low = position.long()
         high = (low + 1).clamp(max=old - 1)
-        return cls(low.to(device), high.to(device), (place - low).float().to(device))
+        return cls(low.to(device), high.to(device), (position - low).float().to(device))
 
-    def part(self, begin: int, end: int, first: int = 0) -> "Neighbours":
-        """Those of the new pixels from `begin` to before `end`, with old pixel `first` as number 0."""
-        return Neighbours(self.low[begin:end] - first, self.high[begin:end] - first, self.weight[begin:end])
+    def slice(self, start: int, stop: int, first: int = 0) -> "Neighbors":
+        """Neighbors of new pixels `start` to `stop` - 1; old pixels are counted from `first`."""
+        return Neighbors(self.low[start:stop] - first, self.high[start:stop] - first, self.weight[start:stop])
 
 
 def enlarged_argmax(scores: Tensor, size: tuple[int, int]) -> Tensor:
     """Index of the highest of scores (C, H, W) float32, C ≤ 256, at another size (h, w): (h, w) uint8."""
     rows, columns = (
-        Neighbours.between(old, new, scores.device) for old, new in zip(scores.shape[-2:], size, strict=True)
+        Neighbors.between(old, new, scores.device) for old, new in zip(scores.shape[-2:], size, strict=True)
     )
     return argmax_between(scores, rows, columns)
 
 
-def argmax_between(scores: Tensor, rows: Neighbours, columns: Neighbours) -> Tensor:
-    """Index of the highest of scores (C, H, W) float32, at places between their pixels: (h, w) uint8."""
+def argmax_between(scores: Tensor, rows: Neighbors, columns: Neighbors) -> Tensor:
+    """Index of the highest of scores (C, H, W) float32, interpolated at (h, w) positions: (h, w) uint8."""
     pixels = scores.movedim(0, -1).contiguous()  # no copy of what is channels-last
     winner = _argmax(pixels)
     mixed = _is_mixed(winner)
     height = max(1, BLOCK // len(columns.low))
-    blocks = [rows.part(top, top + height) for top in range(0, len(rows.low), height)]
+    blocks = [rows.slice(top, top + height) for top in range(0, len(rows.low), height)]
     return torch.cat([_block(pixels, winner, mixed, block, columns) for block in blocks])
 
 
 def _is_mixed(winner: Tensor) -> Tensor:
-    """Where a pixel, the one to its right, the one below and the one below that differ: (H, W) bool."""
+    """Whether a pixel and its right, lower and lower right neighbors differ: (H, W) bool."""
     right, below = (
         torch.arange(1, length + 1, device=winner.device).clamp(max=length - 1)
         for length in reversed(winner.shape)
@@ -71,21 +71,27 @@ def _is_mixed(winner: Tensor) -> Tensor:
     return mixed | mixed[below] | (winner != winner[below])
 
 
-def _block(pixels: Tensor, winner: Tensor, mixed: Tensor, rows: Neighbours, columns: Neighbours) -> Tensor:
-    """Some rows of the result; pixels are the scores, (H, W, C)."""
-    # index_select is several times as fast as indexing with lists of numbers.
+def _block(pixels: Tensor, winner: Tensor, mixed: Tensor, rows: Neighbors, columns: Neighbors) -> Tensor:
+    """Some rows of the result.
+
+    Args:
+        pixels: scores (H, W, C) float32.
+        winner: index of the highest score of each pixel, (H, W) uint8.
+        mixed: whether interpolation may change the winner right or below of each pixel, (H, W) bool.
+    """
+    # index_select is several times as fast as indexing with tensors.
     result, unclear = (old.index_select(1, columns.low).index_select(0, rows.low) for old in (winner, mixed))
     width, old_width = len(columns.low), pixels.shape[1]
     pixels = pixels.flatten(0, 1)
-    for places in unclear.flatten().nonzero()[:, 0].split(max(1, CHUNK // pixels.shape[1])):
-        y, x = places // width, places % width
+    for positions in unclear.flatten().nonzero()[:, 0].split(max(1, CHUNK // pixels.shape[1])):
+        y, x = positions // width, positions % width
         left, right = columns.low[x], columns.high[x]
         weight = columns.weight[x, None]
         above, below = (
             torch.lerp(pixels.index_select(0, row + left), pixels.index_select(0, row + right), weight)
             for row in (rows.low[y] * old_width, rows.high[y] * old_width)
         )
-        result.view(-1)[places] = _argmax(torch.lerp(above, below, rows.weight[y, None]))
+        result.view(-1)[positions] = _argmax(torch.lerp(above, below, rows.weight[y, None]))
     return result
 
 
