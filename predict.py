@@ -1,4 +1,4 @@
-"""Segment pictures: `python predict.py checkpoint=segmentation_model.pth input=photos`, or `--help`."""
+"""Predict images: `python predict.py checkpoint=segmentation_model.pth input=photos`, or `--help`."""
 
 import os
 
@@ -18,12 +18,12 @@ def main(cfg: DictConfig) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     # Imported here, so that --help and mistakes in the configuration answer at once.
-    from cocoseg.predict_folder import open_record, segment
+    from cocoseg.predict_folder import plan_folder, predict_folder
 
     with alone(output, "output"):
-        record = open_record(config, output)  # refuses before anything is written
+        plan = plan_folder(config, output)  # refuses before anything is written
         start_run(cfg, overwrite=True)
-        segment(config, output, record)
+        predict_folder(config, output, plan)
 
 
 if __name__ == "__main__":

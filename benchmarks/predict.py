@@ -1,10 +1,10 @@
-"""How fast folders of pictures are predicted, against a plain loop with the same weights; latency; start-up.
+"""How fast folders of images are predicted, against a plain loop with the same weights; latency; start-up.
 
     python benchmarks/predict.py --checkpoint segmentation_model.pth --images train2017
 
 Pictures are brought to 640x480 JPEGs first. From files to mask files, the model already loaded:
 
-- plain loop: open, resize, forward (float32), enlarge the logits, arg-max, save, one picture after the other;
+- plain loop: open, resize, forward (float32), enlarge the logits, arg-max, save, one image after the other;
 - plain loop, coarse: the same, but the arg-max of the small logits is enlarged (jagged borders);
 - ours: `cocoseg.pipeline` in float32 and in the precision that `auto` stands for, masks only; and with
   overlays and gallery.
@@ -32,10 +32,10 @@ import torch.nn.functional as F
 from cocoseg.cores import available_cores
 from cocoseg.device import in_channels_last
 from cocoseg.encoding import MaskEncoding
-from cocoseg.find_images import Picture, find_pictures, name_results
+from cocoseg.find_images import ImageFile, find_images
 from cocoseg.model import SegmentationModel, load_model
-from cocoseg.pipeline import Pipeline, Places
-from cocoseg.predict_folder import DTYPES, settle
+from cocoseg.pipeline import Pipeline, ResultPaths
+from cocoseg.predict_folder import DTYPES, resolve_device
 from cocoseg.predictor import Predictor
 from cocoseg.spec import MEAN, STD
 
@@ -47,25 +47,25 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--images", type=Path, required=True, help="folder of pictures to take")
+    parser.add_argument("--images", type=Path, required=True, help="folder of images to take")
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    device, precision = settle("auto", "auto")
+    device, precision = resolve_device("auto", "auto")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        pictures = draw(options.images, folder / "in", options.count)
+        images = draw(options.images, folder / "in", options.count)
         model = load_model(options.checkpoint).to(device)
         print(f"{platform.machine()}, {available_cores()} cores, {device}, torch {torch.__version__}")
         height, width = model.image_size
-        print(f"{len(pictures)} JPEGs of 640x480, network at {width}x{height}, {len(model.labels)} classes\n")
+        print(f"{len(images)} JPEGs of 640x480, network at {width}x{height}, {len(model.labels)} classes\n")
         ways: dict[str, Callable[[], None]] = {
-            "plain loop": partial(plain, model, pictures, folder / "plain"),
-            "plain loop, coarse": partial(plain, model, pictures, folder / "plain", coarse=True),
-            "ours, float32": partial(ours, model, pictures, folder / "ours", "32-true"),
-            f"ours, {precision}": partial(ours, model, pictures, folder / "ours", precision),
+            "plain loop": partial(plain, model, images, folder / "plain"),
+            "plain loop, coarse": partial(plain, model, images, folder / "plain", coarse=True),
+            "ours, float32": partial(ours, model, images, folder / "ours", "32-true"),
+            f"ours, {precision}": partial(ours, model, images, folder / "ours", precision),
             f"ours, {precision}, overlays, gallery": partial(
-                ours, model, pictures, folder / "ours", precision, draws=True
+                ours, model, images, folder / "ours", precision, draws=True
             ),
         }
         seconds = {name: float("inf") for name in ways}
@@ -75,31 +75,31 @@ def main() -> None:
                 way()
                 seconds[name] = min(seconds[name], time.perf_counter() - begin)
         first = seconds["plain loop"]
-        print("| | pictures per second | times the plain loop |\n|---|---|---|")
+        print("| | images per second | times the plain loop |\n|---|---|---|")
         for name, taken in seconds.items():
-            print(f"| {name} | {len(pictures) / taken:.1f} | {first / taken:.2f} |")
+            print(f"| {name} | {len(images) / taken:.1f} | {first / taken:.2f} |")
         print(f"\nequal pixels, ours in float32 against the plain loop: {agreement(folder):.4%}")
-        latency(model, pictures)
-        start_up(options.checkpoint, pictures[0], folder)
+        latency(model, images)
+        start_up(options.checkpoint, images[0], folder)
 
 
-def draw(source: Path, folder: Path, count: int) -> list[Picture]:
-    """`count` JPEGs of 640x480 from the pictures of a folder, some of them several times."""
+def draw(source: Path, folder: Path, count: int) -> list[ImageFile]:
+    """`count` JPEGs of 640x480 from the images of a folder, some of them several times."""
     folder.mkdir()
-    for number, picture in enumerate(islice(cycle(find_pictures(str(source), folder)), count)):
-        with PIL.Image.open(picture.path) as image:
-            image.convert("RGB").resize((640, 480)).save(folder / f"{number:04}.jpg", quality=90)
-    return find_pictures(str(folder), folder.parent / "out")
+    for index, image in enumerate(islice(cycle(find_images(str(source), folder)), count)):
+        with PIL.Image.open(image.path) as image:
+            image.convert("RGB").resize((640, 480)).save(folder / f"{index:04}.jpg", quality=90)
+    return find_images(str(folder), folder.parent / "out")
 
 
 @torch.inference_mode()
-def plain(model: SegmentationModel, pictures: list[Picture], output: Path, coarse: bool = False) -> None:
+def plain(model: SegmentationModel, images: list[ImageFile], output: Path, coarse: bool = False) -> None:
     output.mkdir(exist_ok=True)
     device = next(model.parameters()).device
     mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (MEAN, STD))
     height, width = model.image_size
-    for picture in pictures:
-        with PIL.Image.open(picture.path) as file:
+    for image in images:
+        with PIL.Image.open(image.path) as file:
             image = file.convert("RGB")
         small = image.resize((width, height), PIL.Image.Resampling.BILINEAR)
         x = torch.from_numpy(np.array(small)).permute(2, 0, 1)[None].to(device) / 255
@@ -110,23 +110,22 @@ def plain(model: SegmentationModel, pictures: list[Picture], output: Path, coars
         else:
             logits = F.interpolate(logits, size=(image.height, image.width), mode="bilinear")
             mask = PIL.Image.fromarray(logits.argmax(1)[0].byte().cpu().numpy())
-        mask.save(output / f"{picture.path.stem}.png")
+        mask.save(output / f"{image.path.stem}.png")
 
 
 def ours(
-    model: SegmentationModel, pictures: list[Picture], output: Path, precision: str, draws: bool = False
+    model: SegmentationModel, images: list[ImageFile], output: Path, precision: str, draws: bool = False
 ) -> None:
     predictor = Predictor(in_channels_last(model), autocast=DTYPES[precision])
     encoding = MaskEncoding("palette", model.labels, "class_index")
     pipeline = Pipeline(
         predictor,
         encoding,
-        Places(output, overlay=draws, gallery=draws),
-        name_results(pictures, {}, output),
+        ResultPaths(output, overlay=draws, gallery=draws),
         batch_size=8,
         workers=max(2, available_cores()),
     )
-    for _, result in pipeline.run(pictures):
+    for _, result in pipeline.run(images):
         if isinstance(result, str):
             raise SystemExit(result)
 
@@ -140,21 +139,21 @@ def agreement(folder: Path) -> float:
     return float(np.mean(equal))
 
 
-def latency(model: SegmentationModel, pictures: list[Picture]) -> None:
+def latency(model: SegmentationModel, images: list[ImageFile]) -> None:
     seconds = []
-    for picture in pictures[:21]:
+    for image in images[:21]:
         begin = time.perf_counter()
-        model.predict(picture.path)
+        model.predict(image.path)
         seconds.append(time.perf_counter() - begin)
-    print(f"one picture, model loaded: {1000 * float(np.median(seconds[1:])):.0f} ms (median, float32)")
+    print(f"one image, model loaded: {1000 * float(np.median(seconds[1:])):.0f} ms (median, float32)")
 
 
-def start_up(checkpoint: Path, picture: Picture, folder: Path) -> None:
-    one = [f"checkpoint={checkpoint.resolve()}", f"input={picture.path}", "overlay=false", "gallery=false"]
+def start_up(checkpoint: Path, image: ImageFile, folder: Path) -> None:
+    one = [f"checkpoint={checkpoint.resolve()}", f"input={image.path}", "overlay=false", "gallery=false"]
     for what, arguments, exit_code in (
         ("--help", ["--help"], 0),
         ("a mistake", ["scale=0"], 2),
-        ("one picture", one, 0),
+        ("one image", one, 0),
     ):
         seconds = []
         for number in range(3):

@@ -1,10 +1,10 @@
-import os
+import re
 from pathlib import Path
 
 import pytest
 
 from cocoseg.errors import CocosegError
-from cocoseg.find_images import Picture, find_pictures, key, name_results
+from cocoseg.find_images import ImageFile, find_images, relative_path, require_distinct_results
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def names(input: Path | str, output: Path = Path("elsewhere")) -> list[str]:
-    return [picture.name for picture in find_pictures(str(input), output)]
+    return [image.name for image in find_images(str(input), output)]
 
 
 def test_a_folder_with_all_below_it(photos):
@@ -24,8 +24,8 @@ def test_a_folder_with_all_below_it(photos):
 
 
 def test_a_file_may_end_as_it_likes(photos):
-    assert find_pictures(str(photos / "notes.txt"), Path("elsewhere")) == [
-        Picture(photos / "notes.txt", "notes.txt")
+    assert find_images(str(photos / "notes.txt"), Path("elsewhere")) == [
+        ImageFile(photos / "notes.txt", "notes.txt")
     ]
 
 
@@ -54,7 +54,7 @@ def test_a_name_that_looks_like_a_pattern(photos):
     assert names(photos / "x[1].jpg") == ["x[1].jpg"]
 
 
-def test_results_are_no_pictures(photos):
+def test_results_are_no_images(photos):
     (photos / "out/masks").mkdir(parents=True)
     (photos / "out/masks/a.png").touch()
     assert "out/masks/a.png" in names(photos)
@@ -76,7 +76,7 @@ def test_neither_are_those_that_a_pattern_or_a_name_finds(photos, input):
 
 
 @pytest.mark.parametrize("input", ["{}", "{}/**/*.png"])
-def test_results_of_other_outputs_are_no_pictures(photos, input):
+def test_results_of_other_outputs_are_no_images(photos, input):
     (photos / "z.png").touch()
     (photos / "out/masks/deep").mkdir(parents=True)
     (photos / "out/masks/deep/a.png").touch()
@@ -108,7 +108,7 @@ def test_nothing_there(photos, input):
 
 
 def test_an_empty_folder(tmp_path):
-    with pytest.raises(CocosegError, match=r"input: no picture in"):
+    with pytest.raises(CocosegError, match=r"input: no image in"):
         names(tmp_path)
 
 
@@ -121,48 +121,28 @@ def test_results_never_leave_the_output(photos, monkeypatch):
             assert ".." not in Path(name).parts
 
 
-# ---- names
+# ---- names of results
 
 
-def named(*files: str, taken: dict[str, str] | None = None) -> list[str]:
-    pictures = [Picture(Path("in", file), file) for file in files]
-    found = name_results(pictures, taken or {}, Path("out"))
-    return [found[picture] for picture in pictures]
+def files(*names: str) -> list[ImageFile]:
+    return [ImageFile(Path("in", name), name) for name in names]
 
 
-def test_results_are_called_after_the_picture():
-    assert named("a.jpg", "deep/b.tar.png", "c") == ["a", "deep/b.tar", "c"]
+def test_results_are_called_after_the_image():
+    found = files("a.jpg", "deep/b.tar.png", "c")
+    assert [image.result_name for image in found] == ["a", "deep/b.tar", "c"]
+    require_distinct_results(found)
 
 
-def test_no_two_share_a_name():
-    assert named("a.jpg", "a.png", "a.gif") == ["a", "a.png", "a.gif"]
-    assert named("a.jpg", "A.png", "a.png.x") == ["a", "A.png", "a.png.x"]  # where case does not count
+@pytest.mark.parametrize("pair", [("a.jpg", "a.png"), ("a.jpg", "A.png"), ("x/a.b.c", "x/a.b.d")], ids=str)
+def test_two_images_of_one_result_are_refused(pair):
+    first, second = (re.escape(f"in/{name}") for name in pair)
+    with pytest.raises(CocosegError, match=rf"input: the results of {first} and {second} .* rename one"):
+        require_distinct_results(files("a.txt.x", *pair, "b/a.jpg"))
 
 
-def test_a_name_is_not_that_of_a_folder():
-    assert named("x.jpg", "x.png/y.jpg") == ["x.jpg", "x.png/y"]
-    assert named("x.gif", "x.overlay.jpg/y.jpg", "deep/x") == ["x.gif", "x.overlay.jpg/y", "deep/x"]
-
-
-def test_long_names_are_cut():
-    first, second = named("deep/" + "é" * 122 + "a.jpg", "deep/" + "é" * 122 + "b.jpg")
-    assert first != second
-    for name in (first, second):
-        assert name.startswith("deep/ééé")
-        assert len(Path(f"{name}.overlay.jpg").name.encode()) <= 255
-
-
-def test_names_of_before_stay():
-    taken = {"../in/a.png": "a", "../other/b.jpg": "b"}
-    assert named("a.jpg", "a.png", "b.jpg", taken=taken) == ["a.jpg", "a", "b.jpg"]
-    taken |= {"../third/b.jpg": "b.jpg"}
-    assert named("b.jpg", taken=taken) == ["b.jpg-2"]
-
-
-def test_the_key_is_the_way_from_the_output(tmp_path, monkeypatch):
+def test_the_relative_path_is_the_same_wherever_it_is_typed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    picture = Picture(Path("photos/a.jpg"), "a.jpg")
-    assert key(picture, Path("out/x")) == "../../photos/a.jpg"
-    absolute = Picture(tmp_path / "photos/a.jpg", "a.jpg")
-    assert key(absolute, Path("out/x")) == "../../photos/a.jpg"
-    assert os.sep != "/" or key(picture, tmp_path / "out/x") == "../../photos/a.jpg"
+    for path in (Path("photos/a.jpg"), tmp_path / "photos/a.jpg"):
+        for output in (Path("out/x"), tmp_path / "out/x"):
+            assert relative_path(path, output) == "../../photos/a.jpg"

@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import pytest
 
 from cocoseg.errors import CocosegError
-from cocoseg.manifest import FILE, Entry, Record
+from cocoseg.find_images import MANIFEST, ImageFile
+from cocoseg.manifest import Entry, Manifest
 
 SETTINGS = {"scale": None, "tile": "auto", "flip": False, "scales": [1.0]}
 
@@ -12,33 +15,49 @@ def entry(image: str = "../a.jpg", **changes: object) -> Entry:
 
 
 def test_entries_come_back(tmp_path):
-    record = Record(tmp_path, "abc", SETTINGS)
-    record.add(entry())
-    record.add(entry("../ä b.jpg", name="ä b"))
-    record.write()
+    manifest = Manifest(tmp_path, "abc", SETTINGS)
+    manifest.add(entry())
+    manifest.add(entry("../ä b.jpg", name="ä b"))
+    manifest.write()
 
-    again = Record(tmp_path, "abc", SETTINGS)
+    again = Manifest(tmp_path, "abc", SETTINGS)
 
-    assert again.entries == record.entries
-    assert again.names == {"../a.jpg": "a", "../ä b.jpg": "ä b"}
-    record.write()
+    assert again.entries == manifest.entries
+    assert [*again.entries] == ["a", "ä b"]
 
 
-def test_a_picture_is_done_until_it_is_replaced(tmp_path):
+def test_an_image_is_done_until_it_is_replaced(tmp_path):
     path = tmp_path / "a.jpg"
     path.write_bytes(b"abc")
-    record = Record(tmp_path / "out", "abc", SETTINGS)
-    assert not record.is_done("../a.jpg", path)
-    record.add(entry(changed_ns=path.stat().st_mtime_ns))
-    assert record.is_done("../a.jpg", path)
+    manifest = Manifest(tmp_path / "out", "abc", SETTINGS)
+    assert not manifest.is_done(ImageFile(path, "a.jpg"))
+    manifest.add(entry(changed_ns=path.stat().st_mtime_ns))
+    assert manifest.is_done(ImageFile(path, "a.jpg"))
+    assert not manifest.is_done(ImageFile(path, "deep/a.jpg"))  # its results have another name
     path.write_bytes(b"abcd")
-    assert not record.is_done("../a.jpg", path)
+    assert not manifest.is_done(ImageFile(path, "a.jpg"))
+
+
+def test_results_of_another_image_are_not_overwritten(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a.jpg").touch()
+    manifest = Manifest(Path("out"), "abc", SETTINGS)
+    Path("out").mkdir()
+    manifest.add(entry())
+    manifest.require_free_names([ImageFile(Path("a.jpg"), "a.jpg"), ImageFile(Path("b.jpg"), "b.jpg")])
+    for name in ("a.png", "A.png"):
+        with pytest.raises(
+            CocosegError, match=rf"results of a\.jpg, .* of deep/{name} would overwrite .*another output"
+        ):
+            manifest.require_free_names([ImageFile(Path("deep", name), name)])
+    Path("a.jpg").unlink()  # the image itself was replaced
+    manifest.require_free_names([ImageFile(Path("a.png"), "a.png")])
 
 
 def test_another_model_is_refused(tmp_path):
-    Record(tmp_path, "abc", SETTINGS).write()
+    Manifest(tmp_path, "abc", SETTINGS).write()
     with pytest.raises(CocosegError, match="another model; name another output, or delete"):
-        Record(tmp_path, "abd", SETTINGS)
+        Manifest(tmp_path, "abd", SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -52,29 +71,29 @@ def test_another_model_is_refused(tmp_path):
     ids=str,
 )
 def test_other_settings_are_refused_by_name(tmp_path, change, message):
-    Record(tmp_path, "abc", SETTINGS).write()
+    Manifest(tmp_path, "abc", SETTINGS).write()
     with pytest.raises(CocosegError, match=message):
-        Record(tmp_path, "abc", {**SETTINGS, **change})
+        Manifest(tmp_path, "abc", {**SETTINGS, **change})
 
 
 @pytest.mark.parametrize("name", ["../a", "/etc/a", "a/../../b", "", ".", "a\0"])
-def test_a_record_that_leads_out_of_the_folder(tmp_path, name):
-    record = Record(tmp_path, "abc", SETTINGS)
-    record.add(entry(name=name))
-    record.write()
+def test_a_manifest_that_leads_out_of_the_folder(tmp_path, name):
+    manifest = Manifest(tmp_path, "abc", SETTINGS)
+    manifest.add(entry(name=name))
+    manifest.write()
     with pytest.raises(CocosegError, match=r"predictions\.json: damaged .* leads out of the folder"):
-        Record(tmp_path, "abc", SETTINGS)
+        Manifest(tmp_path, "abc", SETTINGS)
 
 
 def test_a_name_as_this_system_allows_it(tmp_path):
-    record = Record(tmp_path, "abc", SETTINGS)
-    record.add(entry(name="a..b/c"))
-    record.write()
-    assert Record(tmp_path, "abc", SETTINGS).names == {"../a.jpg": "a..b/c"}
+    manifest = Manifest(tmp_path, "abc", SETTINGS)
+    manifest.add(entry(name="a..b/c"))
+    manifest.write()
+    assert Manifest(tmp_path, "abc", SETTINGS).entries["a..b/c"].image == "../a.jpg"
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"model": 1}', b"\xff"])
-def test_a_damaged_record(tmp_path, content):
-    (tmp_path / FILE).write_bytes(content)
+def test_a_damaged_manifest(tmp_path, content):
+    (tmp_path / MANIFEST).write_bytes(content)
     with pytest.raises(CocosegError, match=r"predictions\.json: damaged"):
-        Record(tmp_path, "abc", SETTINGS)
+        Manifest(tmp_path, "abc", SETTINGS)

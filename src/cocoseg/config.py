@@ -339,5 +339,7 @@ class PredictConfig(Settings, kw_only=True):
         Literal["auto", "32-true", "bf16-mixed", "16-mixed"],
         means("auto: bf16-mixed where the device has it, else 32-true"),
     ] = AUTO
-    workers: Annotated[Positive | None, means("threads that read, and that write; null: one per core")] = None
+    workers: Annotated[
+        Positive | None, means("processes that decode, threads that write; null: one per core")
+    ] = None
     network: Annotated[Text, means("class of a network of your own, as in my.package.Net")] = None

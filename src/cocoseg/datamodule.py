@@ -14,11 +14,11 @@ from cocoseg.cores import available_cores
 from cocoseg.dataset import Batches, Pairs, as_is
 from cocoseg.errors import CocosegError
 from cocoseg.labels import LabelMap
+from cocoseg.parallel import leave_group
 from cocoseg.pixels import normalize
 from cocoseg.prepare import prepare
 from cocoseg.sampling import Share, Shuffle, in_batches
 from cocoseg.split import open_sets
-from cocoseg.stopping import leave_group
 from cocoseg.trained_on import Key, keys_of
 
 RANK_SEEDS = 2654435761  # between the seeds of processes; torch takes the low 32 bits only

@@ -74,10 +74,16 @@ def untouched(net: nn.Module) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a GPU's memory ran out. CUDA's libraries raise plain RuntimeErrors for it."""
-    if isinstance(error, torch.OutOfMemoryError):
+    """Whether memory ran out, on a GPU or a CPU. CUDA's libraries and the CPU's allocator raise plain
+    RuntimeErrors for it."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    phrases = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+    phrases = (
+        "CUDA error: out of memory",
+        "CUBLAS_STATUS_ALLOC_FAILED",
+        "CUDNN_STATUS_ALLOC_FAILED",
+        "can't allocate memory",
+    )
     return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in phrases)
 
 
@@ -94,10 +100,10 @@ def explain_out_of_memory(smaller: str = SMALLER) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if is_out_of_memory(error) or isinstance(error, MemoryError):
+        if is_out_of_memory(error):
             raise TrainingError(f"out of memory: lower {smaller}") from error
-        # torch's allocator on the CPU, and a loader's process that the system has killed.
-        phrases = ("can't allocate memory", "out of memory", "killed by signal")
+        # In a loader's process, which the system may have killed for it.
+        phrases = ("out of memory", "killed by signal")
         if any(phrase in str(error).lower() for phrase in phrases):
             raise TrainingError(
                 "out of memory: lower data.batch_size, data.image_size or data.num_workers"

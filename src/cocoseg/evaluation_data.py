@@ -11,10 +11,10 @@ from cocoseg.config import EvaluateConfig
 from cocoseg.cores import available_cores
 from cocoseg.dataset import Batches, Pairs, SegmentationDataset
 from cocoseg.errors import CocosegError
+from cocoseg.parallel import leave_group
 from cocoseg.prepare import prepare
 from cocoseg.prepared import prepared_sets
 from cocoseg.split import open_sets
-from cocoseg.stopping import leave_group
 from cocoseg.trained_on import Key, keys_of
 
 

@@ -1,51 +1,47 @@
-"""Which pictures to segment, and what their results are called. No torch, no Pillow."""
+"""Finding the images to predict, and the names of their results. No torch, no Pillow."""
 
 import glob
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from hashlib import blake2b
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from cocoseg.errors import CocosegError
 from cocoseg.files import from_here
-from cocoseg.manifest import FILE
 
-# What is taken from a folder; a file or pattern that is typed may end as it likes.
-SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif"} | {
-    ".jp2",
-    ".j2k",
-    ".jpx",
-    ".ppm",
-    ".pgm",
-    ".pbm",
-    ".pnm",
-}
+MANIFEST = "predictions.json"  # marks an output folder, see manifest.py
 
-ENDINGS = (".png", ".jpg", ".image.jpg", ".overlay.jpg", ".mask.png")  # of results
-LONGEST_NAME = 255 - max(map(len, ENDINGS))  # bytes, on most file systems
+# Endings that count as images in a folder; a file or pattern that is typed may have any.
+_ENDINGS = "jpg jpeg jpe jfif png bmp gif tif tiff webp avif jp2 j2k jpx ppm pgm pbm pnm"
+SUFFIXES = {f".{ending}" for ending in _ENDINGS.split()}
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture to segment.
+class ImageFile:
+    """An image to predict.
 
     Attributes:
-        path: of the file.
-        name: its path below the input, with `/`: what results are called after.
+        path: path of the file.
+        name: its path below the input, with `/`.
     """
 
     path: Path
     name: str
 
+    @property
+    def result_name(self) -> str:
+        """`name` without its ending: results are `masks/<result_name>.png` and so on."""
+        return self.name[: len(self.name) - len(self.path.suffix)]
 
-def find_pictures(input: str, output: Path) -> list[Picture]:
-    """The pictures that a file, a folder (with all below it) or a pattern names, sorted by name.
+
+def find_images(input: str, output: Path) -> list[ImageFile]:
+    """Find the images of a file, a folder (with all below it) or a pattern, sorted by name.
 
     Args:
         input: as typed; `**` in a pattern stands for any folders.
-        output: results, which are never taken for pictures; neither are those in other outputs below.
+        output: folder of the results, which are never taken for images. Neither are results in other output
+            folders below the input.
 
     Raises:
         CocosegError: there are none.
@@ -61,76 +57,46 @@ def find_pictures(input: str, output: Path) -> list[Picture]:
     else:
         raise CocosegError(f"input: no file or folder {input}")
     found = [file for file in found if file.is_file()]
-    pictures = [Picture(file, _name(file, base)) for file in _no_results(found, base, output)]
-    if not pictures:
-        what = "nothing but results of predict.py" if found else "no picture"
+    images = {ImageFile(file, _name(file, base)) for file in _no_results(found, base, output)}
+    if not images:
+        what = "nothing but results of predict.py" if found else "no image"
         raise CocosegError(f"input: {what} in {input}")
-    return sorted(pictures, key=lambda picture: picture.name)
+    return sorted(images, key=lambda image: image.name)
 
 
-def name_results(pictures: Iterable[Picture], taken: Mapping[str, str], output: Path) -> dict[Picture, str]:
-    """A name without ending for the results of each picture: no two share one, whatever the file system.
+def require_distinct_results(images: Iterable[ImageFile]) -> None:
+    """Refuse two images whose results would have the same name, on file systems without case too.
 
-    `photos/a.jpg` becomes `photos/a`; where that is taken, by `photos/a.png` for one, `photos/a.jpg`, and
-    then `photos/a.jpg-2`. A name is also taken where one of its files would be called as a folder is; what is
-    too long for the endings of results is cut.
-
-    Args:
-        taken: key of a picture, see `key`, to the name that it has from before.
+    Raises:
+        CocosegError: names both.
     """
-    pictures = list(pictures)
-    folders = {str(folder).casefold() for p in pictures for folder in PurePosixPath(p.name).parents}
-    used = {name.casefold() for name in taken.values()}
-    used |= {
-        folder.removesuffix(ending) for folder in folders for ending in ENDINGS if folder.endswith(ending)
-    }
-    names: dict[Picture, str] = {}
-    for picture in pictures:
-        name = taken.get(key(picture, output))
-        if name is None:
-            stem = picture.name[: len(picture.name) - len(picture.path.suffix)]
-            candidates = map(_shortened, _candidates(stem, picture.name))
-            name = next(free for free in candidates if free.casefold() not in used)
-            used.add(name.casefold())
-        names[picture] = name
-    return names
+    seen: dict[str, ImageFile] = {}
+    for image in images:
+        first = seen.setdefault(image.result_name.casefold(), image)
+        if first is not image:
+            raise CocosegError(
+                f"input: the results of {first.path} and {image.path} would have the same name "
+                f"({image.result_name}.png); rename one, or give a pattern that matches only one, "
+                "as in 'photos/**/*.jpg'"
+            )
 
 
-def key(picture: Picture, output: Path) -> str:
-    """What tells pictures apart from one run to the next: the way from the output to the file."""
-    return Path(os.path.relpath(picture.path.absolute(), output.absolute())).as_posix()
+def relative_path(path: Path, folder: Path) -> str:
+    """Path of a file relative to a folder, with `/`: identifies an image from one run to the next."""
+    return Path(os.path.relpath(path.absolute(), folder.absolute())).as_posix()
 
 
-def is_text(picture: Picture, output: Path) -> bool:
-    """Whether the names of its file and folders are UTF-8, for the record and the gallery to hold them."""
+def is_utf8(image: ImageFile, output: Path) -> bool:
+    """Whether the names of its file and folders are UTF-8, as JSON and HTML require."""
     try:
-        key(picture, output).encode()
+        relative_path(image.path, output).encode()
     except UnicodeEncodeError:
         return False
     return True
 
 
-def _candidates(*first: str) -> Iterable[str]:
-    yield from first
-    number = 2
-    while True:
-        yield f"{first[-1]}-{number}"
-        number += 1
-
-
-def _shortened(name: str) -> str:
-    """With a last part that leaves room for the longest ending; a hash stands for what is cut off."""
-    path = PurePosixPath(name)
-    part = path.name.encode()
-    if len(part) <= LONGEST_NAME:
-        return name
-    digest = blake2b(part, digest_size=4).hexdigest()
-    kept = part[: LONGEST_NAME - len(digest) - 1].decode(errors="ignore")
-    return str(path.with_name(f"{kept}-{digest}"))
-
-
 def _below(folder: Path) -> Iterable[Path]:
-    """All files; hidden ones, and folders that are links, which may lead round in circles, are left out."""
+    """All files but hidden ones; folders that are links are not followed, they may form circles."""
 
     def stop(error: OSError) -> None:
         raise CocosegError(f"input: {from_here(error.filename)}: {error.strerror}")
@@ -143,12 +109,12 @@ def _below(folder: Path) -> Iterable[Path]:
 def _matching(base: Path, pattern: Path) -> list[Path]:
     try:
         return list(base.glob(str(pattern.relative_to(base))))
-    except ValueError as error:  # as of `**.jpg`, before Python 3.13
+    except ValueError as error:  # pathlib refuses `**.jpg` before Python 3.13
         raise CocosegError(f"input: {pattern}: {error}; write **/*.jpg for all folders below") from error
 
 
 def _no_results(files: Iterable[Path], base: Path, output: Path) -> list[Path]:
-    """Those that are not in the output, nor in another one between them and the base."""
+    """Files that are neither in the output folder nor in another one between them and the base."""
     output, base = output.resolve(), base.absolute()
 
     @cache
@@ -156,7 +122,7 @@ def _no_results(files: Iterable[Path], base: Path, output: Path) -> list[Path]:
         if folder.resolve().is_relative_to(output):
             return True
         below = folder != base and folder.is_relative_to(base)
-        return below and ((folder / FILE).exists() or is_of_results(folder.parent))
+        return below and ((folder / MANIFEST).exists() or is_of_results(folder.parent))
 
     return [file for file in files if not is_of_results(file.parent.absolute())]
 
@@ -164,7 +130,7 @@ def _no_results(files: Iterable[Path], base: Path, output: Path) -> list[Path]:
 def _fixed_part(pattern: Path) -> Path:
     """The folder before the first part with a wildcard."""
     parts = pattern.parts
-    first = next(number for number, part in enumerate(parts) if glob.has_magic(part))
+    first = next(index for index, part in enumerate(parts) if glob.has_magic(part))
     return Path(*parts[:first])
 
 
@@ -173,6 +139,6 @@ def _is_hidden(file: Path, base: Path) -> bool:
 
 
 def _name(file: Path, base: Path) -> str:
-    """Relative to the base, and never above it."""
+    """Path relative to the base; the file's name alone where that would lead above it."""
     relative = Path(os.path.relpath(file.absolute(), base.absolute()))
     return file.name if relative.parts[0] == ".." else relative.as_posix()

@@ -95,6 +95,16 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
+def leave_group(worker: int) -> None:
+    """Leave the process group, at the start of a loader's worker process.
+
+    A terminal or a scheduler sends signals to the whole group. Loaders must go on until the step in progress
+    is done, then the process that uses them ends them.
+    """
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
+
+
 @contextmanager
 def sigterm_as_exit() -> Iterator[None]:
     """Let SIGTERM unwind the stack, so that worker processes and unfinished files are cleared away."""

@@ -1,6 +1,5 @@
 """Ctrl-C, SIGTERM, SIGUSR1: the step in progress is finished, a checkpoint written, the run ended."""
 
-import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -93,10 +92,3 @@ class StopOnSignal(L.Callback):
     def _stop_if_asked(self) -> None:
         if self.received is not None and (self._all_know or count() == 1):
             raise StoppedBySignalError(self.received.name)
-
-
-def leave_group(worker: int) -> None:
-    """For the start of a loader's process: what a terminal or a scheduler sends to the group of the process
-    that trains is not for its loaders, which must go on until the step in progress is done."""
-    if hasattr(os, "setpgid"):
-        os.setpgid(0, 0)
