@@ -261,7 +261,7 @@ def test_what_is_no_image_is_refused(image, message):
         ({"scale": 0}, "scale is 0"),
         ({"scale": 1000}, "scale is 1000"),
         ({"tile": "always"}, "tile is 'always'"),
-        ({"tile": True}, "tile is True"),
+        ({"tile": True}, "tile is true"),
         ({"tile": 512}, "tile is 512"),
         ({"tile": [512]}, r"tile is \[512\]"),
         ({"tile": [512, 8]}, "from 64 pixels"),

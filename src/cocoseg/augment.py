@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cocoseg.config import AugmentConfig
 from cocoseg.labels import IGNORE_INDEX
-from cocoseg.pixels import normalize
+from cocoseg.pixels import normalize, resize_masks
 from cocoseg.transforms import (
     CLASSES,
     apply_color,
@@ -87,7 +87,7 @@ class Augment:
             return warp(image, mask, self._crop(draws, flip, size), size)
         if image.shape[-2:] != size:
             image = F.interpolate(image, size, mode="bilinear", antialias=True)
-            mask = F.interpolate(mask.unsqueeze(1), size, mode="nearest-exact").squeeze(1)
+            mask = resize_masks(mask, size)
         if self.settings.flip:
             flip = flip.to(image.device, non_blocking=True).view(-1, 1, 1)
             image = torch.where(flip.unsqueeze(1), image.flip(-1), image)

@@ -9,13 +9,12 @@ import PIL.Image
 import PIL.ImageDraw
 
 from cocoseg.labels import IGNORE_INDEX, LabelMap
+from cocoseg.resizing import resize_mask
 from cocoseg.scores import image_iou
 from cocoseg.text import GREY, LINE, draw_names, fitting, hatched, names_by_size, text_font
 
 LEAST, MOST = 160, 256  # pixels: longer side of a panel; smaller images are enlarged, larger ones shrunk
 GAP = 4  # pixels between panels and between strips
-
-Resampling = PIL.Image.Resampling
 
 
 @dataclass(frozen=True)
@@ -49,11 +48,12 @@ def strip(example: Example, labels: LabelMap) -> PIL.Image.Image:
     pixels are striped, but in the prediction, which shows all that was said.
     """
     size = panel_size(*example.truth.shape)
-    photo = _resized(example.image, size, Resampling.LANCZOS)
-    grey = np.asarray(PIL.Image.fromarray(photo).convert("L"))[..., None] // 2
+    resized = PIL.Image.fromarray(example.image).resize(size, PIL.Image.Resampling.LANCZOS)
+    photo = np.asarray(resized)
+    grey = np.asarray(resized.convert("L"))[..., None] // 2
     red = np.concatenate((grey + 128, grey // 3, grey // 3), axis=2)
     truth, prediction, wrong = (
-        _resized(mask, size, Resampling.NEAREST)
+        resize_mask(mask, size[::-1])
         for mask in (example.truth, example.prediction, example.wrong.astype(np.uint8))
     )
     ignored = truth == IGNORE_INDEX
@@ -119,10 +119,6 @@ def panel_size(height: int, width: int) -> tuple[int, int]:
     longer = max(height, width)
     scale = MOST / longer if longer > MOST else -(-LEAST // longer)
     return max(1, round(width * scale)), max(1, round(height * scale))
-
-
-def _resized(pixels: np.ndarray, size: tuple[int, int], how: PIL.Image.Resampling) -> np.ndarray:
-    return np.asarray(PIL.Image.fromarray(pixels).resize(size, how))
 
 
 def _share_wrong(example: Example) -> float:

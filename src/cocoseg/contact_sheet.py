@@ -12,6 +12,7 @@ from cocoseg.files import save_png
 from cocoseg.images import read_image
 from cocoseg.labels import LabelMap
 from cocoseg.overlay import overlay
+from cocoseg.resizing import resize_mask
 from cocoseg.text import GREY, LINE, draw_names, fitting, names_by_size, text_font
 
 EXAMPLES = 16  # images on the sheet
@@ -50,7 +51,7 @@ def _draw_tile(
     image = read_image(image_file)
     scale = min(WIDTH / image.width, HEIGHT / image.height)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    small_mask = np.asarray(PIL.Image.fromarray(mask).resize(size, PIL.Image.Resampling.NEAREST))
+    small_mask = resize_mask(mask, size[::-1])
     small_image = np.asarray(image.resize(size, PIL.Image.Resampling.LANCZOS))
     tile = PIL.Image.fromarray(overlay(small_image, small_mask, labels))
     sheet.paste(tile, (x + (WIDTH - size[0]) // 2, y + (HEIGHT - size[1]) // 2))

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import PIL.Image
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
@@ -17,6 +16,7 @@ from cocoseg.encoding import MaskEncoding
 from cocoseg.errors import CocosegError
 from cocoseg.images import read_image
 from cocoseg.pixels import normalize
+from cocoseg.resizing import resize_mask
 
 
 class _Named(msgspec.Struct, gc=False):
@@ -89,7 +89,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         if self._arrays is not None:
             return self._arrays.counts(numbers)
         masks = (self.encoding.read(self.folder / self.pairs[number][1]) for number in numbers)
-        return np.stack([count(resized_mask(mask, self.image_size)) for mask in masks])
+        return np.stack([count(resize_mask(mask, self.image_size)) for mask in masks])
 
     def decode_once(self, workers: int | None = None) -> None:
         """From now on read from arrays, see cache.py, which are made first where they are missing.
@@ -131,14 +131,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         image, mask = self.original(number)
         # (3, H, W) uint8; torch's integer kernel is several times faster than Pillow's.
         pixels = tv.resize(image, list(self.image_size), antialias=True)
-        return pixels.permute(1, 2, 0).numpy(), resized_mask(mask, self.image_size)
-
-
-def resized_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A mask (h, w) uint8 at another size (H, W): of each pixel the nearest."""
-    # Pillow samples at pixel centres, as the bilinear resize does; torch's "nearest" does not.
-    picture = PIL.Image.fromarray(mask).resize(size[::-1], PIL.Image.Resampling.NEAREST)
-    return np.asarray(picture)
+        return pixels.permute(1, 2, 0).numpy(), resize_mask(mask, self.image_size)
 
 
 Pairs = Dataset[tuple[Tensor, Tensor]]  # image and mask, see SegmentationDataset

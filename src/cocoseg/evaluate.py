@@ -13,7 +13,6 @@ from torch import Tensor
 from cocoseg.charts import confusion_matrix
 from cocoseg.comparison import Example, sheet
 from cocoseg.config import AUTO, EvaluateConfig
-from cocoseg.dataset import resized_mask
 from cocoseg.device import explain_out_of_memory, in_channels_last, uses_cuda
 from cocoseg.errors import CocosegError
 from cocoseg.evaluation_data import Images, Sample, loader, open_images
@@ -26,6 +25,7 @@ from cocoseg.model import SegmentationModel, load_model
 from cocoseg.pixels import normalize
 from cocoseg.predictor import Predictor
 from cocoseg.progress import track
+from cocoseg.resizing import resize_mask
 from cocoseg.trained_on import read_training_images, require_new
 from cocoseg.upsampling import enlarged_argmax
 
@@ -151,7 +151,7 @@ class Scorer:
         classes = logits.argmax(1).to(torch.uint8).cpu().numpy()
         predictions, targets = [], []
         for sample, image_logits, image_classes in zip(batch, logits, classes, strict=True):
-            target, predicted = resized_mask(sample.mask, size), self.matching(image_classes)
+            target, predicted = resize_mask(sample.mask, size), self.matching(image_classes)
             self.views["network"].add(target, predicted, self._loss(target, image_logits))
             if self.own_size:
                 target = sample.mask
@@ -171,7 +171,7 @@ class Scorer:
         image, mask = self.images.original(index)
         if not self.own_size:
             image = self.predictor.inputs(image[None])[0][0]
-            mask = resized_mask(mask, tuple(self.model.image_size))
+            mask = resize_mask(mask, tuple(self.model.image_size))
         with torch.inference_mode():
             plain = self.predictor.inputs(image[None])
             (prediction,) = self.predictor.masks(plain, [mask.shape])

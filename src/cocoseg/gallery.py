@@ -14,6 +14,7 @@ import PIL.Image
 from cocoseg.files import RUN_LENGTHS, save_png, write_bytes
 from cocoseg.labels import LabelMap
 from cocoseg.overlay import overlay
+from cocoseg.resizing import resize_mask
 from cocoseg.text import readable_on
 
 FOLDER = "gallery"  # of the small pictures, beside the page
@@ -64,13 +65,13 @@ def write_pictures(
     """
     height, width = _fitted(image.shape[:2])
     picture = PIL.Image.fromarray(image).resize((width, height), PIL.Image.Resampling.BOX)
-    small = _shrunk(mask, width, height)
+    small = resize_mask(mask, (height, width))
     _write_jpeg(_place(folder, name, "image.jpg"), picture)
     over = PIL.Image.fromarray(overlay(np.asarray(picture), small, labels))
     _write_jpeg(_place(folder, name, "overlay.jpg"), over)
     _write_mask(_place(folder, name, "mask.png"), small, labels)
     if truth is not None:
-        _write_mask(_place(folder, name, "truth.png"), _shrunk(truth, width, height), labels)
+        _write_mask(_place(folder, name, "truth.png"), resize_mask(truth, (height, width)), labels)
 
 
 def has_pictures(folder: Path, name: str) -> bool:
@@ -144,10 +145,6 @@ def _fitted(size: tuple[int, ...]) -> tuple[int, int]:
 def _scaled(size: tuple[int, ...], longer: int) -> tuple[int, int]:
     scale = longer / max(size)
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-
-
-def _shrunk(mask: np.ndarray, width: int, height: int) -> np.ndarray:
-    return np.array(PIL.Image.fromarray(mask).resize((width, height), PIL.Image.Resampling.NEAREST))
 
 
 def _place(folder: Path, name: str, kind: str) -> Path:

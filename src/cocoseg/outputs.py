@@ -7,8 +7,9 @@ names are torchvision's.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
+
+from cocoseg.pixels import resize_masks
 
 AUX = 0.5  # weight of auxiliary logits in the loss; of several each counts half of the one before
 
@@ -45,17 +46,5 @@ def training_loss(
     value = loss(main, mask)
     total = value
     for i, logits in enumerate(others, 1):
-        total = total + AUX**i * loss(logits, resized(mask, logits.shape[-2:]))
+        total = total + AUX**i * loss(logits, resize_masks(mask, logits.shape[-2:]))
     return total, value
-
-
-def resized(mask: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
-    """Resize mask (B, H, W) to (height, width) by nearest neighbor.
-
-    As `torch.nn.functional.interpolate` does, which takes no integers.
-    """
-    for axis, length in ((1, size[0]), (2, size[1])):
-        if mask.shape[axis] != length:
-            index = torch.arange(length, device=mask.device) * mask.shape[axis] // length
-            mask = mask.index_select(axis, index)
-    return mask

@@ -30,6 +30,7 @@ from cocoseg.overlay import overlay, with_legend
 from cocoseg.parallel import leave_group
 from cocoseg.pixels import to_tensor
 from cocoseg.predictor import InputResize, Predictor
+from cocoseg.resizing import resize_mask
 
 BATCH_PIXELS = 2**25  # of a batch's images and network inputs; a larger image is decoded alone, at the end
 FORWARD_PIXELS = 2**22  # of the network's input in one forward pass
@@ -273,8 +274,7 @@ class Pipeline:
         name = decoded.image.result_name
         self.encoding.write(mask, paths.mask(name))
         if canvas is not None:
-            size = canvas.shape[1], canvas.shape[0]
-            small = np.array(PIL.Image.fromarray(mask).resize(size, PIL.Image.Resampling.NEAREST))
+            small = resize_mask(mask, canvas.shape[:2])
             if paths.overlay:
                 over = PIL.Image.fromarray(overlay(canvas, small, labels))
                 buffer = BytesIO()

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cocoseg.resizing import nearest_indices
 from cocoseg.spec import MEAN, STD
 
 
@@ -37,6 +38,15 @@ def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
         return F.interpolate(image, size=size, mode="bilinear", align_corners=False, antialias=True)
     floats = F.interpolate(image.float(), size=size, mode="bilinear", align_corners=False, antialias=True)
     return floats.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def resize_masks(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize masks (B, h, w) of any dtype to (height, width), pixel for pixel as `resizing.resize_mask`."""
+    for axis, length in ((1, size[0]), (2, size[1])):
+        if mask.shape[axis] != length:
+            index = torch.tensor(nearest_indices(mask.shape[axis], length), device=mask.device)
+            mask = mask.index_select(axis, index)
+    return mask
 
 
 def denormalize(image: Tensor) -> np.ndarray:
