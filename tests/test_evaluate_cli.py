@@ -93,4 +93,4 @@ def test_a_model_alone_says_that_its_data_are_to_be_given(tmp_path: Path) -> Non
 def test_an_unknown_format_is_refused_before_anything_is_done(tmp_path: Path) -> None:
     done = run_program("train", *SMALL, "export=[pth,tflite]", cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr == "error: export: 'tflite' is no format; known: pth, onnx, torch_export\n"
+    assert done.stderr == "error: export is [pth,tflite]; it must be a list of pth, onnx, torch_export\n"

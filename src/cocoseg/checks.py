@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from cocoseg.config import AUTO, IMAGENET, Config, DataConfig, EvaluateConfig, PredictConfig, SweepConfig
+from cocoseg.config import AUTO, IMAGENET, Config, DataConfig, EvaluateConfig, PredictConfig
 from cocoseg.errors import CocosegError
 from cocoseg.settings import convert, declarations, shown
 
@@ -40,14 +40,14 @@ def check(config: Config, *, may_download: bool = False) -> None:
     if config.prepare.check_only and not may_download:
         raise CocosegError("prepare.check_only is for prepare.py")
     _check_time(config)
-    _check_sweep(config.sweep)
+    sweep = config.sweep
+    if sweep.method is None and (sweep.trials, sweep.total_time, sweep.space) != (None, None, {}):
+        raise CocosegError("sweep: how to search is not chosen; add sweep=tpe, random or grid")
     least, most = config.augment.scale
     if least > most:
         raise CocosegError(f"augment.scale is {[least, most]}; it must be [least, most], as in [0.5, 2.0]")
-    _check_loss(config.loss)
-    _check_model(config.model, resumes=config.ckpt_path is not None or config.resume is not None)
+    _check_nodes(config)
     _check_finetune(config)
-    _check_devices(config)
     check_export(config.export, key="export")
 
 
@@ -181,56 +181,45 @@ def _has_an_end(trainer: Mapping[str, Any]) -> bool:
     return trainer.get("max_time") is not None or any(n is not None and n > 0 for n in numbers)
 
 
-def _check_sweep(sweep: SweepConfig) -> None:
-    if sweep.method is None and (sweep.trials, sweep.total_time, sweep.space) != (None, None, {}):
-        raise CocosegError("sweep: how to search is not chosen; add sweep=tpe, random or grid")
-
-
-def _check_devices(config: Config) -> None:
+def _check_nodes(config: Config) -> None:
+    """Choices within untyped nodes, and several devices."""
     strategy, devices = config.trainer.get("strategy", AUTO), config.trainer.get("devices", 1)
-    if isinstance(strategy, str) and strategy not in STRATEGIES:
-        raise CocosegError(
-            f"trainer.strategy is {strategy!r}; it must be one of {', '.join(STRATEGIES)}, or have a _target_"
-        )
+    _require_choice("trainer.strategy", strategy, STRATEGIES, "or have a _target_")
+    _require_choice(
+        "loss.class_weights", (config.loss or {}).get("class_weights"), CLASS_WEIGHTS, "or a list"
+    )
     several = len(devices) if isinstance(devices, list) else devices if isinstance(devices, int) else 1
     if several != 1 and config.data.batch_size == AUTO:
         raise CocosegError("data.batch_size=auto is for one device; give a number")
+    if config.model is not None and str(config.model.get("_target_")).startswith("cocoseg."):
+        _check_weights(config.model, resumes=config.ckpt_path is not None or config.resume is not None)
 
 
-def _check_loss(loss: Mapping[str, Any] | None) -> None:
-    rule = (loss or {}).get("class_weights")
-    if isinstance(rule, str) and rule not in CLASS_WEIGHTS:
-        raise CocosegError(
-            f"loss.class_weights is {rule!r}; it must be one of {', '.join(CLASS_WEIGHTS)}, or a list"
-        )
-
-
-def _check_model(model: Mapping[str, Any] | None, *, resumes: bool) -> None:
+def _check_weights(model: Mapping[str, Any], *, resumes: bool) -> None:
     """The weights that a built-in network begins with; custom ones check their own."""
-    if model is None or not str(model.get("_target_")).startswith("cocoseg."):
-        return
-    weights, part, encoder = model.get("weights"), model.get("weights_part", "all"), model.get("encoder")
-    if part not in WEIGHTS_PARTS:
-        raise CocosegError(
-            f"model.weights_part is {part!r}; it must be one of {', '.join(WEIGHTS_PARTS)}; body is all "
-            "but the head"
-        )
+    weights, encoder = model.get("weights"), model.get("encoder")
+    part = model.get("weights_part", "all")
+    _require_choice("model.weights_part", part, WEIGHTS_PARTS, "body is all but the head")
     if weights is None:
         return
     if not isinstance(weights, str):
         raise CocosegError(f"model.weights is {weights!r}; it must be a name, a file or null")
-    if weights in IMAGENET:
-        if encoder is None:
-            raise CocosegError(
-                f"model.weights={weights} is for a ResNet (model=unet_resnet34, unet_resnet50); here it must "
-                "be a file, or null"
-            )
-        if encoder in ("resnet18", "resnet34") and weights != IMAGENET[0]:
-            raise CocosegError(f"model.weights={weights}: for {encoder} there is only {IMAGENET[0]}")
-    elif not resumes and not Path(weights).is_file():
+    if weights in IMAGENET and encoder is None:
+        raise CocosegError(
+            f"model.weights={weights} is for a ResNet (model=unet_resnet34, unet_resnet50); here it must "
+            "be a file, or null"
+        )
+    if weights == IMAGENET[1] and encoder in ("resnet18", "resnet34"):
+        raise CocosegError(f"model.weights={weights}: for {encoder} there is only {IMAGENET[0]}")
+    if weights not in IMAGENET and not resumes and not Path(weights).is_file():
         raise CocosegError(
             f"model.weights: no file {weights}; it must be one, {' or '.join(IMAGENET)}, or null"
         )
+
+
+def _require_choice(key: str, value: Any, choices: Sequence[str], more: str) -> None:
+    if isinstance(value, str) and value not in choices:
+        raise CocosegError(f"{key} is {value!r}; it must be one of {', '.join(choices)}, {more}")
 
 
 def _check_finetune(config: Config) -> None:
