@@ -3,10 +3,10 @@
 from omegaconf import DictConfig
 
 from cocoseg.checks import check_checkpoint
-from cocoseg.cli import program, resolve_config, run_folder, start_run
+from cocoseg.cli import program, resolve_config
 from cocoseg.config import EvaluateConfig
-from cocoseg.output_folder import alone, require_own
 from cocoseg.overrides import command, is_overridden, key_of
+from cocoseg.run_folder import open_folder
 from cocoseg.run_settings import as_trained, has_other_data, require_data, run_settings
 
 
@@ -19,16 +19,13 @@ def main(cfg: DictConfig) -> None:
     if trained is None and not has_other_data(keys):
         require_data(cfg)
     config = resolve_config(cfg, EvaluateConfig)
-    folder = run_folder()
-    require_own(folder, cfg, "run_dir")
-
-    from cocoseg.evaluate import evaluate
-    from cocoseg.parallel import sigterm_as_exit
-
     size = tuple(config.data.image_size) if is_overridden("data.image_size") else None
-    with alone(folder, "run_dir"), sigterm_as_exit():
-        start_run(cfg, overwrite=True)
-        evaluate(config, folder, image_size=size)
+    with open_folder(cfg, "evaluate", key="run_dir") as folder:
+        from cocoseg.evaluate import evaluate  # here, so that --help and mistakes answer at once
+        from cocoseg.parallel import sigterm_as_exit
+
+        with sigterm_as_exit():
+            evaluate(config, folder.path, image_size=size, begin=folder.begin)
 
 
 if __name__ == "__main__":

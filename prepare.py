@@ -2,19 +2,21 @@
 
 from omegaconf import DictConfig
 
-from cocoseg.cli import program, resolve_config, start_run
+from cocoseg.cli import program, resolve_config
+from cocoseg.run_folder import open_folder
 
 
 @program("prepare")
 def main(cfg: DictConfig) -> None:
     config = resolve_config(cfg, may_download=True)
-    start_run(cfg, overwrite=True)
 
     from cocoseg.prepare import check_annotations, prepare
 
     if config.prepare.check_only:
         check_annotations(config, may_download=True)
-    else:
+        return
+    with open_folder(cfg, "prepare", key="run_dir") as folder:
+        folder.begin()
         prepare(config, may_download=True)
 
 

@@ -22,7 +22,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from step import Stepper, seconds, wait
 
-from cocoseg.assembly import make_module
+from cocoseg.assembly import Start, build_module
 from cocoseg.augment import Augment
 from cocoseg.budget import Budget
 from cocoseg.cli import resolve_config
@@ -30,6 +30,7 @@ from cocoseg.config import Config
 from cocoseg.console import quiet_lightning
 from cocoseg.datamodule import SegmentationDataModule
 from cocoseg.device import settled
+from cocoseg.run import Run
 from cocoseg.training import train
 
 ROOT = Path(__file__).parents[1]
@@ -83,7 +84,7 @@ def train_once(config: Config, folder: Path) -> tuple[float, Budget]:
     from pipeline import Stopwatch as BuiltByName  # not the class of this file where it is run as a program
 
     budget = Budget(None)
-    train(config, folder, budget)
+    train(config, Run(folder, budget))
     return BuiltByName.latest.seconds(), budget
 
 
@@ -104,7 +105,7 @@ def main() -> None:
         settings = settled(config.trainer)
         torch.backends.cudnn.benchmark = settings["benchmark"]
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        module = make_module(config, data, settings)
+        module = build_module(config, data, Start(None, None, None, settings, ()))
         bare = Stepper(module.net, device, precision=settings["precision"], fast=True, compiled=False)
         batch = config.data.batch_size
         image = torch.randn(batch, 3, *config.data.image_size, device=device)

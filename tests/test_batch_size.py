@@ -21,6 +21,7 @@ from cocoseg.errors import CocosegError
 from cocoseg.losses import CrossEntropyLoss
 from cocoseg.module import SegmentationModule
 from cocoseg.overrides import Command
+from cocoseg.run import Run
 from cocoseg.unet import UNet
 from tiny import SPEC, loader, random_batch, tiny_module, tiny_trainer
 
@@ -173,7 +174,7 @@ def test_only_gpus_are_checked(monkeypatch):
 
 def test_the_command_keeps_what_was_typed_and_halves_the_batch(tmp_path):
     typed = ("experiment=voc", "data.root=a b", "data.batch_size=9", "trainer.accumulate_grad_batches=3")
-    line = half_batch_command(Command(typed), Path("outputs/train/x"), 9, 3, None)
+    line = half_batch_command(Run(Path("outputs/train/x"), command=Command(typed)), 9, 3)
     assert line == (
         "python train.py experiment=voc 'data.root=a b' run_dir=outputs/train/x resume=auto "
         "data.batch_size=4 trainer.accumulate_grad_batches=6"
@@ -183,13 +184,13 @@ def test_the_command_keeps_what_was_typed_and_halves_the_batch(tmp_path):
 def test_the_command_of_a_resumed_run(tmp_path):
     """A folder that was typed stays as it was typed; without a checkpoint in it the earlier one is needed."""
     typed = Command(("run_dir=runs/b", "ckpt_path=runs/a/checkpoints/last.ckpt"))
-    arguments = typed, tmp_path, 8, 1, "runs/a/checkpoints/last.ckpt"
+    run = Run(tmp_path, checkpoint="runs/a/checkpoints/last.ckpt", command=typed)
     changed = "data.batch_size=4 trainer.accumulate_grad_batches=2"
     start = "python train.py run_dir=runs/b"
-    assert half_batch_command(*arguments) == f"{start} ckpt_path=runs/a/checkpoints/last.ckpt {changed}"
+    assert half_batch_command(run, 8, 1) == f"{start} ckpt_path=runs/a/checkpoints/last.ckpt {changed}"
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.ckpt").touch()
-    assert half_batch_command(*arguments) == f"{start} resume=auto {changed}"
+    assert half_batch_command(run, 8, 1) == f"{start} resume=auto {changed}"
 
 
 @pytest.mark.parametrize(
@@ -200,7 +201,7 @@ def test_what_half_a_batch_does_not_help_is_passed_on(images, error):
     data = SimpleNamespace(batch_size=images)
     with (
         pytest.raises(RuntimeError) as raised,
-        explain_half_batch(data, 1, Command(), Path("run"), None),
+        explain_half_batch(data, SimpleNamespace(accumulate_grad_batches=1), Run(Path("run"))),
     ):
         raise error
     assert raised.value is error

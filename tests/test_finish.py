@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from cocoseg import finish
+from cocoseg import extra_formats
 from cocoseg.budget import END, Budget
 from cocoseg.comparison import GAP
-from cocoseg.finish import EXAMPLES, Exporter, write_formats, write_sheet
+from cocoseg.extra_formats import write_formats
+from cocoseg.finish import EXAMPLES, write_sheet
 from cocoseg.model_file import save_model
+from cocoseg.run import Run
 from cocoseg.spec import ModelSpec
 from cocoseg.text import LINE
 from tiny import LABELS, SPEC, Reads, painted, tiny_module
@@ -42,20 +44,21 @@ def test_a_sheet_of_a_data_set_is_written(tmp_path, images, rows):
 # --- other formats at the end of a run
 
 
-def exporter_of(folder: Path, target: str, seconds: float) -> Exporter:
-    """A run with so many seconds left, whose network has this `_target_`."""
+def write_in(folder: Path, target: str, seconds: float, *names: str, stopped: bool = False) -> list[str]:
+    """Write formats at the end of a run with so many seconds left, whose network has this `_target_`."""
     module = tiny_module(Reads())
     module.spec = ModelSpec({"_target_": target}, LABELS, SPEC.image_size)
     save_model(folder / "segmentation_model.pth", module.net.state_dict(), module.spec, None)
-    return Exporter(module, None, folder, Budget(END + seconds))
+    run = Run(folder, Budget(END + seconds))
+    lines = write_formats(names, run, "segmentation_model.pth", module.spec, stopped=stopped)
+    assert stopped or run.budget.time_spent().saving > 0
+    return lines
 
 
 def test_a_custom_network_is_written_in_other_formats(tmp_path: Path) -> None:
-    exporter = exporter_of(tmp_path, "tiny.Reads", 300)
-    (line,) = write_formats(exporter, ["pth", "torch_export"], stopped=False)
+    (line,) = write_in(tmp_path, "tiny.Reads", 300, "pth", "torch_export")
     assert line.startswith(f"{tmp_path}/segmentation_model.pt2  0.2 MB; logits within ")
     assert (tmp_path / "segmentation_model.pt2").is_file()
-    assert exporter.budget.time_spent().saving > 0
 
 
 @pytest.mark.parametrize(
@@ -71,7 +74,7 @@ def test_a_format_that_is_not_written_is_a_warning_with_the_command(
     begin = time.monotonic()
     (tmp_path / ".part-1.onnx").touch()  # from a process that was ended
     with caplog.at_level(logging.WARNING):
-        assert write_formats(exporter_of(tmp_path, target, seconds), ["onnx"], stopped=False) == []
+        assert write_in(tmp_path, target, seconds, "onnx") == []
     assert caplog.messages == [
         f"onnx not written: {reason}; later: python -m cocoseg.export "
         f"checkpoint={tmp_path}/segmentation_model.pth formats=onnx network={target}"
@@ -83,10 +86,9 @@ def test_a_format_that_is_not_written_is_a_warning_with_the_command(
 def test_nothing_is_begun_after_a_signal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(finish.subprocess, "run", lambda *args, **options: pytest.fail("it was begun"))
-    exporter = exporter_of(tmp_path, "tiny.Reads", 300)
+    monkeypatch.setattr(extra_formats.subprocess, "run", lambda *args, **options: pytest.fail("it was begun"))
     with caplog.at_level(logging.WARNING):
-        assert write_formats(exporter, ["onnx", "torch_export"], stopped=True) == []
+        assert write_in(tmp_path, "tiny.Reads", 300, "onnx", "torch_export", stopped=True) == []
     assert [text.partition(";")[0] for text in caplog.messages] == [
         "onnx not written: a signal ended the run",
         "torch_export not written: a signal ended the run",

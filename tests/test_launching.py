@@ -24,7 +24,7 @@ from cocoseg.launching import (
     launch,
     visible_gpus,
 )
-from cocoseg.outcome import FAILED, FINISHED, STOPPED, Outcome
+from cocoseg.run_folder import FAILED, FINISHED, STOPPED, Outcome
 from cocoseg.signals import PARENT, stop_with_launcher
 from conftest import ROOT, SMALL
 

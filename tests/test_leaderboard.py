@@ -13,7 +13,7 @@ from cocoseg.errors import CocosegError
 from cocoseg.files import write_json
 from cocoseg.leaderboard import as_csv, as_text, main, read_rows, swept
 from cocoseg.ledger import LEDGER
-from cocoseg.outcome import FAILED, FINISHED, STOPPED, Outcome
+from cocoseg.run_folder import FAILED, FINISHED, STOPPED, Outcome
 
 
 def make_run(folder: Path, *overrides: str, finished: bool | None = None, miou=None) -> Path:

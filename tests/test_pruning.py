@@ -13,8 +13,9 @@ from cocoseg.budget import Budget
 from cocoseg.cli import resolve_config
 from cocoseg.config import SweepConfig
 from cocoseg.model import load_model
-from cocoseg.outcome import PRUNED, Outcome
 from cocoseg.pruning import STARTUP_TRIALS, TENTHS, PruneTrial
+from cocoseg.run import Run
+from cocoseg.run_folder import PRUNED, Outcome
 from cocoseg.study import open_storage
 from cocoseg.training import train
 from conftest import ROOT
@@ -183,9 +184,8 @@ def test_a_pruned_trial_exports_its_model(study: optuna.Study, shapes_root: Path
         composed = compose("train", [*places, *sweep, *TINY_RUN, "trainer.max_epochs=10"])
     run_dir = tmp_path / str(STARTUP_TRIALS)
 
-    exit_code = train(resolve_config(composed), run_dir, Budget(None))
+    train(resolve_config(composed), Run(run_dir))
 
-    assert exit_code == 0
     outcome = Outcome.read(run_dir)
     assert outcome.state == PRUNED
     assert outcome.reason.endswith("below the median")

@@ -5,13 +5,11 @@ from typing import Any
 
 import pytest
 
-from cocoseg import resuming
 from cocoseg.budget import Budget
 from cocoseg.config import BudgetConfig, Config
 from cocoseg.errors import CocosegError
-from cocoseg.files import PART
 from cocoseg.ledger import LEDGER
-from cocoseg.resuming import best_beside, claimed, continue_run
+from cocoseg.resuming import best_beside, resume_budget
 
 
 def make_run(folder: Path, *, used: float = 100.0, limit: float | None = 600.0, **more: object) -> Path:
@@ -28,30 +26,30 @@ def settings(max_time: str | None = "00:06:00:00", **more: Any) -> Config:
 
 
 def test_a_new_run(tmp_path: Path) -> None:
-    budget = continue_run(settings(), tmp_path, limit_is_typed=False)
+    budget, _ = resume_budget(settings(), tmp_path, limit_is_typed=False)
     assert budget.limit == 6 * 3600
     assert budget.used_before == 0
 
 
 def test_auto_begins_where_there_is_nothing(tmp_path: Path) -> None:
     config = settings(resume="auto")
-    budget = continue_run(config, tmp_path, limit_is_typed=False)
-    assert config.ckpt_path is None
+    budget, checkpoint = resume_budget(config, tmp_path, limit_is_typed=False)
+    assert checkpoint is None
     assert budget.used_before == 0
 
 
 def test_auto_goes_on_in_the_same_folder(tmp_path: Path) -> None:
     last = make_run(tmp_path)
     config = settings(resume="auto")
-    budget = continue_run(config, tmp_path, limit_is_typed=False)
-    assert config.ckpt_path == str(last)
+    budget, checkpoint = resume_budget(config, tmp_path, limit_is_typed=False)
+    assert checkpoint == str(last)
     assert budget.used_before == 100
     assert budget.limit == 600  # of the run, not of the configuration
 
 
 def test_a_typed_limit_wins(tmp_path: Path) -> None:
     make_run(tmp_path)
-    budget = continue_run(settings("00:01:00:00", resume="auto"), tmp_path, limit_is_typed=True)
+    budget, _ = resume_budget(settings("00:01:00:00", resume="auto"), tmp_path, limit_is_typed=True)
     assert budget.limit == 3600
     assert budget.used_before == 100
 
@@ -59,22 +57,22 @@ def test_a_typed_limit_wins(tmp_path: Path) -> None:
 def test_a_killed_run_without_a_checkpoint_is_charged_too(tmp_path: Path) -> None:
     make_run(tmp_path).unlink()
     config = settings(resume="auto")
-    budget = continue_run(config, tmp_path, limit_is_typed=False)
-    assert config.ckpt_path is None
+    budget, checkpoint = resume_budget(config, tmp_path, limit_is_typed=False)
+    assert checkpoint is None
     assert budget.used_before == 100
 
 
 def test_another_folder_takes_the_time_of_the_run_that_it_goes_on_from(tmp_path: Path) -> None:
     last = make_run(tmp_path / "old")
     config = settings(ckpt_path=str(last))
-    budget = continue_run(config, tmp_path / "new", limit_is_typed=False)
+    budget, _ = resume_budget(config, tmp_path / "new", limit_is_typed=False)
     assert (budget.used_before, budget.limit) == (100, 600)
 
 
 def test_extend_adds_time(tmp_path: Path) -> None:
     make_run(tmp_path, used=600)
     config = settings(resume="auto", budget=BudgetConfig(extend="00:00:02:00"))
-    budget = continue_run(config, tmp_path, limit_is_typed=False)
+    budget, _ = resume_budget(config, tmp_path, limit_is_typed=False)
     assert budget.limit == 720
     assert not budget.is_spent()
 
@@ -88,7 +86,7 @@ def test_the_same_command_started_again_extends_once(
 ) -> None:
     make_run(tmp_path, used=300, finished=finished, extended=before)
     config = settings(resume="auto", budget=BudgetConfig(extend="00:00:02:00"))
-    budget = continue_run(config, tmp_path, limit_is_typed=False)
+    budget, _ = resume_budget(config, tmp_path, limit_is_typed=False)
     assert budget.limit == expected
     assert budget.extended == 120
     assert not budget.finished
@@ -101,38 +99,27 @@ def test_auto_takes_the_checkpoint_written_last(tmp_path: Path) -> None:
     for path, seconds in ((last, 1000), (best, 2000)):
         os.utime(path, (seconds, seconds))
     config = settings(resume="auto")
-    continue_run(config, tmp_path, limit_is_typed=False)
-    assert config.ckpt_path == str(best)
+    _, checkpoint = resume_budget(config, tmp_path, limit_is_typed=False)
+    assert checkpoint == str(best)
 
 
 def test_a_spent_budget_with_nothing_to_export(tmp_path: Path) -> None:
     make_run(tmp_path, used=600).unlink()
     with pytest.raises(CocosegError, match=r"0:10:00 of 0:10:00 are used.*budget\.extend"):
-        continue_run(settings(resume="auto"), tmp_path, limit_is_typed=False)
+        resume_budget(settings(resume="auto"), tmp_path, limit_is_typed=False)
 
 
 def test_no_limit_stays_no_limit(tmp_path: Path) -> None:
     make_run(tmp_path, limit=None)
     config = settings(resume="auto", budget=BudgetConfig(extend="00:00:02:00"))
-    assert continue_run(config, tmp_path, limit_is_typed=False).limit is None
-
-
-def test_one_process_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resuming, "PATIENCE", 0.05)
-    (tmp_path / "checkpoints").mkdir()
-    left = tmp_path / "checkpoints" / f"{PART}0123.ckpt"
-    left.write_bytes(b"half")
-    with claimed(tmp_path):
-        assert not left.exists()
-        with pytest.raises(CocosegError, match="another process trains in"), claimed(tmp_path):
-            pass
-    with claimed(tmp_path):
-        pass
+    budget, _ = resume_budget(config, tmp_path, limit_is_typed=False)
+    assert budget.limit is None
 
 
 def test_the_best_beside(tmp_path: Path) -> None:
     last = make_run(tmp_path)
-    assert best_beside(last) == last
+    assert best_beside(None) is None
+    assert best_beside(str(last)) == last
     best = last.with_name("best.ckpt")
     best.touch()
-    assert best_beside(last) == best
+    assert best_beside(str(last)) == best

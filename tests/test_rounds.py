@@ -16,7 +16,7 @@ from cocoseg.durations import parse_duration
 from cocoseg.errors import CocosegError, TrainingError
 from cocoseg.files import write_json
 from cocoseg.ledger import LEDGER, read_ledger
-from cocoseg.outcome import FAILED, FINISHED, OUTCOME, PRUNED, STOPPED, Outcome
+from cocoseg.run_folder import FAILED, FINISHED, OUTCOME, PRUNED, STOPPED, Outcome
 from cocoseg.search import open_sweep, run_sweep
 from cocoseg.study import open_storage
 

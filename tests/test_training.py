@@ -4,6 +4,7 @@ import json
 import logging
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
-from cocoseg import training
-from cocoseg.budget import Budget
+from cocoseg import assembly
 from cocoseg.cli import resolve_config
 from cocoseg.config import Config
 from cocoseg.datamodule import SegmentationDataModule
@@ -22,6 +22,7 @@ from cocoseg.metrics import ConfusionMatrix
 from cocoseg.model import load_model
 from cocoseg.module import SegmentationModule
 from cocoseg.resnet_unet import ResNetUNet
+from cocoseg.run import Run
 from cocoseg.scores import Scores
 from cocoseg.training import train
 from cocoseg.unet import UNet
@@ -46,7 +47,8 @@ def run(shapes_root, tmp_path):
             of_unet = not any(override.startswith("model=") for override in overrides)
             tiny = [override for override in TINY if of_unet or not override.startswith("model.")]
             settings = resolve_config(compose("train", ["data=custom", *places, *tiny, *overrides]))
-        assert train(settings, tmp_path / name, Budget(None)) == 0
+        with suppress(SystemExit):  # after a signal
+            train(settings, Run(tmp_path / name, checkpoint=settings.ckpt_path))
         return tmp_path / name
 
     return trained
@@ -122,7 +124,7 @@ def test_memory_that_runs_out_ends_the_run_and_half_the_batch_continues_it(run, 
         run("run", "trainer.max_epochs=2")
 
     assert str(raised.value) == (
-        "out of memory with data.batch_size=4; to continue with half the batch: "
+        "out of memory with data.batch_size=4; to resume with half the batch: "
         f"python train.py run_dir={from_here(folder)} resume=auto {' '.join(halves)}"
     )
     assert (folder / "segmentation_model.pth").is_file() == (after >= 5)
@@ -194,7 +196,7 @@ def test_classes_on_one_side_only_are_named(run, shapes_root, tmp_path, caplog):
     overrides = (f"data.annotations={tmp_path}/train.json", f"data.val_annotations={tmp_path}/val.json")
     run("one_sided", *overrides, "trainer.max_steps=1")
 
-    said = [record.message for record in caplog.records if record.name == "cocoseg.training"]
+    said = [record.message for record in caplog.records if record.name == "cocoseg.datamodule"]
     (line,) = [line for line in said if "on no training image" in line]
     assert line.startswith(
         f"1 class is ({square['name']}) in validation, but on no training image: their IoU can"
@@ -413,10 +415,10 @@ def test_who_goes_on_needs_the_file_no_more(run, tmp_path):
 @pytest.mark.parametrize("first", [True, False])
 def test_weights_are_fetched_once_per_machine(monkeypatch, first):
     done = []
-    monkeypatch.setattr(training.processes, "is_first_of_machine", lambda: first)
-    monkeypatch.setattr(training.processes, "wait", lambda: done.append("wait"))
-    monkeypatch.setattr(training, "read_pretrained", lambda model: done.append("read") or "weights")
-    assert training._weights(Config()) == "weights"
+    monkeypatch.setattr(assembly.processes, "is_first_of_machine", lambda: first)
+    monkeypatch.setattr(assembly.processes, "wait", lambda: done.append("wait"))
+    monkeypatch.setattr(assembly, "read_pretrained", lambda model: done.append("read") or "weights")
+    assert assembly._read_pretrained_once(Config()) == "weights"
     assert done == (["read", "wait"] if first else ["wait", "read"])
 
 

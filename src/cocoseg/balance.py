@@ -1,8 +1,12 @@
-"""Class weights for the loss, from the pixel counts of the training masks."""
+"""Class balance: weights for the loss, and warnings about classes that can't be learned or scored."""
 
 import math
 
 import numpy as np
+
+from cocoseg.labels import LabelMap
+
+MAX_NAMES = 5  # of classes, in a warning
 
 
 def class_weights(rule: str, counts: np.ndarray) -> list[float]:
@@ -28,3 +32,33 @@ def class_weights(rule: str, counts: np.ndarray) -> list[float]:
     frequency = np.divide(pixels, in_images, out=np.ones(len(pixels)), where=occurs)
     median = np.median(frequency[occurs]) if occurs.any() else 1.0
     return np.where(occurs, median / frequency, 1.0).tolist()
+
+
+def one_sided(train_counts: np.ndarray, val_counts: np.ndarray, labels: LabelMap) -> list[str]:
+    """Warnings about classes that only one of the two sets shows, background apart.
+
+    The report of the preparation names the classes that both sets lack.
+
+    Args:
+        train_counts, val_counts: pixels per image and class, (N, C).
+    """
+    trained, scored = (counts.any(0) for counts in (train_counts, val_counts))
+    warnings = []
+    for only_here, consequence in (
+        (
+            scored & ~trained,
+            "in validation, but on no training image: their IoU can only be 0, which lowers the mean; try "
+            "more images, data.subset.stratify=true, or another seed",
+        ),
+        (
+            trained & ~scored,
+            "on training images, but not in validation: no score shows how well they are learned; try more "
+            "validation images (data.val_fraction, data.val_annotations)",
+        ),
+    ):
+        names = [labels.names[index] for index in np.flatnonzero(only_here) if index]
+        if names:
+            more = f", and {len(names) - MAX_NAMES} more" * (len(names) > MAX_NAMES)
+            count = "1 class is" if len(names) == 1 else f"{len(names)} classes are"
+            warnings.append(f"{count} ({', '.join(names[:MAX_NAMES])}{more}) {consequence}")
+    return warnings

@@ -5,7 +5,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import lightning as L
 import torch
@@ -18,6 +17,8 @@ from cocoseg.files import from_here
 from cocoseg.module import SegmentationModule
 from cocoseg.outputs import logits_of, training_loss
 from cocoseg.overrides import Command, key_of
+from cocoseg.run import Run
+from cocoseg.run_folder import CHECKPOINTS
 
 log = logging.getLogger(__name__)
 
@@ -159,19 +160,10 @@ def _blank(module: SegmentationModule, images: int, size: tuple[int, int]) -> tu
 
 
 @contextmanager
-def explain_half_batch(
-    data: SegmentationDataModule, accumulate: int, command: Command, run_dir: Path, checkpoint: str | None
-) -> Iterator[None]:
-    """Where a GPU's memory runs out, report the command that continues the run with half the batch.
+def explain_half_batch(data: SegmentationDataModule, trainer: L.Trainer, run: Run) -> Iterator[None]:
+    """Where a GPU's memory runs out, report the command that resumes the run with half the batch.
 
     A batch of one image can't be halved; its error is passed on.
-
-    Args:
-        data: holds the batch size.
-        accumulate: batches per step.
-        command: as typed.
-        run_dir: folder of the run.
-        checkpoint: file that the run has been resumed from.
 
     Raises:
         TrainingError: instead of the library's own error.
@@ -181,26 +173,24 @@ def explain_half_batch(
     except RuntimeError as error:
         if not is_out_of_memory(error) or data.batch_size == 1:
             raise
-        line = half_batch_command(command, run_dir, data.batch_size, accumulate, checkpoint)
+        line = half_batch_command(run, data.batch_size, trainer.accumulate_grad_batches)
         raise TrainingError(
-            f"out of memory with data.batch_size={data.batch_size}; to continue with half the batch: {line}"
+            f"out of memory with data.batch_size={data.batch_size}; to resume with half the batch: {line}"
         ) from error
 
 
-def half_batch_command(
-    command: Command, run_dir: Path, batch_size: int, accumulate: int, checkpoint: str | None
-) -> str:
-    """Command line that continues a run with half the batch and twice the accumulation.
+def half_batch_command(run: Run, batch_size: int, accumulate: int) -> str:
+    """Command line that resumes a run with half the batch and twice the accumulation.
 
     Steps keep their number of images, but for an odd batch, which is rounded down.
     """
-    kept = [typed for typed in command.overrides if key_of(typed) not in OF_ATTEMPT]
-    folder = [typed for typed in command.overrides if key_of(typed) == "run_dir"]
+    kept = [typed for typed in run.command.overrides if key_of(typed) not in OF_ATTEMPT]
+    folder = [typed for typed in run.command.overrides if key_of(typed) == "run_dir"]
     # A run that was resumed from another folder may not have a checkpoint of its own yet.
-    is_elsewhere = checkpoint is not None and not (run_dir / "checkpoints" / "last.ckpt").is_file()
+    is_elsewhere = run.checkpoint is not None and not (run.folder / CHECKPOINTS / "last.ckpt").is_file()
     changed = [
-        *(folder or [f"run_dir={from_here(run_dir)}"]),
-        f"ckpt_path={checkpoint}" if is_elsewhere else "resume=auto",
+        *(folder or [f"run_dir={from_here(run.folder)}"]),
+        f"ckpt_path={run.checkpoint}" if is_elsewhere else "resume=auto",
         f"data.batch_size={batch_size // 2}",
         f"trainer.accumulate_grad_batches={2 * accumulate}",
     ]

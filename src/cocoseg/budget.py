@@ -197,12 +197,12 @@ class Budget:
         self.resume(ledger)
 
 
-def open_budget(limit: float | None) -> Budget:
-    """The budget of a job: of the first one of a process since the process began, of later ones from now."""
+def open_budget(limit: float | None, *, writes_formats: bool = False) -> Budget:
+    """Start the clock of a job: the first one of a process since the process began, later ones now."""
     global _jobs
     _jobs += 1
     age = process_age() if _jobs == 1 else 0.0
-    return Budget(limit, began=time.monotonic() - age)
+    return Budget(limit, began=time.monotonic() - age, writes_formats=writes_formats)
 
 
 def process_age() -> float:

@@ -1,10 +1,10 @@
-"""The callbacks of a training, in their order."""
+"""The callbacks of a training, in the order in which they run."""
 
 import lightning as L
 
 from cocoseg import processes
 from cocoseg.batch_size import CheckMemory
-from cocoseg.budget import Budget
+from cocoseg.checkpoints import BestCheckpoint, LastCheckpoint
 from cocoseg.cli import build
 from cocoseg.compiling import CompileNetwork
 from cocoseg.config import Config
@@ -13,36 +13,41 @@ from cocoseg.dashboard import Figures, RunTexts
 from cocoseg.datamodule import SegmentationDataModule
 from cocoseg.diagnostics import Diagnostics
 from cocoseg.finetuning import FreezeEncoder
+from cocoseg.finish import Exporter
 from cocoseg.hparams import HyperparameterRow
 from cocoseg.nan_guard import StopOnNaN
-from cocoseg.overrides import Command
 from cocoseg.pacing import KeepBudget
+from cocoseg.pruning import PruneTrial
+from cocoseg.resuming import best_beside
+from cocoseg.run import Run
+from cocoseg.run_folder import CHECKPOINTS
 from cocoseg.schedule import ScheduleRate
 from cocoseg.stopping import StopOnSignal
 
 
-def pacing(
-    config: Config, budget: Budget, data: SegmentationDataModule, stop: StopOnSignal
+def build_callbacks(
+    config: Config, run: Run, data: SegmentationDataModule, exporter: Exporter
 ) -> list[L.Callback]:
-    """What happens before steps and after them, in this order."""
+    """List all callbacks of this rank; Lightning runs those that save checkpoints last."""
+    budget, folder = run.budget, run.folder / CHECKPOINTS
+    stop = StopOnSignal()
     callbacks: list[L.Callback] = [processes.SameStatistics()]
-    # Both before KeepBudget, for which training has begun then.
     if config.compile:
         callbacks.append(CompileNetwork(data))
-    callbacks.append(CheckMemory(data))
-    callbacks += [KeepBudget(budget, config, stop), ScheduleRate(config.schedule, budget), StopOnNaN()]
+    # These two before KeepBudget, for which training begins then.
+    callbacks += [CheckMemory(data), KeepBudget(budget, config, stop)]
+    callbacks += [ScheduleRate(config.schedule, budget), StopOnNaN()]
     if config.finetune.frozen:
         callbacks.append(FreezeEncoder(config.finetune.frozen, budget))
-    return callbacks
-
-
-def display(config: Config, budget: Budget, command: Command) -> list[L.Callback]:
-    """What is seen of a run, on the process that leads, and the user's own callbacks."""
-    callbacks: list[L.Callback] = []
-    leads = processes.rank() == 0
-    if leads:
-        callbacks += [RunTexts(config, command), HyperparameterRow(config, command)]
+    callbacks += [
+        BestCheckpoint(folder, exporter, best_beside(run.checkpoint)),
+        LastCheckpoint(folder, config.budget.checkpoint_every, budget),
+        stop,  # after KeepBudget, which tells it of signals to other ranks
+        PruneTrial(config.sweep, run.folder.parent, budget),
+    ]
+    if processes.rank() == 0:
+        callbacks += [RunTexts(config, run.command), HyperparameterRow(config, run.command)]
         callbacks += [Figures(budget, config.seed), Diagnostics(budget)]
-    if leads and config.trainer.get("enable_progress_bar", True):
-        callbacks.append(progress_callback(budget))
+        if config.trainer.get("enable_progress_bar", True):
+            callbacks.append(progress_callback(budget))
     return callbacks + [build(node, f"callbacks.{name}") for name, node in config.callbacks.items()]

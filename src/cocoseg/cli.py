@@ -1,13 +1,11 @@
 """The frame of the programs: command line, checked configuration, errors in one line and exit codes."""
 
 import atexit
-import errno
 import functools
 import inspect
 import os
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,11 +21,10 @@ from omegaconf.errors import OmegaConfBaseException
 from cocoseg.checks import check, check_predict
 from cocoseg.config import Config, EvaluateConfig, PredictConfig, Settings
 from cocoseg.durations import minutes
-from cocoseg.errors import CocosegError, report_errors
-from cocoseg.files import from_here, write_bytes
-from cocoseg.outcome import FAILED, OUTCOME, STOPPED, Outcome
+from cocoseg.errors import CocosegError, one_line, report_errors
 from cocoseg.overrides import check_overrides, is_overridden, sweep_folder
 from cocoseg.ranks import may_be_several, started_one_by_one
+from cocoseg.run_folder import record_refused_job
 from cocoseg.settings import convert
 from cocoseg.signals import stop_with_launcher
 
@@ -47,7 +44,6 @@ PROGRAMS: dict[str, type[Settings]] = {
 Kind = TypeVar("Kind", bound=Settings)
 
 _failed: dict[int, str] = {}  # by job of a multirun, how it failed
-_begun: Path | None = None  # folder of the last run that this process began
 
 
 class JobFailedError(CompactHydraException):
@@ -111,16 +107,13 @@ def entry_point(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any
         try:
             return main(config)
         except KeyboardInterrupt:
-            _record(STOPPED, "SIGINT")
             _say("interrupted")
             sys.exit(INTERRUPTED)
-        except SystemExit:
-            _record(STOPPED, "by a signal")
-            raise
         except Exception as error:
-            sentence = _sentence(error)
+            sentence = one_line(error)
             reason = sentence or f"{type(error).__name__}: {error}"
-            _record(FAILED, reason)
+            if not OmegaConf.is_missing(HydraConfig.get().job, "num"):
+                record_refused_job(error)
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 job = HydraConfig.get().job
                 remember_failure(job.num, f"job {job.num} ({job.override_dirname})", reason)
@@ -192,31 +185,6 @@ def refuse_several_in(config: Config) -> None:
         )
 
 
-def run_folder() -> Path:
-    """The folder of this run."""
-    return Path(HydraConfig.get().runtime.output_dir)
-
-
-def start_run(config: DictConfig, *, overwrite: bool) -> Path:
-    """The run folder, with the resolved configuration in it.
-
-    Raises:
-        CocosegError: the folder holds a run already, which is not to be overwritten.
-    """
-    folder = run_folder()
-    file = folder / "config.yaml"
-    if file.exists() and not overwrite:
-        raise CocosegError(
-            f"run_dir: {from_here(folder)} holds a run already; name another folder, "
-            "or go on with that run by resume=auto"
-        )
-    write_bytes(file, OmegaConf.to_yaml(config, resolve=True).encode())
-    (folder / OUTCOME).unlink(missing_ok=True)
-    global _begun
-    _begun = folder
-    return folder
-
-
 def build(node: Any, key: str, *positional: Any, **named: Any) -> Any:
     """Instantiate the `_target_` of a configuration node, with further arguments.
 
@@ -232,25 +200,6 @@ def build(node: Any, key: str, *positional: Any, **named: Any) -> Any:
         settings = ", ".join(f"{name}={value!r}" for name, value in node.items() if name != "_target_")
         shown = f"{settings[:80]}…" if len(settings) > 80 else settings
         raise CocosegError(f"{key}: {cause} (from {node['_target_']}({shown}))") from error
-
-
-def _sentence(error: Exception) -> str | None:
-    """What to tell the user, or None for what is a bug."""
-    if isinstance(error, CocosegError):
-        return error.sentence
-    environment = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENAMETOOLONG)
-    if isinstance(error, OSError) and error.errno in environment:
-        return f"{error.filename}: {error.strerror}"
-    return None
-
-
-def _record(state: str, reason: str) -> None:
-    """Leave word in the run's folder, unless the run itself has done so, or it is another one's."""
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    there_before = folder != _begun and (folder / "config.yaml").exists()
-    if not there_before and not (folder / OUTCOME).exists():
-        with suppress(CocosegError):  # a full disk may be what ended the run
-            Outcome(state, reason).write(folder)
 
 
 def remember_failure(number: int, job: str, reason: str) -> None:

@@ -1,6 +1,8 @@
 """The data side of training: preparation, split, loaders, batches."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import lightning as L
 import numpy as np
@@ -8,7 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from cocoseg import processes
 from cocoseg.augment import Augment
+from cocoseg.balance import one_sided
 from cocoseg.config import Config
 from cocoseg.cores import available_cores
 from cocoseg.dataset import Batches, Pairs, as_is
@@ -19,7 +23,9 @@ from cocoseg.pixels import normalize
 from cocoseg.prepare import prepare
 from cocoseg.sampling import Share, Shuffle, in_batches
 from cocoseg.split import open_sets
-from cocoseg.trained_on import Key, keys_of
+from cocoseg.trained_on import Key, keys_of, write_training_images
+
+log = logging.getLogger(__name__)
 
 RANK_SEEDS = 2654435761  # between the seeds of processes; torch takes the low 32 bits only
 
@@ -54,26 +60,38 @@ class SegmentationDataModule(L.LightningDataModule):
         self._counts: np.ndarray | None = None
 
     def prepare_data(self) -> None:
-        """Make the masks and the decoded arrays where they are missing; once per machine."""
-        if not self._is_prepared:  # train.py asks before Lightning does
+        """Make the masks and the decoded arrays where they are missing; once per machine.
+
+        The recipe calls this before Lightning does; the second call does nothing.
+        """
+        if self._is_prepared:
+            return
+        if processes.is_first_of_machine():
             prepare(self.config)
-            self.train_set, self.val_set = self._open_sets()  # which makes the arrays
-            self._is_prepared = True
+            open_sets(self.config, decode_once=self.data.cache)  # makes the arrays
+        processes.wait()
+        self._is_prepared = True
 
     def setup(self, stage: str) -> None:
-        """Open the prepared sets; the same seed makes the same split."""
-        if self.train_set is None:
-            self.train_set, self.val_set = self._open_sets()
-
-    def _open_sets(self) -> tuple[Pairs, Pairs]:
-        train, val = open_sets(self.config, decode_once=self.data.cache)
-        self.labels: LabelMap = Batches(train).whole.labels
-        return train, val
+        """Open the prepared sets; the same seed makes the same split. The second call does nothing."""
+        if self.train_set is not None:
+            return
+        self.train_set, self.val_set = open_sets(self.config, decode_once=self.data.cache)
+        self.labels: LabelMap = Batches(self.train_set).whole.labels
+        log.info("training on %d images, validating on %d", len(self.train_set), len(self.val_set))
+        if self.data.cache:  # else all masks would be read for it
+            for warning in one_sided(self.class_counts(), self.val_class_counts(), self.labels):
+                log.warning(warning)
 
     def training_images(self) -> list[Key]:
         """What tells the training images from others, after `setup`."""
         part = Batches(self.train_set)
         return keys_of(part.whole.image_dir, (part.whole.pairs[number][0] for number in part.numbers))
+
+    def write_training_images(self, run_dir: Path, earlier: Iterable[str | None]) -> None:
+        """Note the images of this training, and of those of the `earlier` model files, in the run folder."""
+        if processes.rank() == 0:
+            write_training_images(run_dir, self.training_images(), earlier)
 
     def class_counts(self) -> np.ndarray:
         """Pixels of each class in each training mask: (N, C) int32."""

@@ -3,7 +3,6 @@
 import logging
 
 import lightning as L
-import numpy as np
 from torch import Tensor
 
 from cocoseg.budget import Budget
@@ -57,33 +56,3 @@ def collapse(matrix: Tensor, labels: LabelMap, *, late: bool = False) -> str | N
         f"as {labels.names[top]!r}, which only {target[top].item() / total:.1%} are; try "
         "loss.class_weights=enet, a lower optimizer.lr, or more time"
     )
-
-
-def one_sided(train_counts: np.ndarray, val_counts: np.ndarray, labels: LabelMap) -> list[str]:
-    """Warnings about classes that only one of the two sets shows, background apart.
-
-    The report of the preparation names the classes that both sets lack.
-
-    Args:
-        train_counts, val_counts: pixels per image and class, (N, C).
-    """
-    trained, scored = (counts.any(0) for counts in (train_counts, val_counts))
-    warnings = []
-    for only_here, consequence in (
-        (
-            scored & ~trained,
-            "in validation, but on no training image: their IoU can only be 0, which lowers the mean; try "
-            "more images, data.subset.stratify=true, or another seed",
-        ),
-        (
-            trained & ~scored,
-            "on training images, but not in validation: no score shows how well they are learned; try more "
-            "validation images (data.val_fraction, data.val_annotations)",
-        ),
-    ):
-        names = [labels.names[index] for index in np.flatnonzero(only_here) if index]
-        if names:
-            more = f", and {len(names) - MAX_NAMES} more" * (len(names) > MAX_NAMES)
-            count = "1 class is" if len(names) == 1 else f"{len(names)} classes are"
-            warnings.append(f"{count} ({', '.join(names[:MAX_NAMES])}{more}) {consequence}")
-    return warnings

@@ -1,9 +1,13 @@
 """Errors that end a program with one line: bad input, an incomplete download, training that can't go on."""
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+# The disk is full, read-only or the like: the user's to mend, not a bug.
+ENVIRONMENT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENAMETOOLONG)
 
 
 class CocosegError(ValueError):
@@ -42,3 +46,12 @@ def report_errors() -> Iterator[None]:
             raise
         print(f"error: {error.sentence}", file=sys.stderr)
         sys.exit(error.exit_code)
+
+
+def one_line(error: BaseException) -> str | None:
+    """The message for the user, or None where the error is a bug."""
+    if isinstance(error, CocosegError):
+        return error.sentence
+    if isinstance(error, OSError) and error.errno in ENVIRONMENT:
+        return f"{error.filename}: {error.strerror}"
+    return None

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -39,19 +39,26 @@ BATCH = 16  # images, for data.batch_size=auto
 
 
 @explain_out_of_memory("data.batch_size or data.image_size")
-def evaluate(config: EvaluateConfig, folder: Path, *, image_size: tuple[int, int] | None = None) -> Report:
+def evaluate(
+    config: EvaluateConfig,
+    folder: Path,
+    *,
+    image_size: tuple[int, int] | None = None,
+    begin: Callable[[], None] = lambda: None,
+) -> Report:
     """Score `config.checkpoint` on `config.split` and write scores, tables and images to a folder.
 
     Args:
         config: all settings.
         folder: to write to.
         image_size: (height, width) of the network's input; None for the size of its training.
+        begin: called once all checks have passed, before anything is written.
 
     Raises:
         CocosegError: the model can't be loaded, the data are bad, their labels differ from the model's, or
             validation images were trained on.
     """
-    begin = time.monotonic()
+    start = time.monotonic()
     model = load_model(config.checkpoint, config.network)
     model.image_size = image_size or model.image_size
     on_gpu = uses_cuda(config.trainer)
@@ -60,6 +67,7 @@ def evaluate(config: EvaluateConfig, folder: Path, *, image_size: tuple[int, int
     matching = match_labels(model.labels, images.labels, config.labels)
     require_new(images.image_keys(), read_training_images(config.checkpoint), config.split)
     warn_of_labels(matching)
+    begin()
 
     scorer = Scorer(model, images, matching, config)
     batch_size = BATCH if config.data.batch_size == AUTO else config.data.batch_size
@@ -79,7 +87,7 @@ def evaluate(config: EvaluateConfig, folder: Path, *, image_size: tuple[int, int
         title = f"{config.checkpoint} on {len(images)} images ({config.split})"
         legend = "Each image with its mean IoU and the IoU of the classes in its mask, the lowest first."
         write_gallery(folder / GALLERY, cards(report), images.labels, title, legend)
-    log.info("time         %.1f s", time.monotonic() - begin)
+    log.info("time         %.1f s", time.monotonic() - start)
     log.info("scores       %s", from_here(folder))
     return report
 

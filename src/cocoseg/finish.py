@@ -1,11 +1,7 @@
-"""The end of a run: the exported model, its scores, a sheet of examples, other formats, the summary."""
+"""The end of a run: the exported model, its scores, a sheet of examples, the summary."""
 
 import copy
 import logging
-import math
-import os
-import shlex
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,22 +10,27 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from cocoseg.budget import END, Budget, time_line
+from cocoseg.budget import time_line
+from cocoseg.checkpoints import BestCheckpoint, LastCheckpoint
 from cocoseg.comparison import Example, sheet, spread
 from cocoseg.console import score_table
 from cocoseg.datamodule import SegmentationDataModule
-from cocoseg.exporting import FORMATS
-from cocoseg.files import PART, from_here, save_png, write_json
+from cocoseg.extra_formats import write_formats
+from cocoseg.files import from_here, save_png, write_json
 from cocoseg.labels import LabelMap
-from cocoseg.model_file import NETWORKS, read_weights, save_model
+from cocoseg.model_file import read_weights, save_model
 from cocoseg.module import SegmentationModule
 from cocoseg.outputs import logits_of
 from cocoseg.pixels import denormalize
+from cocoseg.pruning import PruneTrial
+from cocoseg.run import Run
+from cocoseg.run_folder import FINISHED, METRICS, PRUNED, STOPPED, Outcome
 from cocoseg.scores import Scores
+from cocoseg.stopping import StopOnSignal, find_callback
 
 log = logging.getLogger(__name__)
 
-MODEL, METRICS, SHEET = "segmentation_model.pth", "metrics.json", "examples.png"
+MODEL, SHEET = "segmentation_model.pth", "examples.png"
 EXAMPLES = 8  # on the sheet
 
 
@@ -40,10 +41,8 @@ class Exporter:
     file; and at the end, where none of this attempt was better than what it went on from.
     """
 
-    def __init__(
-        self, module: SegmentationModule, data: SegmentationDataModule, run_dir: Path, budget: Budget
-    ):
-        self.module, self.data, self.run_dir, self.budget = module, data, run_dir, budget
+    def __init__(self, module: SegmentationModule, data: SegmentationDataModule, run: Run):
+        self.module, self.data, self.run = module, data, run
         self.scores: Scores | None = None
         self.exported = False
 
@@ -54,98 +53,75 @@ class Exporter:
         by then: a callback that averages weights puts the average in their place for the validation only.
         """
         spec, net, scores = self.module.spec, self.module.net, self.module.scores
-        with self.budget.watches.export.running():
+        with self.run.budget.watches.export.running():
             if checkpoint is not None:
                 content = read_weights(checkpoint, mmap=True)
                 net = copy.deepcopy(net)
                 net.load_state_dict(content["state_dict"])
                 scores = Scores(**content["scores"]) if content["scores"] else None
-            save_model(self.run_dir / MODEL, net.state_dict(), spec, scores and scores.to_dict())
-            write_sheet(self.run_dir / SHEET, net, self.data.val_set, spec.labels, self.data.config.seed)
+            save_model(self.run.folder / MODEL, net.state_dict(), spec, scores and scores.to_dict())
+            write_sheet(self.run.folder / SHEET, net, self.data.val_set, spec.labels, self.data.config.seed)
             if scores:
                 iou = dict(zip(spec.labels.unique_names, scores.iou, strict=True))
-                write_json(self.run_dir / METRICS, {**scores.to_dict(), "iou": iou})
+                write_json(self.run.folder / METRICS, {**scores.to_dict(), "iou": iou})
         self.scores, self.exported = scores, True
 
+    def finish(self, trainer: L.Trainer) -> float | None:
+        """Export the best weights, write other formats, log a summary and `outcome.json`.
 
-def finish(trainer: L.Trainer, exporter: Exporter, formats: Sequence[str], *, stopped: bool) -> None:
-    """Export the best weights by val/miou where that is not done yet, write other formats, log a summary.
+        A run that ended before its first validation exports the weights it has, without scores.
 
-    A run that ended before its first validation exports the weights it has, without scores.
+        Returns:
+            The validation mIoU; None without a validation, and on other ranks than zero.
 
-    Args:
-        formats: see `write_formats`.
-        stopped: a signal ended the run.
-    """
-    best = getattr(trainer.checkpoint_callback, "best_model_path", "")
-    if not trainer.is_global_zero:
-        return
-    if not exporter.exported and best:
-        exporter(Path(best))
-    elif not exporter.exported:
-        exporter()
-    written = write_formats(exporter, formats, stopped=stopped)
-    if exporter.scores is not None:
-        log.info("\n%s\n", score_table(exporter.scores, exporter.module.spec.labels))
-    else:
-        log.warning("stopped before the first validation: there are no scores")
-    shown = from_here(exporter.run_dir)
-    log.info("trained      %d epochs, %d steps", trainer.current_epoch, trainer.global_step)
-    log.info("time         %s", time_line(exporter.budget))
-    log.info("run          %s", shown)
-    log.info("dashboard    tensorboard --logdir %s", shown.parent)
-    log.info("model        %s", shown / MODEL)
-    for line in written:
-        log.info("             %s", line)
-    log.info("predictions  %s (image | truth | prediction | wrong)", shown / SHEET)
+        Raises:
+            SystemExit: a signal ended the run, and with it a sweep whose jobs this process runs.
+        """
+        stop = find_callback(trainer.callbacks, StopOnSignal)
+        if trainer.is_global_zero:
+            with stop.listening():
+                self._export_best(trainer)
+                written = write_formats(
+                    self.data.config.export, self.run, MODEL, self.module.spec, stopped=bool(stop.received)
+                )
+                self._log_summary(trainer, written)
+            self._outcome(trainer, stop).write(self.run.folder)
+        if stop.received is not None:
+            sys.exit(stop.exit_code)
+        return self.scores and self.scores.miou
 
+    def _export_best(self, trainer: L.Trainer) -> None:
+        if self.exported:
+            return
+        best = find_callback(trainer.callbacks, BestCheckpoint)
+        checkpoint = best.best_model_path or best.earlier
+        self(checkpoint and Path(checkpoint))
 
-def write_formats(exporter: Exporter, names: Sequence[str], *, stopped: bool) -> list[str]:
-    """Write the exported model in other formats, each by a process that is ended when the time is up.
-
-    A format that is not written is a warning with the command that writes it later.
-
-    Args:
-        names: keys of FORMATS; others, such as `pth`, are left out.
-        stopped: write none, because the sender of the signal may kill the process soon.
-
-    Returns:
-        a line about each file.
-    """
-    lines = []
-    model = from_here(exporter.run_dir / MODEL)
-    target = exporter.module.spec.network["_target_"]
-    for name in dict.fromkeys(name for name in names if name in FORMATS):
-        command = ["-m", "cocoseg.export", f"checkpoint={model}", f"formats={name}"]
-        if target not in NETWORKS:
-            command.append(f"network={target}")
-        line, problem = "", "a signal ended the run"
-        if not stopped:
-            with exporter.budget.watches.formats.running():
-                line, problem = _run_python(command, exporter.budget.left() - END)
-        if problem:
-            for part in exporter.run_dir.glob(f"{PART}*{FORMATS[name].SUFFIX}"):
-                part.unlink(missing_ok=True)
-            log.warning("%s not written: %s; later: python %s", name, problem, shlex.join(command))
+    def _log_summary(self, trainer: L.Trainer, written: Sequence[str]) -> None:
+        stop, last = (find_callback(trainer.callbacks, kind) for kind in (StopOnSignal, LastCheckpoint))
+        if stop.received:
+            resume = f"; to resume: ckpt_path={from_here(last.path)}" if last.step >= 0 else ""
+            log.warning("%s: stopped at step %d%s", stop.received.name, trainer.global_step, resume)
+        if self.scores is not None:
+            log.info("\n%s\n", score_table(self.scores, self.module.spec.labels))
         else:
-            lines.append(line)
-    return lines
+            log.warning("stopped before the first validation: there are no scores")
+        shown = from_here(self.run.folder)
+        log.info("trained      %d epochs, %d steps", trainer.current_epoch, trainer.global_step)
+        log.info("time         %s", time_line(self.run.budget))
+        log.info("run          %s", shown)
+        log.info("dashboard    tensorboard --logdir %s", shown.parent)
+        log.info("model        %s", shown / MODEL)
+        for line in written:
+            log.info("             %s", line)
+        log.info("predictions  %s (image | target | prediction | error)", shown / SHEET)
 
-
-def _run_python(arguments: Sequence[str], seconds: float) -> tuple[str, str]:
-    """Run Python with these arguments for so many seconds at most. Returns the last line that it printed,
-    and why it failed, or nothing."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    timeout = None if math.isinf(seconds) else max(0.0, seconds)
-    try:
-        done = subprocess.run(
-            [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=timeout
-        )
-    except subprocess.TimeoutExpired:
-        return "", "there was no time left"
-    printed = (done.stderr if done.returncode else done.stdout).strip().splitlines()
-    last = printed[-1] if printed else f"exit code {done.returncode}"
-    return ("", last.removeprefix("error: ")) if done.returncode else (last, "")
+    def _outcome(self, trainer: L.Trainer, stop: StopOnSignal) -> Outcome:
+        pruned = find_callback(trainer.callbacks, PruneTrial).reason
+        state = STOPPED if stop.received else PRUNED if pruned else FINISHED
+        reason = stop.received.name if stop.received else pruned
+        miou = self.scores and self.scores.miou
+        return Outcome(state, reason, miou, trainer.current_epoch, trainer.global_step)
 
 
 def write_sheet(

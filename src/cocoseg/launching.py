@@ -20,8 +20,8 @@ from cocoseg.cli import JobFailedError, remember_failure
 from cocoseg.cores import available_cores
 from cocoseg.errors import CocosegError
 from cocoseg.files import from_here
-from cocoseg.outcome import FAILED, Outcome
 from cocoseg.ranks import may_be_several
+from cocoseg.run_folder import FAILED, Outcome
 from cocoseg.signals import PARENT, SIGNALS, exit_code
 
 log = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from cocoseg.durations import clock
 from cocoseg.errors import CocosegError, report_errors
 from cocoseg.files import from_here, write_bytes
 from cocoseg.ledger import LEDGER, read_ledger
-from cocoseg.outcome import FAILED, RUNNING, STOPPED, Outcome
+from cocoseg.run_folder import FAILED, RUNNING, STOPPED, Outcome
 
 TABLE = "leaderboard.csv"
 METRICS = "metrics.json"

@@ -26,7 +26,7 @@ from omegaconf import DictConfig
 from cocoseg.errors import CocosegError, report_errors
 from cocoseg.files import from_here
 from cocoseg.overrides import tell_jobs
-from cocoseg.resuming import PATIENCE
+from cocoseg.run_folder import PATIENCE
 from cocoseg.signals import SIGNALS, exit_code
 
 log = logging.getLogger(__name__)

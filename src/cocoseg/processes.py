@@ -17,7 +17,7 @@ import torch.distributed as dist
 from cocoseg.cli import build
 from cocoseg.device import uses_cuda
 from cocoseg.errors import CocosegError, TrainingError
-from cocoseg.ranks import leads, may_be_several
+from cocoseg.ranks import is_rank_zero, may_be_several
 
 PATIENCE = timedelta(days=30)  # preparing a large data set takes longer than torch's half an hour
 ENGINE = ("_target_", "accelerator", "devices", "num_nodes", "strategy")  # what of a trainer makes processes
@@ -50,7 +50,7 @@ def join(trainer: Mapping[str, Any]) -> None:
     if strategy.launcher is None:
         return
     strategy.launcher.launch(strategy.setup_environment)
-    if (dist.get_rank() == 0) != leads(trainer):
+    if (dist.get_rank() == 0) != is_rank_zero(trainer):
         raise RuntimeError(f"by its environment this is not the process of rank {dist.get_rank()}")
     _talk = dist.new_group(backend="gloo", timeout=PATIENCE)
     _local_rank = strategy.local_rank

@@ -1,6 +1,6 @@
-"""Which of several processes this one is, as far as its environment tells before torch is loaded.
+"""Rank of this process in a training on several devices, from its environment, before torch is loaded.
 
-One process leads: it keeps the time, writes the files and talks. The others follow it.
+Rank zero keeps the time, writes the files and prints. The other ranks follow it.
 """
 
 import logging
@@ -11,13 +11,12 @@ import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from cocoseg.errors import CocosegError
 from cocoseg.parallel import end_with_parent
 
-# What says that a process is not the first one: of Slurm, of a user on several machines, of Lightning.
+# Environment variables that number processes: set by Slurm, by a user on several machines, by Lightning.
 _NUMBERS = ("SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
 
 
@@ -29,8 +28,8 @@ def may_be_several(trainer: Mapping[str, Any]) -> bool:
     return len(devices) != 1 if isinstance(devices, list) else str(devices) != "1"
 
 
-def leads(trainer: Mapping[str, Any]) -> bool:
-    """Whether this process is the only one, or the first of several."""
+def is_rank_zero(trainer: Mapping[str, Any]) -> bool:
+    """Whether this process is the only one, or rank zero of several."""
     if not may_be_several(trainer):
         return True
     if "RANK" in os.environ:  # torchrun counts for itself, within Slurm too
@@ -47,12 +46,11 @@ def started_one_by_one(trainer: Mapping[str, Any]) -> bool:
 
 
 @contextmanager
-def following() -> Iterator[None]:
-    """Around the work of a process that another one leads: it says nothing but what goes wrong in it, and
-    ends with that one.
+def as_worker_rank() -> Iterator[None]:
+    """Run the block as a rank above zero: log nothing but errors, end when rank zero ends.
 
-    It ends at once, without what Python does last: it has nothing to put away, and after an error others wait
-    for it. The exit code is 0 whenever all end in order, for whoever started it would kill the others.
+    Leaves by `os._exit` at once: there is nothing to put away, and after an error other ranks wait for this
+    one. The exit code is 0 on every orderly end, because torchrun kills all ranks on any other.
     """
     _hush()
     end_with_parent()
@@ -75,12 +73,11 @@ def following() -> Iterator[None]:
 
 
 def _hush() -> None:
+    """Remove all log handlers and warnings of this process."""
     root = logging.getLogger()
     for handler in list(root.handlers):
         root.removeHandler(handler)
         handler.close()
-        if isinstance(handler, logging.FileHandler) and "_ddp_process_" in handler.baseFilename:
-            Path(handler.baseFilename).unlink(missing_ok=True)  # Hydra's, of this process alone
     root.addHandler(logging.NullHandler())
     warnings.simplefilter("ignore")
 

@@ -20,9 +20,8 @@ from cocoseg.durations import as_duration, clock
 from cocoseg.errors import TrainingError
 from cocoseg.files import from_here
 from cocoseg.ledger import LEDGER, read_ledger
-from cocoseg.outcome import FAILED, FINISHED, PRUNED, STOPPED, Outcome
 from cocoseg.overrides import key_of
-from cocoseg.resuming import claimed
+from cocoseg.run_folder import FAILED, FINISHED, PATIENCE, PRUNED, STOPPED, Outcome, locked
 from cocoseg.study import Study, Trial
 
 log = logging.getLogger(__name__)
@@ -204,7 +203,9 @@ def reset_if_lost(folder: Path) -> None:
     """
     if not folder.exists():
         return
-    with claimed(folder):  # a job whose sweep was killed stops by itself, and may be about to save
+    with locked(
+        folder, key="sweep", wait=PATIENCE
+    ):  # a job whose sweep was killed stops by itself, and may be about to save
         ledger = read_ledger(folder / LEDGER)
         if ledger is None or ledger["finished"] or Outcome.read(folder) is not None:
             return

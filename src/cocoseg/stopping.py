@@ -1,10 +1,10 @@
 """Ctrl-C, SIGTERM, SIGUSR1: the step in progress is finished, a checkpoint written, the run ended."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning as L
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -12,9 +12,23 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from cocoseg.processes import count
 from cocoseg.signals import SIGNALS, exit_code
 
+Kind = TypeVar("Kind", bound=L.Callback)
+
 
 class StoppedBySignalError(Exception):
     """Raised between two batches once a signal has come."""
+
+
+@contextmanager
+def stop_on_signal(callbacks: Iterable[L.Callback]) -> Iterator[None]:
+    """Let the StopOnSignal of a training answer signals within the block."""
+    with find_callback(callbacks, StopOnSignal).listening():
+        yield
+
+
+def find_callback(callbacks: Iterable[L.Callback], kind: type[Kind]) -> Kind:
+    """Return the one callback of a kind."""
+    return next(callback for callback in callbacks if isinstance(callback, kind))
 
 
 class StopOnSignal(L.Callback):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cocoseg.errors import CocosegError
-from cocoseg.outcome import FAILED, PRUNED, STOPPED, Outcome
+from cocoseg.run_folder import FAILED, PRUNED, STOPPED, Outcome
 from cocoseg.space import Space
 
 JOURNAL = "optuna.journal"

@@ -1,0 +1,133 @@
+import logging
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from cocoseg import run_folder
+from cocoseg.errors import CocosegError
+from cocoseg.run_folder import FAILED, STOPPED, Outcome, locked, open_folder, outcome_of, require_free
+from conftest import run_program
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Opens a folder as a program does within a job of Hydra's."""
+    monkeypatch.setattr(run_folder, "current_folder", lambda: tmp_path / "run")
+    monkeypatch.setattr(run_folder, "_write_hydra_files", lambda *_: None)
+    monkeypatch.setattr(run_folder, "_log_name", lambda: "evaluate.log")
+    config = OmegaConf.create({"seed": 3})
+    return lambda program="evaluate": open_folder(config, program, key="run_dir")
+
+
+@pytest.mark.parametrize("name", ["checkpoints/last.ckpt", "budget.json"])
+def test_the_folder_of_a_training_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / name).touch()
+    with pytest.raises(CocosegError, match=r"^run_dir: .*run is the folder of a training"):
+        require_free(tmp_path / "run", "evaluate", key="run_dir", overwrite=True)
+
+
+@pytest.mark.parametrize("content", ["data: {}\n", "[unclosed", "- 1\n", "program: evaluate\n"])
+def test_a_config_file_of_another_program_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.yaml").write_text(content)
+    with pytest.raises(CocosegError, match=r"^output: .* holds a config\.yaml of another program"):
+        require_free(tmp_path, "predict", key="output", overwrite=True)
+
+
+def test_an_earlier_run_of_the_same_program_may_be_overwritten_or_not(tmp_path: Path) -> None:
+    require_free(tmp_path / "new", "predict", key="output", overwrite=True)
+    (tmp_path / "config.yaml").write_text("program: train\n")
+    require_free(tmp_path, "train", key="run_dir", overwrite=True)
+    with pytest.raises(CocosegError, match=r"already holds a run; .* by resume=auto"):
+        require_free(tmp_path, "train", key="run_dir", overwrite=False)
+
+
+def test_a_run_of_an_earlier_version_is_resumed(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("data: {}\n")  # which did not name its program
+    require_free(tmp_path, "train", key="run_dir", overwrite=True)
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    with (
+        locked(tmp_path, key="output"),
+        pytest.raises(CocosegError, match=r"^output: another process writes to"),
+        locked(tmp_path, key="output"),
+    ):
+        pass
+    with locked(tmp_path, key="output"):
+        pass
+
+
+def test_a_folder_is_unchanged_until_the_run_begins(opened, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    for name in ("config.yaml", "outcome.json"):
+        (tmp_path / "run" / name).write_text("program: evaluate\n")
+    with pytest.raises(CocosegError, match="no image"), opened():
+        raise CocosegError("no image")
+    for name in ("config.yaml", "outcome.json"):
+        assert (tmp_path / "run" / name).read_text() == "program: evaluate\n"
+
+
+def test_a_refused_command_leaves_no_lock_in_a_new_folder(opened, tmp_path: Path) -> None:
+    with pytest.raises(CocosegError), opened():
+        raise CocosegError("no image")
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_the_log_holds_what_was_said_before_the_run_began(opened, tmp_path: Path) -> None:
+    log = logging.getLogger("cocoseg.test")
+    log.setLevel(logging.INFO)
+    with opened() as folder:
+        log.info("early")
+        folder.begin()
+        log.info("late")
+    lines = (tmp_path / "run/evaluate.log").read_text().splitlines()
+    assert [line.partition(" - ")[2] for line in lines] == ["early", "late"]
+    assert (tmp_path / "run/config.yaml").read_text() == "program: evaluate\nseed: 3\n"
+    log.info("after")
+    assert (tmp_path / "run/evaluate.log").read_text().splitlines() == lines
+
+
+def test_a_failure_after_the_begin_is_recorded(opened, tmp_path: Path) -> None:
+    def fail() -> None:
+        with opened() as folder:
+            folder.begin()
+            raise ZeroDivisionError("by zero")
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert Outcome.read(tmp_path / "run") == Outcome(FAILED, "ZeroDivisionError: by zero")
+
+
+def test_outcomes_of_errors() -> None:
+    assert outcome_of(CocosegError("no file a.png")) == Outcome(FAILED, "no file a.png")
+    assert outcome_of(KeyboardInterrupt()) == Outcome(STOPPED, "SIGINT")
+    assert outcome_of(SystemExit(143)) == Outcome(STOPPED, "by a signal")
+
+
+@pytest.mark.parametrize("program", ["evaluate", "predict"])
+def test_a_programs_mistake_costs_a_run_nothing(tmp_path: Path, program: str) -> None:
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    (tmp_path / "run/config.yaml").write_text("{}\n")
+    (tmp_path / "run/outcome.json").write_text("{}\n")
+    (tmp_path / "run/.hydra").mkdir()
+    (tmp_path / "run/.hydra/config.yaml").write_text("{}\n")
+    (tmp_path / "model.pth").touch()
+    before = sorted(tmp_path.rglob("*"))
+    given = {"evaluate": ("data=shapes", "run_dir=run"), "predict": ("input=.", "output=run")}[program]
+    done = run_program(program, "checkpoint=model.pth", *given, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "run is the folder of a training" in done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+    for name in ("config.yaml", "outcome.json", ".hydra/config.yaml"):
+        assert (tmp_path / "run" / name).read_text() == "{}\n"
+
+
+def test_a_refused_command_leaves_nothing_behind(tmp_path: Path) -> None:
+    done = run_program("train", "data=custom", "data.images=.", "data.annotations=a.json", cwd=tmp_path)
+    assert done.returncode == 2
+    (tmp_path / "a.json").write_text("{}")
+    done = run_program("train", "data=custom", "data.images=.", "data.annotations=a.json", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert not (tmp_path / "outputs").exists()
