@@ -3,7 +3,16 @@ import PIL.Image
 import PIL.ImageDraw
 import pytest
 
-from cocoseg.text import LINE, draw_names, fitting, hatched, names_by_size, readable_on, text_font
+from cocoseg.text import (
+    LINE,
+    cut_text,
+    draw_names,
+    hatch,
+    names_by_size,
+    readable_color,
+    text_font,
+    text_width,
+)
 from tiny import LABELS
 
 NAMES = [("zebra crossing", (255, 0, 0)), ("car", (0, 0, 255)), ("traffic light", (0, 128, 0))]
@@ -14,7 +23,7 @@ def test_stripes_are_only_where_they_should_be():
     where = np.zeros((20, 20), dtype=bool)
     where[5:, 5:] = True
 
-    result = hatched(picture, where)
+    result = hatch(picture, where)
 
     assert (result[~where] == 200).all()
     assert {*result[where].ravel().tolist()} == {64, 196}
@@ -49,15 +58,14 @@ def test_names_that_do_not_fit_are_counted(width, lines, shown):
 
 
 def test_a_long_text_is_cut_at_its_end():
-    draw = PIL.ImageDraw.Draw(PIL.Image.new("RGB", (1, 1)))
     font = text_font()
-    assert fitting(draw, "short\nname", font, 200) == "short name"
-    cut = fitting(draw, "a very long name of a class " * 9, font, 100)
+    assert cut_text("short\nname", font, 200) == "short name"
+    cut = cut_text("a very long name of a class " * 9, font, 100)
     assert cut.startswith("a very long")
     assert cut.endswith("…")
-    assert draw.textlength(cut, font=font) <= 100
+    assert text_width(cut, font) <= 100
 
 
-def test_text_is_readable_on_its_ground():
-    assert readable_on((0, 0, 0)) == "white"
-    assert readable_on((255, 255, 0)) == "black"
+def test_text_is_readable_color_its_ground():
+    assert readable_color((0, 0, 0)) == "white"
+    assert readable_color((255, 255, 0)) == "black"

@@ -8,7 +8,7 @@ import PIL.Image
 import PIL.ImageDraw
 
 from cocoseg.labels import LabelMap
-from cocoseg.text import GREY, Color, Font, fitting, text_font
+from cocoseg.text import GREY, Color, Font, cut_text, text_font, text_width
 
 SIDE = 1000  # pixels of a matrix, about
 CELLS = (5, 56)  # pixels of a cell, at least and at most
@@ -37,7 +37,7 @@ def confusion_matrix(matrix: np.ndarray, names: Sequence[str]) -> PIL.Image.Imag
     cell = int(np.clip(SIDE // max(1, len(shown)), *CELLS))
     font = text_font(int(np.clip(cell - 1, 9, 13)))
     small = text_font(11)
-    labels = _fitted([names[index] for index in shown], font, NAMES)
+    labels = [cut_text(names[index], font, NAMES) for index in shown]
     title = "Rows: target. Columns: predicted. Share of the row." + _absent(len(matrix) - len(shown))
     left = 2 * MARGIN + _widest(labels, font)
     top, side = HEAD + left, cell * len(shown)
@@ -119,7 +119,7 @@ def _bars(title: str, rows: Sequence[Bar], full: float, room: int) -> PIL.Image.
         room: pixels for a name, at most.
     """
     font, head = text_font(12), text_font(13)
-    labels = _fitted([row.name for row in rows], font, room)
+    labels = [cut_text(row.name, font, room) for row in rows]
     left = 2 * MARGIN + _widest(labels, font)
     right = left + LENGTH + 2 * MARGIN + _widest([row.text for row in rows], font)
     width = max(right, _widest([title], head) + 2 * MARGIN)
@@ -140,14 +140,9 @@ def _absent(count: int) -> str:
     return f" {count} {'class does' if count == 1 else 'classes do'} not occur." if count else ""
 
 
-def _fitted(names: Sequence[str], font: Font, width: int) -> list[str]:
-    draw = PIL.ImageDraw.Draw(PIL.Image.new("RGB", (1, 1)))
-    return [fitting(draw, name, font, width) for name in names]
-
-
 def _widest(texts: Sequence[str], font: Font) -> int:
-    """Pixels of the widest text."""
-    return round(max(map(font.getlength, texts), default=0))
+    """Width of the widest text in pixels."""
+    return max((text_width(text, font) for text in texts), default=0)
 
 
 def _by_row(matrix: np.ndarray) -> np.ndarray:
@@ -164,7 +159,7 @@ def _shade(ink: Color, share: float) -> Color:
 
 def _draw_upwards(figure: PIL.Image.Image, x: int, bottom: int, text: str, font: Font) -> None:
     """Draw a text that runs from bottom to top, centered at `x`."""
-    length = round(font.getlength(text)) + 2
+    length = text_width(text, font) + 2
     height = round(font.size * 1.4)
     line = PIL.Image.new("RGB", (length, height), "white")
     PIL.ImageDraw.Draw(line).text((1, height // 2), text, fill="black", font=font, anchor="lm")

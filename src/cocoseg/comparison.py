@@ -11,7 +11,7 @@ import PIL.ImageDraw
 from cocoseg.labels import IGNORE_INDEX, LabelMap
 from cocoseg.resizing import resize_mask
 from cocoseg.scores import image_iou
-from cocoseg.text import GREY, LINE, draw_names, fitting, hatched, names_by_size, text_font
+from cocoseg.text import GREY, LINE, cut_text, draw_names, hatch, names_by_size, text_font
 
 LEAST, MOST = 160, 256  # pixels: longer side of a panel; smaller images are enlarged, larger ones shrunk
 GAP = 4  # pixels between panels and between strips
@@ -61,9 +61,9 @@ def strip(example: Example, labels: LabelMap) -> PIL.Image.Image:
     mistakes = np.where((wrong > 0)[..., None], red, grey)
     panels = {
         f"image, IoU {example.iou:.2f}": photo,
-        "truth": hatched(palette[truth], ignored),
+        "truth": hatch(palette[truth], ignored),
         "prediction": palette[prediction],
-        f"wrong: {_share_wrong(example):.1%}": hatched(mistakes, ignored),
+        f"wrong: {_share_wrong(example):.1%}": hatch(mistakes, ignored),
     }
     width, height = size
     picture = PIL.Image.new("RGB", (4 * (width + GAP) - GAP, height + 2 * LINE), "white")
@@ -71,7 +71,7 @@ def strip(example: Example, labels: LabelMap) -> PIL.Image.Image:
     for number, (title, panel) in enumerate(panels.items()):
         x = number * (width + GAP)
         picture.paste(PIL.Image.fromarray(panel), (x, 0))
-        draw.text((x, height + 1), fitting(draw, title, font, width), fill=GREY, font=font)
+        draw.text((x, height + 1), cut_text(title, font, width), fill=GREY, font=font)
     names = names_by_size(labels, example.truth, example.prediction, background=True)
     draw_names(draw, 0, height + LINE, picture.width, names, font, lines=1)
     return picture

@@ -13,7 +13,7 @@ from cocoseg.images import read_image
 from cocoseg.labels import LabelMap
 from cocoseg.overlay import overlay
 from cocoseg.resizing import resize_mask
-from cocoseg.text import GREY, LINE, draw_names, fitting, names_by_size, text_font
+from cocoseg.text import GREY, LINE, cut_text, draw_names, names_by_size, text_font
 
 EXAMPLES = 16  # images on the sheet
 COLUMNS = 4
@@ -57,5 +57,5 @@ def _draw_tile(
     sheet.paste(tile, (x + (WIDTH - size[0]) // 2, y + (HEIGHT - size[1]) // 2))
     draw = PIL.ImageDraw.Draw(sheet)
     font = text_font()
-    draw.text((x, y + HEIGHT + 2), fitting(draw, image_file.name, font, WIDTH), fill=GREY, font=font)
+    draw.text((x, y + HEIGHT + 2), cut_text(image_file.name, font, WIDTH), fill=GREY, font=font)
     draw_names(draw, x, y + HEIGHT + LINE, WIDTH, names_by_size(labels, mask), font)

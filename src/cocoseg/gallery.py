@@ -15,7 +15,7 @@ from cocoseg.files import RUN_LENGTHS, save_png, write_bytes
 from cocoseg.labels import LabelMap
 from cocoseg.overlay import overlay
 from cocoseg.resizing import resize_mask
-from cocoseg.text import readable_on
+from cocoseg.text import readable_color
 
 FOLDER = "gallery"  # of the small pictures, beside the page
 LONGEST = 480  # pixels: their longer side
@@ -93,7 +93,7 @@ def write_gallery(path: Path, cards: Sequence[Card], labels: LabelMap, title: st
         title=escape(title),
         about=escape(about),
         colors="".join(
-            f".c{index}{{background:rgb{label.color};color:{readable_on(label.color)}}}"
+            f".c{index}{{background:rgb{label.color};color:{readable_color(label.color)}}}"
             for index, label in enumerate(labels.classes)
         ),
         legend="".join(_chip(index, name) for index, name in enumerate(labels.names)),

@@ -5,7 +5,7 @@ import PIL.Image
 import PIL.ImageDraw
 
 from cocoseg.labels import IGNORE_INDEX, LabelMap
-from cocoseg.text import LINE, draw_names, hatched, lines_of, names_by_size, text_font
+from cocoseg.text import LINE, count_lines, draw_names, hatch, names_by_size, text_font
 
 NARROWEST = 160  # pixels: least width of a legend
 
@@ -26,7 +26,7 @@ def overlay(image: np.ndarray, mask: np.ndarray, labels: LabelMap) -> np.ndarray
     result = np.where((mask > 0)[..., None], np.where(edge[..., None], colors, mixed), image)
     ignored = mask == IGNORE_INDEX
     result[ignored] = image[ignored]
-    return hatched(result, ignored)
+    return hatch(result, ignored)
 
 
 def with_legend(figure: PIL.Image.Image, mask: np.ndarray, labels: LabelMap) -> PIL.Image.Image:
@@ -34,7 +34,7 @@ def with_legend(figure: PIL.Image.Image, mask: np.ndarray, labels: LabelMap) -> 
     names = names_by_size(labels, mask, background=True)
     font = text_font()
     width = max(figure.width, NARROWEST)
-    lines = lines_of(PIL.ImageDraw.Draw(figure), width, names, font)
+    lines = count_lines(width, names, font)
     sheet = PIL.Image.new("RGB", (width, figure.height + lines * LINE + 4), "white")
     sheet.paste(figure)
     draw_names(PIL.ImageDraw.Draw(sheet), 0, figure.height + 4, width, names, font, lines)

@@ -1,4 +1,4 @@
-"""Text and patterns that pictures share."""
+"""Text, measured and cut to fit, and patterns that figures share."""
 
 from collections.abc import Sequence
 
@@ -9,30 +9,32 @@ import PIL.ImageFont
 from cocoseg.labels import LabelMap
 
 LINE = 18  # pixels: height of a line of text
-GREY = (96, 96, 96)  # of plain text
+GREY = (96, 96, 96)  # color of plain text
 HATCH = 8  # pixels from stripe to stripe
+PADDING = 8  # pixels that a name's color is wider than the name
+CHIP_GAP = 4  # pixels between names
 
 Color = tuple[int, int, int]
 Font = PIL.ImageFont.FreeTypeFont
 
 
 def text_font(size: int = 12) -> Font:
-    """Pillow's own font; `size` in pixels."""
+    """Pillow's built-in font; `size` in pixels."""
     return PIL.ImageFont.load_default(size=size)
 
 
-def hatched(picture: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """A paler picture with dark stripes in a part of it.
+def hatch(image: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Make a part of an image paler, with dark stripes.
 
     Args:
-        picture: (H, W, 3) uint8 RGB.
+        image: (H, W, 3) uint8 RGB.
         where: (H, W) bool.
 
     Returns:
         (H, W, 3) uint8 RGB.
     """
-    result = picture.copy()
-    result[where] = picture[where] // 2 + 96
+    result = image.copy()
+    result[where] = image[where] // 2 + 96
     y, x = np.nonzero(where)
     stripes = (x + y) % HATCH < 2
     result[y[stripes], x[stripes]] = 64
@@ -48,57 +50,63 @@ def draw_names(
     font: Font,
     lines: int = 2,
 ) -> None:
-    """Names on their colours in this order; how many more there are where they don't fit into the lines."""
+    """Draw names on their colors, in this order; on the last line a count of those that have no room.
+
+    Args:
+        left, top, width: in pixels.
+        lines: number of lines of LINE pixels.
+    """
     x, y, last = left, top, top + (lines - 1) * LINE
-    for number, (name, color) in enumerate(names):
-        text = fitting(draw, name, font, width - 8)
-        extent = round(draw.textlength(text, font=font)) + 8
-        if x + extent > left + width and y < last:
+    for index, (name, color) in enumerate(names):
+        text = cut_text(name, font, width - PADDING)
+        if x + text_width(text, font) + PADDING > left + width and y < last:
             x, y = left, y + LINE
-        more = f"+{len(names) - number}"
-        if y == last:  # the count of what follows must fit behind the name
-            room = (
-                left + width - x - (round(draw.textlength(more, font=font)) + 4) * (number < len(names) - 1)
-            )
-            if extent > room and x > left:
+        if y == last:
+            more = f"+{len(names) - index}"
+            is_final = index == len(names) - 1  # else the count must fit behind the name
+            room = left + width - x - (0 if is_final else text_width(more, font) + CHIP_GAP)
+            if text_width(text, font) + PADDING > room and x > left:
                 draw.text((x, y + 1), more, fill=GREY, font=font)
                 return
-            text = fitting(draw, text, font, room - 8)
-            extent = round(draw.textlength(text, font=font)) + 8
+            text = cut_text(text, font, room - PADDING)
+        extent = text_width(text, font) + PADDING
         draw.rectangle((x, y, x + extent - 1, y + LINE - 3), fill=color)
-        draw.text((x + 4, y + 1), text, fill=readable_on(color), font=font)
-        x += extent + 4
+        draw.text((x + PADDING // 2, y + 1), text, fill=readable_color(color), font=font)
+        x += extent + CHIP_GAP
 
 
-def lines_of(
-    draw: PIL.ImageDraw.ImageDraw, width: int, names: Sequence[tuple[str, Color]], font: Font
-) -> int:
-    """How many lines `draw_names` needs for all of them."""
+def count_lines(width: int, names: Sequence[tuple[str, Color]], font: Font) -> int:
+    """Number of lines that `draw_names` needs for all names."""
     x, lines = 0, 1
     for name, _ in names:
-        extent = round(draw.textlength(fitting(draw, name, font, width - 8), font=font)) + 8
+        extent = text_width(cut_text(name, font, width - PADDING), font) + PADDING
         if x + extent > width and x:
             x, lines = 0, lines + 1
-        x += extent + 4
+        x += extent + CHIP_GAP
     return lines
 
 
 def names_by_size(labels: LabelMap, *masks: np.ndarray, background: bool = False) -> list[tuple[str, Color]]:
-    """Names and colours of the classes in some masks, (H, W) uint8, the one with most pixels first."""
+    """Names and colors of the classes in some masks, (H, W) uint8, the one with most pixels first."""
     counts = sum(np.bincount(mask.ravel(), minlength=256) for mask in masks)[: len(labels)]
     order = (int(index) for index in np.argsort(-counts, kind="stable"))
     return [(labels.names[i], labels.classes[i].color) for i in order if counts[i] and (i or background)]
 
 
-def readable_on(color: Color) -> str:
-    """The colour of text on a ground."""
-    dark = 299 * color[0] + 587 * color[1] + 114 * color[2] < 140_000  # luma, ITU-R BT.601
-    return "white" if dark else "black"
+def readable_color(background: Color) -> str:
+    """Color of text that is readable on a background."""
+    luma = 299 * background[0] + 587 * background[1] + 114 * background[2]  # times 1000, ITU-R BT.601
+    return "white" if luma < 140_000 else "black"
 
 
-def fitting(draw: PIL.ImageDraw.ImageDraw, text: str, font: Font, width: float) -> str:
-    """The text on one line, its end cut off where it is wider."""
+def text_width(text: str, font: Font) -> int:
+    """Width of a line of text in pixels."""
+    return round(font.getlength(text))
+
+
+def cut_text(text: str, font: Font, width: float) -> str:
+    """Put text on one line and cut its end off where it is wider than `width` pixels."""
     text = " ".join(text.split())
-    while draw.textlength(text, font=font) > width and len(text) > 1:
+    while font.getlength(text) > width and len(text) > 1:
         text = text[: -max(2, len(text) // 20)] + "…"
     return text
