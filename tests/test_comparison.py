@@ -1,7 +1,17 @@
 import numpy as np
 import pytest
 
-from cocoseg.comparison import GAP, LEAST, MOST, Example, easy_and_hard, panel_size, sheet, spread, strip
+from cocoseg.comparison import (
+    GAP,
+    LEAST,
+    MOST,
+    Example,
+    draw_comparison,
+    draw_sheet,
+    easy_and_hard,
+    panel_size,
+    spread,
+)
 from cocoseg.labels import IGNORE_COLOR
 from cocoseg.text import LINE
 from tiny import LABELS
@@ -20,10 +30,10 @@ def blocks(rows: list[list[int]]) -> list[list[int]]:
     return np.kron(np.array(rows), np.ones((80, 80), dtype=int)).tolist()
 
 
-def test_a_strip_is_image_truth_prediction_and_what_is_wrong():
+def test_a_comparison_is_image_truth_prediction_and_what_is_wrong():
     shown = example(blocks([[0, 1], [2, 255]]), blocks([[0, 2], [2, 1]]))
 
-    picture = np.asarray(strip(shown, LABELS))
+    picture = np.asarray(draw_comparison(shown, LABELS))
 
     assert picture.shape == (160 + 2 * LINE, 4 * (160 + GAP) - GAP, 3)
     photo, truth, prediction, wrong = (picture[:160, x : x + 160] for x in range(0, 4 * 164, 164))
@@ -79,7 +89,7 @@ def test_a_sheet_has_the_hardest_example_on_top():
     good = example(blocks([[1, 1], [1, 1]]), blocks([[1, 1], [1, 1]]), seed=1)
     bad = example(blocks([[1, 1], [1, 1]]), blocks([[2, 2], [2, 2]]), seed=2)
 
-    pixels = np.asarray(sheet([good, bad], LABELS))
+    pixels = np.asarray(draw_sheet([good, bad], LABELS))
 
     height = 160 + 2 * LINE
     assert pixels.shape[0] == 2 * height + GAP

@@ -270,7 +270,7 @@ def test_a_run_that_dies_leaves_its_figures(tmp_path):
 
 
 def test_figures_that_fail_do_not_end_the_training(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(dashboard, "strip", lambda *_: 1 / 0)
+    monkeypatch.setattr(dashboard, "draw_comparison", lambda *_: 1 / 0)
     trainer = trainer_with(tmp_path, Figures(Budget(None), seed=0))
     trainer.fit(tiny_module(), train(), val_loader(5))
     assert trainer.global_step == 6

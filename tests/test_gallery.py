@@ -9,7 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from cocoseg.gallery import LONGEST, Card, has_pictures, write_gallery, write_pictures
+from cocoseg.gallery import LONGEST, Card, has_thumbnails, write_gallery, write_thumbnails
 from cocoseg.labels import LabelClass, LabelMap
 from tiny import LABELS
 
@@ -40,21 +40,21 @@ def draw(folder: Path, *cards: Card, size: tuple[int, int] = (60, 90)) -> Page:
     mask = np.repeat(np.arange(3, dtype=np.uint8), size[1] // 3)[None].repeat(size[0], 0)
     image[..., 1] = 80 * mask
     for card in cards:
-        write_pictures(folder, card.name, image, mask, LABELS, mask if card.has_truth else None)
+        write_thumbnails(folder, card.name, image, mask, LABELS, mask if card.has_target else None)
     write_gallery(folder / "gallery.html", cards, LABELS, "Title", "about it")
     return Page(folder / "gallery.html")
 
 
 def test_all_it_shows_lies_beside_it(tmp_path):
-    page = draw(tmp_path, Card(ODD, ODD, (60, 90), {0: 5400}), Card("b", "b", (60, 90), has_truth=True))
+    page = draw(tmp_path, Card(ODD, ODD, (60, 90), {0: 5400}), Card("b", "b", (60, 90), has_target=True))
     files = [tmp_path / unquote(source) for source in page.sources if not source.startswith("data:")]
     assert len(files) == 7
     for file in files:
         assert file.is_relative_to(tmp_path / "gallery")
         with PIL.Image.open(file) as picture:
             assert picture.size == (90, 60)
-    assert has_pictures(tmp_path, ODD)
-    assert not has_pictures(tmp_path, "c")
+    assert has_thumbnails(tmp_path, ODD)
+    assert not has_thumbnails(tmp_path, "c")
 
 
 def test_nothing_comes_from_elsewhere(tmp_path):

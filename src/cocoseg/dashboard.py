@@ -22,7 +22,7 @@ from torch.utils.tensorboard import FileWriter
 
 from cocoseg.budget import Budget
 from cocoseg.charts import confused_pairs, confusion_matrix, iou_bars
-from cocoseg.comparison import Example, easy_and_hard, spread, strip
+from cocoseg.comparison import Example, draw_comparison, easy_and_hard, spread
 from cocoseg.config import Config
 from cocoseg.labels import LabelMap
 from cocoseg.module import SegmentationModule
@@ -159,7 +159,7 @@ class Figures(L.Callback):
         if not self._wanted or not self._is_due(trainer):
             return
         if not self.chosen:
-            targets = {index: example.truth for index, example in self._seen.items()}
+            targets = {index: example.target for index, example in self._seen.items()}
             self.chosen = easy_and_hard(targets, EXAMPLES)
         ranks = enumerate(self.chosen, start=1)
         examples = {rank: self._seen[index] for rank, index in ranks if index in self._seen}
@@ -253,7 +253,10 @@ def figures(
         "classes/iou": partial(iou_bars, scores.iou, labels),
         "classes/confusion": partial(confusion_matrix, matrix, labels.names),
         "classes/most_confused": partial(confused_pairs, matrix, labels.names),
-        **{_example_tag(rank): partial(strip, example, labels) for rank, example in examples.items()},
+        **{
+            _example_tag(rank): partial(draw_comparison, example, labels)
+            for rank, example in examples.items()
+        },
     }
 
 

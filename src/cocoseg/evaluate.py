@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cocoseg.charts import confusion_matrix
-from cocoseg.comparison import Example, sheet
+from cocoseg.comparison import Example, draw_sheet
 from cocoseg.config import AUTO, EvaluateConfig
 from cocoseg.device import explain_out_of_memory, in_channels_last, uses_cuda
 from cocoseg.errors import CocosegError
 from cocoseg.evaluation_data import Images, Sample, loader, open_images
 from cocoseg.evaluation_report import Report, View, as_text, write_table
 from cocoseg.files import from_here, is_for_its_name, save_png, write_json
-from cocoseg.gallery import Card, write_gallery, write_pictures
+from cocoseg.gallery import Card, write_gallery, write_thumbnails
 from cocoseg.labels import IGNORE_INDEX
 from cocoseg.matching import Matching, match_labels
 from cocoseg.model import SegmentationModel, load_model
@@ -107,7 +107,7 @@ def write_predicted(
         if config.gallery:
             image, mask = images.original(index)
             pixels = image.permute(1, 2, 0).numpy()
-            write_pictures(folder, name, pixels, prediction, images.labels, truth=mask)
+            write_thumbnails(folder, name, pixels, prediction, images.labels, target=mask)
     except CocosegError as error:
         if not is_for_its_name(error):
             raise
@@ -223,7 +223,7 @@ def cards(report: Report) -> list[Card]:
             pixels={index: int(pixels) for index, pixels in enumerate(predicted[image])},
             caption=", ".join(f"{report.labels.names[i]} {iou[image, i]:.2f}" for i in shown),
             score=None if np.isnan(scores[image]) else float(scores[image]),
-            has_truth=True,
+            has_target=True,
         )
         result.append(card)
     return result
@@ -244,5 +244,5 @@ def write_report(report: Report, scorer: Scorer, folder: Path) -> None:
     )
     save_png(folder / CONFUSION, confusion_matrix(report.quoted.matrix, report.labels.names))
     worst = [scorer.example(image) for image in order[:WORST_IMAGES]]
-    save_png(folder / WORST, sheet(worst, report.labels))
+    save_png(folder / WORST, draw_sheet(worst, report.labels))
     log.info("\n%s\n", as_text(report, metrics, rows))

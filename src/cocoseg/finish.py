@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cocoseg.budget import time_line
 from cocoseg.checkpoints import BestCheckpoint, LastCheckpoint
-from cocoseg.comparison import Example, sheet, spread
+from cocoseg.comparison import Example, draw_sheet, spread
 from cocoseg.console import score_table
 from cocoseg.datamodule import SegmentationDataModule
 from cocoseg.extra_formats import write_formats
@@ -138,4 +138,4 @@ def write_sheet(
     net.train(training)
     parts = (denormalize(image), mask.byte().numpy(), prediction.byte().numpy())
     examples = [Example(*part) for part in zip(*parts, strict=True)]
-    save_png(path, sheet(examples, labels), compress_level=3)
+    save_png(path, draw_sheet(examples, labels), compress_level=3)

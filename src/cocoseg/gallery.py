@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
 from string import Template
@@ -17,10 +18,19 @@ from cocoseg.overlay import overlay
 from cocoseg.resizing import resize_mask
 from cocoseg.text import readable_color
 
-FOLDER = "gallery"  # of the small pictures, beside the page
-LONGEST = 480  # pixels: their longer side
-LEAST = 240  # pixels: smaller ones are shown this large
-SHOWN = 8  # classes of an image's legend; the rest is counted
+FOLDER = "gallery"  # folder of the thumbnails, next to the page
+LONGEST = 480  # pixels: longer side of a thumbnail at most
+LEAST = 240  # pixels: smaller thumbnails are shown enlarged to this
+SHOWN = 8  # classes in an image's legend; the others are counted
+
+# The page is gallery.html next to this file. Whatever is filled in has been escaped.
+_CARD = Template("""<article>
+<h2>$score$title</h2><p>$about</p>
+<div class="row"><figure><div class="pair">$image$overlay</div>
+<input type="range" min="0" max="100" value="50" aria-label="Overlay of $title">
+<figcaption>image | overlay</figcaption></figure>$prediction$truth</div>
+<p>$legend</p>
+</article>""")
 
 
 @dataclass(frozen=True)
@@ -28,13 +38,13 @@ class Card:
     """One image of the gallery.
 
     Attributes:
-        title: its name.
-        name: that its small pictures were written under, see `write_pictures`.
-        size: height and width, in pixels.
-        pixels: how many pixels are of each class index.
+        title: name of the image.
+        name: path of its thumbnails, see `write_thumbnails`.
+        size: height and width in pixels.
+        pixels: number of pixels by class index.
         caption: a line of text, such as the score of each class.
-        score: cards are sorted by it, the lowest first; None: they keep their order.
-        has_truth: a picture of the truth was written, too.
+        score: sorts the cards, the lowest first; None keeps their order.
+        has_target: whether a thumbnail of the target mask was written too.
     """
 
     title: str
@@ -43,53 +53,54 @@ class Card:
     pixels: Mapping[int, int] = field(default_factory=dict)
     caption: str = ""
     score: float | None = None
-    has_truth: bool = False
+    has_target: bool = False
 
 
-def write_pictures(
+def write_thumbnails(
     folder: Path,
     name: str,
     image: np.ndarray,
     mask: np.ndarray,
     labels: LabelMap,
-    truth: np.ndarray | None = None,
+    target: np.ndarray | None = None,
 ) -> None:
-    """Write the small pictures of a card.
+    """Write the thumbnails of a card.
 
     Args:
-        folder: that the page will lie in.
-        name: may hold folders; unique in the page.
+        folder: folder of the page.
+        name: path without ending below FOLDER, unique in the page.
         image: (H, W, 3) uint8 RGB, of any size.
         mask: (h, w) uint8 class indices, of any size.
-        truth: as the mask, 255 where ignored.
+        target: target mask like `mask`, 255 where ignored.
     """
     height, width = _fitted(image.shape[:2])
-    picture = PIL.Image.fromarray(image).resize((width, height), PIL.Image.Resampling.BOX)
+    thumbnail = PIL.Image.fromarray(image).resize((width, height), PIL.Image.Resampling.BOX)
     small = resize_mask(mask, (height, width))
-    _write_jpeg(_place(folder, name, "image.jpg"), picture)
-    over = PIL.Image.fromarray(overlay(np.asarray(picture), small, labels))
-    _write_jpeg(_place(folder, name, "overlay.jpg"), over)
-    _write_mask(_place(folder, name, "mask.png"), small, labels)
-    if truth is not None:
-        _write_mask(_place(folder, name, "truth.png"), resize_mask(truth, (height, width)), labels)
+    _write_jpeg(_thumbnail(folder, name, "image.jpg"), thumbnail)
+    over = PIL.Image.fromarray(overlay(np.asarray(thumbnail), small, labels))
+    _write_jpeg(_thumbnail(folder, name, "overlay.jpg"), over)
+    _write_mask(_thumbnail(folder, name, "mask.png"), small, labels)
+    if target is not None:
+        _write_mask(_thumbnail(folder, name, "truth.png"), resize_mask(target, (height, width)), labels)
 
 
-def has_pictures(folder: Path, name: str) -> bool:
-    """Whether `write_pictures` wrote those of a name."""
+def has_thumbnails(folder: Path, name: str) -> bool:
+    """Whether `write_thumbnails` wrote those of a name."""
     kinds = ("image.jpg", "overlay.jpg", "mask.png")
-    return all(_place(folder, name, kind).is_file() for kind in kinds)
+    return all(_thumbnail(folder, name, kind).is_file() for kind in kinds)
 
 
 def write_gallery(path: Path, cards: Sequence[Card], labels: LabelMap, title: str, about: str = "") -> None:
-    """Write the page; its pictures lie in FOLDER beside it already.
+    """Write the page, after the thumbnails of all cards.
 
     Args:
         title: heading.
-        about: a line below it.
+        about: a line below the heading.
     """
     if any(card.score is not None for card in cards):
         cards = sorted(cards, key=lambda card: (card.score is None, card.score))
-    page = _PAGE.substitute(
+    template = Template(files(__package__).joinpath("gallery.html").read_text(encoding="utf-8"))
+    page = template.substitute(
         title=escape(title),
         about=escape(about),
         colors="".join(
@@ -127,7 +138,7 @@ def _card(card: Card, labels: LabelMap) -> str:
         image=img("image.jpg", "Image"),
         overlay=img("overlay.jpg", "Overlay", ' class="over"'),
         prediction=figure("mask.png", "Prediction"),
-        truth=figure("truth.png", "Truth") if card.has_truth else "",
+        truth=figure("truth.png", "Truth") if card.has_target else "",
         legend="".join(chips) + more,
     )
 
@@ -147,68 +158,18 @@ def _scaled(size: tuple[int, ...], longer: int) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def _place(folder: Path, name: str, kind: str) -> Path:
+def _thumbnail(folder: Path, name: str, kind: str) -> Path:
     return folder / FOLDER / f"{name}.{kind}"
 
 
 def _write_mask(path: Path, mask: np.ndarray, labels: LabelMap) -> None:
     """Write class indices, (H, W) uint8, in the colours of the labels."""
-    picture = PIL.Image.fromarray(mask)
-    picture.putpalette(labels.palette().tobytes())
-    save_png(path, picture, **RUN_LENGTHS)
+    thumbnail = PIL.Image.fromarray(mask)
+    thumbnail.putpalette(labels.palette().tobytes())
+    save_png(path, thumbnail, **RUN_LENGTHS)
 
 
-def _write_jpeg(path: Path, picture: PIL.Image.Image) -> None:
+def _write_jpeg(path: Path, thumbnail: PIL.Image.Image) -> None:
     buffer = BytesIO()
-    picture.save(buffer, format="JPEG", quality=85)
+    thumbnail.save(buffer, format="JPEG", quality=85)
     write_bytes(path, buffer.getvalue())
-
-
-_CARD = Template("""<article>
-<h2>$score$title</h2><p>$about</p>
-<div class="row"><figure><div class="pair">$image$overlay</div>
-<input type="range" min="0" max="100" value="50" aria-label="Overlay of $title">
-<figcaption>image | overlay</figcaption></figure>$prediction$truth</div>
-<p>$legend</p>
-</article>""")
-_PAGE = Template("""<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,">
-<title>$title</title>
-<style>
-:root { color-scheme: light dark; }
-body { font: 14px/1.4 system-ui, sans-serif; margin: 16px; }
-header { position: sticky; top: 0; z-index: 1; background: Canvas; padding: 4px 0; }
-h1 { font-size: 18px; margin: 0; }
-h2 { font-size: 14px; margin: 0; overflow-wrap: anywhere; }
-p { margin: 4px 0; }
-main { display: flex; flex-wrap: wrap; gap: 16px; }
-article { border: 1px solid #8886; border-radius: 6px; padding: 8px; max-width: 100%;
-  content-visibility: auto; contain-intrinsic-size: auto 700px auto 460px; }
-.row { display: flex; flex-wrap: wrap; gap: 8px; }
-figure { margin: 0; max-width: 100%; }
-figcaption { text-align: center; opacity: .7; }
-img { display: block; max-width: 100%; height: auto; }
-img[src$$=".png"] { image-rendering: pixelated; }
-.pair { position: relative; --at: 50%; width: fit-content; }
-.over { position: absolute; inset: 0; width: 100%; height: 100%; clip-path: inset(0 0 0 var(--at)); }
-.pair::after { content: ""; position: absolute; top: 0; bottom: 0; left: calc(var(--at) - 1px);
-  width: 2px; background: #fff; mix-blend-mode: difference; }
-input { width: 100%; margin: 4px 0; box-sizing: border-box; }
-.legend { max-height: 4.8em; overflow: auto; }
-.chip { display: inline-block; padding: 0 6px; margin: 0 4px 4px 0; border-radius: 3px; }
-$colors
-</style>
-<header><h1>$title</h1><p>$about</p><p class="legend">$legend</p></header>
-<main>
-$cards
-</main>
-<script>
-document.addEventListener("input", event => {
-  event.target.parentElement.querySelector(".pair").style.setProperty("--at", event.target.value + "%");
-});
-</script>
-</html>
-""")

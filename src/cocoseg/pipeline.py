@@ -23,7 +23,7 @@ from cocoseg.encoding import MaskEncoding
 from cocoseg.errors import CocosegError
 from cocoseg.files import is_for_its_name, write_bytes
 from cocoseg.find_images import ImageFile, relative_path
-from cocoseg.gallery import FOLDER, has_pictures, write_pictures
+from cocoseg.gallery import FOLDER, has_thumbnails, write_thumbnails
 from cocoseg.images import read_upright, size_of
 from cocoseg.manifest import Entry
 from cocoseg.overlay import overlay, with_legend
@@ -89,7 +89,7 @@ class ResultPaths:
         return (
             self.mask(name).is_file()
             and not (self.overlay and not self.overlaid(name).is_file())
-            and not (self.gallery and not has_pictures(self.output, name))
+            and not (self.gallery and not has_thumbnails(self.output, name))
         )
 
 
@@ -281,7 +281,7 @@ class Pipeline:
                 with_legend(over, mask, labels).save(buffer, format="JPEG", quality=90)
                 write_bytes(paths.overlaid(name), buffer.getvalue())
             if paths.gallery:
-                write_pictures(paths.output, name, canvas, small, labels)
+                write_thumbnails(paths.output, name, canvas, small, labels)
         counts = np.bincount(mask.ravel(), minlength=256)
         return Entry(
             image=relative_path(decoded.image.path, paths.output),
