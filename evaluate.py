@@ -5,9 +5,9 @@ from omegaconf import DictConfig
 from cocoseg.checks import check_checkpoint
 from cocoseg.cli import program, resolve_config
 from cocoseg.config import EvaluateConfig
+from cocoseg.evaluation.training_settings import as_trained, has_other_data, require_data, run_settings
 from cocoseg.overrides import command, is_overridden, key_of
 from cocoseg.run_folder import open_folder
-from cocoseg.run_settings import as_trained, has_other_data, require_data, run_settings
 
 
 @program("evaluate")
@@ -21,8 +21,8 @@ def main(cfg: DictConfig) -> None:
     config = resolve_config(cfg, EvaluateConfig)
     size = tuple(config.data.image_size) if is_overridden("data.image_size") else None
     with open_folder(cfg, "evaluate", key="run_dir") as folder:
-        from cocoseg.evaluate import evaluate  # here, so that --help and mistakes answer at once
-        from cocoseg.parallel import sigterm_as_exit
+        from cocoseg.evaluation.evaluate import evaluate  # here, so that --help and mistakes answer at once
+        from cocoseg.workers import sigterm_as_exit
 
         with sigterm_as_exit():
             evaluate(config, folder.path, image_size=size, begin=folder.begin)

@@ -16,7 +16,7 @@ def main(cfg: DictConfig) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with open_folder(cfg, "predict", key="output") as folder:
         # Here, so that --help and mistakes in the configuration answer at once.
-        from cocoseg.predict_folder import plan_folder, predict_folder
+        from cocoseg.inference.predict_folder import plan_folder, predict_folder
 
         plan = plan_folder(config, folder.path)
         folder.begin()

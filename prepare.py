@@ -10,7 +10,7 @@ from cocoseg.run_folder import open_folder
 def main(cfg: DictConfig) -> None:
     config = resolve_config(cfg, may_download=True)
 
-    from cocoseg.prepare import check_annotations, prepare
+    from cocoseg.preparation.prepare import check_annotations, prepare
 
     if config.prepare.check_only:
         check_annotations(config, may_download=True)

@@ -2,15 +2,17 @@
 
 from omegaconf import DictConfig
 
+from cocoseg.budget.run import open_run
 from cocoseg.cli import program, resolve_config
-from cocoseg.run import open_run
 
 
 @program("train")
 def main(cfg: DictConfig) -> float | None:
     config = resolve_config(cfg)
     with open_run(cfg, config) as run:
-        from cocoseg.training import train  # here, so that --help and mistakes answer at once: torch is slow
+        from cocoseg.training.recipe import (
+            train,  # here, so that --help and mistakes answer at once: torch is slow
+        )
 
         return train(config, run)
 

@@ -69,7 +69,7 @@ def _annotation(rng: random.Random, number: int, images: int) -> dict:
 def read_once(reader: str, path: str) -> None:
     """Read the file and print seconds, and megabytes of peak memory."""
     if reader == "cocoseg":
-        from cocoseg.coco import read
+        from cocoseg.preparation.coco_file import read
     elif reader == "pycocotools":
         from pycocotools.coco import COCO
     begin = time.perf_counter()

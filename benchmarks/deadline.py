@@ -17,7 +17,7 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-from cocoseg.budget import Budget, TimeEstimates
+from cocoseg.budget.budget import Budget, TimeEstimates
 
 ROOT = Path(__file__).parents[1]
 SHAPES = ("data=shapes", "data.image_size=[64,64]", "model.base_channels=8", "model.depth=3")

@@ -27,13 +27,13 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-from cocoseg.augment import Augment
 from cocoseg.config import AugmentConfig, Config, DataConfig, SubsetConfig
-from cocoseg.dataset import Batches, SegmentationDataset, as_is
-from cocoseg.pixels import normalize
-from cocoseg.prepare import prepare
-from cocoseg.prepared import prepared_sets
-from cocoseg.spec import MEAN, STD
+from cocoseg.data.augment import Augment
+from cocoseg.data.dataset import Batches, SegmentationDataset, as_is
+from cocoseg.networks.pixels import normalize
+from cocoseg.networks.spec import MEAN, STD
+from cocoseg.preparation.prepare import prepare
+from cocoseg.preparation.prepared_folder import prepared_sets
 
 SIZE, BATCH = (224, 224), 16
 DEFAULT = {"flip": 0.5, "scale": [0.5, 2.0], "rotate": 5.0}

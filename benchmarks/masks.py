@@ -30,15 +30,15 @@ import PIL.Image
 import PIL.ImageDraw
 from pycocotools import mask as coco_mask
 
-from cocoseg import coco as coco_format
-from cocoseg import masks
 from cocoseg.config import MasksConfig
 from cocoseg.cores import available_cores
-from cocoseg.encoding import MaskEncoding
 from cocoseg.labels import LabelMap
-from cocoseg.rasterize import paint
-from cocoseg.segmentations import Instance, parse_layers
-from cocoseg.survey import sample, survey
+from cocoseg.preparation import coco_file as coco_format
+from cocoseg.preparation import masks
+from cocoseg.preparation.mask_files import MaskEncoding
+from cocoseg.preparation.rasterize import paint
+from cocoseg.preparation.segmentations import Instance, parse_layers
+from cocoseg.preparation.survey import sample, survey
 
 SYNTHETIC = 128  # images
 

@@ -22,16 +22,16 @@ import torch
 from hydra import compose, initialize_config_dir
 from step import Stepper, seconds, wait
 
-from cocoseg.assembly import Start, build_module
-from cocoseg.augment import Augment
-from cocoseg.budget import Budget
+from cocoseg.budget.budget import Budget
+from cocoseg.budget.run import Run
 from cocoseg.cli import resolve_config
 from cocoseg.config import Config
-from cocoseg.console import quiet_lightning
-from cocoseg.datamodule import SegmentationDataModule
-from cocoseg.device import settled
-from cocoseg.run import Run
-from cocoseg.training import train
+from cocoseg.data.augment import Augment
+from cocoseg.data.datamodule import SegmentationDataModule
+from cocoseg.networks.device import settled
+from cocoseg.training.build import Start, build_module
+from cocoseg.training.console import quiet_lightning
+from cocoseg.training.recipe import train
 
 ROOT = Path(__file__).parents[1]
 WARM_UP = 5  # steps

@@ -6,8 +6,8 @@ Pictures are brought to 640x480 JPEGs first. From files to mask files, the model
 
 - plain loop: open, resize, forward (float32), enlarge the logits, arg-max, save, one image after the other;
 - plain loop, coarse: the same, but the arg-max of the small logits is enlarged (jagged borders);
-- ours: `cocoseg.pipeline` in float32 and in the precision that `auto` stands for, masks only; and with
-  overlays and gallery.
+- ours: `cocoseg.inference.pipeline` in float32 and in the precision that `auto` stands for, masks only; and
+  with overlays and gallery.
 """
 
 import argparse
@@ -30,14 +30,14 @@ import torch
 import torch.nn.functional as F
 
 from cocoseg.cores import available_cores
-from cocoseg.device import in_channels_last
-from cocoseg.encoding import MaskEncoding
-from cocoseg.find_images import ImageFile, find_images
-from cocoseg.model import SegmentationModel, load_model
-from cocoseg.pipeline import Pipeline, ResultPaths
-from cocoseg.predict_folder import DTYPES, resolve_device
-from cocoseg.predictor import Predictor
-from cocoseg.spec import MEAN, STD
+from cocoseg.inference.find_images import ImageFile, find_images
+from cocoseg.inference.model import SegmentationModel, load_model
+from cocoseg.inference.pipeline import Pipeline, ResultPaths
+from cocoseg.inference.predict_folder import DTYPES, resolve_device
+from cocoseg.inference.predictor import Predictor
+from cocoseg.networks.device import in_channels_last
+from cocoseg.networks.spec import MEAN, STD
+from cocoseg.preparation.mask_files import MaskEncoding
 
 ROOT = Path(__file__).parents[1]
 

@@ -21,10 +21,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cocoseg.device import in_channels_last, settled
-from cocoseg.losses import CrossEntropyLoss
-from cocoseg.optimizer import with_fused
-from cocoseg.unet import UNet
+from cocoseg.networks.device import in_channels_last, settled
+from cocoseg.networks.unet import UNet
+from cocoseg.training.losses import CrossEntropyLoss
+from cocoseg.training.optimizer import with_fused
 
 CLASSES = 81
 

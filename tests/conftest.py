@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cocoseg.shapes import draw_shapes
+from cocoseg.preparation.shapes import draw_shapes
 from server import Server
 
 # Two test processes share two cores.

@@ -18,8 +18,8 @@ import torch
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cocoseg.model_file import read_weights
-from cocoseg.shapes import draw_shapes
+from cocoseg.networks.model_file import read_weights
+from cocoseg.preparation.shapes import draw_shapes
 from conftest import ROOT, SMALL, run_program, write_coco
 from tensorboard_api import TensorBoardApi
 

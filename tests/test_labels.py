@@ -6,13 +6,13 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from cocoseg.coco import Category
 from cocoseg.config import Config, DataConfig, PrepareConfig, SubsetConfig
-from cocoseg.encoding import MaskEncoding
 from cocoseg.errors import CocosegError
 from cocoseg.labels import IGNORE_COLOR, IGNORE_INDEX, LabelMap
-from cocoseg.masks import create_segmentation_masks
-from cocoseg.prepare import prepare
+from cocoseg.preparation.coco_file import Category
+from cocoseg.preparation.mask_files import MaskEncoding
+from cocoseg.preparation.masks import create_segmentation_masks
+from cocoseg.preparation.prepare import prepare
 from conftest import run_program, write_coco
 
 CATEGORIES = [Category(18, "dog"), Category(1, "person"), Category(58, "hot dog"), Category(3, "car")]

@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cocoseg.pixels import resize_masks
+from cocoseg.networks.pixels import resize_masks
 from cocoseg.resizing import nearest_indices, resize_mask
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, f1_score, jaccard_score, precision_score, recall_score
 
-from cocoseg.bootstrap import intervals
+from cocoseg.evaluation.bootstrap import intervals
 from cocoseg.labels import IGNORE_INDEX
 from cocoseg.scores import SUMMARY, Counts, Scores, confusion
 

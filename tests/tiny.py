@@ -10,10 +10,10 @@ from torch.utils.data import DataLoader
 
 from cocoseg.config import Config, DataConfig, PrepareConfig
 from cocoseg.labels import LabelClass, LabelMap
-from cocoseg.losses import CrossEntropyLoss
-from cocoseg.module import SegmentationModule
-from cocoseg.spec import ModelSpec
-from cocoseg.unet import UNet
+from cocoseg.networks.spec import ModelSpec
+from cocoseg.networks.unet import UNet
+from cocoseg.training.losses import CrossEntropyLoss
+from cocoseg.training.module import SegmentationModule
 
 LABELS = LabelMap(
     (

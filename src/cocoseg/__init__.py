@@ -7,20 +7,31 @@ __version__ = "0.1.0"
 # Loaded on first use: torch alone takes over a second to import.
 _PUBLIC = {
     "CocosegError": "cocoseg.errors",
+    "CrossEntropyDiceLoss": "cocoseg.training.losses",
+    "CrossEntropyLoss": "cocoseg.training.losses",
     "LabelMap": "cocoseg.labels",
-    "ResNetUNet": "cocoseg.resnet_unet",
-    "ResidualUNet": "cocoseg.residual",
-    "SegmentationDataset": "cocoseg.dataset",
-    "UNet": "cocoseg.unet",
-    "create_segmentation_masks": "cocoseg.masks",
-    "load_model": "cocoseg.model",
+    "ResNetUNet": "cocoseg.networks.resnet_unet",
+    "ResidualUNet": "cocoseg.networks.residual",
+    "SegmentationDataset": "cocoseg.data.dataset",
+    "UNet": "cocoseg.networks.unet",
+    "create_segmentation_masks": "cocoseg.preparation.masks",
+    "load_model": "cocoseg.inference.model",
 }
 __all__ = list(_PUBLIC)
+# Modules that older configurations name in a `_target_`, as in cocoseg.unet.UNet, and where they are now.
+_MOVED = {
+    "losses": "cocoseg.training.losses",
+    "residual": "cocoseg.networks.residual",
+    "resnet_unet": "cocoseg.networks.resnet_unet",
+    "unet": "cocoseg.networks.unet",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'cocoseg' has no attribute {name!r}")
     from importlib import import_module
 
+    if name in _MOVED:
+        return import_module(_MOVED[name])
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'cocoseg' has no attribute {name!r}")
     return getattr(import_module(_PUBLIC[name]), name)

@@ -74,7 +74,7 @@ def check_checkpoint(checkpoint: str | None) -> None:
 
 
 def check_prediction(scale: Any, tile: Any, scales: Sequence[Any]) -> None:
-    """Raises CocosegError where an argument of `cocoseg.predictor.Predictor` is out of range."""
+    """Raises CocosegError where an argument of `cocoseg.inference.predictor.Predictor` is out of range."""
     values = {"scale": scale, "tile": False if tile is None else tile, "scales": scales}
     tile = convert(values, PredictConfig).tile
     if tile is True or (isinstance(tile, list) and len(tile) != 2):

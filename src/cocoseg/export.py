@@ -1,6 +1,6 @@
 """`python -m cocoseg.export`: write a trained model in other formats, see export_main.py."""
 
-from cocoseg.export_main import main
+from cocoseg.inference.export_cli import main
 
 if __name__ == "__main__":
     main()

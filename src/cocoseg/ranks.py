@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from cocoseg.errors import CocosegError
-from cocoseg.parallel import end_with_parent
+from cocoseg.workers import end_with_parent
 
 # Environment variables that number processes: set by Slurm, by a user on several machines, by Lightning.
 _NUMBERS = ("SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")

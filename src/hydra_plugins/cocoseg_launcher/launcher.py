@@ -1,4 +1,4 @@
-"""Hydra's door to `cocoseg.launching`: `hydra/launcher=local`, jobs side by side on one machine.
+"""Hydra's door to `cocoseg.sweeps.launching`: `hydra/launcher=local`, jobs side by side on one machine.
 
 Hydra imports this file whenever a program starts, so it imports next to nothing.
 """
@@ -32,7 +32,7 @@ class LocalLauncher(Launcher):
         self.hydra_context, self.config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from cocoseg.launching import launch
+        from cocoseg.sweeps.launching import launch
 
         return launch(
             self.config, self.hydra_context.config_loader, job_overrides, initial_job_idx, self.n_jobs

@@ -1,4 +1,4 @@
-"""Hydra's door to `cocoseg.search`: `hydra/sweeper=cocoseg`, which conf/sweep/ chooses.
+"""Hydra's door to `cocoseg.sweeps.search`: `hydra/sweeper=cocoseg`, which conf/sweep/ chooses.
 
 Hydra imports this file whenever a program starts, so it imports next to nothing.
 """
@@ -36,7 +36,7 @@ class CocosegSweeper(Sweeper):
         from cocoseg.errors import report_errors
 
         with report_errors():
-            from cocoseg.search import open_sweep, run_sweep  # import Optuna, which may be missing
+            from cocoseg.sweeps.search import open_sweep, run_sweep  # import Optuna, which may be missing
 
             sweep_dir = Path(self.config.hydra.sweep.dir)
             sweep = open_sweep(
@@ -80,7 +80,7 @@ class CocosegSweeper(Sweeper):
             return int(launcher.array_parallelism)
         if "n_jobs" not in launcher:
             return 1
-        from cocoseg.launching import count_side_by_side
+        from cocoseg.sweeps.launching import count_side_by_side
 
         return count_side_by_side(launcher.n_jobs)
 

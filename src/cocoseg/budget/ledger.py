@@ -1,0 +1,56 @@
+"""`budget.json` in a run folder: how much time is used, written every few seconds. No torch.
+
+A kill gives no time back, and time in which nothing ran is not charged.
+"""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from cocoseg.budget.budget import Budget
+from cocoseg.errors import CocosegError
+from cocoseg.files import write_json
+
+LEDGER = "budget.json"
+WRITE_EVERY = 2.0  # seconds: what a kill can hide at most
+
+
+def read_ledger(path: Path) -> dict[str, Any] | None:
+    """What a run's `budget.json` says, or None where there is none.
+
+    Raises:
+        CocosegError: it is damaged.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+        Budget(content["limit"], extended=content["extended"], finished=content["finished"]).resume(content)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CocosegError(f"{path}: not readable ({error}); delete it to begin the budget anew") from error
+    return content
+
+
+@contextmanager
+def kept_in(path: Path, budget: Budget) -> Iterator[None]:
+    """Write the ledger every few seconds within the block, whatever the training is busy with."""
+    done = threading.Event()
+
+    def write() -> None:
+        while not done.wait(WRITE_EVERY):
+            with suppress(CocosegError):  # a full disk is reported by who saves the model
+                write_json(path, budget.to_dict())
+
+    write_json(path, budget.to_dict())
+    thread = threading.Thread(target=write, daemon=True, name="ledger")
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        with suppress(CocosegError):
+            write_json(path, budget.to_dict())

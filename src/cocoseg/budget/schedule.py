@@ -1,0 +1,55 @@
+"""The learning rate as a function of the run's progress."""
+
+import math
+from typing import Any
+
+import lightning as L
+
+from cocoseg.budget.budget import Budget
+from cocoseg.config import ScheduleConfig
+
+FIRST = 0.05  # of the rate, in the very first step of a warm-up
+
+
+class ScheduleRate(L.Callback):
+    """Sets the learning rate before every step, whatever has passed since the last one.
+
+    The rates that the schedule scales are those that the optimizer was made with, in this attempt: a resumed
+    run follows a new `optimizer.lr`.
+    """
+
+    def __init__(self, settings: ScheduleConfig, budget: Budget):
+        self.settings = settings
+        self.budget = budget
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        share = rate(self.settings, self.budget.progress)
+        if self.budget.limit is None and trainer.max_steps in (-1, None) and trainer.max_epochs in (-1, None):
+            share = 1.0  # nothing ends this run but a signal, so there is no progress to follow
+        for optimizer, bases in zip(trainer.optimizers, pl_module.base_rates, strict=True):
+            for group, base in zip(optimizer.param_groups, bases, strict=True):
+                group["lr"] = base * share
+
+
+def rate(settings: ScheduleConfig, progress: float) -> float:
+    """The share of the learning rate that is used.
+
+    After the warm-up `linear` and `cosine` fall to 0, `constant` stays at 1, and a `trapezoid` stays there
+    until the cool-down, in which it falls to 0 (Hägele et al. 2024, arXiv 2405.18392). A straight line to
+    zero is hard to beat where the time is fixed and long (Budgeted Training, arXiv 1905.04753).
+
+    Args:
+        settings: the schedule.
+        progress: 0 when training begins, 1 when it ends.
+    """
+    if progress < settings.warmup:
+        return max(FIRST, progress / settings.warmup)
+    left = (1 - progress) / (1 - settings.warmup)
+    match settings.name:
+        case "constant":
+            return 1.0
+        case "trapezoid":
+            return min(1.0, (1 - progress) / settings.cooldown)
+        case "linear":
+            return left
+    return 0.5 - 0.5 * math.cos(math.pi * left)

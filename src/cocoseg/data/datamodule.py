@@ -1,0 +1,164 @@
+"""The data side of training: preparation, split, loaders, batches."""
+
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from cocoseg import distributed as processes
+from cocoseg.config import Config
+from cocoseg.cores import available_cores
+from cocoseg.data.augment import Augment
+from cocoseg.data.class_balance import one_sided
+from cocoseg.data.dataset import Batches, Pairs, as_is
+from cocoseg.data.sampling import Share, Shuffle, in_batches
+from cocoseg.data.split import open_sets
+from cocoseg.data.training_images import Key, keys_of, write_training_images
+from cocoseg.errors import CocosegError
+from cocoseg.labels import LabelMap
+from cocoseg.networks.pixels import normalize
+from cocoseg.preparation.prepare import prepare
+from cocoseg.workers import leave_group
+
+log = logging.getLogger(__name__)
+
+RANK_SEEDS = 2654435761  # between the seeds of processes; torch takes the low 32 bits only
+
+
+class SegmentationDataModule(L.LightningDataModule):
+    """Masks, data sets and loaders.
+
+    Loaders give bytes, which are a quarter of the way to the device: image (B, 3, H, W) uint8 and mask
+    (B, H, W) uint8. What the network gets, augmented where it is trained, is made there: image (B, 3, H, W)
+    float32, normalised, and mask (B, H, W) int64.
+
+    Args:
+        config: its `data`, `masks`, `prepare`, `augment` and `seed`.
+        progress: of the run, 0 to 1, whenever it is called.
+
+    Attributes:
+        train_set, val_set: after `setup`; a seeded random split of one prepared set, or two sets where
+            `data.val_annotations` is given.
+        batch_size: images per training step and device.
+    """
+
+    def __init__(self, config: Config, progress: Callable[[], float] = lambda: 1.0):
+        super().__init__()
+        self.config = config
+        self.progress = progress
+        self.data = config.data
+        self.batch_size = config.data.batch_size
+        self._is_prepared = False
+        self._augment: Augment | None = None
+        self.train_set: Pairs | None = None
+        self.val_set: Pairs | None = None
+        self._counts: np.ndarray | None = None
+
+    def prepare_data(self) -> None:
+        """Make the masks and the decoded arrays where they are missing; once per machine.
+
+        The recipe calls this before Lightning does; the second call does nothing.
+        """
+        if self._is_prepared:
+            return
+        if processes.is_first_of_machine():
+            prepare(self.config)
+            open_sets(self.config, decode_once=self.data.cache)  # makes the arrays
+        processes.wait()
+        self._is_prepared = True
+
+    def setup(self, stage: str) -> None:
+        """Open the prepared sets; the same seed makes the same split. The second call does nothing."""
+        if self.train_set is not None:
+            return
+        self.train_set, self.val_set = open_sets(self.config, decode_once=self.data.cache)
+        self.labels: LabelMap = Batches(self.train_set).whole.labels
+        log.info("training on %d images, validating on %d", len(self.train_set), len(self.val_set))
+        if self.data.cache:  # else all masks would be read for it
+            for warning in one_sided(self.class_counts(), self.val_class_counts(), self.labels):
+                log.warning(warning)
+
+    def training_images(self) -> list[Key]:
+        """What tells the training images from others, after `setup`."""
+        part = Batches(self.train_set)
+        return keys_of(part.whole.image_dir, (part.whole.pairs[number][0] for number in part.numbers))
+
+    def write_training_images(self, run_dir: Path, earlier: Iterable[str | None]) -> None:
+        """Note the images of this training, and of those of the `earlier` model files, in the run folder."""
+        if processes.rank() == 0:
+            write_training_images(run_dir, self.training_images(), earlier)
+
+    def class_counts(self) -> np.ndarray:
+        """Pixels of each class in each training mask: (N, C) int32."""
+        if self._counts is None:  # without the cache all masks are read for it
+            self._counts = self._count(self.train_set)
+        return self._counts
+
+    def val_class_counts(self) -> np.ndarray:
+        """The same of the validation masks."""
+        return self._count(self.val_set)
+
+    def _count(self, pairs: Pairs) -> np.ndarray:
+        return Batches(pairs).class_counts()[:, : len(self.labels)]
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        # A resumed run takes another order: killed again and again, it would see the same first images only.
+        done = self.trainer.global_step if self.trainer else 0
+        seed = self.config.seed + done
+        rank, processes = self._share()
+        settings, size = self.config.augment, tuple(self.data.image_size)
+        self._augment = Augment(settings, size, seed + rank * RANK_SEEDS)
+        sampler = Shuffle(len(self.train_set), seed)
+        if processes > 1:
+            sampler = Share(sampler, rank, processes)
+        # A last batch of one image could leave BatchNorm a single value per channel.
+        drop_last = len(sampler) >= self.batch_size
+        return self._loader(self.train_set, batch_size=self.batch_size, sampler=sampler, drop_last=drop_last)
+
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        batches = in_batches(len(self.val_set), self.batch_size, *self._share())
+        return self._loader(self.val_set, batch_sampler=batches)
+
+    def _share(self) -> tuple[int, int]:
+        """Which of how many processes this is."""
+        rank, processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        for name, images in (("training", self.train_set), ("validation", self.val_set)):
+            if len(images) < processes:
+                raise CocosegError(
+                    f"{len(images)} {name} images are too few for {processes} devices: lower trainer.devices"
+                )
+        return rank, processes
+
+    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], index: int) -> tuple[Tensor, Tensor]:
+        """On the device: bytes to what the network takes; training images are augmented."""
+        image, mask = batch
+        if self.trainer.training:
+            return self._augment(image, mask, self.progress())
+        return normalize(image), mask.long()
+
+    def _loader(self, dataset: Pairs, **options: object) -> DataLoader[tuple[Tensor, Tensor]]:
+        workers = self._num_workers()
+        return DataLoader(
+            Batches(dataset),
+            num_workers=workers,
+            collate_fn=as_is,
+            persistent_workers=workers > 0,
+            worker_init_fn=leave_group,
+            pin_memory=torch.cuda.is_available(),
+            **options,
+        )
+
+    def _num_workers(self) -> int:
+        """As set, else: decoding takes all cores; decoded images are copied while a GPU computes, and on a
+        CPU there is nothing to overlap."""
+        if self.data.num_workers is not None:
+            return self.data.num_workers
+        if self.data.cache:
+            return 1 if torch.cuda.is_available() else 0
+        here = self.trainer.num_devices if self.trainer else 1  # processes that share the cores
+        return max(1, min(available_cores() // here, 8))

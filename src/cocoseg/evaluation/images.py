@@ -1,0 +1,106 @@
+"""The images that a model is scored on, with their masks at their own size."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from cocoseg.config import EvaluateConfig
+from cocoseg.cores import available_cores
+from cocoseg.data.dataset import Batches, Pairs, SegmentationDataset
+from cocoseg.data.split import open_sets
+from cocoseg.data.training_images import Key, keys_of
+from cocoseg.errors import CocosegError
+from cocoseg.preparation.prepare import prepare
+from cocoseg.preparation.prepared_folder import prepared_sets
+from cocoseg.workers import leave_group
+
+
+class Sample(NamedTuple):
+    """An image and its mask.
+
+    Attributes:
+        index: among the images of the evaluation.
+        inputs: the image as the network sees it, (1, 3, H, W) uint8 each.
+        mask: (h, w) uint8 class indices, at the image's own size.
+    """
+
+    index: int
+    inputs: list[Tensor]
+    mask: np.ndarray
+
+
+class Images(Dataset[Sample]):
+    """Images of one or two prepared sets, in the order of their files.
+
+    Args:
+        parts: sets, or parts of them.
+
+    Attributes:
+        labels, encoding: of the first set; those of the second are the same.
+        names: file names of the images, below a folder for each set where they would not be unique.
+        inputs: image (1, 3, h, w) uint8 -> `Sample.inputs`; to be set.
+    """
+
+    def __init__(self, parts: Sequence[Pairs]):
+        views = [Batches(part) for part in parts]
+        self._images = [(view.whole, index) for view in views for index in view.numbers]
+        self.names = [dataset.pairs[index][0] for dataset, index in self._images]
+        if len(set(self.names)) < len(self.names):
+            folders = [f"set{number}" for number, view in enumerate(views, start=1) for _ in range(len(view))]
+            self.names = [f"{folder}/{name}" for folder, name in zip(folders, self.names, strict=True)]
+        self.labels, self.encoding = views[0].whole.labels, views[0].whole.encoding
+        self.inputs: Callable[[Tensor], list[Tensor]] | None = None
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> Sample:
+        image, mask = self.original(index)
+        return Sample(index, self.inputs(image[None]), mask)
+
+    def image_keys(self) -> list[Key]:
+        """Name and bytes of each image, as training_images.json has them."""
+        return [
+            key
+            for dataset, index in self._images
+            for key in keys_of(dataset.image_dir, [dataset.pairs[index][0]])
+        ]
+
+    def original(self, index: int) -> tuple[Tensor, np.ndarray]:
+        """Image (3, h, w) uint8 RGB and mask (h, w) uint8."""
+        dataset, index_in_set = self._images[index]
+        return dataset.original(index_in_set)
+
+
+def open_images(config: EvaluateConfig) -> Images:
+    """Prepare what is not prepared yet, and choose the split.
+
+    `val` is the validation file where there is one, else what a training with the same settings holds out;
+    `train` the rest; `all` both.
+
+    Raises:
+        CocosegError: bad data, or a split without images.
+    """
+    prepare(config)
+    if config.split == "all":  # in the order of the files, and however few they are
+        sets = [prepared for prepared in prepared_sets(config) if prepared is not None]
+        images = Images([SegmentationDataset(part.subset_file, part.image_dir) for part in sets])
+    else:
+        train, val = open_sets(config, decode_once=False)
+        images = Images([train if config.split == "train" else val])
+    if not len(images):
+        raise CocosegError(f"split={config.split} holds no image")
+    return images
+
+
+def loader(images: Images, config: EvaluateConfig, *, batch_size: int, on_gpu: bool) -> DataLoader[Sample]:
+    """Batches as lists of samples."""
+    workers = config.data.num_workers
+    if workers is None:  # on a CPU the network takes all cores
+        workers = min(available_cores(), 8) if on_gpu else 0
+    return DataLoader(
+        images, batch_size=batch_size, num_workers=workers, collate_fn=list, worker_init_fn=leave_group
+    )

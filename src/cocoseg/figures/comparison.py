@@ -1,0 +1,126 @@
+"""Comparison of predictions with targets: image | truth | prediction | errors, a row per image."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+
+from cocoseg.figures.text import GREY, LINE, cut_text, draw_names, hatch, names_by_size, text_font
+from cocoseg.labels import IGNORE_INDEX, LabelMap
+from cocoseg.resizing import resize_mask
+from cocoseg.scores import image_iou
+
+LEAST, MOST = 160, 256  # pixels: longer side of a panel; smaller images are enlarged, larger ones shrunk
+GAP = 4  # pixels between panels and between rows
+
+
+@dataclass(frozen=True)
+class Example:
+    """A validation image with its target and its predicted mask.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        target, predicted: (H, W) uint8 class indices; ignored pixels are 255 in the target.
+    """
+
+    image: np.ndarray
+    target: np.ndarray
+    predicted: np.ndarray
+
+    @property
+    def error(self) -> np.ndarray:
+        """Whether each pixel is predicted wrongly, (H, W) bool; False where ignored."""
+        return (self.target != self.predicted) & (self.target != IGNORE_INDEX)
+
+    @property
+    def iou(self) -> float:
+        """Mean over the classes in the target, with background."""
+        return image_iou(self.target, self.predicted)
+
+
+def draw_comparison(example: Example, labels: LabelMap) -> PIL.Image.Image:
+    """Draw a row of four panels with their titles, and the names of the classes below.
+
+    Target and prediction are in the colors of the labels; errors are red on a dim gray image. Ignored pixels
+    are striped, except in the prediction, which shows every predicted class.
+    """
+    size = panel_size(*example.target.shape)
+    resized = PIL.Image.fromarray(example.image).resize(size, PIL.Image.Resampling.LANCZOS)
+    photo = np.asarray(resized)
+    gray = np.asarray(resized.convert("L"))[..., None] // 2
+    red = np.concatenate((gray + 128, gray // 3, gray // 3), axis=2)
+    target, predicted, error = (
+        resize_mask(mask, size[::-1])
+        for mask in (example.target, example.predicted, example.error.astype(np.uint8))
+    )
+    ignored = target == IGNORE_INDEX
+    palette = labels.palette()
+    errors = np.where((error > 0)[..., None], red, gray)
+    panels = {
+        f"image, IoU {example.iou:.2f}": photo,
+        "truth": hatch(palette[target], ignored),
+        "prediction": palette[predicted],
+        f"wrong: {_error_rate(example):.1%}": hatch(errors, ignored),
+    }
+    width, height = size
+    figure = PIL.Image.new("RGB", (4 * (width + GAP) - GAP, height + 2 * LINE), "white")
+    draw, font = PIL.ImageDraw.Draw(figure), text_font()
+    for index, (title, panel) in enumerate(panels.items()):
+        x = index * (width + GAP)
+        figure.paste(PIL.Image.fromarray(panel), (x, 0))
+        draw.text((x, height + 1), cut_text(title, font, width), fill=GREY, font=font)
+    names = names_by_size(labels, example.target, example.predicted, background=True)
+    draw_names(draw, 0, height + LINE, figure.width, names, font, lines=1)
+    return figure
+
+
+def draw_sheet(examples: Sequence[Example], labels: LabelMap) -> PIL.Image.Image:
+    """Draw a comparison row per example, the one with the lowest IoU first."""
+    rows = [draw_comparison(example, labels) for example in sorted(examples, key=lambda e: e.iou)]
+    height = sum(row.height + GAP for row in rows) - GAP
+    sheet = PIL.Image.new("RGB", (max(row.width for row in rows), height), "white")
+    y = 0
+    for row in rows:
+        sheet.paste(row, (0, y))
+        y += row.height + GAP
+    return sheet
+
+
+def spread(images: int, count: int, seed: int) -> list[int]:
+    """Indices below `images` in ascending order, one drawn at random from each of `count` equal parts."""
+    count = min(count, images)
+    bounds = [part * images // count for part in range(count + 1)] if count else []
+    draw = np.random.default_rng(seed)
+    return [int(draw.integers(low, high)) for low, high in pairwise(bounds)]
+
+
+def easy_and_hard(targets: dict[int, np.ndarray], count: int) -> list[int]:
+    """Keys of some masks, (H, W) uint8 class indices, evenly spread from the hardest of all to the easiest.
+
+    A mask is hard if it has many borders between classes: predictions err there and in small objects. This
+    does not depend on a network, so all runs on the same data show the same images.
+    """
+    order = sorted(targets, key=lambda key: -_borders(targets[key]))
+    ranks = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)
+    return [order[rank] for rank in ranks]
+
+
+def _borders(mask: np.ndarray) -> int:
+    """Number of pairs of neighboring pixels of different classes."""
+    across, down = mask[:, 1:] != mask[:, :-1], mask[1:] != mask[:-1]
+    return np.count_nonzero(across) + np.count_nonzero(down)
+
+
+def panel_size(height: int, width: int) -> tuple[int, int]:
+    """Width and height of an image's panel: shrunk from a large image, a multiple of a small one."""
+    longer = max(height, width)
+    scale = MOST / longer if longer > MOST else -(-LEAST // longer)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _error_rate(example: Example) -> float:
+    counted = np.count_nonzero(example.target != IGNORE_INDEX)
+    return np.count_nonzero(example.error) / max(1, counted)

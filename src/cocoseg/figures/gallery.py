@@ -1,0 +1,175 @@
+"""`gallery.html`: images, predictions and overlays to look through, in one page that needs no network."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from importlib.resources import files
+from io import BytesIO
+from pathlib import Path
+from string import Template
+from urllib.parse import quote
+
+import numpy as np
+import PIL.Image
+
+from cocoseg.figures.overlay import overlay
+from cocoseg.figures.text import readable_color
+from cocoseg.files import RUN_LENGTHS, save_png, write_bytes
+from cocoseg.labels import LabelMap
+from cocoseg.resizing import resize_mask
+
+FOLDER = "gallery"  # folder of the thumbnails, next to the page
+LONGEST = 480  # pixels: longer side of a thumbnail at most
+LEAST = 240  # pixels: smaller thumbnails are shown enlarged to this
+SHOWN = 8  # classes in an image's legend; the others are counted
+
+# The page is gallery.html next to this file. Whatever is filled in has been escaped.
+_CARD = Template("""<article>
+<h2>$score$title</h2><p>$about</p>
+<div class="row"><figure><div class="pair">$image$overlay</div>
+<input type="range" min="0" max="100" value="50" aria-label="Overlay of $title">
+<figcaption>image | overlay</figcaption></figure>$prediction$truth</div>
+<p>$legend</p>
+</article>""")
+
+
+@dataclass(frozen=True)
+class Card:
+    """One image of the gallery.
+
+    Attributes:
+        title: name of the image.
+        name: path of its thumbnails, see `write_thumbnails`.
+        size: height and width in pixels.
+        pixels: number of pixels by class index.
+        caption: a line of text, such as the score of each class.
+        score: sorts the cards, the lowest first; None keeps their order.
+        has_target: whether a thumbnail of the target mask was written too.
+    """
+
+    title: str
+    name: str
+    size: tuple[int, int]
+    pixels: Mapping[int, int] = field(default_factory=dict)
+    caption: str = ""
+    score: float | None = None
+    has_target: bool = False
+
+
+def write_thumbnails(
+    folder: Path,
+    name: str,
+    image: np.ndarray,
+    mask: np.ndarray,
+    labels: LabelMap,
+    target: np.ndarray | None = None,
+) -> None:
+    """Write the thumbnails of a card.
+
+    Args:
+        folder: folder of the page.
+        name: path without ending below FOLDER, unique in the page.
+        image: (H, W, 3) uint8 RGB, of any size.
+        mask: (h, w) uint8 class indices, of any size.
+        target: target mask like `mask`, 255 where ignored.
+    """
+    height, width = _fitted(image.shape[:2])
+    thumbnail = PIL.Image.fromarray(image).resize((width, height), PIL.Image.Resampling.BOX)
+    small = resize_mask(mask, (height, width))
+    _write_jpeg(_thumbnail(folder, name, "image.jpg"), thumbnail)
+    over = PIL.Image.fromarray(overlay(np.asarray(thumbnail), small, labels))
+    _write_jpeg(_thumbnail(folder, name, "overlay.jpg"), over)
+    _write_mask(_thumbnail(folder, name, "mask.png"), small, labels)
+    if target is not None:
+        _write_mask(_thumbnail(folder, name, "truth.png"), resize_mask(target, (height, width)), labels)
+
+
+def has_thumbnails(folder: Path, name: str) -> bool:
+    """Whether `write_thumbnails` wrote those of a name."""
+    kinds = ("image.jpg", "overlay.jpg", "mask.png")
+    return all(_thumbnail(folder, name, kind).is_file() for kind in kinds)
+
+
+def write_gallery(path: Path, cards: Sequence[Card], labels: LabelMap, title: str, about: str = "") -> None:
+    """Write the page, after the thumbnails of all cards.
+
+    Args:
+        title: heading.
+        about: a line below the heading.
+    """
+    if any(card.score is not None for card in cards):
+        cards = sorted(cards, key=lambda card: (card.score is None, card.score))
+    template = Template(files(__package__).joinpath("gallery.html").read_text(encoding="utf-8"))
+    page = template.substitute(
+        title=escape(title),
+        about=escape(about),
+        colors="".join(
+            f".c{index}{{background:rgb{label.color};color:{readable_color(label.color)}}}"
+            for index, label in enumerate(labels.classes)
+        ),
+        legend="".join(_chip(index, name) for index, name in enumerate(labels.names)),
+        cards="\n".join(_card(card, labels) for card in cards),
+    )
+    write_bytes(path, page.encode())
+
+
+def _card(card: Card, labels: LabelMap) -> str:
+    height, width = card.size
+    shown = _scaled(card.size, max(LEAST, min(LONGEST, max(card.size))))
+    total = sum(card.pixels.values()) or 1
+    ranked = sorted(card.pixels.items(), key=lambda item: -item[1])
+    ranked = [(index, count) for index, count in ranked if count and index < len(labels)]
+    chips = [_chip(index, labels.names[index], count / total) for index, count in ranked[:SHOWN]]
+    more = f"<span>+{len(ranked) - SHOWN}</span>" if len(ranked) > SHOWN else ""
+    title = escape(card.title)
+
+    def figure(kind: str, alt: str) -> str:
+        return f"<figure>{img(kind, alt)}<figcaption>{alt.lower()}</figcaption></figure>"
+
+    def img(kind: str, alt: str, more: str = "") -> str:
+        source = escape(quote(f"{FOLDER}/{card.name}.{kind}"))
+        size = f'width="{shown[1]}" height="{shown[0]}"'
+        return f'<img src="{source}" alt="{alt} of {title}" {size} loading="lazy"{more}>'
+
+    return _CARD.substitute(
+        title=title,
+        score="" if card.score is None else f"<b>{card.score:.3f}</b> ",
+        about=escape(" · ".join(part for part in (f"{width} x {height}", card.caption) if part)),
+        image=img("image.jpg", "Image"),
+        overlay=img("overlay.jpg", "Overlay", ' class="over"'),
+        prediction=figure("mask.png", "Prediction"),
+        truth=figure("truth.png", "Truth") if card.has_target else "",
+        legend="".join(chips) + more,
+    )
+
+
+def _chip(index: int, name: str, share: float | None = None) -> str:
+    text = escape(name) + ("" if share is None else f" {100 * share:.1f} %")
+    return f'<span class="chip c{index}">{text}</span>'
+
+
+def _fitted(size: tuple[int, ...]) -> tuple[int, int]:
+    """Height and width with a longer side of LONGEST at most."""
+    return _scaled(size, min(LONGEST, max(size)))
+
+
+def _scaled(size: tuple[int, ...], longer: int) -> tuple[int, int]:
+    scale = longer / max(size)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _thumbnail(folder: Path, name: str, kind: str) -> Path:
+    return folder / FOLDER / f"{name}.{kind}"
+
+
+def _write_mask(path: Path, mask: np.ndarray, labels: LabelMap) -> None:
+    """Write class indices, (H, W) uint8, in the colours of the labels."""
+    thumbnail = PIL.Image.fromarray(mask)
+    thumbnail.putpalette(labels.palette().tobytes())
+    save_png(path, thumbnail, **RUN_LENGTHS)
+
+
+def _write_jpeg(path: Path, thumbnail: PIL.Image.Image) -> None:
+    buffer = BytesIO()
+    thumbnail.save(buffer, format="JPEG", quality=85)
+    write_bytes(path, buffer.getvalue())

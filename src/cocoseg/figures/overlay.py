@@ -1,0 +1,52 @@
+"""Masks laid over images, and the legend of their classes."""
+
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+
+from cocoseg.figures.text import LINE, count_lines, draw_names, hatch, names_by_size, text_font
+from cocoseg.labels import IGNORE_INDEX, LabelMap
+
+NARROWEST = 160  # pixels: least width of a legend
+
+
+def overlay(image: np.ndarray, mask: np.ndarray, labels: LabelMap) -> np.ndarray:
+    """Lay a mask over an image: classes in their colours with outlines, ignored pixels striped.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        mask: (H, W) uint8 class indices.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    colors = labels.palette()[mask]
+    mixed = ((image.astype(np.uint16) + colors) // 2).astype(np.uint8)
+    edge = _edges(mask)
+    result = np.where((mask > 0)[..., None], np.where(edge[..., None], colors, mixed), image)
+    ignored = mask == IGNORE_INDEX
+    result[ignored] = image[ignored]
+    return hatch(result, ignored)
+
+
+def with_legend(figure: PIL.Image.Image, mask: np.ndarray, labels: LabelMap) -> PIL.Image.Image:
+    """Add the names of the classes in a mask, (H, W) uint8, below a figure, the largest class first."""
+    names = names_by_size(labels, mask, background=True)
+    font = text_font()
+    width = max(figure.width, NARROWEST)
+    lines = count_lines(width, names, font)
+    sheet = PIL.Image.new("RGB", (width, figure.height + lines * LINE + 4), "white")
+    sheet.paste(figure)
+    draw_names(PIL.ImageDraw.Draw(sheet), 0, figure.height + 4, width, names, font, lines)
+    return sheet
+
+
+def _edges(mask: np.ndarray) -> np.ndarray:
+    """Pixels next to one of another class: (H, W) bool."""
+    edge = np.zeros(mask.shape, dtype=bool)
+    across, down = mask[:, 1:] != mask[:, :-1], mask[1:] != mask[:-1]
+    edge[:, 1:] |= across
+    edge[:, :-1] |= across
+    edge[1:] |= down
+    edge[:-1] |= down
+    return edge

@@ -1,0 +1,77 @@
+"""Predictions in COCO's results format, one run-length encoded mask per image and class.
+
+https://cocodataset.org/#format-results (instance segmentation).
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import msgspec
+import numpy as np
+from pycocotools import mask as rle
+
+from cocoseg.files import whole_file
+from cocoseg.labels import IGNORE_INDEX, LabelMap
+from cocoseg.preparation.coco_file import Image
+
+
+def write_results(path: Path, results: Iterable[Sequence[dict[str, Any]]]) -> int:
+    """Write the entries of images as one list, a line each; whole or not at all. Returns how many."""
+    count = 0
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        file.write(b"[")
+        for entries in results:
+            for entry in entries:
+                file.write(b",\n" if count else b"\n")
+                file.write(msgspec.json.encode(entry))
+                count += 1
+        file.write(b"\n]\n")
+    return count
+
+
+def entries_of(mask: np.ndarray, image_id: int, file_name: str, labels: LabelMap) -> list[dict[str, Any]]:
+    """An entry for each class but background in a mask, (H, W) uint8 class indices.
+
+    `category_id` is the class index where a class stands for several categories. The format asks for a
+    score, which a label mask has not: it is 1. `file_name` is an addition that readers ignore.
+    """
+    ids = [label.category_id for label in labels.classes]
+    if None in ids[1:]:
+        ids = list(range(len(labels)))
+    entries = []
+    for index in np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist():
+        if index in (0, IGNORE_INDEX):
+            continue
+        encoded = rle.encode(np.asfortranarray(mask == index))
+        entries.append(
+            {
+                "image_id": image_id,
+                "category_id": ids[index],
+                "segmentation": {"size": list(mask.shape), "counts": encoded["counts"].decode()},
+                "score": 1.0,
+                "file_name": file_name,
+            }
+        )
+    return entries
+
+
+def image_ids(names: Sequence[str], images: Sequence[Image] | None) -> dict[str, int]:
+    """The image id for each name, from an annotation file's images, found by path or else by file name.
+
+    Without one they are numbered from 1. A name that the file does not list has none.
+    """
+    if images is None:
+        return {name: number for number, name in enumerate(names, start=1)}
+    by_path = {image.file_name: image.id for image in images}
+    by_name: dict[str, list[int]] = {}
+    for image in images:
+        by_name.setdefault(PurePosixPath(image.file_name).name, []).append(image.id)
+    found = {}
+    for name in names:
+        same = by_name.get(PurePosixPath(name).name, [])
+        if name in by_path:
+            found[name] = by_path[name]
+        elif len(same) == 1:
+            found[name] = same[0]
+    return found

@@ -1,0 +1,103 @@
+"""`python -m cocoseg.export`: other formats of a trained model. No Lightning, no Hydra."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from cocoseg.checks import check_export
+from cocoseg.errors import CocosegError, report_errors
+from cocoseg.files import from_here
+from cocoseg.workers import sigterm_as_exit
+
+HELP = """\
+Write a trained model in other formats, each checked against PyTorch at three sizes before it counts.
+
+  python -m cocoseg.export checkpoint=outputs/train/…/segmentation_model.pth formats=onnx
+  python -m cocoseg.export checkpoint=best.ckpt formats=[pth,onnx,torch_export] output=models argmax=false
+
+checkpoint        segmentation_model.pth or a .ckpt file
+formats=[onnx]    onnx (needs pip install -e '.[onnx]'; any batch size, height and width),
+                  torch_export (.pt2, for torch alone; heights and widths that are multiples of `multiple` in
+                  its metadata, 2^depth or 32, from twice that up), pth (of a .ckpt file)
+output=null       folder; null: beside the checkpoint
+normalise=true    the file takes (B, H, W, 3) uint8 RGB; false: (B, 3, H, W) float32, normalised
+argmax=true       the file gives the class index of each pixel, (B, H, W) uint8; false: logits (B, C, H, W)
+network=null      my_nets.Net: the class of a custom network; a file never chooses what is imported
+"""
+
+
+class Settings(msgspec.Struct, forbid_unknown_fields=True):
+    """The command line, see HELP."""
+
+    checkpoint: str
+    formats: tuple[str, ...] = ("onnx",)
+    output: str | None = None
+    normalise: bool = True
+    argmax: bool = True
+    network: str | None = None
+
+
+def main() -> None:
+    """Ends with exit code 2 and one line on stderr where the input is wrong."""
+    arguments = sys.argv[1:]
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(HELP, end="")
+        return
+    try:
+        with report_errors(), sigterm_as_exit():
+            run(parse(arguments))
+    except KeyboardInterrupt:
+        sys.exit(130)  # as a shell counts: 128 + SIGINT
+
+
+def parse(arguments: Sequence[str]) -> Settings:
+    """Read `key=value` arguments; lists are written [a,b].
+
+    Raises:
+        CocosegError: names the key.
+    """
+    given = {key: value for key, _, value in (text.partition("=") for text in arguments) if value != "null"}
+    if formats := given.get("formats"):
+        given["formats"] = [name.strip() for name in formats.strip("[]").split(",")]
+    try:
+        settings = msgspec.convert(given, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        known = ", ".join(Settings.__struct_fields__)
+        raise CocosegError(f"{' '.join(arguments)}: {error}; the settings are {known}") from error
+    check_export(settings.formats, key="formats")
+    return settings
+
+
+def run(settings: Settings) -> None:
+    """Write all formats; one that can't be written does not stop the others.
+
+    Raises:
+        CocosegError: the checkpoint can't be loaded, or a format can't be written.
+    """
+    from cocoseg.inference.deployed import Deployed
+    from cocoseg.inference.export_formats import FORMATS, export_format
+    from cocoseg.inference.model import load_model
+    from cocoseg.networks.model_file import read_weights, save_model
+
+    checkpoint = Path(settings.checkpoint)
+    model = load_model(checkpoint, settings.network)
+    deployed = Deployed(model, normalise=settings.normalise, argmax=settings.argmax)
+    path = Path(settings.output or checkpoint.parent, checkpoint.stem)
+    failed: list[str] = []
+    for name in dict.fromkeys(settings.formats):
+        try:
+            if name in FORMATS:
+                print(export_format(name, deployed, path), flush=True)
+                continue
+            target = path.with_name(f"{path.name}.pth")
+            if target.exists() and target.samefile(checkpoint):
+                raise CocosegError(f"{target} is the checkpoint itself; name another folder with output=")
+            content = read_weights(checkpoint)
+            save_model(target, content["state_dict"], content["spec"], content["scores"])
+            print(f"{from_here(target)}  {target.stat().st_size / 1e6:.1f} MB", flush=True)
+        except CocosegError as error:
+            failed.append(f"formats: {name}: {error.sentence}")
+    if failed:
+        raise CocosegError("; ".join(failed))

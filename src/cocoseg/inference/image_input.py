@@ -1,0 +1,58 @@
+"""Any kind of image input as a tensor: a path, a PIL image, an array, a tensor."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+
+from cocoseg.errors import CocosegError
+from cocoseg.networks.pixels import to_tensor
+from cocoseg.preparation.image_files import read_upright, to_rgb
+
+
+def as_image_tensor(image: Any) -> Tensor:
+    """Convert anything that `SegmentationModel.predict` takes to (3, H, W) or (B, 3, H, W) uint8 RGB.
+
+    Raises:
+        CocosegError: this is no image, or its values have no known range.
+    """
+    if isinstance(image, Tensor):
+        if image.ndim not in (3, 4) or image.shape[-3] != 3 or 0 in image.shape:
+            raise CocosegError(
+                f"a tensor of shape {tuple(image.shape)} is no image; it must be (3, H, W) or (B, 3, H, W)"
+            )
+        return torch.from_numpy(_as_bytes(image.detach().cpu().numpy()))
+    if isinstance(image, np.ndarray):
+        if image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)) or 0 in image.shape:
+            raise CocosegError(f"an array of shape {image.shape} is no image; it must be (H, W, 3) or (H, W)")
+        pixels = _as_bytes(image)
+        pixels = pixels if pixels.ndim == 3 else np.stack([pixels] * 3, axis=-1)
+        return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
+    if isinstance(image, str | Path):
+        return to_tensor(read_upright(Path(image)))
+    if isinstance(image, PIL.Image.Image):
+        return to_tensor(to_rgb(image))
+    raise CocosegError(
+        f"a {type(image).__name__} is no image; it must be a path, a PIL image, a NumPy array or a tensor"
+    )
+
+
+def _as_bytes(values: np.ndarray) -> np.ndarray:
+    """Convert gray or color values of a known range to uint8."""
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype == np.uint16:
+        return (values >> 8).astype(np.uint8)
+    if not np.issubdtype(values.dtype, np.floating):
+        raise CocosegError(
+            f"an image of {values.dtype} has no known range; it must be uint8, uint16, or float from 0 to 1"
+        )
+    if not 0 <= values.min() <= values.max() <= 1:  # NaN ends here too
+        raise CocosegError(
+            f"an image of floats from {values.min():g} to {values.max():g}; they must lie in 0 … 1"
+            " (not normalised: the model does that)"
+        )
+    return np.rint(values * 255).astype(np.uint8)

@@ -1,0 +1,79 @@
+"""A trained network with its labels, loaded from a file: `cocoseg.load_model`. No Lightning, no Hydra."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+from torch import Tensor, nn
+
+from cocoseg.inference.predictor import predict
+from cocoseg.networks.model_file import load_network
+from cocoseg.networks.outputs import logits_of
+from cocoseg.networks.spec import ModelSpec
+
+
+class SegmentationModel(nn.Module):
+    """A trained network with its labels, in evaluation mode.
+
+    `forward` maps image (B, 3, H, W) float32, normalised with `spec`'s mean and standard deviation, to
+    logits (B, C, H, W).
+
+    Attributes:
+        net: the network.
+        labels: the classes, in the order of the channels.
+        image_size: (height, width) in pixels that it was trained at.
+        scores: validation scores, or None.
+    """
+
+    def __init__(self, net: nn.Module, spec: ModelSpec, scores: dict[str, Any] | None):
+        super().__init__()
+        self.net = net
+        self.labels = spec.labels
+        self.image_size = spec.image_size
+        self.scores = scores
+        self.eval()
+
+    def forward(self, image: Tensor) -> Tensor:
+        return logits_of(self.net(image))
+
+    def predict(
+        self,
+        image: str | Path | PIL.Image.Image | np.ndarray | Tensor,
+        *,
+        scale: float | None = None,
+        tile: str | bool | Sequence[int] | None = "auto",
+        flip: bool = False,
+        scales: Sequence[float] = (1.0,),
+    ) -> np.ndarray:
+        """The class of every pixel, on the device and in the precision that the weights have.
+
+        Args:
+            image: of any size; a path (turned upright by its EXIF orientation), a PIL image of any mode (its
+                pixels as they are), an array (H, W, 3) RGB or (H, W) grey, or a tensor (3, H, W) or
+                (B, 3, H, W) RGB. Arrays and tensors are uint8 from 0 to 255, uint16 from 0 to 65535 or floats
+                from 0 to 1, not normalised.
+            scale, tile, flip, scales: see `cocoseg.inference.predictor.Predictor`.
+
+        Returns:
+            class indices (H, W) uint8, of a batch (B, H, W); `labels.names[index]` is their name,
+            `labels.classes[index].category_id` their category id.
+
+        Raises:
+            CocosegError: it is no image, or can't be read.
+        """
+        return predict(self, image, scale=scale, tile=tile, flip=flip, scales=scales)
+
+
+def load_model(path: str | Path, net: nn.Module | type[nn.Module] | str | None = None) -> SegmentationModel:
+    """Load `segmentation_model.pth` or a checkpoint as a network in evaluation mode, on the CPU.
+
+    Args:
+        path: the file.
+        net: a custom network to fill, or its class, or the name of that; see `load_network`.
+
+    Raises:
+        CocosegError: the file can't be loaded, or names a network that must be passed as `net`.
+    """
+    return SegmentationModel(*load_network(path, net))

@@ -1,0 +1,328 @@
+"""Images from file to file: worker processes decode, the network predicts, threads write.
+
+DataLoader (decode, resize) -> batches of equal input shape -> network and arg-max -> mask, overlay and
+thumbnails (threads). The number of images and of pixels in memory is bounded.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from cocoseg.errors import CocosegError
+from cocoseg.figures.gallery import FOLDER, has_thumbnails, write_thumbnails
+from cocoseg.figures.overlay import overlay, with_legend
+from cocoseg.files import is_for_its_name, write_bytes
+from cocoseg.inference.find_images import ImageFile, relative_path
+from cocoseg.inference.manifest import Entry
+from cocoseg.inference.predictor import InputResize, Predictor
+from cocoseg.networks.device import is_out_of_memory
+from cocoseg.networks.pixels import to_tensor
+from cocoseg.preparation.image_files import read_upright, size_of
+from cocoseg.preparation.mask_files import MaskEncoding
+from cocoseg.resizing import resize_mask
+from cocoseg.workers import leave_group
+
+BATCH_PIXELS = 2**25  # of a batch's images and network inputs; a larger image is decoded alone, at the end
+FORWARD_PIXELS = 2**22  # of the network's input in one forward pass
+WRITE_PIXELS = 2**26  # of masks that wait to be written
+LONGEST = 2048  # pixels: longer side of an overlay
+FEW = 8  # images that are decoded in this process: others would start too late
+
+
+@dataclass(frozen=True)
+class ResultPaths:
+    """Where the results of an image go.
+
+    Attributes:
+        output: folder of all results.
+        overlay, gallery: whether overlays, and thumbnails for the gallery, are written.
+    """
+
+    output: Path
+    overlay: bool
+    gallery: bool
+
+    @property
+    def masks(self) -> Path:
+        return self.output / "masks"
+
+    @property
+    def overlays(self) -> Path:
+        return self.output / "overlays"
+
+    @property
+    def folders(self) -> list[Path]:
+        """Folders of the results that are wanted."""
+        wanted = {self.masks: True, self.overlays: self.overlay, self.output / FOLDER: self.gallery}
+        return [folder for folder, is_wanted in wanted.items() if is_wanted]
+
+    def make_folders(self) -> None:
+        """Make the folders; what can't be written afterwards is due to a file's own name.
+
+        Raises:
+            CocosegError: a folder can't be made.
+        """
+        for folder in self.folders:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise CocosegError(f"{folder}: can't be written ({error.strerror})") from error
+
+    def mask(self, name: str) -> Path:
+        return self.masks / f"{name}.png"
+
+    def overlaid(self, name: str) -> Path:
+        return self.overlays / f"{name}.jpg"
+
+    def exist(self, name: str) -> bool:
+        """Whether all results that are wanted were written under a name."""
+        return (
+            self.mask(name).is_file()
+            and not (self.overlay and not self.overlaid(name).is_file())
+            and not (self.gallery and not has_thumbnails(self.output, name))
+        )
+
+
+@dataclass
+class Decoded:
+    """An image that was read.
+
+    Attributes:
+        image: its file.
+        inputs: the network's input (H, W, 3) uint8 at each scale. Arrays, because worker processes would pass
+            tensors through shared memory, which containers limit, with an open file for each.
+        size: height and width in pixels, upright.
+        canvas: (h, w, 3) uint8 to draw on, its sides LONGEST at most; None where nothing is drawn.
+        file_bytes, changed_ns: size and modification time of the file.
+    """
+
+    image: ImageFile
+    inputs: list[np.ndarray]
+    size: tuple[int, int]
+    canvas: np.ndarray | None
+    file_bytes: int
+    changed_ns: int
+
+
+@dataclass
+class Unreadable:
+    """An image that can't be read, and the sentence that says why."""
+
+    image: ImageFile
+    reason: str
+
+
+class _Images(Dataset[Decoded | Unreadable]):
+    """Decodes images by index.
+
+    Args:
+        images: their files.
+        resize: makes the network's inputs.
+        draws: whether a canvas is needed.
+    """
+
+    def __init__(self, images: Sequence[ImageFile], resize: InputResize, draws: bool):
+        self.images, self.resize, self.draws = images, resize, draws
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Decoded | Unreadable:
+        image = self.images[index]
+        try:
+            return self._decode(image)
+        except (CocosegError, OSError) as error:
+            return Unreadable(image, str(error))
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return Unreadable(image, f"{image.path}: not enough memory to read it")
+
+    def pixels(self, index: int) -> int:
+        """Pixels of an image, by the header of its file, and of its inputs; 0 where it can't be read."""
+        size = size_of(self.images[index].path)
+        if size is None:
+            return 0
+        width, height = size
+        return width * height + self.resize.pixels((height, width))
+
+    def _decode(self, image: ImageFile) -> Decoded:
+        stat = image.path.stat()
+        pixels = read_upright(image.path)
+        size = pixels.height, pixels.width
+        inputs = [x[0].permute(1, 2, 0).contiguous().numpy() for x in self.resize(to_tensor(pixels)[None])]
+        canvas = None
+        if self.draws:
+            pixels.thumbnail((LONGEST, LONGEST), PIL.Image.Resampling.BOX)
+            canvas = np.asarray(pixels)
+        return Decoded(image, inputs, size, canvas, stat.st_size, stat.st_mtime_ns)
+
+
+class Pipeline:
+    """Reads images, predicts and writes.
+
+    Args:
+        predictor: the model and how it is applied.
+        encoding: of the masks.
+        paths: where results go.
+        batch_size: images per batch; fewer where they are large.
+        workers: number of processes that decode, and of threads that write.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        encoding: MaskEncoding,
+        paths: ResultPaths,
+        *,
+        batch_size: int,
+        workers: int,
+    ):
+        self.predictor = predictor
+        self.encoding = encoding
+        self.paths = paths
+        self.batch_size = batch_size
+        self.workers = workers
+
+    def run(self, images: Sequence[ImageFile]) -> Iterator[tuple[ImageFile, Entry | str]]:
+        """Yield the outcome of each image, in any order: its entry, or the sentence why it is left out.
+
+        Raises:
+            CocosegError: results can't be written, or memory ran out.
+        """
+        writing: deque[tuple[Decoded, Future[Entry]]] = deque()
+        writers = ThreadPoolExecutor(self.workers)
+        try:
+            with closing(self._read(images)) as batches:  # its processes start before any thread does
+                for batch in batches:
+                    yield from ((one.image, one.reason) for one in batch if isinstance(one, Unreadable))
+                    for decoded, mask in self._predict([one for one in batch if isinstance(one, Decoded)]):
+                        writing.append((decoded, writers.submit(self._write, decoded, mask)))
+                        while len(writing) > 1 and self._is_full(writing):
+                            yield _outcome(*writing.popleft())
+            while writing:
+                yield _outcome(*writing.popleft())
+        finally:
+            writers.shutdown(cancel_futures=True)  # files that are being written become whole
+
+    def _read(self, images: Sequence[ImageFile]) -> Iterator[list[Decoded | Unreadable]]:
+        """Decode batches in worker processes, then the images that are too large for one in this process."""
+        dataset = _Images(images, self.predictor.resize, self.paths.overlay or self.paths.gallery)
+        size = max(1, min(self.batch_size, math.ceil(len(images) / self.workers)))
+        workers = min(self.workers, math.ceil(len(images) / size))
+        large: list[int] = []
+        loader = DataLoader(
+            dataset,
+            batch_sampler=_batches(len(images), dataset.pixels, size, large),
+            num_workers=0 if len(images) <= FEW else workers,
+            collate_fn=list,
+            worker_init_fn=leave_group,
+        )
+        try:
+            yield from loader
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise CocosegError(
+                "a process that decodes images was killed, perhaps for its memory; lower workers"
+            ) from error
+        for index in large:
+            yield [dataset[index]]
+
+    def _predict(self, images: Sequence[Decoded]) -> Iterator[tuple[Decoded, np.ndarray]]:
+        """Yield images with their masks, (h, w) uint8 class indices; equal inputs share a forward pass."""
+        groups: dict[tuple[int, ...], list[Decoded]] = {}
+        for decoded in images:
+            groups.setdefault(decoded.inputs[0].shape, []).append(decoded)
+        for (height, width, _), group in groups.items():
+            limit = max(1, FORWARD_PIXELS // (height * width))
+            for start in range(0, len(group), limit):
+                part = group[start : start + limit]
+                yield from zip(part, self._masks(part), strict=True)
+
+    def _masks(self, images: Sequence[Decoded]) -> Iterator[np.ndarray]:
+        stacked = (np.stack(parts) for parts in zip(*(decoded.inputs for decoded in images), strict=True))
+        inputs = [torch.from_numpy(part).permute(0, 3, 1, 2) for part in stacked]
+        for decoded in images:
+            decoded.inputs = []
+        try:
+            masks = self.predictor.masks(inputs, [decoded.size for decoded in images])
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise CocosegError("out of memory: lower batch_size, scale, or the sides of tile") from error
+        return (mask.cpu().numpy() for mask in masks)
+
+    def _is_full(self, writing: Sequence[tuple[Decoded, Future[Entry]]]) -> bool:
+        """Whether as much waits to be written as memory should hold."""
+        pixels = sum(math.prod(decoded.size) for decoded, _ in writing)
+        return len(writing) > 4 * self.workers or pixels > WRITE_PIXELS
+
+    def _write(self, decoded: Decoded, mask: np.ndarray) -> Entry:
+        """Write the results of an image with this mask, (h, w) uint8 class indices."""
+        paths, labels, canvas = self.paths, self.encoding.labels, decoded.canvas
+        name = decoded.image.result_name
+        self.encoding.write(mask, paths.mask(name))
+        if canvas is not None:
+            small = resize_mask(mask, canvas.shape[:2])
+            if paths.overlay:
+                over = PIL.Image.fromarray(overlay(canvas, small, labels))
+                buffer = BytesIO()
+                with_legend(over, mask, labels).save(buffer, format="JPEG", quality=90)
+                write_bytes(paths.overlaid(name), buffer.getvalue())
+            if paths.gallery:
+                write_thumbnails(paths.output, name, canvas, small, labels)
+        counts = np.bincount(mask.ravel(), minlength=256)
+        return Entry(
+            image=relative_path(decoded.image.path, paths.output),
+            name=name,
+            file_bytes=decoded.file_bytes,
+            changed_ns=decoded.changed_ns,
+            height=mask.shape[0],
+            width=mask.shape[1],
+            pixels={index: int(counts[index]) for index in np.flatnonzero(counts).tolist()},
+        )
+
+
+def _batches(
+    images: int, pixels_of: Callable[[int], int], batch_size: int, large: list[int]
+) -> Iterator[list[int]]:
+    """Yield indices of batches whose pixels are at most BATCH_PIXELS; larger images are added to `large`."""
+    batch: list[int] = []
+    total = 0
+    for index in range(images):
+        pixels = pixels_of(index)
+        if pixels > BATCH_PIXELS:
+            large.append(index)
+            continue
+        if batch and (len(batch) == batch_size or total + pixels > BATCH_PIXELS):
+            yield batch
+            batch, total = [], 0
+        batch.append(index)
+        total += pixels
+    if batch:
+        yield batch
+
+
+def _outcome(decoded: Decoded, writing: Future[Entry]) -> tuple[ImageFile, Entry | str]:
+    """Wait until the results of an image are written.
+
+    Raises:
+        CocosegError: they can't be, for another reason than their name.
+    """
+    try:
+        return decoded.image, writing.result()
+    except CocosegError as error:
+        if not is_for_its_name(error):
+            raise
+        return decoded.image, str(error)

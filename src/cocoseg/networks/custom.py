@@ -1,0 +1,116 @@
+"""The network that a configuration names, whoever wrote it: what it is told, and what it must return."""
+
+import inspect
+import pkgutil
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from cocoseg.errors import CocosegError
+from cocoseg.networks.device import is_out_of_memory, untouched
+from cocoseg.networks.model_file import NETWORKS
+from cocoseg.training.module import SegmentationModule
+
+# Keys beside the arguments of our own networks, see pretrained.py, with their defaults.
+OF_TRAINING = {"weights": None, "weights_part": "all"}
+CLASSES = ("num_classes", "classes")  # the argument for the number of classes: torchvision's name, and smp's
+
+
+def is_own(model: Any) -> bool:
+    """Whether a model's node names a network of this project."""
+    return isinstance(model, Mapping) and model.get("_target_") in NETWORKS
+
+
+def arguments_of(model: Any, classes: int | None = None) -> dict[str, Any]:
+    """A model's node as the network is built from it: without what is of training only.
+
+    Args:
+        classes: their number, to be added by the name that the target has for it; None to check the rest.
+
+    Raises:
+        CocosegError: its target can't be imported, takes no number of classes, or has no argument of a name.
+    """
+    if not isinstance(model, Mapping) or not isinstance(model.get("_target_"), str):
+        raise CocosegError("model: no _target_ in it, the class or function to call")
+    name = model["_target_"]
+    parameters = _parameters(name)
+    takes_any = any(parameter.kind == inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    argument = next((known for known in CLASSES if known in parameters), CLASSES[0] if takes_any else None)
+    if argument is None:
+        raise CocosegError(
+            f"model: {name} has neither an argument num_classes nor classes, to be told their number; name a "
+            "function that takes one and returns the network"
+        )
+    network = {key: value for key, value in model.items() if not _is_of_training(model, key, parameters)}
+    known = {*parameters, argument, *(key for key in network if takes_any or key.startswith("_"))}
+    if unknown := [key for key in network if key not in known]:
+        listed, leave_out = (join.join(unknown) for join in (", model.", "' '~model."))
+        raise CocosegError(f"model.{listed}: {name} has no such argument; to leave out: '~model.{leave_out}'")
+    return network if classes is None else {**network, argument: classes}
+
+
+def probe(module: SegmentationModule, trainer: L.Trainer, images: int) -> None:
+    """Try a network out, on blank images, in training and in evaluation.
+
+    Args:
+        module: is moved to the device.
+        trainer: says to which.
+        images: in a batch, of which two are enough.
+
+    Raises:
+        CocosegError: the network fails, or does not return what it must.
+    """
+    name, classes = module.spec.network["_target_"], len(module.spec.labels)
+    net = module.to(trainer.strategy.root_device).net
+    like = next(net.parameters())
+    shape = min(images, 2), 3, *module.spec.image_size
+    image = torch.zeros(shape, device=like.device, dtype=like.dtype)
+    image = image.contiguous(memory_format=torch.channels_last)  # as batches are
+    with torch.no_grad(), untouched(net):
+        for training in (True, False):
+            net.train(training)
+            try:
+                output = net(image)
+            except Exception as error:  # what others' code raises can't be listed
+                if is_out_of_memory(error) or isinstance(error, CocosegError):
+                    raise
+                said = " ".join(str(error).split()) or type(error).__name__
+                raise CocosegError(f"model: {name} fails on images {shape}: {said}") from error
+            _require_logits(output, (shape[0], classes, *shape[2:]), f"model: {name}")
+
+
+def _require_logits(output: Any, expected: tuple[int, ...], where: str) -> None:
+    wanted = f"it must return logits {expected}, images x classes x height x width"
+    if isinstance(output, Mapping):
+        if not isinstance(output.get("out"), Tensor):
+            keys = ", ".join(map(str, output)) or "nothing"
+            raise CocosegError(f"{where} returns a mapping of {keys}; {wanted}, which as `out`")
+        output = output["out"]
+    if not isinstance(output, Tensor):
+        raise CocosegError(f"{where} returns a {type(output).__name__}; {wanted}")
+    if tuple(output.shape) != expected or not output.is_floating_point():
+        kind = "" if output.is_floating_point() else f" of {output.dtype}"
+        raise CocosegError(f"{where} returns {tuple(output.shape)}{kind}; {wanted}")
+
+
+def _is_of_training(model: Mapping[str, Any], key: str, parameters: Mapping[str, Any]) -> bool:
+    """Whether a key is not for the network: one of ours, or left at our default beside a network of others,
+    where Hydra could not take it out (`~` removes no null)."""
+    if key not in OF_TRAINING:
+        return False
+    return is_own(model) or (key not in parameters and model[key] == OF_TRAINING[key])
+
+
+def _parameters(name: str) -> Mapping[str, inspect.Parameter]:
+    """Of the signature of a class or function."""
+    try:
+        return inspect.signature(pkgutil.resolve_name(name)).parameters
+    except ModuleNotFoundError as error:
+        raise CocosegError(
+            f"model: {name}: there is no module {error.name}; install it, or add its folder to PYTHONPATH"
+        ) from error
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise CocosegError(f"model: {name} can't be imported and called ({error})") from error

@@ -1,0 +1,193 @@
+"""Model files: `segmentation_model.pth`, and reading it or a checkpoint back. No Lightning, no Hydra."""
+
+import importlib
+import io
+import logging
+import platform
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cocoseg.errors import CocosegError
+from cocoseg.files import write_bytes
+from cocoseg.networks.old_files import drop_deep_supervision, network_weights
+from cocoseg.networks.residual import ResidualUNet
+from cocoseg.networks.resnet_unet import ResNetUNet
+from cocoseg.networks.spec import ModelSpec
+from cocoseg.networks.unet import UNet
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+# Networks that a model file may build by name. Names in files are looked up here and never imported. These
+# keys stay for good, wherever the classes move: files hold them.
+NETWORKS: dict[str, type[nn.Module]] = {
+    "cocoseg.unet.UNet": UNet,
+    "cocoseg.residual.ResidualUNet": ResidualUNet,
+    "cocoseg.resnet_unet.ResNetUNet": ResNetUNet,
+}
+
+
+def read_file(path: str | Path, *, mmap: bool = False) -> Any:
+    """Read a file that torch has saved, without unpickling anything but tensors and plain values.
+
+    Raises:
+        CocosegError: it is not there, or damaged, or would run code.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except FileNotFoundError as error:
+        raise CocosegError(f"{path}: no such file") from error
+    except (PermissionError, IsADirectoryError) as error:
+        raise CocosegError(
+            f"{path}: not a model or checkpoint that can be loaded; {error.strerror}"
+        ) from error
+    except Exception as error:  # torch may raise anything on damaged bytes
+        unsafe = _is_torch_file(path) and re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+        reason = "it is damaged or no torch file"
+        if unsafe:
+            reason = f"it needs pickle, which would run code on loading ({unsafe[1]})"
+        raise CocosegError(f"{path}: not a model or checkpoint that can be loaded; {reason}") from error
+
+
+def read_weights(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
+    """Read a model file or a checkpoint of ours.
+
+    Args:
+        path: of the file.
+        mmap: read only the tensors that are used, and these when they are.
+
+    Returns:
+        its content, with `spec` a ModelSpec, and `state_dict` by the network's own keys.
+
+    Raises:
+        CocosegError: it is not there, damaged, or not ours.
+    """
+    return interpret(read_file(path, mmap=mmap), path)
+
+
+def interpret(content: Any, path: str | Path) -> dict[str, Any]:
+    """Check the content of a file that torch has loaded; see `read_weights`."""
+    if not isinstance(content, dict):
+        raise CocosegError(f"{path}: not a model or checkpoint of this program (a {type(content).__name__})")
+    if content.get("format", FORMAT) != FORMAT:
+        raise CocosegError(f"{path}: written by another version, in format {content['format']}, not {FORMAT}")
+    try:
+        is_checkpoint = "pytorch-lightning_version" in content
+        spec = ModelSpec.from_dict(content["spec"] if is_checkpoint else content)
+        weights = content["state_dict"]
+        if is_checkpoint:
+            weights = network_weights(weights)
+        optimizer, *_ = content.get("optimizer_states") or [None]
+        if drop_deep_supervision(spec.network, weights, optimizer):
+            log.warning("%s: trained with deep_supervision, which is gone; its extra heads are ignored", path)
+        return {**content, "spec": spec, "state_dict": weights, "scores": content["scores"]}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CocosegError(f"{path}: not a model or checkpoint of this program (no {error})") from error
+    except CocosegError as error:
+        raise CocosegError(f"{path}: not a model or checkpoint of this program: {error}") from error
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint that training can go on from; see `read_weights`.
+
+    Raises:
+        CocosegError: it can't be read, or is an exported model, which holds no optimizer.
+    """
+    content = read_weights(path)
+    if "optimizer_states" not in content:
+        raise CocosegError(f"ckpt_path: {path} is an exported model; training goes on from a .ckpt file")
+    return content
+
+
+def _is_torch_file(path: str | Path) -> bool:
+    """Whether a file is a zip archive, as today's are, or begins as a pickle, as older ones do."""
+    path = Path(path)
+    if not path.is_file() or zipfile.is_zipfile(path):
+        return path.is_file()
+    with path.open("rb") as file:
+        return file.read(1) == b"\x80"
+
+
+def load_network(
+    path: str | Path, net: nn.Module | type[nn.Module] | str | None = None
+) -> tuple[nn.Module, ModelSpec, dict[str, Any] | None]:
+    """Build the network that a model file or a checkpoint describes and load its weights, on the CPU.
+
+    Args:
+        path: the file.
+        net: the network to fill, or the class to build as the file says, where it is a custom one. The class
+            may be given by name, as in `my_nets.Net`, and is imported then; a name in a file never is.
+
+    Returns:
+        the network; its spec; its validation scores, or None.
+
+    Raises:
+        CocosegError: the file can't be loaded, or names a network that must be passed as `net`.
+    """
+    content = read_weights(path)
+    spec: ModelSpec = content["spec"]
+    outputs = spec.network.get("num_classes", len(spec.labels))
+    if outputs != len(spec.labels):
+        raise CocosegError(f"{path}: damaged: {len(spec.labels)} labels for a network of {outputs} classes")
+    if not isinstance(net, nn.Module):
+        arguments = dict(spec.network)
+        name = arguments.pop("_target_", None)
+        kind = net or NETWORKS.get(str(name))
+        if kind is None:
+            raise CocosegError(
+                f"{path}: holds weights of {name}; pass that class, or the network, as net= "
+                f"(on a command line: network={name})"
+            )
+        if isinstance(kind, str):
+            kind = _import_class(kind)
+        try:
+            net = kind(**arguments)
+        except (TypeError, ValueError) as error:
+            raise CocosegError(f"{path}: {name} can't be built as the file says ({error})") from error
+    try:
+        net.load_state_dict(content["state_dict"])
+    except RuntimeError as error:
+        raise CocosegError(
+            f"{path}: the weights don't fit the network ({str(error).splitlines()[0]})"
+        ) from error
+    return net, spec, content["scores"]
+
+
+def _import_class(name: str) -> Callable[..., nn.Module]:
+    """The class of this dotted name.
+
+    Raises:
+        CocosegError: there is none.
+    """
+    module, _, attribute = name.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # the module may raise anything
+        raise CocosegError(f"network: no class {name} ({' '.join(str(error).split())})") from error
+
+
+def save_model(
+    path: Path, state_dict: Mapping[str, Tensor], spec: ModelSpec, scores: dict[str, Any] | None
+) -> None:
+    """Write `segmentation_model.pth`: plain values and CPU tensors that load with `weights_only=True`."""
+    content = {
+        "format": FORMAT,
+        "state_dict": {key: tensor.detach().cpu().contiguous() for key, tensor in state_dict.items()},
+        **spec.to_dict(),
+        "scores": scores,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "torchvision": version("torchvision"),  # importing it takes longer than torch
+        },
+    }
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_bytes(path, buffer.getvalue())

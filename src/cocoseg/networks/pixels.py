@@ -1,0 +1,56 @@
+"""Bytes to what the network takes, and back."""
+
+import numpy as np
+import PIL.Image
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cocoseg.networks.spec import MEAN, STD
+from cocoseg.resizing import nearest_indices
+
+
+def normalize(image: Tensor) -> Tensor:
+    """(…, 3, H, W) uint8 -> float32 normalised by ImageNet's statistics; channels last in memory."""
+    width = image.shape[-1]
+    scale = torch.tensor([1 / (255 * std) for std in STD] * width)
+    shift = torch.tensor([-mean / std for mean, std in zip(MEAN, STD, strict=True)] * width)
+    scale, shift = (values.to(image.device, non_blocking=True) for values in (scale, shift))
+    # Whole rows at a time: with channels last, three values would be too few to be vectorised.
+    rows = image.movedim(-3, -1).flatten(-2)
+    return torch.addcmul(shift, rows.float(), scale).unflatten(-1, (width, 3)).movedim(-1, -3)
+
+
+def to_tensor(picture: PIL.Image.Image) -> Tensor:
+    """An RGB image as (3, H, W) uint8, channels last in memory."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+
+def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, 3, h, w) uint8 at another height and width: bilinear, with antialiasing.
+
+    On a CPU the same as torchvision's, with which training images are resized, to the last bit. (Importing
+    torchvision takes longer than predicting a picture.)
+    """
+    if image.shape[-2:] == torch.Size(size):
+        return image
+    if image.device.type == "cpu":
+        return F.interpolate(image, size=size, mode="bilinear", align_corners=False, antialias=True)
+    floats = F.interpolate(image.float(), size=size, mode="bilinear", align_corners=False, antialias=True)
+    return floats.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def resize_masks(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize masks (B, h, w) of any dtype to (height, width), pixel for pixel as `resizing.resize_mask`."""
+    for axis, length in ((1, size[0]), (2, size[1])):
+        if mask.shape[axis] != length:
+            index = torch.tensor(nearest_indices(mask.shape[axis], length), device=mask.device)
+            mask = mask.index_select(axis, index)
+    return mask
+
+
+def denormalize(image: Tensor) -> np.ndarray:
+    """Normalised (B, 3, H, W) float32 -> (B, H, W, 3) uint8."""
+    mean, std = (image.new_tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    scaled = ((image * std + mean) * 255).round().clamp(0, 255)
+    return scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()

@@ -1,0 +1,145 @@
+"""Mask files: their names, and label masks written to them and read back, losslessly."""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Self
+
+import numpy as np
+import PIL.Image
+
+from cocoseg.errors import CocosegError
+from cocoseg.files import RUN_LENGTHS, save_png, write_json
+from cocoseg.labels import IGNORE_INDEX, LabelMap
+from cocoseg.preparation.rasterize import INDICES
+
+_NAME_LIMIT = 240  # bytes of a mask's name without its ending; most file systems allow 255
+REMEDY = "delete it and run prepare.py again"
+
+
+class MaskEncoding:
+    """The encoding of label masks as PNG files; each of them is lossless.
+
+    | encoding  | file                                | pixel           | ignored |
+    |-----------|-------------------------------------|-----------------|---------|
+    | `palette` | 8-bit palette, colours of the labels | category id     | 255     |
+    | `uint16`  | 16-bit grayscale                     | category id     | 65535   |
+    | `x100`    | 16-bit grayscale, bright to look at  | 100·category id | 65535   |
+
+    Where an id does not fit (0, which is background, or above 254, 65534, 654), or a class is made of several
+    categories, or `pixel` asks for it, pixels hold class indices instead; `pixel` says which, and so does
+    `labels.json`.
+    """
+
+    def __init__(self, encoding: str, labels: LabelMap, pixel: str = "category_id"):
+        ids = [label.category_id for label in labels.classes[1:]]
+        limit = {"palette": 254, "uint16": 65534, "x100": 654}[encoding]
+        # In ascending order, so that the higher class index is the higher category id.
+        fits = (
+            pixel == "category_id"
+            and None not in ids
+            and ids == sorted(ids)
+            and ids[0] >= 1
+            and ids[-1] <= limit
+        )
+        self.encoding = encoding
+        self.labels = labels
+        self.pixel = "category_id" if fits else "class_index"
+        self.bits = 8 if encoding == "palette" else 16
+        self.ignore_value = 255 if self.bits == 8 else 65535
+        # Value of each class index in a file name and, times `scale`, in a pixel.
+        self._file_values = [0, *(ids if fits else range(1, len(labels)))]
+        scale = 100 if encoding == "x100" else 1
+        self._values = np.zeros(256, dtype=np.uint8 if self.bits == 8 else np.uint16)
+        self._values[: len(labels)] = np.multiply(self._file_values, scale)
+        self._values[IGNORE_INDEX] = self.ignore_value
+        self._indices = np.full(1 << self.bits, -1, dtype=np.int16)
+        for index in (*range(len(labels)), IGNORE_INDEX):
+            self._indices[self._values[index]] = index
+        self._palette = self._make_palette()
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read the `labels.json` of a prepared folder.
+
+        Raises:
+            CocosegError: it is missing or damaged.
+        """
+        path = folder / "labels.json"
+        try:
+            content = json.loads(path.read_bytes())
+            masks = content["masks"]
+            return cls(masks["encoding"], LabelMap.from_dict(content), masks["pixel"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CocosegError(f"{path}: not readable ({error}); run prepare.py again") from error
+
+    def save(self, folder: Path) -> None:
+        """Write `labels.json`: the classes, and how masks hold them."""
+        masks = {"encoding": self.encoding, "pixel": self.pixel, "ignored": self.ignore_value}
+        write_json(folder / "labels.json", {**self.labels.to_dict(), "masks": masks})
+
+    def file_name(self, image_name: str, visible: Iterable[int]) -> str:
+        """`<stem>_mask_cats_18_58.png`: the categories visible in the mask, in ascending order.
+
+        Args:
+            image_name: the image's `file_name`; its folders are kept.
+            visible: class indices; background and ignored are left out.
+        """
+        image = PurePosixPath(image_name)
+        values = [str(self._file_values[i]) for i in sorted(visible) if 0 < i < IGNORE_INDEX] or ["none"]
+        name = f"{image.stem}_mask_cats_{'_'.join(values)}"
+        while len(os.fsencode(name)) > _NAME_LIMIT and len(values) > 1:
+            values.pop()
+            name = f"{image.stem}_mask_cats_{'_'.join(values)}_etc"
+        if len(os.fsencode(name)) > _NAME_LIMIT:
+            raise CocosegError(f"{image_name}: the name of its mask would be too long; rename the image")
+        return str(image.parent / f"{name}.png")
+
+    @property
+    def paint_values(self) -> Sequence[int]:
+        """Value to paint for each class index, so that `write_painted` has nothing left to translate."""
+        return self._values.tolist() if self.bits == 8 else INDICES
+
+    def write(self, mask: np.ndarray, path: Path) -> None:
+        """Write a label mask, (H, W) uint8 class indices, as PNG; whole or not at all."""
+        self._save(self._values.take(mask), path)
+
+    def write_painted(self, mask: np.ndarray, path: Path) -> None:
+        """Write a mask, (H, W) uint8, that was painted in `paint_values`; whole or not at all."""
+        self._save(mask if self.bits == 8 else self._values.take(mask), path)
+
+    def _save(self, pixels: np.ndarray, path: Path) -> None:
+        """Write pixels as they are in the file: (H, W), uint8 for 8 bits a pixel, uint16 for 16."""
+        image = PIL.Image.fromarray(pixels)
+        if self._palette is not None:
+            image.putpalette(self._palette)
+        save_png(path, image, **RUN_LENGTHS)
+
+    def read(self, path: Path) -> np.ndarray:
+        """Read a label mask: (H, W) uint8 class indices.
+
+        Raises:
+            CocosegError: the file is missing, damaged, or holds values that are no class of the labels.
+        """
+        try:
+            with PIL.Image.open(path, formats=("PNG",)) as image:
+                pixels = np.asarray(image)
+        except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+            raise CocosegError(f"{path}: not a readable mask ({error}); {REMEDY}") from error
+        if pixels.ndim != 2 or pixels.dtype != self._values.dtype:
+            raise CocosegError(f"{path}: not a mask in the encoding {self.encoding!r}; {REMEDY}")
+        indices = self._indices[pixels]
+        if (indices < 0).any():
+            unknown = np.unique(pixels[indices < 0])[:5].tolist()
+            raise CocosegError(f"{path}: pixel values {unknown} are no class of labels.json; {REMEDY}")
+        return indices.astype(np.uint8)
+
+    def _make_palette(self) -> bytes | None:
+        """RGB triples of all 256 values: with fewer, some readers would take the pixels for 4 bits each."""
+        if self.bits == 16:
+            return None
+        colors, used = self.labels.palette(), [*range(len(self.labels)), IGNORE_INDEX]
+        palette = np.zeros((256, 3), dtype=np.uint8)
+        palette[self._values[used]] = colors[used]
+        return palette.tobytes()

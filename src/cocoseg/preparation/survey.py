@@ -1,0 +1,61 @@
+"""The survey of overlaps: how much of each class every overlap rule hides, from a sample of the images.
+
+An image is painted by all three rules for it, which takes longer than its mask does: hence a sample.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from heapq import nsmallest
+
+import numpy as np
+
+from cocoseg.config import OVERLAPS, MasksConfig
+from cocoseg.preparation.coco_file import Image
+from cocoseg.preparation.rasterize import paint
+from cocoseg.preparation.segmentations import Layers
+from cocoseg.preparation.subset import rank
+
+SAMPLE = 256  # images at most
+
+
+@dataclass
+class Overlaps:
+    """Pixels in some images, by class index.
+
+    Attributes:
+        images: how many.
+        covered: pixels inside the objects of a class, whichever class is on top.
+        hidden: overlap rule -> those of them that the rule gives to another class or ignores.
+    """
+
+    images: int = 0
+    covered: Counter[int] = field(default_factory=Counter)
+    hidden: dict[str, Counter[int]] = field(default_factory=lambda: {rule: Counter() for rule in OVERLAPS})
+
+    def add(self, other: "Overlaps") -> None:
+        self.images += other.images
+        self.covered.update(other.covered)
+        for rule in OVERLAPS:
+            self.hidden[rule].update(other.hidden[rule])
+
+
+def sample(images: Iterable[Image], seed: int) -> set[int]:
+    """The ids of the images to survey; larger sets of the same seed share images with smaller ones."""
+    return {image.id for image in nsmallest(SAMPLE, images, key=lambda image: rank(seed, image.id))}
+
+
+def survey(layers: Layers, rasterizer: str) -> Overlaps:
+    """Survey one image."""
+    found, covers = Overlaps(images=1), {}
+    for index in {shape.class_index for shape in layers.objects}:
+        alone = replace(layers, regions=[], objects=[s for s in layers.objects if s.class_index == index])
+        covers[index] = paint(alone, MasksConfig(rasterizer=rasterizer)).ravel() > 0
+        found.covered[index] = int(np.count_nonzero(covers[index]))
+    # Nothing is hidden but where several classes are.
+    spots = np.flatnonzero(sum(cover.view(np.uint8) for cover in covers.values()) > 1)
+    for rule in OVERLAPS if spots.size else ():
+        on_top = paint(layers, MasksConfig(overlap=rule, rasterizer=rasterizer)).ravel()[spots]
+        for index, cover in covers.items():
+            found.hidden[rule][index] = int(np.count_nonzero(cover[spots] & (on_top != index)))
+    return found

@@ -1,0 +1,166 @@
+"""Rules for every multirun: one process owns its folder, signals end it in order, no job leaves anything to
+the next, and the leaderboard is written however it ends. No torch unless a job has loaded it."""
+
+import atexit
+import gc
+import logging
+import os
+import random
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from filelock import FileLock, Timeout
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from cocoseg.errors import CocosegError, report_errors
+from cocoseg.files import from_here
+from cocoseg.overrides import tell_jobs
+from cocoseg.run_folder import PATIENCE
+from cocoseg.signals import SIGNALS, exit_code
+
+log = logging.getLogger(__name__)
+
+LOCK = ".lock"  # file in the folder of a multirun
+
+
+class MultirunInOrder(Callback):
+    """Hydra's callback at the start of a multirun, and around each job in the process that runs it.
+
+    Args:
+        leaderboard: the jobs are trainings; a table of them is written at the end.
+    """
+
+    def __init__(self, leaderboard: bool) -> None:
+        self.leaderboard = leaderboard
+        self._restore: Callable[[], None] | None = None
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        sweep_dir = Path(config.hydra.sweep.dir).absolute()
+        with report_errors():
+            if "submitit" in config.hydra.launcher._target_ and find_spec("submitit") is None:
+                raise CocosegError("submitit is not installed; pip install -e '.[slurm]'")
+            own(sweep_dir)
+        if self.leaderboard:
+            # Not at `on_multirun_end`, which is left out when a job has failed or a signal has come.
+            atexit.register(_conclude, sweep_dir)
+        tell_jobs(config)
+        for number in SIGNALS:
+            signal.signal(number, _leave)
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if config.hydra.mode == RunMode.MULTIRUN:
+            self._restore = remember_global_state()
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        if self._restore is not None:
+            if job_return.status == JobStatus.FAILED:
+                forget_frames(job_return._return_value)
+            self._restore()
+            self._restore = None
+
+
+def own(sweep_dir: Path) -> None:
+    """Keep other processes out of the folder of a multirun as long as this one lives.
+
+    Folders that are made for it are removed in the end where nothing was written there.
+
+    Raises:
+        CocosegError: another process owns it.
+    """
+    created = [folder for folder in (sweep_dir, *sweep_dir.parents) if not folder.exists()]
+    sweep_dir.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(sweep_dir / LOCK)
+    try:
+        # Loaders of a killed process may hold its lock for some seconds.
+        lock.acquire(timeout=PATIENCE)
+    except Timeout as error:
+        raise CocosegError(
+            f"another process runs the sweep in {from_here(sweep_dir)}; wait for it, or name another one by "
+            "sweep.name=… or hydra.sweep.dir=…"
+        ) from error
+    atexit.register(_release, lock, created)
+
+
+def _release(lock: FileLock, created: list[Path]) -> None:
+    file = Path(lock.lock_file)
+    if created and list(file.parent.iterdir()) == [file]:
+        file.unlink()
+    lock.release()
+    with suppress(OSError):  # a folder that is not empty, nor are those above it
+        for folder in created:
+            folder.rmdir()
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """Handler of signals while no training has its own."""
+    sys.exit(exit_code(signal.Signals(number)))
+
+
+def _conclude(sweep_dir: Path) -> None:
+    for number in SIGNALS:  # from here on they end the process at once
+        signal.signal(number, signal.SIG_DFL)
+    from cocoseg.sweeps.leaderboard import conclude, read_rows
+
+    try:
+        rows = read_rows(sweep_dir)
+    except CocosegError:  # no job has begun
+        return
+    try:
+        conclude(sweep_dir, rows)
+    except CocosegError as error:
+        print(f"leaderboard: {error.sentence}", file=sys.stderr)
+
+
+def remember_global_state() -> Callable[[], None]:
+    """Remember what a job may change for the whole process. The function returned restores it."""
+    environment = dict(os.environ)
+    filters = warnings.catch_warnings()
+    filters.__enter__()
+    numbers = random.getstate()
+    levels = {name: logging.getLogger(name).level for name in ("lightning.pytorch", "lightning.fabric")}
+
+    def restore() -> None:
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)
+        filters.__exit__()
+        random.setstate(numbers)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+        gc.collect()  # trainers and their callbacks refer to each other
+        if "torch" in sys.modules:
+            _reset_torch()
+
+    return restore
+
+
+def _reset_torch() -> None:
+    """Set torch's switches to their defaults, and free the memory of the GPU."""
+    import torch
+
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = False
+    torch.use_deterministic_algorithms(False)
+    torch.set_float32_matmul_precision("highest")
+    torch.autograd.set_detect_anomaly(False)
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def forget_frames(error: BaseException | None) -> None:
+    """Clear the frames of a job's exception: Hydra keeps it, and they would keep the network and its data."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,134 @@
+"""Network, loss, optimizer and trainer, as a configuration names them."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import lightning as L
+from torch import nn
+from torch.optim import Optimizer
+
+from cocoseg import distributed as processes
+from cocoseg.budget.pacing import trainer_settings
+from cocoseg.budget.run import Run
+from cocoseg.cli import build
+from cocoseg.config import AUTO, Config
+from cocoseg.data.class_balance import class_weights
+from cocoseg.data.datamodule import SegmentationDataModule
+from cocoseg.networks.custom import arguments_of, is_own, probe
+from cocoseg.networks.device import in_channels_last, settled
+from cocoseg.networks.model_file import read_checkpoint
+from cocoseg.networks.pretrained import Pretrained, read_pretrained
+from cocoseg.networks.spec import ModelSpec
+from cocoseg.training.batch_size import largest_batch
+from cocoseg.training.checkpoints import WholeCheckpointIO
+from cocoseg.training.finetuning import encoder_of, slowed
+from cocoseg.training.module import SegmentationModule
+from cocoseg.training.optimizer import decayed, require_same_groups, with_fused
+
+
+class Start(NamedTuple):
+    """Weights that a training starts from.
+
+    Attributes:
+        checkpoint: content of the checkpoint that is resumed, or None.
+        where: its file.
+        pretrained: weights that a new run begins with, or None.
+        settings: the trainer's, resolved for the device at hand.
+        earlier: files of the models that these weights come from.
+    """
+
+    checkpoint: dict[str, Any] | None
+    where: str | None
+    pretrained: Pretrained | None
+    settings: dict[str, Any]
+    earlier: tuple[str | None, ...]
+
+
+def read_start(config: Config, run: Run) -> Start:
+    """Read the checkpoint or the weights to start from, and check what can be checked without data.
+
+    Raises:
+        CocosegError: a file can't be read, or the network has no argument of a name.
+    """
+    arguments_of(config.model)
+    settings = settled(trainer_settings(config, run.budget))
+    weights = config.model.get("weights") if is_own(config.model) else None
+    earlier = (run.checkpoint, weights)
+    if run.checkpoint is None:
+        return Start(None, None, _read_pretrained_once(config), settings, earlier)
+    checkpoint = read_checkpoint(run.checkpoint)
+    run.budget.resume(checkpoint.get("budget"))
+    return Start(checkpoint, run.checkpoint, None, settings, earlier)
+
+
+def _read_pretrained_once(config: Config) -> Pretrained | None:
+    """Read pretrained weights, which one process per machine fetches."""
+    fetched = read_pretrained(config.model) if processes.is_first_of_machine() else None
+    processes.wait()
+    return fetched or read_pretrained(config.model)
+
+
+def build_module(config: Config, data: SegmentationDataModule, start: Start) -> SegmentationModule:
+    """Build network, loss and optimizer for the classes of the data.
+
+    Raises:
+        CocosegError: the checkpoint to resume is of another network, other labels or other groups of weights.
+    """
+    network = arguments_of(config.model, len(data.labels))
+    node = with_fused(config.optimizer, start.settings)
+    net = in_channels_last(build(network, "model"))
+    if start.pretrained is not None:
+        start.pretrained.load_into(net, data.labels)
+    finetune = config.finetune
+    encoder = encoder_of(net) if finetune.frozen or finetune.encoder_lr != 1 else None
+
+    def optimizer(parameters: Iterable[nn.Parameter]) -> Optimizer:
+        groups = decayed(node, parameters)
+        if finetune.encoder_lr != 1:
+            groups = slowed(groups, encoder, finetune.encoder_lr * node["lr"])
+        return build(node, "optimizer", groups)
+
+    spec = ModelSpec(network, data.labels, tuple(config.data.image_size))
+    module = SegmentationModule(net=net, loss=build_loss(config, data), optimizer=optimizer, spec=spec)
+    if start.checkpoint is not None:
+        spec.require_same(start.checkpoint["spec"], where=start.where)
+        state = start.checkpoint["optimizer_states"][0]
+        require_same_groups(module.configure_optimizers(), state, where=start.where)
+    return module
+
+
+def build_trainer(
+    config: Config,
+    run: Run,
+    callbacks: list[L.Callback],
+    module: SegmentationModule,
+    data: SegmentationDataModule,
+) -> L.Trainer:
+    """Build the trainer; with it try a custom network out, and find the batch size where it is `auto`.
+
+    Raises:
+        CocosegError: the settings don't make a trainer, or the network does not return what it must.
+    """
+    trainer = build(
+        settled(trainer_settings(config, run.budget)),
+        "trainer",
+        default_root_dir=run.folder,
+        callbacks=callbacks,
+        plugins=[WholeCheckpointIO(run.budget.watches.checkpoint)],
+        logger=build(config.logger, "logger", save_dir=run.folder) if config.logger else False,
+    )
+    if not is_own(config.model):
+        probe(module, trainer, images=2 if data.batch_size == AUTO else data.batch_size)
+    if data.batch_size == AUTO:
+        data.batch_size = largest_batch(module, len(data.train_set), trainer)
+    return trainer
+
+
+def build_loss(config: Config, data: SegmentationDataModule) -> nn.Module:
+    """Build the loss, with the class weights that its rule gives for the training masks."""
+    node = config.loss
+    rule = node.get("class_weights") if isinstance(node, dict) else None
+    if isinstance(rule, str):
+        weights = None if rule == "none" else class_weights(rule, data.class_counts())
+        node = {**node, "class_weights": weights}
+    return build(node, "loss")

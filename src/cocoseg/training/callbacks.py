@@ -1,0 +1,53 @@
+"""The callbacks of a training, in the order in which they run."""
+
+import lightning as L
+
+from cocoseg import distributed as processes
+from cocoseg.budget.pacing import KeepBudget
+from cocoseg.budget.resume import best_beside
+from cocoseg.budget.run import Run
+from cocoseg.budget.schedule import ScheduleRate
+from cocoseg.budget.stopping import StopOnSignal
+from cocoseg.cli import build
+from cocoseg.config import Config
+from cocoseg.data.datamodule import SegmentationDataModule
+from cocoseg.run_folder import CHECKPOINTS
+from cocoseg.sweeps.pruning import PruneTrial
+from cocoseg.training.batch_size import CheckMemory
+from cocoseg.training.checkpoints import BestCheckpoint, LastCheckpoint
+from cocoseg.training.compiling import CompileNetwork
+from cocoseg.training.console import progress_callback
+from cocoseg.training.dashboard import Figures, RunTexts
+from cocoseg.training.diagnostics import Diagnostics
+from cocoseg.training.finetuning import FreezeEncoder
+from cocoseg.training.finish import Exporter
+from cocoseg.training.hparams import HyperparameterRow
+from cocoseg.training.nan_guard import StopOnNaN
+
+
+def build_callbacks(
+    config: Config, run: Run, data: SegmentationDataModule, exporter: Exporter
+) -> list[L.Callback]:
+    """List all callbacks of this rank; Lightning runs those that save checkpoints last."""
+    budget, folder = run.budget, run.folder / CHECKPOINTS
+    stop = StopOnSignal()
+    callbacks: list[L.Callback] = [processes.SameStatistics()]
+    if config.compile:
+        callbacks.append(CompileNetwork(data))
+    # These two before KeepBudget, for which training begins then.
+    callbacks += [CheckMemory(data), KeepBudget(budget, config, stop)]
+    callbacks += [ScheduleRate(config.schedule, budget), StopOnNaN()]
+    if config.finetune.frozen:
+        callbacks.append(FreezeEncoder(config.finetune.frozen, budget))
+    callbacks += [
+        BestCheckpoint(folder, exporter, best_beside(run.checkpoint)),
+        LastCheckpoint(folder, config.budget.checkpoint_every, budget),
+        stop,  # after KeepBudget, which tells it of signals to other ranks
+        PruneTrial(config.sweep, run.folder.parent, budget),
+    ]
+    if processes.rank() == 0:
+        callbacks += [RunTexts(config, run.command), HyperparameterRow(config, run.command)]
+        callbacks += [Figures(budget, config.seed), Diagnostics(budget)]
+        if config.trainer.get("enable_progress_bar", True):
+            callbacks.append(progress_callback(budget))
+    return callbacks + [build(node, f"callbacks.{name}") for name, node in config.callbacks.items()]

@@ -1,0 +1,161 @@
+"""What a run saves: the best checkpoint by validation mIoU, the last one, the exported model."""
+
+import io
+import shutil
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from cocoseg.budget.budget import Budget
+from cocoseg.budget.stopping import StoppedBySignalError
+from cocoseg.budget.stopwatch import Stopwatch
+from cocoseg.distributed import agreed, count, rank
+from cocoseg.errors import CocosegError
+from cocoseg.files import whole_file, write_bytes
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Writes checkpoints whole or not at all, and measures how long it takes.
+
+    Lightning's own writes to the system's temporary folder and moves the file, which is no longer one step
+    where that folder is on another disk.
+    """
+
+    def __init__(self, watch: Stopwatch):
+        super().__init__()
+        self.watch = watch
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str, storage_options: Any = None) -> None:
+        with self.watch.running():
+            buffer = io.BytesIO()
+            torch.save(checkpoint, buffer)
+            write_bytes(Path(path), buffer.getvalue())
+
+
+class LastCheckpoint(L.Callback):
+    """`last.ckpt`: where training stands: every few minutes, at the end, and when a signal ends it.
+
+    The first one comes after the first step: it tells how long saving takes.
+
+    Args:
+        folder: of the checkpoint.
+        every: how often, at the end of a step; not where only the end's own time is left.
+    """
+
+    def __init__(self, folder: Path, every: timedelta, budget: Budget):
+        self.path = folder / "last.ckpt"
+        self.every = every.total_seconds()
+        self.budget = budget
+        self.saved_at: float | None = None
+        self.step = -1  # of the last save
+        self.training = False
+        self._validating = False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.training = True
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        due = self.saved_at is None or (
+            time.monotonic() - self.saved_at >= self.every and self.budget.fits_checkpoint()
+        )
+        if agreed(due)[0]:
+            self.save(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.save(trainer)
+        self.training = False
+
+    def on_validation_epoch_start(self, *args: Any) -> None:
+        self._validating = True
+
+    def on_validation_epoch_end(self, *args: Any) -> None:
+        self._validating = False
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        # Not after an error of ours: the disk is full, or the weights are no numbers any more. Nor while a
+        # checkpoint is being restored: half of it would be written back. Nor where other processes go on.
+        if count() > 1 and not isinstance(exception, StoppedBySignalError):
+            return
+        if self.training and not isinstance(exception, CocosegError) and trainer.global_step > 0:
+            if self._validating:
+                _restore_trained_weights(trainer, pl_module)
+            self.save(trainer)
+
+    def save(self, trainer: L.Trainer) -> None:
+        trainer.save_checkpoint(self.path)
+        self.saved_at, self.step = time.monotonic(), trainer.global_step
+
+
+def _restore_trained_weights(trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    """End a validation of averaged weights that an exception has broken off.
+
+    Lightning's WeightAveraging exchanges trained and averaged weights when a validation starts, and again
+    when it ends. A checkpoint that is saved in between would hold each in the place of the other.
+    """
+    for callback in trainer.callbacks:
+        if isinstance(callback, WeightAveraging):
+            callback.on_validation_epoch_end(trainer, pl_module)
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """`best.ckpt`: the highest `val/miou`. A run that goes on from a checkpoint takes its best along.
+
+    Args:
+        folder: of the checkpoint.
+        export: called with the file whenever there is a new best one.
+        earlier: the best one of the run that is gone on from.
+    """
+
+    def __init__(self, folder: Path, export: Callable[[Path], None], earlier: Path | None = None):
+        super().__init__(
+            folder,
+            filename="best",
+            monitor="val/miou",
+            mode="max",
+            enable_version_counter=False,
+            save_on_train_epoch_end=False,  # right after every validation
+        )
+        self.export = export
+        self.earlier = earlier
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Scores on a part of the data compete with none on all of it.
+        if not (pl_module.scores_are_partial and self.best_model_path):
+            super().on_validation_end(trainer, pl_module)
+
+    def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
+        super()._save_checkpoint(trainer, filepath)
+        if trainer.is_global_zero:
+            self.export(Path(filepath))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The best one there is: a checkpoint knows of none that came after it, and Lightning's own method
+        forgets the score where the folder is another."""
+        here = Path(self.dirpath, "best.ckpt")
+        places = (here, self.earlier, Path(state_dict["best_model_path"]))
+        scores = {place: _miou(place) for place in places if place is not None and place.is_file()}
+        if not scores:
+            return
+        best = max(scores, key=scores.__getitem__)
+        if best.resolve() != here.resolve() and rank() == 0:
+            with whole_file(here) as temporary:
+                shutil.copyfile(best, temporary)
+        score = torch.tensor(scores[best])
+        self.best_model_path = self.kth_best_model_path = str(here)
+        self.best_model_score = self.kth_value = self.current_score = score
+        self.best_k_models = {str(here): score}
+
+
+def _miou(checkpoint: Path) -> float:
+    """The score that a checkpoint was saved with."""
+    scores = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True).get("scores")
+    return scores["miou"] if scores else -1.0

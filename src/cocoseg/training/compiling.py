@@ -1,0 +1,45 @@
+"""`torch.compile` of the network for training."""
+
+import logging
+import time
+
+import lightning as L
+import torch
+
+from cocoseg.data.augment import training_size
+from cocoseg.data.datamodule import SegmentationDataModule
+from cocoseg.durations import clock
+from cocoseg.errors import TrainingError
+from cocoseg.networks.device import is_out_of_memory, untouched
+from cocoseg.training.batch_size import training_pass
+from cocoseg.training.module import SegmentationModule
+
+log = logging.getLogger(__name__)
+
+
+class CompileNetwork(L.Callback):
+    """Compiles the network and runs it once before the first step, so that no step waits for the compiler.
+
+    Only training is compiled: the last batch of a validation and the dashboard's have other sizes, each of
+    which would be compiled anew.
+    """
+
+    def __init__(self, data: SegmentationDataModule):
+        self.data = data
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: SegmentationModule) -> None:
+        begin, net = time.monotonic(), pl_module.net
+        torch.compiler.reset()  # earlier jobs of a sweep count: after eight torch compiles no more
+        # A function, because a module would add its weights to the state dict.
+        pl_module.compiled = torch.compile(lambda image: net(image), dynamic=False)
+        start = self.data.config.augment.start_size
+        size = training_size(pl_module.spec.image_size, start, self.data.progress())
+        try:
+            with untouched(net):
+                training_pass(pl_module, trainer, min(self.data.batch_size, len(self.data.train_set)), size)
+        except Exception as error:  # a missing compiler, an unsupported network: types vary
+            if is_out_of_memory(error):
+                raise
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise TrainingError(f"compile: torch.compile failed ({reason}); set compile=false") from error
+        log.info("compile: the network is compiled, in %s", clock(time.monotonic() - begin))

@@ -1,0 +1,141 @@
+"""The end of a run: the exported model, its scores, a sheet of examples, the summary."""
+
+import copy
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from cocoseg.budget.budget import time_line
+from cocoseg.budget.run import Run
+from cocoseg.budget.stopping import StopOnSignal, find_callback
+from cocoseg.data.datamodule import SegmentationDataModule
+from cocoseg.figures.comparison import Example, draw_sheet, spread
+from cocoseg.files import from_here, save_png, write_json
+from cocoseg.labels import LabelMap
+from cocoseg.networks.model_file import read_weights, save_model
+from cocoseg.networks.outputs import logits_of
+from cocoseg.networks.pixels import denormalize
+from cocoseg.run_folder import FINISHED, METRICS, PRUNED, STOPPED, Outcome
+from cocoseg.scores import Scores
+from cocoseg.sweeps.pruning import PruneTrial
+from cocoseg.training.checkpoints import BestCheckpoint, LastCheckpoint
+from cocoseg.training.console import score_table
+from cocoseg.training.extra_formats import write_formats
+from cocoseg.training.module import SegmentationModule
+
+log = logging.getLogger(__name__)
+
+MODEL, SHEET = "segmentation_model.pth", "examples.png"
+EXAMPLES = 8  # on the sheet
+
+
+class Exporter:
+    """Writes the model, its scores and a sheet of examples to the run folder.
+
+    Done whenever a validation finds a better model, so that from the first one on there always is a valid
+    file; and at the end, where none of this attempt was better than what it went on from.
+    """
+
+    def __init__(self, module: SegmentationModule, data: SegmentationDataModule, run: Run):
+        self.module, self.data, self.run = module, data, run
+        self.scores: Scores | None = None
+        self.exported = False
+
+    def __call__(self, checkpoint: Path | None = None) -> None:
+        """Export the weights and scores of a checkpoint; without one those that the module has now.
+
+        The checkpoint of a validation holds the weights that were scored. Those of the module may be others
+        by then: a callback that averages weights puts the average in their place for the validation only.
+        """
+        spec, net, scores = self.module.spec, self.module.net, self.module.scores
+        with self.run.budget.watches.export.running():
+            if checkpoint is not None:
+                content = read_weights(checkpoint, mmap=True)
+                net = copy.deepcopy(net)
+                net.load_state_dict(content["state_dict"])
+                scores = Scores(**content["scores"]) if content["scores"] else None
+            save_model(self.run.folder / MODEL, net.state_dict(), spec, scores and scores.to_dict())
+            write_sheet(self.run.folder / SHEET, net, self.data.val_set, spec.labels, self.data.config.seed)
+            if scores:
+                iou = dict(zip(spec.labels.unique_names, scores.iou, strict=True))
+                write_json(self.run.folder / METRICS, {**scores.to_dict(), "iou": iou})
+        self.scores, self.exported = scores, True
+
+    def finish(self, trainer: L.Trainer) -> float | None:
+        """Export the best weights, write other formats, log a summary and `outcome.json`.
+
+        A run that ended before its first validation exports the weights it has, without scores.
+
+        Returns:
+            The validation mIoU; None without a validation, and on other ranks than zero.
+
+        Raises:
+            SystemExit: a signal ended the run, and with it a sweep whose jobs this process runs.
+        """
+        stop = find_callback(trainer.callbacks, StopOnSignal)
+        if trainer.is_global_zero:
+            with stop.listening():
+                self._export_best(trainer)
+                written = write_formats(
+                    self.data.config.export, self.run, MODEL, self.module.spec, stopped=bool(stop.received)
+                )
+                self._log_summary(trainer, written)
+            self._outcome(trainer, stop).write(self.run.folder)
+        if stop.received is not None:
+            sys.exit(stop.exit_code)
+        return self.scores and self.scores.miou
+
+    def _export_best(self, trainer: L.Trainer) -> None:
+        if self.exported:
+            return
+        best = find_callback(trainer.callbacks, BestCheckpoint)
+        checkpoint = best.best_model_path or best.earlier
+        self(checkpoint and Path(checkpoint))
+
+    def _log_summary(self, trainer: L.Trainer, written: Sequence[str]) -> None:
+        stop, last = (find_callback(trainer.callbacks, kind) for kind in (StopOnSignal, LastCheckpoint))
+        if stop.received:
+            resume = f"; to resume: ckpt_path={from_here(last.path)}" if last.step >= 0 else ""
+            log.warning("%s: stopped at step %d%s", stop.received.name, trainer.global_step, resume)
+        if self.scores is not None:
+            log.info("\n%s\n", score_table(self.scores, self.module.spec.labels))
+        else:
+            log.warning("stopped before the first validation: there are no scores")
+        shown = from_here(self.run.folder)
+        log.info("trained      %d epochs, %d steps", trainer.current_epoch, trainer.global_step)
+        log.info("time         %s", time_line(self.run.budget))
+        log.info("run          %s", shown)
+        log.info("dashboard    tensorboard --logdir %s", shown.parent)
+        log.info("model        %s", shown / MODEL)
+        for line in written:
+            log.info("             %s", line)
+        log.info("predictions  %s (image | target | prediction | error)", shown / SHEET)
+
+    def _outcome(self, trainer: L.Trainer, stop: StopOnSignal) -> Outcome:
+        pruned = find_callback(trainer.callbacks, PruneTrial).reason
+        state = STOPPED if stop.received else PRUNED if pruned else FINISHED
+        reason = stop.received.name if stop.received else pruned
+        miou = self.scores and self.scores.miou
+        return Outcome(state, reason, miou, trainer.current_epoch, trainer.global_step)
+
+
+def write_sheet(
+    path: Path, net: torch.nn.Module, pairs: Sequence[tuple[Tensor, Tensor]], labels: LabelMap, seed: int
+) -> None:
+    """Predict some images from all over a data set and write their strips as PNG, the hardest first."""
+    numbers = spread(len(pairs), EXAMPLES, seed)
+    image, mask = (torch.stack(part) for part in zip(*(pairs[i] for i in numbers), strict=True))
+    training = net.training
+    like = next(net.parameters())
+    net.eval()
+    with torch.inference_mode():
+        prediction = logits_of(net(image.to(like.device, like.dtype))).argmax(1).cpu()
+    net.train(training)
+    parts = (denormalize(image), mask.byte().numpy(), prediction.byte().numpy())
+    examples = [Example(*part) for part in zip(*parts, strict=True)]
+    save_png(path, draw_sheet(examples, labels), compress_level=3)

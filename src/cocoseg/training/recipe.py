@@ -1,0 +1,75 @@
+"""The recipe of a training. Read from top to bottom."""
+
+import logging
+
+from lightning import seed_everything
+
+from cocoseg import distributed as processes
+from cocoseg.budget.run import Run
+from cocoseg.budget.stopping import stop_on_signal
+from cocoseg.config import Config
+from cocoseg.data.datamodule import SegmentationDataModule
+from cocoseg.durations import clock
+from cocoseg.networks.device import explain_out_of_memory
+from cocoseg.training.batch_size import explain_half_batch
+from cocoseg.training.build import build_module, build_trainer, read_start
+from cocoseg.training.callbacks import build_callbacks
+from cocoseg.training.console import quiet_lightning
+from cocoseg.training.finish import Exporter
+
+log = logging.getLogger(__name__)
+
+
+@processes.explain_lost_process()
+@explain_out_of_memory()
+def train(config: Config, run: Run) -> float | None:
+    """Prepare the data, train until the time is used, export. Returns the validation mIoU.
+
+    Args:
+        config: all settings.
+        run: folder, clock and checkpoint of the run.
+
+    Raises:
+        CocosegError: bad input; the run folder is unchanged then.
+        TrainingError: the loss is NaN, or memory runs out.
+        SystemExit: a signal ended the training; the model so far is exported.
+    """
+    quiet_lightning()
+    join_ranks(config, run)
+    # Each rank drops other channels; rank zero's weights are those of all.
+    seed_everything((config.seed + processes.rank()) % 2**32, workers=True, verbose=False)
+    start = read_start(config, run)  # first, because mistakes there show at once
+    data = SegmentationDataModule(config, progress=lambda: run.budget.progress)
+    data.prepare_data()
+    data.setup("fit")
+    module = build_module(config, data, start)
+    exporter = Exporter(module, data, run)
+    callbacks = build_callbacks(config, run, data, exporter)
+    trainer = build_trainer(config, run, callbacks, module, data)
+    run.begin()  # all checks have passed: from here on the run folder is written to
+    if is_spent(run):
+        return exporter.finish(trainer)
+    data.write_training_images(run.folder, start.earlier)
+    with explain_half_batch(data, trainer, run), stop_on_signal(callbacks):
+        trainer.fit(module, data, ckpt_path=run.checkpoint, weights_only=True)
+        if module.scores is None:  # a limit in steps can end before the first validation
+            trainer.validate(module, data, verbose=False)
+    return exporter.finish(trainer)
+
+
+def join_ranks(config: Config, run: Run) -> None:
+    """Start or meet the other ranks of a training on several devices; all take rank zero's clock."""
+    processes.join(config.trainer)
+    run.checkpoint, ledger = processes.told((run.checkpoint, run.budget.to_dict()))
+    if processes.rank() > 0:
+        run.budget.follow(ledger)
+
+
+def is_spent(run: Run) -> bool:
+    """Whether a run that is resumed has no time left to train."""
+    budget = run.budget
+    if run.checkpoint is None or not processes.agreed(budget.is_spent())[0]:
+        return False
+    used, limit = clock(budget.used()), clock(budget.limit)
+    log.warning("%s of %s are used: nothing left to train; budget.extend adds time", used, limit)
+    return True

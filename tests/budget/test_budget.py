@@ -1,0 +1,237 @@
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cocoseg.budget.budget import END, Budget, ledger, open_budget, process_age
+from cocoseg.budget.budget import budget as module
+from cocoseg.budget.ledger import LEDGER, kept_in, read_ledger
+from cocoseg.errors import CocosegError
+
+
+class Clock:
+    """Time that passes when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    watch = Clock()
+    monkeypatch.setattr(module.time, "monotonic", watch.monotonic)
+    return watch
+
+
+def started(watch: Clock, limit: float | None, **more: float) -> Budget:
+    return Budget(limit, began=watch.now, **more)
+
+
+def test_used_and_left(watch: Clock) -> None:
+    budget = started(watch, 60, used_before=5)
+    watch.now += 10
+    assert budget.used() == 15
+    assert budget.left() == 45
+    assert started(watch, None).left() == float("inf")
+
+
+def test_what_the_end_needs_is_kept_in_reserve(watch: Clock) -> None:
+    budget = started(watch, 100)
+    budget.expected.validation, budget.expected.checkpoint, budget.expected.export = 5, 2, 3
+    assert budget.seconds_after_validation() == pytest.approx(2 * 2.2 + 3.3 + END)
+    assert budget.seconds_reserved() == pytest.approx(5.5 + 2 * 2.2 + 3.3 + END)
+    budget.expected.figures = 0.5
+    assert budget.seconds_after_validation() == pytest.approx(2 * 2.2 + 3.3 + 0.55 + END)
+    budget.expected.step = 1
+    watch.now += 100 - budget.seconds_reserved() - 1.1
+    assert not budget.is_spent()
+    watch.now += 0.2
+    assert budget.is_spent()
+
+
+def test_a_minute_is_kept_for_other_formats_once(watch: Clock) -> None:
+    """They are written at the end, and not after a validation that finds a better model."""
+    budget = started(watch, 1000)
+    before = budget.seconds_reserved()
+    budget.writes_formats = True
+    assert budget.seconds_reserved() == before + 60
+    budget.expected.validation = 36
+    watch.now += 1000 - (2 * 1.1 * 36 + 60 + END) - 1
+    assert budget.fits_validation()
+    watch.now += 2
+    assert not budget.fits_validation()
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(None, 0), (60, 6), (600, 60), (21_600, 60)])
+def test_other_formats_get_a_tenth_of_the_limit_at_most(limit: float | None, kept: float) -> None:
+    assert Budget(limit, writes_formats=True).seconds_for_formats() == kept
+    assert Budget(limit).seconds_for_formats() == 0
+
+
+def test_a_validation_too_long_to_fit_gets_a_fifth(watch: Clock) -> None:
+    budget = started(watch, 100)
+    budget.expected.validation = 70
+    assert budget.seconds_reserved() == pytest.approx(20 + END)
+    watch.now += 90
+    assert budget.fits_validation_batch(10 - END - 0.1)
+    assert not budget.fits_validation_batch(10 - END + 0.1)
+
+
+def test_without_a_limit_nothing_depends_on_the_clock(watch: Clock) -> None:
+    budget = started(watch, None)
+    budget.begin_training()
+    watch.now += 1e6
+    budget.advance(0.25)
+    assert budget.progress == 0.25
+    assert not budget.is_spent()
+    assert budget.seconds_reserved() == 0
+
+
+def test_progress_runs_from_the_first_step_to_the_reserve(watch: Clock) -> None:
+    budget = started(watch, 110 + END)
+    watch.now += 10  # start-up
+    budget.begin_training()
+    budget.advance(0)
+    assert budget.progress == 0
+    watch.now += 50
+    budget.advance(0)
+    assert budget.progress == pytest.approx(0.5)  # without the 10 s of start-up, and what is kept in reserve
+    watch.now += 50
+    budget.advance(0)
+    assert budget.progress == pytest.approx(1)
+    watch.now += 50
+    budget.advance(0)
+    assert budget.progress == 1
+
+
+def test_progress_never_falls(watch: Clock) -> None:
+    budget = started(watch, 100)
+    budget.begin_training()
+    budget.expected.validation = 15
+    watch.now += 50
+    budget.advance(0)
+    before = budget.progress
+    budget.expected.validation = 0  # the reserve was too large
+    budget.advance(0)
+    assert budget.progress == before > 0.5
+
+
+def test_the_position_counts_where_it_is_ahead(watch: Clock) -> None:
+    budget = started(watch, 101)
+    budget.begin_training()
+    watch.now += 20
+    budget.advance(0.7)
+    assert budget.progress == 0.7
+
+
+def test_a_resumed_run_goes_on_where_it_was(watch: Clock) -> None:
+    first = started(watch, 101)
+    watch.now += 10
+    first.begin_training()
+    watch.now += 30
+    first.charge("computing", 30)
+    first.advance(0)
+    ledger = json.loads(json.dumps(first.to_dict()))
+
+    watch.now += 10_000  # nothing ran
+    second = started(watch, 101)
+    second.resume(ledger)
+    assert second.used() == 40
+    watch.now += 10
+    second.begin_training()
+    second.advance(0)
+    assert second.progress == pytest.approx((50 - 10) / (101 - END - 10))
+    assert second.progress > first.progress
+    assert second.spent.computing == 30
+    assert second.spent.starting == 20
+
+
+def test_a_ledger_of_an_earlier_version_counts_too(watch: Clock) -> None:
+    ledger = started(watch, 100, used_before=30).to_dict()
+    ledger["expected"] = {"validation": 4.0, "pictures": 2.0}
+    budget = started(watch, 100)
+    budget.resume(ledger)
+    assert budget.used() == 30
+    assert budget.expected.validation == 4
+    assert budget.expected.figures == 0
+
+
+def test_the_ledger_with_more_time_counts(watch: Clock) -> None:
+    budget = started(watch, 100)
+    budget.resume({**started(watch, 100).to_dict(), "used": 30})
+    budget.resume({**started(watch, 100).to_dict(), "used": 20})  # an older one, of a checkpoint
+    budget.resume(None)
+    assert budget.used() == 30
+
+
+def test_a_ledger_of_an_older_version_is_read(tmp_path: Path) -> None:
+    content = {**Budget(60.0).to_dict(), "used": 5}
+    content["expected"] |= {"formats": {"onnx": 3.0}, "export": 2.0}
+    (tmp_path / LEDGER).write_text(json.dumps(content))
+    budget = Budget(60.0)
+    budget.resume(read_ledger(tmp_path / LEDGER))
+    assert budget.expected.export == 2
+
+
+def test_the_ledger_is_written_while_the_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "WRITE_EVERY", 0.02)
+    budget = Budget(60.0)
+    path = tmp_path / LEDGER
+    with kept_in(path, budget):
+        first = read_ledger(path)
+        deadline = time.monotonic() + 20
+        while (later := read_ledger(path)) == first and time.monotonic() < deadline:
+            time.sleep(0.01)
+    last = read_ledger(path)
+    assert first is not None
+    assert later is not None
+    assert last is not None
+    assert first["used"] < later["used"] <= last["used"]
+    assert last["limit"] == 60.0
+    assert [path.name for path in tmp_path.iterdir()] == [LEDGER]
+
+
+def test_a_ledger_without_all_its_keys_is_damaged_too(tmp_path: Path) -> None:
+    content = Budget(60.0).to_dict()
+    del content["finished"]
+    (tmp_path / LEDGER).write_text(json.dumps({**content, "used": 5}))
+    with pytest.raises(CocosegError, match="delete it"):
+        read_ledger(tmp_path / LEDGER)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"limit": 5}', '{"limit": 5, "used": "much"}'])
+def test_a_damaged_ledger_is_an_error(tmp_path: Path, content: str) -> None:
+    (tmp_path / LEDGER).write_text(content)
+    with pytest.raises(CocosegError, match=rf"{LEDGER}: not readable .*delete it"):
+        read_ledger(tmp_path / LEDGER)
+
+
+def test_no_ledger(tmp_path: Path) -> None:
+    assert read_ledger(tmp_path / LEDGER) is None
+
+
+def test_the_first_job_counts_from_the_start_of_the_process() -> None:
+    code = (
+        "import time; begin = time.monotonic(); time.sleep(0.5)\n"
+        "from cocoseg.budget.budget import open_budget\n"
+        "first = open_budget(60.0); least = time.monotonic() - begin\n"
+        "second = open_budget(60.0)\n"
+        "print(first.used(), least, second.used())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    first, least, second = map(float, done.stdout.split())
+    assert least - 0.02 <= first < least + 10
+    assert second < 0.5
+
+
+def test_age_grows() -> None:
+    before = process_age()
+    time.sleep(0.05)
+    assert process_age() > before
+    assert open_budget(None).limit is None

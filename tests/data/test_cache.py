@@ -1,0 +1,314 @@
+"""Decoded arrays: made once, made anew whenever anything they depend on has changed, never half."""
+
+import errno
+import json
+import logging
+import multiprocessing
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import time
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from cocoseg.data import cache
+from cocoseg.data.cache import Source, open_arrays
+from cocoseg.data.dataset import Batches, SegmentationDataset
+from cocoseg.errors import CocosegError
+from cocoseg.preparation.prepare import prepare
+from cocoseg.preparation.prepared_folder import prepared_sets
+from tiny import shapes_config
+
+
+@pytest.fixture
+def folder(shapes_root, tmp_path):
+    """A prepared folder of its own."""
+    prepare(shapes_config(shapes_root, tmp_path / "prepared"))
+    return tmp_path / "prepared"
+
+
+def dataset(shapes_root, folder, size=(32, 48)) -> SegmentationDataset:
+    train, _ = prepared_sets(shapes_config(shapes_root, folder))
+    return SegmentationDataset(train.subset_file, train.image_dir, size)
+
+
+def arrays(folder: Path) -> list[Path]:
+    return sorted(path for path in (folder / "arrays").iterdir() if path.is_dir())
+
+
+def made(caplog) -> int:
+    """How often arrays were made since the last call."""
+    count = sum("decoding" in record.message for record in caplog.records)
+    caplog.clear()
+    return count
+
+
+def some_source(tmp_path: Path, count: int = 3, decode=None) -> Source:
+    """Images of one colour each, of which nothing but the files' states is looked at."""
+    files = [tmp_path / f"{number}.txt" for number in range(count)]
+    for file in files:
+        file.write_text("x")
+
+    def constant(number: int) -> tuple[np.ndarray, np.ndarray]:
+        return np.full((4, 6, 3), number, np.uint8), np.full((4, 6), 2 * number, np.uint8)
+
+    return Source(files, files, ["meaning"], (4, 6), decode or constant)
+
+
+# --- the same values
+
+
+def test_arrays_hold_what_files_give(shapes_root, folder):
+    plain, cached = dataset(shapes_root, folder), dataset(shapes_root, folder)
+    cached.decode_once(workers=2)
+    for ours, theirs in zip(cached, plain, strict=True):
+        assert torch.equal(ours[0], theirs[0])
+        assert torch.equal(ours[1], theirs[1])
+
+
+def test_batches_are_the_same_with_and_without(shapes_root, folder):
+    plain, cached = dataset(shapes_root, folder), dataset(shapes_root, folder)
+    cached.decode_once(workers=1)
+    numbers = [5, 0, 23, 5]
+    for ours, theirs in zip(
+        Batches(cached).__getitems__(numbers), Batches(plain).__getitems__(numbers), strict=True
+    ):
+        assert ours.dtype == torch.uint8
+        assert torch.equal(ours, theirs)
+
+
+def test_the_arrays_are_plain_numpy_files(shapes_root, folder):
+    data = dataset(shapes_root, folder)
+    data.decode_once(workers=1)
+    (place,) = arrays(folder)
+    assert place.name.startswith("32x48-")
+    images, masks = np.load(place / "images.npy"), np.load(place / "masks.npy")
+    assert (images.shape, images.dtype) == ((24, 32, 48, 3), np.uint8)
+    assert (masks.shape, masks.dtype) == ((24, 32, 48), np.uint8)
+    image, mask = data.read([7])
+    np.testing.assert_array_equal(image[0].permute(1, 2, 0), images[7])
+    np.testing.assert_array_equal(mask[0], masks[7])
+
+
+def test_batches_are_copies_that_may_be_written_to(tmp_path):
+    opened = open_arrays(tmp_path / "arrays", some_source(tmp_path), workers=1)
+    image, _ = opened.take([1, 2])
+    image.zero_()
+    assert opened.take([1])[0].unique().tolist() == [1]
+
+
+def test_a_pickled_reference_opens_the_files(tmp_path):
+    """Else a process that is not forked would be sent all images."""
+    opened = open_arrays(tmp_path / "arrays", some_source(tmp_path, count=50), workers=1)
+    text = pickle.dumps(opened)
+    assert len(text) < 500
+    assert torch.equal(pickle.loads(text).take([7])[1], opened.take([7])[1])
+
+
+# --- made once
+
+
+def test_made_once_per_size(shapes_root, folder, caplog):
+    caplog.set_level(logging.INFO)
+    for size in ((32, 48), (16, 16), (32, 48), (16, 16)):
+        dataset(shapes_root, folder, size).decode_once(workers=1)
+    assert made(caplog) == 2
+    assert [path.name.split("-")[0] for path in arrays(folder)] == ["16x16", "32x48"]
+
+
+def touch(path: Path) -> None:
+    os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 1000))
+
+
+def of_arrays(folder: Path, name: str) -> Path:
+    return arrays(folder)[0] / name
+
+
+def flip_a_bit(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(-100, os.SEEK_END)
+        byte = file.read(1)[0]
+        file.seek(-100, os.SEEK_END)
+        file.write(bytes([byte ^ 1]))
+
+
+CHANGES = {
+    "an image replaced": lambda images, folder: touch(images / "image_003.jpg"),
+    "a mask drawn anew": lambda images, folder: touch(next((folder / "masks").iterdir())),
+    "arrays cut short": lambda images, folder: os.truncate(of_arrays(folder, "images.npy"), 5000),
+    "masks cut short": lambda images, folder: os.truncate(of_arrays(folder, "masks.npy"), 5000),
+    "arrays missing": lambda images, folder: of_arrays(folder, "masks.npy").unlink(),
+    "a bit flipped": lambda images, folder: flip_a_bit(of_arrays(folder, "images.npy")),
+    "record missing": lambda images, folder: of_arrays(folder, "arrays.json").unlink(),
+    "record damaged": lambda images, folder: of_arrays(folder, "arrays.json").write_text("{"),
+    "record of others": lambda images, folder: of_arrays(folder, "arrays.json").write_text("[]"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_made_anew_after(change, shapes_root, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    root = tmp_path / "shapes"
+    shutil.copytree(shapes_root, root)
+    folder = tmp_path / "prepared"
+    prepare(shapes_config(root, folder))
+    first = dataset(root, folder)
+    first.decode_once(workers=1)
+    assert made(caplog) == 1
+
+    CHANGES[change](root / "images", folder)
+    second = dataset(root, folder)
+    second.decode_once(workers=1)
+
+    assert made(caplog) == 1
+    assert len(arrays(folder)) == 1
+    for ours, theirs in zip(second, dataset(root, folder), strict=True):
+        assert torch.equal(ours[0], theirs[0])
+        assert torch.equal(ours[1], theirs[1])
+
+
+def test_other_classes_are_other_arrays(tmp_path):
+    first = some_source(tmp_path)
+    second = Source(first.images, first.masks, ["another meaning"], first.image_size, first.decode)
+    assert first.key() != second.key()
+
+
+def test_old_arrays_of_all_sizes_are_removed(shapes_root, folder):
+    for size in ((16, 16), (32, 48)):
+        dataset(shapes_root, folder, size).decode_once(workers=1)
+    touch(next((folder / "masks").iterdir()))
+    dataset(shapes_root, folder, (16, 16)).decode_once(workers=1)
+    assert [path.name.split("-")[0] for path in arrays(folder)] == ["16x16"]
+
+
+def test_pixels_are_counted(shapes_root, folder):
+    plain, cached = dataset(shapes_root, folder), dataset(shapes_root, folder)
+    cached.decode_once(workers=1)
+    counts = cached.class_counts([3, 1])
+    np.testing.assert_array_equal(counts, plain.class_counts([3, 1]))
+    np.testing.assert_array_equal(counts[0], np.bincount(cached.read([3])[1].flatten(), minlength=256))
+
+
+def test_who_has_old_arrays_open_keeps_them(tmp_path):
+    source = some_source(tmp_path)
+    opened = open_arrays(tmp_path / "arrays", source, workers=1)
+    touch(tmp_path / "1.txt")
+    open_arrays(tmp_path / "arrays", source, workers=1)
+    assert opened.take([2])[1].unique().tolist() == [4]
+
+
+# --- whole or not at all
+
+
+def test_a_broken_image_leaves_nothing(shapes_root, tmp_path):
+    root, folder = tmp_path / "shapes", tmp_path / "prepared"
+    shutil.copytree(shapes_root, root)
+    prepare(shapes_config(root, folder))
+    (root / "images" / "image_005.jpg").write_bytes(b"no image")
+    with pytest.raises(CocosegError, match=r"image_005\.jpg: not a readable image"):
+        dataset(root, folder).decode_once(workers=2)
+    assert arrays(folder) == []
+
+
+def test_an_image_of_another_size_than_its_mask_leaves_nothing(shapes_root, tmp_path):
+    root, folder = tmp_path / "shapes", tmp_path / "prepared"
+    shutil.copytree(shapes_root, root)
+    prepare(shapes_config(root, folder))
+    PIL.Image.new("RGB", (20, 30)).save(root / "images" / "image_005.jpg")
+    with pytest.raises(CocosegError, match=r"image_005\.jpg: 20x30, but its mask is"):
+        dataset(root, folder).decode_once(workers=1)
+    assert arrays(folder) == []
+
+
+def test_too_little_room_is_said_before_the_first_byte(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: usage(0, 0, 1000))
+    source = Source([tmp_path] * 8000, [tmp_path] * 8000, [], (224, 224), decode=None)
+    with pytest.raises(CocosegError, match=r"8000 decoded images of 224x224 need 1\.6 GB, and 0\.0 GB are"):
+        open_arrays(tmp_path / "arrays", source)
+    assert [path.name for path in (tmp_path / "arrays").iterdir()] == [".lock"]
+
+
+def test_a_disk_that_fills_up_is_one_line(tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cache.os, "posix_fallocate", full)
+    with pytest.raises(CocosegError, match=r"images\.npy: can't be written \(No space left on device\)"):
+        open_arrays(tmp_path / "arrays", some_source(tmp_path), workers=1)
+    assert [path.name for path in (tmp_path / "arrays").iterdir()] == [".lock"]
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from cocoseg.data.cache import Source, open_arrays
+
+def decode(number):
+    time.sleep(0.05)
+    return np.full((4, 6, 3), number, np.uint8), np.full((4, 6), number, np.uint8)
+
+folder = Path(sys.argv[1])
+files = [folder / f"{number}.txt" for number in range(40)]
+print("begin", flush=True)
+open_arrays(folder / "arrays", Source(files, files, [], (4, 6), decode), workers=int(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [pytest.param("SIGTERM", marks=pytest.mark.slow), "SIGKILL"])
+def test_killed_while_making_and_started_again(tmp_path, workers, name):
+    import signal
+
+    for number in range(40):
+        (tmp_path / f"{number}.txt").write_text("x")
+    command = [sys.executable, "-c", SLOW, str(tmp_path), str(workers)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    process.stdout.readline()
+    deadline = time.monotonic() + 30
+    while not list((tmp_path / "arrays").glob("new.part/*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.2)
+    process.send_signal(getattr(signal, name))
+    assert process.wait(timeout=30) != 0
+    assert not list((tmp_path / "arrays").glob("4x6-*"))
+
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=60)
+    (place,) = (path for path in (tmp_path / "arrays").iterdir() if path.is_dir())
+    images = np.load(place / "images.npy")
+    np.testing.assert_array_equal(images[:, 0, 0, 0], np.arange(40))
+    assert json.loads((place / "arrays.json").read_bytes())["files"][0][0] == "images.npy"
+
+
+def decode_in(folder: str, root: str, barrier, results) -> None:
+    logging.basicConfig(level=logging.INFO)
+    data = dataset(Path(root), Path(folder))
+    calls = []
+    original = data._decode
+    data._decode = lambda number: calls.append(number) or original(number)
+    barrier.wait()
+    data.decode_once(workers=1)
+    results.put((len(calls), int(data.read(range(24))[0].sum())))
+
+
+@pytest.mark.slow
+def test_two_processes_at_once_make_them_once(shapes_root, folder):
+    context = multiprocessing.get_context("spawn")
+    barrier, results = context.Barrier(2), context.Queue()
+    arguments = (str(folder), str(shapes_root), barrier, results)
+    processes = [context.Process(target=decode_in, args=arguments) for _ in range(2)]
+    for process in processes:
+        process.start()
+    answers = [results.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join(timeout=30)
+    assert sorted(calls for calls, _ in answers) == [0, 24]
+    assert answers[0][1] == answers[1][1] > 0

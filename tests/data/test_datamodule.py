@@ -1,0 +1,292 @@
+import json
+import types
+
+import pytest
+import torch
+from msgspec.structs import replace
+from torch.utils.data import DataLoader
+
+import cocoseg.data.datamodule
+from cocoseg.config import AugmentConfig, SubsetConfig
+from cocoseg.data.datamodule import SegmentationDataModule
+from cocoseg.data.dataset import Batches, SegmentationDataset, as_is
+from cocoseg.errors import CocosegError
+from cocoseg.networks.pixels import normalize
+from cocoseg.preparation.prepare import prepare
+from cocoseg.preparation.shapes import draw_shapes
+from tiny import shapes_config
+
+
+@pytest.fixture(scope="module")
+def prepared_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("prepared") / "shapes"
+
+
+@pytest.fixture
+def data_module(shapes_root, prepared_dir):
+    """Makes a data module over the 24 images of `shapes_root`, set up."""
+
+    def make(*, seed: int = 0, **data: object) -> SegmentationDataModule:
+        module = SegmentationDataModule(shapes_config(shapes_root, prepared_dir, seed=seed, **data))
+        module.prepare_data()
+        module.setup("fit")
+        return module
+
+    return make
+
+
+def names(dataset) -> list[str]:
+    """The images of a set or of a part of one, in its order."""
+    if isinstance(dataset, SegmentationDataset):
+        return [image for image, _ in dataset.pairs]
+    return [dataset.dataset.pairs[i][0] for i in dataset.indices]
+
+
+def test_the_split_is_disjoint_and_complete(data_module, shapes_root):
+    data = data_module(val_fraction=0.25)
+    train, val = names(data.train_set), names(data.val_set)
+
+    assert (len(train), len(val)) == (18, 6)
+    assert sorted(train + val) == sorted(path.name for path in (shapes_root / "images").iterdir())
+
+
+def test_the_seed_decides_the_split(data_module):
+    first, again, other = (data_module(seed=seed) for seed in (1, 1, 2))
+
+    assert names(first.train_set) == names(again.train_set)
+    assert names(first.val_set) == names(again.val_set)
+    assert set(names(first.val_set)) != set(names(other.val_set))
+
+
+@pytest.mark.parametrize(("fraction", "held_out"), [(0.001, 1), (0.06, 1), (0.1, 2), (0.5, 12), (0.95, 23)])
+def test_val_fraction(data_module, fraction, held_out):
+    data = data_module(val_fraction=fraction)
+
+    assert (len(data.train_set), len(data.val_set)) == (24 - held_out, held_out)
+
+
+@pytest.mark.parametrize("fraction", [0.99, 0.98])
+def test_nothing_left_to_train_on_is_an_error(data_module, fraction):
+    with pytest.raises(CocosegError, match=r"24 images are too few to hold out 24.*val_fraction"):
+        data_module(val_fraction=fraction)
+
+
+def test_one_image_is_too_few(data_module, tmp_path):
+    with pytest.raises(CocosegError, match="1 images are too few"):
+        data_module(subset=SubsetConfig(size=1), prepared_dir=str(tmp_path / "prepared"))
+
+
+def test_a_validation_file_of_its_own_is_used_whole(shapes_root, data_module, tmp_path):
+    draw_shapes(tmp_path / "val", images=6, seed=2)
+    data = data_module(
+        prepared_dir=str(tmp_path / "prepared"),
+        val_images=str(tmp_path / "val" / "images"),
+        val_annotations=str(tmp_path / "val" / "annotations" / "instances.json"),
+        subset=SubsetConfig(size=10),
+    )
+
+    assert len(names(data.train_set)) == 10
+    assert names(data.val_set) == [f"image_{number:03d}.jpg" for number in range(1, 7)]
+    assert data.train_set.image_dir == shapes_root / "images"
+    assert data.val_set.image_dir == tmp_path / "val" / "images"
+
+
+def test_validation_images_lie_with_the_others_unless_told_otherwise(shapes_root, data_module, tmp_path):
+    content = json.loads((shapes_root / "annotations" / "instances.json").read_bytes())
+    content["images"] = content["images"][:3]
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] <= 3]
+    file = tmp_path / "val.json"
+    file.write_text(json.dumps(content))
+
+    data = data_module(prepared_dir=str(tmp_path / "prepared"), val_annotations=str(file))
+
+    assert data.val_set.image_dir == shapes_root / "images"
+    assert len(data.val_set) == 3
+    assert torch.equal(data.val_set[0][1], data.train_set[0][1])  # the same image, the same mask
+
+
+def images_of(dataset) -> torch.Tensor:
+    """All images of a set or a part of one, as bytes: (N, 3, H, W)."""
+    return torch.cat([image for image, _ in DataLoader(Batches(dataset), collate_fn=as_is)])
+
+
+def test_batches_are_bytes(data_module):
+    data = data_module(image_size=[24, 40], batch_size=4)
+
+    for loader in (data.train_dataloader(), data.val_dataloader()):
+        image, mask = next(iter(loader))
+        assert (image.shape, image.dtype) == ((4, 3, 24, 40), torch.uint8)
+        assert image.is_contiguous(memory_format=torch.channels_last)
+        assert (mask.shape, mask.dtype) == ((4, 24, 40), torch.uint8)
+        assert set(mask.unique().tolist()) <= {*range(len(data.labels)), 255}
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_on_the_device_they_become_what_the_data_set_gives(data_module, training):
+    data = data_module(batch_size=4)
+    data.train_dataloader()  # makes the augmentation, here of nothing
+    data.trainer = types.SimpleNamespace(global_rank=0, world_size=1, training=training)
+    image, mask = data.on_after_batch_transfer(next(iter(data.val_dataloader())), 0)
+
+    expected = [torch.stack(part) for part in zip(*(data.val_set[i] for i in range(4)), strict=True)]
+    assert (image.dtype, mask.dtype) == (torch.float32, torch.int64)
+    assert torch.equal(image, expected[0])
+    assert torch.equal(mask, expected[1])
+
+
+def test_only_training_images_are_augmented(data_module):
+    data = data_module(batch_size=4)
+    data.config.augment = AugmentConfig(brightness=1.0)
+    data.train_dataloader()
+    batch = next(iter(data.val_dataloader()))
+    given = {}
+    for training in (True, False):
+        data.trainer = types.SimpleNamespace(global_rank=0, world_size=1, training=training)
+        given[training], _ = data.on_after_batch_transfer(batch, 0)
+
+    assert torch.equal(given[False], normalize(batch[0]))
+    assert not torch.allclose(given[True], given[False], atol=0.1)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_order_and_augmentation_follow_the_seed(data_module, workers):
+    def epochs(seed: int, workers: int) -> list[torch.Tensor]:
+        data = data_module(seed=0, num_workers=workers, batch_size=6)
+        data.config = replace(data.config, seed=seed, augment=AugmentConfig(flip=0.5, scale=[0.5, 2]))
+        data.trainer = types.SimpleNamespace(global_step=0, global_rank=0, world_size=1, training=True)
+        loader = data.train_dataloader()
+        return [data.on_after_batch_transfer(batch, 0)[0] for _ in range(2) for batch in loader]
+
+    first = epochs(1, 0)
+    assert all(torch.equal(a, b) for a, b in zip(first, epochs(1, workers), strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(first, epochs(2, workers), strict=True))
+
+
+def test_processes_augment_differently(data_module):
+    """torch's generator only takes the low 32 bits of a seed."""
+
+    def augmented(rank: int) -> torch.Tensor:
+        data = data_module()
+        data.config.augment = AugmentConfig(brightness=1.0)
+        data.trainer = types.SimpleNamespace(global_step=0, global_rank=rank, world_size=2, training=True)
+        data.train_dataloader()
+        same_images = Batches(data.train_set).__getitems__([0, 1, 2, 3])
+        return data.on_after_batch_transfer(same_images, 0)[0]
+
+    assert torch.equal(augmented(1), augmented(1))
+    assert not torch.allclose(augmented(0), augmented(1), atol=0.1)
+
+
+def test_classes_are_counted_in_both_parts(data_module):
+    data = data_module()
+
+    for counts, part in ((data.class_counts(), data.train_set), (data.val_class_counts(), data.val_set)):
+        masks = torch.stack([mask for _, mask in (part[i] for i in range(len(part)))])
+        assert counts.shape == (len(part), len(data.labels))
+        assert counts.sum(0).tolist() == masks.flatten().bincount(minlength=256)[:7].tolist()
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_training_images_may_be_larger_for_crops_to_have_room(data_module, cache):
+    data = data_module(image_size=[24, 40], cache_size=[48, 80], cache=cache, batch_size=4)
+    same = data_module(image_size=[24, 40], cache=cache, batch_size=4)
+    loader = data.train_dataloader()
+    large, _ = next(iter(loader))
+    data.trainer = types.SimpleNamespace(global_rank=0, world_size=1, training=True)
+    image, mask = data.on_after_batch_transfer(next(iter(loader)), 0)
+
+    assert large.shape == (4, 3, 48, 80)
+    assert (image.shape, mask.shape) == ((4, 3, 24, 40), (4, 24, 40))
+    assert names(data.train_set) == names(same.train_set)
+    assert names(data.val_set) == names(same.val_set)
+    assert torch.equal(images_of(data.val_set), images_of(same.val_set))  # validation sees no difference
+
+
+def test_the_cache_changes_nothing(data_module):
+    with_it, without = (data_module(cache=cache) for cache in (True, False))
+
+    for make in ("train_dataloader", "val_dataloader"):
+        pairs = zip(getattr(with_it, make)(), getattr(without, make)(), strict=True)
+        assert all(torch.equal(a, b) for ours, theirs in pairs for a, b in zip(ours, theirs, strict=True))
+
+
+def test_validation_keeps_order_and_every_image(data_module):
+    data = data_module(batch_size=4)
+
+    for _ in range(2):
+        batches = list(data.val_dataloader())
+        assert [len(image) for image, _ in batches] == [4, 2]
+        assert torch.equal(torch.cat([image for image, _ in batches]), images_of(data.val_set))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "sizes"), [(1, [1] * 18), (5, [5, 5, 5]), (17, [17]), (18, [18]), (19, [18]), (64, [18])]
+)
+def test_training_drops_a_last_batch_unless_it_is_the_only_one(data_module, batch_size, sizes):
+    loader = data_module(batch_size=batch_size, image_size=[4, 4]).train_dataloader()
+
+    assert [len(image) for image, _ in loader] == sizes
+
+
+def test_training_is_shuffled_anew_each_epoch_as_the_seed_says(data_module):
+    def epochs(seed: int) -> list[list[float]]:
+        loader = data_module(seed=seed, batch_size=18, image_size=[4, 4]).train_dataloader()
+        return [next(iter(loader))[0].float().mean((1, 2, 3)).tolist() for _ in range(2)]
+
+    first, second = epochs(0)
+
+    assert first != second
+    assert sorted(first) == sorted(second)
+    assert epochs(0) == [first, second]
+
+
+def test_a_resumed_run_sees_the_images_in_another_order(data_module):
+    def first_batch(step: int) -> list[float]:
+        module = data_module(batch_size=18, image_size=[4, 4])
+        module.trainer = types.SimpleNamespace(global_step=step, global_rank=0, world_size=1)
+        return next(iter(module.train_dataloader()))[0].float().mean((1, 2, 3)).tolist()
+
+    assert first_batch(0) != first_batch(7)
+    assert sorted(first_batch(0)) == sorted(first_batch(7))
+
+
+def test_prepares_once(shapes_root, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        cocoseg.data.datamodule, "prepare", lambda config: calls.append(config) or prepare(config)
+    )
+    data = SegmentationDataModule(shapes_config(shapes_root, tmp_path / "prepared"))
+
+    data.prepare_data()
+    data.prepare_data()
+
+    assert calls == [data.config]
+
+
+def test_setup_keeps_the_split_it_has(data_module):
+    data = data_module()
+    before = data.train_set
+
+    data.setup("validate")
+
+    assert data.train_set is before
+
+
+def test_workers_deliver_the_same_batches(data_module):
+    alone, helped = (data_module(num_workers=workers).train_dataloader() for workers in (0, 1))
+
+    for ours, theirs in zip(alone, helped, strict=True):
+        assert torch.equal(ours[0], theirs[0])
+        assert torch.equal(ours[1], theirs[1])
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize(
+    ("cache", "cuda", "workers"), [(False, False, 8), (False, True, 8), (True, True, 1), (True, False, 0)]
+)
+def test_workers_by_default(data_module, monkeypatch, cache, cuda, workers):
+    """Decoding takes the cores; what is decoded already needs nobody, or one to copy while a GPU computes."""
+    monkeypatch.setattr("cocoseg.data.datamodule.available_cores", lambda: 64)
+    monkeypatch.setattr("cocoseg.data.datamodule.torch.cuda.is_available", lambda: cuda)
+
+    assert data_module(num_workers=None, cache=cache).val_dataloader().num_workers == workers

@@ -1,0 +1,307 @@
+import csv
+import dataclasses
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from msgspec.structs import asdict, replace
+from sklearn.metrics import confusion_matrix
+
+from cocoseg.config import EvaluateConfig
+from cocoseg.data.datamodule import SegmentationDataModule
+from cocoseg.errors import CocosegError
+from cocoseg.evaluation.bootstrap import intervals
+from cocoseg.evaluation.evaluate import evaluate
+from cocoseg.evaluation.images import open_images
+from cocoseg.inference.model import load_model
+from cocoseg.inference.predictor import Predictor
+from cocoseg.labels import LabelClass, LabelMap
+from cocoseg.networks.model_file import save_model
+from cocoseg.networks.pixels import normalize
+from cocoseg.networks.spec import ModelSpec
+from cocoseg.networks.unet import UNet
+from cocoseg.preparation.mask_files import MaskEncoding
+from cocoseg.preparation.prepare import prepare
+from cocoseg.scores import Scores
+from cocoseg.training.losses import CrossEntropyLoss
+from cocoseg.training.metrics import ConfusionMatrix
+from tiny import shapes_config
+
+SIZE = (32, 32)  # of the network; the images are larger
+
+
+def settings(root: Path, folder: Path, **changes: object) -> EvaluateConfig:
+    """For the drawn shapes, prepared in this process."""
+    base = shapes_config(root, folder / "prepared")
+    config = EvaluateConfig(**{**asdict(base), "checkpoint": str(folder / "model.pth"), "gallery": False})
+    config.trainer = {"accelerator": "cpu", "max_time": None}
+    return replace(config, **changes)
+
+
+def make_model(path: Path, labels: LabelMap, seed: int = 0) -> None:
+    """A network that says each class somewhere."""
+    torch.manual_seed(seed)
+    network = {"_target_": "cocoseg.unet.UNet", "num_classes": len(labels), "base_channels": 2, "depth": 2}
+    net = UNet(num_classes=len(labels), base_channels=2, depth=2)
+    with torch.no_grad():
+        net.head.weight *= 30
+        image = torch.randint(0, 256, (4, 3, 32, 32), generator=torch.Generator().manual_seed(1))
+        net.head.bias -= net.eval()(normalize(image.to(torch.uint8))).mean((0, 2, 3))
+    save_model(path, net.state_dict(), ModelSpec(network, labels, SIZE), None)
+
+
+@pytest.fixture(scope="module")
+def scored(shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A network scored on all 24 images, every file written. Not to be changed."""
+    folder = tmp_path_factory.mktemp("scored")
+    config = settings(shapes_root, folder, split="all", tta=True, save_predictions=True, gallery=True)
+    prepare(config)
+    labels = MaskEncoding.load(folder / "prepared").labels
+    make_model(folder / "model.pth", labels)
+    report = evaluate(config, folder / "out")
+    metrics = json.loads((folder / "out/metrics.json").read_text())
+    return SimpleNamespace(
+        config=config, folder=folder, out=folder / "out", labels=labels, report=report, metrics=metrics
+    )
+
+
+def pairs(scored: SimpleNamespace) -> list[tuple[Path, Path]]:
+    """Mask files, and those of the predictions."""
+    index = json.loads((scored.folder / "prepared/index.json").read_text())["pairs"]
+    return [
+        (scored.folder / "prepared" / pair["mask"], scored.out / "predictions" / f"{pair['image']}.png")
+        for pair in index
+    ]
+
+
+def test_scores_are_those_of_scikit_learn_on_the_saved_predictions(scored: SimpleNamespace) -> None:
+    """Read by Pillow from the files; pixels are category ids there, 255 is ignored."""
+    ids = [0, *(c.category_id for c in scored.labels.classes[1:])]
+    truths, predictions = [], []
+    for mask, prediction in pairs(scored):
+        truth, found = (np.asarray(PIL.Image.open(path)) for path in (mask, prediction))
+        assert truth.shape == found.shape
+        truths.append(truth[truth != 255])
+        predictions.append(found[truth != 255])
+    assert len(truths) == 24
+    matrix = confusion_matrix(np.concatenate(truths), np.concatenate(predictions), labels=ids)
+
+    np.testing.assert_array_equal(scored.report.views["original"].matrix, matrix)
+    right, true, said = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
+    iou = right / (true + said - right)
+    found = scored.metrics["original"]
+    assert len(set(np.concatenate(predictions))) > 3
+    assert found["miou"] == pytest.approx(iou[1:].mean())
+    assert found["miou_with_background"] == pytest.approx(iou.mean())
+    assert found["pixel_accuracy"] == pytest.approx(right.sum() / matrix.sum())
+    assert found["frequency_weighted_iou"] == pytest.approx((iou * true).sum() / true.sum())
+    assert found["dice"] == pytest.approx((2 * right / (true + said))[1:].mean())
+    assert found["iou"] == pytest.approx(dict(zip(scored.labels.names, iou, strict=True)))
+    assert found["pixels"] == matrix.sum()
+    with (scored.out / "per_class.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for index, row in enumerate(rows):
+        assert row["class"] == scored.labels.names[index]
+        assert float(row["iou"]) == pytest.approx(iou[index])
+        assert row["precision"] == "" or float(row["precision"]) == pytest.approx(right[index] / said[index])
+        assert (row["precision"] == "") == (said[index] == 0)
+        assert float(row["recall"]) == pytest.approx(right[index] / true[index])
+        assert float(row["pixel_share"]) == pytest.approx(true[index] / true.sum())
+        assert float(row["iou_low"]) <= iou[index] <= float(row["iou_high"])
+
+
+def test_predictions_are_those_of_predict(scored: SimpleNamespace, shapes_root: Path) -> None:
+    model = load_model(scored.config.checkpoint)
+    ids = np.array([c.category_id or 0 for c in scored.labels.classes], dtype=np.uint8)
+    for _, path in pairs(scored)[:6]:
+        image = PIL.Image.open(
+            shapes_root / "images" / path.relative_to(scored.out / "predictions").with_suffix("")
+        )
+        np.testing.assert_array_equal(np.asarray(PIL.Image.open(path)), ids[model.predict(image)])
+
+
+def test_at_the_networks_size_scores_and_loss_are_those_of_training(scored: SimpleNamespace) -> None:
+    model = load_model(scored.config.checkpoint)
+    data = SegmentationDataModule(scored.config)
+    data.prepare_data()
+    matrix, losses, counts = ConfusionMatrix(len(scored.labels)), [], []
+    with torch.inference_mode():
+        for part in (data.train_set, data.val_set):
+            for image, mask in part:
+                logits = model(image[None])
+                matrix.update(logits.argmax(1), mask[None])
+                losses.append(CrossEntropyLoss()(logits, mask[None]).item())
+                counts.append(int((mask != 255).sum()))
+    expected = Scores.from_matrix(matrix.compute().numpy())
+
+    found = scored.metrics["network"]
+    assert found["miou"] == pytest.approx(expected.miou, abs=1e-4)
+    assert found["pixel_accuracy"] == pytest.approx(expected.pixel_accuracy, abs=1e-4)
+    assert found["loss"] == pytest.approx(np.average(losses, weights=counts), rel=1e-4)
+    assert scored.metrics["original"]["loss"] is None
+
+
+def test_averaging_is_reported_apart(scored: SimpleNamespace) -> None:
+    model = load_model(scored.config.checkpoint)
+    averaging, images = Predictor(model, flip=True, scales=(0.75, 1.0, 1.25)), open_images(scored.config)
+    right = pixels = 0
+    for number in range(len(images)):
+        image, mask = images.original(number)
+        found = averaging(image[None])[0].numpy()
+        right, pixels = right + int((found == mask).sum()), pixels + int((mask != 255).sum())
+    assert scored.metrics["tta"]["pixel_accuracy"] == pytest.approx(right / pixels, abs=1e-4)
+    assert scored.metrics["tta"]["pixel_accuracy"] != scored.metrics["original"]["pixel_accuracy"]
+    assert scored.metrics["tta"]["loss"] is None
+
+
+def test_the_files_of_an_evaluation(scored: SimpleNamespace) -> None:
+    found = {path.name for path in scored.out.iterdir()}
+    assert found == {
+        "metrics.json",
+        "per_class.csv",
+        "per_image.csv",
+        "confusion.png",
+        "worst.png",
+        "gallery.html",
+        "gallery",
+        "predictions",
+    }
+    assert scored.metrics["images"] == 24
+    assert scored.metrics["split"] == "all"
+    for name in ("confusion.png", "worst.png"):
+        with PIL.Image.open(scored.out / name) as picture:
+            picture.load()
+            assert min(picture.size) > 100
+
+
+def test_the_worst_come_first(scored: SimpleNamespace) -> None:
+    with (scored.out / "per_image.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    scores = [float(row["iou"]) for row in rows]
+    assert len(rows) == 24
+    assert scores == sorted(scores)
+    ids = [0, *(c.category_id for c in scored.labels.classes[1:])]
+    mask, prediction = next(
+        pair for pair in pairs(scored) if pair[1].name == f"{Path(rows[0]['image']).name}.png"
+    )
+    truth, found = (np.asarray(PIL.Image.open(path)) for path in (mask, prediction))
+    iou = [
+        ((truth == i) & (found == i)).sum() / (((truth == i) | (found == i)) & (truth != 255)).sum()
+        for i in ids
+        if (truth == i).any()
+    ]
+    assert scores[0] == pytest.approx(np.mean(iou))
+    page = (scored.out / "gallery.html").read_text()
+    assert page.index(f"<b>{scores[0]:.3f}</b>") < page.index(f"<b>{scores[-1]:.3f}</b>")
+    assert len(list((scored.out / "gallery").glob("**/*.truth.png"))) == 24
+
+
+def test_at_the_networks_size_alone(
+    scored: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bootstraps = []
+
+    def counted(*args: object, **options: object) -> object:
+        bootstraps.append(options)
+        return intervals(*args, **options)
+
+    monkeypatch.setattr("cocoseg.evaluation.report.intervals", counted)
+    report = evaluate(replace(scored.config, score_at="network", tta=False, gallery=False), tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert list(report.views) == ["network"]
+    assert bootstraps == [{"seed": 0}]
+    assert metrics["network"] == scored.metrics["network"]
+    with PIL.Image.open(next((tmp_path / "predictions").glob("*.png"))) as picture:
+        assert picture.size == SIZE
+
+
+def test_another_size_for_the_network(scored: SimpleNamespace, tmp_path: Path) -> None:
+    evaluate(replace(scored.config, score_at="network", tta=False), tmp_path, image_size=(48, 64))
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["network_size"] == [48, 64]
+    with PIL.Image.open(next((tmp_path / "predictions").glob("*.png"))) as picture:
+        assert picture.size == (64, 48)
+
+
+# Splits
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_the_splits_are_those_of_training(shapes_root: Path, tmp_path: Path, seed: int) -> None:
+    config = settings(shapes_root, tmp_path, seed=seed)
+    data = SegmentationDataModule(config)
+    data.prepare_data()
+    for split, part in (("train", data.train_set), ("val", data.val_set)):
+        expected = [part.dataset.pairs[number][0] for number in part.indices]
+        assert open_images(replace(config, split=split)).names == expected
+    assert len(open_images(replace(config, split="all"))) == 24
+
+
+def test_a_validation_file_is_the_split(shapes_root: Path, tmp_path: Path) -> None:
+    config = settings(shapes_root, tmp_path)
+    config.data.val_annotations = config.data.annotations
+    assert len(open_images(replace(config, split="val"))) == 24
+    both = open_images(replace(config, split="all"))
+    assert len(both) == len(set(both.names)) == 48  # of the same names
+
+
+# Labels
+
+
+def test_other_labels_are_refused_and_matched(
+    scored: SimpleNamespace, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A model with the classes in another order, one of them unknown to the data, and one lacking."""
+    names = scored.labels.names
+    order = [0, *reversed(range(2, len(names)))]
+    classes = [scored.labels.classes[index] for index in order] + [LabelClass((99,), "zebra", (1, 2, 3))]
+    make_model(tmp_path / "other.pth", LabelMap(tuple(classes)))
+    config = replace(scored.config, checkpoint=str(tmp_path / "other.pth"), tta=True, gallery=False)
+
+    with pytest.raises(CocosegError, match=r"other labels than these data: .*labels=match"):
+        evaluate(config, tmp_path / "refused")
+    with caplog.at_level("WARNING"):
+        report = evaluate(replace(config, labels="match"), tmp_path / "out")
+
+    assert f"no class for {names[1]}: their pixels count as errors" in caplog.text
+    assert "no class for zebra: predicted, they count as background" in caplog.text
+    matrix, before = report.quoted.matrix, scored.report.quoted.matrix
+    np.testing.assert_array_equal(matrix.sum(1), before.sum(1))  # the truth is the data's
+    assert matrix[:, 1].sum() == 0
+    metrics = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert metrics["original"]["iou"][names[1]] == 0
+    assert metrics["network"]["loss"] is None
+    assert metrics["labels"]["never_predicted"] == [names[1]]
+    assert metrics["labels"]["counted_as_background"] == ["zebra"]
+    model = load_model(config.checkpoint)
+    image, mask = open_images(config).original(0)
+    index = {model.labels.names[i]: i for i in range(len(model.labels))}
+    said = model.predict(image)
+    counts = report.image_counts
+    for name, number in index.items():
+        if name not in ("background", "zebra"):
+            expected = ((said == number) & (mask != 255)).sum()
+            assert counts.predicted[0, names.index(name)] == expected
+
+
+# Checks
+
+
+def test_a_picture_that_cannot_be_written_costs_no_scores(
+    scored: SimpleNamespace, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = scored.report.names[0]
+    (tmp_path / f"predictions/{name}.png").mkdir(parents=True)
+    evaluate(replace(scored.config, tta=False), tmp_path)
+    assert json.loads((tmp_path / "metrics.json").read_text())["images"] == 24
+    assert f"{name}.png: can't be written" in caplog.text
+
+
+def test_classes_of_one_name_are_all_there(scored: SimpleNamespace) -> None:
+    same = LabelMap(tuple(dataclasses.replace(label, name="same") for label in scored.labels.classes))
+    scores = scored.report.quoted.scores(same, scored.report.intervals["original"])
+    assert len(scores["iou"]) == len(same)

@@ -1,0 +1,163 @@
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+import cocoseg.cli  # noqa: F401  registers resolvers
+from cocoseg.config import EvaluateConfig
+from cocoseg.errors import CocosegError
+from cocoseg.evaluation.training_settings import as_trained, run_settings
+from cocoseg.settings import convert
+from conftest import ROOT
+
+
+def composed(program: str, *overrides: str) -> DictConfig:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose(program, list(overrides))
+
+
+def write_run(folder: Path, *overrides: str) -> Path:
+    """A run's folder; returns its model."""
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(composed("train", *overrides), resolve=True))
+    return folder / "segmentation_model.pth"
+
+
+def settled(model: Path, *overrides: str) -> DictConfig:
+    """What `evaluate.py` is told by these overrides."""
+    keys = [override.split("=")[0] for override in overrides]
+    return as_trained(composed("evaluate", *overrides), run_settings(str(model)), keys)
+
+
+TRAINED = (
+    "data=custom",
+    "seed=7",
+    "data.root=/data/mine",
+    "data.images=/data/mine/photos",
+    "data.annotations=/data/mine/all.json",
+    "data.val_images=/elsewhere/photos",
+    "data.val_annotations=/elsewhere/val.json",
+    "data.image_size=[48,64]",
+    "data.subset.categories=[dog,3]",
+    "data.labels={animal:[dog,3]}",
+    "data.batch_size=3",
+    "masks.overlap=smallest",
+)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_run(tmp_path / "run", *TRAINED)
+
+
+def test_the_data_are_those_of_the_run(model: Path) -> None:
+    config = settled(model)
+    expected = composed("train", *TRAINED)
+    assert (config.seed, config.masks) == (7, expected.masks)
+    for key in expected.data:
+        if key not in ("batch_size", "num_workers"):  # which follow from the machine
+            assert config.data[key] == expected.data[key], key
+    assert config.data.batch_size == 16
+    convert(OmegaConf.to_container(config, resolve=True), EvaluateConfig)
+
+
+def test_a_checkpoint_lies_one_folder_deeper(model: Path) -> None:
+    assert settled(model.parent / "checkpoints/last.ckpt").data.annotations == "/data/mine/all.json"
+
+
+def test_what_is_typed_goes_first(model: Path) -> None:
+    config = settled(model, "seed=8", "data.val_fraction=0.5", "data.subset.seed=2", "masks.crowd=skip")
+    assert (config.seed, config.data.val_fraction, config.data.subset.seed) == (8, 0.5, 2)
+    assert (config.masks.crowd, config.masks.overlap) == ("skip", "smallest")
+    assert config.data.subset.categories == ["dog", 3]
+
+
+def test_a_typed_root_moves_what_lay_below_it(model: Path) -> None:
+    config = settled(model, "data.root=/moved")
+    assert (config.data.images, config.data.annotations) == ("/moved/photos", "/moved/all.json")
+    assert config.data.val_annotations == "/elsewhere/val.json"
+
+
+def test_a_root_that_moves_nothing_is_refused(tmp_path: Path) -> None:
+    model = write_run(tmp_path / "run", "data=custom", "data.images=/a/photos", "data.annotations=/a/b.json")
+    with pytest.raises(
+        CocosegError, match=r"data\.root moves nothing: .*data\.images=/a/photos .*give these"
+    ):
+        settled(model, "data.root=/moved")
+
+
+def test_what_other_data_drop_is_said(model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settled(model, "data.images=/i", "data.annotations=/a.json")
+    assert "masks.overlap=smallest data.labels={'animal': ['dog', 3]} data.subset.categories=['dog', 3]" in (
+        caplog.text
+    )
+    caplog.clear()
+    typed = ("data.labels={animal:[dog,3]}", "data.subset.categories=[dog,3]", "masks.overlap=smallest")
+    settled(model, "data.images=/i", "data.annotations=/a.json", *typed)
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    "override", ["data=shapes", "experiment=demo", "data.images=/i", "data.annotations=/a.json"]
+)
+def test_other_data_bring_nothing_of_the_run(model: Path, override: str) -> None:
+    config, plain = settled(model, override), composed("evaluate", override)
+    assert (config.seed, config.data, config.masks) == (plain.seed, plain.data, plain.masks)
+
+
+def test_drawn_shapes_of_a_run(tmp_path: Path) -> None:
+    config = settled(write_run(tmp_path / "run", "data=shapes", "data.shapes.images=12"))
+    assert config.data.shapes.images == 12
+
+
+@pytest.mark.parametrize("content", ["a: 1\n", "- 1\n", "", "model: ${oc.env:HOME}\n"])
+def test_a_config_file_of_something_else_is_no_run(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.yaml").write_text(content)
+    assert run_settings(str(tmp_path / "model.pth")) is None
+
+
+def test_no_run_at_all(tmp_path: Path) -> None:
+    assert run_settings(str(tmp_path / "model.pth")) is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "seed: 0\nmasks: {}\ndata:\n  root: ${oc.env:HOME}\n",  # would look around on this machine
+        "data: [unclosed\n",
+        "seed: 0\nmasks: 1\ndata: {}\n",
+        "data: !!python/object/apply:os.system [ls]\n",
+        "\x00",
+    ],
+)
+def test_a_config_file_that_is_damaged_or_asks_for_more(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.yaml").write_text(content)
+    with pytest.raises(CocosegError, match=r"config\.yaml: the settings of the run can't be read"):
+        run_settings(str(tmp_path / "model.pth"))
+
+
+def test_a_damaged_config_file_does_not_matter_to_other_data(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "config.yaml").write_text("data: [unclosed\n")
+    assert run_settings(str(tmp_path / "model.pth"), needed=False) is None
+    assert "warning: " in caplog.text
+
+
+def test_settings_of_another_version_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("seed: 0\nmasks: {}\ndata:\n  unheard_of: 1\n")
+    with pytest.raises(CocosegError, match=r"don't fit .*unheard_of.*; give data="):
+        settled(tmp_path / "model.pth")
+
+
+def test_keys_that_an_older_version_wrote_are_left_out(model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = model.parent / "config.yaml"
+    content = OmegaConf.load(path)
+    OmegaConf.update(content, "data.sampling", "uniform", force_add=True)
+    path.write_text(OmegaConf.to_yaml(content))
+    with caplog.at_level("INFO"):
+        config = settled(model)
+    assert caplog.text.count("data.sampling: no settings any more, left out") == 1
+    assert "sampling" not in config.data
+    assert config.data.image_size == [48, 64]

@@ -1,0 +1,59 @@
+import json
+from contextlib import redirect_stdout
+from io import StringIO
+
+import numpy as np
+from pycocotools.coco import COCO
+
+from cocoseg.inference.coco_results import entries_of, image_ids, write_results
+from cocoseg.labels import LabelClass, LabelMap
+from cocoseg.preparation.coco_file import Image
+from conftest import write_coco
+from tiny import LABELS
+
+MASK = np.array([[0, 1, 1], [2, 2, 1]], dtype=np.uint8)
+
+
+def test_pycocotools_reads_them(tmp_path):
+    mask = np.zeros((6, 8), dtype=np.uint8)
+    mask[1:3, 2:7] = 1
+    mask[4:, :3] = 2
+    annotations = write_coco(tmp_path / "a.json")
+    count = write_results(tmp_path / "r.json", [entries_of(mask, 1, "a.png", LABELS), []])
+
+    with redirect_stdout(StringIO()):
+        coco = COCO(annotations)
+        results = coco.loadRes(str(tmp_path / "r.json"))
+
+    found = results.loadAnns(results.getAnnIds(imgIds=[1]))
+    assert count == len(found) == 2
+    for one, index in zip(found, (1, 2), strict=True):
+        assert one["category_id"] == {1: 2, 2: 5}[index]
+        np.testing.assert_array_equal(results.annToMask(one), mask == index)
+
+
+def test_background_and_ignored_are_left_out():
+    assert entries_of(np.array([[0, 255]], dtype=np.uint8), 1, "a.png", LABELS) == []
+
+
+def test_groups_of_categories_have_their_index():
+    groups = LabelMap((LABELS.classes[0], LabelClass((2, 5), "pet", (1, 2, 3)), LABELS.classes[2]))
+    assert [entry["category_id"] for entry in entries_of(MASK, 1, "a.png", groups)] == [1, 2]
+
+
+def test_no_entries_at_all(tmp_path):
+    assert write_results(tmp_path / "r.json", []) == 0
+    assert json.loads((tmp_path / "r.json").read_bytes()) == []
+
+
+def test_ids_are_numbers_without_annotations():
+    assert image_ids(["b.jpg", "a.jpg"], None) == {"b.jpg": 1, "a.jpg": 2}
+
+
+def test_ids_of_an_annotation_file():
+    def image(id: int, name: str) -> Image:
+        return Image(id=id, file_name=name, width=1, height=1)
+
+    images = [image(7, "train/a.jpg"), image(8, "val/a.jpg"), image(9, "val/b.jpg")]
+    found = image_ids(["val/a.jpg", "b.jpg", "a.jpg", "c.jpg"], images)
+    assert found == {"val/a.jpg": 8, "b.jpg": 9}

@@ -1,0 +1,321 @@
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from cocoseg.checks import check_export
+from cocoseg.errors import CocosegError
+from cocoseg.inference import export_cli as export_main
+from cocoseg.inference.deployed import Deployed
+from cocoseg.inference.export_cli import Settings, parse
+from cocoseg.inference.export_formats import FORMATS, compare, export_format
+from cocoseg.inference.model import SegmentationModel, load_model
+from cocoseg.networks.model_file import save_model
+from cocoseg.networks.pixels import normalize
+from cocoseg.networks.spec import ModelSpec
+from tiny import LABELS, SPEC, Reads, random_batch, tiny_unet
+
+
+@pytest.fixture(scope="module")
+def model() -> SegmentationModel:
+    """A network whose statistics have left their starting values, and that predicts several classes."""
+    net = tiny_unet()
+    for seed in range(3):
+        net(random_batch(seed=seed)[0])
+    with torch.no_grad():
+        net.head.bias -= net.eval()(random_batch()[0]).mean((0, 2, 3))
+    return SegmentationModel(net, SPEC, None)
+
+
+@pytest.fixture
+def model_file(model: SegmentationModel, tmp_path: Path) -> Path:
+    path = tmp_path / "segmentation_model.pth"
+    save_model(path, model.net.state_dict(), SPEC, None)
+    return path
+
+
+def pixels(*shape: int, seed: int = 0) -> Tensor:
+    """(B, H, W, 3) uint8."""
+    return torch.randint(
+        0, 256, (*shape, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
+    )
+
+
+# What is put around the network
+
+
+def test_bytes_in_and_classes_out(model: SegmentationModel) -> None:
+    image = pixels(2, 21, 30)
+    logits = model(normalize(image.permute(0, 3, 1, 2)))
+
+    classes = Deployed(model)(image)
+
+    assert (classes.dtype, classes.shape) == (torch.uint8, (2, 21, 30))
+    assert torch.equal(classes.long(), logits.argmax(1))
+    torch.testing.assert_close(Deployed(model, argmax=False)(image), logits)
+
+
+def test_a_normalised_image_is_taken_as_it_is(model: SegmentationModel) -> None:
+    image = random_batch()[0]
+    assert torch.equal(Deployed(model, normalise=False, argmax=False)(image), model(image))
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_examples_are_what_the_network_takes(model: SegmentationModel, normalise: bool) -> None:
+    deployed = Deployed(model, normalise=normalise)
+    image = deployed.example(2, 5, 7)
+    assert image.shape == ((2, 5, 7, 3) if normalise else (2, 3, 5, 7))
+    assert not torch.equal(image, deployed.example(2, 5, 7, seed=1))
+    assert deployed(image).shape == (2, 5, 7)
+
+
+# The files
+
+
+@pytest.fixture(scope="module")
+def onnx_file(model: SegmentationModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("onnxruntime")
+    folder = tmp_path_factory.mktemp("onnx")
+    line = export_format("onnx", Deployed(model), folder / "model")
+    assert re.fullmatch(r".*/model\.onnx  0\.\d MB; logits within \d\.\de-0\d of PyTorch's", line)
+    return folder / "model.onnx"
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 16), (2, 37, 50), (5, 1, 3), (1, 100, 64)], ids=str)
+def test_onnx_takes_any_size(model: SegmentationModel, onnx_file: Path, shape: tuple[int, ...]) -> None:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(onnx_file, providers=["CPUExecutionProvider"])
+    image = pixels(*shape)
+    (classes,) = session.run(["classes"], {"image": image.numpy()})
+    logits = Deployed(model).logits(image)
+    assert classes.dtype == "uint8"
+    best, chosen = logits.amax(1), logits.gather(1, torch.from_numpy(classes).long().unsqueeze(1)).squeeze(1)
+    torch.testing.assert_close(chosen, best)
+    assert len(torch.from_numpy(classes).unique()) > 1
+
+
+def test_onnx_holds_the_labels(onnx_file: Path) -> None:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(onnx_file, providers=["CPUExecutionProvider"])
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert [c["name"] for c in json.loads(metadata["labels"])["classes"]] == LABELS.names
+    assert json.loads(metadata["image_size"]) == [16, 16]
+    assert json.loads(metadata["multiple"]) == 4
+    assert metadata["input"] == "(B, H, W, 3) uint8 RGB"
+    assert [file.name for file in onnx_file.parent.iterdir()] == ["model.onnx"]  # the weights are in it
+
+
+def test_torch_export_takes_multiples(model: SegmentationModel, tmp_path: Path) -> None:
+    export_format("torch_export", Deployed(model, normalise=False, argmax=False), tmp_path / "model")
+
+    extra = {"labels": ""}
+    program = torch.export.load(tmp_path / "model.pt2", extra_files=extra).module()
+    assert [c["name"] for c in json.loads(extra["labels"])["classes"]] == LABELS.names
+    for shape in ((1, 3, 8, 8), (3, 3, 44, 12), (2, 3, 64, 100)):
+        image = torch.randn(shape)
+        torch.testing.assert_close(program(image), model(image))
+    with pytest.raises(AssertionError, match="Guard failed"):
+        program(torch.randn(1, 3, 30, 32))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("argmax", [pytest.param(True, marks=pytest.mark.slow), False])
+def test_a_file_that_gives_other_results_does_not_count(
+    model: SegmentationModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, argmax: bool
+) -> None:
+    other = SegmentationModel(tiny_unet(seed=1), SPEC, None)
+    write = FORMATS[name].write
+
+    def write_another(deployed: Deployed, path: Path) -> None:
+        write(Deployed(other, argmax=deployed.argmax), path)
+
+    monkeypatch.setattr(FORMATS[name], "write", write_another)
+
+    with pytest.raises(CocosegError, match=r"other results than PyTorch for .*: logits that are"):
+        export_format(name, Deployed(model, argmax=argmax), tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rounding_passes_and_other_differences_do_not(model: SegmentationModel) -> None:
+    deployed, sizes = Deployed(model, argmax=False), [(1, 16, 16), (2, 20, 12)]
+    examples = [deployed.example(*size, seed=seed) for seed, size in enumerate(sizes)]
+    most = 1e-3 * max(1.0, *(deployed(image).abs().max().item() for image in examples))
+
+    assert compare(deployed, lambda image: [deployed(image) + 1e-5], sizes) == pytest.approx(1e-5, rel=0.1)
+    with pytest.raises(CocosegError, match="logits that are"):
+        compare(deployed, lambda image: [deployed(image) + 1.1 * most], sizes)
+    for wrong in (
+        lambda image: deployed(image) * torch.nan,
+        lambda image: deployed(image)[..., :-1],
+        lambda image: deployed(image)[:1, :, 1:],
+    ):
+        with pytest.raises(CocosegError, match="other results"):
+            compare(deployed, lambda image, wrong=wrong: [wrong(image)], sizes)
+
+
+def test_classes_must_be_those_of_the_logits(model: SegmentationModel) -> None:
+    deployed = Deployed(model)
+
+    def other_classes(image: Tensor) -> list[Tensor]:
+        return [1 - deployed(image).clamp(max=1), deployed.logits(image)]
+
+    with pytest.raises(CocosegError, match="classes that are not those"):
+        compare(deployed, other_classes, [(1, 16, 16)])
+
+
+class CantBeTraced(Reads):
+    def forward(self, image: Tensor) -> Tensor:
+        if type(image) is not Tensor or torch.compiler.is_compiling():
+            raise NotImplementedError("not to be traced")
+        return super().forward(image)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_network_that_cant_be_written(tmp_path: Path, name: str) -> None:
+    with pytest.raises(CocosegError, match=f"can't be written as {name} "):
+        export_format(name, Deployed(SegmentationModel(CantBeTraced(), SPEC, None)), tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+class OnlyMultiples(Reads):
+    """A network of others that refuses sizes which are no multiples of 32."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        if image.shape[-1] % 32 or image.shape[-2] % 32:
+            raise ValueError("multiples of 32, please")
+        return super().forward(image)
+
+
+def test_a_network_that_takes_multiples_only(tmp_path: Path) -> None:
+    spec = ModelSpec(SPEC.network, LABELS, (64, 96))
+    model = SegmentationModel(OnlyMultiples(), spec, None)
+    for name in FORMATS:
+        export_format(name, Deployed(model), tmp_path / "model")
+    assert len(list(tmp_path.iterdir())) == len(FORMATS)
+
+
+# The command line
+
+
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "cocoseg.export", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+def test_the_command_line_writes_beside_the_checkpoint(model_file: Path) -> None:
+    done = run(f"checkpoint={model_file.name}", "formats=torch_export", cwd=model_file.parent)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("segmentation_model.pt2  0.")
+    assert re.search(r" MB; logits within [\d.e+-]+ of PyTorch's\n$", done.stdout)
+    assert sorted(file.name for file in model_file.parent.iterdir()) == [
+        "segmentation_model.pt2",
+        "segmentation_model.pth",
+    ]
+
+
+def test_a_mistake_on_the_command_line_is_one_line(tmp_path: Path) -> None:
+    done = run("checkpoint=none.pth", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: none.pth: no such file\n"
+
+
+@pytest.mark.parametrize(("received", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_ends_it_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, received: str, code: int
+) -> None:
+    monkeypatch.setattr("sys.argv", ["export", "checkpoint=model.pth"])
+    monkeypatch.setattr(export_main, "run", lambda settings: signal.raise_signal(signal.Signals[received]))
+    with pytest.raises(SystemExit) as ended:
+        export_main.main()
+    assert ended.value.code == code
+
+
+def test_help(tmp_path: Path) -> None:
+    done = run("--help", cwd=tmp_path)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0
+    assert len(lines) < 24
+    assert all(f"\n{key}" in done.stdout for key in Settings.__struct_fields__)
+
+
+def test_arguments() -> None:
+    settings = parse(["checkpoint=a=b c.pth", "formats=[pth, torch_export]", "argmax=False", "output=null"])
+    assert (settings.checkpoint, settings.formats) == ("a=b c.pth", ("pth", "torch_export"))
+    assert (settings.argmax, settings.normalise, settings.output) == (False, True, None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["formats=onnx"], "missing required field `checkpoint`; the settings are checkpoint, formats, "),
+        (["checkpoint=a", "format=onnx"], "unknown field `format`"),
+        (["checkpoint=a", "onnx"], "unknown field `onnx`"),
+        (["checkpoint=a", "formats=[onnx,tflite]"], "formats: 'tflite' is no format; known: pth, onnx"),
+        (["checkpoint=a", "argmax=2"], "Expected `bool`.*argmax"),
+    ],
+    ids=str,
+)
+def test_bad_arguments(arguments: list[str], message: str) -> None:
+    with pytest.raises(CocosegError, match=message):
+        parse(arguments)
+
+
+def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cocoseg.checks.find_spec", lambda name: None if name == "onnxruntime" else object())
+    with pytest.raises(CocosegError, match=r"^export: onnx needs onnxruntime; .*'\.\[onnx\]'$"):
+        check_export(["pth", "onnx"], key="export")
+    check_export(["pth", "torch_export"], key="export")
+
+
+# Models on machines without the rest
+
+WITHOUT = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked}:
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Blocked())
+import torch, cocoseg
+model = cocoseg.load_model({path!r})
+print(tuple(model(torch.zeros(1, 3, 20, 30)).shape), model.labels.names)
+
+from cocoseg.inference.export_cli import main
+sys.argv = ["export", "checkpoint=" + {path!r}, "formats=torch_export"]
+main()
+"""
+TRAINING = ("lightning", "pytorch_lightning", "hydra", "omegaconf", "torchmetrics", "pycocotools")
+
+
+def test_models_are_loaded_and_exported_without_lightning_and_hydra(model_file: Path) -> None:
+    program = WITHOUT.format(blocked=TRAINING, path=str(model_file))
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.stdout.startswith("(1, 3, 20, 30) ['background', 'cat', 'dog']\n"), done.stderr
+    assert model_file.with_suffix(".pt2").is_file(), done.stderr
+
+
+def test_a_network_of_others_is_imported_where_it_is_named(tmp_path: Path) -> None:
+    path, spec = tmp_path / "model.pth", ModelSpec({"_target_": "tiny.Reads"}, LABELS, (16, 16))
+    save_model(path, Reads().state_dict(), spec, None)
+
+    assert isinstance(load_model(path, "tiny.Reads").net, Reads)
+    with pytest.raises(CocosegError, match=r"holds weights of tiny\.Reads.*network=tiny\.Reads"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("name", ["nowhere.Net", "tiny.Nothing", "Net", "os.system"])
+def test_a_named_network_that_is_none(tmp_path: Path, name: str) -> None:
+    path, spec = tmp_path / "model.pth", ModelSpec({"_target_": "tiny.Reads"}, LABELS, (16, 16))
+    save_model(path, {}, spec, None)
+    with pytest.raises(CocosegError, match=r"network: no class|can't be built"):
+        load_model(path, name)

@@ -1,0 +1,148 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from cocoseg.errors import CocosegError
+from cocoseg.inference.find_images import ImageFile, find_images, relative_path, require_distinct_results
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for name in ("a.jpg", "b.PNG", "notes.txt", "deep/er/c.tif", "deep/a.webp", ".hidden.jpg", ".git/d.jpg"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / name).touch()
+    return tmp_path / "photos"
+
+
+def names(input: Path | str, output: Path = Path("elsewhere")) -> list[str]:
+    return [image.name for image in find_images(str(input), output)]
+
+
+def test_a_folder_with_all_below_it(photos):
+    assert names(photos) == ["a.jpg", "b.PNG", "deep/a.webp", "deep/er/c.tif"]
+
+
+def test_a_file_may_end_as_it_likes(photos):
+    assert find_images(str(photos / "notes.txt"), Path("elsewhere")) == [
+        ImageFile(photos / "notes.txt", "notes.txt")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*.jpg", ["a.jpg"]),
+        ("deep/*", ["a.webp"]),
+        ("**/*.tif", ["deep/er/c.tif"]),
+        ("[ab].*", ["a.jpg", "b.PNG"]),
+        ("*/er/../a.webp", ["deep/a.webp"]),
+    ],
+)
+def test_a_pattern(photos, pattern, expected):
+    assert names(f"{photos}/{pattern}") == expected
+
+
+def test_a_relative_pattern(photos, monkeypatch):
+    monkeypatch.chdir(photos)
+    assert names("*.jpg") == ["a.jpg"]
+    assert names("../photos/*.jpg") == ["a.jpg"]
+
+
+def test_a_name_that_looks_like_a_pattern(photos):
+    (photos / "x[1].jpg").touch()
+    assert names(photos / "x[1].jpg") == ["x[1].jpg"]
+
+
+def test_results_are_no_images(photos):
+    (photos / "out/masks").mkdir(parents=True)
+    (photos / "out/masks/a.png").touch()
+    assert "out/masks/a.png" in names(photos)
+    assert "out/masks/a.png" not in names(photos, photos / "out")
+
+
+@pytest.mark.parametrize("input", ["{}", "{}/**/*.png", "{}/out/masks/a.png"])
+def test_neither_are_those_that_a_pattern_or_a_name_finds(photos, input):
+    (photos / "out/masks").mkdir(parents=True)
+    (photos / "out/masks/a.png").touch()
+    if input == "{}/out/masks/a.png":
+        with pytest.raises(CocosegError, match=r"nothing but results of predict\.py in"):
+            names(input.format(photos), photos / "out")
+    else:
+        (photos / "z.png").touch()
+        found = names(input.format(photos), photos / "out")
+        assert "z.png" in found
+        assert "out/masks/a.png" not in found
+
+
+@pytest.mark.parametrize("input", ["{}", "{}/**/*.png"])
+def test_results_of_other_outputs_are_no_images(photos, input):
+    (photos / "z.png").touch()
+    (photos / "out/masks/deep").mkdir(parents=True)
+    (photos / "out/masks/deep/a.png").touch()
+    (photos / "out/predictions.json").touch()
+    found = names(input.format(photos))
+    assert "z.png" in found
+    assert "out/masks/deep/a.png" not in found
+    assert names(photos / "out/masks") == ["deep/a.png"]  # who names it wants it
+
+
+def test_a_pattern_that_is_none(photos):
+    try:
+        found = names(f"{photos}/**.jpg")
+    except CocosegError as error:
+        assert "input: " in str(error)  # noqa: PT017 up to Python 3.12
+    else:
+        assert found == ["a.jpg"]
+
+
+def test_links_that_lead_round_in_circles(photos):
+    (photos / "deep/round").symlink_to(photos, target_is_directory=True)
+    assert names(photos) == ["a.jpg", "b.PNG", "deep/a.webp", "deep/er/c.tif"]
+
+
+@pytest.mark.parametrize("input", ["nothing", "nothing/*.jpg", "*.gif"])
+def test_nothing_there(photos, input):
+    with pytest.raises(CocosegError, match=r"input: no "):
+        names(photos / input)
+
+
+def test_an_empty_folder(tmp_path):
+    with pytest.raises(CocosegError, match=r"input: no image in"):
+        names(tmp_path)
+
+
+def test_results_never_leave_the_output(photos, monkeypatch):
+    """However the input is written."""
+    monkeypatch.chdir(photos / "deep")
+    for input in ("..", "../a.jpg", "../*.jpg", "../deep/../a.jpg", "*/../../a.jpg", str(photos)):
+        for name in names(input):
+            assert not name.startswith(("/", ".."))
+            assert ".." not in Path(name).parts
+
+
+# ---- names of results
+
+
+def files(*names: str) -> list[ImageFile]:
+    return [ImageFile(Path("in", name), name) for name in names]
+
+
+def test_results_are_called_after_the_image():
+    found = files("a.jpg", "deep/b.tar.png", "c")
+    assert [image.result_name for image in found] == ["a", "deep/b.tar", "c"]
+    require_distinct_results(found)
+
+
+@pytest.mark.parametrize("pair", [("a.jpg", "a.png"), ("a.jpg", "A.png"), ("x/a.b.c", "x/a.b.d")], ids=str)
+def test_two_images_of_one_result_are_refused(pair):
+    first, second = (re.escape(f"in/{name}") for name in pair)
+    with pytest.raises(CocosegError, match=rf"input: the results of {first} and {second} .* rename one"):
+        require_distinct_results(files("a.txt.x", *pair, "b/a.jpg"))
+
+
+def test_the_relative_path_is_the_same_wherever_it_is_typed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in (Path("photos/a.jpg"), tmp_path / "photos/a.jpg"):
+        for output in (Path("out/x"), tmp_path / "out/x"):
+            assert relative_path(path, output) == "../../photos/a.jpg"

@@ -1,0 +1,502 @@
+"""predict.py, within this process and from its command line."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from cocoseg.checks import check_predict
+from cocoseg.config import PredictConfig
+from cocoseg.errors import CocosegError, IncompleteError
+from cocoseg.inference import pipeline as pipeline_module
+from cocoseg.inference import predict_folder as predict_folder_module
+from cocoseg.inference.predict_folder import plan_folder, predict_folder
+from cocoseg.inference.predictor import InputResize, Predictor
+from cocoseg.labels import LabelClass, LabelMap
+from cocoseg.networks.model_file import save_model
+from cocoseg.networks.spec import ModelSpec
+from cocoseg.preparation.mask_files import MaskEncoding
+from conftest import run_program, write_coco
+from tiny import LABELS, Reads
+
+TO_TARGET = {"_target_": "tiny.Reads"}
+
+
+class Net(Reads):
+    """Built as a file says."""
+
+    def __init__(self, **arguments: Any):
+        assert arguments == {"num_classes": 3}
+        super().__init__()
+
+
+def saved(path: Path, labels: LabelMap = LABELS, size: tuple[int, int] = (60, 90)) -> Path:
+    """A model that predicts 0, 1, 2 where an image is red, green, blue."""
+    spec = ModelSpec({**TO_TARGET, "num_classes": 3}, labels, size)
+    save_model(path, Reads().state_dict(), spec, None)
+    return path
+
+
+def stripes(height: int = 60, width: int = 90, order: tuple[int, ...] = (0, 1, 2)) -> np.ndarray:
+    return np.repeat(np.array(order, dtype=np.uint8), width // 3)[None].repeat(height, 0)
+
+
+def drawn(mask: np.ndarray) -> PIL.Image.Image:
+    """The picture that the model reads this mask from."""
+    return PIL.Image.fromarray(255 * np.eye(3, dtype=np.uint8)[mask])
+
+
+def run(tmp_path: Path, input: Path, **settings: Any) -> Path:
+    output = tmp_path / settings.pop("output", "out")
+    checkpoint = tmp_path / "model.pth"
+    if not checkpoint.exists():
+        saved(checkpoint)
+    config = PredictConfig(
+        **{
+            "checkpoint": str(checkpoint),
+            "input": str(input),
+            "output": str(output),
+            "network": "test_predict_folder.Net",
+            "precision": "32-true",
+            "accelerator": "cpu",
+            **settings,
+        }
+    )
+    check_predict(config)
+    predict_folder(config, output, plan_folder(config, output))
+    return output
+
+
+def mask_of(output: Path, name: str) -> np.ndarray:
+    with PIL.Image.open(output / "masks" / f"{name}.png") as image:
+        return np.asarray(image)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    (tmp_path / "photos/deep").mkdir(parents=True)
+    drawn(stripes()).save(tmp_path / "photos/a.png")
+    drawn(stripes(40, 30)).save(tmp_path / "photos/b.bmp")
+    drawn(stripes(order=(2, 0, 1))).save(tmp_path / "photos/deep/a.png")
+    return tmp_path / "photos"
+
+
+# ---- what is written
+
+
+def test_masks_hold_category_ids_in_colour(tmp_path, photos):
+    output = run(tmp_path, photos)
+    expected = np.array([0, 2, 5], dtype=np.uint8)
+    np.testing.assert_array_equal(mask_of(output, "a"), expected[stripes()])
+    np.testing.assert_array_equal(mask_of(output, "deep/a"), expected[stripes(order=(2, 0, 1))])
+    assert mask_of(output, "b").shape == (40, 30)
+    with PIL.Image.open(output / "masks/a.png") as image:
+        assert image.mode == "P"
+        assert image.convert("RGB").getpixel((89, 0)) == (0, 0, 255)
+    assert json.loads((output / "labels.json").read_bytes())["masks"]["pixel"] == "category_id"
+    np.testing.assert_array_equal(MaskEncoding.load(output).read(output / "masks/a.png"), stripes())
+
+
+def test_masks_hold_class_indices_on_request(tmp_path, photos):
+    output = run(tmp_path, photos, values="index")
+    np.testing.assert_array_equal(mask_of(output, "a"), stripes())
+    assert json.loads((output / "labels.json").read_bytes())["masks"]["pixel"] == "class_index"
+    np.testing.assert_array_equal(MaskEncoding.load(output).read(output / "masks/a.png"), stripes())
+
+
+def test_masks_of_grouped_categories(tmp_path, photos, caplog):
+    labels = LabelMap((*LABELS.classes[:2], LabelClass((5, 6), "pets", (0, 0, 255))))
+    saved(tmp_path / "model.pth", labels)
+    np.testing.assert_array_equal(mask_of(run(tmp_path, photos), "a"), stripes())
+    assert "class indices" in caplog.text
+
+
+def test_overlays_have_the_pictures_size_and_a_legend(tmp_path, photos):
+    output = run(tmp_path, photos)
+    with PIL.Image.open(output / "overlays/deep/a.jpg") as image:
+        assert image.width >= 90
+        assert image.height > 60
+    assert {path.name for path in (output / "overlays").rglob("*.jpg")} == {"a.jpg", "b.jpg"}
+
+
+def test_the_gallery_shows_all(tmp_path, photos):
+    page = (run(tmp_path, photos) / "gallery.html").read_text()
+    assert re.findall("<h2>(.*?)</h2>", page) == ["a.png", "b.bmp", "deep/a.png"]
+    assert page.count("cat 33.3 %") == 3
+
+
+def test_only_masks(tmp_path, photos):
+    output = run(tmp_path, photos, overlay=False, gallery=False)
+    assert {path.name for path in output.iterdir()} == {"masks", "labels.json", "predictions.json"}
+
+
+def test_results_in_cocos_format(tmp_path, photos):
+    output = run(tmp_path, photos, coco_json=True)
+    found = json.loads((output / "coco_results.json").read_bytes())
+    assert [(one["image_id"], one["category_id"], one["file_name"]) for one in found] == [
+        (number, category, name)
+        for number, name in ((1, "a.png"), (2, "b.bmp"), (3, "deep/a.png"))
+        for category in (2, 5)
+    ]
+    assert found[0]["segmentation"]["size"] == [60, 90]
+
+
+def test_results_with_the_ids_of_a_file(tmp_path, photos, caplog):
+    images = [{"id": 17, "file_name": "b.bmp", "width": 30, "height": 40}]
+    annotations = write_coco(tmp_path / "a.json", images=images, annotations=[])
+    output = run(tmp_path, photos, coco_json=True, annotations=str(annotations))
+    found = json.loads((output / "coco_results.json").read_bytes())
+    assert {one["image_id"] for one in found} == {17}
+    assert "does not list 2 of the images" in caplog.text
+
+
+# ---- any picture
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "CMYK", "P"])
+def test_any_mode(tmp_path, mode):
+    path = tmp_path / f"a.{'tif' if mode == 'CMYK' else 'png'}"
+    drawn(stripes()).convert(mode).save(path)
+    np.testing.assert_array_equal(mask_of(run(tmp_path, path, values="index"), "a"), stripes())
+
+
+def test_16_bits_and_grey(tmp_path):
+    (tmp_path / "in").mkdir()
+    deep = np.repeat(np.array([0, 30000, 65535], dtype=np.uint16), 30)[None].repeat(60, 0)
+    PIL.Image.fromarray(deep).save(tmp_path / "in/a.png")
+    PIL.Image.fromarray((deep >> 8).astype(np.uint8)).save(tmp_path / "in/b.png")
+    output = run(tmp_path, tmp_path / "in")
+    np.testing.assert_array_equal(mask_of(output, "a"), mask_of(output, "b"))
+
+
+def test_turned_as_viewers_show_it(tmp_path):
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    drawn(stripes()).save(tmp_path / "a.png", exif=exif)
+    output = run(tmp_path, tmp_path / "a.png", values="index")
+    np.testing.assert_array_equal(mask_of(output, "a"), np.rot90(stripes(), -1))
+
+
+def test_many_sizes_in_any_order(tmp_path):
+    """Each mask belongs to its picture, whatever is batched with what."""
+    (tmp_path / "in").mkdir()
+    generator = np.random.default_rng(0)
+    expected = {}
+    for number in range(40):
+        height, width = 3 * generator.integers(4, 20, 2)
+        expected[f"{number}"] = stripes(height, width, tuple(generator.permutation(3)))
+        drawn(expected[f"{number}"]).save(tmp_path / f"in/{number}.png")
+    output = run(tmp_path, tmp_path / "in", values="index", scale=1, overlay=False, gallery=False)
+    for name, mask in expected.items():
+        np.testing.assert_array_equal(mask_of(output, name), mask)
+
+
+def test_batches_are_bounded_in_images_and_pixels(monkeypatch):
+    monkeypatch.setattr(pipeline_module, "BATCH_PIXELS", 100)
+    pixels = [30, 30, 30, 30, 101, 100, 0, 1, 500, 2]
+    large: list[int] = []
+    found = list(pipeline_module._batches(len(pixels), pixels.__getitem__, 3, large))
+    assert found == [[0, 1, 2], [3], [5, 6], [7, 9]]
+    assert large == [4, 8]
+
+
+def test_images_larger_than_a_batch_are_predicted_too(tmp_path, photos, monkeypatch):
+    monkeypatch.setattr(pipeline_module, "BATCH_PIXELS", 60 * 90 + 39 * 31)
+    output = run(tmp_path, photos, values="index", scale=1)
+    np.testing.assert_array_equal(mask_of(output, "a"), stripes())
+    assert len(list((output / "masks").rglob("*.png"))) == 3
+
+
+SHORT = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 10000000000 bytes"
+
+
+def test_a_picture_that_memory_is_too_short_for(tmp_path, photos, monkeypatch, caplog):
+    resize = InputResize.__call__
+
+    def short(self, image):
+        if image.shape[-2:] == (40, 30):
+            raise RuntimeError(SHORT)
+        return resize(self, image)
+
+    monkeypatch.setattr(InputResize, "__call__", short)
+    with pytest.raises(IncompleteError, match="1 of 3"):
+        run(tmp_path, photos)
+    assert "b.bmp: not enough memory to read it" in caplog.text
+
+
+def test_memory_that_is_too_short_for_the_network(tmp_path, photos, monkeypatch):
+    def short(self, inputs, owns):
+        raise RuntimeError(SHORT)
+
+    monkeypatch.setattr(Predictor, "masks", short)
+    with pytest.raises(CocosegError, match="out of memory: lower batch_size"):
+        run(tmp_path, photos)
+
+
+# ---- what goes wrong
+
+
+def test_a_broken_picture_is_reported_and_the_rest_is_done(tmp_path, photos, caplog):
+    (photos / "c.jpg").write_bytes(b"no picture")
+    (photos / "d.png").write_bytes((photos / "a.png").read_bytes()[:60])
+    with pytest.raises(IncompleteError, match="2 of 5 images are left out"):
+        run(tmp_path, photos)
+    output = tmp_path / "out"
+    assert sorted(path.name for path in (output / "masks").rglob("*.png")) == ["a.png", "a.png", "b.png"]
+    assert "c.jpg: not a readable image" in caplog.text
+    assert "d.png: not a readable image" in caplog.text
+    assert "c.jpg" not in (output / "gallery.html").read_text()
+    drawn(stripes()).save(photos / "c.jpg")
+    (photos / "d.png").unlink()
+    run(tmp_path, photos)  # mended: done now
+    assert mask_of(output, "c").shape == (60, 90)
+
+
+def test_a_name_that_is_not_utf_8_is_reported_and_the_rest_is_done(tmp_path, photos, caplog):
+    (photos / "a.png").rename(photos / os.fsdecode(b"caf\xe9.png"))
+    with pytest.raises(IncompleteError, match="1 of 3 images are left out"):
+        run(tmp_path, photos, coco_json=True)
+    output = tmp_path / "out"
+    assert sorted(p.name for p in (output / "masks").rglob("*.png")) == ["a.png", "b.png"]
+    assert len(json.loads((output / "predictions.json").read_bytes())["images"]) == 2
+    assert r"caf\xe9.png: its name is not UTF-8" in caplog.text
+
+
+def test_a_broken_picture_keeps_its_image_id(tmp_path, photos):
+    (photos / "aa.jpg").write_bytes(b"no picture")
+    with pytest.raises(IncompleteError):
+        run(tmp_path, photos, coco_json=True)
+    found = json.loads((tmp_path / "out/coco_results.json").read_bytes())
+    ids = {one["file_name"]: one["image_id"] for one in found}
+    assert ids == {"a.png": 1, "b.bmp": 3, "deep/a.png": 4}
+
+
+def test_results_are_not_predicted_again(tmp_path, photos, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        output = run(tmp_path, Path("**/*.png"), output="photos/out")
+    assert {p.name for p in (output / "masks/photos").iterdir()} == {"a.png", "deep"}
+    assert (output / "gallery.html").read_text().count("<article>") == 2
+
+
+def test_names_that_leave_no_room_for_endings_are_reported(tmp_path, photos, caplog):
+    (photos / "a.png").rename(photos / f"{'a' * 250}.png")
+    with pytest.raises(IncompleteError, match="1 of 3"):
+        run(tmp_path, photos)
+    assert re.search(r"left out: .*aaa.*: can't be written", caplog.text)
+    assert mask_of(tmp_path / "out", "b").shape == (40, 30)
+
+
+def test_two_images_that_would_have_one_result_are_refused(tmp_path, photos):
+    drawn(stripes()).save(photos / "a.bmp")
+    with pytest.raises(CocosegError, match=r"results of .*photos/a\.bmp and .*photos/a\.png would"):
+        run(tmp_path, photos)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_picture_whose_results_cannot_be_written(tmp_path, photos, caplog):
+    (tmp_path / "out/masks/a.png").mkdir(parents=True)
+    with pytest.raises(IncompleteError, match="1 of 3 images are left out"):
+        run(tmp_path, photos)
+    assert mask_of(tmp_path / "out", "b").shape == (40, 30)
+    assert re.search(r"left out: .*masks/a\.png: can't be written", caplog.text)
+
+
+def test_all_broken(tmp_path):
+    (tmp_path / "c.jpg").write_bytes(b"no picture")
+    with pytest.raises(IncompleteError, match="1 of 1"):
+        run(tmp_path, tmp_path / "c.jpg", coco_json=True)
+    assert json.loads((tmp_path / "out/coco_results.json").read_bytes()) == []
+
+
+def test_an_output_that_cannot_be_written(tmp_path, photos, monkeypatch):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/masks").write_text("a file where a folder shall be")
+    with pytest.raises(CocosegError, match="can't be written"):
+        run(tmp_path, photos)
+
+
+def test_a_file_does_not_choose_what_is_imported(tmp_path, photos):
+    with pytest.raises(CocosegError, match=r"holds weights of tiny\.Reads.*network=tiny\.Reads"):
+        run(tmp_path, photos, network=None)
+
+
+def test_a_network_that_is_not_there(tmp_path, photos):
+    with pytest.raises(CocosegError, match=r"network: no class nowhere\.Net"):
+        run(tmp_path, photos, network="nowhere.Net")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+def test_a_device_that_is_not_there(tmp_path, photos):
+    with pytest.raises(CocosegError, match="accelerator: there is no gpu here"):
+        run(tmp_path, photos, accelerator="gpu")
+
+
+# ---- again
+
+
+def forbidden(*_: object) -> None:
+    raise AssertionError("it was done before")
+
+
+def written(folder: Path) -> dict[str, int]:
+    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+
+
+def test_again_skips_what_is_there(tmp_path, photos, monkeypatch):
+    before = written(run(tmp_path, photos) / "masks")
+    monkeypatch.setattr(pipeline_module._Images, "_decode", forbidden)
+    output = run(tmp_path, photos)
+    assert written(output / "masks") == before
+    assert (output / "gallery.html").read_text().count("<article>") == 3
+
+
+def test_again_does_what_is_new_missing_or_replaced(tmp_path, photos):
+    output = run(tmp_path, photos)
+    before = written(output / "masks")
+    drawn(stripes(order=(1, 1, 1))).save(photos / "a.png")
+    drawn(stripes()).save(photos / "c.bmp")
+    (output / "masks/deep/a.png").unlink()
+    (output / "overlays/b.jpg").unlink()
+    run(tmp_path, photos, output="out")
+    after = written(output / "masks")
+    assert {name for name in after if after[name] != before.get(name)} == {
+        "a.png",
+        "b.png",
+        "c.png",
+        "deep/a.png",
+    }
+    assert set(np.unique(mask_of(output, "a"))) == {2}
+    np.testing.assert_array_equal(mask_of(output, "c"), np.array([0, 2, 5])[stripes()])
+    assert (output / "overlays/b.jpg").is_file()
+
+
+def test_two_inputs_share_an_output(tmp_path, photos):
+    output = run(tmp_path, photos / "a.png")
+    run(tmp_path, photos / "b.bmp")
+    np.testing.assert_array_equal(mask_of(output, "a"), np.array([0, 2, 5])[stripes()])
+    assert mask_of(output, "b").shape == (40, 30)
+    with pytest.raises(CocosegError, match="would overwrite"):
+        run(tmp_path, photos / "deep/a.png")
+
+
+def test_again_with_other_settings_is_refused(tmp_path, photos):
+    run(tmp_path, photos)
+    with pytest.raises(CocosegError, match=r"with scale=null, now it is 0\.5"):
+        run(tmp_path, photos, scale=0.5)
+    with pytest.raises(CocosegError, match="with values=category_id, now it is index"):
+        run(tmp_path, photos, values="index")
+    run(tmp_path, photos, batch_size=1, workers=1, coco_json=True)  # which change no mask
+
+
+def test_again_with_another_model_is_refused(tmp_path, photos):
+    output = run(tmp_path, photos)
+    before = written(output)
+    saved(tmp_path / "model.pth", size=(30, 30))
+    with pytest.raises(CocosegError, match="predictions of another model"):
+        run(tmp_path, photos)
+    assert written(output) == before
+
+
+def test_an_interrupted_run_keeps_what_is_done(tmp_path, photos, monkeypatch):
+    add = predict_folder_module.Manifest.add
+
+    def interrupt(self, entry):
+        add(self, entry)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(predict_folder_module.Manifest, "add", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, photos, workers=1, batch_size=1)
+    manifest = json.loads((tmp_path / "out/predictions.json").read_bytes())
+    assert len(manifest["images"]) == 1
+    (tmp_path / "out/masks/.part-0123.png").write_bytes(b"left by a kill")
+    output = run(tmp_path, photos)
+    assert len(json.loads((output / "predictions.json").read_bytes())["images"]) == 3
+    assert [path for path in written(output) if ".part-" in path] == []
+
+
+# ---- the command line
+
+
+@pytest.fixture
+def no_torch(tmp_path: Path) -> dict[str, str]:
+    (tmp_path / "poison/torch").mkdir(parents=True)
+    (tmp_path / "poison/torch/__init__.py").write_text("raise RuntimeError('torch was imported')\n")
+    return {"PYTHONPATH": f"{tmp_path / 'poison'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+
+
+def test_help_and_mistakes_need_no_torch(tmp_path, no_torch):
+    done = run_program("predict", "--help", cwd=tmp_path, **no_torch)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) < 45
+    assert max(map(len, done.stdout.splitlines())) <= 140
+    done = run_program("predict", "checkpoint=none.pth", "input=photos", cwd=tmp_path, **no_torch)
+    assert done.returncode == 2
+    assert done.stderr == "error: checkpoint: no file none.pth\n"
+
+
+def test_the_program_from_end_to_end(tmp_path, photos):
+    checkpoint = saved(tmp_path / "model.pth")
+    (photos / "c.jpg").write_bytes(b"no picture")
+    network = {
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    }
+    overrides = (
+        f"checkpoint={checkpoint}",
+        "input=photos/**/*.*",
+        "output=out",
+        "network=test_predict_folder.Net",
+    )
+
+    done = run_program("predict", *overrides, "accelerator=cpu", cwd=tmp_path, **network)
+
+    assert done.returncode == 1, done.stderr
+    assert done.stderr == "error: 1 of 4 images are left out, as listed above\n"
+    assert "left out: photos/c.jpg: not a readable image" in done.stdout
+    assert "predicted    3 of 4 images" in done.stdout
+    assert "to look at   out/gallery.html" in done.stdout
+    assert {"config.yaml", "predict.log", "masks", "gallery.html"} < {
+        p.name for p in (tmp_path / "out").iterdir()
+    }
+    (photos / "c.jpg").unlink()
+    again = run_program("predict", *overrides, "accelerator=cpu", cwd=tmp_path, **network)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert "skipped      3 that exist already" in again.stdout
+
+
+@pytest.mark.slow
+def test_a_refusal_changes_nothing_in_the_output(tmp_path, photos):
+    output = run(tmp_path, photos)
+    (output / "config.yaml").write_text("checkpoint: model.pth\ninput: photos\n")
+    before = written(output)
+    overrides = (f"checkpoint={tmp_path / 'model.pth'}", f"input={photos}", f"output={output}", "scale=0.5")
+    done = run_program("predict", *overrides, "accelerator=cpu", "precision=32-true", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "with scale=null, now it is 0.5" in done.stderr
+    after = written(output)
+    assert {name: after[name] for name in before} == before
+    assert "outcome.json" not in after
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"checkpoint": None}, "checkpoint is not given"),
+        ({"input": None}, "input is not given"),
+        ({"annotations": "none.json"}, "annotations: no file"),
+    ],
+    ids=str,
+)
+def test_files_that_are_not_there_are_refused_by_key(tmp_path, settings, message):
+    (tmp_path / "model.pth").touch()
+    given = {"checkpoint": str(tmp_path / "model.pth"), "input": "photos"}
+    with pytest.raises(CocosegError, match=message):
+        check_predict(PredictConfig(**{**given, **settings}))

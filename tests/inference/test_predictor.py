@@ -1,0 +1,276 @@
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as tv
+
+from cocoseg.errors import CocosegError
+from cocoseg.inference import tiling
+from cocoseg.inference.model import SegmentationModel
+from cocoseg.inference.predictor import Predictor
+from cocoseg.networks.pixels import normalize
+from cocoseg.networks.spec import ModelSpec
+from cocoseg.networks.unet import UNet
+from tiny import LABELS, NETWORK, Reads, tiny_unet
+
+
+def model(net: nn.Module | None = None, image_size: tuple[int, int] = (32, 48)) -> SegmentationModel:
+    return SegmentationModel(net or varied_unet(), ModelSpec(NETWORK, LABELS, image_size), None)
+
+
+def picture(height: int, width: int, images: int = 1, seed: int = 0) -> Tensor:
+    """Coloured regions: (B, 3, h, w) uint8."""
+    coarse = torch.rand(images, 3, 4, 5, generator=torch.Generator().manual_seed(seed))
+    return (F.interpolate(coarse, size=(height, width), mode="bilinear") * 255).to(torch.uint8)
+
+
+def varied_unet() -> UNet:
+    """A network that predicts each class somewhere in such pictures, and means it."""
+    net = tiny_unet().eval()
+    with torch.no_grad():
+        net.head.weight *= 30
+        net.head.bias -= net(normalize(picture(64, 64))).mean((0, 2, 3))
+    return net
+
+
+def red_green_blue(height: int = 60, width: int = 90) -> np.ndarray:
+    """Three stripes, for which `Reads` predicts 0, 1 and 2: (H, W, 3) uint8."""
+    image = np.zeros((height, width, 3), dtype=np.uint8)
+    for index in range(3):
+        image[:, width // 3 * index : width // 3 * (index + 1), index] = 255
+    return image
+
+
+def stripes(height: int = 60, width: int = 90) -> np.ndarray:
+    return np.repeat(np.arange(3, dtype=np.uint8), width // 3)[None].repeat(height, 0)
+
+
+# ---- the whole image
+
+
+def test_it_resizes_as_training_does_and_enlarges_the_logits():
+    net, image = varied_unet(), picture(70, 50, images=3)
+
+    mask = Predictor(model(net))(image)
+
+    small = normalize(tv.resize(image, [32, 48], antialias=True))
+    logits = F.interpolate(net(small), size=(70, 50), mode="bilinear", align_corners=False)
+    assert mask.shape == (3, 70, 50)
+    assert mask.dtype == torch.uint8
+    assert len(mask.unique()) > 1
+    assert (mask == logits.argmax(1)).float().mean() > 0.999
+
+
+@pytest.mark.parametrize("size", [(70, 50), (500, 333), (32, 48), (20, 48), (9, 700)], ids=str)
+def test_the_network_sees_what_it_saw_in_training(size):
+    """The same bytes as those of the data set, which torchvision resizes."""
+    image = picture(*size, images=2)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        (found,) = Predictor(model()).inputs(image.contiguous(memory_format=layout))
+        assert torch.equal(found, tv.resize(image, [32, 48], antialias=True))
+
+
+def test_images_of_several_sizes_are_one_batch():
+    predictor = Predictor(model())
+    images = [picture(20, 90, seed=1), picture(64, 31, seed=2)]
+    batch = [torch.cat(parts) for parts in zip(*map(predictor.inputs, images), strict=True)]
+    for mask, image in zip(predictor.masks(batch, [(20, 90), (64, 31)]), images, strict=True):
+        assert (mask == predictor(image)[0]).float().mean() > 0.999
+
+
+def test_a_scale_gives_the_network_the_images_own_pixels():
+    net, image = varied_unet(), picture(70, 50)
+    assert (Predictor(model(net), scale=1)(image) == net(normalize(image)).argmax(1)).float().mean() > 0.999
+    assert Predictor(model(net), scale=0.5).inputs(image)[0].shape == (1, 3, 35, 25)
+    assert Predictor(model(net), scale=0.01).inputs(image)[0].shape == (1, 3, 2, 2)
+
+
+# ---- tiles
+
+
+@pytest.mark.parametrize("scale", [1, 0.7, 1.5])
+@pytest.mark.parametrize(("height", "width"), [(300, 200), (200, 300)])
+def test_tiles_give_what_the_whole_image_gives(height, width, scale):
+    net, image = varied_unet(), picture(height, width)
+
+    whole = Predictor(model(net), scale=scale, tile=False)(image)
+    tiled = Predictor(model(net), scale=scale, tile=[96, 128])(image)
+
+    assert len(whole.unique()) > 1
+    assert (tiled == whole).float().mean() > 0.995
+
+
+def test_tiles_of_a_net_without_context_change_nothing():
+    image = torch.from_numpy(red_green_blue(201, 300)).permute(2, 0, 1)[None]
+    tiled = Predictor(model(Reads()), scale=1, tile=(64, 64))(image)[0]
+    np.testing.assert_array_equal(tiled, stripes(201, 300))
+
+
+def seen(net: nn.Module) -> list[tuple[int, ...]]:
+    shapes: list[tuple[int, ...]] = []
+    net.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape[-2:])))
+    return shapes
+
+
+def test_auto_cuts_what_is_too_large(monkeypatch):
+    monkeypatch.setattr(tiling, "LARGEST_INPUT", 150 * 150)
+    monkeypatch.setattr(tiling, "TILE", 96)
+    monkeypatch.setattr(tiling, "LEAST_TILE", 64)
+    net = varied_unet()
+    shapes = seen(net)
+
+    Predictor(model(net), scale=1)(picture(150, 150))
+    assert shapes == [(150, 150)]
+    shapes.clear()
+    Predictor(model(net), scale=1)(picture(151, 150))
+    assert len(shapes) > 1
+    assert max(max(shape) for shape in shapes) < 96 + 32
+    shapes.clear()
+    Predictor(model(net), scale=1, tile=False)(picture(151, 150))
+    assert shapes == [(151, 150)]
+    shapes.clear()
+    Predictor(model(net, image_size=(200, 200)))(picture(90, 90))  # training had room for it
+    assert shapes == [(200, 200)]
+
+
+def test_auto_tiles_get_smaller_where_bands_would_be_too_large(monkeypatch):
+    auto = partial(tiling.choose_tile, (5000, 6000), (32, 48), len(LABELS))
+    assert auto() == (768, 768)
+    monkeypatch.setattr(tiling, "BAND_BYTES", 2 * len(LABELS) * 6000 * 400)
+    assert auto() == (384, 384)
+    monkeypatch.setattr(tiling, "BAND_BYTES", 1)
+    assert auto() == (256, 256)
+
+
+# ---- averaging
+
+
+def test_flip_makes_predictions_symmetric():
+    image = picture(40, 60)
+    predictor = Predictor(model(), flip=True)
+    mirrored = predictor(image.flip(-1)).flip(-1)
+    assert (predictor(image) == mirrored).float().mean() > 0.999
+    assert not torch.equal(Predictor(model())(image.flip(-1)).flip(-1), mirrored)
+
+
+def test_averages_are_of_probabilities():
+    net, image = varied_unet(), picture(32, 48)
+    mask = Predictor(model(net), flip=True, scales=[1, 0.5])(image)
+    expected = torch.zeros(1, 3, 32, 48)
+    for size in ([32, 48], [16, 24]):
+        x = tv.resize(image, size, antialias=True)
+        for flipped in (False, True):
+            y = net(normalize(x.flip(-1) if flipped else x)).softmax(1)
+            y = F.interpolate(y.flip(-1) if flipped else y, size=(32, 48), mode="bilinear")
+            expected += y / 4
+    assert (mask == expected.argmax(1)).float().mean() > 0.999
+
+
+def test_averages_in_tiles():
+    net, image = varied_unet(), picture(200, 280)
+    whole, tiled = (
+        Predictor(model(net), scale=1, tile=tile, flip=True, scales=[1, 1.5])(image)
+        for tile in (False, [96, 96])
+    )
+    assert (whole == tiled).float().mean() > 0.99
+
+
+# ---- in Python
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        red_green_blue(),
+        red_green_blue().astype(np.uint16) * 257,
+        red_green_blue() / np.float32(255),
+        red_green_blue() / 255,
+        red_green_blue()[::-1],
+        PIL.Image.fromarray(red_green_blue()),
+        PIL.Image.fromarray(red_green_blue()).convert("RGBA"),
+        torch.from_numpy(red_green_blue()).permute(2, 0, 1),
+        torch.from_numpy(red_green_blue()).permute(2, 0, 1) / 255,
+    ],
+    ids=["uint8", "uint16", "float32", "float64", "view", "PIL", "RGBA", "tensor", "float tensor"],
+)
+def test_predict_takes_any_image(image):
+    mask = model(Reads(), image_size=(60, 90)).predict(image)
+    assert (type(mask), mask.dtype, mask.shape) == (np.ndarray, np.uint8, (60, 90))
+    np.testing.assert_array_equal(mask, stripes())
+
+
+def test_predict_takes_a_batch_and_grey_and_paths(tmp_path: Path):
+    net = model()
+    grey = red_green_blue()[..., 1]
+    PIL.Image.fromarray(grey).save(tmp_path / "a.png")
+
+    mask = net.predict(grey)
+
+    np.testing.assert_array_equal(mask, net.predict(np.stack([grey] * 3, -1)))
+    np.testing.assert_array_equal(mask, net.predict(tmp_path / "a.png"))
+    np.testing.assert_array_equal(mask, net.predict(str(tmp_path / "a.png")))
+    batch = torch.from_numpy(np.stack([grey] * 3)).expand(2, -1, -1, -1)
+    assert net.predict(batch).shape == (2, 60, 90)
+
+
+def test_predict_follows_the_models_precision():
+    net, image = model().bfloat16(), red_green_blue()
+    seen_dtypes = []
+    net.net.register_forward_pre_hook(lambda _, inputs: seen_dtypes.append(inputs[0].dtype))
+    assert net.predict(image).shape == (60, 90)
+    assert seen_dtypes == [torch.bfloat16]
+
+
+def test_predict_has_the_options(monkeypatch):
+    net = varied_unet()
+    shapes = seen(net)
+    model(net).predict(red_green_blue(100, 150), scale=1, tile=[64, 64], flip=True, scales=[1, 0.5])
+    assert len(shapes) > 8
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((3, 60, 90), np.uint8), r"\(3, 60, 90\) is no image"),
+        (np.zeros((60, 90, 4), np.uint8), r"\(60, 90, 4\) is no image"),
+        (np.zeros((0, 90), np.uint8), r"\(0, 90\) is no image"),
+        (np.zeros((60, 90), np.int64), "int64 has no known range"),
+        (np.full((60, 90), 200.0), "floats from 200 to 200"),
+        (np.full((60, 90), -0.1), "must lie in 0 … 1"),
+        (np.full((60, 90), np.nan), "must lie in 0 … 1"),
+        (torch.zeros(60, 90, 3, dtype=torch.uint8), r"\(60, 90, 3\) is no image"),
+        (torch.zeros(1, 60, 90), r"\(1, 60, 90\) is no image"),
+        (7, "int is no image"),
+        ("nowhere.png", r"nowhere\.png: the image is missing"),
+    ],
+    ids=str,
+)
+def test_what_is_no_image_is_refused(image, message):
+    with pytest.raises(CocosegError, match=message):
+        model(Reads()).predict(image)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"scale": 0}, "scale is 0"),
+        ({"scale": 1000}, "scale is 1000"),
+        ({"tile": "always"}, "tile is 'always'"),
+        ({"tile": True}, "tile is true"),
+        ({"tile": 512}, "tile is 512"),
+        ({"tile": [512]}, r"tile is \[512\]"),
+        ({"tile": [512, 8]}, "from 64 pixels"),
+        ({"tile": [512.0, 512]}, "tile is"),
+        ({"scales": []}, r"scales is \[\]"),
+        ({"scales": [1, 0]}, "scales is"),
+    ],
+    ids=str,
+)
+def test_settings_out_of_range(settings, message):
+    with pytest.raises(CocosegError, match=message):
+        Predictor(model(), **settings)

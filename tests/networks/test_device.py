@@ -1,0 +1,169 @@
+"""What is left to the device."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from cocoseg.errors import TrainingError
+from cocoseg.networks.device import (
+    explain_out_of_memory,
+    in_channels_last,
+    is_out_of_memory,
+    settled,
+    untouched,
+    uses_cuda,
+)
+from cocoseg.networks.model_file import save_model
+from cocoseg.networks.pixels import normalize
+from tiny import SPEC, tiny_unet
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A machine that claims to have a GPU, with bfloat16 or without."""
+    before = torch.get_float32_matmul_precision()
+
+    def claim(*, bfloat16: bool = True) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bfloat16)
+
+    yield claim
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.fixture(autouse=True)
+def processor(monkeypatch):
+    """What the processor has; nothing unless said."""
+    has = {}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    return has
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def test_on_a_cpu(no_gpu):
+    assert settled({"precision": "auto", "benchmark": None, "devices": 1}) == {
+        "precision": "32-true",
+        "benchmark": False,
+        "devices": 1,
+    }
+    assert not uses_cuda({"accelerator": "gpu"})
+
+
+@pytest.mark.parametrize("accelerator", ["auto", "cpu"])
+@pytest.mark.parametrize("name", ["avx512_bf16", "amx_bf16"])
+def test_on_a_cpu_with_bfloat16(no_gpu, processor, name, accelerator):
+    processor[name] = True
+    assert settled({"accelerator": accelerator})["precision"] == "bf16-mixed"
+    assert settled({"accelerator": "mps"})["precision"] == "32-true"
+
+
+def test_a_torch_that_does_not_tell(no_gpu, monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert settled({})["precision"] == "32-true"
+
+
+def test_on_a_gpu(gpu):
+    gpu()
+    assert settled({"precision": "auto"}) == {"precision": "bf16-mixed", "benchmark": True}
+    assert torch.get_float32_matmul_precision() == "high"
+    assert settled({"deterministic": True}) == {
+        "precision": "bf16-mixed",
+        "benchmark": False,
+        "deterministic": True,
+    }
+
+
+def test_on_a_gpu_without_bfloat16(gpu, processor):
+    processor["avx512_bf16"] = True
+    gpu(bfloat16=False)
+    assert settled({"precision": "auto"})["precision"] == "32-true"
+
+
+def test_on_the_cpu_of_a_machine_with_a_gpu(gpu):
+    gpu()
+    before = torch.get_float32_matmul_precision()
+    assert settled({"accelerator": "cpu"})["precision"] == "32-true"
+    assert torch.get_float32_matmul_precision() == before
+
+
+@pytest.mark.parametrize("precision", ["16-mixed", "32-true", "64-true", 32])
+def test_what_the_user_says_stays(gpu, precision):
+    gpu()
+    settings = {"precision": precision, "benchmark": False}
+    assert settled(settings) == settings
+
+
+def trained(*, channels_last: bool, fused: bool) -> nn.Module:
+    net = tiny_unet()
+    net = in_channels_last(net) if channels_last else net
+    optimizer = torch.optim.Adam(net.parameters(), fused=fused)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        image = torch.randint(0, 256, (2, 16, 16, 3), dtype=torch.uint8, generator=generator)
+        net(normalize(image.permute(0, 3, 1, 2))).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return net
+
+
+def test_layout_and_fusing_change_nothing_but_the_speed():
+    plain, fast = trained(channels_last=False, fused=False), trained(channels_last=True, fused=True)
+    for (name, ours), theirs in zip(fast.state_dict().items(), plain.state_dict().values(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=2e-3, msg=name)
+
+
+def test_model_files_hold_plain_layout(tmp_path):
+    net = in_channels_last(tiny_unet())
+    assert not net.stem[0].weight.is_contiguous()
+    save_model(tmp_path / "model.pth", net.state_dict(), SPEC, None)
+    weights = torch.load(tmp_path / "model.pth", weights_only=True)["state_dict"]
+    assert all(weight.is_contiguous() for weight in weights.values())
+
+
+def test_untouched():
+    net = tiny_unet().eval()
+    before = copy.deepcopy(net.state_dict())
+    random = torch.get_rng_state()
+    with untouched(net):
+        assert net.training
+        net(torch.rand(2, 3, 16, 16)).mean().backward()
+        assert not torch.equal(net.state_dict()["stem.1.running_mean"], before["stem.1.running_mean"])
+    assert not net.training
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert all(weight.grad is None for weight in net.parameters())
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+@pytest.mark.parametrize("said", ["CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED"])
+def test_cudas_libraries_have_errors_of_their_own(said):
+    assert is_out_of_memory(RuntimeError(said))
+    assert not is_out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError()],
+)
+def test_memory_that_runs_out_is_one_line(error):
+    with (
+        pytest.raises(TrainingError, match=r"^out of memory: lower data\.image_size$"),
+        explain_out_of_memory("data.image_size"),
+    ):
+        raise error
+
+
+def test_memory_that_runs_out_on_a_cpu_is_one_line():
+    with pytest.raises(TrainingError, match=r"^out of memory: lower"), explain_out_of_memory():
+        torch.empty(2**50)
+
+
+def test_other_errors_are_left_alone():
+    with pytest.raises(RuntimeError, match=r"^shapes do not fit$"), explain_out_of_memory():
+        raise RuntimeError("shapes do not fit")

@@ -1,0 +1,311 @@
+import copy
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from cocoseg.errors import CocosegError
+from cocoseg.inference.model import load_model
+from cocoseg.labels import LabelClass, LabelMap
+from cocoseg.networks.model_file import NETWORKS, read_weights, save_model
+from cocoseg.networks.spec import MEAN, STD, ModelSpec
+from tiny import LABELS, NETWORK, SPEC, Reads, loader, random_batch, tiny_module, tiny_trainer, tiny_unet
+
+SCORES = {"iou": [0.5, None, 0.25], "miou": 0.25, "miou_with_background": 0.375, "pixel_accuracy": 0.75}
+
+
+def trained_a_little():
+    """A network whose running statistics have left their starting values."""
+    net = tiny_unet()
+    for seed in range(3):
+        net(random_batch(seed=seed)[0])
+    return net.eval()
+
+
+@pytest.fixture
+def model_file(tmp_path):
+    path = tmp_path / "segmentation_model.pth"
+    save_model(path, trained_a_little().state_dict(), SPEC, SCORES)
+    return path
+
+
+def altered(path: Path, **changes: object) -> Path:
+    """The file with some of its entries replaced."""
+    torch.save({**torch.load(path, weights_only=True), **changes}, path)
+    return path
+
+
+def test_a_model_comes_back_as_it_was(model_file):
+    net, image = trained_a_little(), random_batch()[0]
+
+    model = load_model(model_file)
+
+    assert torch.equal(model(image), net(image))
+    assert not torch.equal(model(image), tiny_unet().eval()(image))
+    assert (model.labels, model.image_size, model.scores) == (LABELS, (16, 16), SCORES)
+    assert not any(module.training for module in model.modules())
+
+
+def test_the_file_is_plain_values_and_says_what_it_is(model_file):
+    content = torch.load(model_file, weights_only=True)
+
+    assert content["format"] == 1
+    assert content["network"] == NETWORK
+    assert [c["name"] for c in content["labels"]["classes"]] == ["background", "cat", "dog"]
+    assert content["image_size"] == [16, 16]
+    assert content["normalization"] == {"mean": list(MEAN), "std": list(STD)}
+    assert content["scores"] == SCORES
+    assert content["versions"]["torch"] == torch.__version__
+
+
+def test_a_failed_write_leaves_the_old_file(model_file, monkeypatch):
+    before = model_file.read_bytes()
+
+    def break_off(path: Path, content: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(content[: len(content) // 2])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_bytes", break_off)
+
+    with pytest.raises(KeyboardInterrupt):
+        save_model(model_file, {}, SPEC, None)
+
+    assert model_file.read_bytes() == before
+    assert list(model_file.parent.iterdir()) == [model_file]
+
+
+def test_a_checkpoint_loads_too(tmp_path):
+    trainer = tiny_trainer(tmp_path, max_epochs=1)
+    module = tiny_module()
+    trainer.fit(module, loader(random_batch()), loader(random_batch(seed=1)))
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    image = random_batch(seed=2)[0]
+
+    model = load_model(tmp_path / "last.ckpt")
+
+    assert torch.equal(model(image), module.net.eval()(image))
+    assert (model.labels, model.scores) == (LABELS, module.scores.to_dict())
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("image_size", "ab", "image_size is 'ab'"),
+        ("image_size", [0, -5], r"image_size is \[0, -5\]"),
+        ("image_size", [16, 16.5], "image_size is "),
+        ("network", "UNet", "network is 'UNet'"),
+        ("labels", {"classes": 3}, "no labels of this program"),
+        ("labels", {}, "no labels of this program"),
+        ("labels", {"classes": LABELS.to_dict()["classes"][:2]}, "2 labels for a network of 3 classes"),
+    ],
+    ids=str,
+)
+def test_a_file_of_odd_values_is_refused(tmp_path, key, value, message):
+    content = {"format": 1, "state_dict": tiny_unet().state_dict(), **SPEC.to_dict(), "scores": None}
+    torch.save({**content, key: value}, tmp_path / "model.pth")
+    with pytest.raises(CocosegError, match=rf"model\.pth: .*{message}"):
+        load_model(tmp_path / "model.pth")
+
+
+@pytest.mark.parametrize(
+    "change", [{"color": ["x", 1, 2]}, {"color": [256, 0, 0]}, {"name": 7}, {"category_ids": ["a"]}], ids=str
+)
+def test_odd_labels_are_refused(tmp_path, change):
+    labels = LABELS.to_dict()
+    labels["classes"][1] |= change
+    content = {"format": 1, "state_dict": tiny_unet().state_dict(), **SPEC.to_dict(), "scores": None}
+    torch.save({**content, "labels": labels}, tmp_path / "model.pth")
+    with pytest.raises(CocosegError, match="no labels of this program"):
+        load_model(tmp_path / "model.pth")
+
+
+class Malicious:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_a_file_that_would_run_code_is_refused_and_does_not(tmp_path, legacy):
+    harm, path = tmp_path / "harm", tmp_path / "model.pth"
+    torch.save({"labels": Malicious(harm)}, path, _use_new_zipfile_serialization=not legacy)
+
+    with pytest.raises(CocosegError, match=r"model\.pth: .*would run code"):
+        load_model(path)
+
+    assert not harm.exists()
+    torch.load(path, weights_only=False)
+    assert harm.exists()  # it would have
+
+
+def test_a_pickled_network_is_refused(tmp_path):
+    torch.save(tiny_unet(), tmp_path / "net.pth")
+
+    with pytest.raises(CocosegError, match="would run code"):
+        load_model(tmp_path / "net.pth")
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(CocosegError, match=r"none\.pth: no such file"):
+        load_model(tmp_path / "none.pth")
+
+
+def test_a_folder(tmp_path):
+    with pytest.raises(CocosegError, match="not a model or checkpoint"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("part", [0.01, 0.5, 0.9, 0.999])
+def test_a_truncated_file(model_file, part):
+    content = model_file.read_bytes()
+    model_file.write_bytes(content[: int(part * len(content))])
+
+    with pytest.raises(CocosegError, match="damaged or no torch file"):
+        load_model(model_file)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"hello world",
+        b'{"a": 1}',
+        b"class,iou\ncat,1\n",
+        b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR",
+        b"\xff\xd8\xff\xe0\x00\x10JFIF\x00",
+        b".",  # to pickle: the end, with nothing to return
+        b"\x80\x02G[",  # a pickle that breaks off inside a number
+        bytes(1000),
+    ],
+    ids=["empty", "text", "json", "csv", "png", "jpeg", "dot", "half a pickle", "zeros"],
+)
+def test_a_file_that_is_something_else(tmp_path, content):
+    path = tmp_path / "model.pth"
+    path.write_bytes(content)
+
+    with pytest.raises(CocosegError, match=r"model\.pth: .*damaged or no torch file"):
+        load_model(path)
+
+
+def test_a_zip_file(tmp_path):
+    with zipfile.ZipFile(tmp_path / "model.pth", "w") as file:
+        file.writestr("readme.txt", "hello")
+
+    with pytest.raises(CocosegError, match="damaged or no torch file"):
+        load_model(tmp_path / "model.pth")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{}, [1, 2], None, 7, "text", torch.zeros(3), {"weight": torch.zeros(3)}, {"state_dict": {}}],
+    ids=["dict", "list", "none", "number", "string", "tensor", "state dict", "checkpoint"],
+)
+def test_a_torch_file_that_is_not_ours(tmp_path, content):
+    torch.save(content, tmp_path / "model.pth")
+
+    with pytest.raises(CocosegError, match=r"model\.pth: not a model or checkpoint of this program"):
+        load_model(tmp_path / "model.pth")
+
+
+def test_a_checkpoint_of_another_lightning_program(tmp_path):
+    torch.save({"pytorch-lightning_version": "2.6.4", "state_dict": {}, "epoch": 1}, tmp_path / "a.ckpt")
+
+    with pytest.raises(CocosegError, match=r"a\.ckpt: not a model or checkpoint of this program"):
+        read_weights(tmp_path / "a.ckpt")
+
+
+def test_a_network_of_others_must_be_passed(tmp_path):
+    path = tmp_path / "model.pth"
+    net = Reads().eval()
+    foreign = ModelSpec({"_target_": "tiny.Reads", "num_classes": 3}, LABELS, (16, 16))
+    save_model(path, net.state_dict(), foreign, None)
+    image = random_batch()[0]
+
+    with pytest.raises(CocosegError, match=r"model\.pth: holds weights of tiny\.Reads.* net="):
+        load_model(path)
+
+    other = Reads()
+    nn.init.zeros_(other.weight)
+    assert torch.equal(load_model(path, net=other)(image), net(image))
+
+
+def test_names_in_the_files_of_every_version_are_known():
+    assert {"cocoseg.unet.UNet", "cocoseg.residual.ResidualUNet", "cocoseg.resnet_unet.ResNetUNet"} <= {
+        *NETWORKS
+    }
+
+
+def test_a_name_in_a_file_is_never_imported(model_file):
+    altered(model_file, network={**NETWORK, "_target_": "this.would.fail"})
+
+    with pytest.raises(CocosegError, match=r"holds weights of this\.would\.fail"):
+        load_model(model_file)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"base_channels": 8}, {"depth": 3}, {"num_classes": 4}, {"depth": 0}, {"unheard_of": 1}],
+    ids=str,
+)
+def test_weights_that_do_not_fit_the_network_named(model_file, change):
+    altered(model_file, network={**NETWORK, **change})
+
+    with pytest.raises(CocosegError, match=r"segmentation_model\.pth: "):
+        load_model(model_file)
+
+
+def test_the_same_spec_is_accepted():
+    SPEC.require_same(ModelSpec.from_dict(copy.deepcopy(SPEC.to_dict())), where="a.ckpt")
+
+
+def test_another_image_size_is_accepted():
+    SPEC.require_same(ModelSpec(NETWORK, LABELS, (224, 224)), where="a.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("found", "here", "key"),
+    [({"base_channels": 32}, 4, "base_channels"), ({"depth": 3}, 2, "depth")],
+)
+def test_another_network_is_refused_with_both_named(found, here, key):
+    other = ModelSpec({**NETWORK, **found}, LABELS, (16, 16))
+
+    with pytest.raises(
+        CocosegError, match=rf"^a\.ckpt: .*model\.{key} is {found[key]} there and {here} here"
+    ):
+        SPEC.require_same(other, where="a.ckpt")
+
+
+def test_other_labels_are_refused_with_both_named():
+    fewer = LabelMap(LABELS.classes[:2])
+    renamed = LabelMap((*LABELS.classes[:2], LabelClass((5,), "wolf", (0, 0, 255))))
+    renumbered = LabelMap((*LABELS.classes[:2], LabelClass((6,), "dog", (0, 0, 255))))
+
+    for labels, message in (
+        (fewer, r"1 classes against 2"),
+        (renamed, r"'wolf' \(category 5\) against 'dog' \(category 5\)"),
+        (renumbered, r"'dog' \(category 6\) against 'dog' \(category 5\)"),
+    ):
+        with pytest.raises(CocosegError, match=rf"^a\.ckpt: .*other labels.*{message}"):
+            SPEC.require_same(ModelSpec(NETWORK, labels, (16, 16)), where="a.ckpt")
+
+
+def test_colours_are_no_difference():
+    recoloured = LabelMap((*LABELS.classes[:2], LabelClass((5,), "dog", (1, 2, 3))))
+
+    SPEC.require_same(ModelSpec(NETWORK, recoloured, (16, 16)), where="a.ckpt")
+
+
+def test_a_later_format_is_refused(model_file):
+    content = torch.load(model_file, weights_only=True)
+    torch.save({**content, "format": 2}, model_file)
+
+    with pytest.raises(CocosegError, match="format 2"):
+        load_model(model_file)

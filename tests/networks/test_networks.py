@@ -1,0 +1,172 @@
+"""Networks of whatever origin: how they are told the classes, and what is said of those that don't fit."""
+
+import pytest
+import torch
+from torch import nn
+
+from cocoseg.errors import CocosegError
+from cocoseg.networks.custom import arguments_of, is_own, probe
+from cocoseg.networks.spec import ModelSpec
+from tiny import LABELS, Reads, tiny_module, tiny_trainer
+
+OWN = {"_target_": "cocoseg.unet.UNet", "base_channels": 4, "weights": "a.pth", "weights_part": "body"}
+
+
+def takes_classes(classes: int, width: int = 1) -> None: ...
+def takes_both(classes: list[str], num_classes: int) -> None: ...
+def takes_anything(**options: object) -> None: ...
+def takes_neither(width: int = 1) -> None: ...
+
+
+def test_what_is_of_training_is_no_argument_of_our_networks():
+    assert is_own(OWN)
+    assert arguments_of(OWN, 3) == {
+        "_target_": "cocoseg.unet.UNet",
+        "base_channels": 4,
+        "num_classes": 3,
+    }
+    assert "num_classes" not in arguments_of(OWN)
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [
+        ("torchvision.models.segmentation.deeplabv3_resnet50", "num_classes"),
+        ("test_networks.takes_classes", "classes"),
+        ("test_networks.takes_both", "num_classes"),
+        ("test_networks.takes_anything", "num_classes"),
+    ],
+)
+def test_the_number_of_classes_has_the_name_that_the_target_gives_it(name, argument):
+    assert not is_own({"_target_": name})
+    assert arguments_of({"_target_": name, "_convert_": "all"}, 7) == {
+        "_target_": name,
+        "_convert_": "all",
+        argument: 7,
+    }
+
+
+def test_weights_of_others_are_theirs():
+    node = {"_target_": "torchvision.models.segmentation.deeplabv3_resnet50", "weights": None}
+    assert arguments_of(node, 2) == {**node, "num_classes": 2}
+
+
+def test_defaults_of_ours_are_not_told_to_networks_of_others():
+    """Hydra can't leave out a key that is null."""
+    node = {"_target_": "test_networks.takes_classes", "weights": None, "weights_part": "all"}
+    assert arguments_of(node, 2) == {"_target_": node["_target_"], "classes": 2}
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        (None, r"^model: no _target_"),
+        ({"width": 3}, r"^model: no _target_"),
+        ({"_target_": "no_such.Net"}, r"^model: no_such\.Net: there is no module no_such; install it"),
+        ({"_target_": "torch.nn.NoSuch"}, r"^model: torch\.nn\.NoSuch"),
+        ({"_target_": "cocoseg.unet.UNett"}, r"^model: cocoseg\.unet\.UNett can't be imported"),
+        ({"_target_": "cocoseg.networks.unet.torch"}, r"^model: cocoseg\.unet\.torch"),
+        ({"_target_": "a b"}, r"^model: a b"),
+        (
+            {"_target_": "test_networks.takes_neither"},
+            r"^model: .*neither an argument num_classes nor classes",
+        ),
+        (
+            {"_target_": "test_networks.takes_classes", "depth": 3},
+            r"^model\.depth: test_networks\.takes_classes has no such .*: '~model\.depth'$",
+        ),
+        (
+            {"_target_": "test_networks.takes_classes", "depth": 3, "width": 1, "dropout": 0.0},
+            r"^model\.depth, model\.dropout: .*: '~model\.depth' '~model\.dropout'$",
+        ),
+        (
+            {"_target_": "test_networks.takes_classes", "weights": "a.pth"},
+            r"^model\.weights: .*: '~model\.weights'$",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said(node, message):
+    with pytest.raises(CocosegError, match=message):
+        arguments_of(node, 3)
+
+
+class Returns(Reads):
+    """A network whose output is made of its logits by a function, in training and in evaluation."""
+
+    def __init__(self, make, make_in_evaluation=None):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+        self.make, self.make_in_evaluation = make, make_in_evaluation or make
+
+    def forward(self, image):
+        logits = super().forward(self.norm(image))
+        return (self.make if self.training else self.make_in_evaluation)(logits)
+
+
+def probed(net: nn.Module, folder, images: int = 4) -> None:
+    module = tiny_module(net)
+    module.spec = ModelSpec({"_target_": "my.Net"}, LABELS, (16, 24))
+    probe(module, tiny_trainer(folder), images)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda logits: logits,
+        lambda logits: {"out": logits},
+        lambda logits: {"out": logits, "aux": logits[..., ::2, ::2]},
+    ],
+)
+def test_what_fits_passes_and_is_left_as_it_was(make, tmp_path):
+    net = Returns(make)
+    net.eval()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    state = torch.random.get_rng_state()
+
+    probed(net, tmp_path)
+
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert not net.training
+
+
+def fail(logits):
+    raise RuntimeError("height and width\nmust be divisible by 32")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda x: (x, x), r"returns a tuple; it must return logits \(2, 3, 16, 24\)"),
+        (lambda x: None, r"returns a NoneType; "),
+        (lambda x: x[:, :2], r"returns \(2, 2, 16, 24\); it must return logits \(2, 3, 16, 24\)"),
+        (lambda x: x[..., ::4, ::4], r"returns \(2, 3, 4, 6\); "),
+        (lambda x: x.argmax(1), r"returns \(2, 16, 24\) of torch\.int64; "),
+        (lambda x: x.long(), r"returns \(2, 3, 16, 24\) of torch\.int64; "),
+        (lambda x: {"logits": x}, r"returns a mapping of logits; .* as `out`"),
+        (lambda x: {"out": [x]}, r"returns a mapping of out; .* as `out`"),
+        (fail, r"fails on images \(2, 3, 16, 24\): height and width must be divisible by 32$"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(make, message, tmp_path):
+    with pytest.raises(CocosegError, match=f"^model: my.Net {message}"):
+        probed(Returns(make), tmp_path)
+    with pytest.raises(CocosegError, match=f"^model: my.Net {message}"):
+        probed(Returns(lambda x: x, make), tmp_path)
+
+
+def test_a_batch_of_one_is_tried_where_there_is_no_other(tmp_path):
+    with pytest.raises(CocosegError, match=r"fails on images \(1, 3, 16, 24\): too few"):
+        probed(Returns(lambda x: x if len(x) > 1 else fail_with("too few")), tmp_path, images=1)
+
+
+def fail_with(message):
+    raise ValueError(message)
+
+
+def test_memory_that_runs_out_is_no_mistake(tmp_path):
+    def greedy(x):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        probed(Returns(greedy), tmp_path)

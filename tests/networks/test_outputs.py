@@ -1,0 +1,54 @@
+import pytest
+import torch
+
+from cocoseg.networks.outputs import logits_of, parts_of, training_loss
+from cocoseg.training.losses import CrossEntropyLoss
+from tiny import random_batch
+
+LOSS = CrossEntropyLoss()
+
+
+def logits(size: int, seed: int) -> torch.Tensor:
+    return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def test_parts():
+    main, one, two = (torch.full((1,), float(i)) for i in range(3))
+    for output, parts in (
+        (main, [main]),
+        ({"out": main}, [main]),
+        ({"aux": one, "out": main}, [main, one]),
+        ({"out": main, "aux": [one, two]}, [main, one, two]),
+        ({"out": main, "aux": ()}, [main]),
+    ):
+        assert logits_of(output) is main
+        assert all(ours is theirs for ours, theirs in zip(parts_of(output), parts, strict=True))
+
+
+def test_one_kind_of_auxiliary_logits_counts_half():
+    mask = random_batch()[1]
+    main, aux = logits(16, 0), logits(16, 1)
+
+    total, value = training_loss(LOSS, {"out": main, "aux": aux}, mask)
+
+    assert value == LOSS(main, mask)
+    assert total.item() == pytest.approx((LOSS(main, mask) + 0.5 * LOSS(aux, mask)).item())
+
+
+def test_coarser_logits_count_half_of_the_finer_ones_on_a_smaller_mask():
+    mask = random_batch()[1]
+    sizes = (16, 8, 4)
+    parts = [logits(size, seed) for seed, size in enumerate(sizes)]
+
+    total, _ = training_loss(LOSS, {"out": parts[0], "aux": parts[1:]}, mask)
+
+    expected = sum(
+        0.5**i * LOSS(part, mask[:, 2**i // 2 :: 2**i, 2**i // 2 :: 2**i]) for i, part in enumerate(parts)
+    )
+    assert total.item() == pytest.approx(expected.item())
+
+
+def test_plain_logits_have_one_loss():
+    mask = random_batch()[1]
+    total, value = training_loss(LOSS, logits(16, 0), mask)
+    assert total is value

@@ -1,0 +1,218 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pycocotools.coco import COCO
+
+from cocoseg.errors import CocosegError
+from cocoseg.preparation import coco_file as coco
+from conftest import write_coco
+
+IMAGE = {"id": 1, "file_name": "a.png", "width": 8, "height": 6}
+ANNOTATION = {"id": 1, "image_id": 1, "category_id": 2, "segmentation": []}
+CATEGORY = {"id": 2, "name": "cat"}
+
+
+def without(fields: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name != key}
+
+
+def test_reads(tmp_path: Path) -> None:
+    path = write_coco(
+        tmp_path / "c.json",
+        annotations=[
+            {**ANNOTATION, "id": 7, "iscrowd": True, "bbox": [0, 0, 1, 1]},
+            {**without(ANNOTATION, "segmentation"), "id": 3},
+        ],
+    )
+    file = coco.read(path)
+    assert [(i.id, i.file_name, i.width, i.height) for i in file.images] == [(1, "a.png", 8, 6)]
+    assert file.categories == [coco.Category(2, "cat"), coco.Category(5, "dog")]
+    assert [(a.id, a.image_id, a.category_id, a.iscrowd) for a in file.annotations] == [
+        (7, 1, 2, True),
+        (3, 1, 2, 0),
+    ]
+    assert [bytes(a.segmentation) for a in file.annotations] == [b"[]", b"null"]
+
+
+def test_annotations_of(tmp_path: Path) -> None:
+    images = [{**IMAGE, "id": i, "file_name": f"{i}.png"} for i in (1, 2, 3)]
+    annotations = [{**ANNOTATION, "id": i, "image_id": image} for i, image in ((9, 1), (4, 2), (5, 1))]
+    file = coco.read(write_coco(tmp_path / "c.json", images=images, annotations=annotations))
+    grouped = file.annotations_of({1, 3})
+    assert {image: [a.id for a in found] for image, found in grouped.items()} == {1: [9, 5], 3: []}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"no JSON",
+        b'{"images": [',
+        b'{"images": 5, ',  # of the wrong type, and then it ends
+        b"[1, 2",
+        b"\xff\xfe\x00",
+        b'{"images": "\xff"}',
+        b'{"images": 5, "name": "\xff"}',
+    ],
+)
+def test_no_json(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "c.json"
+    path.write_bytes(content)
+    with pytest.raises(CocosegError, match=r"c\.json: .*JSON"):
+        coco.read(path)
+
+
+@pytest.mark.parametrize("key", ["segmentation", "unknown"])
+def test_endless_nesting(tmp_path: Path, key: str) -> None:
+    path = write_coco(tmp_path / "c.json", annotations=[{**ANNOTATION, key: "HERE"}])
+    path.write_text(path.read_text().replace('"HERE"', "[" * 100_000 + "]" * 100_000))
+    with pytest.raises(CocosegError, match=r"c\.json: "):
+        coco.read(path)
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(CocosegError, match=r"nowhere\.json"):
+        coco.read(tmp_path / "nowhere.json")
+    with pytest.raises(CocosegError, match="can't be read"):
+        coco.read(tmp_path)
+
+
+@pytest.mark.parametrize("content", [[], 5, None, "images"])
+def test_no_object(tmp_path: Path, content: Any) -> None:
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(CocosegError, match=r"c\.json: not a COCO file"):
+        coco.read(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": None}, "'images' is missing"),
+        ({"annotations": None}, "'annotations' is missing"),
+        ({"categories": None}, "'categories' is missing"),
+        ({"images": {}}, "'images' must be a list"),
+        ({"categories": "cat"}, "'categories' must be a list"),
+        ({"images": []}, "no images"),
+        ({"categories": [], "annotations": []}, "no categories"),
+        # An entry of the wrong form is named by its number.
+        *[({"images": [IMAGE, without(IMAGE, key)]}, rf"images\[1\].*{key}") for key in IMAGE],
+        *[
+            ({"annotations": [ANNOTATION, without(ANNOTATION, key)]}, rf"annotations\[1\].*{key}")
+            for key in ("id", "image_id", "category_id")
+        ],
+        *[
+            ({"categories": [CATEGORY, without(CATEGORY, key)]}, rf"categories\[1\].*{key}")
+            for key in CATEGORY
+        ],
+        ({"images": [{**IMAGE, "width": "8"}]}, r"images\[0\].*width"),
+        ({"images": [{**IMAGE, "file_name": None}]}, r"images\[0\].*file_name"),
+        ({"annotations": [ANNOTATION, {**ANNOTATION, "image_id": "1"}]}, r"annotations\[1\].*image_id"),
+        ({"annotations": [{**ANNOTATION, "iscrowd": "no"}]}, r"annotations\[0\].*iscrowd"),
+        ({"annotations": [ANNOTATION, 5]}, r"annotations\[1\]"),
+        ({"annotations": [ANNOTATION, [1]]}, r"annotations\[1\]"),
+        ({"categories": [CATEGORY, {"id": 3, "name": 3}]}, r"categories\[1\].*name"),
+        # Ids that contradict each other.
+        ({"images": [IMAGE, {**IMAGE, "file_name": "b.png"}]}, "id 1 occurs twice in 'images'"),
+        ({"annotations": [ANNOTATION, ANNOTATION]}, "id 1 occurs twice in 'annotations'"),
+        ({"categories": [CATEGORY, CATEGORY]}, "id 2 occurs twice in 'categories'"),
+        ({"annotations": [{**ANNOTATION, "id": 77, "image_id": 9}]}, "annotation 77 .*image 9"),
+        ({"annotations": [{**ANNOTATION, "id": 77, "category_id": 9}]}, "annotation 77 .*category 9"),
+    ],
+)
+def test_bad_content(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(CocosegError, match=rf"c\.json: .*{message}"):
+        coco.read(write_coco(tmp_path / "c.json", **changes))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".",
+        "/",
+        "./",
+        "/etc/a.png",
+        "..",
+        "../a.png",
+        "sub/../../a.png",
+        "sub\\..\\..\\a.png",
+        "C:\\a.png",
+        "C:/a.png",
+        "c:a.png",
+        "\\a.png",
+        "\\\\server\\share\\a.png",
+        "a\0.png",
+    ],
+)
+def test_file_names_that_lead_elsewhere(tmp_path: Path, name: str) -> None:
+    path = write_coco(tmp_path / "c.json", images=[{**IMAGE, "file_name": name}])
+    with pytest.raises(CocosegError, match="image 1 has the file_name"):
+        coco.read(path)
+
+
+@pytest.mark.parametrize("name", ["a.png", "sub/dir/a.png", "./a.png", "a..b.png", "ä ö.png", "..a/b"])
+def test_file_names_inside(tmp_path: Path, name: str) -> None:
+    path = write_coco(tmp_path / "c.json", images=[{**IMAGE, "file_name": name}])
+    assert coco.read(path).images[0].file_name == name
+
+
+@pytest.mark.parametrize("size", [(0, 6), (8, 0), (-8, 6), (-8, -6), (10**6, 10**6), (10**30, 1)])
+def test_absurd_sizes(tmp_path: Path, size: tuple[int, int]) -> None:
+    path = write_coco(tmp_path / "c.json", images=[{**IMAGE, "width": size[0], "height": size[1]}])
+    with pytest.raises(CocosegError, match="image 1 "):
+        coco.read(path)
+
+
+def test_write_subset_keeps_every_field(tmp_path: Path) -> None:
+    content = {
+        "info": {"year": 2017, "description": 'a "quoted" ä'},
+        "licenses": [{"id": 1}],
+        "images": [
+            {**IMAGE, "id": i, "file_name": f"{i}.png", "coco_url": f"http://x/{i}", "tags": [{"deep": [i]}]}
+            for i in (3, 1, 2)
+        ],
+        "annotations": [
+            {
+                **ANNOTATION,
+                "id": 10 * image + number,
+                "image_id": image,
+                "area": 0.1 + number,
+                "segmentation": segmentation,
+                "attributes": {"occluded": False, "note": None},
+            }
+            for image in (1, 2, 3)
+            for number, segmentation in enumerate([[[1, 1, 5, 1, 5, 4]], {"size": [6, 8], "counts": [48]}])
+        ],
+        "categories": [{**CATEGORY, "supercategory": "animal"}, {"id": 5, "name": "dog"}],
+        "our own": {"x": [1, 2.50, None]},
+    }
+    source, target = tmp_path / "all.json", tmp_path / "sub" / "subset.json"
+    source.write_text(json.dumps(content))
+    coco.read(source).write_subset({3, 2}, target)
+
+    assert json.loads(target.read_bytes()) == {
+        **content,
+        "images": [content["images"][0], content["images"][2]],
+        "annotations": content["annotations"][2:],
+    }
+    assert [image.id for image in coco.read(target).images] == [3, 2]
+    reference = COCO(str(target))
+    assert sorted(reference.imgs) == [2, 3]
+    assert sorted(reference.anns) == [20, 21, 30, 31]
+    assert sorted(reference.cats) == [2, 5]
+
+
+def test_write_subset_keeps_how_numbers_are_written(tmp_path: Path) -> None:
+    path = write_coco(tmp_path / "c.json", annotations=[{**ANNOTATION, "area": "HERE"}])
+    path.write_text(path.read_text().replace('"HERE"', "12.3400000000000000001e+0"))
+    coco.read(path).write_subset({1}, tmp_path / "subset.json")
+    assert "12.3400000000000000001e+0" in (tmp_path / "subset.json").read_text()
+
+
+def test_write_subset_without_annotations(tmp_path: Path) -> None:
+    coco.read(write_coco(tmp_path / "c.json", annotations=[])).write_subset({1}, tmp_path / "subset.json")
+    content = json.loads((tmp_path / "subset.json").read_bytes())
+    assert (content["images"], content["annotations"]) == ([IMAGE], [])

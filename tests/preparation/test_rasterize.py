@@ -1,0 +1,506 @@
+"""Drawing is compared with pictures drawn by hand and with slow, obvious ways of doing the same."""
+
+import itertools
+import json
+from typing import Any, NamedTuple
+
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from pycocotools import mask as coco_mask
+
+from cocoseg.config import MasksConfig
+from cocoseg.errors import CocosegError
+from cocoseg.preparation.rasterize import paint
+from cocoseg.preparation.segmentations import Instance, parse_layers, rle_runs
+
+HEIGHT, WIDTH = 6, 8
+BOX = [1, 1, 5, 1, 5, 4, 1, 4]  # x 1..5, y 1..4
+KINDS = ("polygon", "runs", "compressed")
+
+
+def examples(count: int) -> settings:
+    """How many to try, however slow a busy machine is."""
+    return settings(max_examples=count, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def instance(segmentation: Any, class_index: int = 1, *, crowd: bool = False) -> Instance:
+    content = segmentation if isinstance(segmentation, bytes) else json.dumps(segmentation).encode()
+    return Instance(77, class_index, crowd, content)
+
+
+class Drawn(NamedTuple):
+    mask: np.ndarray  # (H, W) uint8 class indices
+    skipped: int  # annotations without anything to draw
+
+
+def draw(*instances: Instance, height: int = HEIGHT, width: int = WIDTH, **rules: str) -> Drawn:
+    settings = MasksConfig(**rules)
+    layers = parse_layers(instances, height, width, settings.crowd)
+    mask = paint(layers, settings)
+    assert mask.shape == (height, width)
+    assert mask.dtype == np.uint8
+    return Drawn(mask, len(layers.skipped))
+
+
+def picture(drawn: Drawn) -> list[str]:
+    """A row of characters per row of pixels; ignored pixels are #."""
+    return ["".join({0: ".", 255: "#"}.get(v, str(v)) for v in row) for row in drawn.mask.tolist()]
+
+
+def rectangle(left: int, top: int, right: int, bottom: int) -> np.ndarray:
+    """Which pixels lie in it, its last row and column included, as Pillow draws polygons."""
+    region = np.zeros((HEIGHT, WIDTH), dtype=bool)
+    region[max(top, 0) : max(bottom + 1, 0), max(left, 0) : max(right + 1, 0)] = True
+    return region
+
+
+def corners(left: int, top: int, right: int, bottom: int) -> list[int]:
+    return [left, top, right, top, right, bottom, left, bottom]
+
+
+def runs(region: np.ndarray) -> list[int]:
+    """Lengths of runs down the columns, beginning with background."""
+    groups = [(value, len(list(group))) for value, group in itertools.groupby(region.T.ravel().tolist())]
+    return [0] * bool(groups[0][0]) + [length for _, length in groups]
+
+
+def rle(region: np.ndarray, kind: str) -> dict[str, Any]:
+    if kind == "runs":
+        return {"size": list(region.shape), "counts": runs(region)}
+    encoded = coco_mask.encode(np.asfortranarray(region, dtype=np.uint8))
+    return {"size": list(region.shape), "counts": encoded["counts"].decode()}
+
+
+# --- by hand
+
+
+def test_nothing_to_draw() -> None:
+    assert picture(draw()) == ["........"] * 6
+
+
+def test_polygon_pillow() -> None:
+    assert picture(draw(instance([BOX], 3))) == [
+        "........",
+        ".33333..",
+        ".33333..",
+        ".33333..",
+        ".33333..",
+        "........",
+    ]
+
+
+def test_polygon_coco() -> None:
+    assert picture(draw(instance([BOX], 3), rasterizer="coco")) == [
+        "........",
+        ".3333...",
+        ".3333...",
+        ".3333...",
+        "........",
+        "........",
+    ]
+
+
+@pytest.mark.parametrize("rasterizer", ["pillow", "coco"])
+def test_parts_of_one_annotation(rasterizer: str) -> None:
+    edge = 0 if rasterizer == "pillow" else 1
+    parts = [corners(0, 0, 1 + edge, 1 + edge), corners(5, 3, 9, 9)]  # the second reaches out of the image
+    assert picture(draw(instance(parts), rasterizer=rasterizer)) == [
+        "11......",
+        "11......",
+        "........",
+        ".....111",
+        ".....111",
+        ".....111",
+    ]
+
+
+@pytest.mark.parametrize("rasterizer", ["pillow", "coco"])
+@pytest.mark.parametrize("kind", ["runs", "compressed"])
+def test_rle_with_a_hole(kind: str, rasterizer: str) -> None:
+    region = rectangle(1, 1, 5, 4) & ~rectangle(2, 2, 3, 3)
+    below = instance([corners(0, 0, 9, 9)], 1)
+    assert picture(draw(below, instance(rle(region, kind), 2), rasterizer=rasterizer)) == [
+        "11111111",
+        "12222211",
+        "12112211",
+        "12112211",
+        "12222211",
+        "11111111",
+    ]
+
+
+def test_overlap_max() -> None:
+    instances = [
+        instance([corners(2, 2, 6, 5)], 3),
+        instance([corners(0, 0, 3, 3)], 2),
+        instance([BOX], 1),
+    ]
+    for order in itertools.permutations(instances):
+        assert picture(draw(*order, overlap="max")) == [
+            "2222....",
+            "222211..",
+            "2233333.",
+            "2233333.",
+            ".133333.",
+            "..33333.",
+        ]
+
+
+def test_overlap_smallest() -> None:
+    large, medium, small = (
+        instance([corners(0, 0, 7, 5)], 3),
+        instance([corners(1, 1, 5, 4)], 1),
+        instance([corners(4, 3, 6, 5)], 2),
+    )
+    for order in itertools.permutations([large, medium, small]):
+        assert picture(draw(*order, overlap="smallest")) == [
+            "33333333",
+            "31111133",
+            "31111133",
+            "31112223",
+            "31112223",
+            "33332223",
+        ]
+
+
+def test_overlap_ignore() -> None:
+    instances = [
+        instance([corners(0, 0, 3, 3)], 2),
+        instance([corners(3, 0, 4, 1)], 2),  # the same class: no dispute
+        instance([corners(2, 2, 6, 5)], 1),
+        instance([corners(3, 3, 7, 3)], 3),  # a third and fourth claim
+        instance([corners(3, 3, 7, 3)], 4),
+    ]
+    for order in itertools.permutations(instances):
+        assert picture(draw(*order, overlap="ignore")) == [
+            "22222...",
+            "22222...",
+            "22##111.",
+            "22######",
+            "..11111.",
+            "..11111.",
+        ]
+
+
+@pytest.mark.parametrize("overlap", ["max", "smallest", "ignore"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_crowd(kind: str, overlap: str) -> None:
+    region = rectangle(0, 1, 3, 3)
+    shape = [corners(0, 1, 3, 3)] if kind == "polygon" else rle(region, kind)
+    instances = [instance([corners(2, 0, 5, 2)], 1), instance(shape, 2, crowd=True)]
+
+    assert picture(draw(*instances, crowd="ignore", overlap=overlap)) == [
+        "..1111..",
+        "##1111..",
+        "##1111..",
+        "####....",
+        "........",
+        "........",
+    ]
+    assert picture(draw(*instances, crowd="skip", overlap=overlap)) == [
+        "..1111..",
+        "..1111..",
+        "..1111..",
+        "........",
+        "........",
+        "........",
+    ]
+    both = {"max": "2", "ignore": "#"}
+    if overlap in both:
+        assert picture(draw(*instances, crowd="draw", overlap=overlap)) == [
+            "..1111..",
+            f"22{2 * both[overlap]}11..",
+            f"22{2 * both[overlap]}11..",
+            "2222....",
+            "........",
+            "........",
+        ]
+
+
+def test_crowd_is_the_default_to_be_ignored() -> None:
+    assert picture(draw(instance([BOX], crowd=True)))[1] == ".#####.."
+
+
+# --- against slow references
+
+coordinates = st.one_of(
+    st.integers(-4, 14), st.floats(-5, 15).map(lambda value: round(value, 2)), st.floats(-100, 100)
+)
+polygons = st.integers(3, 7).flatmap(lambda n: st.lists(coordinates, min_size=2 * n, max_size=2 * n))
+scenes = st.lists(st.tuples(st.integers(1, 4), st.lists(polygons, min_size=1, max_size=3)), max_size=5)
+sizes = st.tuples(st.integers(1, 12), st.integers(1, 12))
+
+
+@examples(80)
+@given(scenes, sizes)
+def test_max_with_pillow_is_one_canvas_per_polygon(
+    scene: list[tuple[int, list[list[float]]]], size: tuple[int, int]
+) -> None:
+    height, width = size
+    expected = np.zeros(size, dtype=np.uint8)
+    for class_index, parts in scene:
+        for part in parts:
+            canvas = PIL.Image.new("L", (width, height))
+            PIL.ImageDraw.Draw(canvas).polygon(part, fill=class_index)
+            expected = np.maximum(expected, np.array(canvas))
+    instances = [instance(parts, class_index) for class_index, parts in scene]
+    drawn = draw(*instances, height=height, width=width, overlap="max", rasterizer="pillow")
+    np.testing.assert_array_equal(drawn.mask, expected)
+
+
+@examples(80)
+@given(scenes, sizes)
+def test_max_with_coco_is_pycocotools(
+    scene: list[tuple[int, list[list[float]]]], size: tuple[int, int]
+) -> None:
+    expected = np.zeros(size, dtype=np.uint8)
+    for class_index, parts in scene:
+        region = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(parts, *size)))
+        expected = np.maximum(expected, class_index * region)
+    instances = [instance(parts, class_index) for class_index, parts in scene]
+    drawn = draw(*instances, height=size[0], width=size[1], overlap="max", rasterizer="coco")
+    np.testing.assert_array_equal(drawn.mask, expected)
+
+
+boxes = st.tuples(
+    st.integers(1, 4),  # class
+    st.sampled_from(KINDS),
+    st.tuples(st.integers(-2, 7), st.integers(-2, 5), st.integers(1, 8), st.integers(1, 8)).map(
+        lambda box: (box[0], box[1], box[0] + box[2], box[1] + box[3])
+    ),
+)
+
+
+def boxes_to_draw(drawn: list[tuple[int, str, tuple[int, int, int, int]]]) -> list[Instance]:
+    return [
+        instance([corners(*box)] if kind == "polygon" else rle(rectangle(*box), kind), class_index)
+        for class_index, kind, box in drawn
+    ]
+
+
+@examples(80)
+@given(st.lists(boxes, max_size=6))
+def test_smallest_pixel_by_pixel(drawn: list[tuple[int, str, tuple[int, int, int, int]]]) -> None:
+    """Each pixel is that of the smallest object on it; of equal ones, of the higher class."""
+    regions = [rectangle(*box) for _, _, box in drawn]
+    areas = [
+        (box[2] - box[0]) * (box[3] - box[1]) if kind == "polygon" else int(region.sum())
+        for (_, kind, box), region in zip(drawn, regions, strict=True)
+    ]
+    expected = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+    for pixel in np.ndindex(HEIGHT, WIDTH):
+        claims = [(areas[i], -drawn[i][0]) for i in range(len(drawn)) if regions[i][pixel]]
+        expected[pixel] = -min(claims)[1] if claims else 0
+    np.testing.assert_array_equal(draw(*boxes_to_draw(drawn), overlap="smallest").mask, expected)
+
+
+@examples(80)
+@given(st.lists(boxes, max_size=6))
+def test_ignore_pixel_by_pixel(drawn: list[tuple[int, str, tuple[int, int, int, int]]]) -> None:
+    expected = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+    for pixel in np.ndindex(HEIGHT, WIDTH):
+        classes = {class_index for class_index, _, box in drawn if rectangle(*box)[pixel]}
+        expected[pixel] = 255 if len(classes) > 1 else next(iter(classes), 0)
+    np.testing.assert_array_equal(draw(*boxes_to_draw(drawn), overlap="ignore").mask, expected)
+
+
+@pytest.mark.parametrize("triangle", [[1, 1, 6, 1, 1, 5], [1, 5, 6, 1, 1, 1]])
+@pytest.mark.parametrize("box", [corners(1, 1, 5, 4), corners(5, 1, 1, 4)])
+def test_area_of_a_polygon_does_not_depend_on_its_direction(triangle: list[int], box: list[int]) -> None:
+    """The triangle of area 10 lies on the box of area 12, whichever way round they are drawn."""
+    drawn = draw(instance([triangle], 1), instance([box], 2), overlap="smallest")
+    assert drawn.mask[1, 1] == 1
+
+
+def test_area_is_that_of_all_parts() -> None:
+    """Two squares of area 9 lie beneath a box of area 12."""
+    parts = [corners(0, 0, 3, 3), corners(4, 0, 7, 3)]
+    assert picture(draw(instance(parts, 2), instance([BOX], 1), overlap="smallest"))[:2] == [
+        "22222222",
+        "21111122",
+    ]
+
+
+# --- run lengths
+
+
+@examples(80)
+@given(st.lists(st.integers(1, 400_000), min_size=1, max_size=20), st.booleans())
+def test_rle_runs(lengths: list[int], begins_inside: bool) -> None:
+    lengths = [0, *lengths] if begins_inside else lengths
+    total = sum(lengths)
+    compressed = coco_mask.frPyObjects({"size": [total, 1], "counts": lengths}, total, 1)["counts"]
+    assert rle_runs(compressed.decode()).tolist() == lengths
+
+
+@examples(80)
+@given(st.data())
+def test_rle_runs_of_random_masks(data: st.DataObject) -> None:
+    height, width = data.draw(sizes)
+    bits = data.draw(st.lists(st.booleans(), min_size=height * width, max_size=height * width))
+    region = np.array(bits).reshape(height, width)
+    assert rle_runs(rle(region, "compressed")["counts"]).tolist() == runs(region)
+
+
+@pytest.mark.parametrize("counts", ["", "P", "0P", "/", "p", "\x00", "é", "日本", "oooooooooooooooooooo1"])
+def test_rle_runs_of_garbage(counts: str) -> None:
+    assert rle_runs(counts).size == 0
+
+
+# --- what can't be drawn
+
+
+@pytest.mark.parametrize(
+    "segmentation", [None, [], [[]], [[], []], [[1, 1]], [[1, 1, 2, 2]], [[1, 2, 3, 4, 5]]]
+)
+def test_skipped_and_counted(segmentation: Any) -> None:
+    drawn = draw(instance(segmentation), instance([BOX], 2), instance(segmentation))
+    assert drawn.skipped == 2
+    np.testing.assert_array_equal(drawn.mask, 2 * rectangle(1, 1, 5, 4))
+
+
+def test_only_the_unusable_part_is_left_out() -> None:
+    drawn = draw(instance([[1, 2, 3], BOX, [], [0, 0, 0, 0, 0, 0, 0]]))
+    assert drawn.skipped == 0
+    np.testing.assert_array_equal(drawn.mask, rectangle(1, 1, 5, 4))
+
+
+def test_flat_list_of_numbers_is_one_polygon() -> None:
+    np.testing.assert_array_equal(draw(instance(BOX)).mask, rectangle(1, 1, 5, 4))
+
+
+@pytest.mark.parametrize("crowd", ["ignore", "draw"])
+def test_crowd_without_segmentation_is_counted(crowd: str) -> None:
+    assert draw(instance(None, crowd=True), crowd=crowd).skipped == 1
+
+
+MALFORMED = {
+    "number": 5,
+    "text": "polygon",
+    "true": True,
+    "text in a polygon": [[1, 1, 5, 1, 5, "4"]],
+    "null in a polygon": [[1, 1, 5, 1, 5, None]],
+    "nested too deep": [[[1, 1, 5, 1, 5, 4]]],
+    "nested far too deep": b"[" * 100_000 + b"]" * 100_000,
+    "polygon, then a number": [BOX, 3],
+    "number, then a polygon": [3, BOX],
+    "numbers, then a list": [1, 1, 5, 1, 5, [4]],
+    "list among numbers": [1, [1], 5, 1, 5, 4],
+    "huge coordinate": [[1, 1, 5, 1, 5, 4e9]],
+    "huge negative coordinate": [[1, 1, 5, 1, 5, -4e9]],
+    "huge integer": [[1, 1, 5, 1, 5, 10**40]],
+    "beyond a float": b"[[1, 1, 5, 1, 5, 1e999]]",
+    "not a number": b"[[1, 1, 5, 1, 5, NaN]]",
+    "empty object": {},
+    "RLE without counts": {"size": [6, 8]},
+    "RLE without size": {"counts": [48]},
+    "RLE of another size": {"size": [6, 9], "counts": [54]},
+    "RLE of the size the wrong way round": {"size": [8, 6], "counts": [48]},
+    "RLE of size 1": {"size": [48], "counts": [48]},
+    "counts null": {"size": [6, 8], "counts": None},
+    "counts of text": {"size": [6, 8], "counts": ["48"]},
+    "no runs": {"size": [6, 8], "counts": []},
+    "runs too short": {"size": [6, 8], "counts": [10, 37]},
+    "runs too long": {"size": [6, 8], "counts": [10, 39]},
+    "negative run": {"size": [6, 8], "counts": [50, -2]},
+    "huge run": {"size": [6, 8], "counts": [2**64 + 48]},
+    "compressed, empty": {"size": [6, 8], "counts": ""},
+    "compressed, too short": {"size": [6, 8], "counts": rle(np.ones((6, 7)), "compressed")["counts"]},
+    "compressed, too long": {"size": [6, 8], "counts": rle(np.ones((7, 8)), "compressed")["counts"]},
+    "compressed, cut in a number": {"size": [6, 8], "counts": "P"},
+    "compressed, garbage": {"size": [6, 8], "counts": "~~ nothing ~~"},
+    "compressed, not ASCII": {"size": [6, 8], "counts": "é日本"},
+    "compressed, NUL": {"size": [6, 8], "counts": "\x00"},
+    "compressed, no Unicode": b'{"size": [6, 8], "counts": "\xff"}',
+    "compressed, half a surrogate": b'{"size": [6, 8], "counts": "\\ud800"}',
+}
+
+
+@pytest.mark.parametrize("segmentation", MALFORMED.values(), ids=MALFORMED.keys())
+def test_malformed(segmentation: Any) -> None:
+    with pytest.raises(CocosegError, match="annotation 77"):
+        draw(instance([BOX]), instance(segmentation))
+
+
+@pytest.mark.parametrize("crowd", ["ignore", "draw"])
+def test_malformed_crowd(crowd: str) -> None:
+    with pytest.raises(CocosegError, match="annotation 77"):
+        draw(instance({"size": [6, 8], "counts": [1]}, crowd=True), crowd=crowd)
+
+
+@pytest.mark.parametrize("rasterizer", ["pillow", "coco"])
+def test_far_coordinates(rasterizer: str) -> None:
+    """Up to 100,000 pixels is drawn, and covers the image."""
+    far = 90_000.5
+    drawn = draw(instance([[-far, -far, far, -far, far, far, -far, far]]), rasterizer=rasterizer)
+    assert drawn.mask.all()
+
+
+# --- whatever a segmentation may be
+
+numbers = st.one_of(st.integers(-20, 20), st.integers(), st.floats())
+texts = st.one_of(st.text(max_size=8), st.text([chr(c) for c in range(48, 112)], max_size=12))
+counts = st.one_of(texts, st.lists(st.integers(-2, 48), max_size=6), numbers, st.none())
+rle_like = st.fixed_dictionaries(
+    {},
+    optional={
+        "size": st.one_of(st.just([HEIGHT, WIDTH]), st.lists(numbers, max_size=3), numbers),
+        "counts": counts,
+        "more": st.none(),
+    },
+)
+anything = st.recursive(
+    st.one_of(st.none(), st.booleans(), numbers, texts),
+    lambda inner: st.one_of(st.lists(inner, max_size=8), st.dictionaries(texts, inner, max_size=3)),
+    max_leaves=20,
+)
+lists_of_numbers = st.lists(st.one_of(numbers, st.lists(numbers, max_size=10)), max_size=10)
+
+
+def draw_if_possible(*instances: Instance, **rules: Any) -> Drawn | None:
+    try:
+        return draw(*instances, **rules)
+    except CocosegError as error:
+        message = str(error)
+    assert "annotation 77" in message
+    return None
+
+
+@examples(200)
+@given(
+    st.one_of(anything, rle_like, lists_of_numbers, st.lists(polygons, max_size=3)),
+    st.sampled_from(["max", "smallest", "ignore"]),
+    st.booleans(),
+)
+def test_any_json_gives_a_mask_a_skip_or_our_error(segmentation: Any, overlap: str, crowd: bool) -> None:
+    drawn = draw_if_possible(instance(segmentation, crowd=crowd), overlap=overlap, crowd="draw")
+    if drawn is not None:
+        assert set(np.unique(drawn.mask)) <= {0, 1}
+        assert drawn.skipped in (0, 1)
+        assert not (drawn.skipped and drawn.mask.any())
+
+
+def compressed(lengths: list[int], characters: int) -> str:
+    """Runs in COCO's compressed form, each number in that many characters: more than it needs."""
+    text = ""
+    for i, length in enumerate(lengths):
+        value = length - lengths[i - 2] if i > 2 else length
+        digits = [(value >> 5 * k) & 31 for k in range(characters)]
+        text += "".join(chr(48 + d + 32 * (k < characters - 1)) for k, d in enumerate(digits))
+    return text
+
+
+@examples(80)
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=8), st.integers(2, 14))
+@example([10, 20, 4, 4, 10], 7)  # pycocotools shifts the bits of -16 out of its integers
+def test_overlong_compressed_runs_are_drawn_or_refused(lengths: list[int], characters: int) -> None:
+    height = sum(lengths)
+    rle = {"size": [height, 1], "counts": compressed(lengths, characters)}
+    drawn = draw_if_possible(instance(rle), height=height, width=1)
+    if drawn is not None:
+        assert drawn.mask[:, 0].tolist() == [i % 2 for i, n in enumerate(lengths) for _ in range(n)]
+    assert drawn is not None or characters > 6

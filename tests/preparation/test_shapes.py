@@ -1,0 +1,206 @@
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+from pycocotools.coco import COCO
+
+from cocoseg.errors import CocosegError
+from cocoseg.preparation import coco_file as coco
+from cocoseg.preparation import shapes
+from cocoseg.preparation.shapes import draw_shapes
+
+
+def content_of(root: Path) -> dict[str, bytes]:
+    files = sorted(path for path in root.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return {str(path.relative_to(root)): path.read_bytes() for path in files}
+
+
+@pytest.fixture(scope="module")
+def instances(shapes_root: Path) -> dict[str, Any]:
+    return json.loads((shapes_root / "annotations" / "instances.json").read_bytes())
+
+
+@pytest.fixture(scope="module")
+def reference(shapes_root: Path) -> COCO:
+    return COCO(str(shapes_root / "annotations" / "instances.json"))
+
+
+def regions(reference: COCO, image_id: int, *, crowd: bool = False) -> list[np.ndarray]:
+    annotations = reference.imgToAnns[image_id]
+    return [reference.annToMask(a).astype(bool) for a in annotations if a["iscrowd"] == crowd]
+
+
+def test_same_seed_same_bytes(tmp_path: Path) -> None:
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        draw_shapes(tmp_path / name, images=10, seed=seed)
+    first = content_of(tmp_path / "a")
+    assert len(first) == 11
+    assert content_of(tmp_path / "b") == first
+    other = content_of(tmp_path / "c")
+    assert other.keys() == first.keys()
+    assert not any(other[name] == first[name] for name in first)
+
+
+def test_a_larger_set_begins_with_the_smaller_one(tmp_path: Path) -> None:
+    draw_shapes(tmp_path / "few", images=2, seed=5)
+    draw_shapes(tmp_path / "more", images=4, seed=5)
+    few, more = content_of(tmp_path / "few"), content_of(tmp_path / "more")
+    assert all(few[f"images/image_{i:03d}.jpg"] == more[f"images/image_{i:03d}.jpg"] for i in (1, 2))
+
+
+def test_drawn_once(tmp_path: Path) -> None:
+    draw_shapes(tmp_path, images=3, seed=5)
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
+    draw_shapes(tmp_path, images=3, seed=5)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")} == times
+
+
+def test_drawn_anew_with_other_settings(tmp_path: Path) -> None:
+    draw_shapes(tmp_path / "a", images=5, seed=5)
+    draw_shapes(tmp_path / "a", images=3, seed=6)
+    draw_shapes(tmp_path / "b", images=3, seed=6)
+    assert content_of(tmp_path / "a") == content_of(tmp_path / "b")
+
+
+def test_stopped_halfway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is asked for after a kill, the images and the annotations belong together."""
+    draw_shapes(tmp_path, images=3, seed=5)
+    before = content_of(tmp_path)
+    scene, calls = shapes._draw_scene, []
+
+    def stop(*args: Any, **options: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return scene(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shapes, "_draw_scene", stop)
+        with pytest.raises(KeyboardInterrupt):
+            draw_shapes(tmp_path, images=3, seed=6)
+    draw_shapes(tmp_path, images=3, seed=5)
+    assert content_of(tmp_path) == before
+
+
+def test_photographs_of_others_are_not_deleted(tmp_path: Path) -> None:
+    """`data=shapes data.root=<a data set of one's own>` is a slip that must not cost the images."""
+    photo, annotations = tmp_path / "images" / "mine.jpg", tmp_path / "annotations" / "instances.json"
+    for path in (photo, annotations):
+        path.parent.mkdir()
+        path.write_text("{}")
+    with contextlib.suppress(CocosegError):
+        draw_shapes(tmp_path, images=2, seed=0)
+    assert photo.exists()
+    assert annotations.read_text() == "{}"
+
+
+def test_file_instead_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "shapes").write_text("mine")
+    with pytest.raises(CocosegError, match=r"data\.root: .*shapes"):
+        draw_shapes(tmp_path / "shapes", images=2, seed=0)
+    assert (tmp_path / "shapes").read_text() == "mine"
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]"])
+def test_damaged_annotation_file_is_drawn_anew(tmp_path: Path, content: bytes) -> None:
+    draw_shapes(tmp_path, images=2, seed=0)
+    before = content_of(tmp_path)
+    (tmp_path / "annotations" / "instances.json").write_bytes(content)
+    draw_shapes(tmp_path, images=2, seed=0)
+    assert content_of(tmp_path) == before
+
+
+def test_images_are_as_listed(shapes_root: Path, instances: dict[str, Any]) -> None:
+    assert len(instances["images"]) == 24
+    modes, sizes = set(), set()
+    for listed in instances["images"]:
+        with PIL.Image.open(shapes_root / "images" / listed["file_name"]) as image:
+            assert image.size == (listed["width"], listed["height"])
+            modes.add(image.mode)
+            sizes.add(image.size)
+    assert modes == {"RGB", "L"}
+    assert len(sizes) >= 3
+    assert len(list((shapes_root / "images").iterdir())) == 24
+
+
+def test_several_categories_with_gaps(instances: dict[str, Any]) -> None:
+    used = {a["category_id"] for a in instances["annotations"]}
+    assert used == {c["id"] for c in instances["categories"]}
+    assert len(used) >= 4
+    assert sorted(used) != list(range(min(used), max(used) + 1))
+
+
+def test_kinds_of_segmentation(instances: dict[str, Any]) -> None:
+    found = set()
+    for annotation in instances["annotations"]:
+        segmentation = annotation["segmentation"]
+        if isinstance(segmentation, list):
+            found.add("parts" if len(segmentation) > 1 else "polygon")
+        else:
+            found.add((type(segmentation["counts"]), annotation["iscrowd"]))
+    assert found == {"polygon", "parts", (list, 0), (str, 1)}
+
+
+def test_a_hole(instances: dict[str, Any], reference: COCO) -> None:
+    def has_hole(annotation: dict[str, Any]) -> bool:
+        """Is there background with foreground on all four sides, which a whole disc has nowhere?"""
+        region = reference.annToMask(annotation)
+        before = [np.maximum.accumulate(region, axis) for axis in (0, 1)]
+        after = [np.flip(np.maximum.accumulate(np.flip(region, axis), axis), axis) for axis in (0, 1)]
+        return bool(np.any(np.all([*before, *after, region == 0], axis=0)))
+
+    rings = [a for a in instances["annotations"] if not a["iscrowd"] and isinstance(a["segmentation"], dict)]
+    assert any(map(has_hole, rings))
+
+
+def test_overlaps(reference: COCO) -> None:
+    assert any(np.sum(regions(reference, image_id), axis=0).max() > 1 for image_id in reference.imgs)
+
+
+def test_crowd_regions_with_instances_on_them(reference: COCO) -> None:
+    crowds = [i for i in reference.imgs if regions(reference, i, crowd=True)]
+    assert crowds
+    for image_id in crowds:
+        assert regions(reference, image_id, crowd=True)[0].any()
+        assert regions(reference, image_id)
+
+
+def test_valid(shapes_root: Path, instances: dict[str, Any], reference: COCO) -> None:
+    file = coco.read(shapes_root / "annotations" / "instances.json")
+    assert len(file.annotations) == len(instances["annotations"]) == len(reference.anns)
+    sizes = {image.id: (image.width, image.height) for image in file.images}
+    for annotation in instances["annotations"]:
+        region = reference.annToMask(annotation)
+        if isinstance(annotation["segmentation"], dict):
+            assert region.sum() == annotation["area"]
+        else:  # COCO's rule leaves out half of the border that Pillow draws
+            assert 0.6 * annotation["area"] < region.sum() < annotation["area"]
+        x, y, width, height = annotation["bbox"]
+        assert x >= 0
+        assert y >= 0
+        assert x + width <= sizes[annotation["image_id"]][0]
+        assert y + height <= sizes[annotation["image_id"]][1]
+        assert not region[: int(y)].any()
+        assert not region[int(y + height) :].any()
+        assert not region[:, : int(x)].any()
+        assert not region[:, int(x + width) :].any()
+
+
+def test_nothing_is_annotated_outside_its_image(instances: dict[str, Any]) -> None:
+    sizes = {image["id"]: (image["width"], image["height"]) for image in instances["images"]}
+    polygons = 0
+    for annotation in instances["annotations"]:
+        width, height = sizes[annotation["image_id"]]
+        parts = annotation["segmentation"] if isinstance(annotation["segmentation"], list) else []
+        assert parts or isinstance(annotation["segmentation"], dict)
+        for part in parts:
+            polygons += 1
+            assert min(part) >= 0
+            assert max(part[0::2]) <= width
+            assert max(part[1::2]) <= height
+            assert len(part) >= 6
+    assert polygons > 20

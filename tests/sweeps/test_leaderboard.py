@@ -1,0 +1,130 @@
+"""Tables of runs, read from their folders."""
+
+import csv
+import io
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from cocoseg.budget.budget import Budget
+from cocoseg.budget.ledger import LEDGER
+from cocoseg.errors import CocosegError
+from cocoseg.files import write_json
+from cocoseg.run_folder import FAILED, FINISHED, STOPPED, Outcome
+from cocoseg.sweeps.leaderboard import as_csv, as_text, main, read_rows, swept
+
+
+def make_run(folder: Path, *overrides: str, finished: bool | None = None, miou=None) -> Path:
+    """A run folder as `train.py` leaves it, as far tables need it, a ledger where `finished` is set."""
+    (folder / ".hydra").mkdir(parents=True)
+    lines = [f"- {override}\n" for override in overrides] or ["[]\n"]
+    (folder / ".hydra" / "overrides.yaml").write_text("".join(lines))
+    (folder / "config.yaml").write_text("seed: 0\n")
+    if finished is not None:
+        write_json(folder / LEDGER, Budget(60.0, used_before=30.0, finished=finished).to_dict())
+    if miou is not None:
+        write_json(folder / "metrics.json", {"miou": miou})
+    return folder
+
+
+def age(folder: Path) -> None:
+    """As if nothing had been written there for an hour."""
+    before = time.time() - 3600
+    for path in [folder, *folder.rglob("*")]:
+        os.utime(path, (before, before))
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """A run of each kind."""
+    always = "data=shapes"
+    run = make_run(tmp_path / "0", always, "optimizer.lr=0.001", finished=True)
+    Outcome(FINISHED, miou=0.25, epochs=4, steps=40).write(run)
+    run = make_run(tmp_path / "1", always, "optimizer.lr=-1")
+    Outcome(FAILED, "optimizer: Invalid learning rate: -1").write(run)
+    run = make_run(tmp_path / "2", always, "optimizer.lr=0.01", finished=False, miou=0.5)
+    Outcome(STOPPED, "SIGTERM", miou=0.5, epochs=2, steps=20).write(run)
+    age(make_run(tmp_path / "3", always, "optimizer.lr=0.1", finished=False, miou=0.125))
+    make_run(tmp_path / "10", always, "optimizer.lr=0.2", finished=False)
+    age(make_run(tmp_path / "4", always, "optimizer.lr=0.3"))
+    return tmp_path
+
+
+def test_runs_are_sorted_and_their_states_told(sweep: Path):
+    rows = read_rows(sweep)
+    assert [row.job for row in rows] == ["2", "0", "3", "1", "4", "10"]
+    states = {row.job: (row.state, row.reason) for row in rows}
+    assert states == {
+        "0": ("finished", ""),
+        "1": ("failed", "optimizer: Invalid learning rate: -1"),
+        "2": ("stopped", "SIGTERM"),
+        "3": ("stopped", "killed"),
+        "4": ("failed", "did not begin"),
+        "10": ("running", ""),
+    }
+    assert {row.job: row.miou for row in rows if row.miou is not None} == {"2": 0.5, "0": 0.25, "3": 0.125}
+    assert {row.job: row.epochs for row in rows if row.epochs is not None} == {"2": 2, "0": 4}
+    assert rows[0].seconds == pytest.approx(30, abs=1)
+
+
+def test_only_settings_that_differ_are_shown(sweep: Path):
+    rows = read_rows(sweep)
+    assert swept(rows) == ["optimizer.lr"]
+    text = as_text(rows).splitlines()
+    assert text[0].split() == ["job", "mIoU", "epochs", "time", "state", "optimizer.lr"]
+    assert text[1].split() == ["2", "0.500", "2", "30.0", "s", "stopped", "0.01", "SIGTERM"]
+    assert "data=shapes" not in "".join(text)
+
+
+def test_what_a_sweeper_adds_is_no_setting(tmp_path: Path):
+    for number, seconds in enumerate(("50", "49")):
+        added = (f"sweep.trial={number}", "resume=auto", f"trainer.max_time=00:00:00:{seconds}")
+        make_run(tmp_path / str(number), f"seed={number}", *added)
+    assert swept(read_rows(tmp_path)) == ["seed"]
+
+
+def test_swept_time_limits_are_settings(tmp_path: Path):
+    for number in range(2):
+        make_run(tmp_path / str(number), f"trainer.max_time=00:00:0{number + 1}:00")
+    assert swept(read_rows(tmp_path)) == ["trainer.max_time"]
+
+
+def test_table_for_programs(sweep: Path):
+    lines = list(csv.DictReader(io.StringIO(as_csv(read_rows(sweep)))))
+    assert len(lines) == 6
+    assert lines[0]["miou"] == "0.5"
+    assert lines[0]["optimizer.lr"] == "0.01"
+    assert [line["state"] for line in lines].count("failed") == 2
+    assert lines[3]["reason"] == "optimizer: Invalid learning rate: -1"
+
+
+def test_the_table_is_written_into_the_folder(sweep: Path, capsys: pytest.CaptureFixture[str]):
+    assert main([str(sweep)]) == 0
+    assert capsys.readouterr().out.endswith("leaderboard.csv\n")
+    assert (sweep / "leaderboard.csv").read_text().startswith("job,miou,")
+    assert read_rows(sweep)[0].job == "2"  # the table is no run
+
+
+def test_damaged_files_are_passed_over(tmp_path: Path):
+    run = make_run(tmp_path / "0", "seed=1")
+    for name in ("outcome.json", LEDGER, "metrics.json"):
+        (run / name).write_text("{")
+    (run / ".hydra" / "overrides.yaml").write_text("- [")
+    age(run)
+    (row,) = read_rows(tmp_path)
+    assert (row.state, row.miou, row.overrides) == ("stopped", None, {})
+
+
+@pytest.mark.parametrize(("folder", "message"), [("nowhere", "no such folder"), (".", "no runs in it")])
+def test_a_folder_without_runs(tmp_path: Path, folder: str, message: str):
+    with pytest.raises(CocosegError, match=message):
+        read_rows(tmp_path / folder)
+
+
+def test_mistakes_end_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as ended:
+        main([str(tmp_path / "nowhere")])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"error: {tmp_path / 'nowhere'}: no such folder\n"

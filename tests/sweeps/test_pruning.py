@@ -1,0 +1,194 @@
+"""Trials that are ended early."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import optuna
+import pytest
+from hydra import compose, initialize_config_dir
+from optuna.trial import TrialState, create_trial
+
+from cocoseg.budget.budget import Budget
+from cocoseg.budget.run import Run
+from cocoseg.cli import resolve_config
+from cocoseg.config import SweepConfig
+from cocoseg.inference.model import load_model
+from cocoseg.run_folder import PRUNED, Outcome
+from cocoseg.sweeps.pruning import STARTUP_TRIALS, TENTHS, PruneTrial
+from cocoseg.sweeps.study import open_storage
+from cocoseg.training.recipe import train
+from conftest import ROOT
+from tiny import TINY_RUN
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> optuna.Study:
+    """Finished trials that were at 0.1 … 0.9 after as many tenths, and one that is running."""
+    study = optuna.create_study(
+        storage=open_storage(tmp_path), study_name=tmp_path.name, direction="maximize"
+    )
+    for _ in range(STARTUP_TRIALS):
+        values = {tenth: tenth / 10 for tenth in range(1, TENTHS)}
+        study.add_trial(create_trial(state=TrialState.COMPLETE, value=1.0, intermediate_values=values))
+    study.ask()
+    return study
+
+
+class Trial:
+    """Validations of the running trial."""
+
+    def __init__(self, folder: Path, used_before: float = 0.0, **settings):
+        self.budget = Budget(None, used_before=used_before)
+        settings = {"method": "tpe", "pruner": "median", "trial": STARTUP_TRIALS, **settings}
+        self.prune = PruneTrial(SweepConfig(**settings), folder, self.budget)
+        self.trainer = SimpleNamespace(sanity_checking=False, should_stop=False)
+
+    def validate(self, progress: float, miou: float, *, partial: bool = False) -> bool:
+        """Whether the trial is to end."""
+        self.budget.progress = progress
+        module = SimpleNamespace(scores=SimpleNamespace(miou=miou), scores_are_partial=partial)
+        self.prune.on_validation_end(self.trainer, module)
+        return self.trainer.should_stop
+
+
+def reported(study: optuna.Study) -> dict[int, float]:
+    return study.trials[STARTUP_TRIALS].intermediate_values
+
+
+def test_a_poor_trial_is_ended(study: optuna.Study, tmp_path: Path):
+    trial = Trial(tmp_path)
+    assert not trial.validate(0.45, 0.5)
+    assert trial.validate(0.65, 0.55)
+    assert trial.prune.reason == "mIoU 0.550 at 65%, below the median"
+
+
+def test_a_good_trial_goes_on(study: optuna.Study, tmp_path: Path):
+    trial = Trial(tmp_path)
+    assert not any(trial.validate(tenth / 10 + 0.01, tenth / 10) for tenth in range(1, 11))
+    assert trial.prune.reason == ""
+
+
+def test_the_first_tenths_are_not_judged(study: optuna.Study, tmp_path: Path):
+    trial = Trial(tmp_path)
+    assert not trial.validate(0.11, 0.0)
+    assert not trial.validate(0.21, 0.0)
+    assert trial.validate(0.31, 0.0)
+
+
+def test_tenths_without_a_validation_have_the_best_before(study: optuna.Study, tmp_path: Path):
+    trial = Trial(tmp_path)
+    trial.validate(0.21, 0.5)
+    trial.validate(0.25, 0.7)
+    trial.validate(0.51, 0.6)
+    assert reported(study) == {1: 0.0, 2: 0.5, 3: 0.7, 4: 0.7, 5: 0.7}
+
+
+def test_a_resumed_trial_reports_on(study: optuna.Study, tmp_path: Path):
+    Trial(tmp_path).validate(0.41, 0.5)
+    Trial(tmp_path, used_before=5.0).validate(0.61, 0.4)
+    assert reported(study) == {1: 0.0, 2: 0.0, 3: 0.0, 4: 0.5, 5: 0.5, 6: 0.5}
+
+
+def test_a_trial_that_begins_anew_reports_its_own(study: optuna.Study, tmp_path: Path):
+    Trial(tmp_path).validate(0.41, 0.3)
+    trial = Trial(tmp_path)
+    assert not trial.validate(0.41, 0.1)
+    assert trial.validate(0.51, 0.2)
+    assert reported(study)[5] == 0.2
+    assert trial.prune.reason.startswith("mIoU 0.200 at 51%")
+
+
+def test_no_trial_is_ended_when_it_nearly_is(study: optuna.Study, tmp_path: Path):
+    trial = Trial(tmp_path)
+    assert not trial.validate(0.8, 0.1)
+    assert not trial.validate(0.95, 0.1)
+    assert reported(study)[9] == 0.1
+
+
+@pytest.mark.parametrize("settings", [{"trial": None}, {"pruner": "none"}])
+def test_runs_that_are_not_pruned(study: optuna.Study, tmp_path: Path, settings):
+    assert not Trial(tmp_path, **settings).validate(0.9, 0.0)
+    assert reported(study) == {}
+
+
+def ask_and_report(folder: Path, pruner: str, name: str, values: list[float]) -> list[int]:
+    """Number of steps of each of several trials, asked for by one process and reported by another.
+
+    Trial n has the score `values[n]` at each of its validations, one per tenth of its progress.
+    """
+    study = optuna.create_study(storage=open_storage(folder), study_name=name, direction="maximize")
+    steps = []
+    for number, value in enumerate(values):
+        assert study.ask().number == number
+        trial = Trial(folder, trial=number, pruner=pruner, name=name)
+        ended = next((t for t in range(1, TENTHS) if trial.validate(t / TENTHS + 0.01, value)), TENTHS)
+        steps.append(ended)
+        state = TrialState.COMPLETE if ended == TENTHS else TrialState.PRUNED
+        study.tell(number, value if ended == TENTHS else None, state)
+    return steps
+
+
+def test_halving_prunes_at_its_rungs(tmp_path: Path):
+    """After two and six tenths a trial must be among the best third of those that came so far.
+
+    The first one always is; of six trials (0.65) two are; of the four at six tenths only one.
+    """
+    steps = ask_and_report(tmp_path, "halving", "x", [0.5, 0.4, 0.6, 0.55, 0.7, 0.65, 0.1])
+    assert steps == [10, 2, 10, 2, 10, 6, 2]
+
+
+def test_halving_prunes_at_the_second_rung(tmp_path: Path):
+    """A trial that was good at a fifth of its time, and has not improved at three fifths."""
+    study = optuna.create_study(storage=open_storage(tmp_path), study_name="x", direction="maximize")
+    for number, late in enumerate((0.8, 0.6)):
+        study.ask()
+        trial = Trial(tmp_path, trial=number, pruner="halving", name="x")
+        assert not trial.validate(0.21, 0.5 + number / 100)
+        assert trial.validate(0.61, late) == (number == 1)
+    assert trial.prune.reason == "mIoU 0.600 at 61%, not among the best third"
+
+
+def test_hyperband_has_trials_that_are_not_judged_early(tmp_path: Path):
+    """Of falling scores each is the worst so far: pruned at 2 tenths in one bracket, at 6 in the other."""
+    steps = ask_and_report(tmp_path, "hyperband", "x", [0.5 - number / 100 for number in range(20)])
+    assert {2, 6, 10} == set(steps)
+    assert steps.count(10) == 2  # the first one of each bracket
+    again = ask_and_report(tmp_path, "hyperband", "y", [0.5 - number / 100 for number in range(20)])
+    assert sorted(set(again)) == [2, 6, 10]
+
+
+def test_scores_of_a_part_are_not_reported(study: optuna.Study, tmp_path: Path):
+    assert not Trial(tmp_path).validate(0.9, 0.0, partial=True)
+    assert reported(study) == {}
+
+
+def test_a_storage_that_does_not_answer_ends_no_training(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    trial = Trial(tmp_path)  # there is no such study
+    assert not trial.validate(0.5, 0.0)
+    assert not trial.validate(0.6, 0.0)
+    assert sum("this trial can't be pruned" in record.message for record in caplog.records) == 1
+
+
+def test_a_pruned_trial_exports_its_model(study: optuna.Study, shapes_root: Path, tmp_path: Path):
+    places = (
+        f"data.root={shapes_root}",
+        f"data.images={shapes_root}/images",
+        f"data.annotations={shapes_root}/annotations/instances.json",
+        f"data.prepared_dir={tmp_path}/prepared",
+        "data=shapes",
+        "data.shapes=null",
+    )
+    sweep = ("sweep=tpe", f"sweep.trial={STARTUP_TRIALS}", f"sweep.name={tmp_path.name}")
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        composed = compose("train", [*places, *sweep, *TINY_RUN, "trainer.max_epochs=10"])
+    run_dir = tmp_path / str(STARTUP_TRIALS)
+
+    train(resolve_config(composed), Run(run_dir))
+
+    outcome = Outcome.read(run_dir)
+    assert outcome.state == PRUNED
+    assert outcome.reason.endswith("below the median")
+    assert outcome.epochs < 10
+    assert outcome.miou == json.loads((run_dir / "metrics.json").read_bytes())["miou"]
+    assert load_model(run_dir / "segmentation_model.pth").scores["miou"] == outcome.miou

@@ -1,0 +1,207 @@
+"""The batch that fits into a GPU's memory, and what happens where one does not."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import lightning as L
+import pytest
+import torch
+from torch import nn
+
+from cocoseg.budget.run import Run
+from cocoseg.errors import CocosegError
+from cocoseg.networks.unet import UNet
+from cocoseg.overrides import Command
+from cocoseg.training.batch_size import (
+    CheckMemory,
+    check_memory,
+    explain_half_batch,
+    half_batch_command,
+    largest_batch,
+    largest_fitting,
+)
+from cocoseg.training.losses import CrossEntropyLoss
+from cocoseg.training.module import SegmentationModule
+from cocoseg.training.recipe import batch_size
+from tiny import SPEC, loader, random_batch, tiny_module, tiny_trainer
+
+
+class Meter:
+    """Needs a fixed amount and some for each image; raises beyond what there is."""
+
+    def __init__(self, fixed: float, each: float, there: float = float("inf")):
+        self.fixed, self.each, self.there = fixed, each, there
+        self.tried: list[int] = []
+
+    def __call__(self, batch: int) -> float:
+        self.tried.append(batch)
+        needed = self.fixed + self.each * batch
+        if needed > self.there:
+            raise torch.OutOfMemoryError
+        return needed
+
+
+@pytest.mark.parametrize(
+    ("fixed", "each", "batch"), [(10, 10, 8), (0, 12.5, 8), (0, 12.6, 4), (50, 40, 1), (99, 5, 1), (0, 1, 64)]
+)
+def test_the_largest_power_of_two(fixed, each, batch):
+    assert largest_fitting(Meter(fixed, each), room=100, most=1000) == batch
+
+
+@pytest.mark.parametrize(("most", "batch"), [(1, 1), (2, 2), (3, 2), (31, 16), (32, 32)])
+def test_no_more_than_wanted(most, batch):
+    assert largest_fitting(Meter(0, 1), room=100, most=most) == batch
+
+
+def test_what_is_bound_not_to_fit_is_not_tried():
+    meter = Meter(10, 10)
+    largest_fitting(meter, room=100, most=1000)
+    assert meter.tried == [1, 2, 4, 8]
+
+
+def test_memory_that_runs_out_earlier_than_thought():
+    assert largest_fitting(Meter(0, 10, there=45), room=100, most=1000) == 4
+
+
+def test_not_even_one_is_left_to_training_to_say():
+    assert largest_fitting(Meter(0, 10, there=5), room=100, most=1000) == 1
+
+
+@pytest.mark.parametrize(("images", "batch"), [(8000, 16), (100, 6), (5, 1)])
+def test_without_a_gpu_it_is_a_fixed_number(tmp_path, images, batch):
+    assert largest_batch(tiny_module(), images, tiny_trainer(tmp_path)) == batch
+
+
+def test_several_devices_are_refused():
+    with pytest.raises(CocosegError, match="auto is for one device"):
+        largest_batch(tiny_module(), 100, SimpleNamespace(world_size=2))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_it_fits():
+    module = tiny_module()
+    trainer = L.Trainer(accelerator="gpu", devices=1, precision="bf16-mixed", logger=False)
+    batch = largest_batch(module, 16 * 64, trainer)
+    assert batch == 64
+    assert module.net.training
+
+
+# --- the check before training
+
+
+@pytest.fixture
+def greedy(monkeypatch):
+    """Makes forward passes of UNets fail for larger images; (training, shape) of those that ran."""
+    passes: list[tuple[bool, tuple[int, ...]]] = []
+    forward = UNet.forward
+
+    def fit_into(pixels: float) -> list[tuple[bool, tuple[int, ...]]]:
+        def watched(self: UNet, image: torch.Tensor) -> torch.Tensor:
+            if image[:, 0].numel() > pixels:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            passes.append((self.training, tuple(image.shape)))
+            return forward(self, image)
+
+        monkeypatch.setattr(UNet, "forward", watched)
+        return passes
+
+    return fit_into
+
+
+DATA = SimpleNamespace(batch_size=4, train_set=range(10), val_set=range(3))
+
+
+class Check(L.Callback):
+    """What CheckMemory does on a GPU, here on the CPU, before a step."""
+
+    def __init__(self, step: int = 0):
+        self.step = step
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: object) -> None:
+        if trainer.global_step == self.step:
+            check_memory(pl_module, trainer, DATA)
+
+
+def trained(folder: Path, *callbacks: L.Callback, **options: object) -> tuple[L.Trainer, nn.Module]:
+    torch.manual_seed(0)
+    net = UNet(num_classes=3, base_channels=4, depth=2, dropout=0.5)
+    module = SegmentationModule(
+        net, CrossEntropyLoss(), lambda weights: torch.optim.Adam(weights, lr=1e-2), SPEC
+    )
+    trainer = tiny_trainer(folder, max_epochs=1, callbacks=list(callbacks), **options)
+    batches = loader(*(random_batch(seed=seed, images=4) for seed in range(3)))
+    trainer.fit(module, batches, loader(random_batch(seed=9)))
+    return trainer, module
+
+
+def test_the_check_runs_a_step_and_a_validation_batch_at_full_size(greedy, tmp_path):
+    passes = greedy(float("inf"))
+    trained(tmp_path, Check())
+    assert passes[:2] == [(True, (4, 3, 16, 16)), (False, (3, 3, 16, 16))]
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("step", [0, 2])
+def test_the_check_leaves_no_trace(step, precision, tmp_path):
+    """Neither in weights, statistics, the optimizer nor random numbers, which dropout draws."""
+    ours, module = trained(tmp_path / "a", Check(step), precision=precision)
+    plain, expected = trained(tmp_path / "b", precision=precision)
+    for (name, one), other in zip(module.state_dict().items(), expected.state_dict().values(), strict=True):
+        assert torch.equal(one, other), name
+    for one, other in zip(ours.optimizers[0].state.values(), plain.optimizers[0].state.values(), strict=True):
+        assert all(torch.equal(one[key], other[key]) for key in ("step", "exp_avg", "exp_avg_sq"))
+    assert module.scores == expected.scores
+
+
+def test_a_batch_that_does_not_fit_is_found_before_the_first_step(greedy, tmp_path):
+    passes = greedy(3 * 16 * 16)
+    with pytest.raises(torch.OutOfMemoryError):
+        trained(tmp_path, Check())
+    assert passes == []
+
+
+def test_only_gpus_are_checked(monkeypatch):
+    checked = []
+    monkeypatch.setattr(batch_size, "check_memory", lambda *args: checked.append(args))
+    for device in ("cpu", "cuda"):
+        module = SimpleNamespace(device=torch.device(device))
+        CheckMemory(DATA).on_train_start(None, module)
+    assert checked == [(module, None, DATA)]
+
+
+# --- out of memory
+
+
+def test_the_command_keeps_what_was_typed_and_halves_the_batch(tmp_path):
+    typed = ("experiment=voc", "data.root=a b", "data.batch_size=9", "trainer.accumulate_grad_batches=3")
+    line = half_batch_command(Run(Path("outputs/train/x"), command=Command(typed)), 9, 3)
+    assert line == (
+        "python train.py experiment=voc 'data.root=a b' run_dir=outputs/train/x resume=auto "
+        "data.batch_size=4 trainer.accumulate_grad_batches=6"
+    )
+
+
+def test_the_command_of_a_resumed_run(tmp_path):
+    """A folder that was typed stays as it was typed; without a checkpoint in it the earlier one is needed."""
+    typed = Command(("run_dir=runs/b", "ckpt_path=runs/a/checkpoints/last.ckpt"))
+    run = Run(tmp_path, checkpoint="runs/a/checkpoints/last.ckpt", command=typed)
+    changed = "data.batch_size=4 trainer.accumulate_grad_batches=2"
+    start = "python train.py run_dir=runs/b"
+    assert half_batch_command(run, 8, 1) == f"{start} ckpt_path=runs/a/checkpoints/last.ckpt {changed}"
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    assert half_batch_command(run, 8, 1) == f"{start} resume=auto {changed}"
+
+
+@pytest.mark.parametrize(
+    ("images", "error"),
+    [(1, torch.OutOfMemoryError("CUDA out of memory")), (4, RuntimeError("shapes do not fit"))],
+)
+def test_what_half_a_batch_does_not_help_is_passed_on(images, error):
+    data = SimpleNamespace(batch_size=images)
+    with (
+        pytest.raises(RuntimeError) as raised,
+        explain_half_batch(data, SimpleNamespace(accumulate_grad_batches=1), Run(Path("run"))),
+    ):
+        raise error
+    assert raised.value is error

@@ -1,0 +1,349 @@
+import io
+from pathlib import Path
+from types import SimpleNamespace
+
+import lightning as L
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from lightning.pytorch.callbacks import LambdaCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from cocoseg.budget.budget import Budget, stopwatch
+from cocoseg.budget.budget import budget as budget_module
+from cocoseg.config import Config, DataConfig
+from cocoseg.figures.comparison import GAP
+from cocoseg.figures.text import LINE
+from cocoseg.overrides import Command
+from cocoseg.training.dashboard import EXAMPLES, SHARE, Figures, RunTexts
+from cocoseg.training.recipe import dashboard
+from tensorboard_api import TensorBoardApi
+from tiny import Reads, loader, painted, random_batch, tiny_module, tiny_trainer
+
+CHARTS = ("classes/iou", "classes/confusion", "classes/most_confused")
+SIZE = 16  # pixels of an image, shown tenfold
+
+
+def pairs(count: int) -> list[tuple[Tensor, Tensor]]:
+    """Number i has i lone pixels of class 1, which `Reads` takes for background."""
+    made = []
+    for number in range(count):
+        mask = torch.zeros(SIZE, SIZE, dtype=torch.int64)
+        prediction = mask.clone()
+        mask.view(-1)[: 2 * number : 2] = 1
+        prediction.view(-1)[-1] = 2
+        made.append((painted(prediction[None])[0], mask))
+    return made
+
+
+def val_loader(count: int, batch: int = 4) -> DataLoader:
+    return DataLoader(pairs(count), batch_size=batch)
+
+
+def logger(folder: Path) -> TensorBoardLogger:
+    return TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
+
+
+def trainer_with(folder: Path, *callbacks: L.Callback, **options) -> L.Trainer:
+    options = {"max_epochs": 2, "num_sanity_val_steps": 1, "log_every_n_steps": 1, **options}
+    return tiny_trainer(folder, logger=logger(folder), callbacks=list(callbacks), **options)
+
+
+def events(folder: Path) -> EventAccumulator:
+    return EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0, "tensors": 0}).Reload()
+
+
+def steps(found: EventAccumulator, tag: str) -> list[int]:
+    return [image.step for image in found.Images(tag)]
+
+
+def pixels(found: EventAccumulator, tag: str, which: int = -1) -> np.ndarray:
+    with PIL.Image.open(io.BytesIO(found.Images(tag)[which].encoded_image_string)) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def examples(found: EventAccumulator) -> list[str]:
+    return [tag for tag in sorted(found.Tags()["images"]) if tag.startswith("examples/")]
+
+
+def train(count: int = 3) -> DataLoader:
+    return loader(*(random_batch(seed=number, size=SIZE) for number in range(count)))
+
+
+def test_losses_scores_and_figures(tmp_path):
+    budget = Budget(None)
+    figures = Figures(budget, seed=0)
+    trainer = trainer_with(tmp_path, figures)
+    trainer.fit(tiny_module(), train(), val_loader(20))
+
+    found = events(tmp_path)
+    per_epoch = {
+        *("train/loss", "val/loss", "val/miou", "val/miou_with_background", "val/pixel_accuracy"),
+        *("iou/background", "iou/cat"),
+    }
+    assert per_epoch <= set(found.Tags()["scalars"])
+    assert "iou/dog" not in found.Tags()["scalars"]  # does not occur
+    assert "hp_metric" not in found.Tags()["scalars"]
+    for name in per_epoch:
+        assert len(found.Scalars(name)) == 2, name
+    last = {name: found.Scalars(name)[-1].value for name in per_epoch}
+    assert last == pytest.approx({name: trainer.callback_metrics[name].item() for name in per_epoch})
+    assert len(examples(found)) == EXAMPLES
+    for tag in (*CHARTS, *examples(found)):
+        assert steps(found, tag) == [3, 6], tag  # none of the sanity check
+    assert 0 < budget.seconds_of("figures") == figures.expected_seconds < 60
+
+
+def test_the_examples_are_the_same_images_from_all_over_the_set_the_hardest_first(tmp_path):
+    module = tiny_module(Reads(), lr=0.0)  # says the same whenever it is asked
+    trainer_with(tmp_path, Figures(Budget(None), seed=0)).fit(module, train(), val_loader(100))
+
+    found = events(tmp_path)
+    shown = [np.count_nonzero(pixels(found, tag)[:160, 164:324].any(-1)) / 100 for tag in examples(found)]
+    assert len(set(shown)) == EXAMPLES
+    assert shown == sorted(shown, reverse=True)
+    assert shown[0] > 80
+    assert shown[-1] < 20
+    for tag in examples(found):
+        assert (pixels(found, tag, 0) == pixels(found, tag, 1)).all()
+    other = tmp_path / "other"  # a run with other weights and batches
+    trainer_with(other, Figures(Budget(None), seed=0)).fit(tiny_module(), train(), val_loader(100, batch=32))
+    for tag in examples(found):
+        assert (pixels(found, tag)[:160, :324] == pixels(events(other), tag)[:160, :324]).all()
+
+
+def test_a_strip_shows_what_the_validation_said(tmp_path):
+    trainer_with(tmp_path, Figures(Budget(None), seed=0), max_epochs=1).fit(
+        tiny_module(Reads(), lr=0.0), train(), val_loader(3)
+    )
+    found = events(tmp_path)
+    tags = examples(found)
+    assert len(tags) == 3
+    for tag in tags:
+        picture = pixels(found, tag)
+        assert picture.shape == (160 + 2 * LINE, 4 * (160 + GAP) - GAP, 3)
+        prediction = picture[:160, 328:488]
+        assert (prediction[-10:, -10:] == (0, 0, 255)).all()  # the last pixel, `dog`
+        assert not prediction[:-10].any()
+
+
+def test_a_validation_that_is_cut_short_has_fewer_examples(tmp_path):
+    class Cut(L.Callback):
+        def on_validation_batch_start(self, trainer, module, batch, number, *_):
+            if number == 1 and trainer.global_step == 6:
+                raise StopIteration
+
+    trainer_with(tmp_path, Cut(), Figures(Budget(None), seed=0)).fit(tiny_module(), train(), val_loader(16))
+
+    found = events(tmp_path)
+    again = [tag for tag in examples(found) if steps(found, tag) == [3, 6]]
+    assert 0 < len(again) < EXAMPLES
+    assert all(steps(found, tag) in ([3], [3, 6]) for tag in examples(found))
+    assert steps(found, "classes/iou") == [3, 6]
+
+
+def test_a_set_of_fewer_images_than_examples(tmp_path):
+    trainer_with(tmp_path, Figures(Budget(None), seed=0), limit_val_batches=1).fit(
+        tiny_module(), train(), val_loader(9, batch=2)
+    )
+    assert len(examples(events(tmp_path))) == 2
+
+
+def test_figures_come_ever_more_rarely_and_at_the_end(tmp_path):
+    figures = Figures(Budget(None), seed=0)
+    trainer_with(tmp_path, figures, max_epochs=23).fit(tiny_module(), train(1), val_loader(2))
+    assert steps(events(tmp_path), "classes/iou") == [1, 2, 3, 4, 5, 7, 9, 12, 15, 19, 23]
+    assert figures.bytes == sum(
+        len(image.encoded_image_string)
+        for tag in events(tmp_path).Tags()["images"]
+        for image in events(tmp_path).Images(tag)
+    )
+
+
+class Clock:
+    """Time that only figures, and the epochs that `Epoch` counts, take."""
+
+    def __init__(self, monkeypatch, figure: float):
+        self.now = 0.0
+        watch = SimpleNamespace(monotonic=lambda: self.now)
+        for module in (budget_module, dashboard, stopwatch):
+            monkeypatch.setattr(module, "time", watch)
+        encode = dashboard._image_summary
+
+        def slow(tag, picture):
+            self.now += figure
+            return encode(tag, picture)
+
+        monkeypatch.setattr(dashboard, "_image_summary", slow)
+
+    def epoch(self, seconds: float) -> L.Callback:
+        return LambdaCallback(on_train_epoch_start=lambda *_: setattr(self, "now", self.now + seconds))
+
+
+def test_figures_take_a_small_share_of_the_time(tmp_path, monkeypatch):
+    clock = Clock(monkeypatch, figure=0.1)  # five of them each time: three charts, two examples
+    budget = Budget(1000.0, began=0.0)
+    figures = Figures(budget, seed=0)
+    trainer_with(tmp_path, clock.epoch(10.0), figures, max_epochs=40).fit(
+        tiny_module(), train(1), val_loader(2)
+    )
+    drawn = steps(events(tmp_path), "classes/iou")
+    assert drawn[0] > 1
+    assert drawn[-1] == 40
+    assert 4 < len(drawn) < 12
+    assert figures.seconds - 0.5 <= SHARE * budget.used()
+    assert budget.time_spent().saving == pytest.approx(figures.seconds)
+    assert budget.seconds_of("figures") == pytest.approx(0.1 * 11)  # of a whole set of examples
+
+
+def test_the_last_figures_keep_to_the_limit(tmp_path, monkeypatch):
+    """After 4 s of measuring and 78 s of training 18 s are left, 13 of them for export and exit."""
+    clock = Clock(monkeypatch, figure=1.0)
+    budget = Budget(100.0, began=0.0)
+    budget.expected.export = 10.0
+    figures = Figures(budget, seed=0)
+    trainer_with(tmp_path, clock.epoch(78.0), figures, max_epochs=1).fit(
+        tiny_module(), train(1), val_loader(20)
+    )
+    shown = [tag for tag in events(tmp_path).Tags()["images"] if tag.startswith("examples")]
+    assert shown == ["examples/1", "examples/2"]  # after three charts
+    assert budget.left() - budget.seconds_after_figures() < 1
+
+
+def test_without_a_limit_figures_do_not_depend_on_the_clock(tmp_path, monkeypatch):
+    clock = Clock(monkeypatch, figure=1e6)
+    trainer_with(tmp_path, clock.epoch(0.0), Figures(Budget(None), seed=0), max_epochs=7).fit(
+        tiny_module(), train(1), val_loader(2)
+    )
+    assert steps(events(tmp_path), "classes/iou") == [1, 2, 3, 4, 5, 7]
+
+
+def test_a_trial_that_is_pruned_shows_its_end(tmp_path, monkeypatch):
+    """What is worse than most others is known when a validation has ended."""
+
+    class Prunes(L.Callback):
+        def on_validation_end(self, trainer, *_):
+            trainer.should_stop = trainer.current_epoch == 5
+
+    trainer_with(tmp_path, Prunes(), Figures(Budget(None), seed=0), max_epochs=23).fit(
+        tiny_module(), train(1), val_loader(2)
+    )
+    assert steps(events(tmp_path), "classes/iou") == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_first_validation_without_any_candidate_chooses_none(tmp_path, monkeypatch):
+    class Cut(L.Callback):
+        def on_validation_batch_start(self, trainer, module, batch, number, *_):
+            if trainer.global_step == 3 and number == 1:
+                raise StopIteration
+
+    monkeypatch.setattr(dashboard, "spread", lambda images, count, seed: list(range(4, 8)))
+    trainer_with(tmp_path, Cut(), Figures(Budget(None), seed=0), num_sanity_val_steps=0).fit(
+        tiny_module(), train(), val_loader(16)
+    )
+    assert len(examples(events(tmp_path))) == 4
+
+
+def test_beyond_so_many_bytes_only_the_end_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(dashboard, "MAX_BYTES", 1)
+    trainer_with(tmp_path, Figures(Budget(None), seed=0), max_epochs=5).fit(
+        tiny_module(), train(1), val_loader(2)
+    )
+    assert steps(events(tmp_path), "classes/iou") == [1, 5]
+
+
+def test_a_run_that_dies_leaves_its_figures(tmp_path):
+    class Dies(L.Callback):
+        def on_train_epoch_start(self, trainer, *_):
+            if trainer.current_epoch == 1:
+                raise ConnectionError("gone")
+
+    with pytest.raises(ConnectionError):
+        trainer_with(tmp_path, Dies(), Figures(Budget(None), seed=0)).fit(
+            tiny_module(), train(), val_loader(5)
+        )
+    assert steps(events(tmp_path), "classes/iou") == [3]
+
+
+def test_figures_that_fail_do_not_end_the_training(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(dashboard, "draw_comparison", lambda *_: 1 / 0)
+    trainer = trainer_with(tmp_path, Figures(Budget(None), seed=0))
+    trainer.fit(tiny_module(), train(), val_loader(5))
+    assert trainer.global_step == 6
+    (record,) = [record for record in caplog.records if record.name == "cocoseg.training.dashboard"]
+    assert record.message.startswith("TensorBoard's figures: ZeroDivisionError")
+
+
+def test_a_resumed_run_shows_the_same_images_and_no_step_twice(tmp_path):
+    config = Config(data=DataConfig(images="images", annotations="instances.json"))
+
+    def callbacks():
+        return RunTexts(config, Command()), Figures(Budget(None), seed=0)
+
+    def fit(folder, checkpoint=None, **options):
+        module = tiny_module(Reads(), lr=0.0)
+        trainer = trainer_with(folder, *callbacks(), **options)
+        trainer.fit(module, train(), val_loader(40), ckpt_path=checkpoint, weights_only=True)
+        return trainer
+
+    fit(tmp_path / "run", max_epochs=1).save_checkpoint(tmp_path / "last.ckpt")
+    first = {tag: pixels(events(tmp_path / "run"), tag) for tag in examples(events(tmp_path / "run"))}
+    fit(tmp_path / "run", tmp_path / "last.ckpt", max_epochs=3)  # is lost
+    fit(tmp_path / "run", tmp_path / "last.ckpt", max_epochs=3)
+
+    found = events(tmp_path / "run")
+    assert examples(found) == list(first)
+    for tag, picture in first.items():
+        assert (pixels(found, tag) == picture).all()
+        assert steps(found, tag) == [3, 6, 9]
+    loss_steps = [point.step for point in found.Scalars("train/loss_step")]
+    assert loss_steps == sorted(loss_steps)
+    board = TensorBoardApi(tmp_path, runs=1)
+    assert sorted(board.scalars("run", "val/loss")) == [2, 5, 8]
+
+
+def test_without_tensorboard_nothing_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(dashboard, "figures", lambda *_: 1 / 0)
+    trainer = tiny_trainer(
+        tmp_path, max_epochs=1, callbacks=[Figures(Budget(None), seed=0), RunTexts(Config(), Command())]
+    )
+    trainer.fit(tiny_module(), train(), val_loader(3))
+
+
+def test_command_configuration_and_report_as_text(tmp_path):
+    data = DataConfig(
+        images="images", annotations="a.json", val_annotations="b.json", prepared_dir=str(tmp_path)
+    )
+    (tmp_path / "val").mkdir()
+    (tmp_path / "report.md").write_text("# What was prepared")
+    (tmp_path / "val" / "report.md").write_text("# For validation")
+    command = Command(("optimizer.lr=1e-2", 'run_dir="my runs"'))
+
+    texts = RunTexts(Config(seed=7, data=data), command).texts()
+
+    assert texts["command"] == "    python train.py optimizer.lr=1e-2 'run_dir=\"my runs\"'"
+    assert texts["config"].startswith("    seed: 7\n    run_dir: outputs\n")
+    assert texts["data"] == "# What was prepared"
+    assert texts["validation_data"] == "# For validation"
+
+
+def test_tensorboard_serves_all_of_it(tmp_path):
+    config = Config(data=DataConfig(images="images", annotations="instances.json"))
+    trainer_with(tmp_path / "run", RunTexts(config, Command(("seed=0",))), Figures(Budget(None), seed=0)).fit(
+        tiny_module(), train(), val_loader(20)
+    )
+    board = TensorBoardApi(tmp_path, runs=1)
+    shown = board.get("data/plugin/images/tags")["run"]
+    assert set(shown) == {*CHARTS, *(f"examples/{rank}" for rank in range(1, EXAMPLES + 1))}
+    listed = board.get("data/plugin/images/images?run=run&tag=examples/1&sample=0")
+    assert [image["step"] for image in listed] == [3, 6]
+    assert set(board.get("data/plugin/text/tags")["run"]) == {
+        "run/command/text_summary",
+        "run/config/text_summary",
+    }
+    (text,) = board.get("data/plugin/text/text?run=run&tag=run/command/text_summary")
+    assert "python train.py seed=0" in text["text"]

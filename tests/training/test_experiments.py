@@ -1,0 +1,79 @@
+"""Every preset in conf/experiment runs two steps with its own optimizer, clipping, augmentation and loss."""
+
+import json
+
+import PIL.Image
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from cocoseg.budget.run import Run
+from cocoseg.cli import resolve_config
+from cocoseg.inference.model import load_model
+from cocoseg.training.recipe import train
+from conftest import ROOT
+
+CONF = ROOT / "conf"
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+
+# Everything is as users get it, apart from:
+SMALLER = (
+    "data.image_size=[64,64]",  # time
+    "data.batch_size=2",
+    "data.num_workers=0",  # processes take a second each to start
+    "data.cache_size=null",  # would be larger than image_size
+    "prepare.workers=1",
+    "trainer.max_time=null",  # two steps are the end, on a machine of any speed
+    "trainer.max_epochs=-1",
+    "trainer.max_steps=2",
+    "trainer.check_val_every_n_epoch=null",
+    "trainer.val_check_interval=2",
+    "trainer.accelerator=cpu",
+)
+# Time: nets of the default width take a second for each checkpoint that they write.
+NARROWER = {
+    "unet": ("model.base_channels=4",),
+    "residual": ("model.base_channels=4",),
+    "resnet_unet": (
+        "model.encoder=resnet18",
+        "model.decoder_channels=[8,8,8,8,8]",
+        "model.weights=null",  # there is nothing to fetch them from
+    ),
+}
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_trains(experiment, precision, shapes_root, tmp_path):
+    places = (
+        f"data.root={shapes_root}",
+        f"data.images={shapes_root}/images",
+        f"data.annotations={shapes_root}/annotations/instances.json",
+        f"data.prepared_dir={tmp_path}/prepared",
+        "data.val_images=null",
+        "data.val_annotations=null",
+        "data.shapes=null",
+        f"trainer.precision={precision}",
+    )
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        chosen = [f"experiment={experiment}", *places, *SMALLER]
+        module = compose("train", chosen).model["_target_"].split(".")[1]
+        config = resolve_config(compose("train", [*chosen, *NARROWER[module]]))
+    run_dir = tmp_path / "run"
+
+    train(config, Run(run_dir))
+
+    steps = {}
+    for name in ("best", "last"):
+        content = torch.load(run_dir / "checkpoints" / f"{name}.ckpt", weights_only=True)
+        steps[name] = content["global_step"]
+    assert steps == {"best": 2, "last": 2}
+    model = load_model(run_dir / "segmentation_model.pth")
+    assert model(torch.zeros(1, 3, 20, 30)).shape == (1, 7, 20, 30)
+    metrics = json.loads((run_dir / "metrics.json").read_bytes())
+    assert list(metrics["iou"]) == model.labels.names
+    assert metrics["miou"] == model.scores["miou"]
+    assert 0 <= metrics["pixel_accuracy"] <= 1
+    with PIL.Image.open(run_dir / "examples.png") as picture:
+        assert picture.width == 4 * (192 + 4) - 4
+    assert list(run_dir.glob("events.out.tfevents.*"))

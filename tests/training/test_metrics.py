@@ -1,0 +1,119 @@
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJaccardIndex
+
+from cocoseg.scores import Scores
+from cocoseg.training.metrics import ConfusionMatrix, MeanLoss
+
+
+def matrix_of(prediction: Tensor, mask: Tensor, num_classes: int) -> Tensor:
+    confusion = ConfusionMatrix(num_classes)
+    confusion.update(prediction, mask)
+    return confusion.compute()
+
+
+def random_pair(*, num_classes: int, seed: int, images: int = 3) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (images, 16, 20)
+    prediction, mask = (torch.randint(0, num_classes, shape, generator=generator) for _ in range(2))
+    mask[torch.rand(shape, generator=generator) < 0.2] = 255
+    return prediction, mask
+
+
+def test_counts_by_hand():
+    mask = torch.tensor([[[0, 0, 1], [2, 255, 255]]])
+    prediction = torch.tensor([[[0, 1, 1], [0, 0, 2]]])
+
+    assert matrix_of(prediction, mask, 3).tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]  # rows: the truth
+
+
+def test_ignored_pixels_count_nowhere():
+    mask = torch.tensor([[[1, 1, 255, 255]]])
+
+    for guess in range(3):
+        prediction = torch.tensor([[[1, 1, guess, guess]]])
+        assert matrix_of(prediction, mask, 3).tolist() == [[0, 0, 0], [0, 2, 0], [0, 0, 0]]
+
+
+def test_is_not_an_average_over_images():
+    mask = torch.tensor([[[1, 1, 1, 1]], [[1, 0, 0, 0]]])
+    prediction = torch.tensor([[[1, 1, 1, 1]], [[0, 0, 0, 0]]])
+
+    scores = Scores.from_matrix(matrix_of(prediction, mask, 2).numpy())
+
+    per_image = [
+        Scores.from_matrix(matrix_of(p, m, 2).numpy()).miou for p, m in zip(prediction, mask, strict=True)
+    ]
+    assert per_image == [1, 0]
+    assert scores.miou == pytest.approx(4 / 5)
+
+
+@pytest.mark.parametrize("num_classes", [2, 7, 81])
+def test_equals_numpy(num_classes):
+    prediction, mask = random_pair(num_classes=num_classes, seed=num_classes)
+    guess, truth = prediction.numpy(), mask.numpy()
+    counts = truth != 255
+    iou = [
+        np.sum((guess == c) & (truth == c)) / np.sum(((guess == c) | (truth == c)) & counts)
+        for c in range(num_classes)
+    ]
+
+    scores = Scores.from_matrix(matrix_of(prediction, mask, num_classes).numpy())
+
+    assert scores.iou == pytest.approx(iou)
+    assert scores.miou == pytest.approx(np.mean(iou[1:]))
+    assert scores.miou_with_background == pytest.approx(np.mean(iou))
+    assert scores.pixel_accuracy == pytest.approx(np.mean((guess == truth)[counts]))
+
+
+@pytest.mark.parametrize("num_classes", [2, 7, 81])
+def test_equals_torchmetrics(num_classes):
+    prediction, mask = random_pair(num_classes=num_classes, seed=num_classes)
+    matrix = matrix_of(prediction, mask, num_classes)
+    theirs = MulticlassConfusionMatrix(num_classes, ignore_index=255)
+    jaccard = MulticlassJaccardIndex(num_classes, average=None, ignore_index=255)
+
+    assert torch.equal(matrix, theirs(prediction, mask))
+    assert Scores.from_matrix(matrix.numpy()).iou == pytest.approx(
+        jaccard(prediction, mask).tolist(), rel=1e-6
+    )
+
+
+def test_batches_add_up_and_reset_starts_anew():
+    prediction, mask = random_pair(num_classes=5, seed=0)
+    confusion = ConfusionMatrix(5)
+
+    for image in range(3):
+        confusion.update(prediction[image : image + 1], mask[image : image + 1])
+    assert torch.equal(confusion.compute(), matrix_of(prediction, mask, 5))
+
+    confusion.reset()
+    confusion.update(prediction[:1], mask[:1])
+    assert torch.equal(confusion.compute(), matrix_of(prediction[:1], mask[:1], 5))
+
+
+# --- mean loss
+
+
+def test_a_mean_of_means_is_weighted_by_pixels():
+    """Batches differ in how many pixels are ignored."""
+    mean = MeanLoss()
+    mean.update(torch.tensor(1.0), torch.tensor(300))
+    mean.update(torch.tensor(4.0), torch.tensor(100))
+    assert mean.compute() == 1.75
+
+
+def test_batches_without_a_pixel_do_not_count():
+    mean = MeanLoss()
+    assert mean.compute() == 0
+    mean.update(torch.tensor(0.0), torch.tensor(0))
+    mean.update(torch.tensor(2.0), torch.tensor(10))
+    assert mean.compute() == 2
+
+
+def test_a_nan_loss_is_not_hidden():
+    mean = MeanLoss()
+    mean.update(torch.tensor(float("nan")), torch.tensor(10))
+    assert mean.compute().isnan()
