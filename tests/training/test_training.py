@@ -151,6 +151,38 @@ def test_other_precisions(run, precision):
     assert (folder / "examples.png").is_file()
 
 
+AVERAGING = "+callbacks.average._target_=lightning.pytorch.callbacks"
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("trainer.gradient_clip_val=0.1", "trainer.accumulate_grad_batches=2", "augment=strong"),
+        ("loss=ce_dice", "loss.class_weights=enet", "augment=default", "augment.start_size=0.5"),
+        (
+            *("model=unet_residual", "model.base_channels=2", "model.depth=2", "model.dropout=0.2"),
+            *("finetune.frozen=0.5", "finetune.encoder_lr=0.1", "optimizer=adamw"),
+            "trainer.gradient_clip_val=0.1",
+        ),
+        (f"{AVERAGING}.StochasticWeightAveraging", "+callbacks.average.swa_lrs=1e-3"),
+        (f"{AVERAGING}.EMAWeightAveraging", "trainer.gradient_clip_val=0.1"),
+    ],
+    ids=["clipping", "losses", "finetuning", "swa", "ema"],
+)
+def test_bfloat16_with_everything_else_and_a_resume(run, overrides):
+    """Lightning takes bfloat16 for 16-mixed on a CPU; test_float16.py has its scaled loss."""
+    overrides = (*overrides, "trainer.precision=bf16-mixed")
+    folder = run("first", *overrides, "trainer.max_epochs=2")
+    first = last(folder)
+    checkpoint = f"ckpt_path={folder}/checkpoints/last.ckpt"
+    resumed = last(run("second", *overrides, "trainer.max_epochs=4", checkpoint))
+
+    assert resumed["global_step"] > first["global_step"] > 0
+    for name, value in resumed["state_dict"].items():
+        assert value.isfinite().all(), name
+        assert value.dtype in (torch.float32, torch.int64), name
+
+
 def test_a_loss_with_class_weights(run):
     plain, weighted = last(run("plain")), last(run("weighted", "loss=ce_dice", "loss.class_weights=median"))
     assert plain["state_dict"].keys() == weighted["state_dict"].keys()

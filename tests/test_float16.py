@@ -1,0 +1,72 @@
+"""Training in float16 with a scaled loss, as `trainer.precision=16-mixed` is on a GPU, here on the CPU.
+
+For that precision on a CPU Lightning takes bfloat16, which needs no scaling.
+"""
+
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.plugins.precision import MixedPrecision
+
+from cocoseg.batch_size import check_memory
+from cocoseg.budget import Budget
+from cocoseg.finetuning import FreezeEncoder
+from cocoseg.losses import CrossEntropyDiceLoss
+from cocoseg.module import SegmentationModule
+from cocoseg.nan_guard import StopOnNaN
+from cocoseg.residual import ResidualUNet
+from tiny import SPEC, loader, random_batch, tiny_trainer
+
+Adam = partial(torch.optim.Adam, lr=1e-3)
+
+
+class Check(L.Callback):
+    """Checks the memory as on a GPU."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        check_memory(pl_module, trainer, SimpleNamespace(batch_size=2, train_set=range(5), val_set=range(5)))
+
+
+def fit(
+    folder: Path, *callbacks: L.Callback, optimizer: object = Adam, scale: float = 2.0**16, **options: object
+) -> tuple[L.Trainer, SegmentationModule]:
+    torch.manual_seed(0)
+    net = ResidualUNet(3, base_channels=4, depth=2)
+    loss = CrossEntropyDiceLoss(class_weights=[1.0, 2.0, 3.0])
+    module = SegmentationModule(net, loss, optimizer, SPEC)
+    precision = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=scale))
+    trainer = tiny_trainer(
+        folder, max_epochs=2, callbacks=[*callbacks, Check(), StopOnNaN()], plugins=[precision], **options
+    )
+    trainer.fit(module, loader(*(random_batch(seed=i) for i in range(4))), loader(random_batch(seed=9)))
+    return trainer, module
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "options"),
+    [
+        ([], {"optimizer": partial(Adam, fused=True)}),
+        ([], {"gradient_clip_val": 0.1, "accumulate_grad_batches": 2}),
+        ([FreezeEncoder(0.5, Budget(None))], {"gradient_clip_val": 0.1}),
+        ([EMAWeightAveraging()], {}),
+    ],
+    ids=["fused", "clipping", "frozen encoder", "ema"],
+)
+def test_it_trains(callbacks, options, tmp_path):
+    trainer, module = fit(tmp_path, *callbacks, **options)
+    assert trainer.global_step == 8 // options.get("accumulate_grad_batches", 1)
+    assert all(value.isfinite().all() for value in module.state_dict().values())
+    assert {value.dtype for value in module.parameters()} == {torch.float32}
+
+
+def test_a_scale_that_is_too_large_skips_steps_and_is_no_nan_loss(tmp_path):
+    trainer, module = fit(tmp_path, scale=2.0**30)
+    steps = {state["step"].item() for state in trainer.optimizers[0].state.values()}
+    assert max(steps, default=0) < trainer.global_step == 8
+    assert trainer.precision_plugin.scaler.get_scale() < 2.0**30
+    assert all(value.isfinite().all() for value in module.state_dict().values())
