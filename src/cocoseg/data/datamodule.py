@@ -1,4 +1,4 @@
-"""The data side of training: preparation, split, loaders, batches."""
+"""Data of a training: preparation, split, loaders, and batches on the device."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -27,24 +27,24 @@ from cocoseg.workers import leave_group
 
 log = logging.getLogger(__name__)
 
-RANK_SEEDS = 2654435761  # between the seeds of processes; torch takes the low 32 bits only
+RANK_SEEDS = 2654435761  # distance of the ranks' seeds, of which torch takes the low 32 bits only
 
 
 class SegmentationDataModule(L.LightningDataModule):
     """Masks, data sets and loaders.
 
-    Loaders give bytes, which are a quarter of the way to the device: image (B, 3, H, W) uint8 and mask
-    (B, H, W) uint8. What the network gets, augmented where it is trained, is made there: image (B, 3, H, W)
-    float32, normalised, and mask (B, H, W) int64.
+    Loaders yield bytes, a quarter of what floats would be: image (B, 3, H, W) uint8 and mask (B, H, W) uint8.
+    On the device they become image (B, 3, H, W) float32, normalized, and mask (B, H, W) int64; training
+    batches are augmented there.
 
     Args:
-        config: its `data`, `masks`, `prepare`, `augment` and `seed`.
-        progress: of the run, 0 to 1, whenever it is called.
+        config: its `data`, `masks`, `prepare`, `augment` and `seed` are used.
+        progress: returns the progress of the run, 0 to 1.
 
     Attributes:
-        train_set, val_set: after `setup`; a seeded random split of one prepared set, or two sets where
+        train_set, val_set: set by `setup`. A seeded random split of one prepared set, or two sets if
             `data.val_annotations` is given.
-        batch_size: images per training step and device.
+        batch_size: images per training batch and device.
     """
 
     def __init__(self, config: Config, progress: Callable[[], float] = lambda: 1.0):
@@ -84,9 +84,9 @@ class SegmentationDataModule(L.LightningDataModule):
                 log.warning(warning)
 
     def training_images(self) -> list[Key]:
-        """What tells the training images from others, after `setup`."""
+        """Names and sizes that identify the training images; available after `setup`."""
         part = Batches(self.train_set)
-        return keys_of(part.whole.image_dir, (part.whole.pairs[number][0] for number in part.numbers))
+        return keys_of(part.whole.image_dir, (part.whole.pairs[index][0] for index in part.indices))
 
     def write_training_images(self, run_dir: Path, earlier: Iterable[str | None]) -> None:
         """Note the images of this training, and of those of the `earlier` model files, in the run folder."""
@@ -94,48 +94,56 @@ class SegmentationDataModule(L.LightningDataModule):
             write_training_images(run_dir, self.training_images(), earlier)
 
     def class_counts(self) -> np.ndarray:
-        """Pixels of each class in each training mask: (N, C) int32."""
-        if self._counts is None:  # without the cache all masks are read for it
+        """Count the pixels of each class in each training mask: (N, C) int32.
+
+        Without the cache this reads all masks.
+        """
+        if self._counts is None:
             self._counts = self._count(self.train_set)
         return self._counts
 
     def val_class_counts(self) -> np.ndarray:
-        """The same of the validation masks."""
+        """Count the pixels of each class in each validation mask: (N, C) int32."""
         return self._count(self.val_set)
 
     def _count(self, pairs: Pairs) -> np.ndarray:
         return Batches(pairs).class_counts()[:, : len(self.labels)]
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        # A resumed run takes another order: killed again and again, it would see the same first images only.
+        # A resumed run takes another order. Else one that is killed again and again would see the same first
+        # images only.
         done = self.trainer.global_step if self.trainer else 0
         seed = self.config.seed + done
-        rank, processes = self._share()
+        rank, ranks = self._rank()
         settings, size = self.config.augment, tuple(self.data.image_size)
         self._augment = Augment(settings, size, seed + rank * RANK_SEEDS)
         sampler = Shuffle(len(self.train_set), seed)
-        if processes > 1:
-            sampler = Share(sampler, rank, processes)
-        # A last batch of one image could leave BatchNorm a single value per channel.
+        if ranks > 1:
+            sampler = Share(sampler, rank, ranks)
+        # BatchNorm can't normalize the single value per channel that a last batch of one image may give it.
         drop_last = len(sampler) >= self.batch_size
         return self._loader(self.train_set, batch_size=self.batch_size, sampler=sampler, drop_last=drop_last)
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        batches = in_batches(len(self.val_set), self.batch_size, *self._share())
+        batches = in_batches(len(self.val_set), self.batch_size, *self._rank())
         return self._loader(self.val_set, batch_sampler=batches)
 
-    def _share(self) -> tuple[int, int]:
-        """Which of how many processes this is."""
-        rank, processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+    def _rank(self) -> tuple[int, int]:
+        """This process's rank, and the number of processes.
+
+        Raises:
+            CocosegError: there are fewer images than processes.
+        """
+        rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         for name, images in (("training", self.train_set), ("validation", self.val_set)):
-            if len(images) < processes:
+            if len(images) < ranks:
                 raise CocosegError(
-                    f"{len(images)} {name} images are too few for {processes} devices: lower trainer.devices"
+                    f"{len(images)} {name} images are too few for {ranks} devices: lower trainer.devices"
                 )
-        return rank, processes
+        return rank, ranks
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], index: int) -> tuple[Tensor, Tensor]:
-        """On the device: bytes to what the network takes; training images are augmented."""
+        """Convert bytes to the network's input on the device, and augment training images."""
         image, mask = batch
         if self.trainer.training:
             return self._augment(image, mask, self.progress())
@@ -154,11 +162,14 @@ class SegmentationDataModule(L.LightningDataModule):
         )
 
     def _num_workers(self) -> int:
-        """As set, else: decoding takes all cores; decoded images are copied while a GPU computes, and on a
-        CPU there is nothing to overlap."""
+        """Number of a loader's worker processes.
+
+        Decoding takes all cores. Cached images are only copied: one worker does so while a GPU computes; on a
+        CPU there is nothing to overlap.
+        """
         if self.data.num_workers is not None:
             return self.data.num_workers
         if self.data.cache:
             return 1 if torch.cuda.is_available() else 0
-        here = self.trainer.num_devices if self.trainer else 1  # processes that share the cores
+        here = self.trainer.num_devices if self.trainer else 1  # ranks that share the cores
         return max(1, min(available_cores() // here, 8))

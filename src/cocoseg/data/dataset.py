@@ -28,20 +28,20 @@ class _Images(msgspec.Struct, gc=False):
 
 
 class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
-    """The images of a subset file and their masks, resized to one size.
+    """Images of a subset file and their masks, resized to one size.
 
-    An item is `(image, mask)`: image (3, H, W) float32, normalised with the ImageNet mean and standard
+    An item is `(image, mask)`: image (3, H, W) float32, normalized with the ImageNet mean and standard
     deviation; mask (H, W) int64 of class indices, 255 where ignored. Images are resized bilinearly with
     antialiasing, masks to the nearest pixel.
 
     Args:
-        subset_file: a `subset_*_annotations.json` as `prepare.py` writes it, its masks beside it.
-        image_dir: the folder that its file names refer to.
+        subset_file: a `subset_*_annotations.json` that `prepare.py` wrote, with its masks in the same folder.
+        image_dir: folder of the images that it names.
         image_size: (height, width) in pixels.
 
     Attributes:
         labels: the classes.
-        encoding: of the masks.
+        encoding: encoding of the mask files.
 
     Raises:
         CocosegError: the folder is not prepared; on access: an image or mask that can't be read.
@@ -71,31 +71,31 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
-        image, mask = self.read([number])
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image, mask = self.read([index])
         return normalize(image[0]), mask[0].long()
 
-    def read(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Image (B, 3, H, W) uint8 RGB, channels last in memory, and mask (B, H, W) uint8."""
+    def read(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Read image (B, 3, H, W) uint8 RGB, channels last in memory, and mask (B, H, W) uint8."""
         if self._arrays is not None:
-            image, mask = self._arrays.take(numbers)
+            image, mask = self._arrays.take(indices)
         else:
-            parts = zip(*map(self._decode, numbers), strict=True)
+            parts = zip(*map(self._decode, indices), strict=True)
             image, mask = (torch.from_numpy(np.stack(part)) for part in parts)
         return image.permute(0, 3, 1, 2), mask
 
-    def class_counts(self, numbers: Sequence[int]) -> np.ndarray:
-        """Pixels per class index in the resized masks of these: (B, 256) int32."""
+    def class_counts(self, indices: Sequence[int]) -> np.ndarray:
+        """Count pixels per class index in resized masks: (B, 256) int32."""
         if self._arrays is not None:
-            return self._arrays.counts(numbers)
-        masks = (self.encoding.read(self.folder / self.pairs[number][1]) for number in numbers)
+            return self._arrays.counts(indices)
+        masks = (self.encoding.read(self.folder / self.pairs[index][1]) for index in indices)
         return np.stack([count(resize_mask(mask, self.image_size)) for mask in masks])
 
     def decode_once(self, workers: int | None = None) -> None:
-        """From now on read from arrays, see cache.py, which are made first where they are missing.
+        """Read from arrays from now on, see cache.py, and make them first if they are missing.
 
         Args:
-            workers: processes that make them; None for one per core.
+            workers: number of processes that decode; None for one per core.
 
         Raises:
             CocosegError: the disk has too little room, or an image or mask can't be read.
@@ -109,13 +109,13 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         )
         self._arrays = open_arrays(self.folder / "arrays", source, workers)
 
-    def original(self, number: int) -> tuple[Tensor, np.ndarray]:
-        """Image (3, h, w) uint8 RGB and mask (h, w) uint8 at the image's own size.
+    def original(self, index: int) -> tuple[Tensor, np.ndarray]:
+        """Read image (3, h, w) uint8 RGB and mask (h, w) uint8 at the image's own size.
 
         Raises:
             CocosegError: they can't be read, or don't belong together.
         """
-        image_name, mask_name = self.pairs[number]
+        image_name, mask_name = self.pairs[index]
         image = tv.pil_to_tensor(read_image(self.image_dir / image_name))
         mask = self.encoding.read(self.folder / mask_name)
         if mask.shape != image.shape[1:]:
@@ -126,9 +126,9 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
             )
         return image, mask
 
-    def _decode(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Image (H, W, 3) and mask (H, W), uint8."""
-        image, mask = self.original(number)
+    def _decode(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Read image (H, W, 3) and mask (H, W), uint8, at the size of the set."""
+        image, mask = self.original(index)
         # (3, H, W) uint8; torch's integer kernel is several times faster than Pillow's.
         pixels = tv.resize(image, list(self.image_size), antialias=True)
         return pixels.permute(1, 2, 0).numpy(), resize_mask(mask, self.image_size)
@@ -138,27 +138,27 @@ Pairs = Dataset[tuple[Tensor, Tensor]]  # image and mask, see SegmentationDatase
 
 
 class Batches(Dataset[tuple[Tensor, Tensor]]):
-    """A data set, or a random part of one, for a loader that takes bytes a batch at a time.
+    """A data set, or a part of one, that yields whole batches of bytes to a loader with `collate_fn=as_is`.
 
-    The quarter of the bytes of float32, and one copy per batch; use `collate_fn=as_is`.
+    These are a quarter of the bytes of float32, and are copied once per batch.
     """
 
     def __init__(self, part: SegmentationDataset | Subset[tuple[Tensor, Tensor]]):
         self.whole: SegmentationDataset = part.dataset if isinstance(part, Subset) else part
-        self.numbers = list(part.indices) if isinstance(part, Subset) else range(len(part))
+        self.indices = list(part.indices) if isinstance(part, Subset) else range(len(part))
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return len(self.indices)
 
     def class_counts(self) -> np.ndarray:
-        """Pixels per class index in each mask: (N, 256) int32."""
-        return self.whole.class_counts(self.numbers)
+        """Count pixels per class index in each mask: (N, 256) int32."""
+        return self.whole.class_counts(self.indices)
 
-    def __getitems__(self, places: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """As `SegmentationDataset.read`."""
-        return self.whole.read([self.numbers[place] for place in places])
+    def __getitems__(self, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Read a batch as `SegmentationDataset.read` does."""
+        return self.whole.read([self.indices[position] for position in positions])
 
 
 def as_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """For `DataLoader(collate_fn=…)`: the batch is one already."""
+    """Collate nothing: the batch is one already, see `Batches`."""
     return batch

@@ -46,7 +46,7 @@ class Images(Dataset[Sample]):
 
     def __init__(self, parts: Sequence[Pairs]):
         views = [Batches(part) for part in parts]
-        self._images = [(view.whole, index) for view in views for index in view.numbers]
+        self._images = [(view.whole, index) for view in views for index in view.indices]
         self.names = [dataset.pairs[index][0] for dataset, index in self._images]
         if len(set(self.names)) < len(self.names):
             folders = [f"set{number}" for number, view in enumerate(views, start=1) for _ in range(len(view))]

@@ -1,4 +1,4 @@
-"""What a run saves: the best checkpoint by validation mIoU, the last one, the exported model."""
+"""Checkpoints of a run: the best one by validation mIoU, and the last one."""
 
 import io
 import shutil
@@ -24,8 +24,8 @@ from cocoseg.files import whole_file, write_bytes
 class WholeCheckpointIO(TorchCheckpointIO):
     """Writes checkpoints whole or not at all, and measures how long it takes.
 
-    Lightning's own writes to the system's temporary folder and moves the file, which is no longer one step
-    where that folder is on another disk.
+    Lightning's own class writes to the system's temporary folder and moves the file. That is no single step
+    if the folder is on another disk.
     """
 
     def __init__(self, watch: Stopwatch):
@@ -40,13 +40,14 @@ class WholeCheckpointIO(TorchCheckpointIO):
 
 
 class LastCheckpoint(L.Callback):
-    """`last.ckpt`: where training stands: every few minutes, at the end, and when a signal ends it.
+    """Saves `last.ckpt`, the state of training, every few minutes, at the end and when a signal ends it.
 
-    The first one comes after the first step: it tells how long saving takes.
+    The first one is saved after the first step, to measure how long it takes.
 
     Args:
-        folder: of the checkpoint.
-        every: how often, at the end of a step; not where only the end's own time is left.
+        folder: folder of the checkpoint.
+        every: time between checkpoints. They are saved at the end of a step, while the budget has room.
+        budget: says whether it has.
     """
 
     def __init__(self, folder: Path, every: timedelta, budget: Budget):
@@ -54,7 +55,7 @@ class LastCheckpoint(L.Callback):
         self.every = every.total_seconds()
         self.budget = budget
         self.saved_at: float | None = None
-        self.step = -1  # of the last save
+        self.step = -1  # step of the last save
         self.training = False
         self._validating = False
 
@@ -81,8 +82,8 @@ class LastCheckpoint(L.Callback):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        # Not after an error of ours: the disk is full, or the weights are no numbers any more. Nor while a
-        # checkpoint is being restored: half of it would be written back. Nor where other processes go on.
+        # Nothing is saved after a CocosegError (the disk is full, weights are NaN), nor while a checkpoint is
+        # being restored, of which half would be written back, nor while other processes continue.
         if count() > 1 and not isinstance(exception, StoppedBySignalError):
             return
         if self.training and not isinstance(exception, CocosegError) and trainer.global_step > 0:
@@ -107,12 +108,12 @@ def _restore_trained_weights(trainer: L.Trainer, pl_module: L.LightningModule) -
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """`best.ckpt`: the highest `val/miou`. A run that goes on from a checkpoint takes its best along.
+    """Saves `best.ckpt`, the one of highest `val/miou`. A resumed run keeps that of the earlier run.
 
     Args:
-        folder: of the checkpoint.
-        export: called with the file whenever there is a new best one.
-        earlier: the best one of the run that is gone on from.
+        folder: folder of the checkpoint.
+        export: called with the file after each new best one.
+        earlier: best checkpoint of the run that is resumed.
     """
 
     def __init__(self, folder: Path, export: Callable[[Path], None], earlier: Path | None = None):
@@ -128,7 +129,7 @@ class BestCheckpoint(ModelCheckpoint):
         self.earlier = earlier
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # Scores on a part of the data compete with none on all of it.
+        # Scores of a part of the validation set don't compare with those of all of it.
         if not (pl_module.scores_are_partial and self.best_model_path):
             super().on_validation_end(trainer, pl_module)
 
@@ -138,11 +139,14 @@ class BestCheckpoint(ModelCheckpoint):
             self.export(Path(filepath))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The best one there is: a checkpoint knows of none that came after it, and Lightning's own method
-        forgets the score where the folder is another."""
+        """Find the best checkpoint on disk.
+
+        The loaded state knows of none that was saved after it, and Lightning's own method forgets the score
+        if the folder has changed.
+        """
         here = Path(self.dirpath, "best.ckpt")
-        places = (here, self.earlier, Path(state_dict["best_model_path"]))
-        scores = {place: _miou(place) for place in places if place is not None and place.is_file()}
+        files = (here, self.earlier, Path(state_dict["best_model_path"]))
+        scores = {file: _miou(file) for file in files if file is not None and file.is_file()}
         if not scores:
             return
         best = max(scores, key=scores.__getitem__)
@@ -156,6 +160,6 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 def _miou(checkpoint: Path) -> float:
-    """The score that a checkpoint was saved with."""
+    """Validation mIoU that a checkpoint was saved with; -1 if there is none."""
     scores = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True).get("scores")
     return scores["miou"] if scores else -1.0

@@ -13,13 +13,13 @@ import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.plugins.precision import MixedPrecision
 
-from cocoseg.batch_size import check_memory
-from cocoseg.budget import Budget
-from cocoseg.finetuning import FreezeEncoder
-from cocoseg.losses import CrossEntropyDiceLoss
-from cocoseg.module import SegmentationModule
-from cocoseg.nan_guard import StopOnNaN
-from cocoseg.residual import ResidualUNet
+from cocoseg.budget.budget import Budget
+from cocoseg.networks.residual import ResidualUNet
+from cocoseg.training.batch_size import check_memory
+from cocoseg.training.finetuning import FreezeEncoder
+from cocoseg.training.losses import CrossEntropyDiceLoss
+from cocoseg.training.module import SegmentationModule
+from cocoseg.training.nan_guard import StopOnNaN
 from tiny import SPEC, loader, random_batch, tiny_trainer
 
 Adam = partial(torch.optim.Adam, lr=1e-3)
