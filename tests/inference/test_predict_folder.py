@@ -475,7 +475,7 @@ def test_the_program_from_end_to_end(tmp_path, photos):
 @pytest.mark.slow
 def test_a_refusal_changes_nothing_in_the_output(tmp_path, photos):
     output = run(tmp_path, photos)
-    (output / "config.yaml").write_text("checkpoint: model.pth\ninput: photos\n")
+    (output / "config.yaml").write_text("program: predict\ncheckpoint: model.pth\ninput: photos\n")
     before = written(output)
     overrides = (f"checkpoint={tmp_path / 'model.pth'}", f"input={photos}", f"output={output}", "scale=0.5")
     done = run_program("predict", *overrides, "accelerator=cpu", "precision=32-true", cwd=tmp_path)

@@ -5,11 +5,13 @@ thumbnails (threads). The number of images and of pixels in memory is bounded.
 """
 
 import math
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -30,7 +32,7 @@ from cocoseg.networks.pixels import to_tensor
 from cocoseg.preparation.image_files import read_upright, size_of
 from cocoseg.preparation.mask_files import MaskEncoding
 from cocoseg.resizing import resize_mask
-from cocoseg.workers import leave_group
+from cocoseg.workers import end_with_parent, leave_group
 
 BATCH_PIXELS = 2**25  # of a batch's images and network inputs; a larger image is decoded alone, at the end
 FORWARD_PIXELS = 2**22  # of the network's input in one forward pass
@@ -208,7 +210,7 @@ class Pipeline:
                     yield from ((one.image, one.reason) for one in batch if isinstance(one, Unreadable))
                     for decoded, mask in self._predict([one for one in batch if isinstance(one, Decoded)]):
                         writing.append((decoded, writers.submit(self._write, decoded, mask)))
-                        while len(writing) > 1 and self._is_full(writing):
+                        while writing and (writing[0][1].done() or self._is_full(writing)):
                             yield _outcome(*writing.popleft())
             while writing:
                 yield _outcome(*writing.popleft())
@@ -226,7 +228,7 @@ class Pipeline:
             batch_sampler=_batches(len(images), dataset.pixels, size, large),
             num_workers=0 if len(images) <= FEW else workers,
             collate_fn=list,
-            worker_init_fn=leave_group,
+            worker_init_fn=partial(_start_worker, os.getpid()),
         )
         try:
             yield from loader
@@ -266,7 +268,7 @@ class Pipeline:
     def _is_full(self, writing: Sequence[tuple[Decoded, Future[Entry]]]) -> bool:
         """Whether as much waits to be written as memory should hold."""
         pixels = sum(math.prod(decoded.size) for decoded, _ in writing)
-        return len(writing) > 4 * self.workers or pixels > WRITE_PIXELS
+        return len(writing) > 1 and (len(writing) > 4 * self.workers or pixels > WRITE_PIXELS)
 
     def _write(self, decoded: Decoded, mask: np.ndarray) -> Entry:
         """Write the results of an image with this mask, (h, w) uint8 class indices."""
@@ -292,6 +294,15 @@ class Pipeline:
             width=mask.shape[1],
             pixels={index: int(counts[index]) for index in np.flatnonzero(counts).tolist()},
         )
+
+
+def _start_worker(parent: int, worker: int) -> None:
+    """Let a worker process outlive signals to the group, but not the process `parent`.
+
+    A worker that waits for its images to be taken would wait forever after the parent was killed.
+    """
+    leave_group(worker)
+    end_with_parent(parent)
 
 
 def _batches(
