@@ -86,8 +86,8 @@ def main() -> None:
 def draw(source: Path, folder: Path, count: int) -> list[ImageFile]:
     """`count` JPEGs of 640x480 from the images of a folder, some of them several times."""
     folder.mkdir()
-    for index, image in enumerate(islice(cycle(find_images(str(source), folder)), count)):
-        with PIL.Image.open(image.path) as image:
+    for index, found in enumerate(islice(cycle(find_images(str(source), folder)), count)):
+        with PIL.Image.open(found.path) as image:
             image.convert("RGB").resize((640, 480)).save(folder / f"{index:04}.jpg", quality=90)
     return find_images(str(folder), folder.parent / "out")
 
@@ -98,8 +98,8 @@ def plain(model: SegmentationModel, images: list[ImageFile], output: Path, coars
     device = next(model.parameters()).device
     mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (MEAN, STD))
     height, width = model.image_size
-    for image in images:
-        with PIL.Image.open(image.path) as file:
+    for source in images:
+        with PIL.Image.open(source.path) as file:
             image = file.convert("RGB")
         small = image.resize((width, height), PIL.Image.Resampling.BILINEAR)
         x = torch.from_numpy(np.array(small)).permute(2, 0, 1)[None].to(device) / 255
@@ -110,7 +110,7 @@ def plain(model: SegmentationModel, images: list[ImageFile], output: Path, coars
         else:
             logits = F.interpolate(logits, size=(image.height, image.width), mode="bilinear")
             mask = PIL.Image.fromarray(logits.argmax(1)[0].byte().cpu().numpy())
-        mask.save(output / f"{image.path.stem}.png")
+        mask.save(output / f"{source.path.stem}.png")
 
 
 def ours(

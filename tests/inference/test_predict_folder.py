@@ -446,9 +446,9 @@ def test_help_and_mistakes_need_no_torch(tmp_path, no_torch):
 def test_the_program_from_end_to_end(tmp_path, photos):
     checkpoint = saved(tmp_path / "model.pth")
     (photos / "c.jpg").write_bytes(b"no picture")
-    network = {
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    }
+    here = Path(__file__).parent  # this module, which holds the network, and tiny.py above it
+    path = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
+    network = {"PYTHONPATH": path}
     overrides = (
         f"checkpoint={checkpoint}",
         "input=photos/**/*.*",
