@@ -31,7 +31,6 @@ import PIL.ImageDraw
 from pycocotools import mask as coco_mask
 
 from cocoseg.config import MasksConfig
-from cocoseg.cores import available_cores
 from cocoseg.labels import LabelMap
 from cocoseg.preparation import coco_file as coco_format
 from cocoseg.preparation import masks
@@ -39,6 +38,7 @@ from cocoseg.preparation.mask_files import MaskEncoding
 from cocoseg.preparation.rasterize import paint
 from cocoseg.preparation.segmentations import Instance, parse_layers
 from cocoseg.preparation.survey import sample, survey
+from cocoseg.workers import available_cores
 
 SYNTHETIC = 128  # images
 

@@ -29,7 +29,6 @@ import PIL.Image
 import torch
 import torch.nn.functional as F
 
-from cocoseg.cores import available_cores
 from cocoseg.inference.find_images import ImageFile, find_images
 from cocoseg.inference.model import SegmentationModel, load_model
 from cocoseg.inference.pipeline import Pipeline, ResultPaths
@@ -38,6 +37,7 @@ from cocoseg.inference.predictor import Predictor
 from cocoseg.networks.device import in_channels_last
 from cocoseg.networks.spec import MEAN, STD
 from cocoseg.preparation.mask_files import MaskEncoding
+from cocoseg.workers import available_cores
 
 ROOT = Path(__file__).parents[1]
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import lightning as L
 
-from cocoseg.cores import available_cores
+from cocoseg.workers import available_cores
 
 ROOT = Path(__file__).parents[1]
 CALIBRATION = 60  # seconds of a first run, which tells how many steps come

@@ -395,6 +395,6 @@ def test_a_run_is_never_overwritten(tmp_path: Path):
     run.mkdir()
     (run / "config.yaml").write_text("of the first run")
     done = run_program("train", *SHORT, f"run_dir={run}", cwd=tmp_path)
-    assert "run holds a run already" in line(done)
+    assert "run already holds a run" in line(done)
     assert (run / "config.yaml").read_text() == "of the first run"
     assert not (tmp_path / "prepared").exists()

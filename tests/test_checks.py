@@ -112,8 +112,8 @@ def test_drawn_shapes_need_a_root_but_no_files_yet(config):
         check(changed(config, "data.root", None))
 
 
-UNET = {"_target_": "cocoseg.unet.UNet"}
-RESNET = {"_target_": "cocoseg.resnet_unet.ResNetUNet", "encoder": "resnet50"}
+UNET = {"_target_": "cocoseg.UNet"}
+RESNET = {"_target_": "cocoseg.ResNetUNet", "encoder": "resnet50"}
 
 
 @pytest.mark.parametrize(

@@ -122,9 +122,9 @@ def test_there_are_options_and_experiments():
 def test_the_mission_to_the_letter():
     config = settings("train", "experiment=coco_scratch")
 
-    assert config.model["_target_"] == "cocoseg.unet.UNet"
+    assert config.model["_target_"] == "cocoseg.UNet"
     assert config.optimizer["_target_"] == "torch.optim.Adam"
-    assert config.loss["_target_"] == "cocoseg.losses.CrossEntropyLoss"
+    assert config.loss["_target_"] == "cocoseg.CrossEntropyLoss"
     assert (config.masks.overlap, config.masks.encoding) == ("max", "x100")
     assert (config.data.image_size, config.data.subset.size) == ([224, 224], 8000)
     assert config.trainer["max_time"] == "00:06:00:00"

@@ -29,7 +29,6 @@ MAY_IMPORT = {
     "inference": {"networks", "preparation", "figures"},
     "evaluation": {"inference", "data", "networks", "preparation", "figures"},
     "training": ALL - {"training", "evaluation"},
-    "commands": ALL,
 }
 DOORS = {"export": {"inference"}, "leaderboard": {"sweeps"}}  # names that users type
 OF_NETWORKS = {"cocoseg.networks.pixels", "cocoseg.networks.spec"}  # all that data/ takes of networks/

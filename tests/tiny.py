@@ -33,7 +33,7 @@ TINY_RUN = (
     "trainer.max_time=null",
     "trainer.accelerator=cpu",
 )
-NETWORK = {"_target_": "cocoseg.unet.UNet", "num_classes": 3, "base_channels": 4, "depth": 2}
+NETWORK = {"_target_": "cocoseg.UNet", "num_classes": 3, "base_channels": 4, "depth": 2}
 SPEC = ModelSpec(NETWORK, LABELS, (16, 16))
 
 

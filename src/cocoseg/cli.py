@@ -26,7 +26,7 @@ from cocoseg.overrides import check_overrides, is_overridden, sweep_folder
 from cocoseg.ranks import may_be_several, started_one_by_one
 from cocoseg.run_folder import record_refused_job
 from cocoseg.settings import convert
-from cocoseg.signals import stop_with_launcher
+from cocoseg.workers import stop_with_launcher
 
 BAD_INPUT = CocosegError.exit_code
 INTERRUPTED = 130  # as a shell counts: 128 + SIGINT

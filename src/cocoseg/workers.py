@@ -1,4 +1,4 @@
-"""The same work on many things by several processes, which end with their parent, however it ends."""
+"""Worker processes: how many, how they end with their parent, and the signals that end a run. No torch."""
 
 import math
 import os
@@ -14,23 +14,33 @@ from itertools import islice
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
-from cocoseg.cores import available_cores
 from cocoseg.errors import TrainingError
 
 CHUNK = 16  # tasks that a process is given at a time
+SIGNALS = (signal.SIGINT, signal.SIGTERM)  # that end a run or a sweep in order
+if hasattr(signal, "SIGUSR1"):
+    SIGNALS += (signal.SIGUSR1,)  # a scheduler's warning that the job's time is nearly up
+PARENT = "COCOSEG_PARENT"  # environment variable: the process that launched this one
 
 T, R = TypeVar("T"), TypeVar("R")
 
 
-def processes(asked_for: int | None, tasks: int) -> int:
-    """How many processes to use: what was asked for, else one per core; no more than there are chunks."""
+def available_cores() -> int:
+    """Number of cores that this process may use, which containers and job schedulers limit."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def worker_count(asked_for: int | None, tasks: int) -> int:
+    """Number of processes to use: as asked for, else one per core; at most one per chunk."""
     return min(asked_for or available_cores(), math.ceil(tasks / CHUNK))
 
 
-def run(
+def parallel_map(
     function: Callable[[T], R], tasks: Iterator[T], workers: int, start: Callable[[], None] | None = None
 ) -> Generator[R, None, None]:
-    """Results of `function` for each task, in any order; at most a few chunks per process are in memory.
+    """Yield the result of `function` for each task, in any order, with a few chunks per process in memory.
 
     Args:
         function: goes to every process once.
@@ -81,18 +91,21 @@ def _start_worker(function: Callable[[Any], Any], start: Callable[[], None] | No
 
 
 def end_with_parent(parent: int | None = None) -> None:
-    """From now on this process ends soon after its parent, which may be killed: nothing else would tell it.
+    """End this process soon after its parent, which may be killed without a chance to end its children.
 
     Args:
-        parent: its number, where the parent may have ended by now.
+        parent: its process id, where the parent may have ended by now.
     """
-    threading.Thread(target=_end_with, args=(parent or os.getppid(),), daemon=True).start()
+    _when_parent_ends(parent or os.getppid(), lambda: os._exit(1))
 
 
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
+def _when_parent_ends(parent: int, act: Callable[[], object]) -> None:
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        act()
+
+    threading.Thread(target=watch, daemon=True, name="parent").start()
 
 
 def leave_group(worker: int) -> None:
@@ -120,3 +133,19 @@ def sigterm_as_exit() -> Iterator[None]:
 
 def _do_chunk(chunk: list[Any]) -> list[Any]:
     return [_function(task) for task in chunk]
+
+
+def exit_code(received: signal.Signals) -> int:
+    """Exit code for a signal, as a shell counts; a scheduler's warning is no failure."""
+    return 0 if received.name == "SIGUSR1" else 128 + received
+
+
+def stop_with_launcher() -> None:
+    """Stop in order where the process that launched this one is killed, which nothing else would report.
+
+    The processes that this one starts have another parent and are not affected.
+    """
+    parent = os.environ.pop(PARENT, None)
+    if parent is not None:
+        terminate = lambda: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
+        _when_parent_ends(int(parent), terminate)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cocoseg.budget.budget import END, Budget, ledger, open_budget, process_age
-from cocoseg.budget.budget import budget as module
+from cocoseg.budget import budget as module
+from cocoseg.budget import ledger
+from cocoseg.budget.budget import END, Budget, open_budget, process_age
 from cocoseg.budget.ledger import LEDGER, kept_in, read_ledger
 from cocoseg.errors import CocosegError
 

@@ -13,13 +13,14 @@ import pytest
 import torch
 from torch import nn
 
-from cocoseg.budget.budget import END, Budget, pacing, stopwatch
-from cocoseg.budget.budget import budget as budget_module
+from cocoseg.budget import budget as budget_module
+from cocoseg.budget import pacing, stopwatch
+from cocoseg.budget.budget import END, Budget
 from cocoseg.budget.pacing import KeepBudget, is_paced, trainer_settings
 from cocoseg.budget.schedule import ScheduleRate, rate
 from cocoseg.config import BudgetConfig, Config, ScheduleConfig
+from cocoseg.training import checkpoints
 from cocoseg.training.checkpoints import BestCheckpoint, LastCheckpoint, WholeCheckpointIO
-from cocoseg.training.recipe import checkpoints
 from tiny import Reads, loader, random_batch, tiny_module, tiny_trainer
 
 STEP, BATCH, SAVE = 1.0, 0.5, 0.25  # seconds of a training step, a batch of validation, a checkpoint

@@ -23,12 +23,12 @@ from cocoseg.config import ScheduleConfig
     ],
 )
 def test_after_the_warm_up(name: str, progress: float, expected: float) -> None:
-    assert rate(ScheduleConfig(name, 0.1), progress) == pytest.approx(expected)
+    assert rate(ScheduleConfig(name=name, warmup=0.1), progress) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine", "trapezoid", "constant"])
 def test_the_rate_rises_in_the_warm_up_and_never_after(name: str) -> None:
-    rates = [rate(ScheduleConfig(name, 0.2), step / 100) for step in range(101)]
+    rates = [rate(ScheduleConfig(name=name, warmup=0.2), step / 100) for step in range(101)]
     assert rates[0] == FIRST
     assert rates[10] == pytest.approx(0.5)
     assert rates[:21] == sorted(rates[:21])
@@ -37,9 +37,11 @@ def test_the_rate_rises_in_the_warm_up_and_never_after(name: str) -> None:
 
 
 def test_no_warm_up() -> None:
-    assert rate(ScheduleConfig("linear", 0.0), 0.0) == 1.0
+    assert rate(ScheduleConfig(name="linear", warmup=0.0), 0.0) == 1.0
 
 
 @pytest.mark.parametrize(("cooldown", "expected"), [(0.5, 0.4), (1.0, 0.2)])
 def test_the_cool_down_is_as_long_as_wanted(cooldown: float, expected: float) -> None:
-    assert rate(ScheduleConfig("trapezoid", 0.0, cooldown), 0.8) == pytest.approx(expected)
+    assert rate(ScheduleConfig(name="trapezoid", warmup=0.0, cooldown=cooldown), 0.8) == pytest.approx(
+        expected
+    )

@@ -3,7 +3,9 @@ import math
 import numpy as np
 import pytest
 
-from cocoseg.data.class_balance import class_weights
+from cocoseg.data.class_balance import class_weights, one_sided
+from cocoseg.labels import LabelClass, LabelMap
+from tiny import LABELS
 
 # Three images of 100 pixels, one with 20 ignored; class 3 does not occur.
 COUNTS = np.array([[90, 10, 0, 0], [50, 0, 30, 0], [100, 0, 0, 0]], dtype=np.int32)
@@ -35,3 +37,38 @@ def test_nothing_but_ignored_pixels(rule):
 def test_more_pixels_than_an_int32_holds(rule):
     counts = np.full((3, 2), 2**30, dtype=np.int32)
     assert class_weights(rule, counts) == pytest.approx([class_weights(rule, counts // 2**20)[0]] * 2)
+
+
+# --- classes on one side only
+
+
+def counts(*shown: set[int]) -> np.ndarray:
+    """Pixels per class of images that show these."""
+    return np.array([[9 * (label in classes) for label in range(3)] for classes in shown], dtype=np.int32)
+
+
+def test_classes_that_only_one_set_shows():
+    learned, scored = one_sided(counts({0, 1}, {0}), counts({0, 2}), LABELS)
+    assert learned.startswith("1 class is (dog) in validation, but on no training image: their IoU can")
+    assert "try more images" in learned
+    assert scored.startswith("1 class is (cat) on training images, but not in validation: no score")
+
+
+@pytest.mark.parametrize(
+    ("train", "val"),
+    [
+        (counts({0, 1, 2}), counts({0, 1}, {2})),
+        (counts({1, 2}), counts({0, 1, 2})),  # background
+        (counts({0, 1}), counts({0, 1})),  # the report names what both lack
+    ],
+)
+def test_nothing_is_said_of_classes_on_both_sides(train, val):
+    assert one_sided(train, val, LABELS) == []
+
+
+def test_many_classes_are_counted():
+    labels = LabelMap(tuple(LabelClass((i,), f"c{i}", (0, 0, 0)) for i in range(9)))
+    train = np.ones((4, 9), dtype=np.int32)
+    val = train * [1, 1, 0, 0, 0, 0, 0, 0, 0]
+    (message,) = one_sided(train, val, labels)
+    assert message.startswith("7 classes are (c2, c3, c4, c5, c6, and 2 more) on training images")

@@ -27,6 +27,7 @@ def config(shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Evalu
     base = shapes_config(shapes_root, folder / "prepared")
     data = SegmentationDataModule(base)
     data.prepare_data()
+    data.setup("fit")
     write_training_images(folder, data.training_images())
     (folder / "model.pth").touch()
     return EvaluateConfig(**{**asdict(base), "checkpoint": str(folder / "model.pth")})

@@ -14,8 +14,8 @@ from sklearn.metrics import confusion_matrix
 from cocoseg.config import EvaluateConfig
 from cocoseg.data.datamodule import SegmentationDataModule
 from cocoseg.errors import CocosegError
+from cocoseg.evaluation import evaluate
 from cocoseg.evaluation.bootstrap import intervals
-from cocoseg.evaluation.evaluate import evaluate
 from cocoseg.evaluation.images import open_images
 from cocoseg.inference.model import load_model
 from cocoseg.inference.predictor import Predictor
@@ -45,7 +45,7 @@ def settings(root: Path, folder: Path, **changes: object) -> EvaluateConfig:
 def make_model(path: Path, labels: LabelMap, seed: int = 0) -> None:
     """A network that says each class somewhere."""
     torch.manual_seed(seed)
-    network = {"_target_": "cocoseg.unet.UNet", "num_classes": len(labels), "base_channels": 2, "depth": 2}
+    network = {"_target_": "cocoseg.UNet", "num_classes": len(labels), "base_channels": 2, "depth": 2}
     net = UNet(num_classes=len(labels), base_channels=2, depth=2)
     with torch.no_grad():
         net.head.weight *= 30

@@ -238,9 +238,7 @@ def test_a_network_of_others_must_be_passed(tmp_path):
 
 
 def test_names_in_the_files_of_every_version_are_known():
-    assert {"cocoseg.unet.UNet", "cocoseg.residual.ResidualUNet", "cocoseg.resnet_unet.ResNetUNet"} <= {
-        *NETWORKS
-    }
+    assert {"cocoseg.UNet", "cocoseg.ResidualUNet", "cocoseg.ResNetUNet"} <= {*NETWORKS}
 
 
 def test_a_name_in_a_file_is_never_imported(model_file):

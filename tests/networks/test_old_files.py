@@ -17,7 +17,7 @@ from cocoseg.training.finetuning import slowed
 from cocoseg.training.optimizer import decayed
 from tiny import LABELS
 
-NETWORK = {"_target_": "cocoseg.residual.ResidualUNet", "num_classes": 3, "base_channels": 2, "depth": 3}
+NETWORK = {"_target_": "cocoseg.ResidualUNet", "num_classes": 3, "base_channels": 2, "depth": 3}
 
 
 class Supervised(ResidualUNet):

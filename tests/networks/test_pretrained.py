@@ -20,8 +20,8 @@ from cocoseg.networks.unet import UNet
 from tiny import LABELS, SPEC, loader, random_batch, tiny_module, tiny_trainer, tiny_unet
 
 NARROW = (4, 4, 4, 4, 4)
-UNET = {"_target_": "cocoseg.unet.UNet"}
-RESNET = {"_target_": "cocoseg.resnet_unet.ResNetUNet", "encoder": "resnet18"}
+UNET = {"_target_": "cocoseg.UNet"}
+RESNET = {"_target_": "cocoseg.ResNetUNet", "encoder": "resnet18"}
 
 
 def resnet_unet(classes: int = 3, **options: object) -> ResNetUNet:
@@ -135,7 +135,7 @@ def test_files_from_before_batches_were_counted(tmp_path):
     [
         (UNET, lambda: UNet(3, base_channels=2, depth=2)),
         (
-            {"_target_": "cocoseg.residual.ResidualUNet"},
+            {"_target_": "cocoseg.ResidualUNet"},
             lambda: ResidualUNet(3, base_channels=2, depth=3),
         ),
         (RESNET, resnet_unet),

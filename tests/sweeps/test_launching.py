@@ -15,7 +15,6 @@ from omegaconf import OmegaConf
 
 import cocoseg.sweeps.launching
 from cocoseg.run_folder import FAILED, FINISHED, STOPPED, Outcome
-from cocoseg.signals import PARENT, stop_with_launcher
 from cocoseg.sweeps.launching import (
     OUTPUT,
     Job,
@@ -26,6 +25,7 @@ from cocoseg.sweeps.launching import (
     launch,
     visible_gpus,
 )
+from cocoseg.workers import PARENT, stop_with_launcher
 from conftest import ROOT, SMALL
 
 

@@ -12,6 +12,7 @@ from cocoseg.budget.run import Run
 from cocoseg.errors import CocosegError
 from cocoseg.networks.unet import UNet
 from cocoseg.overrides import Command
+from cocoseg.training import batch_size
 from cocoseg.training.batch_size import (
     CheckMemory,
     check_memory,
@@ -22,7 +23,6 @@ from cocoseg.training.batch_size import (
 )
 from cocoseg.training.losses import CrossEntropyLoss
 from cocoseg.training.module import SegmentationModule
-from cocoseg.training.recipe import batch_size
 from tiny import SPEC, loader, random_batch, tiny_module, tiny_trainer
 
 

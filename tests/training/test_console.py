@@ -7,8 +7,8 @@ from cocoseg import progress
 from cocoseg.budget.budget import Budget
 from cocoseg.progress import track
 from cocoseg.scores import Scores
+from cocoseg.training import console
 from cocoseg.training.console import BarProgress, LineProgress, progress_callback, score_table
-from cocoseg.training.recipe import console
 from tiny import LABELS, loader, random_batch, tiny_module, tiny_trainer
 
 SCORES = Scores([0.9876, None, 0.25], miou=0.25, miou_with_background=0.6188, pixel_accuracy=1.0)

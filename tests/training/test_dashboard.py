@@ -13,14 +13,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from cocoseg.budget.budget import Budget, stopwatch
-from cocoseg.budget.budget import budget as budget_module
+from cocoseg.budget import budget as budget_module
+from cocoseg.budget import stopwatch
+from cocoseg.budget.budget import Budget
 from cocoseg.config import Config, DataConfig
 from cocoseg.figures.comparison import GAP
 from cocoseg.figures.text import LINE
 from cocoseg.overrides import Command
+from cocoseg.training import dashboard
 from cocoseg.training.dashboard import EXAMPLES, SHARE, Figures, RunTexts
-from cocoseg.training.recipe import dashboard
 from tensorboard_api import TensorBoardApi
 from tiny import Reads, loader, painted, random_batch, tiny_module, tiny_trainer
 

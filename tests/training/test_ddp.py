@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 import torch
 
-from cocoseg import distributed as processes
-from cocoseg.budget.budget import stopping
+from cocoseg import distributed
+from cocoseg.budget import stopping
 from cocoseg.budget.stopping import StopOnSignal, StoppedBySignalError
 from cocoseg.data.datamodule import SegmentationDataModule
 from cocoseg.data.sampling import Share, Shuffle, in_batches
 from cocoseg.errors import CocosegError
 from cocoseg.inference.model import load_model
-from cocoseg.ranks import leads, may_be_several, started_one_by_one
+from cocoseg.ranks import is_rank_zero, may_be_several, started_one_by_one
 from cocoseg.training.metrics import ConfusionMatrix
 from conftest import ROOT, SMALL, run_program
 from tiny import shapes_config
@@ -102,25 +102,25 @@ def test_what_may_be_several(trainer: dict[str, Any], several: bool) -> None:
         ({"SLURM_PROCID": "3", "SLURM_NTASKS": "4"}, False, True),
     ],
 )
-def test_which_process_leads(
+def test_which_process_is_rank_zero(
     monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], first: bool, by_others: bool
 ) -> None:
     for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID", "SLURM_NTASKS"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert leads({"devices": 2}) == first
+    assert is_rank_zero({"devices": 2}) == first
     assert started_one_by_one({"devices": 2}) == by_others
-    assert leads({"devices": 1})
+    assert is_rank_zero({"devices": 1})
     assert not started_one_by_one({"devices": 1})
 
 
 def test_one_process_has_nobody_to_agree_with() -> None:
-    assert processes.agreed(0.25, True) == (0.25, True, 0)
-    assert processes.agreed(noticed=15) == (15,)
-    assert processes.told({"a": 1}) == {"a": 1}
-    assert (processes.count(), processes.rank()) == (1, 0)
-    processes.wait()
+    assert distributed.agree(0.25, True) == (0.25, True, 0)
+    assert distributed.agree(noticed=15) == (15,)
+    assert distributed.broadcast({"a": 1}) == {"a": 1}
+    assert (distributed.world_size(), distributed.rank()) == (1, 0)
+    distributed.barrier()
 
 
 def test_none_stops_alone_on_a_signal_that_the_others_do_not_know_of(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,11 @@
 import logging
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 
 from cocoseg.budget.budget import Budget
-from cocoseg.labels import LabelClass, LabelMap
-from cocoseg.training.diagnostics import EARLY, Diagnostics, collapse, one_sided
+from cocoseg.training.diagnostics import EARLY, Diagnostics, collapse
 from tiny import LABELS, loader, random_batch, tiny_module, tiny_trainer
 
 COLLAPSED = torch.tensor([[600, 0, 0], [300, 5, 0], [95, 0, 0]])
@@ -63,38 +61,3 @@ def test_in_a_training(tmp_path, caplog):
     assert message.startswith(
         "predictions collapse: 100.0% of the validation pixels are predicted as 'background'"
     )
-
-
-# --- classes on one side only
-
-
-def counts(*shown: set[int]) -> np.ndarray:
-    """Pixels per class of images that show these."""
-    return np.array([[9 * (label in classes) for label in range(3)] for classes in shown], dtype=np.int32)
-
-
-def test_classes_that_only_one_set_shows():
-    learned, scored = one_sided(counts({0, 1}, {0}), counts({0, 2}), LABELS)
-    assert learned.startswith("1 class is (dog) in validation, but on no training image: their IoU can")
-    assert "try more images" in learned
-    assert scored.startswith("1 class is (cat) on training images, but not in validation: no score")
-
-
-@pytest.mark.parametrize(
-    ("train", "val"),
-    [
-        (counts({0, 1, 2}), counts({0, 1}, {2})),
-        (counts({1, 2}), counts({0, 1, 2})),  # background
-        (counts({0, 1}), counts({0, 1})),  # the report names what both lack
-    ],
-)
-def test_nothing_is_said_of_classes_on_both_sides(train, val):
-    assert one_sided(train, val, LABELS) == []
-
-
-def test_many_classes_are_counted():
-    labels = LabelMap(tuple(LabelClass((i,), f"c{i}", (0, 0, 0)) for i in range(9)))
-    train = np.ones((4, 9), dtype=np.int32)
-    val = train * [1, 1, 0, 0, 0, 0, 0, 0, 0]
-    (message,) = one_sided(train, val, labels)
-    assert message.startswith("7 classes are (c2, c3, c4, c5, c6, and 2 more) on training images")

@@ -14,9 +14,9 @@ from cocoseg.figures.comparison import GAP
 from cocoseg.figures.text import LINE
 from cocoseg.networks.model_file import save_model
 from cocoseg.networks.spec import ModelSpec
+from cocoseg.training import extra_formats
 from cocoseg.training.extra_formats import write_formats
 from cocoseg.training.finish import EXAMPLES, write_sheet
-from cocoseg.training.recipe import extra_formats
 from tiny import LABELS, SPEC, Reads, painted, tiny_module
 
 PANEL = 27 * 5, 27 * 6  # height, width of an image of 5 x 6 pixels

@@ -20,7 +20,7 @@ CHOICES = {"data": "coco", "model": "unet", "optimizer": "adam", "trainer": "def
 def config(lr: float = 1e-3, **more) -> Config:
     settings = {
         "data": DataConfig(batch_size=2, image_size=[16, 16], subset=SubsetConfig(size=None)),
-        "model": {"_target_": "cocoseg.unet.UNet", "base_channels": 4},
+        "model": {"_target_": "cocoseg.UNet", "base_channels": 4},
         "optimizer": {"_target_": "torch.optim.Adam", "lr": lr},
         "trainer": {"max_time": None, "max_epochs": 2, "max_steps": -1},
     }

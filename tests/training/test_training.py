@@ -22,9 +22,9 @@ from cocoseg.inference.model import load_model
 from cocoseg.networks.resnet_unet import ResNetUNet
 from cocoseg.networks.unet import UNet
 from cocoseg.scores import Scores
+from cocoseg.training import build as assembly
 from cocoseg.training.metrics import ConfusionMatrix
 from cocoseg.training.module import SegmentationModule
-from cocoseg.training.recipe import build as assembly
 from cocoseg.training.recipe import train
 from conftest import ROOT
 from tiny import TINY_RUN, shapes_config

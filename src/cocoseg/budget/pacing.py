@@ -10,7 +10,7 @@ import lightning as L
 from cocoseg.budget.budget import GUESS_MARGIN, Budget
 from cocoseg.budget.stopping import StopOnSignal
 from cocoseg.config import Config
-from cocoseg.distributed import agreed
+from cocoseg.distributed import agree
 from cocoseg.durations import clock
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class KeepBudget(L.Callback):
 
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
         self.budget.advance(_position(trainer))
-        self.budget.progress, signal = agreed(self.budget.progress, noticed=self.stop.received or 0)
+        self.budget.progress, signal = agree(self.budget.progress, noticed=self.stop.received or 0)
         self.stop.tell(signal)
         loading = self._charge_since_mark("loading")
         self._loading = loading if self._steps else 0.0  # the first one waits for the loaders to start
@@ -96,7 +96,7 @@ class KeepBudget(L.Callback):
         self._waits.append(self._loading)
         self.budget.expected.step = max(self._steps)
         due = self._is_due() or is_last_step(trainer)
-        stop, validate, _ = agreed(self.budget.is_spent(), due)
+        stop, validate, _ = agree(self.budget.is_spent(), due)
         if stop:
             trainer.should_stop = True
         if self.paced:
@@ -121,7 +121,7 @@ class KeepBudget(L.Callback):
     def on_validation_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
         self._batch_began = time.monotonic()
         fits = self.budget.fits_validation_batch(self._batch_seconds)
-        fits, signal = agreed(fits, noticed=self.stop.received or 0)
+        fits, signal = agree(fits, noticed=self.stop.received or 0)
         self.stop.tell(signal)
         # One batch at least: there are no scores without.
         if self._batches and not (trainer.sanity_checking or fits):

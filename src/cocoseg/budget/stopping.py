@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import lightning as L
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from cocoseg.distributed import count
-from cocoseg.signals import SIGNALS, exit_code
+from cocoseg.distributed import world_size
+from cocoseg.workers import SIGNALS, exit_code
 
 Kind = TypeVar("Kind", bound=L.Callback)
 
@@ -104,5 +104,5 @@ class StopOnSignal(L.Callback):
         signal.signal(signal.SIGTERM, self._note if self.received is None else signal.SIG_DFL)
 
     def _stop_if_asked(self) -> None:
-        if self.received is not None and (self._all_know or count() == 1):
+        if self.received is not None and (self._all_know or world_size() == 1):
             raise StoppedBySignalError(self.received.name)

@@ -30,7 +30,7 @@ from torch import Tensor
 from cocoseg.errors import CocosegError
 from cocoseg.files import write_json
 from cocoseg.progress import track
-from cocoseg.workers import processes, run
+from cocoseg.workers import parallel_map, worker_count
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +139,9 @@ def _make(place: Path, key: str, source: Source, workers: int | None) -> None:
         _allocate(new / IMAGES, (total, height, width, 3), np.uint8)
         _allocate(new / MASKS, (total, height, width), np.uint8)
         _allocate(new / COUNTS, (total, 256), np.int32)
-        filling = run(_Filler(new, source.decode), iter(range(total)), processes(workers, total), _one_thread)
+        filling = parallel_map(
+            _Filler(new, source.decode), iter(range(total)), worker_count(workers, total), _one_thread
+        )
         with closing(filling):
             for _ in track(filling, total=total, what="decoded"):
                 pass

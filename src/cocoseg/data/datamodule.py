@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from cocoseg import distributed as processes
+from cocoseg import distributed
 from cocoseg.config import Config
-from cocoseg.cores import available_cores
 from cocoseg.data.augment import Augment
 from cocoseg.data.class_balance import one_sided
 from cocoseg.data.dataset import Batches, Pairs, as_is
@@ -23,7 +22,7 @@ from cocoseg.errors import CocosegError
 from cocoseg.labels import LabelMap
 from cocoseg.networks.pixels import normalize
 from cocoseg.preparation.prepare import prepare
-from cocoseg.workers import leave_group
+from cocoseg.workers import available_cores, leave_group
 
 log = logging.getLogger(__name__)
 
@@ -66,10 +65,10 @@ class SegmentationDataModule(L.LightningDataModule):
         """
         if self._is_prepared:
             return
-        if processes.is_first_of_machine():
+        if distributed.is_first_of_machine():
             prepare(self.config)
             open_sets(self.config, decode_once=self.data.cache)  # makes the arrays
-        processes.wait()
+        distributed.barrier()
         self._is_prepared = True
 
     def setup(self, stage: str) -> None:
@@ -90,7 +89,7 @@ class SegmentationDataModule(L.LightningDataModule):
 
     def write_training_images(self, run_dir: Path, earlier: Iterable[str | None]) -> None:
         """Note the images of this training, and of those of the `earlier` model files, in the run folder."""
-        if processes.rank() == 0:
+        if distributed.rank() == 0:
             write_training_images(run_dir, self.training_images(), earlier)
 
     def class_counts(self) -> np.ndarray:

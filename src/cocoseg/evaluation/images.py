@@ -8,14 +8,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cocoseg.config import EvaluateConfig
-from cocoseg.cores import available_cores
 from cocoseg.data.dataset import Batches, Pairs, SegmentationDataset
 from cocoseg.data.split import open_sets
 from cocoseg.data.training_images import Key, keys_of
 from cocoseg.errors import CocosegError
 from cocoseg.preparation.prepare import prepare
 from cocoseg.preparation.prepared_folder import prepared_sets
-from cocoseg.workers import leave_group
+from cocoseg.workers import available_cores, leave_group
 
 
 class Sample(NamedTuple):

@@ -16,7 +16,6 @@ import PIL.Image
 import torch
 
 from cocoseg.config import AUTO, PredictConfig
-from cocoseg.cores import available_cores
 from cocoseg.errors import CocosegError, IncompleteError
 from cocoseg.figures.gallery import Card, write_gallery
 from cocoseg.files import from_here, remove_parts
@@ -30,7 +29,7 @@ from cocoseg.networks.device import in_channels_last, settled
 from cocoseg.preparation import coco_file as coco
 from cocoseg.preparation.mask_files import MaskEncoding
 from cocoseg.progress import track
-from cocoseg.workers import sigterm_as_exit
+from cocoseg.workers import available_cores, sigterm_as_exit
 
 log = logging.getLogger(__name__)
 

@@ -5,14 +5,13 @@ import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
-import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cocoseg.errors import CocosegError
 from cocoseg.networks.device import is_out_of_memory, untouched
 from cocoseg.networks.model_file import NETWORKS
-from cocoseg.training.module import SegmentationModule
+from cocoseg.networks.old_files import rename_target
 
 # Keys beside the arguments of our own networks, see pretrained.py, with their defaults.
 OF_TRAINING = {"weights": None, "weights_part": "all"}
@@ -21,7 +20,7 @@ CLASSES = ("num_classes", "classes")  # the argument for the number of classes: 
 
 def is_own(model: Any) -> bool:
     """Whether a model's node names a network of this project."""
-    return isinstance(model, Mapping) and model.get("_target_") in NETWORKS
+    return isinstance(model, Mapping) and rename_target(model).get("_target_") in NETWORKS
 
 
 def arguments_of(model: Any, classes: int | None = None) -> dict[str, Any]:
@@ -35,6 +34,7 @@ def arguments_of(model: Any, classes: int | None = None) -> dict[str, Any]:
     """
     if not isinstance(model, Mapping) or not isinstance(model.get("_target_"), str):
         raise CocosegError("model: no _target_ in it, the class or function to call")
+    model = rename_target(model)
     name = model["_target_"]
     parameters = _parameters(name)
     takes_any = any(parameter.kind == inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
@@ -52,22 +52,21 @@ def arguments_of(model: Any, classes: int | None = None) -> dict[str, Any]:
     return network if classes is None else {**network, argument: classes}
 
 
-def probe(module: SegmentationModule, trainer: L.Trainer, images: int) -> None:
-    """Try a network out, on blank images, in training and in evaluation.
+def probe(net: nn.Module, name: str, shape: tuple[int, int, int], classes: int) -> None:
+    """Try a network out on blank images, in training and in evaluation.
 
     Args:
-        module: is moved to the device.
-        trainer: says to which.
-        images: in a batch, of which two are enough.
+        net: on the device that it will run on.
+        name: for messages.
+        shape: images, height and width of a batch.
+        classes: channels of the logits.
 
     Raises:
         CocosegError: the network fails, or does not return what it must.
     """
-    name, classes = module.spec.network["_target_"], len(module.spec.labels)
-    net = module.to(trainer.strategy.root_device).net
+    images, height, width = shape
     like = next(net.parameters())
-    shape = min(images, 2), 3, *module.spec.image_size
-    image = torch.zeros(shape, device=like.device, dtype=like.dtype)
+    image = torch.zeros(images, 3, height, width, device=like.device, dtype=like.dtype)
     image = image.contiguous(memory_format=torch.channels_last)  # as batches are
     with torch.no_grad(), untouched(net):
         for training in (True, False):
@@ -77,9 +76,9 @@ def probe(module: SegmentationModule, trainer: L.Trainer, images: int) -> None:
             except Exception as error:  # what others' code raises can't be listed
                 if is_out_of_memory(error) or isinstance(error, CocosegError):
                     raise
-                said = " ".join(str(error).split()) or type(error).__name__
-                raise CocosegError(f"model: {name} fails on images {shape}: {said}") from error
-            _require_logits(output, (shape[0], classes, *shape[2:]), f"model: {name}")
+                reason = " ".join(str(error).split()) or type(error).__name__
+                raise CocosegError(f"model: {name} fails on images {tuple(image.shape)}: {reason}") from error
+            _require_logits(output, (images, classes, height, width), f"model: {name}")
 
 
 def _require_logits(output: Any, expected: tuple[int, ...], where: str) -> None:

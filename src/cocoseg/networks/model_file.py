@@ -28,9 +28,9 @@ FORMAT = 1
 # Networks that a model file may build by name. Names in files are looked up here and never imported. These
 # keys stay for good, wherever the classes move: files hold them.
 NETWORKS: dict[str, type[nn.Module]] = {
-    "cocoseg.unet.UNet": UNet,
-    "cocoseg.residual.ResidualUNet": ResidualUNet,
-    "cocoseg.resnet_unet.ResNetUNet": ResNetUNet,
+    "cocoseg.UNet": UNet,
+    "cocoseg.ResidualUNet": ResidualUNet,
+    "cocoseg.ResNetUNet": ResNetUNet,
 }
 
 

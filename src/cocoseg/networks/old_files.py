@@ -1,10 +1,23 @@
 """Model files and checkpoints of earlier versions, which hold what no longer exists."""
 
+from collections.abc import Mapping
 from typing import Any
 
+# Names of networks in older files and configurations -> today's.
+TARGETS = {
+    "cocoseg.unet.UNet": "cocoseg.UNet",
+    "cocoseg.residual.ResidualUNet": "cocoseg.ResidualUNet",
+    "cocoseg.resnet_unet.ResNetUNet": "cocoseg.ResNetUNet",
+}
 AUX_HEADS = "aux_heads."  # names of weights of heads for deep supervision
 NETWORK, AVERAGE = "net.", "average.net."  # names of weights in a checkpoint; the second ones with `ema` only
 CALLBACKS = ("Advice", "Pictures")  # that had a state
+
+
+def rename_target(network: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a network's `_target_` and arguments with today's name of the network."""
+    name = network.get("_target_")
+    return {**network, "_target_": TARGETS.get(name, name)} if isinstance(name, str) else dict(network)
 
 
 def drop_callbacks(states: dict[str, Any]) -> None:
@@ -42,7 +55,7 @@ def drop_deep_supervision(
     Returns:
         Whether there were such heads.
     """
-    if network.get("_target_") != "cocoseg.residual.ResidualUNet" or not network.pop(
+    if rename_target(network).get("_target_") != "cocoseg.ResidualUNet" or not network.pop(
         "deep_supervision", False
     ):
         return False

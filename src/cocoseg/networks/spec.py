@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from cocoseg.errors import CocosegError
 from cocoseg.labels import LabelMap
+from cocoseg.networks.old_files import rename_target
 
 # Per channel, of images scaled to 0..1; the statistics of ImageNet, as all of torchvision uses them.
 MEAN = (0.485, 0.456, 0.406)
@@ -48,7 +49,7 @@ class ModelSpec:
         is_pair = isinstance(size, list | tuple) and len(size) == 2
         if not is_pair or not all(type(side) is int and side >= 1 for side in size):
             raise CocosegError(f"image_size is {size!r}; it must be [height, width] in pixels")
-        return cls(dict(network), LabelMap.from_dict(content["labels"]), (size[0], size[1]))
+        return cls(rename_target(network), LabelMap.from_dict(content["labels"]), (size[0], size[1]))
 
     def require_same(self, found: "ModelSpec", where: str) -> None:
         """Refuse weights that belong to another network or other labels.

@@ -21,7 +21,7 @@ from cocoseg.preparation.segmentations import Instance, Layers, parse_layers
 from cocoseg.preparation.survey import Overlaps, survey
 from cocoseg.progress import track
 from cocoseg.settings import convert
-from cocoseg.workers import processes, run
+from cocoseg.workers import parallel_map, worker_count
 
 
 class MaskRecord(NamedTuple):
@@ -157,7 +157,7 @@ def draw_masks(
     tasks = _tasks(coco, images, labels, other, sample)
     painter = _Painter(coco.path, image_dir, output_dir, settings, MaskEncoding(settings.encoding, labels))
     problems: list[str] = []
-    with closing(run(painter, tasks, processes(workers, len(images)))) as results:
+    with closing(parallel_map(painter, tasks, worker_count(workers, len(images)))) as results:
         for result in track(results, total=len(images), what="masks"):
             if isinstance(result, str):
                 problems.append(result)

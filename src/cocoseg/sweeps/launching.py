@@ -17,12 +17,11 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrid
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from cocoseg.cli import JobFailedError, remember_failure
-from cocoseg.cores import available_cores
 from cocoseg.errors import CocosegError
 from cocoseg.files import from_here
 from cocoseg.ranks import may_be_several
 from cocoseg.run_folder import FAILED, Outcome
-from cocoseg.signals import PARENT, SIGNALS, exit_code
+from cocoseg.workers import PARENT, SIGNALS, available_cores, exit_code
 
 log = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from cocoseg.errors import CocosegError, report_errors
 from cocoseg.files import from_here
 from cocoseg.overrides import tell_jobs
 from cocoseg.run_folder import PATIENCE
-from cocoseg.signals import SIGNALS, exit_code
+from cocoseg.workers import SIGNALS, exit_code
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import lightning as L
 
-from cocoseg import distributed as processes
+from cocoseg import distributed
 from cocoseg.budget.budget import Budget
 from cocoseg.config import SweepConfig
 
@@ -65,8 +65,8 @@ class PruneTrial(L.Callback):
         if trainer.sanity_checking or pl_module.scores is None or pl_module.scores_are_partial:
             return
         # Only the process of rank 0 asks Optuna; the others follow its answer.
-        prune = processes.rank() == 0 and self._should_prune(pl_module.scores.miou)
-        if processes.agreed(prune)[0]:
+        prune = distributed.rank() == 0 and self._should_prune(pl_module.scores.miou)
+        if distributed.agree(prune)[0]:
             self.reason = (
                 f"mIoU {self._best:.3f} at {self.budget.progress:.0%}, {REASONS[self.settings.pruner]}"
             )

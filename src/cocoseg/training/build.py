@@ -7,7 +7,7 @@ import lightning as L
 from torch import nn
 from torch.optim import Optimizer
 
-from cocoseg import distributed as processes
+from cocoseg import distributed
 from cocoseg.budget.pacing import trainer_settings
 from cocoseg.budget.run import Run
 from cocoseg.cli import build
@@ -63,8 +63,8 @@ def read_start(config: Config, run: Run) -> Start:
 
 def _read_pretrained_once(config: Config) -> Pretrained | None:
     """Read pretrained weights, which one process per machine fetches."""
-    fetched = read_pretrained(config.model) if processes.is_first_of_machine() else None
-    processes.wait()
+    fetched = read_pretrained(config.model) if distributed.is_first_of_machine() else None
+    distributed.barrier()
     return fetched or read_pretrained(config.model)
 
 
@@ -118,7 +118,10 @@ def build_trainer(
         logger=build(config.logger, "logger", save_dir=run.folder) if config.logger else False,
     )
     if not is_own(config.model):
-        probe(module, trainer, images=2 if data.batch_size == AUTO else data.batch_size)
+        images = 2 if data.batch_size == AUTO else min(data.batch_size, 2)  # two are enough
+        module.to(trainer.strategy.root_device)
+        shape = images, *module.spec.image_size
+        probe(module.net, module.spec.network["_target_"], shape, len(data.labels))
     if data.batch_size == AUTO:
         data.batch_size = largest_batch(module, len(data.train_set), trainer)
     return trainer

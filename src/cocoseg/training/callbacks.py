@@ -2,7 +2,7 @@
 
 import lightning as L
 
-from cocoseg import distributed as processes
+from cocoseg import distributed
 from cocoseg.budget.pacing import KeepBudget
 from cocoseg.budget.resume import best_beside
 from cocoseg.budget.run import Run
@@ -31,7 +31,7 @@ def build_callbacks(
     """List all callbacks of this rank; Lightning runs those that save checkpoints last."""
     budget, folder = run.budget, run.folder / CHECKPOINTS
     stop = StopOnSignal()
-    callbacks: list[L.Callback] = [processes.SameStatistics()]
+    callbacks: list[L.Callback] = [distributed.SyncBatchNormStatistics()]
     if config.compile:
         callbacks.append(CompileNetwork(data))
     # These two before KeepBudget, for which training begins then.
@@ -45,7 +45,7 @@ def build_callbacks(
         stop,  # after KeepBudget, which tells it of signals to other ranks
         PruneTrial(config.sweep, run.folder.parent, budget),
     ]
-    if processes.rank() == 0:
+    if distributed.rank() == 0:
         callbacks += [RunTexts(config, run.command), HyperparameterRow(config, run.command)]
         callbacks += [Figures(budget, config.seed), Diagnostics(budget)]
         if config.trainer.get("enable_progress_bar", True):

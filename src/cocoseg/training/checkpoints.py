@@ -16,7 +16,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from cocoseg.budget.budget import Budget
 from cocoseg.budget.stopping import StoppedBySignalError
 from cocoseg.budget.stopwatch import Stopwatch
-from cocoseg.distributed import agreed, count, rank
+from cocoseg.distributed import agree, rank, world_size
 from cocoseg.errors import CocosegError
 from cocoseg.files import whole_file, write_bytes
 
@@ -66,7 +66,7 @@ class LastCheckpoint(L.Callback):
         due = self.saved_at is None or (
             time.monotonic() - self.saved_at >= self.every and self.budget.fits_checkpoint()
         )
-        if agreed(due)[0]:
+        if agree(due)[0]:
             self.save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -84,7 +84,7 @@ class LastCheckpoint(L.Callback):
     ) -> None:
         # Nothing is saved after a CocosegError (the disk is full, weights are NaN), nor while a checkpoint is
         # being restored, of which half would be written back, nor while other processes continue.
-        if count() > 1 and not isinstance(exception, StoppedBySignalError):
+        if world_size() > 1 and not isinstance(exception, StoppedBySignalError):
             return
         if self.training and not isinstance(exception, CocosegError) and trainer.global_step > 0:
             if self._validating:

@@ -4,7 +4,7 @@ import logging
 
 from lightning import seed_everything
 
-from cocoseg import distributed as processes
+from cocoseg import distributed
 from cocoseg.budget.run import Run
 from cocoseg.budget.stopping import stop_on_signal
 from cocoseg.config import Config
@@ -20,7 +20,7 @@ from cocoseg.training.finish import Exporter
 log = logging.getLogger(__name__)
 
 
-@processes.explain_lost_process()
+@distributed.explain_lost_process()
 @explain_out_of_memory()
 def train(config: Config, run: Run) -> float | None:
     """Prepare the data, train until the time is used, export. Returns the validation mIoU.
@@ -37,7 +37,7 @@ def train(config: Config, run: Run) -> float | None:
     quiet_lightning()
     join_ranks(config, run)
     # Each rank drops other channels; rank zero's weights are those of all.
-    seed_everything((config.seed + processes.rank()) % 2**32, workers=True, verbose=False)
+    seed_everything((config.seed + distributed.rank()) % 2**32, workers=True, verbose=False)
     start = read_start(config, run)  # first, because mistakes there show at once
     data = SegmentationDataModule(config, progress=lambda: run.budget.progress)
     data.prepare_data()
@@ -59,16 +59,16 @@ def train(config: Config, run: Run) -> float | None:
 
 def join_ranks(config: Config, run: Run) -> None:
     """Start or meet the other ranks of a training on several devices; all take rank zero's clock."""
-    processes.join(config.trainer)
-    run.checkpoint, ledger = processes.told((run.checkpoint, run.budget.to_dict()))
-    if processes.rank() > 0:
+    distributed.join_ranks(config.trainer)
+    run.checkpoint, ledger = distributed.broadcast((run.checkpoint, run.budget.to_dict()))
+    if distributed.rank() > 0:
         run.budget.follow(ledger)
 
 
 def is_spent(run: Run) -> bool:
     """Whether a run that is resumed has no time left to train."""
     budget = run.budget
-    if run.checkpoint is None or not processes.agreed(budget.is_spent())[0]:
+    if run.checkpoint is None or not distributed.agree(budget.is_spent())[0]:
         return False
     used, limit = clock(budget.used()), clock(budget.limit)
     log.warning("%s of %s are used: nothing left to train; budget.extend adds time", used, limit)
