@@ -9,24 +9,21 @@ import logging
 import re
 import shutil
 import struct
-import threading
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from multiprocessing.pool import ThreadPool
 from pathlib import Path, PurePosixPath
-from queue import Empty, SimpleQueue
 from urllib.parse import quote
 
 import msgspec
 
 from cocoseg.errors import CocosegError
-from cocoseg.files import alone_in, is_for_its_name, remove_parts, whole_file
+from cocoseg.files import alone_in, remove_parts, whole_file
 from cocoseg.preparation.coco_file import Image, is_inside
-from cocoseg.preparation.http_client import FetchError, HttpClient, parse_address, without_login
+from cocoseg.preparation.http_client import FetchError, HttpClient, parse_address, read_body, without_login
 from cocoseg.preparation.image_files import check_image, missing_images
 from cocoseg.progress import track
 
@@ -35,9 +32,8 @@ log = logging.getLogger(__name__)
 MIB = 2**20
 ANNOTATIONS_LIMIT = 4 * 2**30  # bytes of the archive, and of a file in it
 DOWN_AFTER = 32  # images in a row without a connection, after which the server counts as down
-GRACE = 1.0  # seconds for threads to end after an interruption; those that wait for a server are left behind
-
-Outcome = tuple[Image, int | BaseException]  # an image, and its bytes or why it could not be fetched
+# Errors of zipfile at damaged archives, and at methods of compression or encryption that it lacks.
+_UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, struct.error, ValueError, OSError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -76,23 +72,20 @@ def fetch_images(
         what could not be fetched, in the order of `images`.
 
     Raises:
-        CocosegError: the server can't be reached, the disk is full, or a file name leads out of `image_dir`.
+        CocosegError: the server can't be reached, a file can't be written, or its name leads out of
+            `image_dir`.
     """
     if base_url is not None:
         parse_address(base_url)
     for image in images:
         if not is_inside(image.file_name):  # checked here too: this is where it would be written to
             raise CocosegError(f"the file name {image.file_name!r} leads out of {image_dir}")
-    if not missing_images(images, image_dir):
-        return []
+    begin = time.monotonic()
     with alone_in(image_dir):
         missing = missing_images(images, image_dir)  # another process may have fetched some meanwhile
         client = HttpClient(connections, retries, pause)
-        fetch = partial(_fetch_image, client, image_dir, base_url, max_bytes)
-        begin = time.monotonic()
         try:
-            with _in_threads(fetch, missing, connections, client.stopped) as outcomes:
-                received, failures = _collect(outcomes, len(missing), base_url)
+            received, failures = _fetch_all(client, missing, image_dir, base_url, max_bytes, connections)
         finally:
             for folder in {(image_dir / image.file_name).parent for image in missing}:
                 remove_parts(folder)  # a killed run may have left some, too
@@ -107,86 +100,59 @@ def fetch_images(
     return [failures[image.id] for image in missing if image.id in failures]
 
 
-def _collect(outcomes: Iterator[Outcome], total: int, base_url: str | None) -> tuple[int, dict[int, Failure]]:
-    """Sum up the outcomes: bytes received, failures by image id. Raise errors that meet every image."""
+def _fetch_all(
+    client: HttpClient,
+    images: Sequence[Image],
+    image_dir: Path,
+    base_url: str | None,
+    max_bytes: int,
+    connections: int,
+) -> tuple[int, dict[int, Failure]]:
+    """Fetch images in threads; return the bytes received, and failures by image id."""
+
+    def fetch(image: Image) -> tuple[Image, int | FetchError]:
+        try:
+            return image, _fetch_image(client, image, image_dir, _address_of(image, base_url), max_bytes)
+        except FetchError as error:
+            return image, error
+
     received = unreachable = 0
     failures = {}
-    for image, outcome in track(outcomes, total=total, what="images"):
-        if isinstance(outcome, int):
-            received += outcome
-            unreachable = 0
-            continue
-        if not isinstance(outcome, FetchError):
-            raise outcome
-        url = _address_of(image, base_url) or ""
-        failures[image.id] = Failure(image.file_name, without_login(url), str(outcome))
-        unreachable = unreachable + 1 if outcome.unreachable else 0
-        if unreachable == min(DOWN_AFTER, total):
-            raise CocosegError(
-                f"{parse_address(url).host} can't be reached ({outcome}); check the network, "
-                "or set data.images_url to a mirror"
-            )
+    # No pool of concurrent.futures: Python waits for its threads at exit, so Ctrl-C for a silent server.
+    with ThreadPool(connections) as pool:
+        outcomes = pool.imap_unordered(fetch, images)
+        for image, outcome in track(outcomes, total=len(images), what="images"):
+            if isinstance(outcome, int):
+                received += outcome
+                unreachable = 0
+                continue
+            url = without_login(_address_of(image, base_url) or "")
+            failures[image.id] = Failure(image.file_name, url, str(outcome))
+            unreachable = unreachable + 1 if outcome.unreachable else 0
+            if unreachable == min(DOWN_AFTER, len(images)):
+                raise CocosegError(
+                    f"{parse_address(url).host} can't be reached ({outcome}); check the network, "
+                    "or set data.images_url to a mirror"
+                )
     return received, failures
 
 
-@contextmanager
-def _in_threads(
-    work: Callable[[Image], int], images: Sequence[Image], count: int, stopped: threading.Event
-) -> Iterator[Iterator[Outcome]]:
-    """Run `work` on the images in `count` threads; yield the outcomes in the order in which they come.
-
-    No pool of concurrent.futures: Python waits for its threads at exit, so Ctrl-C for a silent server.
-    """
-    todo: SimpleQueue[Image] = SimpleQueue()
-    done: SimpleQueue[Outcome] = SimpleQueue()
-    for image in images:
-        todo.put(image)
-
-    def run() -> None:
-        with suppress(Empty):
-            while not stopped.is_set():
-                image = todo.get_nowait()
-                try:
-                    done.put((image, work(image)))
-                except BaseException as error:
-                    done.put((image, error))
-
-    threads = [threading.Thread(target=run, daemon=True) for _ in range(min(count, len(images)))]
-    for thread in threads:
-        thread.start()
-    try:
-        yield (done.get() for _ in images)
-    finally:
-        stopped.set()
-        deadline = time.monotonic() + GRACE
-        for thread in threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-
-
-def _fetch_image(
-    client: HttpClient, image_dir: Path, base_url: str | None, max_bytes: int, image: Image
-) -> int:
-    """Fetch and check one image; return its size in bytes. FetchError: this one can't be fetched."""
-    url = _address_of(image, base_url)
+def _fetch_image(client: HttpClient, image: Image, image_dir: Path, url: str | None, max_bytes: int) -> int:
+    """Fetch and check one image; return its size in bytes."""
     if url is None:
         raise FetchError("the annotation file has no coco_url for it; set data.images_url")
 
     def attempt() -> int:
         with client.get(url) as response, whole_file(image_dir / image.file_name) as part:
             with part.open("wb") as file:
-                received = sum(map(file.write, client.read(response, max_bytes)))
+                received = sum(map(file.write, read_body(response, max_bytes)))
             try:
                 check_image(part, image.width, image.height)
             except CocosegError as error:
                 raise FetchError(str(error).removeprefix(f"{part}: "), retry=True) from error
             return received
 
-    try:
-        return client.persist(attempt, image.file_name, logging.DEBUG)
-    except CocosegError as error:
-        if is_for_its_name(error):
-            raise FetchError(str(error)) from error
-        raise
+    return client.persist(attempt)
 
 
 def _address_of(image: Image, base_url: str | None) -> str | None:
@@ -214,8 +180,6 @@ def fetch_annotations(url: str, *annotation_files: Path, retries: int = 5, pause
     Raises:
         CocosegError: it can't be fetched, is no such archive or too large, or the disk is full.
     """
-    if all(path.is_file() for path in annotation_files):
-        return
     url_path = parse_address(url).path or ""
     is_archive = not url_path.endswith(".json")
     if len(annotation_files) > 1 and not is_archive:
@@ -260,7 +224,7 @@ def _fetch_file(client: HttpClient, url: str, part: Path, *, resume: bool) -> bo
             if resumed and not content_range.startswith(f"bytes {begin}-"):
                 part.unlink()
                 raise FetchError("the server sent another part than the one asked for", retry=True)
-            body = client.read(response, ANNOTATIONS_LIMIT - (begin if resumed else 0))
+            body = read_body(response, ANNOTATIONS_LIMIT - (begin if resumed else 0))
             with part.open("ab" if resumed else "wb") as file:
                 for chunk in track(body, total=response.length_remaining, what=part.stem, size=len):
                     file.write(chunk)
@@ -268,7 +232,7 @@ def _fetch_file(client: HttpClient, url: str, part: Path, *, resume: bool) -> bo
     while True:
         before = size()
         try:
-            client.persist(attempt, without_login(url), logging.INFO)
+            client.persist(attempt)
             return resumed
         except FetchError as error:
             if error.retry and size() > before + MIB:
@@ -301,12 +265,10 @@ def _extract(archive: Path, url: str, annotation_files: Sequence[Path]) -> None:
                         shutil.copyfileobj(source, file, MIB)
     except CocosegError:
         raise
-    except RuntimeError as error:  # encrypted, or compressed by a method that Python lacks
-        raise _ContentError(f"{url}: its content can't be read ({error})") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, ValueError, OSError) as error:
+    except _UNREADABLE as error:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise  # the disk's error; EINVAL comes from seeking to wherever a damaged archive says
-        raise _ContentError(f"{url} is no zip archive, or damaged ({error})") from error
+        raise _ContentError(f"{url} is no zip archive, or damaged or encrypted ({error})") from error
 
 
 def _member(archive: zipfile.ZipFile, name: str, url: str) -> zipfile.ZipInfo:

@@ -1,9 +1,6 @@
 """GET requests over HTTP: proxies of the environment, redirects, and retries with growing pauses."""
 
-import logging
 import re
-import threading
-from base64 import b64encode
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http.client import responses
@@ -12,19 +9,19 @@ from urllib.parse import unquote, urljoin
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, LocationValueError, ProxyError, SSLError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, ProxyError, SSLError
 from urllib3.response import BaseHTTPResponse
-from urllib3.util import Retry, Timeout, Url, parse_url
+from urllib3.util import Retry, Timeout, Url, make_headers, parse_url
 
 from cocoseg import __version__
 from cocoseg.errors import CocosegError
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 CONNECT_TIMEOUT = 20.0  # seconds
 SILENCE_TIMEOUT = 30.0  # seconds without a byte; a slow server that keeps sending is fine
 LONGEST_PAUSE = 60  # seconds between two attempts, even if the server asks for more
+TEMPORARY = (408, 425, 429, 500, 502, 503, 504)  # answers that may be others a moment later
 MAX_REDIRECTS = 10
 CHUNK = 2**16  # bytes of a body that are in memory at a time
 # Uncompressed: a part of a compressed body can't be resumed, and hides the true size.
@@ -32,19 +29,26 @@ HEADERS = {"Accept-Encoding": "identity", "User-Agent": f"cocoseg/{__version__}"
 
 
 class FetchError(CocosegError):
-    """An attempt failed.
+    """A file could not be fetched.
 
     Attributes:
         retry: another attempt may succeed.
-        after: seconds that the server asks to wait before it.
         unreachable: there was no connection.
+        response: the server's refusal, which may say how long to wait.
     """
 
-    def __init__(self, reason: str, *, retry: bool = False, after: float = 0.0, unreachable: bool = False):
+    def __init__(
+        self,
+        reason: str,
+        *,
+        retry: bool = False,
+        unreachable: bool = False,
+        response: BaseHTTPResponse | None = None,
+    ):
         super().__init__(reason)
         self.retry = retry
-        self.after = after
         self.unreachable = unreachable
+        self.response = response
 
 
 class HttpClient:
@@ -57,9 +61,8 @@ class HttpClient:
     """
 
     def __init__(self, connections: int, retries: int, pause: float):
-        self._retries = retries
         self._retry = Retry(
-            total=None,
+            retries,
             backoff_factor=pause,
             backoff_jitter=pause,
             backoff_max=LONGEST_PAUSE,
@@ -71,7 +74,6 @@ class HttpClient:
             for scheme, url in getproxies().items()
             if scheme in ("http", "https")
         }
-        self.stopped = threading.Event()  # ends the reading and the pauses of all threads
 
     @contextmanager
     def get(
@@ -85,7 +87,8 @@ class HttpClient:
         try:
             with self._follow(url, headers or {}) as response:
                 if response.status not in accept:
-                    raise self._refusal(response)
+                    reason = f"the server answered {response.status} {responses.get(response.status, '')}"
+                    raise FetchError(reason.rstrip(), retry=response.status in TEMPORARY, response=response)
                 yield response
         except HTTPError as error:
             cause: BaseException = error
@@ -93,35 +96,22 @@ class HttpClient:
                 cause = cause.__context__
             raise FetchError(
                 getattr(cause, "strerror", None) or ascii(str(cause))[:200],
-                retry=not isinstance(error, LocationValueError),
+                retry=True,
                 unreachable=isinstance(error, ConnectTimeoutError | ProxyError | SSLError),
             ) from error
 
-    def read(self, response: BaseHTTPResponse, limit: int) -> Iterator[bytes]:
-        """Yield the body in pieces of at most CHUNK bytes; raise FetchError if it has more than `limit`."""
-        size = 0
-        while chunk := response.read(CHUNK):
-            size += len(chunk)
-            if size > limit:  # counted, for Content-Length may be wrong or absent
-                raise FetchError(f"larger than {limit} bytes")
-            if self.stopped.is_set():
-                raise FetchError("stopped")
-            yield chunk
-
-    def persist(self, attempt: Callable[[], T], name: str, level: int) -> T:
-        """Call `attempt` until it succeeds or has failed for good; retries are logged at `level`."""
+    def persist(self, attempt: Callable[[], T]) -> T:
+        """Call `attempt` until it succeeds or has failed for good."""
         retry = self._retry
         while True:
             try:
                 return attempt()
             except FetchError as error:
-                if not error.retry or len(retry.history) == self._retries:
+                if not error.retry or retry.total == 0:
                     raise
                 retry = retry.increment("GET", error=error)
-                seconds = max(retry.get_backoff_time(), error.after)
-                log.log(level, "%s: %s; trying again in %.1f s", name, error, seconds)
-                if self.stopped.wait(seconds):
-                    raise
+                with suppress(HTTPError, ValueError):  # Retry-After may make no sense
+                    retry.sleep(error.response)
 
     def _follow(self, url: str, headers: Mapping[str, str]) -> BaseHTTPResponse:
         """Send a request, and follow redirects; urllib3 would follow them from https to http as well."""
@@ -129,10 +119,11 @@ class HttpClient:
         for _ in range(MAX_REDIRECTS + 1):
             proxy = self._proxies.get(address.scheme)
             manager = self._direct if proxy is None or proxy_bypass(address.netloc) else proxy
+            login = make_headers(basic_auth=unquote(address.auth)) if address.auth else {}
             response = manager.request(
                 "GET",
                 address._replace(auth=None, fragment=None).url,
-                headers={**HEADERS, **headers, **_login("Authorization", address)},
+                headers={**HEADERS, **headers, **login},
                 timeout=Timeout(connect=CONNECT_TIMEOUT, read=SILENCE_TIMEOUT),
                 retries=False,
                 redirect=False,
@@ -150,12 +141,15 @@ class HttpClient:
             address = target
         raise FetchError(f"redirected more than {MAX_REDIRECTS} times")
 
-    def _refusal(self, response: BaseHTTPResponse) -> FetchError:
-        status, after = response.status, 0.0
-        with suppress(HTTPError, ValueError, OverflowError):  # Retry-After may make no sense
-            after = self._retry.get_retry_after(response) or 0.0
-        reason = f"the server answered {status} {responses.get(status, '')}".rstrip()
-        return FetchError(reason, retry=status >= 500 or status in (408, 425, 429), after=after)
+
+def read_body(response: BaseHTTPResponse, limit: int) -> Iterator[bytes]:
+    """Yield a body in pieces of at most CHUNK bytes; raise FetchError if it has more than `limit`."""
+    size = 0
+    while chunk := response.read(CHUNK):
+        size += len(chunk)
+        if size > limit:  # counted, for Content-Length may be wrong or absent
+            raise FetchError(f"larger than {limit} bytes")
+        yield chunk
 
 
 def parse_address(url: str, base: str = "") -> Url:
@@ -176,16 +170,10 @@ def without_login(url: str) -> str:
     return re.sub(r"//[^/?#]*@", "//", url, count=1)
 
 
-def _login(header: str, address: Url) -> dict[str, str]:
-    if address.auth is None:
-        return {}
-    return {header: f"Basic {b64encode(unquote(address.auth).encode()).decode()}"}
-
-
 def _connect_proxy(scheme: str, url: str, connections: int) -> urllib3.ProxyManager:
     try:
         proxy = parse_address(url if "://" in url else f"http://{url}")
     except FetchError as error:
         raise CocosegError(f"{error}; unset {scheme}_proxy, or set it to an http proxy") from error
-    headers = _login("Proxy-Authorization", proxy)
-    return urllib3.ProxyManager(proxy._replace(auth=None).url, proxy_headers=headers, maxsize=connections)
+    login = make_headers(proxy_basic_auth=unquote(proxy.auth)) if proxy.auth else None
+    return urllib3.ProxyManager(proxy._replace(auth=None).url, proxy_headers=login, maxsize=connections)
