@@ -22,14 +22,14 @@ format: $(VENV)/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# docs/settings.md, from the declarations in src/cocoseg/config.py.
+# Writes docs/settings.md from the declarations in src/cocoseg/config.py.
 docs: $(VENV)/ready
 	$(BIN)/python -m cocoseg.manual
 
 tensorboard: $(VENV)/ready
 	$(BIN)/tensorboard --logdir outputs
 
-# Runs, prepared data and the drawn data set stay.
+# Removes the environment and caches; runs, prepared data and the drawn data set stay.
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis src/*.egg-info
 

@@ -1,10 +1,10 @@
-"""Reading an instances file of COCO's full size: `json`, `pycocotools`, and ours.
+"""Speed and memory of reading an instances file of COCO's full size: `json`, `pycocotools`, and cocoseg.
 
     python benchmarks/annotations.py                     # writes a seeded file of 118,287 images first
     python benchmarks/annotations.py --file instances_train2017.json
 
-Every reading is a process of its own, the readers in turn, several rounds; medians of the wall time of the
-reading alone and of the process's peak memory, and their ratio to pycocotools.
+Each reading is a process of its own; the readers take turns, several rounds. The table shows medians of
+the wall time of the reading alone and of the process's peak memory, and their ratio to pycocotools.
 """
 
 import argparse
@@ -86,7 +86,7 @@ def read_once(reader: str, path: str) -> None:
 
 
 def peak_megabytes() -> float:
-    """Of this process alone: what getrusage says includes the parent's at the moment of the fork."""
+    """Peak memory of this process alone; getrusage includes the parent's at the moment of the fork."""
     status = Path("/proc/self/status")
     if status.exists():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))

@@ -1,11 +1,11 @@
-"""What does a second process gain? Images/s of whole trainings, on one CPU thread per process.
+"""Gain of further processes: images/s of whole trainings, on one CPU thread per process.
 
     python benchmarks/ddp.py                              # the built-in shapes
     python benchmarks/ddp.py --rounds 5 -- data=custom data.images=… data.annotations=… model.base_channels=16
     python benchmarks/ddp.py --accelerator gpu --devices 1 2 4 8 -- data.root=/data/coco
 
-The images of a step are the same ones, split among the processes. Counted from the sixth step on, in turns;
-the share is that of what so many times the speed of the first row would be.
+A step has the same images, split among the processes. Steps are counted from the sixth on; the numbers of
+processes take turns. `share` compares with the speed of the first row times the number of processes.
 """
 
 import argparse

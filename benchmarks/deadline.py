@@ -1,11 +1,11 @@
-"""Do runs end when their time is up? Planned and actual wall time of whole `train.py` processes.
+"""Deadlines: planned and actual wall time of whole `train.py` processes.
 
     python benchmarks/deadline.py                          # the built-in shapes, budgets of 60 to 300 s
     python benchmarks/deadline.py --seconds 60 600 -- data=custom data.images=… data.annotations=…
 
 `used` is the share of the budget that had passed when the process ended, `late` the seconds after the limit
-(negative: before it), `trained` the share spent in steps and on loading for them, `reserve` what was kept for
-the end when training stopped. The slow validation has ten times the images for validation that training has.
+(negative: before it), `trained` the share spent on steps and on loading their data, `reserve` the seconds
+kept for the end when training stopped. The slow validation has ten times as many images as the training.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""Runs that are killed again and again: does the budget hold over all attempts?
+"""Budget over all attempts at runs that are killed again and again.
 
     python benchmarks/kills.py            # 4 runs of 120 s, 5 kills each at seeded random moments
 
-Every run is started with `resume=auto`, killed with SIGKILL, started again by the same command, left alone
-after the last kill. `running` is the wall time in which a process of the run was alive; `budget` what its
-ledger says; `jump` the largest step back of the learning rate's progress in TensorBoard's record.
+Every run is started with `resume=auto`, killed with SIGKILL, and started again by the same command; after the
+last kill it runs to its end. `running` is the wall time in which a process of the run was alive, `budget` the
+time used in its ledger, `jump` the largest fall of its progress in TensorBoard's record.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def killed_run(folder: Path, seconds: int, every: int, kills: int, rng: random.R
 
 
 def largest_fall(run_dir: Path) -> float:
-    """Of `budget/progress` from one record to the next, in the order of writing."""
+    """The largest fall of `budget/progress` from one record to the next, in the order of writing."""
     points = []
     for file in run_dir.glob("events.out.tfevents.*"):
         events = EventAccumulator(str(file)).Reload()

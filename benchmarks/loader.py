@@ -1,11 +1,11 @@
-"""Getting batches to the device: images per second of loaders, and what augmentation costs.
+"""Loaders and augmentation: images per second until batches are on the device.
 
     python benchmarks/loader.py --images train2017 --annotations instances_train2017.json
 
-Three loaders, with 0, 1 and 2 workers, files in the system's cache: a `Dataset` of Pillow images with the
-usual torchvision transforms, torchvision v2 transforms on decoded tensors, and ours after the first epoch.
-`per core` counts the processor time of all processes. Ours hands over bytes; the last row of each block adds
-the conversion to floating point that happens on the device, here done by the CPU.
+Three loaders run with 0, 1 and 2 workers, with files in the system's cache: a `Dataset` of Pillow images with
+the usual torchvision transforms, torchvision v2 transforms on decoded tensors, and cocoseg's after the first
+epoch. `per core` counts the processor time of all processes. cocoseg's loader yields bytes; the last row of
+each block adds the conversion to floating point, which happens on the device, here on the CPU.
 """
 
 import argparse
@@ -41,7 +41,7 @@ COLORS = {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "hue": 0.05}
 
 
 class Plain(Dataset):
-    """What the usual tutorial does, correctly: Pillow for everything."""
+    """Data set of the usual tutorials, done correctly: Pillow for everything."""
 
     def __init__(self, source: SegmentationDataset, lookup: np.ndarray):
         self.files = [(source.image_dir / image, source.folder / mask) for image, mask in source.pairs]
@@ -78,7 +78,7 @@ class Tensors(Plain):
 
 
 def cpu_seconds() -> float:
-    """Of this process and of the children that have ended."""
+    """Processor time of this process and of its children that have ended."""
     return sum(
         usage.ru_utime + usage.ru_stime
         for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))

@@ -1,16 +1,16 @@
-"""Drawing masks: ours, one canvas per polygon with `np.maximum`, and the usual pycocotools loop.
+"""Speed of drawing masks: cocoseg, one canvas per polygon with `np.maximum`, and the usual pycocotools loop.
 
     python benchmarks/masks.py                                     # seeded synthetic annotations
     python benchmarks/masks.py --annotations instances.json --images train2017    # and real ones
 
-First per core, on the same annotations, the ways in turn, several rounds, medians: drawing alone, and with
-the PNG written (the two loops write it as Pillow does by default: mode L, level 6). Crowd regions are left
-out everywhere. Before that each way is checked to draw the same masks as ours. Below the table the parts of
-ours; `zlib alone` compresses the same pixels and does nothing else.
+The first table is per core, on the same annotations; the ways take turns, several rounds, medians. It shows
+drawing alone, and with the PNG written (the two loops write it as Pillow does by default: mode L, level 6).
+Crowd regions are left out everywhere. Before that all ways are checked to draw the same masks. Below the
+table are the parts of cocoseg's time; `zlib alone` compresses the same pixels and does nothing else.
 
-Then whole folders: `--count` masks by `draw_masks` on one core and on all (real images are linked under that
-many names): masks and PNGs, then with what `prepare.py` does beside them: the survey of a sample, the check
-of every image.
+The second table is for whole folders: `--count` masks by `draw_masks` on one core and on all (real images are
+linked under that many names). It shows masks and PNGs, then the same with the other work of `prepare.py`: the
+survey of a sample, the check of every image.
 """
 
 import argparse
@@ -162,7 +162,7 @@ class Bench:
             mask.save(self.folder / f"{image.id}.png")
 
     def parts(self) -> dict[str, Callable[[], object]]:
-        """What ours consists of, and what `prepare.py` does beside it."""
+        """Name -> function that does a part of drawing masks, or of the other work of `prepare.py`."""
         sizes = [(image.height, image.width) for image in self.coco.images]
         layers = [parse_layers(raw, *size, "ignore") for raw, size in zip(self.raw, sizes, strict=True)]
         drawn = [paint(one, MasksConfig()) for one in layers]

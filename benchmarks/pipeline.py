@@ -1,10 +1,10 @@
-"""Does training keep up with the network? Images/s of whole trainings against those of bare steps.
+"""Overhead of a training: images/s of whole trainings against those of bare steps.
 
     python benchmarks/pipeline.py -- data=custom data.images=… data.annotations=… augment=default
 
-Both in one process and in turn, with the network, batch, precision and optimizer that the overrides say:
-bare steps on one random batch that lies on the device, as `step.py` makes them, and steps of `train.py`'s
-recipe, from the second logged one on. The last table says where the rest goes.
+Both run in one process and take turns, with network, batch, precision and optimizer of the overrides: bare
+steps on one random batch on the device, as in `step.py`, and steps of `train.py`'s recipe, from the second
+logged one on. The last table shows the rest of the time by its parts.
 """
 
 import argparse
@@ -136,7 +136,7 @@ def parts(
     budget: Budget,
     steps: int,
 ) -> None:
-    """What a step needs beside the network."""
+    """Print the time of each part of a step beside the network."""
     loader = iter(data.train_dataloader())
     begin = time.perf_counter()
     loaded = [next(loader) for _ in range(min(steps, len(data.train_dataloader())))]

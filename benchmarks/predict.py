@@ -1,13 +1,13 @@
-"""How fast folders of images are predicted, against a plain loop with the same weights; latency; start-up.
+"""Speed of predicting folders of images, against a plain loop with the same weights; latency; start-up.
 
     python benchmarks/predict.py --checkpoint segmentation_model.pth --images train2017
 
-Pictures are brought to 640x480 JPEGs first. From files to mask files, the model already loaded:
+Images are converted to 640x480 JPEGs first. Measured is the time from files to mask files, the model loaded:
 
 - plain loop: open, resize, forward (float32), enlarge the logits, arg-max, save, one image after the other;
 - plain loop, coarse: the same, but the arg-max of the small logits is enlarged (jagged borders);
-- ours: `cocoseg.inference.pipeline` in float32 and in the precision that `auto` stands for, masks only; and
-  with overlays and gallery.
+- cocoseg: `cocoseg.inference.pipeline` in float32 and in the precision of `auto`, masks only; and with
+  overlays and gallery.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def main() -> None:
             ),
         }
         seconds = {name: float("inf") for name in ways}
-        for _ in range(options.repeats):  # in turns: the machine may be shared
+        for _ in range(options.repeats):  # the ways take turns: the machine may be shared
             for name, way in ways.items():
                 begin = time.perf_counter()
                 way()

@@ -1,10 +1,11 @@
-"""Which recipe makes the best model of the same time? Several run at once and share what the machine gives.
+"""Quality of several recipes in the same time; they run at once and share the machine.
 
     python benchmarks/recipes.py --seconds 300 --way "plain" --way "weights loss.class_weights=enet" \\
         -- data=custom data.images=… data.annotations=… …
 
-Each `--way` is a name and the overrides that it adds to those after `--`. `--together` of them run side by
-side and share the cores; validation mIoU of the exported model, mean over the classes that occur.
+Each `--way` is a name and the overrides that it adds to those after `--`. `--together` is the number of them
+that run side by side and share the cores. The table shows validation mIoU of the exported model, a mean over
+the classes that occur.
 """
 
 import argparse

@@ -1,11 +1,10 @@
-"""What the clock-driven learning rate is worth: one net, one data set, one time limit, several schedules.
+"""Gain of a clock-driven learning rate: one network, one data set, one time limit, several schedules.
 
     python benchmarks/schedules.py --budgets 120 300 600 -- data=custom data.images=… data.annotations=… …
 
-`constant` never changes the rate; `guessed` falls to zero in a straight line over a number of steps that had
-to be guessed beforehand, here twice and half as many as come; `clock` is ours. All four run side by side and
-share the cores, so that whatever else the machine does slows them alike. Validation mIoU of the exported
-model.
+`constant` never changes the rate. `guessed` falls linearly to zero over a number of steps that is guessed
+beforehand, here twice and half the actual number. `clock` is cocoseg's. All four run side by side and share
+the cores, so that other load slows them alike. The table shows validation mIoU of the exported model.
 """
 
 import argparse

@@ -1,13 +1,13 @@
-"""A training step without data: forward, backward, optimizer. Ours, the plain loop, and a peer's UNet.
+"""Speed of a training step without data loading: cocoseg, the plain loop, and a peer's UNet.
 
     python benchmarks/step.py                            # sizes that suit the device
     python benchmarks/step.py --batches 16 64 --size 224 --base 64 --compile
 
-The plain loop is the same network in float32, contiguous, with Adam as torch makes it. The peer is
-`segmentation_models_pytorch.Unet` on a ResNet-18 with a decoder of our widths, trained in our way, so that
-only the networks differ; it halves its input before its first block and so computes less. `rate` is the
-device's own: the fastest product of two large matrices in the same precision, measured in the same run.
-FLOP are those of forward and backward, by torch's own counter.
+A step is forward, backward and optimizer. The plain loop is the same network in float32, contiguous, with
+torch's default Adam. The peer is `segmentation_models_pytorch.Unet` on a ResNet-18 with a decoder of the same
+widths, trained in the same way, so that only the networks differ; it halves its input before its first block
+and so computes less. `rate` is the device's own: the fastest product of two large matrices in the same
+precision, measured in the same run. FLOP are those of forward and backward, by torch's own counter.
 """
 
 import argparse
@@ -81,7 +81,7 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def flop(net: nn.Module, image: torch.Tensor) -> int:
-    """Of one image, forward and backward."""
+    """FLOP of one image, forward and backward."""
     with FlopCounterMode(display=False) as counter:
         net(image[:2]).float().mean().backward()
     return counter.get_total_flops() // 2
