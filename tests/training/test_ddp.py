@@ -18,101 +18,11 @@ from cocoseg import distributed
 from cocoseg.budget import stopping
 from cocoseg.budget.stopping import StopOnSignal, StoppedBySignalError
 from cocoseg.data.datamodule import SegmentationDataModule
-from cocoseg.data.sampling import Share, Shuffle, in_batches
-from cocoseg.errors import CocosegError
+from cocoseg.data.sampling import in_batches
 from cocoseg.inference.model import load_model
-from cocoseg.ranks import is_rank_zero, may_be_several, started_one_by_one
 from cocoseg.training.metrics import ConfusionMatrix
 from conftest import ROOT, SMALL, run_program
 from tiny import shapes_config
-
-# --- who gets which images
-
-
-@pytest.mark.parametrize("processes", [1, 2, 3])
-@pytest.mark.parametrize("count", [3, 4, 17, 32])
-@pytest.mark.parametrize("batch_size", [1, 2, 16])
-def test_each_validation_image_is_seen_once_in_equally_many_batches(
-    count: int, batch_size: int, processes: int
-) -> None:
-    shares = [in_batches(count, batch_size, rank, processes) for rank in range(processes)]
-    assert sorted(n for batches in shares for batch in batches for n in batch) == list(range(count))
-    assert len({len(batches) for batches in shares}) == 1
-    assert all(batch for batches in shares for batch in batches)
-    largest = max(len(batch) for batches in shares for batch in batches)
-    assert largest <= batch_size + (batch_size == 1 and processes > 1)
-    assert len(shares[0]) <= -(-count // (processes * batch_size))
-
-
-@pytest.mark.parametrize("count", [6, 7])
-def test_processes_share_one_order(count: int) -> None:
-    samplers = [Share(Shuffle(count, seed=3), rank, processes=2) for rank in range(2)]
-    whole = Shuffle(count, seed=3)
-    for _ in range(3):
-        order, (first, second) = list(whole), map(list, samplers)
-        assert len(first) == len(second) == len(samplers[0]) == 3
-        assert [n for pair in zip(first, second, strict=True) for n in pair] == order[:6]
-
-
-@pytest.mark.parametrize("name", ["training", "validation"])
-def test_too_few_images_for_the_devices(shapes_root: Path, tmp_path: Path, name: str) -> None:
-    share = {"training": 0.9, "validation": 0.1}[name]
-    data = SegmentationDataModule(shapes_config(shapes_root, tmp_path / "prepared", val_fraction=share))
-    data.prepare_data()
-    data.setup("fit")
-    data.trainer = SimpleNamespace(global_rank=0, world_size=4, global_step=0)
-    with pytest.raises(CocosegError, match=f"2 {name} images are too few for 4 devices"):
-        data.train_dataloader()
-
-
-# --- which process this is
-
-
-@pytest.mark.parametrize(
-    ("trainer", "several"),
-    [
-        ({}, False),
-        ({"devices": 1, "num_nodes": 1, "strategy": "auto"}, False),
-        ({"devices": "1"}, False),
-        ({"devices": [3]}, False),
-        ({"devices": 2}, True),
-        ({"devices": "auto"}, True),
-        ({"devices": [0, 1]}, True),
-        ({"devices": 1, "num_nodes": 2}, True),
-        ({"devices": 1, "strategy": "ddp"}, True),
-        ({"strategy": {"_target_": "lightning.pytorch.strategies.DDPStrategy"}}, True),
-    ],
-)
-def test_what_may_be_several(trainer: dict[str, Any], several: bool) -> None:
-    assert may_be_several(trainer) == several
-
-
-@pytest.mark.parametrize(
-    ("environment", "first", "by_others"),
-    [
-        ({}, True, False),
-        ({"LOCAL_RANK": "0", "NODE_RANK": "0"}, True, False),
-        ({"LOCAL_RANK": "1"}, False, False),
-        ({"NODE_RANK": "1"}, False, False),
-        ({"RANK": "0", "LOCAL_RANK": "0"}, True, True),
-        ({"RANK": "2", "LOCAL_RANK": "0"}, False, True),
-        # torchrun on two of Slurm's machines, which counts them in an order of its own
-        ({"RANK": "0", "LOCAL_RANK": "0", "SLURM_PROCID": "1", "SLURM_NTASKS": "2"}, True, True),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, True, True),
-        ({"SLURM_PROCID": "3", "SLURM_NTASKS": "4"}, False, True),
-    ],
-)
-def test_which_process_is_rank_zero(
-    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], first: bool, by_others: bool
-) -> None:
-    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID", "SLURM_NTASKS"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert is_rank_zero({"devices": 2}) == first
-    assert started_one_by_one({"devices": 2}) == by_others
-    assert is_rank_zero({"devices": 1})
-    assert not started_one_by_one({"devices": 1})
 
 
 def test_one_process_has_nobody_to_agree_with() -> None:
@@ -125,7 +35,7 @@ def test_one_process_has_nobody_to_agree_with() -> None:
 
 def test_none_stops_alone_on_a_signal_that_the_others_do_not_know_of(monkeypatch: pytest.MonkeyPatch) -> None:
     """One may come between what the processes tell each other and the place where they stop."""
-    monkeypatch.setattr(stopping, "count", lambda: 2)
+    monkeypatch.setattr(stopping, "world_size", lambda: 2)
     stop = StopOnSignal()
     stop.received = signal.SIGTERM
     stop.on_train_batch_start()

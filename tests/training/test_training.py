@@ -447,8 +447,8 @@ def test_who_goes_on_needs_the_file_no_more(run, tmp_path):
 @pytest.mark.parametrize("first", [True, False])
 def test_weights_are_fetched_once_per_machine(monkeypatch, first):
     done = []
-    monkeypatch.setattr(assembly.processes, "is_first_of_machine", lambda: first)
-    monkeypatch.setattr(assembly.processes, "wait", lambda: done.append("wait"))
+    monkeypatch.setattr(assembly.distributed, "is_first_of_machine", lambda: first)
+    monkeypatch.setattr(assembly.distributed, "barrier", lambda: done.append("wait"))
     monkeypatch.setattr(assembly, "read_pretrained", lambda model: done.append("read") or "weights")
     assert assembly._read_pretrained_once(Config()) == "weights"
     assert done == (["read", "wait"] if first else ["wait", "read"])
