@@ -248,7 +248,7 @@ def test_command_line(tmp_path: Path) -> None:
     done = run_program("prepare", *overrides(tmp_path), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert f"warning: 1 annotation: {EMPTY} (77)" in done.stdout + done.stderr
-    assert {path.name for path in tmp_path.iterdir()} == {"c.json", "outputs"}  # the log of the run
+    assert {path.name for path in tmp_path.iterdir()} == {"c.json"}
 
     content = json.loads((tmp_path / "c.json").read_bytes())
     content["annotations"][2]["segmentation"] = [[1, 1, 5, 1, 5, 1e9]]
@@ -257,7 +257,7 @@ def test_command_line(tmp_path: Path) -> None:
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert "c.json: annotation 77: a coordinate lies beyond" in line
-    assert {path.name for path in tmp_path.iterdir()} == {"c.json", "outputs"}
+    assert {path.name for path in tmp_path.iterdir()} == {"c.json"}
 
 
 def test_training_refuses(tmp_path: Path) -> None:

@@ -51,7 +51,6 @@ def test_annotations_of(tmp_path: Path) -> None:
         b"no JSON",
         b'{"images": [',
         b'{"images": 5, ',  # of the wrong type, and then it ends
-        b"[1, 2",
         b"\xff\xfe\x00",
         b'{"images": "\xff"}',
         b'{"images": 5, "name": "\xff"}',

@@ -12,11 +12,11 @@ import pytest
 from cocoseg.config import Config, DataConfig, MasksConfig, PrepareConfig, SubsetConfig
 from cocoseg.labels import LabelMap
 from cocoseg.preparation import coco_file as coco
-from cocoseg.preparation.masks import MaskRecord, draw_masks
+from cocoseg.preparation.masks import MaskRecord
 from cocoseg.preparation.prepare import prepare
 from cocoseg.preparation.report import UNSEEN, DataWarning, Tally, as_markdown, build_report, find_warnings
 from cocoseg.preparation.segmentations import BROKEN, EMPTY, FLAT, OUTSIDE
-from cocoseg.preparation.survey import Overlaps, sample
+from cocoseg.preparation.survey import COVERED
 from conftest import write_coco
 
 WIDTH, HEIGHT = 20, 10  # of images 1 and 2
@@ -79,32 +79,28 @@ def table_rows(markdown: str, heading: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize(
-    ("of", "ids", "expected"),
+    ("of", "count", "first", "expected"),
     [
-        ("annotation", [7], "1 annotation: odd (7)"),
-        ("annotation", [9, 7], "2 annotations: odd (7, 9)"),
-        ("class", ["zebra"], "1 class: odd (zebra)"),
-        ("class", ["zebra", "apple"], "2 classes: odd (apple, zebra)"),
-        ("image", [5, 4, 3, 2, 1], "5 images: odd (1, 2, 3, 4, 5)"),
-        ("image", [6, 5, 4, 3, 2, 1], "6 images: odd (1, 2, 3, 4, 5, …)"),
-        ("image", list(range(1000, 0, -1)), "1000 images: odd (1, 2, 3, 4, 5, …)"),
-        ("image", [10, 9, 100], "3 images: odd (9, 10, 100)"),
+        ("annotation", 1, [7], "1 annotation: odd (7)"),
+        ("annotation", 2, [7, 9], "2 annotations: odd (7, 9)"),
+        ("class", 1, ["zebra"], "1 class: odd (zebra)"),
+        ("class", 2, ["apple", "zebra"], "2 classes: odd (apple, zebra)"),
+        ("image", 6, [1, 2, 3, 4, 5], "6 images: odd (1, 2, 3, 4, 5, …)"),
     ],
 )
-def test_warning_in_words(of: str, ids: list[int | str], expected: str) -> None:
-    whole = DataWarning(of, "odd")
-    whole.add(ids)
-    assert str(whole) == expected
-    one_by_one = DataWarning(of, "odd")
-    for item in ids:
-        one_by_one.add([item])
-    assert one_by_one == whole
+def test_warning_in_words(of: str, count: int, first: list[int | str], expected: str) -> None:
+    assert str(DataWarning(of, "odd", count, first)) == expected
 
 
 # --- tally
 
+
+def overlaps(covered: dict[int, int], **hidden: dict[int, int]) -> dict[str, Counter[int]]:
+    return {name: Counter(pixels) for name, pixels in {COVERED: covered, **hidden}.items()}
+
+
 RECORDS = [
-    MaskRecord("a.png", "a_mask.png", {0: 5, 1: 3}, {FLAT: [9, 2]}, Overlaps(1, Counter({1: 3}))),
+    MaskRecord("a.png", "a_mask.png", {0: 5, 1: 3}, {FLAT: [9, 2]}, overlaps({1: 3})),
     MaskRecord("b.png", "b_mask.png", {0: 8}, {FLAT: [1], EMPTY: [4]}),
     MaskRecord("c.png", "c_mask.png", {0: 2, 255: 6}, {EMPTY: [3]}),
     MaskRecord(
@@ -112,11 +108,7 @@ RECORDS = [
         "d_mask.png",
         {1: 2, 2: 6},
         {},
-        Overlaps(
-            1,
-            Counter({1: 4, 2: 6}),
-            {"max": Counter({1: 2}), "smallest": Counter({2: 2}), "ignore": Counter({1: 2, 2: 2})},
-        ),
+        overlaps({1: 4, 2: 6}, max={1: 2}, smallest={2: 2}, ignore={1: 2, 2: 2}),
     ),
 ]
 
@@ -129,14 +121,9 @@ def test_tally() -> None:
     assert tally.empty == {"b.png", "c.png"}
     assert tally.images == Counter({1: 2, 2: 1})
     assert tally.pixels == Counter({0: 15, 1: 5, 2: 6, 255: 6})
-    hidden = {"max": {1: 2}, "smallest": {2: 2}, "ignore": {1: 2, 2: 2}}
-    assert tally.overlaps == Overlaps(
-        2, Counter({1: 7, 2: 6}), {rule: Counter(pixels) for rule, pixels in hidden.items()}
-    )
-    assert {what: (warning.count, warning.first) for what, warning in tally.warnings.items()} == {
-        FLAT: (3, [1, 2, 9]),
-        EMPTY: (2, [3, 4]),
-    }
+    assert tally.surveyed == 2
+    assert tally.overlaps == overlaps({1: 7, 2: 6}, max={1: 2}, smallest={2: 2}, ignore={1: 2, 2: 2})
+    assert tally.warnings == {FLAT: [9, 2, 1], EMPTY: [4, 3]}
 
 
 def test_the_order_of_records_does_not_matter(tmp_path: Path) -> None:
@@ -323,13 +310,6 @@ def test_markdown(tmp_path: Path) -> None:
     ]
 
 
-def test_markdown_of_another_rule(tmp_path: Path) -> None:
-    report_of(tmp_path, overlap="smallest")
-    markdown = (tmp_path / "prepared" / "report.md").read_text(encoding="utf-8")
-    assert "| most hidden by `smallest` |" in markdown
-    assert table_rows(markdown, "What overlaps hide") == [["dining table", "150", "0.0 %", "6.0 %", "6.0 %"]]
-
-
 def test_markdown_where_nothing_is_hidden_or_wrong(tmp_path: Path) -> None:
     config = make_config(tmp_path)
     config.data.subset = SubsetConfig(size=None, categories=["dining table"])
@@ -361,37 +341,6 @@ def test_names_do_not_break_the_table(tmp_path: Path, name: str) -> None:
 
 
 # --- the files
-
-
-def test_report_json_is_build_report(tmp_path: Path) -> None:
-    report = report_of(tmp_path)
-    file = coco.read(tmp_path / "c.json")
-    labels, tally = LabelMap.from_categories(file.categories), Tally()
-    for record in draw_masks(
-        file,
-        file.images,
-        tmp_path / "images",
-        tmp_path / "elsewhere",
-        labels,
-        MasksConfig(),
-        workers=1,
-        sample=sample(file.images, 0),
-    ):
-        tally.add(record)
-    warnings = find_warnings(file, labels, tally)
-    assert report == build_report(file, file.images, labels, MasksConfig(), tally, warnings)
-
-
-def test_same_when_made_anew(tmp_path: Path) -> None:
-    names = ("report.json", "report.md", "preview.png")
-    contents = []
-    for workers in (1, 2):
-        config = make_config(tmp_path)
-        config.prepare.workers = workers
-        prepare(config)
-        contents.append([(tmp_path / "prepared" / name).read_bytes() for name in names])
-        shutil.rmtree(tmp_path / "prepared")
-    assert contents[0] == contents[1]
 
 
 @pytest.mark.parametrize("name", ["report.json", "report.md", "preview.png"])

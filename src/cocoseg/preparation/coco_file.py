@@ -8,7 +8,9 @@ import codecs
 import json
 import math
 import unicodedata
-from collections.abc import Collection, Iterable
+from collections import deque
+from collections.abc import Collection
+from itertools import compress
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -18,6 +20,7 @@ from cocoseg.errors import CocosegError
 from cocoseg.files import write_bytes
 
 MAX_PIXELS = 178_956_970  # Pillow refuses larger images as decompression bombs
+_PIECE = 2**20  # bytes that are decoded at a time
 # Warnings: faults of an image that are no errors.
 NO_ANNOTATION = "no annotation"
 SAME_NAME = "the file name of another one in different case"
@@ -71,12 +74,9 @@ class CocoFile:
         """Warning -> ids, or file names, of the images that it is about."""
         annotated = {annotation.image_id for annotation in self.annotations}
         empty = [image.id for image in self.images if image.id not in annotated]
-        names: dict[str, str] = {}
-        duplicates = [
-            image.file_name
-            for image in self.images
-            if names.setdefault(image.file_name.lower(), image.file_name) != image.file_name
-        ]
+        first: dict[str, str] = {}  # lower case -> first name
+        names = [image.file_name for image in self.images]
+        duplicates = [name for name in names if first.setdefault(name.lower(), name) != name]
         found: dict[str, list[int | str]] = {NO_ANNOTATION: empty, SAME_NAME: duplicates}
         return {what: ids for what, ids in found.items() if ids}
 
@@ -91,12 +91,12 @@ class CocoFile:
     def write_subset(self, image_ids: Collection[int], path: Path) -> None:
         """Write a COCO file of these images and their annotations, every field as it was, byte for byte."""
         parts = msgspec.json.decode(self._bytes, type=dict[str, msgspec.Raw])
-        for key, items in (
+        for key, chosen in (
             ("images", (image.id in image_ids for image in self.images)),
             ("annotations", (annotation.image_id in image_ids for annotation in self.annotations)),
         ):
-            raw = msgspec.json.decode(parts[key], type=list[msgspec.Raw])
-            parts[key] = _join(item for item, chosen in zip(raw, items, strict=True) if chosen)
+            items = compress(msgspec.json.decode(parts[key], type=list[msgspec.Raw]), chosen)
+            parts[key] = msgspec.Raw(b"[\n" + b",\n".join(map(bytes, items)) + b"\n]")
         body = b",\n".join(msgspec.json.encode(key) + b": " + bytes(value) for key, value in parts.items())
         write_bytes(path, b"{" + body + b"}\n")
 
@@ -136,40 +136,33 @@ def _breaks_lines(name: str) -> bool:
     return not name.isprintable() and any(unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in name)
 
 
-def _join(items: Iterable[msgspec.Raw]) -> msgspec.Raw:
-    return msgspec.Raw(b"[\n" + b",\n".join(map(bytes, items)) + b"\n]")
-
-
 def _locate_error(content: bytes, error: msgspec.ValidationError) -> str:
     """Describe the error with the index of its entry; msgspec itself says `$.images[...]`."""
-    parts = msgspec.json.decode(content)
-    if not isinstance(parts, dict):
+    try:
+        parts = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
+    except msgspec.ValidationError:
         return "not a COCO file: an object with 'images', 'annotations' and 'categories' belongs there"
     for key, kind in (("images", Image), ("annotations", Annotation), ("categories", Category)):
         if key not in parts:
             return f"not a COCO file: the key '{key}' is missing"
-        if not isinstance(parts[key], list):
+        try:
+            items = msgspec.json.decode(parts[key], type=list[msgspec.Raw])
+        except msgspec.ValidationError:
             return f"'{key}' must be a list"
-        for index, item in enumerate(parts[key]):
+        for index, item in enumerate(items):
             try:
-                msgspec.convert(
-                    {**item, "segmentation": None} if kind is Annotation else item,
-                    _without_segmentation(kind),
-                )
-            except (msgspec.ValidationError, TypeError) as inner:
+                msgspec.json.decode(item, type=kind)
+            except msgspec.ValidationError as inner:
                 return f"{key}[{index}]: {str(inner).replace(' - at `$.', ' at `')}"
     return str(error)
 
 
 def _check_encoding(path: Path, content: bytes) -> None:
     """Refuse what is not UTF-8. Decodes in pieces: one string would take up several times the file's size."""
-    if content.isascii():
-        return
-    decoder = codecs.getincrementaldecoder("utf-8")()
+    pieces = (content[start : start + _PIECE] for start in range(0, len(content), _PIECE))
     try:
-        for start in range(0, len(content), 1 << 20):
-            decoder.decode(content[start : start + (1 << 20)])
-        decoder.decode(b"", final=True)
+        if not content.isascii():
+            deque(codecs.iterdecode(pieces, "utf-8"), maxlen=0)
     except UnicodeDecodeError as error:
         raise CocosegError(
             f"{path}: not UTF-8, as JSON must be ({error.reason}); save it as UTF-8"
@@ -201,20 +194,6 @@ def _is_finite(value: Any) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
 
 
-def _without_segmentation(kind: type) -> type:
-    """`Annotation` without its raw segmentation, which only the JSON decoder can fill."""
-    if kind is not Annotation:
-        return kind
-    fields = [
-        ("id", int),
-        ("image_id", int),
-        ("category_id", int),
-        ("iscrowd", int | bool, 0),
-        ("area", float | None, None),
-    ]
-    return msgspec.defstruct("Annotation", fields)
-
-
 def _check(path: Path, content: _Content) -> None:
     if not content.images:
         raise CocosegError(f"{path}: no images in it")
@@ -227,14 +206,12 @@ def _check(path: Path, content: _Content) -> None:
         _check_image(path, image)
     for annotation in content.annotations:
         if annotation.image_id not in image_ids:
-            raise CocosegError(
-                f"{path}: annotation {annotation.id} is of image {annotation.image_id}, which is not listed"
-            )
-        if annotation.category_id not in category_ids:
-            raise CocosegError(
-                f"{path}: annotation {annotation.id} is of category {annotation.category_id}, "
-                "which is not listed"
-            )
+            missing = f"image {annotation.image_id}"
+        elif annotation.category_id not in category_ids:
+            missing = f"category {annotation.category_id}"
+        else:
+            continue
+        raise CocosegError(f"{path}: annotation {annotation.id} is of {missing}, which is not listed")
 
 
 def _unique(path: Path, key: str, items: list) -> set[int]:

@@ -1,29 +1,18 @@
 """Image files: formats that are accepted, checks, reading as RGB."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
-import PIL.ExifTags
 import PIL.Image
+import PIL.ImageOps
 
 from cocoseg.errors import CocosegError
 from cocoseg.preparation.coco_file import MAX_PIXELS, Image
 
 # No other format is opened: Pillow would hand some, EPS for one, to an interpreter.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM")
-
-# How to turn an image of an EXIF orientation (1..8) upright: CIPA DC-008, Exif 2.32, section 4.6.4.
-_TURNS = {
-    2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
-    3: PIL.Image.Transpose.ROTATE_180,
-    4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
-    5: PIL.Image.Transpose.TRANSPOSE,
-    6: PIL.Image.Transpose.ROTATE_270,
-    7: PIL.Image.Transpose.TRANSVERSE,
-    8: PIL.Image.Transpose.ROTATE_90,
-}
 
 
 def check_image(path: Path, width: int, height: int) -> None:
@@ -78,16 +67,12 @@ def read_upright(path: Path) -> PIL.Image.Image:
                 f"{path}: {image.width}x{image.height} pixels, more than the {MAX_PIXELS:,} that are read; "
                 "cut it into parts"
             )
-        turn = _TURNS.get(_orientation(image))
-        upright = to_rgb(image)
-        return upright if turn is None else upright.transpose(turn)
-
-
-def _orientation(image: PIL.Image.Image) -> int | None:
-    try:
-        return image.getexif().get(PIL.ExifTags.Base.Orientation)
-    except Exception:  # damaged EXIF data, about which decoders raise anything, are none to a viewer
-        return None
+        image.load()
+        with suppress(
+            Exception
+        ):  # damaged EXIF data, about which decoders raise anything, are none to a viewer
+            PIL.ImageOps.exif_transpose(image, in_place=True)
+        return to_rgb(image)
 
 
 @contextmanager
@@ -118,11 +103,11 @@ def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
 
 def missing_images(images: Sequence[Image], image_dir: Path) -> list[Image]:
     """Images without a file; an empty file, as a power failure leaves it, counts as none."""
-    return [image for image in images if not _is_there(image_dir / image.file_name)]
 
+    def is_there(path: Path) -> bool:
+        try:
+            return path.is_file() and path.stat().st_size > 0
+        except OSError:  # a name that is too long, for one
+            return False
 
-def _is_there(path: Path) -> bool:
-    try:
-        return path.is_file() and path.stat().st_size > 0
-    except OSError:  # a name that is too long, for one
-        return False
+    return [image for image in images if not is_there(image_dir / image.file_name)]

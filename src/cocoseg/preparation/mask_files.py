@@ -36,13 +36,8 @@ class MaskEncoding:
         ids = [label.category_id for label in labels.classes[1:]]
         limit = {"palette": 254, "uint16": 65534, "x100": 654}[encoding]
         # In ascending order, so that the higher class index is the higher category id.
-        fits = (
-            pixel == "category_id"
-            and None not in ids
-            and ids == sorted(ids)
-            and ids[0] >= 1
-            and ids[-1] <= limit
-        )
+        ascending = None not in ids and ids == sorted(ids)
+        fits = pixel == "category_id" and ascending and ids[0] >= 1 and ids[-1] <= limit
         self.encoding = encoding
         self.labels = labels
         self.pixel = "category_id" if fits else "class_index"
@@ -57,7 +52,11 @@ class MaskEncoding:
         self._indices = np.full(1 << self.bits, -1, dtype=np.int16)
         for index in (*range(len(labels)), IGNORE_INDEX):
             self._indices[self._values[index]] = index
-        self._palette = self._make_palette()
+        # All 256 values: with fewer, some readers would take the pixels for 4 bits each.
+        self._palette = np.zeros((256, 3), dtype=np.uint8)
+        if self.bits == 8:
+            used = [*range(len(labels)), IGNORE_INDEX]
+            self._palette[self._values[used]] = labels.palette()[used]
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -112,8 +111,8 @@ class MaskEncoding:
     def _save(self, pixels: np.ndarray, path: Path) -> None:
         """Write pixels as they are in the file: (H, W), uint8 for 8 bits a pixel, uint16 for 16."""
         image = PIL.Image.fromarray(pixels)
-        if self._palette is not None:
-            image.putpalette(self._palette)
+        if self.bits == 8:
+            image.putpalette(self._palette.tobytes())
         save_png(path, image, **RUN_LENGTHS)
 
     def read(self, path: Path) -> np.ndarray:
@@ -134,12 +133,3 @@ class MaskEncoding:
             unknown = np.unique(pixels[indices < 0])[:5].tolist()
             raise CocosegError(f"{path}: pixel values {unknown} are no class of labels.json; {REMEDY}")
         return indices.astype(np.uint8)
-
-    def _make_palette(self) -> bytes | None:
-        """RGB triples of all 256 values: with fewer, some readers would take the pixels for 4 bits each."""
-        if self.bits == 16:
-            return None
-        colors, used = self.labels.palette(), [*range(len(self.labels)), IGNORE_INDEX]
-        palette = np.zeros((256, 3), dtype=np.uint8)
-        palette[self._values[used]] = colors[used]
-        return palette.tobytes()

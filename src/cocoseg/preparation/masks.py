@@ -1,5 +1,6 @@
 """Masks for a whole folder of images: checked, drawn and written by several processes."""
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,8 +18,8 @@ from cocoseg.preparation.coco_file import CocoFile, Image
 from cocoseg.preparation.image_files import check_image
 from cocoseg.preparation.mask_files import MaskEncoding
 from cocoseg.preparation.rasterize import paint
-from cocoseg.preparation.segmentations import Instance, Layers, parse_layers
-from cocoseg.preparation.survey import Overlaps, survey
+from cocoseg.preparation.segmentations import Instance, Layers, SegmentationError, parse_layers
+from cocoseg.preparation.survey import survey
 from cocoseg.progress import track
 from cocoseg.settings import convert
 from cocoseg.workers import parallel_map, worker_count
@@ -32,14 +33,14 @@ class MaskRecord(NamedTuple):
         mask: file, relative to the folder of the masks.
         pixels: class index -> pixels of the mask, background (0) and ignored (255) included.
         warnings: fault -> ids of the annotations that have it.
-        overlaps: of the images in the survey's sample; else None.
+        overlaps: what `survey` returns, for the images in its sample; else None.
     """
 
     image: str
     mask: str
     pixels: dict[int, int]
     warnings: dict[str, list[int]]
-    overlaps: Overlaps | None = None
+    overlaps: dict[str, Counter[int]] | None = None
 
 
 class _Task(NamedTuple):
@@ -60,28 +61,22 @@ class _Painter:
 
     def __call__(self, task: _Task) -> MaskRecord | str:
         """Draw and write a mask; returns its record, or an error message where the image can't be used."""
-        image, rules = task.image, self.settings
+        image, rules, values = task.image, self.settings, self.encoding.paint_values
         try:
             if self.output_dir is not None:
                 check_image(self.image_dir / image.file_name, image.width, image.height)
-            layers = self._layers(task)
-            values = self.encoding.paint_values
+            layers = parse_layers(task.instances, image.height, image.width, rules.crowd)
             mask = paint(layers, rules, values)
             pixels = _count_pixels(mask, layers, values)
             name = self.encoding.file_name(image.file_name, pixels)
+        except SegmentationError as error:
+            return f"{self.annotation_file}: {error}"
         except CocosegError as error:
-            return error.sentence
+            return str(error)
         if self.output_dir is not None:
             self.encoding.write_painted(mask, self.output_dir / name)
         overlaps = survey(layers, rules.rasterizer) if task.in_sample else None
-        return MaskRecord(image.file_name, name, pixels, layers.warnings(), overlaps)
-
-    def _layers(self, task: _Task) -> Layers:
-        image = task.image
-        try:
-            return parse_layers(task.instances, image.height, image.width, self.settings.crowd)
-        except CocosegError as error:
-            raise CocosegError(f"{self.annotation_file}: {error}") from error
+        return MaskRecord(image.file_name, name, pixels, layers.warnings, overlaps)
 
 
 def create_segmentation_masks(

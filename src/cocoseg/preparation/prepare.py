@@ -1,4 +1,4 @@
-"""Preparation: annotation file -> chosen images -> masks and the other files that prepared.py lists.
+"""Preparation: annotation file -> chosen images -> masks and the other files that prepared_folder.py lists.
 
 Missing annotations and images are downloaded where that is allowed. A set is prepared once, and anew when its
 inputs change.
@@ -57,22 +57,19 @@ def prepare(config: Config, *, may_download: bool = False) -> None:
         CocosegError: bad input; what had been prepared before is still whole then.
         IncompleteError: images could not be fetched; `failed.json` lists them, the next run takes up there.
     """
-    data = config.data
-    if data.shapes is not None:
-        draw_shapes(Path(data.root), images=data.shapes.images, seed=data.shapes.seed)
-    fetches = may_download and data.fetches
-    train, val = preparation_jobs(config)
-    claim(train.folder)
-    with FileLock(train.folder / ".lock"):
-        for job in (train, val):
-            if job is not None:
-                remove_parts(job.folder)
-                shutil.rmtree(job.folder / NEW, ignore_errors=True)
+    fetches = may_download and config.data.fetches
+    jobs = preparation_jobs(config)
+    _draw_shapes(config.data)
+    claim(jobs[0].folder)
+    with FileLock(jobs[0].folder / ".lock"):
+        for job in jobs:
+            remove_parts(job.folder)
+            shutil.rmtree(job.folder / NEW, ignore_errors=True)
         if fetches:
-            _fetch_annotations(data, [job.annotation_file for job in (train, val) if job])
-        labels = _prepare_set(train, config.prepare.workers, fetches)
-        if val is not None:
-            _prepare_set(val, config.prepare.workers, fetches, expected=labels)
+            _fetch_annotations(config.data, jobs)
+        labels = None
+        for job in jobs:
+            labels = _prepare_set(job, config.prepare.workers, fetches, expected=labels)
 
 
 def check_annotations(config: Config, *, may_download: bool = False) -> None:
@@ -82,16 +79,12 @@ def check_annotations(config: Config, *, may_download: bool = False) -> None:
 
     Args and errors as of `prepare`; only a missing annotation file is fetched.
     """
-    data = config.data
-    train, val = preparation_jobs(config)
-    if data.shapes is not None:
-        draw_shapes(Path(data.root), images=data.shapes.images, seed=data.shapes.seed)
-    if may_download and data.fetches:
-        _fetch_annotations(data, [job.annotation_file for job in (train, val) if job])
+    jobs = preparation_jobs(config)
+    _draw_shapes(config.data)
+    if may_download and config.data.fetches:
+        _fetch_annotations(config.data, jobs)
     labels = None
-    for job in (train, val):
-        if job is None:
-            continue
+    for job in jobs:
         source = _read(job, labels)
         labels = source.labels
         tally = _draw(job, source, None, config.prepare.workers)
@@ -101,8 +94,13 @@ def check_annotations(config: Config, *, may_download: bool = False) -> None:
             log.info("  %d of them are not in %s", len(missing), job.image_dir)
 
 
+def _draw_shapes(data: DataConfig) -> None:
+    if data.shapes is not None:
+        draw_shapes(Path(data.root), images=data.shapes.images, seed=data.shapes.seed)
+
+
 def _prepare_set(
-    job: PreparationJob, workers: int | None, fetches: bool, expected: LabelMap | None = None
+    job: PreparationJob, workers: int | None, fetches: bool, expected: LabelMap | None
 ) -> LabelMap:
     fingerprint = job.fingerprint()
     if labels := find_current(job, fingerprint):
@@ -150,35 +148,25 @@ def _read(job: PreparationJob, expected: LabelMap | None) -> _Source:
 def _draw(job: PreparationJob, source: _Source, folder: Path | None, workers: int | None) -> Tally:
     """Draw the masks; without a folder only to check the annotations."""
     tally = Tally()
-    subset = job.data.subset
-    surveyed = sample(source.images, subset.seed) if folder is not None else ()
-    for record in draw_masks(
-        source.coco,
-        source.images,
-        job.image_dir,
-        folder,
-        source.labels,
-        job.masks,
-        subset.other,
-        workers,
-        surveyed,
-    ):
+    subset, images = job.data.subset, source.images
+    surveyed = sample(images, subset.seed) if folder is not None else ()
+    rules = source.labels, job.masks, subset.other
+    for record in draw_masks(source.coco, images, job.image_dir, folder, *rules, workers, surveyed):
         tally.add(record)
     return tally
 
 
-def _fetch_annotations(data: DataConfig, files: list[Path]) -> None:
-    missing = [file for file in files if not file.is_file()]
-    if missing and data.annotations_url is None:
+def _fetch_annotations(data: DataConfig, jobs: Sequence[PreparationJob]) -> None:
+    missing = [job.annotation_file for job in jobs if not job.annotation_file.is_file()]
+    if not missing:
+        return
+    if data.annotations_url is None:
         raise CocosegError(
             f"{missing[0]}: no such file, and data.annotations_url, to fetch it from, is not set"
         )
-    if missing:
-        from cocoseg.preparation.download import (
-            fetch_annotations,  # imported here, because urllib3 takes 0.1 s
-        )
+    from cocoseg.preparation.download import fetch_annotations  # urllib3 takes 0.1 s to import
 
-        fetch_annotations(data.annotations_url, *files)
+    fetch_annotations(data.annotations_url, *missing)
 
 
 def _require_images(job: PreparationJob, images: Sequence[Image], fetches: bool) -> None:
@@ -196,7 +184,7 @@ def _require_images(job: PreparationJob, images: Sequence[Image], fetches: bool)
                 f"{job.image_dir / example.file_name} for one; {how_to_fetch(data)}"
             )
         return
-    from cocoseg.preparation.download import fetch_images  # imported here, because urllib3 takes 0.1 s
+    from cocoseg.preparation.download import fetch_images  # urllib3 takes 0.1 s to import
 
     log.info("%s: fetching %d images", job.image_dir, len(missing))
     failures = fetch_images(missing, job.image_dir, base_url=data.images_url, max_bytes=data.max_image_bytes)
@@ -231,7 +219,9 @@ def _write_files(
     report = build_report(source.coco, source.images, labels, job.masks, tally, warnings)
     write_json(folder / "report.json", report)
     write_bytes(folder / "report.md", as_markdown(report).encode())
-    examples = _examples(source.images, tally, job.data.subset.seed)
+    seed = job.data.subset.seed  # the images of lowest rank, those that show something first
+    ranked = sorted(source.images, key=lambda image: (image.file_name in tally.empty, rank(seed, image.id)))
+    examples = [image.file_name for image in ranked[:EXAMPLES]]
     pairs = [(job.image_dir / name, folder / masks[name]) for name in examples]
     write_contact_sheet(folder / PREVIEW, pairs, encoding)
 
@@ -245,12 +235,6 @@ def _publish(job: PreparationJob, fingerprint: dict[str, Any], new: Path) -> Non
             shutil.rmtree(target, ignore_errors=True)
         path.replace(target)
     write_json(job.folder / "prepared.json", {"complete": True, **fingerprint})
-
-
-def _examples(images: Sequence[Image], tally: Tally, seed: int) -> list[str]:
-    """The images of lowest rank, those that show something first."""
-    ranked = sorted(images, key=lambda image: (image.file_name in tally.empty, rank(seed, image.id)))
-    return [image.file_name for image in ranked[:EXAMPLES]]
 
 
 def _log_summary(labels: LabelMap, tally: Tally, warnings: Sequence[DataWarning]) -> None:

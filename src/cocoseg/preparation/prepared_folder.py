@@ -51,9 +51,6 @@ class PreparationJob:
     data: DataConfig
     masks: MasksConfig
 
-    def result(self) -> PreparedSet:
-        return PreparedSet(self.folder, self.image_dir, self.folder / self.subset_name)
-
     def fingerprint(self) -> dict[str, Any]:
         """All that the result depends on; of the annotation file its size and time of change."""
         status = self.annotation_file.stat()
@@ -71,25 +68,25 @@ class PreparationJob:
 
 def prepared_sets(config: Config) -> tuple[PreparedSet, PreparedSet | None]:
     """The training set, and the validation set that has a file of its own, as they are once prepared."""
-    train, val = preparation_jobs(config)
-    return train.result(), val.result() if val else None
+    train, *val = (
+        PreparedSet(job.folder, job.image_dir, job.folder / job.subset_name)
+        for job in preparation_jobs(config)
+    )
+    return train, val[0] if val else None
 
 
-def preparation_jobs(config: Config) -> tuple[PreparationJob, PreparationJob | None]:
-    """The training file's job, and that of a validation file of its own."""
+def preparation_jobs(config: Config) -> list[PreparationJob]:
+    """The training file's job, then that of a validation file of its own, where there is one."""
     data, folder = config.data, prepared_dir(config)
-    images, annotations = Path(data.images), Path(data.annotations)
-    train = PreparationJob(
-        folder, images, annotations, "subset_train_annotations.json", data.subset.size, data, config.masks
-    )
-    if data.val_annotations is None:
-        return train, None
-    # The size is that of the training subset; validation takes all its images.
-    images, annotations = Path(data.val_images or data.images), Path(data.val_annotations)
-    val = PreparationJob(
-        folder / "val", images, annotations, "subset_val_annotations.json", None, data, config.masks
-    )
-    return train, val
+    files = [(folder, data.images, data.annotations, "train", data.subset.size)]
+    if data.val_annotations is not None:  # of which all images are taken
+        files.append((folder / "val", data.val_images or data.images, data.val_annotations, "val", None))
+    return [
+        PreparationJob(
+            path, Path(images), Path(annotations), f"subset_{name}_annotations.json", size, data, config.masks
+        )
+        for path, images, annotations, name, size in files
+    ]
 
 
 def prepared_dir(config: Config) -> Path:

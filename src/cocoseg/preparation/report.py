@@ -1,6 +1,6 @@
 """The report on a prepared set: counts, warnings, pixels that overlaps hide."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from heapq import nsmallest
@@ -10,14 +10,15 @@ from cocoseg.config import OVERLAPS, MasksConfig
 from cocoseg.labels import IGNORE_INDEX, LabelMap
 from cocoseg.preparation.coco_file import CocoFile, Image
 from cocoseg.preparation.masks import MaskRecord
-from cocoseg.preparation.survey import Overlaps
+from cocoseg.preparation.survey import COVERED
 
 FIRST = 5  # ids that a warning names
+MOST_SIZES = 5  # sizes of images that are listed
 MOST_HIDDEN = 20  # classes of the table of overlaps
 UNSEEN = "not a single pixel"
 
 
-@dataclass
+@dataclass(frozen=True)
 class DataWarning:
     """A fault of the data that is no error, counted.
 
@@ -30,12 +31,8 @@ class DataWarning:
 
     of: str
     what: str
-    count: int = 0
-    first: list[int | str] = field(default_factory=list)
-
-    def add(self, ids: Sequence[int | str]) -> None:
-        self.count += len(ids)
-        self.first = nsmallest(FIRST, [*self.first, *ids])
+    count: int
+    first: list[int | str]
 
     def __str__(self) -> str:
         plural = "" if self.count == 1 else "es" if self.of.endswith("s") else "s"
@@ -52,16 +49,18 @@ class Tally:
         empty: images without a pixel of any class.
         images: images that show a class.
         pixels: pixels of a class.
-        overlaps: of the sampled images.
-        warnings: fault -> annotations that have it.
+        surveyed: images in the survey of overlaps.
+        overlaps: sums of what `survey` returns.
+        warnings: fault -> ids of the annotations that have it.
     """
 
     masks: dict[str, str] = field(default_factory=dict)
     empty: set[str] = field(default_factory=set)
     images: Counter[int] = field(default_factory=Counter)
     pixels: Counter[int] = field(default_factory=Counter)
-    overlaps: Overlaps = field(default_factory=Overlaps)
-    warnings: dict[str, DataWarning] = field(default_factory=dict)
+    surveyed: int = 0
+    overlaps: dict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
+    warnings: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, record: MaskRecord) -> None:
         self.masks[record.image] = record.mask
@@ -71,23 +70,20 @@ class Tally:
             self.empty.add(record.image)
         self.pixels.update(record.pixels)
         if record.overlaps is not None:
-            self.overlaps.add(record.overlaps)
+            self.surveyed += 1
+            for name, pixels in record.overlaps.items():
+                self.overlaps[name].update(pixels)
         for what, ids in record.warnings.items():
-            self.warnings.setdefault(what, DataWarning("annotation", what)).add(ids)
+            self.warnings[what] += ids
 
 
 def find_warnings(coco: CocoFile, labels: LabelMap, tally: Tally) -> list[DataWarning]:
     """All warnings about the file and the chosen images."""
-    warnings = [tally.warnings[what] for what in sorted(tally.warnings)]
+    found = [("annotation", what, ids) for what, ids in sorted(tally.warnings.items())]
+    found += [("image", what, ids) for what, ids in coco.warnings().items()]
     unseen = [name for index, name in enumerate(labels.names) if index and not tally.images[index]]
-    for of, what, ids in (
-        *(("image", what, ids) for what, ids in coco.warnings().items()),
-        ("class", UNSEEN, unseen),
-    ):
-        if ids:
-            warnings.append(DataWarning(of, what))
-            warnings[-1].add(ids)
-    return warnings
+    found.append(("class", UNSEEN, unseen))
+    return [DataWarning(of, what, len(ids), nsmallest(FIRST, ids)) for of, what, ids in found if ids]
 
 
 def build_report(
@@ -99,13 +95,10 @@ def build_report(
     warnings: Iterable[DataWarning],
 ) -> dict[str, Any]:
     """The content of `report.json`; shares are between 0 and 1."""
-    annotations: Counter[int] = Counter()
-    crowd = 0
     class_of, chosen = labels.index_of, {image.id for image in images}
-    for annotation in coco.annotations:
-        if annotation.image_id in chosen and annotation.category_id in class_of:
-            annotations[class_of[annotation.category_id]] += 1
-            crowd += bool(annotation.iscrowd)
+    used = [a for a in coco.annotations if a.image_id in chosen and a.category_id in class_of]
+    annotations = Counter(class_of[annotation.category_id] for annotation in used)
+    crowd = sum(bool(annotation.iscrowd) for annotation in used)
     total = tally.pixels.total()
     return {
         "images": {
@@ -114,11 +107,7 @@ def build_report(
             "empty": len(tally.empty),
             "sizes": dict(Counter(f"{image.width}x{image.height}" for image in images).most_common()),
         },
-        "annotations": {
-            "used": annotations.total(),
-            "crowd": crowd,
-            "crowd_share": _share(crowd, annotations.total()),
-        },
+        "annotations": {"used": len(used), "crowd": crowd, "crowd_share": _share(crowd, len(used))},
         "pixels": {
             "total": total,
             "background_share": _share(tally.pixels[0], total),
@@ -126,7 +115,7 @@ def build_report(
         },
         "rules": {"overlap": rules.overlap, "rasterizer": rules.rasterizer, "crowd": rules.crowd},
         "warnings": [asdict(warning) for warning in warnings],
-        "overlaps": _overlaps(tally.overlaps, labels, rules.overlap),
+        "overlaps": _sum_up_overlaps(tally, labels, rules.overlap),
         "classes": [
             {
                 "index": index,
@@ -143,12 +132,12 @@ def build_report(
     }
 
 
-def _overlaps(overlaps: Overlaps, labels: LabelMap, rule: str) -> dict[str, Any]:
-    """The classes of the sampled images, those first that lose most pixels by the chosen rule."""
-    covered, hidden = overlaps.covered, overlaps.hidden
+def _sum_up_overlaps(tally: Tally, labels: LabelMap, rule: str) -> dict[str, Any]:
+    """The classes of the surveyed images, those first that lose most pixels by the chosen rule."""
+    covered, hidden = tally.overlaps[COVERED], tally.overlaps
     order = sorted(covered, key=lambda index: (-hidden[rule][index], index))
     return {
-        "images": overlaps.images,
+        "images": tally.surveyed,
         "hidden_share": {name: _share(hidden[name].total(), covered.total()) for name in OVERLAPS},
         "classes": [
             {
@@ -165,12 +154,16 @@ def _overlaps(overlaps: Overlaps, labels: LabelMap, rule: str) -> dict[str, Any]
 def as_markdown(report: Mapping[str, Any]) -> str:
     """The content of `report.md`."""
     images, annotations, pixels = report["images"], report["annotations"], report["pixels"]
+    sizes = [f"{size} ({count})" for size, count in images["sizes"].items()]
+    others = f" and {len(sizes) - MOST_SIZES} others" if len(sizes) > MOST_SIZES else ""
     rules = ", ".join(f"{key} `{value}`" for key, value in report["rules"].items())
+    warnings = [f"- {DataWarning(**warning)}" for warning in report["warnings"]]
+    columns = ("name", "index", "category_ids", "images", "annotations", "pixels", "pixel_share")
     lines = [
         "# What was prepared",
         "",
         f"- {images['chosen']} of {images['in_file']} images, {images['empty']} without a pixel of any class",
-        f"- sizes (width x height): {_sizes(images['sizes'])}",
+        f"- sizes (width x height): {', '.join(sizes[:MOST_SIZES])}{others}",
         f"- {annotations['used']} annotations, {_percent(annotations['crowd_share'])} of them crowds",
         f"- {pixels['total'] / 1e6:.3g} million pixels: {_percent(pixels['background_share'])} background, "
         f"{_percent(pixels['ignored_share'])} ignored",
@@ -178,20 +171,16 @@ def as_markdown(report: Mapping[str, Any]) -> str:
         "",
         "## Warnings",
         "",
-        *([f"- {DataWarning(**warning)}" for warning in report["warnings"]] or ["None."]),
+        *(warnings or ["None."]),
         "",
         *_overlap_lines(report),
         "## Classes",
         "",
-        "| class | index | category ids | images | annotations | pixels | share |",
-        "|---|---|---|---|---|---|---|",
+        *_table(
+            ("class", "index", "category ids", "images", "annotations", "pixels", "share"),
+            [[c[column] for column in columns] for c in report["classes"]],
+        ),
     ]
-    for c in report["classes"]:
-        ids = " ".join(map(str, c["category_ids"]))
-        lines.append(
-            f"| {_cell(c['name'])} | {c['index']} | {ids} | {c['images']} | {c['annotations']} "
-            f"| {c['pixels']} | {_percent(c['pixel_share'])} |"
-        )
     return "\n".join(lines) + "\n"
 
 
@@ -199,32 +188,33 @@ def _overlap_lines(report: Mapping[str, Any]) -> list[str]:
     """The classes that lose most by the chosen rule, with their losses by the others."""
     rule, overlaps = report["rules"]["overlap"], report["overlaps"]
     shares = "; ".join(f"`{name}` {_percent(share)}" for name, share in overlaps["hidden_share"].items())
-    lines = [
+    rows = [
+        [c["name"], c["covered_pixels"], *c["hidden_share"].values()]
+        for c in overlaps["classes"]
+        if c["hidden_share"][rule] > 0
+    ]
+    head = (f"most hidden by `{rule}`", "covered", *(f"`{name}`" for name in OVERLAPS))
+    return [
         "## What overlaps hide",
         "",
         "Of the pixels that a class covers, the share that a rule gives to others (`ignore`: to none), from "
         f"{overlaps['images']} of the {report['images']['chosen']} images, chosen by seed. "
         f"Over all classes: {shares}.",
         "",
+        *([*_table(head, rows[:MOST_HIDDEN]), ""] if rows else []),
     ]
-    losers = [c for c in overlaps["classes"] if c["hidden_share"][rule] > 0]
-    if losers:
-        rules = " | ".join(f"`{name}`" for name in OVERLAPS)
-        lines += [f"| most hidden by `{rule}` | covered | {rules} |", "|---|---|---|---|---|"]
-    for c in losers[:MOST_HIDDEN]:
-        row = " | ".join(_percent(c["hidden_share"][name]) for name in OVERLAPS)
-        lines.append(f"| {_cell(c['name'])} | {c['covered_pixels']} | {row} |")
-    return [*lines, ""] if losers else lines
 
 
-def _sizes(sizes: Mapping[str, int]) -> str:
-    shown = [f"{size} ({count})" for size, count in list(sizes.items())[:5]]
-    return ", ".join(shown) + (f" and {len(sizes) - 5} others" if len(sizes) > 5 else "")
+def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+    """The lines of a table: shares (float) as percentages, no text that ends a cell or a row."""
 
+    def cell(value: Any) -> str:
+        if isinstance(value, float):
+            return _percent(value)
+        text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+        return " ".join(text.split()).replace("|", r"\|")
 
-def _cell(name: str) -> str:
-    """A name that neither ends the cell nor the row of a table."""
-    return " ".join(name.split()).replace("|", r"\|")
+    return [f"| {' | '.join(map(cell, row))} |" for row in (head, ["---"] * len(head), *rows)]
 
 
 def _share(part: int, whole: int) -> float:

@@ -3,7 +3,7 @@
 A malformed field is an error. Faults that other programs skip without a word are warnings.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,6 +23,10 @@ OUTSIDE = "coordinates outside the image"
 FLAT = "an area of zero"
 
 _COORDINATE_LIMIT = 1e5  # pixels; pycocotools walks along every outline, and its integers overflow
+
+
+class SegmentationError(CocosegError):
+    """A malformed segmentation; the message names the annotation, not the file."""
 
 
 class Instance(NamedTuple):
@@ -51,12 +55,11 @@ class Shape:
     """The area that an annotation covers.
 
     Attributes:
-        annotation_id, class_index: those of the annotation.
+        class_index: of the annotation.
         outline: polygons, none where there is nothing to draw, or runs.
         broken: whether parts were left out, of fewer than 3 points or an odd number of coordinates.
     """
 
-    annotation_id: int
     class_index: int
     outline: Polygons | Runs
     broken: bool = False
@@ -68,11 +71,20 @@ class Shape:
             return sum(map(_polygon_area, self.outline))
         return float(self.outline[1::2].sum())
 
-    def is_outside(self, height: int, width: int) -> bool:
-        """Whether a part of it is outside an image of this size."""
-        return isinstance(self.outline, list) and any(
-            min(part) < 0 or max(part[0::2]) > width or max(part[1::2]) > height for part in self.outline
-        )
+    def warnings(self, height: int, width: int) -> Iterator[str]:
+        """Faults that are no errors, of a shape on an image of this size."""
+        if self.broken:
+            yield BROKEN
+        if isinstance(self.outline, list):
+            if not self.outline:
+                yield EMPTY
+                return
+            if any(
+                min(part) < 0 or max(part[0::2]) > width or max(part[1::2]) > height for part in self.outline
+            ):
+                yield OUTSIDE
+        if self.area == 0:
+            yield FLAT
 
 
 @dataclass(frozen=True)
@@ -83,27 +95,14 @@ class Layers:
         height, width: of the image, in pixels.
         regions: ignored pixels, beneath everything else.
         objects: in the order of the file.
-        skipped: ids of annotations without anything to draw.
-        broken: ids of annotations with parts left out: fewer than 3 points, or an odd number of coordinates.
+        warnings: fault -> ids of the annotations that have it.
     """
 
     height: int
     width: int
     regions: list[Shape] = field(default_factory=list)
     objects: list[Shape] = field(default_factory=list)
-    skipped: list[int] = field(default_factory=list)
-    broken: list[int] = field(default_factory=list)
-
-    def warnings(self) -> dict[str, list[int]]:
-        """Warning -> ids of the annotations that it is about."""
-        shapes = [*self.regions, *self.objects]
-        found = {
-            BROKEN: self.broken,
-            EMPTY: self.skipped,
-            OUTSIDE: [shape.annotation_id for shape in shapes if shape.is_outside(self.height, self.width)],
-            FLAT: [shape.annotation_id for shape in shapes if shape.area == 0],
-        }
-        return {what: ids for what, ids in found.items() if ids}
+    warnings: dict[str, list[int]] = field(default_factory=dict)
 
 
 def parse_layers(instances: Iterable[Instance], height: int, width: int, crowd: str) -> Layers:
@@ -116,18 +115,18 @@ def parse_layers(instances: Iterable[Instance], height: int, width: int, crowd: 
             annotation (`draw`), or are left out (`skip`).
 
     Raises:
-        CocosegError: a segmentation is malformed; the message names the annotation.
+        SegmentationError: a segmentation is malformed.
     """
     layers = Layers(height, width)
     for instance in instances:
         if instance.crowd and crowd == "skip":
             continue
         shape = parse_segmentation(instance, height, width)
-        if shape.broken:
-            layers.broken.append(shape.annotation_id)
+        for warning in shape.warnings(height, width):
+            layers.warnings.setdefault(warning, []).append(instance.annotation_id)
         if isinstance(shape.outline, list) and not shape.outline:
-            layers.skipped.append(shape.annotation_id)
-        elif shape.class_index == IGNORE_INDEX or (instance.crowd and crowd == "ignore"):
+            continue
+        if shape.class_index == IGNORE_INDEX or (instance.crowd and crowd == "ignore"):
             layers.regions.append(shape)
         else:
             layers.objects.append(shape)
@@ -140,17 +139,14 @@ def parse_segmentation(instance: Instance, height: int, width: int) -> Shape:
     Polygons of fewer than 3 points or an odd number of coordinates are left out.
 
     Raises:
-        CocosegError: neither polygons nor RLE, coordinates beyond 100,000, an RLE of another size than
+        SegmentationError: neither polygons nor RLE, coordinates beyond 100,000, an RLE of another size than
             the image's or whose runs don't add up to it.
     """
     found = _decode(instance)
     if isinstance(found, _RLE):
-        return Shape(
-            instance.annotation_id, instance.class_index, _checked_runs(instance, found, height, width)
-        )
+        return Shape(instance.class_index, _read_runs(instance, found, height, width))
     polygons = [part for part in found if len(part) >= 6 and not len(part) % 2]
-    broken = len(polygons) < len(found)
-    return Shape(instance.annotation_id, instance.class_index, polygons, broken)
+    return Shape(instance.class_index, polygons, broken=len(polygons) < len(found))
 
 
 def _decode(instance: Instance) -> Polygons | _RLE:
@@ -163,13 +159,13 @@ def _decode(instance: Instance) -> Polygons | _RLE:
             reason = f"a coordinate lies beyond {_COORDINATE_LIMIT:.0f} pixels"
         else:
             reason = f"the segmentation is neither polygons nor RLE ({error})"
-        raise CocosegError(f"annotation {instance.annotation_id}: {reason}") from error
+        raise SegmentationError(f"annotation {instance.annotation_id}: {reason}") from error
 
 
-def _checked_runs(instance: Instance, rle: _RLE, height: int, width: int) -> Runs:
+def _read_runs(instance: Instance, rle: _RLE, height: int, width: int) -> Runs:
     name = f"annotation {instance.annotation_id}"
     if rle.size != (height, width):
-        raise CocosegError(
+        raise SegmentationError(
             f"{name}: the RLE is {rle.size[1]}x{rle.size[0]} pixels (width x height), "
             f"its image {width}x{height}"
         )
@@ -180,7 +176,7 @@ def _checked_runs(instance: Instance, rle: _RLE, height: int, width: int) -> Run
         sane = all(0 <= run <= pixels for run in rle.counts)
         runs = np.array(rle.counts if sane else [], dtype=np.int64)
     if runs.size == 0 or runs.min() < 0 or runs.max() > pixels or runs.sum() != pixels:
-        raise CocosegError(f"{name}: the runs of the RLE don't add up to {width}x{height} pixels")
+        raise SegmentationError(f"{name}: the runs of the RLE don't add up to {width}x{height} pixels")
     return runs
 
 

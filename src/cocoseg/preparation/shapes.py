@@ -47,16 +47,12 @@ def draw_shapes(root: Path, *, images: int, seed: int) -> None:
         raise CocosegError(f"data.root: {root} can't be made ({error.strerror})") from error
     with FileLock(root / ".lock"):
         _claim(root)
-        if _read_settings(annotation_file) == made_from:
-            return
         drawing = root / "images.part"
         shutil.rmtree(drawing, ignore_errors=True)
+        if _read_settings(annotation_file) == made_from:
+            return
         drawing.mkdir()
-        try:
-            content = _draw_all(drawing, images, seed)
-        except BaseException:
-            shutil.rmtree(drawing, ignore_errors=True)
-            raise
+        content = _draw_all(drawing, images, seed)
         # The annotation file goes first and comes last: where it is, the images are its own.
         annotation_file.unlink(missing_ok=True)
         shutil.rmtree(root / "images", ignore_errors=True)
@@ -129,13 +125,14 @@ def _draw_object(image: PIL.Image.Image, category_id: int, rng: np.random.Genera
     radius = rng.uniform(0.16, 0.3) * min(width, height)
     center = (rng.uniform(0.1, 0.9) * width, rng.uniform(0.1, 0.9) * height)
     angle = rng.uniform(0, 2 * math.pi)
-    parts, hole = OUTLINES[CATEGORIES[category_id]](*center, radius, angle)
-    parts = [part for part in (_clip(part, width, height) for part in parts) if part]
-    region = _fill(image.size, parts)
-    if hole is not None:
-        region &= ~_fill(image.size, [hole])
+    name = CATEGORIES[category_id]
+    parts = [_clip(part, width, height) for part in OUTLINES[name](*center, radius, angle)]
+    segmentation: Any = [part for part in parts if part]
+    region = _fill(image.size, segmentation)
+    if name == "ring":
+        region &= ~_fill(image.size, [_polar(*center, [0.55 * radius] * 24, angle)])
+        segmentation = _uncompressed_rle(region)
     image.paste(_color(rng, HUES[category_id]), mask=PIL.Image.fromarray(region))
-    segmentation = parts if hole is None else _uncompressed_rle(region)
     return _annotation(category_id, region, segmentation, crowd=False)
 
 
@@ -152,24 +149,27 @@ def _draw_crowd(image: PIL.Image.Image, rng: np.random.Generator) -> dict[str, A
     region = np.zeros((height, width), dtype=bool)
     for _ in range(25):
         x, y = left + rng.uniform(0, 0.4) * width, top + rng.uniform(0, 0.4) * height
-        dot = _fill(image.size, _circle(x, y, 3.0, 0.0)[0])
+        dot = _fill(image.size, OUTLINES["circle"](x, y, 3.0, 0.0))
         image.paste(_color(rng, HUES[8]), mask=PIL.Image.fromarray(dot))
         region |= dot
-    encoded = coco_mask.encode(np.asfortranarray(region, dtype=np.uint8))
-    segmentation = {"size": [height, width], "counts": encoded["counts"].decode()}
+    segmentation = {"size": [height, width], "counts": _encode(region)["counts"].decode()}
     return _annotation(8, region, segmentation, crowd=True)
 
 
 def _annotation(category_id: int, region: np.ndarray, segmentation: Any, *, crowd: bool) -> dict[str, Any]:
-    rows, columns = np.flatnonzero(region.any(1)), np.flatnonzero(region.any(0))
-    x, y, right, bottom = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1) if rows.size else (0, 0, 0, 0)
+    encoded = _encode(region)
     return {
         "category_id": category_id,
         "iscrowd": int(crowd),
-        "area": float(region.sum()),
-        "bbox": [float(x), float(y), float(right - x), float(bottom - y)],
+        "area": float(coco_mask.area(encoded)),
+        "bbox": coco_mask.toBbox(encoded).tolist(),
         "segmentation": segmentation,
     }
+
+
+def _encode(region: np.ndarray) -> dict[str, Any]:
+    """Compressed RLE of a region, (H, W) bool."""
+    return coco_mask.encode(np.asfortranarray(region, dtype=np.uint8))
 
 
 def _fill(size: tuple[int, int], parts: list[Polygon]) -> np.ndarray:
@@ -214,28 +214,18 @@ def _clip(polygon: Polygon, width: int, height: int) -> Polygon:
     return [coordinate for point in points for coordinate in point]
 
 
-Outline = tuple[list[Polygon], Polygon | None]  # the parts, and a hole
-
-
-def _circle(x: float, y: float, radius: float, angle: float) -> Outline:
-    return [_polar(x, y, [radius] * 24, angle)], None
-
-
-def _ring(x: float, y: float, radius: float, angle: float) -> Outline:
-    return [_polar(x, y, [radius] * 24, angle)], _polar(x, y, [0.55 * radius] * 24, angle)
-
-
-def _dumbbell(x: float, y: float, radius: float, angle: float) -> Outline:
+def _dumbbell(x: float, y: float, radius: float, angle: float) -> list[Polygon]:
     """Two separate squares: one object of two parts."""
     dx, dy = 0.75 * radius * math.cos(angle), 0.75 * radius * math.sin(angle)
-    return [_polar(x + s * dx, y + s * dy, [0.55 * radius] * 4, angle) for s in (-1, 1)], None
+    return [_polar(x + s * dx, y + s * dy, [0.55 * radius] * 4, angle) for s in (-1, 1)]
 
 
-OUTLINES: dict[str, Callable[[float, float, float, float], Outline]] = {
-    "square": lambda x, y, r, a: ([_polar(x, y, [r] * 4, a)], None),
-    "triangle": lambda x, y, r, a: ([_polar(x, y, [r * 1.1] * 3, a)], None),
-    "circle": _circle,
-    "star": lambda x, y, r, a: ([_polar(x, y, [r * 1.15, r * 0.45] * 5, a)], None),
-    "ring": _ring,
+# Parts of an object at (x, y) with a radius and an angle.
+OUTLINES: dict[str, Callable[[float, float, float, float], list[Polygon]]] = {
+    "square": lambda x, y, r, a: [_polar(x, y, [r] * 4, a)],
+    "triangle": lambda x, y, r, a: [_polar(x, y, [r * 1.1] * 3, a)],
+    "circle": lambda x, y, r, a: [_polar(x, y, [r] * 24, a)],
+    "star": lambda x, y, r, a: [_polar(x, y, [r * 1.15, r * 0.45] * 5, a)],
+    "ring": lambda x, y, r, a: [_polar(x, y, [r] * 24, a)],
     "dumbbell": _dumbbell,
 }

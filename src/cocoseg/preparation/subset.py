@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from hashlib import blake2b
 
 from cocoseg.errors import CocosegError
-from cocoseg.preparation.coco_file import Annotation, CocoFile, Image
-from cocoseg.preparation.segmentations import Instance, parse_segmentation
+from cocoseg.preparation.coco_file import CocoFile, Image
+from cocoseg.preparation.segmentations import Instance, SegmentationError, parse_segmentation
 
 
 def choose(
@@ -102,18 +102,16 @@ def _rare_first(ranked: list[int], classes: Mapping[int, set[int]], size: int) -
 def _areas(coco: CocoFile, class_of: Mapping[int, int]) -> dict[int, float]:
     """Image id -> pixels that its annotations cover, overlaps counted twice."""
     sizes = {image.id: (image.height, image.width) for image in coco.images}
-    area = dict.fromkeys(sizes, 0.0)
+    areas = dict.fromkeys(sizes, 0.0)
     for annotation in coco.annotations:
-        if annotation.category_id in class_of and not annotation.iscrowd:
-            area[annotation.image_id] += _area(coco, annotation, *sizes[annotation.image_id])
-    return area
-
-
-def _area(coco: CocoFile, annotation: Annotation, height: int, width: int) -> float:
-    if annotation.area is not None:
-        return annotation.area
-    instance = Instance(annotation.id, 0, False, bytes(annotation.segmentation))
-    try:
-        return parse_segmentation(instance, height, width).area
-    except CocosegError as error:
-        raise CocosegError(f"{coco.path}: {error}") from error
+        if annotation.category_id not in class_of or annotation.iscrowd:
+            continue
+        area = annotation.area
+        if area is None:
+            instance = Instance(annotation.id, 0, False, bytes(annotation.segmentation))
+            try:
+                area = parse_segmentation(instance, *sizes[annotation.image_id]).area
+            except SegmentationError as error:
+                raise CocosegError(f"{coco.path}: {error}") from error
+        areas[annotation.image_id] += area
+    return areas

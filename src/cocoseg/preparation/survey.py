@@ -5,7 +5,7 @@ An image is painted by all three rules for it, which takes longer than its mask 
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from heapq import nsmallest
 
 import numpy as np
@@ -17,27 +17,7 @@ from cocoseg.preparation.segmentations import Layers
 from cocoseg.preparation.subset import rank
 
 SAMPLE = 256  # images at most
-
-
-@dataclass
-class Overlaps:
-    """Pixels in some images, by class index.
-
-    Attributes:
-        images: how many.
-        covered: pixels inside the objects of a class, whichever class is on top.
-        hidden: overlap rule -> those of them that the rule gives to another class or ignores.
-    """
-
-    images: int = 0
-    covered: Counter[int] = field(default_factory=Counter)
-    hidden: dict[str, Counter[int]] = field(default_factory=lambda: {rule: Counter() for rule in OVERLAPS})
-
-    def add(self, other: "Overlaps") -> None:
-        self.images += other.images
-        self.covered.update(other.covered)
-        for rule in OVERLAPS:
-            self.hidden[rule].update(other.hidden[rule])
+COVERED = "covered"
 
 
 def sample(images: Iterable[Image], seed: int) -> set[int]:
@@ -45,17 +25,23 @@ def sample(images: Iterable[Image], seed: int) -> set[int]:
     return {image.id for image in nsmallest(SAMPLE, images, key=lambda image: rank(seed, image.id))}
 
 
-def survey(layers: Layers, rasterizer: str) -> Overlaps:
-    """Survey one image."""
-    found, covers = Overlaps(images=1), {}
+def survey(layers: Layers, rasterizer: str) -> dict[str, Counter[int]]:
+    """Survey one image.
+
+    Returns:
+        pixels by class index: COVERED -> those inside the objects of a class, whichever class is on top;
+        overlap rule -> those of them that the rule gives to another class or ignores.
+    """
+    found = {name: Counter() for name in (COVERED, *OVERLAPS)}
+    covers = {}
     for index in {shape.class_index for shape in layers.objects}:
         alone = replace(layers, regions=[], objects=[s for s in layers.objects if s.class_index == index])
         covers[index] = paint(alone, MasksConfig(rasterizer=rasterizer)).ravel() > 0
-        found.covered[index] = int(np.count_nonzero(covers[index]))
+        found[COVERED][index] = int(np.count_nonzero(covers[index]))
     # Nothing is hidden but where several classes are.
     spots = np.flatnonzero(sum(cover.view(np.uint8) for cover in covers.values()) > 1)
     for rule in OVERLAPS if spots.size else ():
         on_top = paint(layers, MasksConfig(overlap=rule, rasterizer=rasterizer)).ravel()[spots]
         for index, cover in covers.items():
-            found.hidden[rule][index] = int(np.count_nonzero(cover[spots] & (on_top != index)))
+            found[rule][index] = int(np.count_nonzero(cover[spots] & (on_top != index)))
     return found
