@@ -100,8 +100,6 @@ class RunFolder:
     def close(self) -> None:
         logging.getLogger().removeHandler(self._log)
         self._log.close()
-        if not self.has_begun and [file.name for file in self.path.iterdir()] == [LOCK]:
-            (self.path / LOCK).unlink()  # the folder was made for this command, which was refused
 
     def _open_log(self) -> None:
         file = logging.FileHandler(self.path / _log_name(), encoding="utf-8")
@@ -184,7 +182,7 @@ def require_free(folder: Path, program: str, *, key: str, overwrite: bool) -> No
 
 @contextmanager
 def locked(folder: Path, *, key: str, wait: float = 0.0) -> Iterator[None]:
-    """Keep other processes out of a folder.
+    """Keep other processes out of a folder for the block, which leaves nothing where it writes nothing.
 
     Raises:
         CocosegError: another one is still there after `wait` seconds.
@@ -195,21 +193,24 @@ def locked(folder: Path, *, key: str, wait: float = 0.0) -> Iterator[None]:
         lock.acquire(timeout=wait)
     except Timeout as error:
         raise CocosegError(
-            f"{key}: another process writes to {from_here(folder)}; name another folder"
+            f"{key}: another process writes to {from_here(folder)}; wait for it, or name another folder"
         ) from error
     try:
         yield
     finally:
+        if [file.name for file in folder.glob("*")] == [LOCK]:
+            (folder / LOCK).unlink()
         lock.release()
 
 
 class RemoveEmptyFolder(Callback):
-    """Hydra callback: a refused command leaves no folder behind that Hydra has made for it."""
+    """Hydra callback: a refused command leaves no folder behind that was made for it."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        folder = Path(config.hydra.run.dir).absolute()
-        new = [path for path in (folder, *folder.parents) if not path.exists()]
-        atexit.register(_remove_empty, new)  # `on_job_end` is left out where a program exits
+        _remove_empty_at_exit(config.hydra.run.dir)
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        _remove_empty_at_exit(config.hydra.sweep.dir)
 
 
 @contextmanager
@@ -244,10 +245,16 @@ def _write_hydra_files(folder: Path, config: DictConfig | None = None) -> None:
         write_bytes(folder / HYDRA / name, OmegaConf.to_yaml(content).encode())
 
 
-def _remove_empty(folders: list[Path]) -> None:
-    with suppress(OSError):  # the first one that is not empty ends it
-        for folder in folders:
-            folder.rmdir()
+def _remove_empty_at_exit(folder: str) -> None:
+    path = Path(folder).absolute()
+    new = [parent for parent in (path, *path.parents) if not parent.exists()]
+
+    def remove() -> None:
+        with suppress(OSError):  # the first one that is not empty ends it
+            for created in new:
+                created.rmdir()
+
+    atexit.register(remove)  # Hydra's `on_job_end` is left out where a program exits
 
 
 def _program_of(config_file: Path) -> str | None:

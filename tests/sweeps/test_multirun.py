@@ -5,14 +5,14 @@ import json
 import os
 import signal
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 import cocoseg.sweeps.multirun
-from cocoseg.errors import CocosegError
-from cocoseg.sweeps.multirun import forget_frames, own, remember_global_state
+from cocoseg.run_folder import locked
+from cocoseg.sweeps.multirun import MultirunInOrder, forget_frames, remember_global_state
 from conftest import SMALL, run_program
 
 CALLBACKS = """
@@ -63,11 +63,12 @@ def table(sweep: Path) -> dict[str, dict[str, str]]:
         return {line["job"]: line for line in csv.DictReader(file)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "hook", "code"),
     [
-        pytest.param(signal.SIGTERM, "on_train_epoch_end", 143),
-        pytest.param(signal.SIGUSR1, "on_train_epoch_end", 0, marks=pytest.mark.slow),
+        (signal.SIGTERM, "on_train_epoch_end", 143),
+        (signal.SIGUSR1, "on_train_epoch_end", 0),
     ],
 )
 def test_a_signal_ends_the_multirun_and_keeps_what_is_done(multirun, tmp_path: Path, number, hook, code: int):
@@ -134,21 +135,31 @@ def test_nothing_leaks_over_twenty_jobs(multirun, tmp_path: Path):
     assert all(f"sweep/{job}/segmentation_model.pth" in log for job, log in enumerate(logs))
 
 
-def test_one_process_owns_a_multirun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A folder that was made for it goes again where nothing was written there."""
-    kept = []
-    monkeypatch.setattr(cocoseg.sweeps.multirun.atexit, "register", lambda *call: kept.append(call))
+def test_a_second_process_on_a_sweep_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     monkeypatch.setattr(cocoseg.sweeps.multirun, "PATIENCE", 0.1)
-    folder = tmp_path / "new/sweep"
-    own(folder)
-    with (
-        ThreadPoolExecutor() as other,
-        pytest.raises(CocosegError, match=f"another process runs the sweep in {folder}; wait"),
-    ):
-        other.submit(own, folder).result()
-    release, *arguments = kept[0]
-    release(*arguments)
-    assert list(tmp_path.iterdir()) == []
+    folder = tmp_path / "sweep"
+    launcher = {"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}, "launcher": launcher}})
+    with locked(folder, key="sweep.name"), pytest.raises(SystemExit) as ended:
+        MultirunInOrder(leaderboard=True).on_multirun_start(config)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == (
+        f"error: sweep.name, hydra.sweep.dir: another process writes to {folder}; "
+        "wait for it, or name another folder\n"
+    )
+    assert not folder.exists() or list(folder.iterdir()) == []
+
+
+def test_jobs_that_fail_before_their_run_begins_are_in_the_table(multirun, tmp_path: Path):
+    done = multirun("data.batch_size=0,-1", "hydra/launcher=local")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    rows = table(tmp_path / "sweep")
+    assert {row["data.batch_size"]: row["state"] for row in rows.values()} == {"0": "failed", "-1": "failed"}
+    assert rows["0"]["reason"].startswith("data.batch_size is 0; it must be ")
+    assert done.stderr.splitlines()[-1].endswith(rows["1"]["reason"])
 
 
 def test_a_job_restores_what_holds_for_the_whole_process():

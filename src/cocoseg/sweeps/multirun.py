@@ -3,35 +3,27 @@ the next, and the leaderboard is written however it ends. No torch unless a job 
 
 import atexit
 import gc
-import logging
 import os
-import random
 import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from filelock import FileLock, Timeout
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from cocoseg.errors import CocosegError, report_errors
-from cocoseg.files import from_here
 from cocoseg.overrides import tell_jobs
-from cocoseg.run_folder import PATIENCE
+from cocoseg.run_folder import PATIENCE, locked
 from cocoseg.workers import SIGNALS, exit_code
-
-log = logging.getLogger(__name__)
-
-LOCK = ".lock"  # file in the folder of a multirun
 
 
 class MultirunInOrder(Callback):
@@ -50,7 +42,9 @@ class MultirunInOrder(Callback):
         with report_errors():
             if "submitit" in config.hydra.launcher._target_ and find_spec("submitit") is None:
                 raise CocosegError("submitit is not installed; pip install -e '.[slurm]'")
-            own(sweep_dir)
+            owned = ExitStack()
+            owned.enter_context(locked(sweep_dir, key="sweep.name, hydra.sweep.dir", wait=PATIENCE))
+        atexit.register(owned.close)
         if self.leaderboard:
             # Not at `on_multirun_end`, which is left out when a job has failed or a signal has come.
             atexit.register(_conclude, sweep_dir)
@@ -68,38 +62,6 @@ class MultirunInOrder(Callback):
                 forget_frames(job_return._return_value)
             self._restore()
             self._restore = None
-
-
-def own(sweep_dir: Path) -> None:
-    """Keep other processes out of the folder of a multirun as long as this one lives.
-
-    Folders that are made for it are removed in the end where nothing was written there.
-
-    Raises:
-        CocosegError: another process owns it.
-    """
-    created = [folder for folder in (sweep_dir, *sweep_dir.parents) if not folder.exists()]
-    sweep_dir.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(sweep_dir / LOCK)
-    try:
-        # Loaders of a killed process may hold its lock for some seconds.
-        lock.acquire(timeout=PATIENCE)
-    except Timeout as error:
-        raise CocosegError(
-            f"another process runs the sweep in {from_here(sweep_dir)}; wait for it, or name another one by "
-            "sweep.name=… or hydra.sweep.dir=…"
-        ) from error
-    atexit.register(_release, lock, created)
-
-
-def _release(lock: FileLock, created: list[Path]) -> None:
-    file = Path(lock.lock_file)
-    if created and list(file.parent.iterdir()) == [file]:
-        file.unlink()
-    lock.release()
-    with suppress(OSError):  # a folder that is not empty, nor are those above it
-        for folder in created:
-            folder.rmdir()
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
@@ -127,17 +89,12 @@ def remember_global_state() -> Callable[[], None]:
     environment = dict(os.environ)
     filters = warnings.catch_warnings()
     filters.__enter__()
-    numbers = random.getstate()
-    levels = {name: logging.getLogger(name).level for name in ("lightning.pytorch", "lightning.fabric")}
 
     def restore() -> None:
         for name in os.environ.keys() - environment.keys():
             del os.environ[name]
         os.environ.update(environment)
         filters.__exit__()
-        random.setstate(numbers)
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
         gc.collect()  # trainers and their callbacks refer to each other
         if "torch" in sys.modules:
             _reset_torch()
