@@ -5,7 +5,7 @@ from omegaconf import DictConfig
 from cocoseg.checks import check_checkpoint
 from cocoseg.cli import program, resolve_config
 from cocoseg.config import EvaluateConfig
-from cocoseg.evaluation.training_settings import as_trained, has_other_data, require_data, run_settings
+from cocoseg.evaluation.training_settings import as_trained
 from cocoseg.overrides import command, is_overridden, key_of
 from cocoseg.run_folder import open_folder
 
@@ -14,10 +14,7 @@ from cocoseg.run_folder import open_folder
 def main(cfg: DictConfig) -> None:
     check_checkpoint(cfg.checkpoint)
     keys = list(map(key_of, command().overrides))
-    trained = run_settings(cfg.checkpoint, needed=not has_other_data(keys))
-    cfg = as_trained(cfg, trained, keys)
-    if trained is None and not has_other_data(keys):
-        require_data(cfg)
+    cfg = as_trained(cfg, keys)
     config = resolve_config(cfg, EvaluateConfig)
     size = tuple(config.data.image_size) if is_overridden("data.image_size") else None
     with open_folder(cfg, "evaluate", key="run_dir") as folder:

@@ -1,12 +1,13 @@
 """Files that appear whole or not at all, folders that one process at a time writes to."""
 
+import csv
 import errno
 import logging
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +88,15 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
             text = b"[\n  " + b",\n  ".join(map(msgspec.json.encode, value)) + b"\n ]"
         lines.append(b" " + msgspec.json.encode(key) + b": " + text)
     write_bytes(path, b"{\n" + b",\n".join(lines) + b"\n}\n")
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows of the same keys as CSV, whole or not at all: numbers in full, an empty cell for None."""
+    text = StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_bytes(path, text.getvalue().encode())
 
 
 @contextmanager

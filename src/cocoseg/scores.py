@@ -8,7 +8,7 @@ pixels.
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -24,8 +24,7 @@ SUMMARY = {
 }
 
 
-@dataclass(frozen=True)
-class Counts:
+class Counts(NamedTuple):
     """Pixels per class, without the ignored ones: (…, C), integers or floats that hold integers.
 
     Leading dimensions are sets that are scored one by one, such as images or resampled sets.
@@ -43,7 +42,8 @@ class Counts:
     @classmethod
     def from_matrix(cls, matrix: np.ndarray) -> Self:
         """From confusion matrices (…, C, C), rows the targets."""
-        return cls(matrix.diagonal(axis1=-2, axis2=-1), matrix.sum(-1), matrix.sum(-2))
+        correct = matrix.diagonal(axis1=-2, axis2=-1).copy()  # else it would keep the whole matrix
+        return cls(correct, matrix.sum(-1), matrix.sum(-2))
 
     def iou(self) -> np.ndarray:
         """(…, C) float64; NaN for classes that don't occur in the targets."""

@@ -14,8 +14,8 @@ from sklearn.metrics import confusion_matrix
 from cocoseg.config import EvaluateConfig
 from cocoseg.data.datamodule import SegmentationDataModule
 from cocoseg.errors import CocosegError
-from cocoseg.evaluation import evaluate
 from cocoseg.evaluation.bootstrap import intervals
+from cocoseg.evaluation.evaluate import evaluate
 from cocoseg.evaluation.images import open_images
 from cocoseg.inference.model import load_model
 from cocoseg.inference.predictor import Predictor
@@ -128,6 +128,7 @@ def test_at_the_networks_size_scores_and_loss_are_those_of_training(scored: Simp
     model = load_model(scored.config.checkpoint)
     data = SegmentationDataModule(scored.config)
     data.prepare_data()
+    data.setup("fit")
     matrix, losses, counts = ConfusionMatrix(len(scored.labels)), [], []
     with torch.inference_mode():
         for part in (data.train_set, data.val_set):
@@ -235,6 +236,7 @@ def test_the_splits_are_those_of_training(shapes_root: Path, tmp_path: Path, see
     config = settings(shapes_root, tmp_path, seed=seed)
     data = SegmentationDataModule(config)
     data.prepare_data()
+    data.setup("fit")
     for split, part in (("train", data.train_set), ("val", data.val_set)):
         expected = [part.dataset.pairs[number][0] for number in part.indices]
         assert open_images(replace(config, split=split)).names == expected

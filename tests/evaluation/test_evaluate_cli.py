@@ -28,6 +28,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     return SimpleNamespace(cwd=cwd, train=train, evaluate=evaluate)
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_the_formats_that_were_asked_for(trained: SimpleNamespace) -> None:
     assert trained.train.returncode == 0, trained.train.stderr
     assert trained.train.stderr == ""
@@ -40,6 +41,7 @@ def test_a_run_ends_with_the_formats_that_were_asked_for(trained: SimpleNamespac
     assert program(torch.zeros(2, 40, 24, 3, dtype=torch.uint8)).shape == (2, 40, 24)
 
 
+@pytest.mark.slow
 def test_a_model_alone_is_scored_on_what_its_training_held_out(trained: SimpleNamespace) -> None:
     assert trained.evaluate.returncode == 0, trained.evaluate.stderr
     assert trained.evaluate.stderr == ""
@@ -59,7 +61,25 @@ def test_a_model_alone_is_scored_on_what_its_training_held_out(trained: SimpleNa
     assert any(line.split() == ["95", "%", "interval", "own", "size", "32x32"] for line in lines)
 
 
-MODEL = "checkpoint=run/segmentation_model.pth"
+def assert_refused(overrides: tuple[str, ...], message: str, cwd: Path) -> None:
+    done = run_program("evaluate", *overrides, cwd=cwd)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {message}")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed=0", "split=val: the model was trained on "),
+        ("data.labels={all:[square,ring]}", "the model has other labels than these data: "),
+    ],
+)
+def test_data_that_do_not_fit_the_model_are_refused(
+    trained: SimpleNamespace, override: str, message: str
+) -> None:
+    assert_refused(("checkpoint=run/segmentation_model.pth", override), message, trained.cwd)
 
 
 @pytest.mark.parametrize(
@@ -67,30 +87,15 @@ MODEL = "checkpoint=run/segmentation_model.pth"
     [
         ((), "checkpoint is not given: checkpoint=<segmentation_model.pth>"),
         (("checkpoint=none.pth",), "checkpoint: no file none.pth"),
-        ((MODEL, "split=test"), "split is 'test'; it must be one of val, train, all"),
-        pytest.param((MODEL, "seed=0"), "split=val: the model was trained on ", marks=pytest.mark.slow),
-        ((MODEL, "data.labels={all:[square,ring]}"), "the model has other labels than these data: "),
+        (("checkpoint=model.pth", "data=shapes", "split=test"), "split is 'test'; it must be one of val, "),
+        (
+            ("checkpoint=model.pth",),
+            "data.annotations: no file data/coco/annotations/instances_train2017.json, and no config.yaml "
+            "beside the checkpoint names the data of its training; give data=… or data.root=…\n",
+        ),
     ],
     ids=str,
 )
-def test_a_mistake_is_one_line(trained: SimpleNamespace, overrides: tuple[str, ...], message: str) -> None:
-    done = run_program("evaluate", *overrides, cwd=trained.cwd)
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {message}")
-    assert done.stderr.count("\n") == 1
-
-
-def test_a_model_alone_says_that_its_data_are_to_be_given(tmp_path: Path) -> None:
+def test_a_mistake_is_one_line(tmp_path: Path, overrides: tuple[str, ...], message: str) -> None:
     (tmp_path / "model.pth").touch()
-    done = run_program("evaluate", "checkpoint=model.pth", cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr == (
-        "error: data.annotations: no file data/coco/annotations/instances_train2017.json, and no config.yaml "
-        "beside the checkpoint names the data of its training; give data=… or data.root=…\n"
-    )
-
-
-def test_an_unknown_format_is_refused_before_anything_is_done(tmp_path: Path) -> None:
-    done = run_program("train", *SMALL, "export=[pth,tflite]", cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr == "error: export is [pth,tflite]; it must be a list of pth, onnx, torch_export\n"
+    assert_refused(overrides, message, tmp_path)

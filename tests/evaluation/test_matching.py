@@ -36,8 +36,8 @@ def test_names_are_matched() -> None:
 
     assert matching(np.array([[0, 1], [2, 3]], dtype=np.uint8)).tolist() == [[0, 3], [1, 0]]
     assert not matching.is_same
-    assert matching.never_predicted == ("apple",)
-    assert matching.as_background == ("zebra",)
+    assert matching.never_predicted == ["apple"]
+    assert matching.as_background == ["zebra"]
 
 
 def test_the_same_labels_under_match() -> None:

@@ -1,3 +1,4 @@
+import functools
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from cocoseg.settings import convert
 from conftest import ROOT
 
 
+@functools.cache
 def composed(program: str, *overrides: str) -> DictConfig:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return compose(program, list(overrides))
@@ -24,10 +26,11 @@ def write_run(folder: Path, *overrides: str) -> Path:
     return folder / "segmentation_model.pth"
 
 
-def settled(model: Path, *overrides: str) -> DictConfig:
-    """What `evaluate.py` is told by these overrides."""
-    keys = [override.split("=")[0] for override in overrides]
-    return as_trained(composed("evaluate", *overrides), run_settings(str(model)), keys)
+def evaluation_of(model: Path, *overrides: str) -> DictConfig:
+    """Settings of `evaluate.py checkpoint=<model>` with these overrides."""
+    config = composed("evaluate", *overrides).copy()
+    config.checkpoint = str(model)
+    return as_trained(config, [override.split("=")[0] for override in overrides])
 
 
 TRAINED = (
@@ -52,7 +55,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def test_the_data_are_those_of_the_run(model: Path) -> None:
-    config = settled(model)
+    config = evaluation_of(model)
     expected = composed("train", *TRAINED)
     assert (config.seed, config.masks) == (7, expected.masks)
     for key in expected.data:
@@ -63,18 +66,18 @@ def test_the_data_are_those_of_the_run(model: Path) -> None:
 
 
 def test_a_checkpoint_lies_one_folder_deeper(model: Path) -> None:
-    assert settled(model.parent / "checkpoints/last.ckpt").data.annotations == "/data/mine/all.json"
+    assert evaluation_of(model.parent / "checkpoints/last.ckpt").data.annotations == "/data/mine/all.json"
 
 
 def test_what_is_typed_goes_first(model: Path) -> None:
-    config = settled(model, "seed=8", "data.val_fraction=0.5", "data.subset.seed=2", "masks.crowd=skip")
+    config = evaluation_of(model, "seed=8", "data.val_fraction=0.5", "data.subset.seed=2", "masks.crowd=skip")
     assert (config.seed, config.data.val_fraction, config.data.subset.seed) == (8, 0.5, 2)
     assert (config.masks.crowd, config.masks.overlap) == ("skip", "smallest")
     assert config.data.subset.categories == ["dog", 3]
 
 
 def test_a_typed_root_moves_what_lay_below_it(model: Path) -> None:
-    config = settled(model, "data.root=/moved")
+    config = evaluation_of(model, "data.root=/moved")
     assert (config.data.images, config.data.annotations) == ("/moved/photos", "/moved/all.json")
     assert config.data.val_annotations == "/elsewhere/val.json"
 
@@ -84,17 +87,17 @@ def test_a_root_that_moves_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         CocosegError, match=r"data\.root moves nothing: .*data\.images=/a/photos .*give these"
     ):
-        settled(model, "data.root=/moved")
+        evaluation_of(model, "data.root=/moved")
 
 
 def test_what_other_data_drop_is_said(model: Path, caplog: pytest.LogCaptureFixture) -> None:
-    settled(model, "data.images=/i", "data.annotations=/a.json")
+    evaluation_of(model, "data.images=/i", "data.annotations=/a.json")
     assert "masks.overlap=smallest data.labels={'animal': ['dog', 3]} data.subset.categories=['dog', 3]" in (
         caplog.text
     )
     caplog.clear()
     typed = ("data.labels={animal:[dog,3]}", "data.subset.categories=[dog,3]", "masks.overlap=smallest")
-    settled(model, "data.images=/i", "data.annotations=/a.json", *typed)
+    evaluation_of(model, "data.images=/i", "data.annotations=/a.json", *typed)
     assert caplog.text == ""
 
 
@@ -102,12 +105,12 @@ def test_what_other_data_drop_is_said(model: Path, caplog: pytest.LogCaptureFixt
     "override", ["data=shapes", "experiment=demo", "data.images=/i", "data.annotations=/a.json"]
 )
 def test_other_data_bring_nothing_of_the_run(model: Path, override: str) -> None:
-    config, plain = settled(model, override), composed("evaluate", override)
+    config, plain = evaluation_of(model, override), composed("evaluate", override)
     assert (config.seed, config.data, config.masks) == (plain.seed, plain.data, plain.masks)
 
 
 def test_drawn_shapes_of_a_run(tmp_path: Path) -> None:
-    config = settled(write_run(tmp_path / "run", "data=shapes", "data.shapes.images=12"))
+    config = evaluation_of(write_run(tmp_path / "run", "data=shapes", "data.shapes.images=12"))
     assert config.data.shapes.images == 12
 
 
@@ -141,14 +144,15 @@ def test_a_damaged_config_file_does_not_matter_to_other_data(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "config.yaml").write_text("data: [unclosed\n")
-    assert run_settings(str(tmp_path / "model.pth"), needed=False) is None
+    config = evaluation_of(tmp_path / "model.pth", "data=shapes")
+    assert config.data == composed("evaluate", "data=shapes").data
     assert "warning: " in caplog.text
 
 
 def test_settings_of_another_version_are_refused(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("seed: 0\nmasks: {}\ndata:\n  unheard_of: 1\n")
     with pytest.raises(CocosegError, match=r"don't fit .*unheard_of.*; give data="):
-        settled(tmp_path / "model.pth")
+        evaluation_of(tmp_path / "model.pth")
 
 
 def test_keys_that_an_older_version_wrote_are_left_out(model: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -157,7 +161,7 @@ def test_keys_that_an_older_version_wrote_are_left_out(model: Path, caplog: pyte
     OmegaConf.update(content, "data.sampling", "uniform", force_add=True)
     path.write_text(OmegaConf.to_yaml(content))
     with caplog.at_level("INFO"):
-        config = settled(model)
+        config = evaluation_of(model)
     assert caplog.text.count("data.sampling: no settings any more, left out") == 1
     assert "sampling" not in config.data
     assert config.data.image_size == [48, 64]

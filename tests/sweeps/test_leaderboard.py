@@ -1,7 +1,6 @@
 """Tables of runs, read from their folders."""
 
 import csv
-import io
 import os
 import time
 from pathlib import Path
@@ -13,7 +12,7 @@ from cocoseg.budget.ledger import LEDGER
 from cocoseg.errors import CocosegError
 from cocoseg.files import write_json
 from cocoseg.run_folder import FAILED, FINISHED, STOPPED, Outcome
-from cocoseg.sweeps.leaderboard import as_csv, as_text, main, read_rows, swept
+from cocoseg.sweeps.leaderboard import as_text, differing_keys, main, read_rows
 
 
 def make_run(folder: Path, *overrides: str, finished: bool | None = None, miou=None) -> Path:
@@ -52,7 +51,7 @@ def sweep(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_runs_are_sorted_and_their_states_told(sweep: Path):
+def test_runs_are_sorted_and_have_states(sweep: Path):
     rows = read_rows(sweep)
     assert [row.job for row in rows] == ["2", "0", "3", "1", "4", "10"]
     states = {row.job: (row.state, row.reason) for row in rows}
@@ -70,9 +69,7 @@ def test_runs_are_sorted_and_their_states_told(sweep: Path):
 
 
 def test_only_settings_that_differ_are_shown(sweep: Path):
-    rows = read_rows(sweep)
-    assert swept(rows) == ["optimizer.lr"]
-    text = as_text(rows).splitlines()
+    text = as_text(read_rows(sweep)).splitlines()
     assert text[0].split() == ["job", "mIoU", "epochs", "time", "state", "optimizer.lr"]
     assert text[1].split() == ["2", "0.500", "2", "30.0", "s", "stopped", "0.01", "SIGTERM"]
     assert "data=shapes" not in "".join(text)
@@ -82,28 +79,26 @@ def test_what_a_sweeper_adds_is_no_setting(tmp_path: Path):
     for number, seconds in enumerate(("50", "49")):
         added = (f"sweep.trial={number}", "resume=auto", f"trainer.max_time=00:00:00:{seconds}")
         make_run(tmp_path / str(number), f"seed={number}", *added)
-    assert swept(read_rows(tmp_path)) == ["seed"]
+    assert differing_keys(read_rows(tmp_path)) == ["seed"]
 
 
 def test_swept_time_limits_are_settings(tmp_path: Path):
     for number in range(2):
         make_run(tmp_path / str(number), f"trainer.max_time=00:00:0{number + 1}:00")
-    assert swept(read_rows(tmp_path)) == ["trainer.max_time"]
-
-
-def test_table_for_programs(sweep: Path):
-    lines = list(csv.DictReader(io.StringIO(as_csv(read_rows(sweep)))))
-    assert len(lines) == 6
-    assert lines[0]["miou"] == "0.5"
-    assert lines[0]["optimizer.lr"] == "0.01"
-    assert [line["state"] for line in lines].count("failed") == 2
-    assert lines[3]["reason"] == "optimizer: Invalid learning rate: -1"
+    assert differing_keys(read_rows(tmp_path)) == ["trainer.max_time"]
 
 
 def test_the_table_is_written_into_the_folder(sweep: Path, capsys: pytest.CaptureFixture[str]):
     assert main([str(sweep)]) == 0
     assert capsys.readouterr().out.endswith("leaderboard.csv\n")
-    assert (sweep / "leaderboard.csv").read_text().startswith("job,miou,")
+    with (sweep / "leaderboard.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 6
+    assert list(lines[0])[:6] == ["job", "miou", "epochs", "seconds", "state", "reason"]
+    assert lines[0]["miou"] == "0.5"
+    assert lines[0]["optimizer.lr"] == "0.01"
+    assert [line["state"] for line in lines].count("failed") == 2
+    assert lines[3]["reason"] == "optimizer: Invalid learning rate: -1"
     assert read_rows(sweep)[0].job == "2"  # the table is no run
 
 

@@ -19,7 +19,6 @@ def intervals(images: Counts, *, seed: int, resamples: int = RESAMPLES) -> dict[
 
     Args:
         images: counts of each image, (N, C).
-        seed: of the draw.
         resamples: sets to draw.
 
     Returns:
@@ -28,7 +27,7 @@ def intervals(images: Counts, *, seed: int, resamples: int = RESAMPLES) -> dict[
     """
     count = len(images.target)
     generator = np.random.default_rng(seed)
-    counts = np.concatenate([images.correct, images.target, images.predicted], axis=1).astype(np.float64)
+    counts = np.concatenate(images, axis=1).astype(np.float64)
     sums = []
     at_once = max(1, BLOCK // count)
     for begin in range(0, resamples, at_once):

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cocoseg.config import AUTO, EvaluateConfig
+from cocoseg.config import EvaluateConfig
 from cocoseg.data.training_images import read_training_images, require_new
 from cocoseg.errors import CocosegError
-from cocoseg.evaluation.images import Images, Sample, loader, open_images
+from cocoseg.evaluation.images import Images, Sample, make_loader, open_images
 from cocoseg.evaluation.label_matching import Matching, match_labels
-from cocoseg.evaluation.report import Report, View, as_text, write_table
+from cocoseg.evaluation.report import Report, View, as_text
 from cocoseg.figures.charts import confusion_matrix
 from cocoseg.figures.comparison import Example, draw_sheet
 from cocoseg.figures.gallery import Card, write_gallery, write_thumbnails
-from cocoseg.files import from_here, is_for_its_name, save_png, write_json
+from cocoseg.files import from_here, is_for_its_name, save_png, write_csv, write_json
 from cocoseg.inference.model import SegmentationModel, load_model
 from cocoseg.inference.predictor import Predictor
 from cocoseg.inference.upsampling import enlarged_argmax
@@ -35,7 +35,6 @@ METRICS, PER_CLASS, PER_IMAGE = "metrics.json", "per_class.csv", "per_image.csv"
 CONFUSION, WORST, GALLERY, PREDICTIONS = "confusion.png", "worst.png", "gallery.html", "predictions"
 WORST_IMAGES = 16
 SCALES = (0.75, 1.0, 1.25)  # tta averages over these and their mirror images
-BATCH = 16  # images, for data.batch_size=auto
 
 
 @explain_out_of_memory("data.batch_size or data.image_size")
@@ -49,8 +48,6 @@ def evaluate(
     """Score `config.checkpoint` on `config.split` and write scores, tables and images to a folder.
 
     Args:
-        config: all settings.
-        folder: to write to.
         image_size: (height, width) of the network's input; None for the size of its training.
         begin: called once all checks have passed, before anything is written.
 
@@ -66,14 +63,13 @@ def evaluate(
     images = open_images(config)
     matching = match_labels(model.labels, images.labels, config.labels)
     require_new(images.image_keys(), read_training_images(config.checkpoint), config.split)
-    warn_of_labels(matching)
     begin()
 
     scorer = Scorer(model, images, matching, config)
-    batch_size = BATCH if config.data.batch_size == AUTO else config.data.batch_size
-    batches = loader(images, config, batch_size=batch_size, on_gpu=on_gpu)
-    for sample, prediction in scorer.score(track(batches, total=len(batches), what="batches")):
-        write_predicted(config, folder, images, sample.index, prediction)
+    batches = make_loader(images, config.data, on_gpu=on_gpu)
+    for batch in track(batches, total=len(batches), what="batches"):
+        for sample, prediction in zip(batch, scorer.add(batch), strict=True):
+            write_predicted(config, folder, images, sample.index, prediction)
 
     about = {
         "checkpoint": str(config.checkpoint),
@@ -81,12 +77,12 @@ def evaluate(
         "score_at": config.score_at,
         "network_size": list(model.image_size),
     }
-    report = Report(about, images.labels, matching, scorer.views, images.names, scorer.sizes, config.seed)
+    report = Report(about, images.labels, matching, scorer.views, images.names, config.seed)
     write_report(report, scorer, folder)
     if config.gallery:
         title = f"{config.checkpoint} on {len(images)} images ({config.split})"
         legend = "Each image with its mean IoU and the IoU of the classes in its mask, the lowest first."
-        write_gallery(folder / GALLERY, cards(report), images.labels, title, legend)
+        write_gallery(folder / GALLERY, cards(report, scorer.sizes), images.labels, title, legend)
     log.info("time         %.1f s", time.monotonic() - start)
     log.info("scores       %s", from_here(folder))
     return report
@@ -133,7 +129,8 @@ class Scorer:
         titles["network"] = f"{height}x{width}"
         if config.tta:
             titles["tta"] = f"tta, {next(iter(titles.values()))}"
-        self.views = {name: View(title, len(images.labels)) for name, title in titles.items()}
+        shape = (len(images.labels), len(images.labels))
+        self.views = {name: View(title, np.zeros(shape, np.int64)) for name, title in titles.items()}
         images.inputs = self.inputs
         self.images = images
         self.sizes: list[tuple[int, int]] = []
@@ -143,15 +140,9 @@ class Scorer:
         plain = self.predictor.inputs(image)
         return plain if self.averaging is None else plain + self.averaging.inputs(image)
 
-    def score(self, batches: Iterable[list[Sample]]) -> Iterator[tuple[Sample, np.ndarray]]:
-        """Count all images; yields each with its prediction at the quoted size, (h, w) uint8."""
-        for batch in batches:
-            predictions = self.add(batch)
-            yield from zip(batch, predictions, strict=True)
-
     @torch.inference_mode()
     def add(self, batch: list[Sample]) -> list[np.ndarray]:
-        """Count a batch."""
+        """Count a batch. Returns the predictions at the quoted size, (h, w) uint8 each."""
         inputs = zip(*(sample.inputs for sample in batch), strict=True)
         plain, *others = (torch.cat(parts) for parts in inputs)
         logits = self.model(normalize(plain.to(self.device))).float()
@@ -199,18 +190,12 @@ class Scorer:
         return losses.double().sum().item()
 
 
-def warn_of_labels(matching: Matching) -> None:
-    """Warn of classes that the model or the data lack."""
-    if matching.never_predicted:
-        names = ", ".join(matching.never_predicted)
-        log.warning("warning: the model has no class for %s: their pixels count as errors", names)
-    if matching.as_background:
-        names = ", ".join(matching.as_background)
-        log.warning("warning: these data have no class for %s: predicted, they count as background", names)
+def cards(report: Report, sizes: Sequence[tuple[int, int]]) -> list[Card]:
+    """A card of the gallery for each image: its size, score, IoU per class and shares of the classes.
 
-
-def cards(report: Report) -> list[Card]:
-    """A card of the gallery for each image: its size, score, IoU per class and shares of the classes."""
+    Args:
+        sizes: height and width of each image.
+    """
     scores, predicted = report.image_scores, report.image_counts.predicted
     iou = report.image_counts.iou()
     result = []
@@ -219,7 +204,7 @@ def cards(report: Report) -> list[Card]:
         card = Card(
             title=name,
             name=name,
-            size=report.sizes[image],
+            size=sizes[image],
             pixels={index: int(pixels) for index, pixels in enumerate(predicted[image])},
             caption=", ".join(f"{report.labels.names[i]} {iou[image, i]:.2f}" for i in shown),
             score=None if np.isnan(scores[image]) else float(scores[image]),
@@ -231,18 +216,10 @@ def cards(report: Report) -> list[Card]:
 
 def write_report(report: Report, scorer: Scorer, folder: Path) -> None:
     """Write all files but those of single images, and log the tables."""
-    metrics, rows = report.metrics(), report.per_class()
-    write_json(folder / METRICS, metrics)
-    write_table(folder / PER_CLASS, rows)
-    order, scores = report.worst_first(), report.image_scores
-    write_table(
-        folder / PER_IMAGE,
-        [
-            {"image": report.names[image], "iou": None if np.isnan(scores[image]) else scores[image]}
-            for image in order
-        ],
-    )
+    write_json(folder / METRICS, report.metrics())
+    write_csv(folder / PER_CLASS, report.per_class())
+    write_csv(folder / PER_IMAGE, report.per_image())
     save_png(folder / CONFUSION, confusion_matrix(report.quoted.matrix, report.labels.names))
-    worst = [scorer.example(image) for image in order[:WORST_IMAGES]]
+    worst = [scorer.example(image) for image in report.worst_first()[:WORST_IMAGES]]
     save_png(folder / WORST, draw_sheet(worst, report.labels))
-    log.info("\n%s\n", as_text(report, metrics, rows))
+    log.info("\n%s\n", as_text(report))

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from cocoseg.config import EvaluateConfig
+from cocoseg.config import AUTO, DataConfig, EvaluateConfig
 from cocoseg.data.dataset import Batches, Pairs, SegmentationDataset
 from cocoseg.data.split import open_sets
 from cocoseg.data.training_images import Key, keys_of
@@ -15,6 +15,8 @@ from cocoseg.errors import CocosegError
 from cocoseg.preparation.prepare import prepare
 from cocoseg.preparation.prepared_folder import prepared_sets
 from cocoseg.workers import available_cores, leave_group
+
+BATCH = 16  # images, for data.batch_size=auto
 
 
 class Sample(NamedTuple):
@@ -62,11 +64,7 @@ class Images(Dataset[Sample]):
 
     def image_keys(self) -> list[Key]:
         """Name and bytes of each image, as training_images.json has them."""
-        return [
-            key
-            for dataset, index in self._images
-            for key in keys_of(dataset.image_dir, [dataset.pairs[index][0]])
-        ]
+        return [keys_of(dataset.image_dir, [dataset.pairs[index][0]])[0] for dataset, index in self._images]
 
     def original(self, index: int) -> tuple[Tensor, np.ndarray]:
         """Image (3, h, w) uint8 RGB and mask (h, w) uint8."""
@@ -95,11 +93,10 @@ def open_images(config: EvaluateConfig) -> Images:
     return images
 
 
-def loader(images: Images, config: EvaluateConfig, *, batch_size: int, on_gpu: bool) -> DataLoader[Sample]:
+def make_loader(images: Images, data: DataConfig, *, on_gpu: bool) -> DataLoader[Sample]:
     """Batches as lists of samples."""
-    workers = config.data.num_workers
+    workers = data.num_workers
     if workers is None:  # on a CPU the network takes all cores
         workers = min(available_cores(), 8) if on_gpu else 0
-    return DataLoader(
-        images, batch_size=batch_size, num_workers=workers, collate_fn=list, worker_init_fn=leave_group
-    )
+    size = BATCH if data.batch_size == AUTO else data.batch_size
+    return DataLoader(images, size, num_workers=workers, collate_fn=list, worker_init_fn=leave_group)

@@ -1,11 +1,15 @@
 """Class indices of a model translated to those of data with other labels."""
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from cocoseg.errors import CocosegError
 from cocoseg.labels import LabelMap
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -25,8 +29,8 @@ class Matching:
 
     index: np.ndarray
     is_same: bool = True
-    never_predicted: tuple[str, ...] = ()
-    as_background: tuple[str, ...] = ()
+    never_predicted: Sequence[str] = ()
+    as_background: Sequence[str] = ()
 
     def __call__(self, prediction: np.ndarray) -> np.ndarray:
         """Class indices (H, W) uint8 of the model as those of the data."""
@@ -34,10 +38,9 @@ class Matching:
 
 
 def match_labels(model: LabelMap, data: LabelMap, rule: str) -> Matching:
-    """Match a model's labels to the data's.
+    """Match a model's labels to the data's, with a warning of classes that either of them lacks.
 
     Args:
-        model, data: their labels.
         rule: `same` refuses any difference; `match` matches by name, capitals and blanks around it aside.
 
     Raises:
@@ -52,35 +55,36 @@ def match_labels(model: LabelMap, data: LabelMap, rule: str) -> Matching:
             f"the model has other labels than these data: {difference} in the data; "
             "labels=match matches them by name"
         )
-    theirs, ours = _by_name(model, "the model"), _by_name(data, "the data")
+    theirs, ours = _index_by_name(model, "the model"), _index_by_name(data, "the data")
     common = theirs.keys() & ours.keys()
     if not common:
         raise CocosegError(
-            f"labels=match: none of the model's classes ({_listed(model)}) has the name of one of the data's "
-            f"({_listed(data)})"
+            f"labels=match: none of the model's classes ({_first_names(model)}) has the name of one of the "
+            f"data's ({_first_names(data)})"
         )
     index[: len(model)] = 0
     for name in common:
         index[theirs[name]] = ours[name]
-    return Matching(
-        index,
-        is_same=False,
-        never_predicted=tuple(data.names[ours[name]] for name in ours if name not in common),
-        as_background=tuple(model.names[theirs[name]] for name in theirs if name not in common),
-    )
+    never_predicted = [data.names[ours[name]] for name in ours if name not in common]
+    if never_predicted:
+        names = ", ".join(never_predicted)
+        log.warning("warning: the model has no class for %s: their pixels count as errors", names)
+    as_background = [model.names[theirs[name]] for name in theirs if name not in common]
+    if as_background:
+        names = ", ".join(as_background)
+        log.warning("warning: these data have no class for %s: predicted, they count as background", names)
+    return Matching(index, False, never_predicted, as_background)
 
 
-def _by_name(labels: LabelMap, whose: str) -> dict[str, int]:
-    """Class index by name, background aside."""
+def _index_by_name(labels: LabelMap, owner: str) -> dict[str, int]:
     found: dict[str, int] = {}
     for index, name in enumerate(labels.names[1:], start=1):
         key = " ".join(name.split()).casefold()
         if key in found:
-            raise CocosegError(f"labels=match: {whose} has two classes of the name {name!r}")
+            raise CocosegError(f"labels=match: {owner} has two classes of the name {name!r}")
         found[key] = index
     return found
 
 
-def _listed(labels: LabelMap) -> str:
-    names = labels.names[1:6]
-    return ", ".join(names) + ", …" * (len(labels) > 6)
+def _first_names(labels: LabelMap) -> str:
+    return ", ".join(labels.names[1:6]) + ", …" * (len(labels) > 6)

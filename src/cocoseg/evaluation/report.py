@@ -1,19 +1,15 @@
 """The results of an evaluation as text, JSON and tables."""
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cocoseg.evaluation.bootstrap import intervals
 from cocoseg.evaluation.label_matching import Matching
-from cocoseg.files import write_bytes
 from cocoseg.labels import LabelMap
 from cocoseg.scores import SUMMARY, Counts, confusion
 
@@ -25,39 +21,36 @@ class View:
     Attributes:
         title: heading of its column in the table.
         matrix: (C, C) int64 pixels over all images, rows the targets.
-        correct, target, predicted: of each image, (C,) int64, as in `Counts`.
         loss: sum of the cross entropy over all pixels, or None where it is not known.
+        images: counts of each image, (C,) int64.
     """
 
     title: str
-    classes: int
+    matrix: np.ndarray
     loss: float | None = 0.0
-    correct: list[np.ndarray] = field(default_factory=list)
-    target: list[np.ndarray] = field(default_factory=list)
-    predicted: list[np.ndarray] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.matrix = np.zeros((self.classes, self.classes), dtype=np.int64)
+    images: list[Counts] = field(default_factory=list)
 
     def add(self, target: np.ndarray, predicted: np.ndarray, loss: float | None = None) -> None:
-        """One more image: (H, W) uint8 class indices of the data, and the sum of its pixels' losses."""
-        matrix = confusion(target, predicted, self.classes)
-        counts = Counts.from_matrix(matrix)
+        """Count one more image.
+
+        Args:
+            target, predicted: (H, W) uint8 class indices of the data.
+            loss: sum over its pixels.
+        """
+        matrix = confusion(target, predicted, len(self.matrix))
         self.matrix += matrix
-        self.correct.append(counts.correct.copy())
-        self.target.append(counts.target)
-        self.predicted.append(counts.predicted)
+        self.images.append(Counts.from_matrix(matrix))
         self.loss = None if loss is None or self.loss is None else self.loss + loss
 
     def image_counts(self) -> Counts:
-        """Counts of each image, (N, C)."""
-        return Counts(np.stack(self.correct), np.stack(self.target), np.stack(self.predicted))
+        """Counts of each image, (N, C) int64."""
+        return Counts(*map(np.stack, zip(*self.images, strict=True)))
 
     def scores(self, labels: LabelMap, ends: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """All scores and their intervals, for JSON: None where a score is not defined.
 
         Args:
-            ends: returned by `intervals`.
+            ends: as from `bootstrap.intervals`.
         """
         whole = Counts.from_matrix(self.matrix)
         pixels = int(self.matrix.sum())
@@ -78,7 +71,7 @@ class Report:
         about: the model and the images, for metrics.json.
         labels: of the data.
         views: by their names in metrics.json; the first one is quoted.
-        names, sizes: of the images; height and width.
+        names: of the images.
         seed: of the bootstrap.
     """
 
@@ -87,7 +80,6 @@ class Report:
     matching: Matching
     views: Mapping[str, View]
     names: Sequence[str]
-    sizes: Sequence[tuple[int, int]]
     seed: int
 
     @property
@@ -96,7 +88,7 @@ class Report:
 
     @cached_property
     def intervals(self) -> dict[str, dict[str, np.ndarray]]:
-        """Bootstrap intervals by view, see `bootstrap.intervals`."""
+        """Low and high ends by view, see `bootstrap.intervals`."""
         return {name: intervals(view.image_counts(), seed=self.seed) for name, view in self.views.items()}
 
     @cached_property
@@ -114,6 +106,11 @@ class Report:
         """Indices of the images by ascending score; images that are ignored as a whole come last."""
         scores = np.where(np.isnan(self.image_scores), np.inf, self.image_scores)
         return np.argsort(scores, kind="stable").tolist()
+
+    def per_image(self) -> list[dict[str, Any]]:
+        """The rows of per_image.csv."""
+        scores = self.image_scores
+        return [{"image": self.names[i], "iou": _number(scores[i])} for i in self.worst_first()]
 
     def metrics(self) -> dict[str, Any]:
         """The content of metrics.json."""
@@ -151,13 +148,9 @@ class Report:
         ]
 
 
-def as_text(report: Report, metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
-    """A table of the classes that occur, and one of the means, a column for each view.
-
-    Args:
-        report: the evaluation.
-        metrics, rows: its `metrics()` and `per_class()`.
-    """
+def as_text(report: Report) -> str:
+    """A table of the classes that occur, and one of the means, with a column for each view."""
+    metrics, rows = report.metrics(), report.per_class()
     shown = [row for row in rows if row["iou"] is not None]
     titles = [*SUMMARY.values(), "loss (cross entropy)", *(row["class"] for row in shown)]
     width = max(map(len, titles))
@@ -170,21 +163,16 @@ def as_text(report: Report, metrics: Mapping[str, Any], rows: Sequence[Mapping[s
         )
     if absent := len(rows) - len(shown):
         lines.append(f"{'classes that do not occur':{width}}  {absent:5d}")
-    first = next(iter(report.views))
-    columns = [max(7, len(report.views[name].title)) for name in report.views]
-    heads = "".join(
-        f"  {report.views[name].title:>{size}}" for name, size in zip(report.views, columns, strict=True)
-    )
-    lines += ["", f"{'':{width}}   95 % interval{heads}"]
+    views = {view.title: metrics[name] for name, view in report.views.items()}
+    columns = [f"  {{:>{max(7, len(title))}}}" for title in views]
+    means = f"{{:{width}}}  {{:14}}{''.join(columns)}"
+    lines += ["", means.format("", " 95 % interval", *views)]
+    ends = metrics[next(iter(report.views))]["intervals"]
     for key, title in SUMMARY.items():
-        values = "".join(
-            f"  {_text(metrics[name][key]):>{size}}" for name, size in zip(report.views, columns, strict=True)
-        )
-        lines.append(f"{title:{width}}  {_interval(*metrics[first]['intervals'][key])}{values}")
-    values = "".join(
-        f"  {_text(metrics[name]['loss']):>{size}}" for name, size in zip(report.views, columns, strict=True)
-    )
-    lines.append(f"{'loss (cross entropy)':{width}}  {'':14}{values}")
+        scores = [_text(view[key]) for view in views.values()]
+        lines.append(means.format(title, _interval(*ends[key]), *scores))
+    losses = [_text(view["loss"]) for view in views.values()]
+    lines.append(means.format("loss (cross entropy)", "", *losses))
     return "\n".join(lines)
 
 
@@ -200,12 +188,3 @@ def _number(value: Any) -> float | None:
     """A plain number; None for NaN, which JSON has no way to write."""
     value = float(value)
     return None if math.isnan(value) else value
-
-
-def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """CSV; numbers in full, an empty cell for None."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    write_bytes(path, text.getvalue().encode())

@@ -17,20 +17,61 @@ log = logging.getLogger(__name__)
 
 # Overrides that name other data than the run's: with one of them none of its settings is taken.
 OTHER_DATA = ("data", "experiment", "data.images", "data.annotations")
-PLACES = ("images", "annotations", "val_images", "val_annotations")
+PATHS = ("images", "annotations", "val_images", "val_annotations")
 OF_THE_MACHINE = ("batch_size", "num_workers")  # never taken from the run
 
 
-def has_other_data(keys: Collection[str]) -> bool:
-    """Whether the overrides, groups included, name data that are not the run's own."""
-    return bool(set(OTHER_DATA) & set(keys))
+def as_trained(config: DictConfig, keys: Collection[str]) -> DictConfig:
+    """The settings with data, masks and seed of the run that trained `checkpoint`, overridden keys apart.
 
-
-def run_settings(checkpoint: str, *, needed: bool = True) -> dict[str, Any] | None:
-    """Read the `config.yaml` of the run whose folder holds a model file or checkpoint; None without one.
+    An overridden `data.root` moves the paths below the run's own root. With other data than the run's, its
+    settings of labels and masks that these data differ in are named in a warning.
 
     Args:
-        needed: a damaged file is an error, else a warning.
+        config: as composed.
+        keys: overridden keys, groups included.
+
+    Raises:
+        CocosegError: the run's settings are damaged or don't fit those of this version, `data.root` moves
+            nothing, or there are neither settings nor data at the usual place.
+    """
+    has_other_data = not set(OTHER_DATA).isdisjoint(keys)
+    try:
+        trained = run_settings(config.checkpoint)
+    except CocosegError as error:
+        if not has_other_data:
+            raise
+        log.warning("warning: %s", error)
+        trained = None
+    if has_other_data:
+        if trained is not None:
+            _warn_of_dropped(config, trained)
+        return config
+    if trained is None:
+        if not Path(config.data.annotations).is_file():
+            raise CocosegError(
+                f"data.annotations: no file {config.data.annotations}, and no config.yaml beside the "
+                "checkpoint names the data of its training; give data=… or data.root=…"
+            )
+        return config
+    data = dict(trained["data"])
+    if "data.root" in keys:
+        data |= _moved(data, config.data.root)
+    data = {key: value for key, value in data.items() if key not in OF_THE_MACHINE}
+    try:
+        return OmegaConf.merge(config, _without({**trained, "data": data}, keys, ""))
+    except OmegaConfBaseException as error:
+        raise CocosegError(
+            f"the settings of the run that trained the model don't fit ({str(error).splitlines()[0]}); "
+            "give data=…"
+        ) from error
+
+
+def run_settings(checkpoint: str) -> dict[str, Any] | None:
+    """Read data, masks and seed from the `config.yaml` of the run that a model file or checkpoint is of.
+
+    Returns:
+        None where there is no such file, or one of another program.
 
     Raises:
         CocosegError: it is damaged.
@@ -42,80 +83,30 @@ def run_settings(checkpoint: str, *, needed: bool = True) -> dict[str, Any] | No
         try:
             content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
             if not isinstance(content, dict) or not {"data", "masks", "seed"} <= content.keys():
-                continue  # another program's
+                continue
             settings = {key: content[key] for key in ("data", "masks", "seed")}
             if "${" in str(settings):  # it was resolved when it was written; no file may look around here
                 raise ValueError("it holds an interpolation")
             if not all(isinstance(settings[key], dict) for key in ("data", "masks")):
                 raise ValueError("data and masks must be mappings")
-            settings, removed = drop_removed(settings)
-            if removed:
-                log.info("%s: %s: no settings any more, left out", from_here(path), ", ".join(removed))
-            return settings
         except (OSError, ValueError, TypeError, YAMLError, OmegaConfBaseException) as error:
-            message = f"{path}: the settings of the run can't be read ({str(error).splitlines()[0]})"
-            if needed:
-                raise CocosegError(f"{message}; give data=…, or move that file away") from error
-            log.warning("warning: %s", message)
+            raise CocosegError(
+                f"{path}: the settings of the run can't be read ({str(error).splitlines()[0]}); give data=…, "
+                "or move that file away"
+            ) from error
+        settings, removed = drop_removed(settings)
+        if removed:
+            log.info("%s: %s: no settings any more, left out", from_here(path), ", ".join(removed))
+        return settings
     return None
-
-
-def require_data(config: DictConfig) -> None:
-    """Refuse a model that comes without the settings of its training, where no data are at the usual place.
-
-    Raises:
-        CocosegError: there is no annotation file.
-    """
-    annotations = config.data.annotations
-    if not Path(annotations).is_file():
-        raise CocosegError(
-            f"data.annotations: no file {annotations}, and no config.yaml beside the checkpoint names the "
-            "data of its training; give data=… or data.root=…"
-        )
-
-
-def as_trained(config: DictConfig, trained: Mapping[str, Any] | None, keys: Collection[str]) -> DictConfig:
-    """The settings with data, masks and seed of the run, but for the keys that are overridden.
-
-    An overridden `data.root` moves the paths below the run's own root. With other data than the run's, its
-    settings of labels and masks that these data differ in are named in a warning.
-
-    Args:
-        config: as composed.
-        trained: returned by `run_settings`.
-        keys: overridden keys, groups included.
-
-    Raises:
-        CocosegError: the run's settings don't fit those of this version, or `data.root` moves nothing.
-    """
-    if trained is None:
-        return config
-    if has_other_data(keys):
-        _warn_of_dropped(config, trained)
-        return config
-    data = dict(trained["data"])
-    if "data.root" in keys:
-        data |= _moved(data, config.data.root)
-    taken = {
-        "seed": trained["seed"],
-        "data": {key: value for key, value in data.items() if key not in OF_THE_MACHINE},
-        "masks": trained["masks"],
-    }
-    try:
-        return OmegaConf.merge(config, _without(taken, keys, ""))
-    except OmegaConfBaseException as error:
-        raise CocosegError(
-            f"the settings of the run that trained the model don't fit ({str(error).splitlines()[0]}); "
-            "give data=…"
-        ) from error
 
 
 def _moved(data: Mapping[str, Any], root: str) -> dict[str, str]:
     """Paths below the run's own root, moved below another one."""
     before = data.get("root")
-    below = [key for key in PLACES if data.get(key) and before and Path(data[key]).is_relative_to(before)]
+    below = [key for key in PATHS if data.get(key) and before and Path(data[key]).is_relative_to(before)]
     if not below:
-        given = " ".join(f"data.{key}={data[key]}" for key in PLACES if data.get(key))
+        given = " ".join(f"data.{key}={data[key]}" for key in PATHS if data.get(key))
         raise CocosegError(
             f"data.root moves nothing: the run that trained the model had no data below one, but {given}; "
             "give these keys"

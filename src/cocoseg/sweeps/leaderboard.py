@@ -4,8 +4,6 @@ Reads run folders only, so that it works on every sweep: one that is running or 
 one that an older version made (a blank where it wrote no number of epochs). No torch.
 """
 
-import csv
-import io
 import re
 import sys
 import time
@@ -17,29 +15,27 @@ import msgspec
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
-from cocoseg.budget.ledger import LEDGER, read_ledger
+from cocoseg.budget.ledger import read_ledger
 from cocoseg.durations import clock
 from cocoseg.errors import CocosegError, report_errors
-from cocoseg.files import from_here, write_bytes
-from cocoseg.run_folder import FAILED, RUNNING, STOPPED, Outcome
+from cocoseg.files import from_here, write_csv
+from cocoseg.overrides import key_of
+from cocoseg.run_folder import FAILED, FINISHED, LEDGER, METRICS, RUNNING, STOPPED, Outcome
 
 TABLE = "leaderboard.csv"
-METRICS = "metrics.json"
 ALIVE = 15.0  # seconds since the ledger was last written, after which a run counts as killed
-ADDED_BY_SWEEP = ("sweep", "resume", "trainer.max_time")  # keys of overrides that are not the user's own
-MAX_REASON = 60  # characters of a reason in the table
+ADDED_BY_SWEEP = ("sweep.", "resume.", "trainer.max_time.")  # keys that a sweep adds, and all below them
+MAX_REASON = 60  # characters
 
 
 @dataclass(frozen=True)
 class Row:
-    """One run.
+    """A run.
 
     Attributes:
         job: run folder, relative to the folder of the sweep.
-        state: finished, pruned, stopped, failed or running.
-        reason: reason of the state, empty for a run that ended as planned.
-        miou: validation mIoU of the exported model.
-        epochs: epochs trained; None where the run has not written them.
+        state: as in an `Outcome`, or running.
+        miou: validation mIoU of the exported model, or the best one so far.
         seconds: time that all attempts used.
         overrides: value of each override of the command line, by key.
     """
@@ -69,17 +65,16 @@ def read_rows(sweep_dir: Path) -> list[Row]:
     return sorted(rows, key=lambda row: (row.miou is None, -(row.miou or 0.0), _natural_order(row.job)))
 
 
-def swept(rows: list[Row]) -> list[str]:
-    """The overrides in which the runs differ."""
-    keys = dict.fromkeys(
-        key for row in sorted(rows, key=lambda row: _natural_order(row.job)) for key in row.overrides
-    )
+def differing_keys(rows: list[Row]) -> list[str]:
+    """The overrides in which the runs differ, in the order of the first job's command."""
+    in_order = sorted(rows, key=lambda row: _natural_order(row.job))
+    keys = dict.fromkeys(key for row in in_order for key in row.overrides)
     return [key for key in keys if len({row.overrides.get(key) for row in rows}) > 1]
 
 
 def as_text(rows: list[Row]) -> str:
     """The table, aligned with blanks."""
-    keys = swept(rows)
+    keys = differing_keys(rows)
     lines = [["job", "mIoU", "epochs", "time", "state", *keys, ""]]
     for row in rows:
         miou = "" if row.miou is None else f"{row.miou:.3f}"
@@ -89,36 +84,30 @@ def as_text(rows: list[Row]) -> str:
         values = [row.overrides.get(key, "") for key in keys]
         lines.append([row.job, miou, epochs, used, row.state, *values, reason])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    right = ("mIoU", "epochs", "time")  # the columns of numbers
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if title in right else cell.ljust(width)
-            for title, cell, width in zip(lines[0], line, widths, strict=True)
-        ).rstrip()
-        for line in lines
-    )
-
-
-def as_csv(rows: list[Row]) -> str:
-    """The table as CSV, with unrounded numbers, for programs."""
-    keys = swept(rows)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["job", "miou", "epochs", "seconds", "state", "reason", *keys])
-    for row in rows:
-        seconds = None if row.seconds is None else round(row.seconds, 1)
-        known = [row.job, row.miou, row.epochs, seconds, row.state, row.reason]
-        writer.writerow(known + [row.overrides.get(key) for key in keys])
-    return text.getvalue()
+    columns = [f"{{:{'>' if 1 <= i <= 3 else ''}{width}}}" for i, width in enumerate(widths)]
+    return "\n".join("  ".join(columns).format(*line).rstrip() for line in lines)
 
 
 def conclude(sweep_dir: Path, rows: list[Row]) -> None:
-    """Print the table of a sweep and write it into its folder.
+    """Print the table of a sweep, and write it into its folder with unrounded numbers.
 
     Raises:
         CocosegError: the folder can't be written to.
     """
-    write_bytes(sweep_dir / TABLE, as_csv(rows).encode())
+    keys = differing_keys(rows)
+    table = [
+        {
+            "job": row.job,
+            "miou": row.miou,
+            "epochs": row.epochs,
+            "seconds": None if row.seconds is None else round(row.seconds, 1),
+            "state": row.state,
+            "reason": row.reason,
+            **{key: row.overrides.get(key) for key in keys},
+        }
+        for row in rows
+    ]
+    write_csv(sweep_dir / TABLE, table)
     print(f"\n{as_text(rows)}\n\nleaderboard  {from_here(sweep_dir / TABLE)}", flush=True)
 
 
@@ -127,23 +116,19 @@ def _read_row(folder: Path, job: str) -> Row:
     ledger = None
     with suppress(CocosegError):
         ledger = read_ledger(folder / LEDGER)
-    state, reason = _state(folder, outcome, ledger is not None and ledger["finished"])
-    return Row(
-        job=job,
-        state=state,
-        reason=reason,
-        miou=_miou(folder, outcome),
-        epochs=outcome and outcome.epochs,
-        seconds=ledger and ledger["used"],
-        overrides=_overrides(folder),
-    )
+    if outcome is None:
+        finished = ledger is not None and ledger["finished"]
+        outcome = Outcome(FINISHED) if finished else Outcome(*_unfinished_state(folder))
+    miou = outcome.miou
+    if miou is None:
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            miou = float(msgspec.json.decode((folder / METRICS).read_bytes())["miou"])
+    used = ledger and ledger["used"]
+    return Row(job, outcome.state, outcome.reason, miou, outcome.epochs, used, _overrides(folder))
 
 
-def _state(folder: Path, outcome: Outcome | None, finished: bool) -> tuple[str, str]:
-    if outcome is not None:
-        return outcome.state, outcome.reason
-    if finished:
-        return "finished", ""
+def _unfinished_state(folder: Path) -> tuple[str, str]:
+    """State and reason of a run that has not written how it ended."""
     signs = [file for name in (LEDGER, "config.yaml", ".hydra") if (file := folder / name).exists()]
     with suppress(OSError):
         if time.time() - max(file.stat().st_mtime for file in signs) < ALIVE:
@@ -151,34 +136,21 @@ def _state(folder: Path, outcome: Outcome | None, finished: bool) -> tuple[str, 
     return (STOPPED, "killed") if (folder / LEDGER).exists() else (FAILED, "did not begin")
 
 
-def _miou(folder: Path, outcome: Outcome | None) -> float | None:
-    """Validation mIoU at the end of a run, else the best one so far."""
-    if outcome is not None and outcome.miou is not None:
-        return outcome.miou
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        return float(msgspec.json.decode((folder / METRICS).read_bytes())["miou"])
-    return None
-
-
 def _overrides(folder: Path) -> dict[str, str]:
     """Overrides of a run by key, without those that a sweep adds."""
     given: dict[str, str] = {}
     with suppress(OSError, ValueError, YAMLError):
         for override in OmegaConf.load(folder / ".hydra" / "overrides.yaml"):
-            key, _, value = str(override).lstrip("+").partition("=")
-            given[key] = value
-    added = ADDED_BY_SWEEP if "sweep.trial" in given else ()
-    return {key: value for key, value in given.items() if not _is_below(key, added)}
+            given[key_of(override)] = override.partition("=")[2]
+    if "sweep.trial" not in given:
+        return given
+    return {key: value for key, value in given.items() if not f"{key}.".startswith(ADDED_BY_SWEEP)}
 
 
-def _is_below(key: str, prefixes: tuple[str, ...]) -> bool:
-    return any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes)
-
-
-def _natural_order(job: str) -> tuple[tuple[bool, int, str], ...]:
-    """Sort key by which 10 comes after 9."""
+def _natural_order(job: str) -> list[str | int]:
+    """Sort key by which 10 comes after 9; every second part is a number."""
     parts = re.split(r"(\d+)", job)
-    return tuple((part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts)
+    return [int(part) if index % 2 else part for index, part in enumerate(parts)]
 
 
 def main(arguments: list[str]) -> int:
