@@ -19,13 +19,11 @@ from cocoseg.sweeps.launching import (
     OUTPUT,
     Job,
     Pool,
-    _quoted,
     _to_return,
     count_side_by_side,
     launch,
     visible_gpus,
 )
-from cocoseg.workers import PARENT, stop_with_launcher
 from conftest import ROOT, SMALL
 
 
@@ -157,13 +155,6 @@ def test_a_job_that_is_stopped_before_it_listens_has_not_failed(pool):
     assert Outcome.read(job.folder).state == FAILED  # nobody else has ended it
 
 
-def test_who_started_a_job_is_not_told_to_its_own_processes(monkeypatch: pytest.MonkeyPatch):
-    """They would take their parent, the job, for a sign that the launcher has ended."""
-    monkeypatch.setenv(PARENT, str(os.getppid()))
-    stop_with_launcher()
-    assert PARENT not in os.environ
-
-
 def test_how_jobs_ended(pool, capsys: pytest.CaptureFixture[str]):
     program = """
         number = sys.argv[1][-1]
@@ -225,20 +216,20 @@ def test_commands_name_folder_and_number(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
     from hydra.core.global_hydra import GlobalHydra
 
-    folder = tmp_path / 'a "b"'
+    escaped = rf"{tmp_path}/a \"b\""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        overrides = [f"hydra.sweep.dir={_quoted(str(folder))}", "hydra.mode=MULTIRUN", "hydra.verbose=false"]
+        overrides = ['hydra.sweep.dir="' + escaped + '"', "hydra.mode=MULTIRUN", "hydra.verbose=false"]
         config = compose("train", overrides, return_hydra_config=True)
         loader = GlobalHydra.instance().config_loader()
         launch(config, loader, [["seed=1"], ["seed=2", "hydra.sweep.subdir=x"]], 4, 2)
     first, second = commands
-    assert first[:6] == [sys.executable, "train.py", "--config-dir", "mine", "-cn=train", "seed=1"]
+    assert first[:5] == [sys.executable, "train.py", "--config-dir=mine", "--config-name=train", "seed=1"]
     assert "hydra.mode=RUN" in first
     assert "hydra.mode=MULTIRUN" not in first
     assert "hydra.verbose=false" in first
     assert "hydra.job.num=4" in first
-    assert f"hydra.run.dir={_quoted(str(folder / '4'))}" in first
-    assert f"hydra.run.dir={_quoted(str(folder / 'x'))}" in second
+    assert f'hydra.run.dir="{escaped}/4"' in first
+    assert f'hydra.run.dir="{escaped}/x"' in second
 
 
 @pytest.mark.parametrize(
@@ -274,18 +265,8 @@ def states(sweep: Path) -> dict[str, str]:
 def test_no_orphans(tmp_path: Path, number: signal.Signals):
     """Killed outright the launcher passes nothing on; its jobs see that it is gone, and stop in order."""
     local = ("hydra/launcher=local", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=sweep")
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            str(ROOT / "train.py"),
-            "-m",
-            *SMALL,
-            *local,
-            "seed=1,2,3",
-            "trainer.max_steps=100000",
-        ],
-        cwd=tmp_path,
-    )
+    overrides = (*SMALL, *local, "seed=1,2,3", "trainer.max_steps=100000")
+    process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), "-m", *overrides], cwd=tmp_path)
     deadline = time.monotonic() + 120
     while len(list(tmp_path.glob("sweep/*/checkpoints/last.ckpt"))) < 2:
         assert time.monotonic() < deadline

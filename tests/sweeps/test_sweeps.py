@@ -16,7 +16,6 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 import cocoseg.cli  # noqa: F401  registers resolvers
-from cocoseg.durations import minutes
 from cocoseg.overrides import sweep_folder
 from cocoseg.sweeps.launching import OUTPUT
 from cocoseg.sweeps.study import open_storage
@@ -39,7 +38,7 @@ def test_presets(method: str):
     with initialize_config_dir(CONF, version_base="1.3"):
         config = compose("train", [f"sweep={method}", "seed=5"], return_hydra_config=True)
     assert config.sweep.method == method
-    assert config.hydra.sweeper._target_ == "hydra_plugins.cocoseg_sweeper.sweeper.CocosegSweeper"
+    assert config.hydra.sweeper._target_ == "hydra_plugins.cocoseg.plugins.CocosegSweeper"
     assert config.hydra.mode.name == "MULTIRUN"
     assert Path(config.hydra.sweep.dir).parent == Path("outputs/multirun")
     assert Path(config.hydra.sweep.dir).name.startswith(f"{method}_")
@@ -50,12 +49,6 @@ def test_folders_of_sweeps():
     assert one == sweep_folder("tpe", None, ["seed=1", "sweep=tpe", "sweep.trials=9", "sweep.total_time=x"])
     assert one != sweep_folder("tpe", None, ["sweep=tpe", "seed=2"])
     assert sweep_folder("tpe", "mine", ["seed=2"]) == "mine"
-
-
-def test_minutes():
-    assert minutes("00:06:00:01") == 361
-    assert minutes("00:06:00:00", 10) == 370
-    assert minutes(None) > 500_000
 
 
 def test_slurm_jobs_have_the_time_of_their_training(tmp_path: Path):
@@ -94,7 +87,7 @@ def test_slurm_jobs_have_the_time_of_their_trial(monkeypatch: pytest.MonkeyPatch
     """The limit of a trial that follows from that of the sweep, 90 s, and ten minutes."""
     from hydra.core.plugins import Plugins
 
-    from hydra_plugins.cocoseg_sweeper.sweeper import CocosegSweeper
+    from hydra_plugins.cocoseg.plugins import CocosegSweeper
 
     with initialize_config_dir(CONF, version_base="1.3"):
         overrides = ["sweep=tpe", "hydra/launcher=submitit_slurm", "sweep.name=x"]
@@ -171,6 +164,7 @@ def test_mistakes_end_with_one_line(tmp_path: Path, overrides: tuple[str, ...], 
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert any(line.startswith(message) for line in done.stderr.splitlines()), done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---- sweeps
@@ -224,7 +218,7 @@ def test_a_second_process_is_refused_before_it_writes_anything(tmp_path: Path):
         )
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith("error: another process runs the sweep in outputs/multirun/owned; wait for it, or")
+    assert line.startswith("error: sweep.name, hydra.sweep.dir: another process writes to outputs/multirun/")
     assert [file.name for file in folder.iterdir()] == [".lock"]
 
 

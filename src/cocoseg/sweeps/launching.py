@@ -7,18 +7,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from cocoseg.cli import JobFailedError, remember_failure
 from cocoseg.errors import CocosegError
 from cocoseg.files import from_here
+from cocoseg.overrides import key_of
 from cocoseg.ranks import may_be_several
 from cocoseg.run_folder import FAILED, Outcome
 from cocoseg.workers import PARENT, SIGNALS, available_cores, exit_code
@@ -29,7 +32,7 @@ OUTPUT = "console.log"  # file in the job's folder
 POLL_EVERY = 0.1  # seconds
 LIST_GPUS = ("nvidia-smi", "--list-gpus")
 NOT_FOR_JOBS = ("hydra.mode", "hydra.run.dir", "hydra.job.num", "hydra.job.id")
-WITH_VALUE = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp")
+FLAGS = ("config-dir", "config-name", "config-path")  # of Hydra's command line, for jobs too
 
 
 @dataclass
@@ -38,8 +41,7 @@ class Job:
 
     Attributes:
         number: index of the job in the sweep.
-        overrides: overrides of the program and of Hydra.
-        config: the composed configuration.
+        config: composed for this job.
         folder: run folder.
         slot: index among the jobs that run at the same time, which decides on GPUs and cores.
         started: `time.monotonic()`.
@@ -58,7 +60,7 @@ class Pool:
     """Runs jobs side by side. A signal is passed on to them, and no further job starts.
 
     Args:
-        jobs: jobs in the order in which they start.
+        jobs: in the order in which they start.
         side_by_side: number of jobs at a time.
     """
 
@@ -79,21 +81,22 @@ class Pool:
     def run(self) -> Iterator[Job]:
         """Yield each job when its process has ended."""
         waiting = list(self.jobs)
-        with self._collect_signals():
-            try:
-                while self.running or (waiting and self.received is None):
-                    free = set(range(self.side_by_side)) - {job.slot for job in self.running}
-                    for slot in sorted(free):
-                        if waiting and self.received is None:
-                            self._start(waiting.pop(0), slot)
-                    time.sleep(POLL_EVERY)
-                    self._pass_on()
-                    for job in [job for job in self.running if job.process.poll() is not None]:
-                        self.running.remove(job)
-                        yield job
-            finally:
-                for job in self.running:  # only after an error: no process stays behind
-                    job.process.kill()
+        handlers = {number: signal.signal(number, self._collect) for number in SIGNALS}
+        try:
+            while self.running or (waiting and self.received is None):
+                for slot in sorted(set(range(self.side_by_side)) - {job.slot for job in self.running}):
+                    if waiting and self.received is None:
+                        self._start(waiting.pop(0), slot)
+                time.sleep(POLL_EVERY)
+                self._pass_on()
+                for job in [job for job in self.running if job.process.poll() is not None]:
+                    self.running.remove(job)
+                    yield job
+        finally:
+            for job in self.running:  # only after an error: no process stays behind
+                job.process.kill()
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
     def _start(self, job: Job, slot: int) -> None:
         job.folder.mkdir(parents=True, exist_ok=True)
@@ -115,7 +118,7 @@ class Pool:
 
     def _environment(self, job: Job) -> dict[str, str]:
         own = {**os.environ, "PYTHONUNBUFFERED": "1", PARENT: str(os.getpid())}
-        if not may_be_several(OmegaConf.to_container(job.config.get("trainer", OmegaConf.create()))):
+        if not may_be_several(OmegaConf.to_container(job.config).get("trainer", {})):
             # With several processes Lightning divides the job's cores itself, unless the variable is set.
             own.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // self.side_by_side)))
         if self.gpus:
@@ -123,15 +126,6 @@ class Pool:
             share = self.gpus[job.slot :: self.slots] or [self.gpus[job.slot % len(self.gpus)]]
             own["CUDA_VISIBLE_DEVICES"] = ",".join(share)
         return own
-
-    @contextmanager
-    def _collect_signals(self) -> Iterator[None]:
-        handlers = {number: signal.signal(number, self._collect) for number in SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
 
     def _collect(self, number: int, frame: FrameType | None) -> None:
         # Passed on later: a job may be starting just now, whose process is not known yet.
@@ -146,7 +140,7 @@ class Pool:
 
 
 def count_side_by_side(n_jobs: int | None) -> int:
-    """Number of jobs at a time: as asked for; None: one per GPU, or one; -1: one per core, as in joblib."""
+    """Number of jobs at a time. None: one per GPU, or one; -1: one per core, as in joblib."""
     if n_jobs is None:
         return max(1, len(visible_gpus()))
     return n_jobs if n_jobs > 0 else available_cores()
@@ -181,7 +175,7 @@ def launch(
         n_jobs: see `count_side_by_side`.
 
     Returns:
-        a result per job; its value is the validation mIoU.
+        record of each job; its value is the validation mIoU.
     """
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
     jobs = [_compose(config, config_loader, first + i, given) for i, given in enumerate(job_overrides)]
@@ -195,20 +189,15 @@ def launch(
 
 def command(job: Job) -> list[str]:
     """Command line of a single run in the job's folder."""
-    given = sys.argv[1:]
-    flags = []
-    for i, word in enumerate(given):
-        if word in WITH_VALUE:
-            flags += given[i : i + 2]
-        elif word.startswith(WITH_VALUE) and "=" in word:
-            flags.append(word)
+    given, _ = get_args_parser().parse_known_args()
+    flags = [f"--{flag}={value}" for flag in FLAGS if (value := getattr(given, flag.replace("-", "_")))]
     module = getattr(sys.modules["__main__"], "__spec__", None)
     program = ["-m", module.name] if module is not None else [sys.argv[0]]
-    of_hydra = [item for item in job.config.hydra.overrides.hydra if item.split("=")[0] not in NOT_FOR_JOBS]
+    of_hydra = [item for item in job.config.hydra.overrides.hydra if key_of(item) not in NOT_FOR_JOBS]
     of_task = list(filter_overrides(job.overrides))
     own = [
         "hydra.mode=RUN",
-        f"hydra.run.dir={_quoted(str(job.folder))}",
+        f"hydra.run.dir={QuotedString(str(job.folder), Quote.double).with_quotes()}",
         f"hydra.job.num={job.number}",
         f"hydra.job.id={job.number}",
     ]
@@ -229,36 +218,23 @@ def _to_return(job: Job, received: signal.Signals | None = None) -> JobReturn:
     Args:
         received: signal that was passed on to the jobs.
     """
-    code = job.process.returncode
+    code, seconds = job.process.returncode, time.monotonic() - job.started
     # A job that a signal ends before it has a handler has not failed: it starts again when the sweep goes on.
     stopped = received is not None or code in map(exit_code, SIGNALS)
     outcome = Outcome.read(job.folder) if stopped or not code else _failure(job)
+    if not code:
+        state = "done" if outcome is None else outcome.state
+        miou = outcome and outcome.miou
+        score = "" if miou is None else f", mIoU {miou:.3f}"
+        log.info("job %d %s after %.0f s%s  %s", job.number, state, seconds, score, from_here(job.folder))
+        return JobReturn(job.overrides, status=JobStatus.COMPLETED, _return_value=miou)
     failed = outcome is not None and outcome.state == FAILED
-    result = JobReturn(
-        overrides=list(job.overrides),
-        hydra_cfg=OmegaConf.masked_copy(job.config, ["hydra"]),
-        cfg=OmegaConf.masked_copy(job.config, [key for key in job.config if key != "hydra"]),
-        working_dir=str(Path.cwd()),
-        task_name=job.config.hydra.job.name,
-    )
-    seconds = time.monotonic() - job.started
-    if code:
-        result.status = JobStatus.FAILED
-        reason = outcome.reason if failed else f"exit code {code}"
-        result.return_value = JobFailedError(f"error: {reason}")
-        verb = "failed" if failed else "stopped"
-        log.info("job %d %s after %.0f s: %s", job.number, verb, seconds, reason)
-        if failed:
-            remember_failure(
-                job.number, f"job {job.number} ({job.config.hydra.job.override_dirname})", reason
-            )
-        return result
-    result.status = JobStatus.COMPLETED
-    result.return_value = outcome and outcome.miou
-    score = "" if outcome is None or outcome.miou is None else f", mIoU {outcome.miou:.3f}"
-    state = "done" if outcome is None else outcome.state
-    log.info("job %d %s after %.0f s%s  %s", job.number, state, seconds, score, from_here(job.folder))
-    return result
+    reason = outcome.reason if failed else f"exit code {code}"
+    log.info("job %d %s after %.0f s: %s", job.number, "failed" if failed else "stopped", seconds, reason)
+    if failed:
+        remember_failure(job.number, f"job {job.number} ({job.config.hydra.job.override_dirname})", reason)
+    error = JobFailedError(f"error: {reason}")
+    return JobReturn(job.overrides, status=JobStatus.FAILED, _return_value=error)
 
 
 def _failure(job: Job) -> Outcome:
@@ -271,9 +247,3 @@ def _failure(job: Job) -> Outcome:
         with suppress(CocosegError):
             outcome.write(job.folder)
     return outcome
-
-
-def _quoted(text: str) -> str:
-    """Any text as a quoted value of a Hydra override."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'

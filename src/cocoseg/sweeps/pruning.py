@@ -67,34 +67,30 @@ class PruneTrial(L.Callback):
         # Only the process of rank 0 asks Optuna; the others follow its answer.
         prune = distributed.rank() == 0 and self._should_prune(pl_module.scores.miou)
         if distributed.agree(prune)[0]:
-            self.reason = (
-                f"mIoU {self._best:.3f} at {self.budget.progress:.0%}, {REASONS[self.settings.pruner]}"
-            )
+            rule = REASONS[self.settings.pruner]
+            self.reason = f"mIoU {self._best:.3f} at {self.budget.progress:.0%}, {rule}"
             log.warning("pruned: %s", self.reason)
             trainer.should_stop = True
 
     def _should_prune(self, miou: float) -> bool:
+        """Report to Optuna and return its decision. A tenth without a validation has the value before it."""
         tenth = int(TENTHS * self.budget.progress)
         if not self._enabled or self.reason or tenth >= TENTHS:  # the trial ends anyway
             return False
         try:
-            return self._report(miou, tenth)
+            trial = self._open()
+            for passed in range(self._reported + 1, tenth):
+                trial.report(self._best, passed)
+            self._best = max(self._best, miou)
+            if tenth <= self._reported:
+                return False
+            trial.report(self._best, tenth)
+            self._reported = tenth
+            return tenth <= LAST_PRUNED and trial.should_prune()
         except Exception as error:  # an unreadable journal is no reason to lose the training
             log.warning("this trial can't be pruned: %s: %s", type(error).__name__, error)
             self._enabled = False
             return False
-
-    def _report(self, miou: float, tenth: int) -> bool:
-        """Report to Optuna and return its decision. A tenth without a validation has the value before it."""
-        trial = self._open()
-        for passed in range(self._reported + 1, tenth):
-            trial.report(self._best, passed)
-        self._best = max(self._best, miou)
-        if tenth <= self._reported:
-            return False
-        trial.report(self._best, tenth)
-        self._reported = tenth
-        return tenth <= LAST_PRUNED and trial.should_prune()
 
     def _open(self) -> Any:
         if self._trial is None:

@@ -37,35 +37,32 @@ MAX_FAILURES = 5  # trials that fail, and none that succeeds, before a sweep giv
 Launch = Callable[[Sequence[Sequence[str]], int, float | None], Any]
 
 
-def plan_limit(seconds: float, parallel: int, *, trials: int | None, wanted: float | None) -> float:
+def plan_limit(seconds: float, parallel: int, trials: int | None, max_time: float | None) -> float:
     """Seconds for each trial of a sweep, so that all of them fit.
 
     Args:
         seconds: time for all rounds.
         parallel: trials per round.
-        trials: number of trials; None where it follows from `wanted`.
-        wanted: seconds per trial that were asked for, used where `trials` is None. Trials are up to a tenth
-            shorter where one round more fits then.
+        trials: number of trials; None where it follows from `max_time`.
+        max_time: seconds of each trial, used where `trials` is None.
     """
-    if trials is not None:
-        return math.floor(seconds / math.ceil(trials / parallel) - OVERHEAD)
-    rounds = math.floor(seconds / (SQUEEZE * wanted + OVERHEAD))
-    return math.floor(min(wanted, seconds / rounds - OVERHEAD)) if rounds > 0 else 0.0
+    if trials is None:
+        return math.floor(min(max_time, seconds - OVERHEAD))
+    return math.floor(seconds / math.ceil(trials / parallel) - OVERHEAD)
 
 
 @dataclass
 class Sweep:
     """A sweep in progress.
 
-    Args:
-        settings: settings of the sweep.
-        study: trials of the sweep.
+    Attributes:
         fixed: overrides that all jobs share.
         launch: runs jobs side by side and returns when all have ended.
         parallel: number of jobs side by side.
         budget: time of the whole sweep.
         limit: seconds of each trial; None: `trainer.max_time` as it is configured, or none.
-        resumable: a trial that was interrupted goes on from its checkpoint.
+        overhead: seconds that a round takes beyond its jobs' limit.
+        interrupted: trials of an earlier process that are still to be resumed.
     """
 
     settings: SweepConfig
@@ -75,7 +72,6 @@ class Sweep:
     parallel: int
     budget: Budget
     limit: float | None
-    resumable: bool = True
     overhead: float = OVERHEAD
     failed: int = 0
     succeeded: int = 0
@@ -87,7 +83,9 @@ class Sweep:
         for trial in self.interrupted:
             reset_if_lost(self.study.folder(trial.number))
         while trials := self.next_round():
-            for trial, outcome in self.try_all(trials):
+            self.run_round(trials)
+            for trial in trials:
+                outcome = read_outcome(self.study.folder(trial.number))
                 self.study.record(trial.number, outcome)
                 self.report(trial, outcome)
 
@@ -100,8 +98,8 @@ class Sweep:
         while len(trials) < self.parallel:
             if self.interrupted and self.fits(self.used(self.interrupted[0])):
                 trials.append(self.interrupted.pop(0))
-            elif self.wants_new() and self.fits(0.0):
-                trials.append(self.study.new())
+            elif self.wants_another() and self.fits(0.0):
+                trials.append(self.study.start_trial())
             else:
                 break
         if not trials and (self.interrupted or self.trials_left()):
@@ -110,11 +108,9 @@ class Sweep:
 
     def trials_left(self) -> int:
         """Number of trials that were asked for and have not started."""
-        if self.study.method == "grid":
-            return self.study.waiting()
         return max(0, (self.settings.trials or 0) - self.study.started())
 
-    def wants_new(self) -> bool:
+    def wants_another(self) -> bool:
         """Whether a further trial is wanted, if it fits: with a limit for the sweep as many as do."""
         buys_more = self.budget.limit is not None and self.study.method != "grid"
         return buys_more or self.trials_left() > 0
@@ -127,28 +123,20 @@ class Sweep:
         """Seconds for the jobs of one round, if it were the last one; infinite without a limit."""
         return self.budget.left() - END - self.overhead
 
-    def try_all(self, trials: Sequence[Trial]) -> list[tuple[Trial, Outcome]]:
-        """Run trials side by side and return how each ended."""
-        limits = [self.job_limit(trial) for trial in trials]
+    def run_round(self, trials: Sequence[Trial]) -> None:
+        """Run trials side by side, and measure how much longer than their limit that takes."""
+        first = trials[0].number
+        if self.limit is None:
+            self.launch([self.overrides(trial, None) for trial in trials], first, None)
+            return
+        used = [self.used(trial) for trial in trials]
+        # The limit of all trials, but for the last ones where the sweep's time ends a little before theirs.
+        limits = [min(self.limit, seconds + self.seconds_left()) for seconds in used]
         jobs = [self.overrides(trial, limit) for trial, limit in zip(trials, limits, strict=True)]
-        if self.limit is None:
-            self.launch(jobs, trials[0].number, None)
-        else:
-            granted = max(limit - self.used(trial) for trial, limit in zip(trials, limits, strict=True))
-            began = time.monotonic()
-            self.launch(jobs, trials[0].number, max(limits))
-            self.overhead = max(self.overhead, time.monotonic() - began - granted)
-        return [(trial, read_outcome(self.study.folder(trial.number))) for trial in trials]
-
-    def job_limit(self, trial: Trial) -> float | None:
-        """`trainer.max_time` of a trial in seconds, the time that earlier attempts used included.
-
-        It is the limit of all trials, but for the last ones where the sweep's time ends up to a tenth of a
-        trial before theirs.
-        """
-        if self.limit is None:
-            return None
-        return min(self.limit, self.used(trial) + self.seconds_left())
+        began = time.monotonic()
+        self.launch(jobs, first, max(limits))
+        granted = max(limit - seconds for limit, seconds in zip(limits, used, strict=True))
+        self.overhead = max(self.overhead, time.monotonic() - began - granted)
 
     def used(self, trial: Trial) -> float:
         """Seconds that earlier attempts at a trial used."""
@@ -156,17 +144,19 @@ class Sweep:
         return 0.0 if ledger is None else ledger["used"]
 
     def overrides(self, trial: Trial, limit: float | None) -> list[str]:
-        """Overrides of a trial's job, which goes on where an earlier attempt was interrupted."""
-        added = {
+        """Overrides of a trial's job.
+
+        Args:
+            limit: seconds, those that earlier attempts used included.
+        """
+        own = {
+            **trial.point,
             "sweep.name": self.settings.name,
             "sweep.trial": trial.number,
             "hydra.sweep.subdir": trial.number,
         }
-        if self.resumable:
-            added["resume"] = "auto"
         if limit is not None:
-            added["trainer.max_time"] = as_duration(limit)
-        own = {**trial.point, **{key: str(value) for key, value in added.items()}}
+            own["trainer.max_time"] = as_duration(limit)
         keys = set(map(key_of, own))
         shared = [override for override in self.fixed if key_of(override) not in keys]
         return shared + [f"{key}={value}" for key, value in own.items()]
@@ -201,11 +191,8 @@ def reset_if_lost(folder: Path) -> None:
     Raises:
         CocosegError: its job is still running.
     """
-    if not folder.exists():
-        return
-    with locked(
-        folder, key="sweep", wait=PATIENCE
-    ):  # a job whose sweep was killed stops by itself, and may be about to save
+    # A job whose sweep was killed stops by itself, and may be about to save.
+    with locked(folder, key="sweep.name", wait=PATIENCE):
         ledger = read_ledger(folder / LEDGER)
         if ledger is None or ledger["finished"] or Outcome.read(folder) is not None:
             return
@@ -217,7 +204,7 @@ def reset_if_lost(folder: Path) -> None:
 
 
 def read_outcome(folder: Path) -> Outcome:
-    """How the job in this folder ended; one without a score has failed."""
+    """Read the outcome of the job in this folder; one without a score has failed."""
     outcome = Outcome.read(folder)
     if outcome is None:
         return Outcome(FAILED, f"exited without writing outcome.json; see the log in {from_here(folder)}")

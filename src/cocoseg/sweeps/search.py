@@ -2,12 +2,11 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 
 from cocoseg.budget.budget import Budget, process_age
 from cocoseg.budget.ledger import kept_in, read_ledger
@@ -21,7 +20,7 @@ from cocoseg.sweeps.study import JOURNAL, Study
 
 log = logging.getLogger(__name__)
 
-LEDGER = "sweep.json"  # in the folder of the sweep: the time that all its attempts used
+LEDGER = "sweep.json"  # time that all attempts at the sweep used
 
 
 def open_sweep(
@@ -47,28 +46,36 @@ def open_sweep(
         CocosegError: the settings contradict each other, or the time does not suffice.
     """
     settings = config.sweep
-    total = in_seconds(settings.total_time)
-    wanted = in_seconds(config.time_limit)
-    overrides, extra = parse_overrides(arguments, settings.space, config_loader)
-    fixed, space = split_overrides(overrides, extra)
-    asked = len(space.grid()) if settings.method == "grid" else settings.trials
-    max_time_given = wanted is not None and any(map(sets_max_time, overrides))
-    require_one_open(settings, has_total=total is not None, max_time_given=max_time_given)
+    total, max_time = in_seconds(settings.total_time), in_seconds(config.time_limit)
+    parser = OverridesParser.create(config_loader=config_loader)
+    overrides = parser.parse_overrides(list(arguments))
+    extra = parser.parse_overrides([f"{key}={value}" for key, value in settings.space.items()])
+    fixed, space = split_overrides(overrides, {one.get_key_element(): one for one in extra})
+    if not any(override.key_or_group == "trainer.max_time" for override in overrides):
+        max_time = None  # a preset's
+    require_one_open(settings, has_total=total is not None, has_max_time=max_time is not None)
     settings.name = settings.name or sweep_dir.name
+    if settings.method == "grid":
+        settings.trials = len(space.grid())
 
     budget = Budget(total, began=time.monotonic() - process_age())
     budget.resume(read_ledger(sweep_dir / LEDGER))
     if total is not None and not (sweep_dir / JOURNAL).exists():
-        require_time(plan_limit(budget.left() - END, parallel, trials=asked, wanted=wanted), total)
+        limit = plan_limit(budget.left() - END, parallel, settings.trials, max_time)
+        if limit < SHORTEST:
+            raise CocosegError(
+                f"sweep.total_time: {clock(total)} leave {max(0, limit):.0f} s to each job; they need "
+                f"{SHORTEST:.0f} s at least: fewer trials, or more time"
+            )
 
     sweep_dir.mkdir(parents=True, exist_ok=True)
     study = Study(sweep_dir, settings.name, settings.method, space, config.seed)
     if total is not None and study.limit is None:
-        left = asked and max(1, asked - study.finished())
-        limit = plan_limit(budget.left() - END, parallel, trials=left, wanted=wanted)
-        study.keep_limit(max(limit, SHORTEST))
-    resumable = config.ckpt_path is None
-    return Sweep(settings, study, fixed, launch, parallel, budget, study.limit, resumable)
+        trials = settings.trials and max(1, settings.trials - study.finished())
+        study.limit = max(SHORTEST, plan_limit(budget.left() - END, parallel, trials, max_time))
+    if config.ckpt_path is None:
+        fixed.append("resume=auto")
+    return Sweep(settings, study, fixed, launch, parallel, budget, study.limit)
 
 
 def run_sweep(sweep: Sweep) -> int:
@@ -87,46 +94,16 @@ def run_sweep(sweep: Sweep) -> int:
     return sweep.failed
 
 
-def parse_overrides(
-    arguments: Sequence[str], space: Mapping[str, Any], config_loader: Any
-) -> tuple[list[Override], dict[str, Override]]:
-    """Parse the overrides of the command line, and those of `sweep.space` by their key."""
-    parser = OverridesParser.create(config_loader=config_loader)
-    extra = parser.parse_overrides([f"{key}={value}" for key, value in space.items()])
-    return parser.parse_overrides(list(arguments)), {one.get_key_element(): one for one in extra}
-
-
-def sets_max_time(override: Override) -> bool:
-    return override.key_or_group == "trainer.max_time" and not override.is_delete()
-
-
-def require_one_open(settings: SweepConfig, *, has_total: bool, max_time_given: bool) -> None:
-    """Require that exactly one of the number of trials and the time of each follows from the total time.
-
-    Raises:
-        CocosegError: both are open, or none is.
-    """
+def require_one_open(settings: SweepConfig, *, has_total: bool, has_max_time: bool) -> None:
+    """Require that exactly one of the number of trials and the time of each follows from the total time."""
     is_grid, trials = settings.method == "grid", settings.trials
     if is_grid and trials is not None:
         raise CocosegError("sweep.trials: a grid has as many as there are points; leave it out")
-    if not is_grid and trials is None and not (has_total and max_time_given):
+    if not is_grid and trials is None and not (has_total and has_max_time):
         raise CocosegError(
             "sweep.trials is not set; or give sweep.total_time and trainer.max_time, from which it follows"
         )
-    if has_total and max_time_given and (is_grid or trials is not None):
+    if has_total and has_max_time and (is_grid or trials is not None):
         raise CocosegError(
             "sweep.total_time: with a number of trials, trainer.max_time follows from it; leave one out"
-        )
-
-
-def require_time(limit: float, total: float) -> None:
-    """Require that a trial has the time to learn something.
-
-    Raises:
-        CocosegError: it has not.
-    """
-    if limit < SHORTEST:
-        raise CocosegError(
-            f"sweep.total_time: {clock(total)} leave {max(0, limit):.0f} s to each job; they need "
-            f"{SHORTEST:.0f} s at least: fewer trials, or more time"
         )

@@ -19,7 +19,7 @@ DIGITS = 6  # significant digits of a proposed number
 
 @dataclass(frozen=True)
 class Space:
-    """Dimensions of a search, by the key that stands before the `=`."""
+    """Dimensions of a search by key, as in `optimizer.lr` or `+callbacks.x`."""
 
     dimensions: Mapping[str, Override]
 
@@ -29,7 +29,7 @@ class Space:
 
     def propose(self, trial: "Trial") -> dict[str, str]:
         """A point as values of overrides; the same one for a trial that has one already."""
-        return {key: _format(_suggest(trial, key, one)) for key, one in self.dimensions.items()}
+        return {key: _format_value(_suggest(trial, key, one)) for key, one in self.dimensions.items()}
 
     def grid(self) -> list[dict[str, str]]:
         """All points, the last dimension changing fastest.
@@ -82,9 +82,7 @@ def _suggest(trial: "Trial", key: str, dimension: Override) -> Any:
     if kind == "CategoricalDistribution":
         return trial.suggest_categorical(key, distribution.choices)
     suggest = trial.suggest_int if kind == "IntDistribution" else trial.suggest_float
-    if distribution.log:
-        return suggest(key, distribution.low, distribution.high, log=True)
-    return suggest(key, distribution.low, distribution.high, step=distribution.step)
+    return suggest(key, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
 
 
 def make_distribution(key: str, dimension: Override) -> "BaseDistribution":
@@ -115,8 +113,8 @@ def make_distribution(key: str, dimension: Override) -> "BaseDistribution":
         raise CocosegError(f"{key}={dimension.get_value_string()}: {' '.join(str(error).split())}") from error
 
 
-def _format(value: Any) -> str:
-    """Value of an override. Numbers are rounded to few digits; the job uses the rounded ones."""
+def _format_value(value: Any) -> str:
+    """Value of an override. The job uses the rounded number."""
     if isinstance(value, float) and math.isfinite(value):
         return f"{value:.{DIGITS}g}"
     return str(value)

@@ -1,6 +1,7 @@
 """Optuna's side of a sweep: a study in a journal file of the sweep's folder, to which jobs report as well."""
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ from cocoseg.run_folder import FAILED, PRUNED, STOPPED, Outcome
 from cocoseg.sweeps.space import Space
 
 JOURNAL = "optuna.journal"
-LIMIT = "limit"  # attribute of the study
+LIMIT = "limit"  # attribute of Optuna's study
 
 try:
     import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
     from optuna.trial import TrialState
 except ImportError as error:
     raise CocosegError("sweep: Optuna is not installed; pip install -e '.[sweep]'") from error
@@ -34,7 +37,6 @@ class Study:
         sweep_dir: folder of the sweep; trial n runs in its subfolder n.
         name: name of the study.
         method: tpe, random or grid.
-        space: the search space.
         seed: trial n of a seed is proposed the same (by TPE where the results before it are the same, too).
 
     Raises:
@@ -52,33 +54,26 @@ class Study:
             load_if_exists=True,
         )
         self._require_same_search(name)
-        if method == "grid" and not self.trials():
+        if method == "grid" and not self._trials():
             for point in space.grid():
                 self._study.enqueue_trial(point)
 
     @property
     def limit(self) -> float | None:
-        """Seconds of each trial, as they were fixed when the sweep began; None where they were not."""
+        """Seconds of each trial, fixed when the sweep begins; None where they are as configured."""
         return self._study.user_attrs.get(LIMIT)
 
-    def keep_limit(self, seconds: float) -> None:
+    @limit.setter
+    def limit(self, seconds: float) -> None:
         self._study.set_user_attr(LIMIT, seconds)
-
-    def trials(self) -> list[Any]:
-        """All trials as Optuna keeps them, by number, the points of a grid that have not started included."""
-        return self._study.get_trials(deepcopy=False)
 
     def started(self) -> int:
         """Number of trials that have started, however they ended."""
-        return sum(trial.state != TrialState.WAITING for trial in self.trials())
+        return sum(trial.state != TrialState.WAITING for trial in self._trials())
 
     def finished(self) -> int:
         """Number of trials that have ended: with a score, pruned or failed."""
-        return sum(trial.state.is_finished() for trial in self.trials())
-
-    def waiting(self) -> int:
-        """Number of points of a grid that are still to be tried."""
-        return len(self.trials()) - self.started()
+        return sum(trial.state.is_finished() for trial in self._trials())
 
     def interrupted(self) -> list[Trial]:
         """Trials that were running when an earlier process of this sweep ended.
@@ -86,7 +81,7 @@ class Study:
         A trial whose job ended in order, only too late for the study to know, is recorded as it ended.
         """
         trials = []
-        for found in self.trials():
+        for found in self._trials():
             if found.state == TrialState.RUNNING:
                 outcome = Outcome.read(self.folder(found.number))
                 if outcome is None or outcome.state == STOPPED:
@@ -95,8 +90,7 @@ class Study:
                     self.record(found.number, outcome)
         return trials
 
-    def new(self) -> Trial:
-        """A new trial, which is running from now on."""
+    def start_trial(self) -> Trial:
         return self._propose(self._study.ask())
 
     def record(self, number: int, outcome: Outcome) -> None:
@@ -109,28 +103,27 @@ class Study:
             self._study.tell(number, outcome.miou)
 
     def folder(self, number: int) -> Path:
-        """The run folder of a trial."""
         return self.sweep_dir / str(number)
 
     def best(self) -> tuple[int, float] | None:
         """Number and mIoU of the best trial that was neither pruned nor failed."""
-        finished = [
-            (trial.value, trial.number) for trial in self.trials() if trial.state == TrialState.COMPLETE
-        ]
-        if not finished:
-            return None
-        miou, number = max(finished, key=lambda pair: (pair[0], -pair[1]))
-        return number, miou
+        with suppress(ValueError):  # there is none
+            best = self._study.best_trial
+            return best.number, best.value
+        return None
+
+    def _trials(self) -> list[Any]:
+        """All trials as Optuna keeps them, by number, the points of a grid that have not started included."""
+        return self._study.get_trials(deepcopy=False)
 
     def _propose(self, trial: Any) -> Trial:
         # A sampler for each trial: what is proposed depends on its number, not on how often the sweep was
         # interrupted.
         seed = (self.seed * 1_000_003 + trial.number) % 2**32
-        samplers = optuna.samplers
         if self.method == "tpe":
-            self._study.sampler = samplers.TPESampler(seed=seed, constant_liar=True)
+            self._study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
         else:
-            self._study.sampler = samplers.RandomSampler(seed=seed)
+            self._study.sampler = optuna.samplers.RandomSampler(seed=seed)
         return Trial(trial.number, self.space.propose(trial))
 
     def _require_same_search(self, name: str) -> None:
@@ -147,7 +140,4 @@ class Study:
 
 def open_storage(sweep_dir: Path) -> Any:
     """Optuna's journal in the folder of a sweep, which processes of one machine or file system share."""
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
     return JournalStorage(JournalFileBackend(str(sweep_dir / JOURNAL)))

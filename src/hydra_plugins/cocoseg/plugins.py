@@ -1,28 +1,40 @@
-"""Hydra's door to `cocoseg.sweeps.search`: `hydra/sweeper=cocoseg`, which conf/sweep/ chooses.
+"""Hydra's doors to `cocoseg.sweeps`: `hydra/sweeper=cocoseg`, which conf/sweep/ chooses, and
+`hydra/launcher=local`.
 
 Hydra imports this file whenever a program starts, so it imports next to nothing.
 """
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+_store = ConfigStore.instance().store
+_store(group="hydra/sweeper", name="cocoseg", node={"_target_": f"{__name__}.CocosegSweeper"})
+# At a time; null: one per GPU, or one. GPUs that are left over are divided.
+_store(group="hydra/launcher", name="local", node={"_target_": f"{__name__}.LocalLauncher", "n_jobs": None})
 
-@dataclass
-class CocosegSweeperConf:
-    _target_: str = "hydra_plugins.cocoseg_sweeper.sweeper.CocosegSweeper"
 
+class LocalLauncher(Launcher):
+    """Every job in a process of its own, with a GPU and a share of the processor cores."""
 
-ConfigStore.instance().store(
-    group="hydra/sweeper", name="cocoseg", node=CocosegSweeperConf, provider="cocoseg"
-)
+    def __init__(self, n_jobs: int | None) -> None:
+        self.n_jobs = n_jobs
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.config_loader, self.config = hydra_context.config_loader, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from cocoseg.sweeps.launching import launch
+
+        return launch(self.config, self.config_loader, job_overrides, initial_job_idx, self.n_jobs)
 
 
 class CocosegSweeper(Sweeper):
@@ -39,8 +51,9 @@ class CocosegSweeper(Sweeper):
             from cocoseg.sweeps.search import open_sweep, run_sweep  # import Optuna, which may be missing
 
             sweep_dir = Path(self.config.hydra.sweep.dir)
+            own = OmegaConf.masked_copy(self.config, [key for key in self.config if key != "hydra"])
             sweep = open_sweep(
-                resolve_config(_without_hydra(self.config)),
+                resolve_config(own),
                 sweep_dir,
                 arguments,
                 self.launch,
@@ -53,7 +66,7 @@ class CocosegSweeper(Sweeper):
             sys.exit(1)
 
     def launch(self, jobs: Sequence[Sequence[str]], first: int, limit: float | None) -> Any:
-        """Run jobs side by side by a launcher of their own.
+        """Run jobs side by side by the launcher that is configured.
 
         Args:
             jobs: overrides of each job.
@@ -83,11 +96,3 @@ class CocosegSweeper(Sweeper):
         from cocoseg.sweeps.launching import count_side_by_side
 
         return count_side_by_side(launcher.n_jobs)
-
-
-def _without_hydra(config: DictConfig) -> DictConfig:
-    """The settings of the program alone."""
-    config = config.copy()
-    with open_dict(config):
-        del config["hydra"]
-    return config
