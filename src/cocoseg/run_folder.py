@@ -157,7 +157,7 @@ def open_folder(
         remove_parts(path)
         folder = RunFolder(path, config, program)
         stack.callback(folder.close)
-        with _recording_failure(folder):
+        with _record_failure(folder):
             yield folder
 
 
@@ -214,7 +214,7 @@ class RemoveEmptyFolder(Callback):
 
 
 @contextmanager
-def _recording_failure(folder: RunFolder) -> Iterator[None]:
+def _record_failure(folder: RunFolder) -> Iterator[None]:
     """Write `outcome.json` where the block raises, unless the run itself has written one."""
     try:
         yield

@@ -59,7 +59,7 @@ class Counts(NamedTuple):
 
     def precision(self) -> np.ndarray:
         """Correct pixels as a share of the predicted ones: (…, C) float64; NaN for classes without any."""
-        return _divided(self.correct, self.predicted, self.predicted > 0)
+        return _divide(self.correct, self.predicted, self.predicted > 0)
 
     def share(self) -> np.ndarray:
         """Target pixels of each class as a share of all: (…, C) float64."""
@@ -72,14 +72,14 @@ class Counts(NamedTuple):
         return {
             "miou": _mean(iou[..., 1:]),
             "miou_with_background": _mean(iou),
-            "pixel_accuracy": _divided(self.correct.sum(-1), total, total > 0),
+            "pixel_accuracy": _divide(self.correct.sum(-1), total, total > 0),
             "frequency_weighted_iou": np.where(total > 0, np.nansum(iou * share, -1), np.nan),
             "dice": _mean(dice[..., 1:]),
             "dice_with_background": _mean(dice),
         }
 
     def _where_target(self, part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-        return _divided(part, whole, self.target > 0)
+        return _divide(part, whole, self.target > 0)
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def image_iou(target: np.ndarray, predicted: np.ndarray) -> float:
     return float(np.nan_to_num(counts.summary()["miou_with_background"]))
 
 
-def _divided(part: np.ndarray, whole: np.ndarray, where: np.ndarray) -> np.ndarray:
+def _divide(part: np.ndarray, whole: np.ndarray, where: np.ndarray) -> np.ndarray:
     """part / whole where `where` holds, else NaN."""
     result = np.full(np.shape(part), np.nan)
     return np.divide(part, whole, out=result, where=where)
@@ -148,4 +148,4 @@ def _mean(values: np.ndarray) -> np.ndarray:
     """Mean over the last axis without NaN; NaN where nothing else is there."""
     is_number = ~np.isnan(values)
     count = is_number.sum(-1)
-    return _divided(np.where(is_number, values, 0).sum(-1), count, count > 0)
+    return _divide(np.where(is_number, values, 0).sum(-1), count, count > 0)

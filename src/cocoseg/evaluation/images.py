@@ -82,7 +82,7 @@ def open_images(config: EvaluateConfig) -> Images:
         CocosegError: bad data, or a split without images.
     """
     prepare(config)
-    if config.split == "all":  # in the order of the files, and however few they are
+    if config.split == "all":  # the order is that of the files
         sets = [prepared for prepared in prepared_sets(config) if prepared is not None]
         images = Images([SegmentationDataset(part.subset_file, part.image_dir) for part in sets])
     else:

@@ -22,7 +22,6 @@ class Matching:
 
     Attributes:
         index: the data's class index of each of the model's, (256,) uint8.
-        is_same: the labels are the same.
         never_predicted: names of the data's classes that the model lacks.
         as_background: names of the model's classes that the data lack.
     """

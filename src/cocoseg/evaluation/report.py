@@ -116,8 +116,8 @@ class Report:
         """The content of metrics.json."""
         matching = {
             "same": self.matching.is_same,
-            "never_predicted": list(self.matching.never_predicted),
-            "counted_as_background": list(self.matching.as_background),
+            "never_predicted": self.matching.never_predicted,
+            "counted_as_background": self.matching.as_background,
         }
         scores = {name: view.scores(self.labels, self.intervals[name]) for name, view in self.views.items()}
         return {**self.about, "images": len(self.names), "labels": matching, **scores}

@@ -45,7 +45,7 @@ def as_trained(config: DictConfig, keys: Collection[str]) -> DictConfig:
         trained = None
     if has_other_data:
         if trained is not None:
-            _warn_of_dropped(config, trained)
+            _warn_of_differences(config, trained)
         return config
     if trained is None:
         if not Path(config.data.annotations).is_file():
@@ -56,15 +56,19 @@ def as_trained(config: DictConfig, keys: Collection[str]) -> DictConfig:
         return config
     data = dict(trained["data"])
     if "data.root" in keys:
-        data |= _moved(data, config.data.root)
+        data |= _move_paths(data, config.data.root)
     data = {key: value for key, value in data.items() if key not in OF_THE_MACHINE}
     try:
-        return OmegaConf.merge(config, _without({**trained, "data": data}, keys, ""))
+        merged = OmegaConf.merge(config, {**trained, "data": data})
     except OmegaConfBaseException as error:
         raise CocosegError(
             f"the settings of the run that trained the model don't fit ({str(error).splitlines()[0]}); "
             "give data=…"
         ) from error
+    for key in keys:
+        if key.partition(".")[0] in trained:
+            OmegaConf.update(merged, key, OmegaConf.select(config, key), merge=False)
+    return merged
 
 
 def run_settings(checkpoint: str) -> dict[str, Any] | None:
@@ -101,7 +105,7 @@ def run_settings(checkpoint: str) -> dict[str, Any] | None:
     return None
 
 
-def _moved(data: Mapping[str, Any], root: str) -> dict[str, str]:
+def _move_paths(data: Mapping[str, Any], root: str) -> dict[str, str]:
     """Paths below the run's own root, moved below another one."""
     before = data.get("root")
     below = [key for key in PATHS if data.get(key) and before and Path(data[key]).is_relative_to(before)]
@@ -114,7 +118,7 @@ def _moved(data: Mapping[str, Any], root: str) -> dict[str, str]:
     return {key: str(Path(root, Path(data[key]).relative_to(before))) for key in below}
 
 
-def _warn_of_dropped(config: DictConfig, trained: Mapping[str, Any]) -> None:
+def _warn_of_differences(config: DictConfig, trained: Mapping[str, Any]) -> None:
     """Warn where settings that give pixels their meaning differ from those of the training."""
     there = {f"masks.{key}": value for key, value in trained["masks"].items()}
     there["data.labels"] = trained["data"].get("labels")
@@ -127,14 +131,3 @@ def _warn_of_dropped(config: DictConfig, trained: Mapping[str, Any]) -> None:
             "use the same",
             " ".join(others),
         )
-
-
-def _without(settings: Mapping[str, Any], keys: Collection[str], path: str) -> dict[str, Any]:
-    """The settings without the overridden ones."""
-    kept = {}
-    for key, value in settings.items():
-        full_key = f"{path}{key}"
-        if full_key in keys:
-            continue
-        kept[key] = _without(value, keys, f"{full_key}.") if isinstance(value, Mapping) else value
-    return kept

@@ -32,7 +32,7 @@ OUTPUT = "console.log"  # file in the job's folder
 POLL_EVERY = 0.1  # seconds
 LIST_GPUS = ("nvidia-smi", "--list-gpus")
 NOT_FOR_JOBS = ("hydra.mode", "hydra.run.dir", "hydra.job.num", "hydra.job.id")
-FLAGS = ("config-dir", "config-name", "config-path")  # of Hydra's command line, for jobs too
+FLAGS = ("config-dir", "config-name", "config-path")  # Hydra's, which jobs get too
 
 
 @dataclass

@@ -1,11 +1,10 @@
-"""The runs of a sweep, best first: `python -m cocoseg.sweeps.leaderboard outputs/multirun/<sweep>`.
+"""The runs of a sweep, best first: `python -m cocoseg.leaderboard outputs/multirun/<sweep>`.
 
 Reads run folders only, so that it works on every sweep: one that is running or was killed, Hydra's own grid,
 one that an older version made (a blank where it wrote no number of epochs). No torch.
 """
 
 import re
-import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -155,13 +154,9 @@ def _natural_order(job: str) -> list[str | int]:
 
 def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("python -m cocoseg.sweeps.leaderboard outputs/multirun/<sweep> …   runs, best first")
+        print("python -m cocoseg.leaderboard outputs/multirun/<sweep> …   runs, best first")
         return 0 if arguments else 2
     with report_errors():
         for folder in arguments:
             conclude(Path(folder), read_rows(Path(folder)))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -106,7 +106,7 @@ class PruneTrial(L.Callback):
             )
             found = study.get_trials(deepcopy=False)[self.settings.trial]
             self._trial = optuna.trial.Trial(study, found._trial_id)
-            earlier = found.intermediate_values  # of an attempt that was interrupted
+            earlier = found.intermediate_values  # reported by an attempt that was interrupted
             self._reported = max(earlier, default=0)
             if self.budget.used_before:  # the trial is resumed, not restarted
                 self._best = max(earlier.values(), default=0.0)

@@ -35,7 +35,7 @@ def open_sweep(
     """Check all settings of a sweep, and only then open its study, or the one of an earlier attempt.
 
     Args:
-        config: the composed settings of the multirun.
+        config: settings of the multirun.
         sweep_dir: folder of the sweep, which this process owns; trial n runs in its subfolder n.
         arguments: overrides of the command line.
         launch: see `Sweep`.
