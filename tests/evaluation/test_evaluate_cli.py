@@ -87,7 +87,6 @@ def test_data_that_do_not_fit_the_model_are_refused(
     [
         ((), "checkpoint is not given: checkpoint=<segmentation_model.pth>"),
         (("checkpoint=none.pth",), "checkpoint: no file none.pth"),
-        (("checkpoint=model.pth", "data=shapes", "split=test"), "split is 'test'; it must be one of val, "),
         (
             ("checkpoint=model.pth",),
             "data.annotations: no file data/coco/annotations/instances_train2017.json, and no config.yaml "

@@ -69,11 +69,15 @@ def test_a_good_trial_goes_on(study: optuna.Study, tmp_path: Path):
     assert trial.prune.reason == ""
 
 
-def test_the_first_tenths_are_not_judged(study: optuna.Study, tmp_path: Path):
+def test_neither_the_first_nor_the_last_tenths_are_judged(study: optuna.Study, tmp_path: Path):
     trial = Trial(tmp_path)
     assert not trial.validate(0.11, 0.0)
     assert not trial.validate(0.21, 0.0)
     assert trial.validate(0.31, 0.0)
+    late = Trial(tmp_path)
+    assert not late.validate(0.8, 0.1)
+    assert not late.validate(0.95, 0.1)
+    assert reported(study)[9] == 0.1
 
 
 def test_tenths_without_a_validation_have_the_best_before(study: optuna.Study, tmp_path: Path):
@@ -97,13 +101,6 @@ def test_a_trial_that_begins_anew_reports_its_own(study: optuna.Study, tmp_path:
     assert trial.validate(0.51, 0.2)
     assert reported(study)[5] == 0.2
     assert trial.prune.reason.startswith("mIoU 0.200 at 51%")
-
-
-def test_no_trial_is_ended_when_it_nearly_is(study: optuna.Study, tmp_path: Path):
-    trial = Trial(tmp_path)
-    assert not trial.validate(0.8, 0.1)
-    assert not trial.validate(0.95, 0.1)
-    assert reported(study)[9] == 0.1
 
 
 @pytest.mark.parametrize("settings", [{"trial": None}, {"pruner": "none"}])

@@ -158,20 +158,19 @@ def test_time_that_is_saved_buys_further_trials(played: Played):
     assert played.budget.used() <= 596
 
 
-def test_a_last_trial_that_is_squeezed_a_little(played: Played):
-    """Each takes 101 s instead of 99: 95 s are left to the last one."""
-    played.overrun = 2.0
+@pytest.mark.parametrize(
+    ("overrun", "last"),
+    [
+        (2.0, ([94], [95])),  # each takes 101 s instead of 99, and 95 s are left to the last one
+        (10.0, ([],)),  # too little is left
+    ],
+)
+def test_a_last_trial_is_a_little_shorter_or_left_out(played: Played, overrun: float, last):
+    played.overrun = overrun
     run(played, trials=6, total_time=TOTAL)
     assert played.limits[:5] == [98] * 5
-    assert played.limits[5:] in ([94], [95])
+    assert played.limits[5:] in last
     assert played.budget.used() <= 602
-
-
-def test_no_job_begins_that_would_come_too_late(played: Played):
-    played.overrun = 10.0
-    run(played, trials=6, total_time=TOTAL)
-    assert played.limits == [98] * 5
-    assert played.budget.used() <= 596
 
 
 def test_the_number_of_trials_follows_from_their_time(played: Played):
