@@ -1,4 +1,11 @@
-"""Predict images: `python predict.py checkpoint=segmentation_model.pth input=photos`, or `--help`."""
+"""Segment images of any size and kind: masks, overlays, a page to look through them.
+
+  python predict.py checkpoint=outputs/train/<time>/segmentation_model.pth input=photo.jpg
+  python predict.py checkpoint=model.pth input=photos output=segmented     # again: only what is new
+  python predict.py checkpoint=model.pth 'input=tiles/**/*.tif' scale=1 coco_json=true
+
+An image that can't be read is reported and left out; the exit code is 1 then.
+"""
 
 import os
 

@@ -1,16 +1,22 @@
 """Tiny COCO data sets, drawn where the tests run."""
 
+import contextlib
+import io
 import json
+import logging
 import os
 import re
+import runpy
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
 
 from cocoseg.preparation.shapes import draw_shapes
 from server import Server
@@ -81,7 +87,7 @@ def write_coco(path: Path, **changes: Any) -> Path:
 def run_program(
     program: str, *overrides: str, cwd: Path, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run `train.py` or `prepare.py` as a user would."""
+    """Run a program as a user would."""
     return subprocess.run(
         [sys.executable, str(ROOT / f"{program}.py"), *overrides],
         cwd=cwd,
@@ -90,3 +96,28 @@ def run_program(
         text=True,
         timeout=300,
     )
+
+
+def run_here(program: str, *overrides: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a program as a user would, but in this process, where torch is loaded already."""
+    script = str(ROOT / f"{program}.py")
+    stdout, stderr, at_exit, code = io.StringIO(), io.StringIO(), [], 0
+    handlers = logging.root.handlers[:]
+    with (
+        contextlib.chdir(cwd),
+        contextlib.redirect_stdout(stdout),
+        contextlib.redirect_stderr(stderr),
+        mock.patch.dict(os.environ),
+        mock.patch("sys.argv", [script, *overrides]),
+        mock.patch("atexit.register", lambda function, *arguments: at_exit.append((function, arguments))),
+    ):
+        try:
+            runpy.run_path(script, run_name="__main__")
+        except SystemExit as end:
+            code = end.code
+        finally:
+            for function, arguments in reversed(at_exit):
+                function(*arguments)
+            logging.root.handlers[:] = handlers
+            HydraConfig.instance().cfg = None
+    return subprocess.CompletedProcess([script, *overrides], code, stdout.getvalue(), stderr.getvalue())

@@ -1,6 +1,10 @@
-"""Bad input, one case each: a line on stderr that names what is wrong, exit code 2, nothing half done."""
+"""Bad input, one case each: an error that names what is wrong, and nothing half done.
 
-import subprocess
+Settings that are wrong by themselves: test_settings.py; that don't fit each other: test_checks.py.
+"""
+
+import contextlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,35 +13,44 @@ from typing import Any
 import PIL.Image
 import pytest
 
-from conftest import SMALL, run_program, write_coco
+from cocoseg.config import Config, DataConfig, PrepareConfig, SubsetConfig
+from cocoseg.errors import CocosegError
+from cocoseg.preparation.prepare import prepare
+from conftest import SMALL, run_here, write_coco
 
 SHORT = (*SMALL, "trainer.max_steps=2")
 CUSTOM = ("data=custom", "data.images=images", "data.annotations=instances.json")
 IMAGE = {"id": 1, "file_name": "a.png", "width": 8, "height": 6}
 ANNOTATION = {"id": 7, "image_id": 1, "category_id": 2, "segmentation": [[1, 1, 5, 1, 5, 4, 1, 4]]}
 
+Setup = Callable[[Path], Any]
 
-def line(done: subprocess.CompletedProcess[str]) -> str:
-    """The only line on stderr."""
+
+def slow(*values: Any) -> Any:
+    """A case for `make test-all` alone."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+def refused(cwd: Path, program: str, *overrides: str) -> str:
+    """The only line on stderr of a command that ends with exit code 2."""
+    done = run_here(program, *overrides, cwd=cwd)
     assert "Traceback" not in done.stdout + done.stderr
     assert done.returncode == 2, done.stderr
     (only,) = (text for text in done.stderr.splitlines() if text.strip())
+    assert only.startswith("error: ")
     assert len(only) < 500
     return only
 
 
 def assert_nothing_half_done(cwd: Path) -> None:
-    """No masks and no temporary files; Hydra's own, locks and marks (`.lock`) may stay."""
-    names = [path.relative_to(cwd).as_posix() for path in cwd.rglob("*") if ".hydra" not in path.parts]
+    """No masks and no temporary files; locks may stay."""
+    names = [path.relative_to(cwd).as_posix() for path in cwd.rglob("*")]
     left = [name for name in names if "_mask_cats_" in name or name.endswith("new.part")]
     temporary = [name for name in names if "/." in name and Path(name).suffix]
     assert left + temporary == []
 
 
-# ---- what prepare.py and train.py check alike
-
-Setup = Callable[[Path], Any]
-Case = tuple[str, Setup | None, tuple[str, ...], tuple[str, ...]]  # name, set-up, overrides, words
+# ---- annotation files and images
 
 
 def coco(**changes: Any) -> Setup:
@@ -64,7 +77,7 @@ def text(content: str) -> Setup:
 
 
 def file_name(name: str) -> Setup:
-    """An image of this name; the file itself lies outside the image folder."""
+    """An image of this name; the file itself is outside the image folder."""
 
     def write(cwd: Path) -> None:
         draw(cwd / "secret.png")
@@ -90,168 +103,138 @@ def many_bad_images(cwd: Path) -> None:
     draw(cwd / "images/1.png")
 
 
-def foreign_folder(cwd: Path) -> None:
-    coco()(cwd)
-    (cwd / "thesis").mkdir()
-    (cwd / "thesis/chapter1.tex").write_text("…")
+def annotation(**changes: Any) -> Setup:
+    return coco(annotations=[{**ANNOTATION, **changes}])
 
 
-def experiment(content: str) -> Setup:
-    def write(cwd: Path) -> None:
-        coco()(cwd)
-        (cwd / "mine/experiment").mkdir(parents=True)
-        (cwd / "mine/experiment/long.yaml").write_text(f"# @package _global_\n{content}\n")
-
-    return write
-
-
-OF_EXPERIMENT = ("--config-dir=mine", *CUSTOM, "experiment=long")
-
-CASES: list[Case] = [
-    # where things are
-    ("no_root", None, ("data.root=nowhere",), ("data.root", "nowhere/annotations/instances_train2017.json")),
-    ("empty_root", None, ("data.root=.",), ("data.images", "train2017")),
-    ("root_is_a_file", text(""), ("data=shapes", "data.root=instances.json"), ("instances.json",)),
-    ("shapes_without_root", None, ("data=shapes", "data.root=null"), ("data.root",)),
-    ("nothing_set", None, ("data=custom",), ("data.images",)),
-    ("no_annotations_set", coco(), CUSTOM[:2], ("data.annotations",)),
-    ("no_annotation_file", coco(), (*CUSTOM[:2], "data.annotations=b.json"), ("data.annotations", "b.json")),
-    ("annotations_is_a_folder", coco(), (*CUSTOM[:2], "data.annotations=images"), ("data.annotations",)),
-    ("no_val_file", coco(), (*CUSTOM, "data.val_annotations=v.json"), ("data.val_annotations", "v.json")),
-    # the annotation file
-    ("empty_file", text(""), CUSTOM, ("instances.json", "JSON")),
-    ("no_json", text("<xml/>"), CUSTOM, ("instances.json", "JSON")),
-    ("no_images", coco(images=None), CUSTOM, ("instances.json", "'images'")),
-    ("no_annotations", coco(annotations=None), CUSTOM, ("instances.json", "'annotations'")),
-    ("no_categories", coco(categories=None), CUSTOM, ("instances.json", "'categories'")),
-    (
-        "unknown_image",
-        coco(annotations=[{**ANNOTATION, "image_id": 42}]),
-        CUSTOM,
-        ("instances.json", "annotation 7", "image 42"),
-    ),
-    (
-        "unknown_category",
-        coco(annotations=[{**ANNOTATION, "category_id": 42}]),
-        CUSTOM,
-        ("instances.json", "annotation 7", "category 42"),
-    ),
-    (
-        "bad_rle",
-        coco(annotations=[{**ANNOTATION, "segmentation": {"size": [6, 8], "counts": [1, 2]}}]),
-        CUSTOM,
-        ("annotation 7",),
-    ),
-    ("absolute_name", file_name("{cwd}/secret.png"), CUSTOM, ("image 1", "/secret.png", "inside")),
-    ("name_that_climbs_out", file_name("../secret.png"), CUSTOM, ("image 1", "../secret.png", "inside")),
-    # the images
-    ("missing_image", coco(images=[{**IMAGE, "file_name": "b.png"}]), CUSTOM, ("images/b.png", "missing")),
-    ("missing_images", many_bad_images, CUSTOM, ("images/2.png", "images/3.png", "images/4.png")),
-    ("broken_image", broken_jpeg, CUSTOM, ("images/b.jpg", "truncated")),
-    ("other_size", coco(images=[{**IMAGE, "width": 9}]), CUSTOM, ("images/a.png", "8x6", "9x6")),
-    # the choice
-    (
-        "unknown_category_name",
-        coco(),
-        (*CUSTOM, "data.subset.categories=[cat,dgo]"),
-        ("data.subset.categories", "'dgo'", "'dog'"),
-    ),
-    (
-        "unknown_category_id",
-        coco(),
-        (*CUSTOM, "data.subset.categories=[3]"),
-        ("data.subset.categories", "3", "cat"),
-    ),
-    (
-        "category_without_images",
-        coco(),
-        (*CUSTOM, "data.subset.categories=[dog]"),
-        ("instances.json", "keep_empty"),
-    ),
-    ("size_of_nothing", coco(), (*CUSTOM, "data.subset.size=0"), ("data.subset.size", "0")),
-    # other settings
-    ("overlap", coco(), (*CUSTOM, "masks.overlap=biggest"), ("masks.overlap", "'biggest'", "smallest")),
-    ("no_workers", coco(), (*CUSTOM, "prepare.workers=0"), ("prepare.workers", "0")),
-    ("seed", coco(), (*CUSTOM, "seed=-1"), ("seed", "-1")),
-    ("unknown_key", None, ("data.sise=3",), ("data.sise: no such setting; did you mean data.subset.size?",)),
-    ("no_number", coco(), (*CUSTOM, "data.num_workers=many"), ("data.num_workers is 'many'; it must be ",)),
-    ("size", coco(), (*CUSTOM, "data.image_size=[32,wide]"), ("data.image_size is [32,wide]; it must be ",)),
-    ("seed_of_shapes", None, ("data=shapes", "data.shapes.seed=-1"), ("data.shapes.seed", "-1")),
-    ("seconds", coco(), (*CUSTOM, "trainer.max_time=21600"), ("trainer.max_time", "21600", '"00:06:00:00"')),
-    ("hours", coco(), (*CUSTOM, "trainer.max_time=6:00:00"), ("trainer.max_time", '"00:06:00:00"')),
-    (
-        "hours_in_yaml",
-        experiment("trainer:\n  max_time: 6:00:00"),
-        OF_EXPERIMENT,
-        ("trainer.max_time", "21600", "quotes", '"00:06:00:00"'),
-    ),
-    ("no_checkpoint", coco(), (*CUSTOM, "ckpt_path=gone.ckpt"), ("ckpt_path", "gone.ckpt")),
-    (
-        "foreign_folder",
-        foreign_folder,
-        (*CUSTOM, "data.prepared_dir=thesis"),
-        ("data.prepared_dir", "thesis"),
-    ),
-    ("prepared_dir_is_a_file", coco(), (*CUSTOM, "data.prepared_dir=instances.json"), ("data.prepared_dir",)),
-]
+CASES: dict[str, tuple[Setup, tuple[str, ...]]] = {
+    "empty_file": (text(""), ("instances.json", "JSON")),
+    "no_json": (text("<xml/>"), ("instances.json", "JSON")),
+    "no_images": (coco(images=None), ("instances.json", "'images'")),
+    "no_annotations": (coco(annotations=None), ("instances.json", "'annotations'")),
+    "no_categories": (coco(categories=None), ("instances.json", "'categories'")),
+    "unknown_image": (annotation(image_id=42), ("instances.json", "annotation 7", "image 42")),
+    "unknown_category": (annotation(category_id=42), ("instances.json", "annotation 7", "category 42")),
+    "bad_rle": (annotation(segmentation={"size": [6, 8], "counts": [1, 2]}), ("annotation 7",)),
+    "absolute_name": (file_name("{cwd}/secret.png"), ("image 1", "/secret.png", "inside")),
+    "name_that_climbs_out": (file_name("../secret.png"), ("image 1", "../secret.png", "inside")),
+    "missing_image": (coco(images=[{**IMAGE, "file_name": "b.png"}]), ("images/b.png", "missing")),
+    "missing_images": (many_bad_images, ("images/2.png", "images/3.png", "images/4.png")),
+    "broken_image": (broken_jpeg, ("images/b.jpg", "truncated")),
+    "other_size": (coco(images=[{**IMAGE, "width": 9}]), ("images/a.png", "8x6", "9x6")),
+}
 
 
-@pytest.mark.parametrize(
-    ("setup", "overrides", "words"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
-)
-def test_one_line(tmp_path: Path, setup: Setup | None, overrides: tuple[str, ...], words: tuple[str, ...]):
-    if setup is not None:
-        setup(tmp_path)
-    said = line(run_program("prepare", *overrides, cwd=tmp_path))
-    for word in words:
-        assert word in said
+def prepare_in(folder: Path, *, prepared: str = "masks", **choice: Any) -> None:
+    """Prepare `images` and `instances.json` of a folder."""
+    places = {"images": "images", "annotations": "instances.json", "prepared_dir": prepared}
+    data = DataConfig(**places, subset=SubsetConfig(**{"size": None, **choice}))
+    with contextlib.chdir(folder):
+        prepare(Config(data=data, prepare=PrepareConfig(workers=1)))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_wrong_with_the_data_is_one_sentence(tmp_path: Path, name: str):
+    setup, words = CASES[name]
+    setup(tmp_path)
+    with pytest.raises(CocosegError) as raised:
+        prepare_in(tmp_path)
+    sentence = raised.value.sentence
+    assert "\n" not in sentence
+    assert len(sentence) < 500
+    assert [word for word in words if word not in sentence] == []
     assert_nothing_half_done(tmp_path)
 
 
-def test_a_foreign_folder_stays_as_it_was(tmp_path: Path):
-    foreign_folder(tmp_path)
-    line(run_program("prepare", *CUSTOM, "data.prepared_dir=thesis", cwd=tmp_path))
+@pytest.mark.parametrize(
+    ("categories", "words"),
+    [
+        (["cat", "dgo"], ("data.subset.categories", "'dgo'", "'dog'")),
+        ([3], ("data.subset.categories", "3", "cat")),
+        (["dog"], ("instances.json", "keep_empty")),  # no image shows one
+    ],
+)
+def test_a_choice_that_does_not_fit_the_data(tmp_path: Path, categories: list, words: tuple[str, ...]):
+    coco()(tmp_path)
+    with pytest.raises(CocosegError) as raised:
+        prepare_in(tmp_path, categories=categories)
+    assert [word for word in words if word not in str(raised.value)] == []
+
+
+def test_folders_of_others_stay_as_they_were(tmp_path: Path):
+    coco()(tmp_path)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/chapter1.tex").write_text("…")
+    for name in ("thesis", "instances.json"):
+        with pytest.raises(CocosegError, match=rf"^data\.prepared_dir.*{name}"):
+            prepare_in(tmp_path, prepared=name)
     assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["chapter1.tex"]
 
 
 def test_bad_input_leaves_the_masks_of_before(tmp_path: Path):
     """A preparation that fails does not take away the one that was there."""
-    folder = tmp_path / "masks"
-    overrides = (*CUSTOM, "data.prepared_dir=masks")
     coco()(tmp_path)
-    assert run_program("prepare", *overrides, cwd=tmp_path).returncode == 0
-    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    prepare_in(tmp_path)
+    before = {path: path.read_bytes() for path in (tmp_path / "masks").rglob("*") if path.is_file()}
     coco(images=[{**IMAGE, "width": 9}])(tmp_path)
-    line(run_program("prepare", *overrides, cwd=tmp_path))
-    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    with pytest.raises(CocosegError):
+        prepare_in(tmp_path)
+    assert {path: path.read_bytes() for path in (tmp_path / "masks").rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.slow
-def test_train_checks_alike(tmp_path: Path):
-    coco(images=[{**IMAGE, "file_name": "b.png"}])(tmp_path)
-    said = line(run_program("train", *CUSTOM, cwd=tmp_path))
-    assert "images/b.png" in said
-    assert_nothing_half_done(tmp_path)
+def test_validation_file_of_other_labels(tmp_path: Path):
+    coco()(tmp_path)
+    write_coco(tmp_path / "val.json", categories=[{"id": 2, "name": "cat"}, {"id": 5, "name": "wolf"}])
+    said = refused(tmp_path, "prepare", *CUSTOM, "data.val_annotations=val.json")
+    assert "val.json" in said
+    assert "wolf" in said
 
 
-# ---- what Hydra itself refuses
+# ---- command lines
 
 
 @pytest.mark.parametrize(
-    ("override", "words"),
+    ("program", "overrides", "sentence"),
     [
-        ("trainer.max_stepps=3", ("trainer.max_stepps",)),
-        ("data=cooc", ("data/cooc", "custom")),
-        ("experiment=dmeo", ("experiment/dmeo", "demo")),
+        (
+            "prepare",
+            ("data.root=nowhere",),
+            "data.root: no folder nowhere; it should hold the images (nowhere/",
+        ),
+        ("prepare", (*CUSTOM, "data.subset.size=0"), "data.subset.size is 0; it must be a whole number at "),
+        ("prepare", (*CUSTOM, "data.images=c"), "data.images: no folder c; set data.images, or data.root to"),
+        ("train", (*CUSTOM, "trainer.max_time=6:00:00"), "trainer.max_time is '6:00:00', which is no dura"),
+        ("train", ("data=cooc",), "data=cooc: no such preset; did you mean data=coco?"),
+        ("train", ("experiment=dmeo",), "experiment=dmeo: no such preset; did you mean experiment=demo?"),
+        (
+            "train",
+            ("trainer.max_stepps=3",),
+            "trainer.max_stepps: no such setting; did you mean trainer.max_",
+        ),
+        ("train", ("model.encoder=x",), "model.encoder: no such setting; known: _target_, base_channels, "),
+        ("train", ("+data.foo=1",), "data.foo: no such setting; did you mean data."),
+        ("train", ("data.root=[1",), "data.root=[1: no viable alternative at input '[1'"),
+        ("train", ("seed=1,2",), "Ambiguous value for argument 'seed=1,2' 1. To use it as a list, use key="),
+        ("predict", ("chekpoint=a",), "chekpoint: no such setting; did you mean checkpoint?"),
     ],
+    ids=str,
 )
-def test_refused_by_hydra(tmp_path: Path, override: str, words: tuple[str, ...]):
-    done = run_program("train", override, cwd=tmp_path)
-    assert done.returncode == 1
-    assert "Traceback" not in done.stdout + done.stderr
-    for word in words:
-        assert word in done.stderr
-    assert list(tmp_path.iterdir()) == []
+def test_a_mistake_in_a_command_is_one_line(
+    tmp_path: Path, program: str, overrides: tuple[str, ...], sentence: str
+):
+    coco()(tmp_path)
+    before = set(tmp_path.rglob("*"))
+    assert refused(tmp_path, program, *overrides).startswith(f"error: {sentence}")
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_a_time_that_yaml_reads_as_a_number(tmp_path: Path):
+    coco()(tmp_path)
+    (tmp_path / "mine/experiment").mkdir(parents=True)
+    preset = "# @package _global_\ntrainer:\n  max_time: 6:00:00\n"
+    (tmp_path / "mine/experiment/long.yaml").write_text(preset)
+    said = refused(tmp_path, "prepare", "--config-dir=mine", *CUSTOM, "experiment=long")
+    assert "trainer.max_time is the number 21600 (YAML reads an unquoted 6:00:00 as 21600)" in said
 
 
 # ---- what only train.py can know
@@ -261,13 +244,13 @@ def test_refused_by_hydra(tmp_path: Path, override: str, words: tuple[str, ...])
 def trained(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """A folder with prepared data and a checkpoint. Runs of the tests go elsewhere."""
     cwd = tmp_path_factory.mktemp("trained")
-    done = run_program("train", *SHORT, "run_dir=first", cwd=cwd)
+    done = run_here("train", *SHORT, "run_dir=first", cwd=cwd)
     assert done.returncode == 0, done.stderr
     return SimpleNamespace(cwd=cwd, checkpoint="first/checkpoints/last.ckpt")
 
 
 def refusal(trained: SimpleNamespace, run: Path, *overrides: str) -> str:
-    said = line(run_program("train", *SHORT, f"run_dir={run}", *overrides, cwd=trained.cwd))
+    said = refused(trained.cwd, "train", *SHORT, f"run_dir={run}", *overrides)
     assert not (run / "segmentation_model.pth").exists()
     assert list(trained.cwd.rglob("*.part")) == []
     return said
@@ -275,12 +258,7 @@ def refusal(trained: SimpleNamespace, run: Path, *overrides: str) -> str:
 
 @pytest.mark.parametrize(
     "content",
-    [
-        pytest.param(b"garbage, and not even much of it\n", id="text"),
-        pytest.param(b"", id="empty", marks=pytest.mark.slow),
-        pytest.param(b"PK\x03\x04 something zipped", id="zip", marks=pytest.mark.slow),
-        pytest.param(b"\x80\x02}q\x00.", id="pickle", marks=pytest.mark.slow),
-    ],
+    [b"garbage, and not even much of it\n", slow(b""), slow(b"PK\x03\x04 zipped"), slow(b"\x80\x02}q\x00.")],
 )
 def test_checkpoint_of_garbage(trained: SimpleNamespace, tmp_path: Path, content: bytes):
     (tmp_path / "bad.ckpt").write_bytes(content)
@@ -289,112 +267,56 @@ def test_checkpoint_of_garbage(trained: SimpleNamespace, tmp_path: Path, content
     assert "run code" not in said
 
 
-@pytest.mark.slow
-def test_exported_model_is_no_checkpoint_to_go_on_from(trained: SimpleNamespace, tmp_path: Path):
-    said = refusal(trained, tmp_path / "run", "ckpt_path=first/segmentation_model.pth")
-    assert "first/segmentation_model.pth" in said
-
-
-def test_checkpoint_of_other_labels(trained: SimpleNamespace, tmp_path: Path):
-    chosen = "data.subset.categories=[square,circle]"
-    said = refusal(trained, tmp_path / "run", chosen, f"ckpt_path={trained.checkpoint}")
-    assert trained.checkpoint in said
-    assert "labels" in said
-    assert "6 classes against 2" in said
-
-
-@pytest.mark.slow
-def test_checkpoint_of_another_network(trained: SimpleNamespace, tmp_path: Path):
-    said = refusal(trained, tmp_path / "run", "model.base_channels=6", f"ckpt_path={trained.checkpoint}")
-    assert trained.checkpoint in said
-    assert "model.base_channels" in said
-    assert "4" in said
-    assert "6" in said
-
-
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        pytest.param(("optimizer.lr=abc",), ("optimizer", "abc"), id="lr_word"),
-        pytest.param(("optimizer.lr=-1",), ("optimizer", "-1"), id="lr_negative", marks=pytest.mark.slow),
-        pytest.param(
-            ("+optimizer.momentum=0.9",),
-            ("optimizer", "momentum"),
-            id="no_such_argument",
-            marks=pytest.mark.slow,
+        (("ckpt_path=first/segmentation_model.pth",), ("first/segmentation_model.pth",)),
+        (
+            ("ckpt_path=first/checkpoints/last.ckpt", "data.subset.categories=[square,circle]"),
+            ("first/checkpoints/last.ckpt", "labels", "6 classes against 2"),
         ),
-        pytest.param(("model.depth=0",), ("model", "depth", "0"), id="depth", marks=pytest.mark.slow),
-        pytest.param(
-            ("data.image_size=[4,4]", "data.batch_size=1"),
-            ("4x4", "image_size", "batch_size"),
-            id="one_value_per_channel",
-            marks=pytest.mark.slow,
+        (
+            ("ckpt_path=first/checkpoints/last.ckpt", "model.base_channels=6"),
+            ("first/checkpoints/last.ckpt", "model.base_channels", "4", "6"),
         ),
-        pytest.param(
-            ("optimizer._target_=torch.optim.Adamm",),
-            ("optimizer", "torch.optim.Adamm", "Are you sure that 'Adamm' is importable"),
-            id="no_such_class",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            ("model._target_=torhc.nn.Identity",),
-            ("model", "torhc.nn.Identity", "No module"),
-            id="no_such_module",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            ("trainer.precision=17",), ("trainer", "Precision 17"), id="precision", marks=pytest.mark.slow
-        ),
-        pytest.param(
-            ("trainer.accelerator=abacus",), ("trainer", "abacus"), id="accelerator", marks=pytest.mark.slow
-        ),
-        pytest.param(
-            ("data.subset.size=1",), ("data.val_fraction",), id="nothing_to_hold_out", marks=pytest.mark.slow
-        ),
+        (("optimizer.lr=abc",), ("optimizer", "abc")),
+        slow(("optimizer.lr=-1",), ("optimizer", "-1")),
+        slow(("+optimizer.momentum=0.9",), ("optimizer", "momentum")),
+        slow(("model.depth=0",), ("model", "depth", "0")),
+        slow(("data.image_size=[4,4]", "data.batch_size=1"), ("4x4", "image_size", "batch_size")),
+        slow(("optimizer._target_=torch.optim.Adamm",), ("optimizer", "torch.optim.Adamm", "importable")),
+        slow(("model._target_=torhc.nn.Identity",), ("model", "torhc.nn.Identity")),
+        slow(("trainer.precision=17",), ("trainer", "Precision 17")),
+        slow(("trainer.accelerator=abacus",), ("trainer", "abacus")),
+        slow(("data.subset.size=1",), ("data.val_fraction",)),
     ],
+    ids=str,
 )
 def test_settings_that_do_not_work(
     trained: SimpleNamespace, tmp_path: Path, overrides: tuple[str, ...], words: tuple[str, ...]
 ):
     said = refusal(trained, tmp_path / "run", *overrides)
-    for word in words:
-        assert word in said
+    assert [word for word in words if word not in said] == []
 
 
 @pytest.mark.slow
-def test_image_lost_after_preparation(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("pattern", "word"),
+    [("data/shapes/images/*", "images/image_"), ("prepared/*/masks/*.png", "_mask_cats_")],
+)
+def test_files_damaged_after_preparation(tmp_path: Path, pattern: str, word: str):
     """The error comes out of a process of the DataLoader."""
-    assert run_program("prepare", *SHORT, cwd=tmp_path).returncode == 0
-    for number in range(1, 13):
-        (tmp_path / f"data/shapes/images/image_{number:03d}.jpg").unlink()
-    said = line(run_program("train", *SHORT, "data.num_workers=1", cwd=tmp_path))
-    assert "data/shapes/images/image_" in said
-
-
-@pytest.mark.slow
-def test_mask_damaged_after_preparation(tmp_path: Path):
-    assert run_program("prepare", *SHORT, cwd=tmp_path).returncode == 0
-    for mask in tmp_path.glob("prepared/*/masks/*.png"):
-        mask.write_bytes(mask.read_bytes()[:100])
-    said = line(run_program("train", *SHORT, "data.num_workers=1", cwd=tmp_path))
-    assert "_mask_cats_" in said
-
-
-@pytest.mark.slow
-def test_validation_file_of_other_labels(tmp_path: Path):
-    coco()(tmp_path)
-    write_coco(tmp_path / "val.json", categories=[{"id": 2, "name": "cat"}, {"id": 5, "name": "wolf"}])
-    said = line(run_program("prepare", *CUSTOM, "data.val_annotations=val.json", cwd=tmp_path))
-    assert "val.json" in said
-    assert "wolf" in said
+    assert run_here("prepare", *SHORT, cwd=tmp_path).returncode == 0
+    for path in tmp_path.glob(pattern):
+        path.write_bytes(path.read_bytes()[:100])
+    assert word in refused(tmp_path, "train", *SHORT, "data.num_workers=1", "data.cache=false")
 
 
 def test_a_run_is_never_overwritten(tmp_path: Path):
     """Two starts in the same second, or a run_dir given twice."""
     run = tmp_path / "run"
     run.mkdir()
-    (run / "config.yaml").write_text("of the first run")
-    done = run_program("train", *SHORT, f"run_dir={run}", cwd=tmp_path)
-    assert "run already holds a run" in line(done)
-    assert (run / "config.yaml").read_text() == "of the first run"
+    (run / "config.yaml").write_text(json.dumps("of the first run"))
+    assert "run already holds a run" in refused(tmp_path, "train", *SHORT, f"run_dir={run}")
+    assert (run / "config.yaml").read_text() == '"of the first run"'
     assert not (tmp_path / "prepared").exists()

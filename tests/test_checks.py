@@ -1,10 +1,9 @@
 """Checks across settings, and of the files and packages that settings name."""
 
 import pytest
-from msgspec import structs
 
 from cocoseg.checks import check, check_export, check_predict, check_prediction
-from cocoseg.config import Config, DataConfig, EvaluateConfig, PredictConfig, ShapesConfig, SweepConfig
+from cocoseg.config import Config, DataConfig, PredictConfig, ShapesConfig, SweepConfig
 from cocoseg.durations import Duration
 from cocoseg.errors import CocosegError
 
@@ -58,9 +57,6 @@ def test_good_values(config, key, value):
         ("data.val_images", ".", "data.val_images is set without data.val_annotations"),
         ("data.val_annotations", "no/such.json", "data.val_annotations: no file no/such.json"),
         ("data.cache_size", [223, 300], "data.cache_size is [223, 300]; it must be no smaller than "),
-        ("data.labels", {}, "data.labels is {}; groups are written {vehicle: [car, bus], …}"),
-        ("data.labels", {"background": [1]}, "data.labels: 'background' is no name for a group"),
-        ("data.labels", {"animal": []}, "data.labels.animal is []; it must be a list of names or ids"),
         ("augment.scale", [2.0, 0.5], "augment.scale is [2.0, 0.5]; it must be [least, most]"),
         ("schedule.cooldown", 0.99, "schedule.cooldown is 0.99; it must be at most 1 - schedule.warmup"),
         ("trainer.max_time", 21600, "trainer.max_time is the number 21600 (YAML reads"),
@@ -140,7 +136,6 @@ def test_good_weights(config, model):
             {**RESNET, "encoder": "resnet34", "weights": "IMAGENET1K_V2"},
             r"^model\.weights=IMAGENET1K_V2: for resnet34 there is only IMAGENET1K_V1",
         ),
-        ({**UNET, "weights": 3}, r"^model\.weights is 3;"),
         ({**UNET, "weights": None, "weights_part": "head"}, r"^model\.weights_part is 'head'; .*body"),
     ],
 )
@@ -155,13 +150,6 @@ def test_a_resumed_run_needs_no_weights_any_more(config):
 
 
 # evaluate.py, predict.py, export
-
-
-def test_an_evaluation_needs_a_checkpoint(config):
-    with pytest.raises(CocosegError, match=r"^checkpoint is not given: checkpoint=<segmentation_model\.pth>"):
-        check(EvaluateConfig(**structs.asdict(config)))
-    with pytest.raises(CocosegError, match=r"^checkpoint: no file gone\.pth"):
-        check(EvaluateConfig(**structs.asdict(config), checkpoint="gone.pth"))
 
 
 @pytest.mark.parametrize(

@@ -3,52 +3,60 @@
 import re
 
 import pytest
-from hydra import compose, initialize_config_dir
 
 from cocoseg.cli import PROGRAMS
 from cocoseg.config import Config, EvaluateConfig
-from cocoseg.manual import PAGE, help_of_settings, page
+from cocoseg.manual import PAGE, SET_BY_SWEEPS, help_text, options, page
 from cocoseg.settings import declarations
 from conftest import ROOT
 
+CONF = ROOT / "conf"
+
 
 def help_of(program: str, *overrides: str) -> str:
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return help_of_settings(PROGRAMS[program], program, compose(program, list(overrides)))
+    return help_text(program, PROGRAMS[program], "purpose", [CONF], overrides)
 
 
 def keys(text: str) -> set[str]:
     """The keys that begin the lines of a help text."""
-    return {
-        found.removesuffix(".*") for found in re.findall(r"^  ([\w.]+(?:\.\*)?)(?==| )", text, re.MULTILINE)
-    }
+    return set(re.findall(r"^  ([\w.]+)=", text, re.MULTILINE)) - {"experiment"}
 
 
 def test_docs_settings_is_up_to_date():
-    assert (ROOT / PAGE).read_text() == page(), "run: make docs"
+    assert (ROOT / PAGE).read_text() == page(CONF), "run: make docs"
 
 
 def test_help_lists_every_setting():
     single = {key for key, setting in declarations(Config).items() if setting.group is None}
-    assert keys(help_of("train")) == single
-    assert keys(help_of("prepare")) > {
-        key for key in single if key.startswith(("data.", "masks.", "prepare."))
+    assert keys(help_of("train")) == single - set(SET_BY_SWEEPS)
+    assert keys(help_of("prepare")) == {
+        key for key in single if key.startswith(("seed", "run_dir", "data.", "masks.", "prepare."))
     }
     assert keys(help_of("evaluate")) == declarations(EvaluateConfig).keys() - declarations(Config).keys()
     assert keys(help_of("predict")) == declarations(PROGRAMS["predict"]).keys()
 
 
+def test_help_lists_every_preset():
+    lines = help_of("train").splitlines()
+    for group, names in options([CONF]).items():
+        if not group.startswith("hydra") and len(names) > 1:
+            assert any(re.search(rf"\b{group}\b.*\b{', '.join(names)}$", line) for line in lines), group
+
+
 def test_help_shows_values_as_composed_and_as_typed():
     text = help_of("train", "experiment=demo", "data.num_workers=null", "masks.overlap=smallest")
-    assert re.search(r"^  data\.image_size=\[64,64\] +height, width that", text, re.MULTILINE)
+    assert re.search(r"^  data\.image_size=\[64,64\] +height and width that", text, re.MULTILINE)
     assert re.search(r"^  data\.num_workers=null ", text, re.MULTILINE)
     assert re.search(r"^  data\.cache=true ", text, re.MULTILINE)
-    assert re.search(r"^  masks\.overlap=smallest .*\(max, smallest, ignore\)$", text, re.MULTILINE)
-    assert re.search(r"^  model\.\* .* base_channels=8 depth=3 ", text, re.MULTILINE)
-    assert "None" not in text
-    assert max(map(len, text.splitlines())) <= 130
+    assert re.search(r"^  data\.images=<data\.root>/images ", text, re.MULTILINE)
+    assert re.search(r"^  masks\.overlap=smallest .*\(ignore, max, smallest\)$", text, re.MULTILINE)
+    assert re.search(r"^ +model\.\*: base_channels=8 depth=3 ", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_help_fits_two_screens(program: str):
-    assert len(help_of(program).splitlines()) < 90
+    text = help_of(program)
+    assert len(text.splitlines()) < 95
+    assert max(map(len, text.splitlines())) <= 130
+    values = {word.partition("=")[2] for word in text.split()}
+    assert values.isdisjoint({"None", "True", "False"})  # YAML's words are null, true and false

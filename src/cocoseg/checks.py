@@ -8,11 +8,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from cocoseg.config import AUTO, IMAGENET, Config, DataConfig, EvaluateConfig, PredictConfig
+from cocoseg.config import AUTO, IMAGENET, Config, DataConfig, PredictConfig
 from cocoseg.errors import CocosegError
 from cocoseg.settings import convert, declarations, shown
 
-# Rules and names inside untyped nodes, which have no declarations.
+# Choices inside untyped nodes, which have no declarations.
 CLASS_WEIGHTS = ("none", "enet", "median")
 WEIGHTS_PARTS = ("all", "body", "encoder")
 DDP = ("ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
@@ -32,22 +32,20 @@ def check(config: Config, *, may_download: bool = False) -> None:
     Raises:
         CocosegError: names the key.
     """
-    if isinstance(config, EvaluateConfig):
-        check_checkpoint(config.checkpoint)
     _check_data(config.data)
     if not (may_download and config.data.fetches):
         _check_places(config.data, with_images=not config.prepare.check_only)
     if config.prepare.check_only and not may_download:
         raise CocosegError("prepare.check_only is for prepare.py")
-    _check_time(config)
-    sweep = config.sweep
-    if sweep.method is None and (sweep.trials, sweep.total_time, sweep.space) != (None, None, {}):
-        raise CocosegError("sweep: how to search is not chosen; add sweep=tpe, random or grid")
+    _check_start(config)
+    _check_end(config)
     least, most = config.augment.scale
     if least > most:
         raise CocosegError(f"augment.scale is {[least, most]}; it must be [least, most], as in [0.5, 2.0]")
+    sweep = config.sweep
+    if sweep.method is None and (sweep.trials, sweep.total_time, sweep.space) != (None, None, {}):
+        raise CocosegError("sweep: how to search is not chosen; add sweep=tpe, random or grid")
     _check_nodes(config)
-    _check_finetune(config)
     check_export(config.export, key="export")
 
 
@@ -93,19 +91,6 @@ def check_export(formats: Sequence[str], *, key: str) -> None:
             )
 
 
-def check_groups(labels: Any) -> None:
-    """Raises CocosegError where `data.labels` holds groups that are no classes."""
-    if not isinstance(labels, Mapping):
-        return
-    if not labels:
-        raise CocosegError("data.labels is {}; groups are written {vehicle: [car, bus], …}")
-    for name, members in labels.items():
-        if not name or name == "background":
-            raise CocosegError(f"data.labels: {name!r} is no name for a group")
-        if not members:
-            raise CocosegError(f"data.labels.{name} is []; it must be a list of names or ids")
-
-
 def how_to_fetch(data: DataConfig) -> str:
     """Advice where something is missing and is not being fetched."""
     if data.fetches:
@@ -122,7 +107,6 @@ def _check_data(data: DataConfig) -> None:
             f"data.cache_size is {larger}; it must be no smaller than data.image_size {data.image_size}, "
             "or null for that size"
         )
-    check_groups(data.labels)
     if data.shapes is not None and data.root is None:
         raise CocosegError("data.root is not set: the folder to draw the shapes in")
     if data.shapes is None and data.images is None:
@@ -159,38 +143,45 @@ def _check_place(data: DataConfig, key: str, exists: Callable[[Path], bool]) -> 
         )
 
 
-def _check_time(config: Config) -> None:
-    limited = config.time_limit is not None
+def _check_start(config: Config) -> None:
+    """The checkpoint that a run begins from."""
+    if config.resume and config.ckpt_path:
+        raise CocosegError("resume=auto finds its checkpoint itself; leave out ckpt_path")
+    if config.ckpt_path is not None and not Path(config.ckpt_path).is_file():
+        raise CocosegError(f"ckpt_path: no file {config.ckpt_path}")
+
+
+def _check_end(config: Config) -> None:
+    """The end of the run, and what is a share of it."""
+    trainer, has_limit = config.trainer, config.time_limit is not None
     for key in ("min_epochs", "min_steps"):
-        if limited and config.trainer.get(key):
+        if has_limit and trainer.get(key):
             raise CocosegError(f"trainer.{key} would break trainer.max_time; set one of them to null")
     if config.schedule.cooldown > 1 - config.schedule.warmup:
         raise CocosegError(
             f"schedule.cooldown is {config.schedule.cooldown}; it must be at most 1 - schedule.warmup"
         )
-    if config.resume and config.ckpt_path:
-        raise CocosegError("resume=auto finds its checkpoint itself; leave out ckpt_path")
-    if config.ckpt_path is not None and not Path(config.ckpt_path).is_file():
-        raise CocosegError(f"ckpt_path: no file {config.ckpt_path}")
-    if config.augment.start_size != 1 and not _has_an_end(config.trainer):
+    if has_limit or any((trainer.get(key) or 0) > 0 for key in ("max_epochs", "max_steps")):
+        return
+    if config.augment.start_size != 1:
         raise CocosegError(f"augment.start_size grows with the run's progress; {END}")
-
-
-def _has_an_end(trainer: Mapping[str, Any]) -> bool:
-    numbers = trainer.get("max_epochs"), trainer.get("max_steps")
-    return trainer.get("max_time") is not None or any(n is not None and n > 0 for n in numbers)
+    if 0 < config.finetune.frozen < 1:
+        raise CocosegError(f"finetune.frozen is a share of the run; {END}")
 
 
 def _check_nodes(config: Config) -> None:
     """Choices within untyped nodes, and several devices."""
-    strategy, devices = config.trainer.get("strategy", AUTO), config.trainer.get("devices", 1)
-    _require_choice("trainer.strategy", strategy, STRATEGIES, "or have a _target_")
-    _require_choice(
-        "loss.class_weights", (config.loss or {}).get("class_weights"), CLASS_WEIGHTS, "or a list"
-    )
-    several = len(devices) if isinstance(devices, list) else devices if isinstance(devices, int) else 1
-    if several != 1 and config.data.batch_size == AUTO:
+    trainer = config.trainer
+    _require_choice("trainer.strategy", trainer.get("strategy"), STRATEGIES, "or have a _target_")
+    weights = (config.loss or {}).get("class_weights")
+    _require_choice("loss.class_weights", weights, CLASS_WEIGHTS, "or a list")
+    devices = trainer.get("devices", 1)
+    several = len(devices) != 1 if isinstance(devices, list) else isinstance(devices, int) and devices != 1
+    if several and config.data.batch_size == AUTO:
         raise CocosegError("data.batch_size=auto is for one device; give a number")
+    lr = 0.0 if config.optimizer is None else config.optimizer.get("lr")
+    if config.finetune.encoder_lr != 1 and not isinstance(lr, int | float):
+        raise CocosegError("finetune.encoder_lr is a factor of optimizer.lr, which is not set")
     if config.model is not None and str(config.model.get("_target_")).startswith("cocoseg."):
         _check_weights(config.model, resumes=config.ckpt_path is not None or config.resume is not None)
 
@@ -200,10 +191,6 @@ def _check_weights(model: Mapping[str, Any], *, resumes: bool) -> None:
     weights, encoder = model.get("weights"), model.get("encoder")
     part = model.get("weights_part", "all")
     _require_choice("model.weights_part", part, WEIGHTS_PARTS, "body is all but the head")
-    if weights is None:
-        return
-    if not isinstance(weights, str):
-        raise CocosegError(f"model.weights is {weights!r}; it must be a name, a file or null")
     if weights in IMAGENET and encoder is None:
         raise CocosegError(
             f"model.weights={weights} is for a ResNet (model=unet_resnet34, unet_resnet50); here it must "
@@ -211,7 +198,7 @@ def _check_weights(model: Mapping[str, Any], *, resumes: bool) -> None:
         )
     if weights == IMAGENET[1] and encoder in ("resnet18", "resnet34"):
         raise CocosegError(f"model.weights={weights}: for {encoder} there is only {IMAGENET[0]}")
-    if weights not in IMAGENET and not resumes and not Path(weights).is_file():
+    if not (weights is None or weights in IMAGENET or resumes or Path(str(weights)).is_file()):
         raise CocosegError(
             f"model.weights: no file {weights}; it must be one, {' or '.join(IMAGENET)}, or null"
         )
@@ -220,12 +207,3 @@ def _check_weights(model: Mapping[str, Any], *, resumes: bool) -> None:
 def _require_choice(key: str, value: Any, choices: Sequence[str], more: str) -> None:
     if isinstance(value, str) and value not in choices:
         raise CocosegError(f"{key} is {value!r}; it must be one of {', '.join(choices)}, {more}")
-
-
-def _check_finetune(config: Config) -> None:
-    finetune = config.finetune
-    if 0 < finetune.frozen < 1 and not _has_an_end(config.trainer):
-        raise CocosegError(f"finetune.frozen is a share of the run; {END}")
-    scaled = finetune.encoder_lr != 1 and config.optimizer is not None
-    if scaled and not isinstance(config.optimizer.get("lr"), int | float):
-        raise CocosegError("finetune.encoder_lr is a factor of optimizer.lr, which is not set")

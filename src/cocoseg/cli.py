@@ -5,14 +5,17 @@ import functools
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException, InstantiationException
+from hydra.errors import CompactHydraException, HydraException, InstantiationException, OverrideParseException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -22,15 +25,17 @@ from cocoseg.checks import check, check_predict
 from cocoseg.config import Config, EvaluateConfig, PredictConfig, Settings
 from cocoseg.durations import minutes
 from cocoseg.errors import CocosegError, one_line, report_errors
+from cocoseg.manual import help_text, options
 from cocoseg.overrides import check_overrides, is_overridden, sweep_folder
 from cocoseg.ranks import may_be_several, started_one_by_one
 from cocoseg.run_folder import record_refused_job
-from cocoseg.settings import convert
+from cocoseg.settings import REMOVED, convert, unknown_key
 from cocoseg.workers import stop_with_launcher
 
 BAD_INPUT = CocosegError.exit_code
 INTERRUPTED = 130  # as a shell counts: 128 + SIGINT
 RESTARTS = "SLURM_RESTART_COUNT"  # environment variable
+FULL_ERROR = "HYDRA_FULL_ERROR"  # environment variable: 1 shows stack traces
 # Launchers whose jobs have no command line of their own, by which Lightning could start a job's processes.
 JOBS_IN_A_PROCESS = ("hydra._internal.", "hydra_plugins.hydra_joblib", "hydra_plugins.hydra_submitit")
 
@@ -43,34 +48,22 @@ PROGRAMS: dict[str, type[Settings]] = {
 }
 Kind = TypeVar("Kind", bound=Settings)
 
-_failed: dict[int, str] = {}  # by job of a multirun, how it failed
+_is_composing = False  # HYDRA_FULL_ERROR is ours, not the user's
+_failed: dict[int, str] = {}  # job number -> how the job of a multirun failed
 
 
 class JobFailedError(CompactHydraException):
     """A job of a multirun ended; Hydra prints the sentence without a stack trace and goes on."""
 
 
-def register_resolvers() -> None:
-    """Define what `${name:…}` in YAML files computes."""
-    OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True)
-    OmegaConf.register_new_resolver("minutes", minutes, replace=True)
-    OmegaConf.register_new_resolver("settings", _settings, replace=True)
-
-
-def _settings(program: str, *, _root_: DictConfig) -> str:
-    """`${settings:train}`: the settings of a program with their values, for its `--help`."""
-    from cocoseg.manual import help_of_settings
-
-    return help_of_settings(PROGRAMS[program], program, _root_)
-
-
-register_resolvers()
+OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True)
+OmegaConf.register_new_resolver("minutes", minutes, replace=True)
 
 
 def program(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
     """Make a function the main program that conf/<name>.yaml, beside its file, configures.
 
-    Overrides of keys that no program has end it with one line before Hydra composes anything.
+    The docstring of that file is what `--help` begins with.
     """
 
     def decorate(main: Callable[[DictConfig], Any]) -> Callable[[], Any]:
@@ -80,18 +73,64 @@ def program(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], A
         @functools.wraps(main)
         def checked() -> Any:
             arguments, _ = get_args_parser().parse_known_args()
-            folders = [
-                conf,
-                *(Path(given) for given in (arguments.config_dir, arguments.config_path) if given),
-            ]
-            groups = {path.name for folder in folders for path in folder.glob("*") if path.is_dir()}
-            with report_errors():
-                check_overrides(arguments.overrides, PROGRAMS[name], groups)
-            return run()
+            added = [Path(given) for given in (arguments.config_dir, arguments.config_path) if given]
+            with report_errors(), _hydra_in_one_line(PROGRAMS[name]):
+                check_overrides(arguments.overrides, PROGRAMS[name], options([conf, *added]))
+                if not arguments.help:
+                    return run()
+                about = inspect.getmodule(main).__doc__ or ""
+                print(help_text(name, PROGRAMS[name], about, [conf, *added], arguments.overrides))
 
         return checked
 
     return decorate
+
+
+class CompositionEnds(Callback):
+    """Hydra callback: from the first job on, Hydra prints errors again, and processes inherit no setting."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if _is_composing:
+            os.environ.pop(FULL_ERROR, None)
+
+    on_multirun_start = on_run_start
+
+
+@contextmanager
+def _hydra_in_one_line(kind: type[Settings]) -> Iterator[None]:
+    """Turn what Hydra can't compose into a CocosegError; Hydra itself would print several lines.
+
+    Where `HYDRA_FULL_ERROR` is set, Hydra raises errors instead of printing them.
+    """
+    global _is_composing
+    if os.environ.get(FULL_ERROR) == "1":
+        yield
+        return
+    os.environ[FULL_ERROR] = "1"
+    _is_composing = True
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise CocosegError(_sentence(error, kind)) from error
+    finally:
+        os.environ.pop(FULL_ERROR, None)
+        _is_composing = False
+
+
+def _sentence(error: Exception, kind: type[Settings]) -> str:
+    """The mistake in a command line that Hydra refuses."""
+    cause = error.__cause__
+    if isinstance(cause, OmegaConfBaseException) and isinstance(cause.parent_node, DictConfig):
+        key = str(cause.full_key)
+        node, _, name = key.rpartition(".")
+        if key in REMOVED:
+            return unknown_key(key, kind)
+        known = list(map(str, cause.parent_node))
+        close = get_close_matches(name, known, n=1)
+        hint = f"did you mean {node}.{close[0]}?" if close else f"known: {', '.join(known)}"
+        return f"{key}: no such setting; {hint} (+{key}=… adds it)"
+    sentence = " ".join(str(error).partition("\nSee https://")[0].split())
+    return f"{error.override}: {sentence}" if isinstance(error, OverrideParseException) else sentence
 
 
 def entry_point(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
@@ -117,7 +156,7 @@ def entry_point(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 job = HydraConfig.get().job
                 remember_failure(job.num, f"job {job.num} ({job.override_dirname})", reason)
-            if sentence is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+            if sentence is None or os.environ.get(FULL_ERROR) == "1":
                 raise
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise JobFailedError(f"error: {sentence}") from None

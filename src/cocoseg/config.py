@@ -1,6 +1,6 @@
 """Declarations of our own settings: name, type, choices or range, default and one line of help of each.
 
-settings.py checks a composed configuration against them, manual.py makes `--help` and docs/settings.md of
+settings.py checks a composed configuration against them, manual.py makes `--help` and docs/settings.md from
 them, and conf/ holds the same keys with the same defaults. Parts that users swap as a whole (model, loss,
 optimizer, trainer, logger, callbacks) are untyped nodes with a `_target_`. No torch, no Hydra.
 """
@@ -19,28 +19,27 @@ AUTO = "auto"
 IMAGENET = ("IMAGENET1K_V1", "IMAGENET1K_V2")  # torchvision's names of weights
 
 Overlap = Literal["max", "smallest", "ignore"]
-Rasterizer = Literal["pillow", "coco"]
-Crowd = Literal["ignore", "draw", "skip"]
-OVERLAPS, RASTERIZERS, CROWDS = get_args(Overlap), get_args(Rasterizer), get_args(Crowd)
+OVERLAPS = get_args(Overlap)
 
 Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Share = Annotated[float, Meta(gt=0, lt=1)]
 Pair = Meta(min_length=2, max_length=2)
-Size = Annotated[list[Positive], Pair, Meta(extra={"allowed": "[height, width] in pixels"})]
+Size = Annotated[list[Positive], Pair, Meta(extra_json_schema={"allowed": "[height, width] in pixels"})]
+GroupName = Annotated[str, Meta(pattern=r"^(?!background$).")]
 Node = dict[str, Any] | None  # untyped: a `_target_` and its arguments
 Text = str | None
 
 
 def says(allowed: str) -> Meta:
     """A declaration's values in words, where its type alone does not say enough."""
-    return Meta(extra={"allowed": allowed})
+    return Meta(extra_json_schema={"allowed": allowed})
 
 
-def means(description: str, *, default: str | None = None) -> Meta:
-    """The one line of help of a setting; `default` in words where conf/ has another one than this file."""
-    return Meta(description=description, extra=None if default is None else {"default": default})
+def means(description: str) -> Meta:
+    """The one line of help of a setting."""
+    return Meta(description=description)
 
 
 class Settings(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -51,17 +50,17 @@ class SubsetConfig(Settings, kw_only=True):
     """Choice of images from the annotation file."""
 
     size: Annotated[Positive | None, means("number of images; null: all")] = 8000
-    seed: Annotated[int, means("a choice of 2,000 images is contained in one of 4,000 of the same seed")] = 0
+    seed: Annotated[int, means("seed of the choice; 2,000 images are part of the 4,000 of the same seed")] = 0
     categories: Annotated[
         list[int | str] | None,
-        means("images that show one of these; null: all"),
+        means("classes to use, on images that show one of them; null: all"),
         says("a list of names or ids, as in [dog, 18], or null"),
     ] = None
-    other: Annotated[
-        Literal["background", "ignore"], means("what objects of categories without a class become")
-    ] = "background"
-    keep_empty: Annotated[bool, means("images without annotations too")] = False
-    min_pixels: Annotated[NotNegative, means("images with less annotated area are left out")] = 0
+    other: Annotated[Literal["background", "ignore"], means("pixels of objects that belong to no class")] = (
+        "background"
+    )
+    keep_empty: Annotated[bool, means("use images without annotations too")] = False
+    min_pixels: Annotated[NotNegative, means("leave out images with a smaller annotated area")] = 0
     stratify: Annotated[bool, means("choose images of rare classes first")] = False
 
 
@@ -73,28 +72,28 @@ class ShapesConfig(Settings, kw_only=True):
 
 
 class DataConfig(Settings, kw_only=True):
-    """Images, annotations and how they reach the network; presets: data=coco, custom, train_val, shapes."""
+    """Images, annotations and how they reach the network."""
 
-    root: Annotated[Text, means("folder of the data set", default="data/coco")] = None
-    images: Annotated[Text, means("folder of the images", default="<root>/train2017")] = None
-    annotations: Annotated[
-        Text, means("COCO instances file", default="<root>/annotations/instances_train2017.json")
-    ] = None
+    root: Annotated[Text, means("folder of the data set")] = None
+    images: Annotated[Text, means("folder of the images")] = None
+    annotations: Annotated[Text, means("COCO instances file")] = None
     val_images: Annotated[Text, means("folder of the validation images; null: data.images")] = None
-    val_annotations: Annotated[Text, means("their instances file; null: val_fraction of the images")] = None
-    prepared_dir: Annotated[Text, means("folder of the masks; null: prepared/<file>-<key of settings>")] = (
+    val_annotations: Annotated[Text, means("their instances file; null: data.val_fraction of the images")] = (
         None
     )
-    image_size: Annotated[Size, means("height, width that the network sees")] = field(
+    prepared_dir: Annotated[
+        Text, means("folder of the label masks; null: prepared/<file>-<key of settings>")
+    ] = None
+    image_size: Annotated[Size, means("height and width that the network sees")] = field(
         default_factory=lambda: [224, 224]
     )
     batch_size: Annotated[
         Positive | Literal["auto"], means("images per step; auto: the largest power of two that fits the GPU")
     ] = 16
     num_workers: Annotated[
-        NotNegative | None, means("processes that load images; null: what cache and device need")
+        NotNegative | None, means("processes that load images; null: as many as cache and device need")
     ] = None
-    cache: Annotated[bool, means("decode and resize once, into arrays beside the masks")] = True
+    cache: Annotated[bool, means("decode and resize images once, into arrays beside the masks")] = True
     cache_size: Annotated[
         Size | None,
         means("size of training images before augment.scale crops them; null: image_size"),
@@ -103,15 +102,18 @@ class DataConfig(Settings, kw_only=True):
     val_fraction: Annotated[Share, means("share of the images that is held out for validation")] = 0.1
     subset: SubsetConfig = field(default_factory=SubsetConfig)
     labels: Annotated[
-        Literal["all", "supercategories"] | dict[str, list[int | str]],
+        Literal["all", "supercategories"]
+        | Annotated[dict[GroupName, Annotated[list[int | str], Meta(min_length=1)]], Meta(min_length=1)],
         means("classes: one per category, per supercategory, or per group"),
-        says("all, supercategories, or groups as in {vehicle: [car, bus], …}"),
+        says("all, supercategories, or groups as in {vehicle: [car, bus], …}, none of them named background"),
     ] = "all"
     download: Annotated[
         bool | None, means("prepare.py fetches what is missing; null: into data/coco only")
     ] = None
-    annotations_url: Annotated[Text, means("zip with annotations/<file>, or that file")] = COCO_ANNOTATIONS
-    images_url: Annotated[Text, means("folder of a mirror; null: each image's coco_url")] = None
+    annotations_url: Annotated[Text, means("zip that holds annotations/<file>, or the file itself")] = (
+        COCO_ANNOTATIONS
+    )
+    images_url: Annotated[Text, means("folder of a mirror; null: each image's own coco_url")] = None
     max_image_bytes: Annotated[Positive, means("larger images are not fetched")] = 64 * 2**20
     shapes: Annotated[ShapesConfig | None, means("draw the data set at data.root first")] = None
 
@@ -129,17 +131,19 @@ class MasksConfig(Settings, kw_only=True):
 
     overlap: Annotated[Overlap, means("owner of overlapping pixels; max: the higher category id")] = "max"
     rasterizer: Annotated[
-        Rasterizer, means("how polygons are filled; coco: as COCO's own evaluation does")
+        Literal["pillow", "coco"], means("how polygons are filled; coco: as COCO's own evaluation does")
     ] = "pillow"
-    crowd: Annotated[Crowd, means("crowd regions; ignore: neither trained on nor scored")] = "ignore"
+    crowd: Annotated[
+        Literal["ignore", "draw", "skip"], means("crowd regions; ignore: neither trained on nor scored")
+    ] = "ignore"
     encoding: Annotated[
         Literal["palette", "uint16", "x100"],
-        means("pixel of a mask file: category id in 8 bits, in 16 bits, times 100"),
+        means("pixel of a mask: category id in 8 bits, 16 bits, or times 100"),
     ] = "palette"
 
 
 class AugmentConfig(Settings, kw_only=True):
-    """Random changes to training images, 0: off; presets: augment=none, light, default, strong."""
+    """Random changes to training images, 0: off."""
 
     flip: Annotated[Probability, means("probability of mirroring left to right")] = 0.0
     scale: Annotated[
@@ -152,7 +156,7 @@ class AugmentConfig(Settings, kw_only=True):
     brightness: Annotated[Probability, means("a factor of 1 ± this at most")] = 0.0
     contrast: Annotated[Probability, means("a factor of 1 ± this at most")] = 0.0
     saturation: Annotated[Probability, means("a factor of 1 ± this at most")] = 0.0
-    hue: Annotated[float, Meta(ge=0, le=0.5), means("share of a full turn of the color wheel at most")] = 0.0
+    hue: Annotated[float, Meta(ge=0, le=0.5), means("shift by this share of the color wheel at most")] = 0.0
     greyscale: Annotated[Probability, means("probability of gray images")] = 0.0
     blur: Annotated[Probability, means("probability of blurred images")] = 0.0
     cutout: Annotated[Probability, means("probability of a rectangle that is neither seen nor scored")] = 0.0
@@ -200,7 +204,7 @@ class BudgetConfig(Settings, kw_only=True):
 
     validation_share: Annotated[Share, means("share of the time that validation takes at most")] = 0.1
     checkpoint_every: Annotated[Duration, means("time between checkpoints: the most that a kill costs")] = (
-        Duration(minutes=5)
+        field(default_factory=lambda: Duration(minutes=5))
     )
     extend: Annotated[Duration | None, means("time to add when a run is resumed")] = None
 
@@ -223,12 +227,12 @@ class SweepConfig(Settings, kw_only=True):
     total_time: Annotated[Duration | None, means("time limit of the whole sweep")] = None
     name: Annotated[
         Annotated[str, Meta(pattern=r"^\w[\w.+-]*(/\w[\w.+-]*)*$")] | None,
-        means("folder and study; null: from the command, which resumes its sweep when given again"),
+        means("folder of the sweep; null: named by the command, which resumes it when given again"),
         says("a folder name of letters, digits and . _ + -, or null"),
     ] = None
     pruner: Annotated[
         Literal["none", "median", "halving", "hyperband"],
-        means("rule by which poor trials are ended early, Optuna's"),
+        means("rule that ends poor trials early"),
     ] = "none"
     trial: Annotated[NotNegative | None, means("number of a sweep's run; set by the sweep")] = None
 
@@ -241,8 +245,8 @@ class Config(Settings, kw_only=True):
     """A run of train.py or prepare.py."""
 
     seed: Annotated[int, Meta(ge=0, lt=2**32), means("seed of split, weights, order and augmentation")] = 0
-    run_dir: Annotated[str, means("folder of the run", default="outputs/<program>/<date>_<time>")] = "outputs"
-    ckpt_path: Annotated[Text, means("checkpoint to resume from")] = None
+    run_dir: Annotated[str, means("folder of the run")] = "outputs"
+    ckpt_path: Annotated[Text, means("checkpoint (.ckpt) to resume training from")] = None
     resume: Annotated[
         Literal["auto"] | None, means("auto: resume the run in run_dir, or begin one there")
     ] = None
@@ -250,26 +254,26 @@ class Config(Settings, kw_only=True):
     masks: MasksConfig = field(default_factory=MasksConfig)
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    model: Annotated[Node, means("the network, as in conf/model/", default="model=unet")] = None
-    compile: Annotated[bool, means("torch.compile of the network in training")] = False
-    loss: Annotated[Node, means("the loss, as in conf/loss/", default="loss=cross_entropy")] = None
-    optimizer: Annotated[Node, means("the optimizer, as in conf/optimizer/", default="optimizer=adam")] = None
+    model: Annotated[Node, means("network")] = None
+    compile: Annotated[bool, means("compile the network by torch.compile for training")] = False
+    loss: Annotated[Node, means("loss")] = None
+    optimizer: Annotated[Node, means("optimizer")] = None
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
-    trainer: Annotated[
-        dict[str, Any], means("Lightning's Trainer, as in conf/trainer/", default="trainer=default")
-    ] = field(default_factory=dict)
-    logger: Annotated[Node, means("Lightning's logger, as in conf/logger/", default="logger=tensorboard")] = (
-        None
+    trainer: Annotated[dict[str, Any], means("Lightning's Trainer, all of its arguments")] = field(
+        default_factory=dict
     )
+    logger: Annotated[Node, means("Lightning's logger")] = None
     callbacks: Annotated[
-        dict[str, Any], means("Lightning's callbacks"), says("names that map to a _target_ each")
+        dict[str, Any],
+        means("more callbacks, as in +callbacks.mine._target_=package.Class"),
+        says("names that map to a _target_ each"),
     ] = field(default_factory=dict)
     export: Annotated[
         list[Literal["pth", "onnx", "torch_export"]],
-        means("model formats to write at the end; pth is always written"),
+        means("model files to write at the end; pth is always written"),
     ] = field(default_factory=lambda: ["pth"])
 
     @property
@@ -306,9 +310,7 @@ class PredictConfig(Settings, kw_only=True):
     input: Annotated[Text, means("an image, a folder with all below it, or a pattern")] = None
     output: Annotated[
         str,
-        means(
-            "folder; images that are done there are not done again", default="outputs/predict/<date>_<time>"
-        ),
+        means("folder; images that are done there are not done again"),
     ] = "outputs"
     values: Annotated[
         Literal["category_id", "index"], means("pixel of a predicted mask: category id or class index")

@@ -1,4 +1,4 @@
-"""The label map: category id <-> class index, names, colours, ignore index."""
+"""The label map: category id <-> class index, names, colors, ignore index."""
 
 import colorsys
 import difflib
@@ -13,8 +13,10 @@ import numpy as np
 from cocoseg.errors import CocosegError
 
 IGNORE_INDEX = 255
-IGNORE_COLOR = (224, 224, 192)  # PASCAL VOC's colour for void
+IGNORE_COLOR = (224, 224, 192)  # PASCAL VOC's color for void
 MAX_CLASSES = 254  # class indices 1..254: 0 is background, 255 is ignored
+
+Level = Annotated[int, msgspec.Meta(ge=0, le=255)]  # of a color
 
 
 class Category(Protocol):
@@ -25,19 +27,18 @@ class Category(Protocol):
     supercategory: str | None
 
 
-@dataclass(frozen=True)
-class LabelClass:
+class LabelClass(msgspec.Struct, frozen=True):
     """A class that the network predicts.
 
     Attributes:
-        category_ids: the categories of the annotation file that it stands for; none for background.
-        name: of the category, or of the group of categories.
-        color: RGB, 0..255.
+        category_ids: categories of the annotation file that it stands for; none for background.
+        name: name of the category, or of the group of categories.
+        color: RGB.
     """
 
     category_ids: tuple[int, ...]
     name: str
-    color: tuple[int, int, int]
+    color: tuple[Level, Level, Level]
 
     @property
     def category_id(self) -> int | None:
@@ -45,21 +46,9 @@ class LabelClass:
         return self.category_ids[0] if len(self.category_ids) == 1 else None
 
 
-_Level = Annotated[int, msgspec.Meta(ge=0, le=255)]
-
-
-class _PlainClass(msgspec.Struct):
-    """A class as it stands in files."""
-
-    category_ids: tuple[int, ...]
-    name: str
-    color: tuple[_Level, _Level, _Level]
-
-
 @dataclass(frozen=True)
 class LabelMap:
-    """The classes in the order of their index: `classes[0]` is background, then ascending category id, or
-    groups of categories in the order that they were given in."""
+    """The classes by index: `classes[0]` is background, then ascending category id, or groups as given."""
 
     classes: tuple[LabelClass, ...]
 
@@ -94,10 +83,9 @@ class LabelMap:
                 f"{len(groups)} categories, but a mask has room for {MAX_CLASSES}: "
                 "choose some with data.subset.categories, or merge some with data.labels"
             )
-        classes = [LabelClass((), "background", (0, 0, 0))]
-        for index, (name, ids) in enumerate(groups, start=1):
-            classes.append(LabelClass(tuple(ids), name, _color(index)))
-        return cls(tuple(classes))
+        numbered = enumerate(groups, start=1)
+        classes = (LabelClass(tuple(ids), name, _color(index)) for index, (name, ids) in numbered)
+        return cls((LabelClass((), "background", (0, 0, 0)), *classes))
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Self:
@@ -107,10 +95,9 @@ class LabelMap:
             CocosegError: values are missing or of other types.
         """
         try:
-            classes = msgspec.convert(content["classes"], list[_PlainClass])
+            return cls(msgspec.convert(content["classes"], tuple[LabelClass, ...]))
         except (msgspec.ValidationError, KeyError, TypeError) as error:
             raise CocosegError(f"no labels of this program ({error})") from error
-        return cls(tuple(LabelClass(c.category_ids, c.name, c.color) for c in classes))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, numbers and strings, for JSON and for model files."""
@@ -153,7 +140,7 @@ class LabelMap:
         return {category: index for index, c in enumerate(self.classes) for category in c.category_ids}
 
     def palette(self) -> np.ndarray:
-        """Colours of all values of a mask of class indices, the ignored one's too: (256, 3) uint8 RGB."""
+        """Colors of all values of a mask of class indices, the ignore index too: (256, 3) uint8 RGB."""
         colors = np.zeros((256, 3), dtype=np.uint8)
         colors[: len(self)] = [c.color for c in self.classes]
         colors[IGNORE_INDEX] = IGNORE_COLOR
@@ -208,16 +195,13 @@ def _find(categories: Sequence[Category], wanted: int | str, key: str) -> int:
         raise CocosegError(f"{key}: {wanted!r} is the name of categories {matches}; give the id")
     names = [c.name for c in categories]
     close = difflib.get_close_matches(str(wanted), names, n=1)
-    hint = (
-        f"did you mean {close[0]!r}?"
-        if close
-        else f"known: {', '.join(names[:10])}{', …' * (len(names) > 10)}"
-    )
+    known = ", ".join([*names[:10], *["…"] * (len(names) > 10)])
+    hint = f"did you mean {close[0]!r}?" if close else f"known: {known}"
     raise CocosegError(f"{key}: no category {wanted!r}; {hint}")
 
 
 def _color(index: int) -> tuple[int, int, int]:
-    """A bright colour per index: hues a golden angle apart stay distinct however many there are."""
+    """A bright color per index: hues a golden angle apart stay distinct however many there are."""
     hue = (0.02 + index * 0.6180339887) % 1.0
     saturation = (0.85, 0.6, 1.0)[index % 3]
     value = (1.0, 0.75)[index // 3 % 2]

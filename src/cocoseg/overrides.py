@@ -3,9 +3,11 @@
 import hashlib
 import json
 import os
+import re
 import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -17,6 +19,14 @@ from cocoseg.settings import REMOVED, REMOVED_VALUES, declarations, unknown_key
 
 SWEPT = "COCOSEG_SWEPT"  # environment variable: the keys that a multirun chooses, as a JSON list
 ADDED_BY_SWEEPER = ("sweep", "resume")  # keys that a sweeper adds to the command of a trial
+# Keys of nodes that are often typed without the node.
+OFTEN = (
+    "optimizer.lr",
+    "optimizer.weight_decay",
+    "trainer.max_epochs",
+    "trainer.max_steps",
+    "trainer.max_time",
+)
 # Keys that may change when a sweep is resumed: how long to search, and where.
 AMOUNT = ("sweep.trials", "sweep.total_time", "sweep.name")
 
@@ -77,30 +87,46 @@ def key_of(override: str) -> str:
     return override.lstrip("+~").partition("=")[0]
 
 
-def check_overrides(overrides: Sequence[str], kind: type[Settings], groups: Collection[str]) -> None:
-    """Refuse keys that are gone or not declared, forced ones (`+key=`) too.
+def check_overrides(
+    overrides: Sequence[str], kind: type[Settings], options: Mapping[str, Collection[str]]
+) -> None:
+    """Refuse keys and options that are gone or unknown, forced keys (`+key=`) too.
+
+    Keys inside nodes are known only once Hydra has composed them.
 
     Args:
-        overrides: of the command line.
+        overrides: as typed.
         kind: settings of the program.
-        groups: names of config groups.
+        options: of each config group; not the whole truth where `hydra.searchpath` is given.
 
     Raises:
         CocosegError: names the key, and what takes its place or what may have been meant.
     """
     declared = declarations(kind)
     nodes = tuple(f"{key}." for key, setting in declared.items() if setting.is_node)
-    elsewhere = any(key_of(override) == "hydra.searchpath" for override in overrides)
+    groups = {group.partition("/")[0] for group in options}
+    searches_elsewhere = any(key_of(override) == "hydra.searchpath" for override in overrides)
     for override in overrides:
         key = key_of(override).partition("@")[0].removeprefix("sweep.space.")
-        given = f"{key}={override.partition('=')[2]}"
-        if given in REMOVED_VALUES:
-            raise CocosegError(f"{given} is gone: {REMOVED_VALUES[given]}")
-        group = key.partition("/")[0]
-        of_group = group in groups or (elsewhere and "." not in key)
-        known = key in declared or of_group or key.startswith(nodes) or group.partition(".")[0] == "hydra"
-        if not known or (key in REMOVED and key not in declared):
-            raise CocosegError(unknown_key(key, kind, groups))
+        value = override.partition("=")[2]
+        if f"{key}={value}" in REMOVED_VALUES:
+            raise CocosegError(f"{key}={value} is gone: {REMOVED_VALUES[f'{key}={value}']}")
+        is_group = key.partition("/")[0] in groups or (searches_elsewhere and "." not in key)
+        is_known = key in declared or key.startswith((*nodes, "hydra.", "hydra/")) or is_group
+        if key in REMOVED or not is_known:
+            raise CocosegError(unknown_key(key, kind, (*groups, *OFTEN)))
+        if key in options and not searches_elsewhere and not key.startswith("hydra"):
+            _check_options(key, value, options[key])
+
+
+def _check_options(group: str, value: str, options: Collection[str]) -> None:
+    """Refuse misspelt options of a group; lists, sweep functions and null are left to Hydra."""
+    for option in value.split(","):
+        name = option.removesuffix(".yaml")
+        if re.fullmatch(r"\w[\w-]*", name) and name not in (*options, "null"):
+            close = get_close_matches(name, options, n=1)
+            hint = f"did you mean {group}={close[0]}?" if close else f"there are {', '.join(options)}"
+            raise CocosegError(f"{group}={option}: no such preset; {hint}")
 
 
 def sweep_folder(method: str | None, name: str | None, overrides: Sequence[str]) -> str:

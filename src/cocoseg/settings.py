@@ -3,14 +3,12 @@
 No torch, no Hydra.
 """
 
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cache
-from types import UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -18,7 +16,7 @@ from cocoseg.config import Settings
 from cocoseg.durations import Duration, parse_duration
 from cocoseg.errors import CocosegError
 
-ALIKE = 0.7  # keys from which one is suggested for the other
+ALIKE = 0.7  # least likeness of a known key that is suggested for an unknown one
 
 T = TypeVar("T", bound=Settings)
 
@@ -40,6 +38,76 @@ REMOVED_VALUES = {
 }
 
 
+@dataclass(frozen=True)
+class Setting:
+    """A declaration of config.py.
+
+    Attributes:
+        schema: as JSON Schema; `allowed` in it says in words what its types alone do not.
+        group: description of the group of settings that it is, or None for a single setting.
+    """
+
+    schema: Mapping[str, Any]
+    group: str | None = None
+
+    @property
+    def description(self) -> str:
+        """The one line of help."""
+        return str(self.schema.get("description", ""))
+
+    @property
+    def allowed(self) -> str:
+        """The values that it takes, in words: `one of max, smallest`, `a number in 0 … 1`."""
+        if "allowed" in self.schema:
+            return str(self.schema["allowed"])
+        parts = [word for one in self._alternatives() for word in _words(one)]
+        if "enum" in self.schema:
+            return f"one of {', '.join(parts)}"
+        last = ", or " if any(" " in part for part in parts) else " or "
+        return last.join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]
+
+    @property
+    def choices(self) -> str:
+        """Its choices, where it has no other values: `max, smallest, ignore`."""
+        if any("enum" not in one and one.get("type") != "null" for one in self._alternatives()):
+            return ""
+        return ", ".join(word for one in self._alternatives() for word in _words(one))
+
+    @property
+    def is_node(self) -> bool:
+        """Whether it holds undeclared keys: a `_target_` and its arguments, or names of a user."""
+        return self.has("type", "object")
+
+    def has(self, keyword: str, value: str) -> bool:
+        """Whether one of its alternatives has this value for a keyword of JSON Schema."""
+        return any(one.get(keyword) == value for one in self._alternatives())
+
+    def _alternatives(self) -> list[Mapping[str, Any]]:
+        return list(self.schema.get("anyOf", [self.schema]))
+
+
+@cache
+def declarations(kind: type[Settings]) -> dict[str, Setting]:
+    """All settings of a group, those of its own groups too: `data.subset.size` -> its declaration."""
+    _, structs = msgspec.json.schema_components([kind], schema_hook=_schema, ref_template="{name}")
+    return dict(_declared(kind.__name__, structs))
+
+
+def _declared(name: str, structs: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Setting]]:
+    for key, schema in structs[name]["properties"].items():
+        group = next((one["$ref"] for one in schema.get("anyOf", [schema]) if "$ref" in one), None)
+        yield f"{prefix}{key}", Setting(schema, structs[group]["description"] if group else None)
+        if group:
+            yield from _declared(group, structs, f"{prefix}{key}.")
+
+
+def _schema(kind: type) -> dict[str, str]:
+    """JSON Schema of the one type of ours."""
+    if kind is not Duration:
+        raise NotImplementedError(kind)
+    return {"format": "duration"}
+
+
 def convert(values: Mapping[str, Any], kind: type[T], prefix: str = "") -> T:
     """Check settings against their declarations.
 
@@ -56,97 +124,25 @@ def convert(values: Mapping[str, Any], kind: type[T], prefix: str = "") -> T:
         try:
             return msgspec.convert(values, kind, strict=False, dec_hook=_duration)
         except msgspec.ValidationError as error:
-            key, unknown = _place(str(error))
+            key, unknown = _key_in(str(error))
             if unknown is not None:
                 path = f"{key}.{unknown}" if key else unknown
                 raise CocosegError(prefix + unknown_key(path, kind)) from None
             value, setting = _value(values, key), declarations(kind)[key]
-            if setting.is_text and isinstance(value, int | float) and not isinstance(value, bool):
+            if setting.has("type", "string") and type(value) in (int, float):
                 parent, _, name = key.rpartition(".")
                 _value(values, parent)[name] = str(value)  # YAML reads run_dir=2026 as a number
                 continue
-            raise CocosegError(_refusal(prefix + key, value, setting)) from None
+            if setting.has("format", "duration") and value is not None:
+                parse_duration(value, key=prefix + key)  # its own sentence says more
+            quoted = repr(value) if isinstance(value, str) else shown(value)
+            raise CocosegError(f"{prefix}{key} is {quoted}; it must be {setting.allowed}") from None
 
 
 def as_dict(settings: Settings) -> dict[str, Any]:
     """Settings as nested dictionaries of numbers and text, as in YAML."""
     values: dict[str, Any] = msgspec.to_builtins(settings, enc_hook=str)
     return values
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A declaration as config.py writes it, taken apart.
-
-    Attributes:
-        alternatives: members of its union, each with the ranges that are its own.
-        notes: description, words for what is allowed and for the default.
-    """
-
-    alternatives: tuple[tuple[Any, tuple[msgspec.Meta, ...]], ...]
-    notes: tuple[msgspec.Meta, ...]
-
-    @property
-    def description(self) -> str:
-        """The one line of help."""
-        return next((note.description for note in self.notes if note.description), "")
-
-    @property
-    def allowed(self) -> str:
-        """The values that it takes, in words: `one of max, smallest, ignore`, `a number in 0 … 1`."""
-        words = self.note("allowed")
-        if words is not None:
-            return words
-        parts = [word for one, ranges in self.alternatives for word in _words(one, ranges)]
-        if get_origin(self.alternatives[0][0]) is Literal and len(self.alternatives) == 1:
-            return f"one of {', '.join(parts)}"
-        last = ", or " if any(" " in part for part in parts) else " or "
-        return last.join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]
-
-    @property
-    def group(self) -> type[Settings] | None:
-        """The group of settings that it is, or None for a single setting."""
-        return next(
-            (one for one in self._types() if isinstance(one, type) and issubclass(one, Settings)), None
-        )
-
-    @property
-    def is_node(self) -> bool:
-        """Whether it holds undeclared keys: a `_target_` and its arguments, or names of a user."""
-        return any(get_origin(one) is dict for one in self._types())
-
-    @property
-    def is_duration(self) -> bool:
-        return Duration in self._types()
-
-    @property
-    def is_text(self) -> bool:
-        return str in self._types()
-
-    @property
-    def choices(self) -> str:
-        """Its choices, where it has nothing else: `max, smallest, ignore`."""
-        if {get_origin(one) or one for one in self._types()} - {Literal, type(None)}:
-            return ""
-        return ", ".join(word for one, _ in self.alternatives for word in _words(one, ()))
-
-    def note(self, name: str) -> str | None:
-        """What config.py says in words of `allowed` or `default`."""
-        return next((note.extra[name] for note in self.notes if name in (note.extra or {})), None)
-
-    def _types(self) -> list[Any]:
-        return [one for one, _ in self.alternatives]
-
-
-@cache
-def declarations(kind: type[Settings]) -> dict[str, Setting]:
-    """All settings of a group, those of its own groups too: `data.subset.size` -> its declaration."""
-    found: dict[str, Setting] = {}
-    for one in msgspec.structs.fields(kind):
-        found[one.name] = setting = Setting(tuple(_flat(one.type)), _metas(one.type))
-        if setting.group is not None:
-            found |= {f"{one.name}.{key}": inner for key, inner in declarations(setting.group).items()}
-    return found
 
 
 def shown(value: Any) -> str:
@@ -158,41 +154,40 @@ def shown(value: Any) -> str:
     return str(value)
 
 
-def unknown_key(key: str, kind: type[Settings], groups: Iterable[str] = ()) -> str:
-    """The sentence about an undeclared key: what takes its place, or what may have been meant."""
+def unknown_key(key: str, kind: type[Settings], others: Iterable[str] = ()) -> str:
+    """The sentence about an undeclared key: what takes its place, or what may have been meant.
+
+    Args:
+        key: as in `data.bach_size`.
+        kind: settings of the program.
+        others: keys that are known besides those.
+    """
     if key in REMOVED:
         return f"{key} is gone: {REMOVED[key]}"
     known = [other for other, setting in declarations(kind).items() if setting.group is None]
-    likeness = {other: _likeness(key, other) for other in (*known, *groups)}
+    likeness = {other: _likeness(key, other) for other in (*known, *others)}
     closest = max(likeness, key=lambda other: sum(likeness[other]))
     hint = f"did you mean {closest}?" if max(likeness[closest]) >= ALIKE else "--help lists all"
     return f"{key}: no such setting; {hint}"
 
 
 def _likeness(key: str, other: str) -> tuple[float, float]:
-    """How alike two keys are, in 0 … 1: as a whole, and by their last names."""
+    """Likeness of two keys, in 0 … 1: as a whole, and by their last names."""
     names = key.rpartition(".")[2], other.rpartition(".")[2]
     return SequenceMatcher(None, key, other).ratio(), SequenceMatcher(None, *names).ratio()
 
 
-def drop_removed(values: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Any], list[str]]:
-    """Settings that an earlier version wrote, without the keys that are gone.
-
-    Returns:
-        the settings that are left, and the keys that were dropped.
-    """
-    kept: dict[str, Any] = {}
+def drop_removed(values: dict[str, Any], prefix: str = "") -> list[str]:
+    """Remove the keys that are gone from settings that an earlier version wrote, and return them."""
     dropped: list[str] = []
-    for name, value in values.items():
+    for name, value in list(values.items()):
         key = f"{prefix}{name}"
         if key in REMOVED:
+            del values[name]
             dropped.append(key)
-        elif isinstance(value, Mapping):
-            kept[name], more = drop_removed(value, f"{key}.")
-            dropped += more
-        else:
-            kept[name] = value
-    return kept, dropped
+        elif isinstance(value, dict):
+            dropped += drop_removed(value, f"{key}.")
+    return dropped
 
 
 def _duration(kind: type, value: Any) -> Duration:
@@ -202,19 +197,12 @@ def _duration(kind: type, value: Any) -> Duration:
     return duration
 
 
-def _place(message: str) -> tuple[str, str | None]:
+def _key_in(message: str) -> tuple[str, str | None]:
     """The key that msgspec's message is about, and the name that is not declared in it."""
     path = re.search(r"`\$\.?([^`]*)`$", message)
     key = re.sub(r"\[.*", "", path[1]) if path else ""
     unknown = re.match(r"Object contains unknown field `([^`]*)`", message)
     return key, unknown[1] if unknown else None
-
-
-def _refusal(key: str, value: Any, setting: Setting) -> str:
-    if setting.is_duration and value is not None:
-        parse_duration(value, key=key)  # its own sentence says more
-    quoted = repr(value) if isinstance(value, str) else shown(value)
-    return f"{key} is {quoted}; it must be {setting.allowed}"
 
 
 def _value(values: Any, key: str) -> Any:
@@ -223,50 +211,34 @@ def _value(values: Any, key: str) -> Any:
     return values
 
 
-def _flat(kind: Any) -> Iterator[tuple[Any, tuple[msgspec.Meta, ...]]]:
-    """The members of a union, each with its annotations; of a type that is no union, itself."""
-    bare = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-    if get_origin(bare) in (Union, UnionType):
-        for one in get_args(bare):
-            yield from _flat(one)
-    else:
-        yield bare, _metas(kind)
-
-
-def _metas(kind: Any) -> tuple[msgspec.Meta, ...]:
-    return tuple(get_args(kind)[1:]) if get_origin(kind) is Annotated else ()
-
-
-def _words(kind: Any, ranges: Iterable[msgspec.Meta]) -> list[str]:
-    """The values of one alternative, in words."""
-    if get_origin(kind) is Literal:
-        return [shown(value) for value in get_args(kind)]
-    if get_origin(kind) is list:
-        (item,) = _flat(get_args(kind)[0])
-        return [f"a list of {', '.join(_words(*item))}"]
-    if get_origin(kind) is dict:
-        return ["a _target_ and its arguments"]
+def _words(schema: Mapping[str, Any]) -> list[str]:
+    """The values that a JSON Schema without alternatives allows, in words."""
+    if "enum" in schema:
+        return [shown(value) for value in schema["enum"]]
+    if schema.get("format") == "duration":
+        return ['days:hours:minutes:seconds in quotes, as in "00:06:00:00"']
     words = {
-        int: ["a whole number"],
-        float: ["a number"],
-        bool: ["true", "false"],
-        str: ["text"],
-        type(None): ["null"],
-        Duration: ['days:hours:minutes:seconds in quotes, as in "00:06:00:00"'],
+        "integer": ["a whole number"],
+        "number": ["a number"],
+        "boolean": ["true", "false"],
+        "string": ["text"],
+        "null": ["null"],
+        "object": ["a _target_ and its arguments"],
     }
-    return [word + _range(ranges) for word in words.get(kind, ["a group of settings"])]
+    if schema.get("type") == "array":
+        return [f"a list of {', '.join(_words(schema['items']))}"]
+    return [word + _range(schema) for word in words.get(schema.get("type", ""), ["a group of settings"])]
 
 
-def _range(metas: Iterable[msgspec.Meta]) -> str:
+def _range(schema: Mapping[str, Any]) -> str:
     """` in 0 … 1`, ` at least 0 and below 1`, ` above 0`; nothing where every number is allowed."""
-    bounds = {
-        name: bound
-        for meta in metas
-        for name in ("ge", "gt", "le", "lt")
-        if (bound := getattr(meta, name)) not in (None, math.inf)
+    if {"minimum", "maximum"} <= schema.keys():
+        return f" in {schema['minimum']:g} … {schema['maximum']:g}"
+    words = {
+        "minimum": "at least",
+        "exclusiveMinimum": "above",
+        "maximum": "at most",
+        "exclusiveMaximum": "below",
     }
-    if {"ge", "le"} <= bounds.keys():
-        return f" in {bounds['ge']:g} … {bounds['le']:g}"
-    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
-    parts = [f"{words[name]} {bound:.10g}" for name, bound in bounds.items()]
+    parts = [f"{words[name]} {schema[name]:.10g}" for name in words if name in schema]
     return f" {' and '.join(parts)}" if parts else ""

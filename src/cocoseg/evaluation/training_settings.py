@@ -98,8 +98,7 @@ def run_settings(checkpoint: str) -> dict[str, Any] | None:
                 f"{path}: the settings of the run can't be read ({str(error).splitlines()[0]}); give data=…, "
                 "or move that file away"
             ) from error
-        settings, removed = drop_removed(settings)
-        if removed:
+        if removed := drop_removed(settings):
             log.info("%s: %s: no settings any more, left out", from_here(path), ", ".join(removed))
         return settings
     return None

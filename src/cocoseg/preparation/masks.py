@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cocoseg.checks import check_groups
 from cocoseg.config import DataConfig, MasksConfig
 from cocoseg.errors import CocosegError
 from cocoseg.labels import IGNORE_INDEX, LabelMap
@@ -117,7 +116,6 @@ def create_segmentation_masks(
         CocosegError: bad annotations or images, named in the message.
     """
     convert({"labels": labels, "subset": {"other": other}}, DataConfig, "data.")
-    check_groups(labels)
     coco = coco_format.read(Path(annotation_file))
     label_map = LabelMap.from_categories(coco.categories, categories, labels)
     rules = {"overlap": overlap, "rasterizer": rasterizer, "crowd": crowd, "encoding": encoding}
