@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from cocoseg.cli import PROGRAMS
-from cocoseg.overrides import check_overrides, key_of
+from cocoseg.manual import options
+from cocoseg.overrides import check_overrides
 from conftest import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "benchmarks" / "README.md"]
 PAGES += [page for page in (ROOT / "docs").glob("*.md") if page.name != "LOG.md"]  # the log is history
-CONF = ROOT / "conf"
-GROUPS = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
+OPTIONS = options([ROOT / "conf"])
 SOURCE = ROOT / "src" / "cocoseg"
 ROOMS = "|".join(sorted({path.parent.name for path in SOURCE.glob("*/__init__.py")}))
 
@@ -33,11 +33,7 @@ def commands(page: Path) -> list[tuple[str, list[str]]]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_use_settings_and_presets_that_exist(page: Path):
     for program, overrides in commands(page):
-        check_overrides(overrides, PROGRAMS[program], GROUPS)
-        for override in overrides:
-            if (group := key_of(override)) in GROUPS and group != "hydra":
-                for option in override.partition("=")[2].split(","):
-                    assert (CONF / group / f"{option}.yaml").is_file(), override
+        check_overrides(overrides, PROGRAMS[program], OPTIONS)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
