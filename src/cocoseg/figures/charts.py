@@ -63,28 +63,22 @@ def confusion_matrix(matrix: np.ndarray, names: Sequence[str]) -> PIL.Image.Imag
     return figure
 
 
-def confused_pairs(matrix: np.ndarray, names: Sequence[str], count: int = PAIRS) -> PIL.Image.Image:
+def confused_pairs(matrix: np.ndarray, names: Sequence[str]) -> PIL.Image.Image:
     """Draw the pairs of target and predicted class with most wrong pixels, as shares of all wrong pixels.
 
     Args:
         matrix: (C, C) pixels, rows the target.
         names: of the C classes.
-        count: of pairs, at most.
     """
     errors = matrix - np.diag(matrix.diagonal())
-    total = max(1, int(errors.sum()))
-    order = [int(cell) for cell in np.argsort(-errors, axis=None, kind="stable")[:count]]
-    pairs = [divmod(cell, len(matrix)) for cell in order if errors.flat[cell]]
-    shares = _by_row(matrix)
-    rows = [
-        Bar(
-            f"{names[target]} taken for {names[predicted]}",
-            errors[target, predicted] / total,
-            ERROR,
-            f"{errors[target, predicted] / total:.1%} ({shares[target, predicted]:.1%} of the class)",
-        )
-        for target, predicted in pairs
-    ]
+    total, shares = max(1, int(errors.sum())), _by_row(matrix)
+    order = np.argsort(-errors, axis=None, kind="stable")[:PAIRS]
+    rows = []
+    for target, predicted in zip(*np.unravel_index(order, matrix.shape), strict=True):
+        if errors[target, predicted]:
+            share = errors[target, predicted] / total
+            text = f"{share:.1%} ({shares[target, predicted]:.1%} of the class)"
+            rows.append(Bar(f"{names[target]} taken for {names[predicted]}", share, ERROR, text))
     full = max((row.value for row in rows), default=1.0)
     return _bars("Most confused: share of all wrong pixels", rows, full, 2 * NAMES)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 import PIL.Image
@@ -36,6 +36,11 @@ class Example:
         return (self.target != self.predicted) & (self.target != IGNORE_INDEX)
 
     @property
+    def error_rate(self) -> float:
+        """Share of the pixels that are not ignored."""
+        return np.count_nonzero(self.error) / max(1, np.count_nonzero(self.target != IGNORE_INDEX))
+
+    @property
     def iou(self) -> float:
         """Mean over the classes in the target, with background."""
         return image_iou(self.target, self.predicted)
@@ -63,7 +68,7 @@ def draw_comparison(example: Example, labels: LabelMap) -> PIL.Image.Image:
         f"image, IoU {example.iou:.2f}": photo,
         "truth": hatch(palette[target], ignored),
         "prediction": palette[predicted],
-        f"wrong: {_error_rate(example):.1%}": hatch(errors, ignored),
+        f"wrong: {example.error_rate:.1%}": hatch(errors, ignored),
     }
     width, height = size
     figure = PIL.Image.new("RGB", (4 * (width + GAP) - GAP, height + 2 * LINE), "white")
@@ -80,12 +85,10 @@ def draw_comparison(example: Example, labels: LabelMap) -> PIL.Image.Image:
 def draw_sheet(examples: Sequence[Example], labels: LabelMap) -> PIL.Image.Image:
     """Draw a comparison row per example, the one with the lowest IoU first."""
     rows = [draw_comparison(example, labels) for example in sorted(examples, key=lambda e: e.iou)]
-    height = sum(row.height + GAP for row in rows) - GAP
-    sheet = PIL.Image.new("RGB", (max(row.width for row in rows), height), "white")
-    y = 0
-    for row in rows:
-        sheet.paste(row, (0, y))
-        y += row.height + GAP
+    tops = [0, *accumulate(row.height + GAP for row in rows)]
+    sheet = PIL.Image.new("RGB", (max(row.width for row in rows), tops[-1] - GAP), "white")
+    for row, top in zip(rows, tops, strict=False):
+        sheet.paste(row, (0, top))
     return sheet
 
 
@@ -103,15 +106,14 @@ def easy_and_hard(targets: dict[int, np.ndarray], count: int) -> list[int]:
     A mask is hard if it has many borders between classes: predictions err there and in small objects. This
     does not depend on a network, so all runs on the same data show the same images.
     """
-    order = sorted(targets, key=lambda key: -_borders(targets[key]))
+
+    def borders(mask: np.ndarray) -> int:
+        """Number of pairs of neighboring pixels of different classes."""
+        return sum(np.count_nonzero(np.diff(mask, axis=axis)) for axis in (0, 1))
+
+    order = sorted(targets, key=lambda key: -borders(targets[key]))
     ranks = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)
     return [order[rank] for rank in ranks]
-
-
-def _borders(mask: np.ndarray) -> int:
-    """Number of pairs of neighboring pixels of different classes."""
-    across, down = mask[:, 1:] != mask[:, :-1], mask[1:] != mask[:-1]
-    return np.count_nonzero(across) + np.count_nonzero(down)
 
 
 def panel_size(height: int, width: int) -> tuple[int, int]:
@@ -119,8 +121,3 @@ def panel_size(height: int, width: int) -> tuple[int, int]:
     longer = max(height, width)
     scale = MOST / longer if longer > MOST else -(-LEAST // longer)
     return max(1, round(width * scale)), max(1, round(height * scale))
-
-
-def _error_rate(example: Example) -> float:
-    counted = np.count_nonzero(example.target != IGNORE_INDEX)
-    return np.count_nonzero(example.error) / max(1, counted)

@@ -73,15 +73,18 @@ def write_thumbnails(
         mask: (h, w) uint8 class indices, of any size.
         target: target mask like `mask`, 255 where ignored.
     """
-    height, width = _fitted(image.shape[:2])
-    thumbnail = PIL.Image.fromarray(image).resize((width, height), PIL.Image.Resampling.BOX)
-    small = resize_mask(mask, (height, width))
-    _write_jpeg(_thumbnail(folder, name, "image.jpg"), thumbnail)
-    over = PIL.Image.fromarray(overlay(np.asarray(thumbnail), small, labels))
-    _write_jpeg(_thumbnail(folder, name, "overlay.jpg"), over)
-    _write_mask(_thumbnail(folder, name, "mask.png"), small, labels)
-    if target is not None:
-        _write_mask(_thumbnail(folder, name, "truth.png"), resize_mask(target, (height, width)), labels)
+    size = _scale(image.shape[:2], min(LONGEST, max(image.shape[:2])))
+    thumbnail = PIL.Image.fromarray(image).resize(size[::-1], PIL.Image.Resampling.BOX)
+    over = overlay(np.asarray(thumbnail), resize_mask(mask, size), labels)
+    for kind, picture in (("image.jpg", thumbnail), ("overlay.jpg", PIL.Image.fromarray(over))):
+        buffer = BytesIO()
+        picture.save(buffer, format="JPEG", quality=85)
+        write_bytes(_thumbnail(folder, name, kind), buffer.getvalue())
+    for kind, classes in (("mask.png", mask), ("truth.png", target)):
+        if classes is not None:
+            picture = PIL.Image.fromarray(resize_mask(classes, size))
+            picture.putpalette(labels.palette().tobytes())
+            save_png(_thumbnail(folder, name, kind), picture, **RUN_LENGTHS)
 
 
 def has_thumbnails(folder: Path, name: str) -> bool:
@@ -115,7 +118,7 @@ def write_gallery(path: Path, cards: Sequence[Card], labels: LabelMap, title: st
 
 def _card(card: Card, labels: LabelMap) -> str:
     height, width = card.size
-    shown = _scaled(card.size, max(LEAST, min(LONGEST, max(card.size))))
+    shown = _scale(card.size, max(LEAST, min(LONGEST, max(card.size))))
     total = sum(card.pixels.values()) or 1
     ranked = sorted(card.pixels.items(), key=lambda item: -item[1])
     ranked = [(index, count) for index, count in ranked if count and index < len(labels)]
@@ -148,28 +151,10 @@ def _chip(index: int, name: str, share: float | None = None) -> str:
     return f'<span class="chip c{index}">{text}</span>'
 
 
-def _fitted(size: tuple[int, ...]) -> tuple[int, int]:
-    """Height and width with a longer side of LONGEST at most."""
-    return _scaled(size, min(LONGEST, max(size)))
-
-
-def _scaled(size: tuple[int, ...], longer: int) -> tuple[int, int]:
+def _scale(size: tuple[int, ...], longer: int) -> tuple[int, int]:
     scale = longer / max(size)
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def _thumbnail(folder: Path, name: str, kind: str) -> Path:
     return folder / FOLDER / f"{name}.{kind}"
-
-
-def _write_mask(path: Path, mask: np.ndarray, labels: LabelMap) -> None:
-    """Write class indices, (H, W) uint8, in the colours of the labels."""
-    thumbnail = PIL.Image.fromarray(mask)
-    thumbnail.putpalette(labels.palette().tobytes())
-    save_png(path, thumbnail, **RUN_LENGTHS)
-
-
-def _write_jpeg(path: Path, thumbnail: PIL.Image.Image) -> None:
-    buffer = BytesIO()
-    thumbnail.save(buffer, format="JPEG", quality=85)
-    write_bytes(path, buffer.getvalue())

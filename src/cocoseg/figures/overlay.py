@@ -4,7 +4,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 
-from cocoseg.figures.text import LINE, count_lines, draw_names, hatch, names_by_size, text_font
+from cocoseg.figures.text import LINE, draw_names, hatch, lay_out, names_by_size, text_font
 from cocoseg.labels import IGNORE_INDEX, LabelMap
 
 NARROWEST = 160  # pixels: least width of a legend
@@ -23,10 +23,9 @@ def overlay(image: np.ndarray, mask: np.ndarray, labels: LabelMap) -> np.ndarray
     colors = labels.palette()[mask]
     mixed = ((image.astype(np.uint16) + colors) // 2).astype(np.uint8)
     edge = _edges(mask)
-    result = np.where((mask > 0)[..., None], np.where(edge[..., None], colors, mixed), image)
     ignored = mask == IGNORE_INDEX
-    result[ignored] = image[ignored]
-    return hatch(result, ignored)
+    drawn = np.where(edge[..., None], colors, mixed)
+    return hatch(np.where(((mask > 0) & ~ignored)[..., None], drawn, image), ignored)
 
 
 def with_legend(figure: PIL.Image.Image, mask: np.ndarray, labels: LabelMap) -> PIL.Image.Image:
@@ -34,7 +33,7 @@ def with_legend(figure: PIL.Image.Image, mask: np.ndarray, labels: LabelMap) -> 
     names = names_by_size(labels, mask, background=True)
     font = text_font()
     width = max(figure.width, NARROWEST)
-    lines = count_lines(width, names, font)
+    lines = 1 + max((chip.line for chip in lay_out(names, width, font)), default=0)
     sheet = PIL.Image.new("RGB", (width, figure.height + lines * LINE + 4), "white")
     sheet.paste(figure)
     draw_names(PIL.ImageDraw.Draw(sheet), 0, figure.height + 4, width, names, font, lines)

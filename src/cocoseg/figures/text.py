@@ -1,6 +1,7 @@
 """Text, measured and cut to fit, and patterns that figures share."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import PIL.ImageDraw
@@ -13,6 +14,7 @@ GREY = (96, 96, 96)  # color of plain text
 HATCH = 8  # pixels from stripe to stripe
 PADDING = 8  # pixels that a name's color is wider than the name
 CHIP_GAP = 4  # pixels between names
+COUNT = 36  # pixels: room for a count of names such as "+254"
 
 Color = tuple[int, int, int]
 Font = PIL.ImageFont.FreeTypeFont
@@ -41,6 +43,30 @@ def hatch(image: np.ndarray, where: np.ndarray) -> np.ndarray:
     return result
 
 
+class Chip(NamedTuple):
+    """A name on its color: place and width in pixels, and the line that it is on."""
+
+    x: int
+    line: int
+    width: int
+    text: str
+    color: Color
+
+
+def lay_out(names: Sequence[tuple[str, Color]], width: int, font: Font) -> list[Chip]:
+    """Lay names out in lines of `width` pixels, each of them cut so that a count has room behind it."""
+    chips: list[Chip] = []
+    x = line = 0
+    for name, color in names:
+        text = cut_text(name, font, width - PADDING - COUNT)
+        extent = text_width(text, font) + PADDING
+        if x and x + extent > width:
+            x, line = 0, line + 1
+        chips.append(Chip(x, line, extent, text, color))
+        x += extent + CHIP_GAP
+    return chips
+
+
 def draw_names(
     draw: PIL.ImageDraw.ImageDraw,
     left: int,
@@ -56,34 +82,18 @@ def draw_names(
         left, top, width: in pixels.
         lines: number of lines of LINE pixels.
     """
-    x, y, last = left, top, top + (lines - 1) * LINE
-    for index, (name, color) in enumerate(names):
-        text = cut_text(name, font, width - PADDING)
-        if x + text_width(text, font) + PADDING > left + width and y < last:
-            x, y = left, y + LINE
-        if y == last:
-            more = f"+{len(names) - index}"
-            is_final = index == len(names) - 1  # else the count must fit behind the name
-            room = left + width - x - (0 if is_final else text_width(more, font) + CHIP_GAP)
-            if text_width(text, font) + PADDING > room and x > left:
-                draw.text((x, y + 1), more, fill=GREY, font=font)
-                return
-            text = cut_text(text, font, room - PADDING)
-        extent = text_width(text, font) + PADDING
-        draw.rectangle((x, y, x + extent - 1, y + LINE - 3), fill=color)
-        draw.text((x + PADDING // 2, y + 1), text, fill=readable_color(color), font=font)
-        x += extent + CHIP_GAP
-
-
-def count_lines(width: int, names: Sequence[tuple[str, Color]], font: Font) -> int:
-    """Number of lines that `draw_names` needs for all names."""
-    x, lines = 0, 1
-    for name, _ in names:
-        extent = text_width(cut_text(name, font, width - PADDING), font) + PADDING
-        if x + extent > width and x:
-            x, lines = 0, lines + 1
-        x += extent + CHIP_GAP
-    return lines
+    chips = lay_out(names, width, font)
+    shown = [chip for chip in chips if chip.line < lines]
+    if len(shown) < len(chips):
+        room = width - _count_width(len(chips), font)
+        while shown[-1].x and shown[-1].x + shown[-1].width > room:
+            shown.pop()
+        x = left + shown[-1].x + shown[-1].width + CHIP_GAP
+        draw.text((x, top + shown[-1].line * LINE + 1), f"+{len(chips) - len(shown)}", fill=GREY, font=font)
+    for chip in shown:
+        x, y = left + chip.x, top + chip.line * LINE
+        draw.rectangle((x, y, x + chip.width - 1, y + LINE - 3), fill=chip.color)
+        draw.text((x + PADDING // 2, y + 1), chip.text, fill=readable_color(chip.color), font=font)
 
 
 def names_by_size(labels: LabelMap, *masks: np.ndarray, background: bool = False) -> list[tuple[str, Color]]:
