@@ -6,7 +6,6 @@ from cocoseg.figures.charts import (
     ERROR,
     LENGTH,
     MARGIN,
-    PAIRS,
     confused_pairs,
     confusion_matrix,
     iou_bars,
@@ -77,11 +76,6 @@ def test_the_pairs_with_most_wrong_pixels_come_first():
     matrix = np.array([[1000, 40, 0], [10, 0, 0], [0, 20, 70]])
     lengths = bar_lengths(confused_pairs(matrix, LABELS.names), ERROR)
     assert lengths == [LENGTH + 1, LENGTH // 2 + 1, LENGTH // 4 + 1]
-
-
-def test_only_so_many_pairs_are_shown():
-    matrix = np.random.default_rng(0).integers(1000, 2000, (81, 81))
-    assert len(bar_lengths(confused_pairs(matrix, many(81)), ERROR)) == PAIRS
 
 
 def test_bars_of_iou_in_the_colors_of_the_labels():

@@ -71,11 +71,6 @@ def test_names_are_text(tmp_path):
     assert page.text.count(evil) >= 5
 
 
-def test_a_dollar_sign_is_no_placeholder(tmp_path):
-    page = draw(tmp_path, Card("$title ${x} $", "a", (60, 90)))
-    assert "$title ${x} $" in page.text
-
-
 def test_shares_of_the_classes(tmp_path):
     page = draw(tmp_path, Card("a", "a", (60, 90), {0: 100, 1: 0, 2: 300}))
     assert "dog 75.0 %background 25.0 %" in page.text

@@ -9,11 +9,12 @@ from typing import Any
 import PIL.Image
 import pytest
 
+from cocoseg.checks import check
 from cocoseg.config import Config, DataConfig, MasksConfig, PrepareConfig, SubsetConfig
 from cocoseg.errors import CocosegError
 from cocoseg.preparation.prepare import check_annotations, prepare
 from cocoseg.preparation.report import UNSEEN
-from cocoseg.preparation.segmentations import BROKEN, EMPTY, FLAT, OUTSIDE
+from cocoseg.preparation.segmentations import EMPTY
 from conftest import run_program, write_coco
 
 BOX = [1, 1, 5, 1, 5, 4, 1, 4]
@@ -86,14 +87,6 @@ def test_what_was_prepared_is_left_alone(tmp_path: Path) -> None:
     assert tree(tmp_path) == before
 
 
-def test_a_folder_of_something_else_does_not_matter(tmp_path: Path) -> None:
-    config = make_config(tmp_path)
-    config.data.prepared_dir = str(tmp_path)
-    before = tree(tmp_path)
-    check_annotations(config)
-    assert tree(tmp_path) == before
-
-
 def test_what_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     images = [{"id": i, "file_name": f"{i}.png", "width": 8, "height": 6} for i in (1, 2)]
     config = make_config(tmp_path, images=images)
@@ -105,13 +98,6 @@ def test_what_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     said = [record.getMessage().strip() for record in caplog.records]
     assert f"{config.data.annotations}: no errors in the annotations of 2 images" in said
     assert f"1 of them are not in {config.data.images}" in said
-
-
-def test_broken_images_are_not_opened(tmp_path: Path) -> None:
-    config = make_config(tmp_path)
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "a.png").write_bytes(b"no image")
-    check_annotations(config)
 
 
 def test_validation_file_too(tmp_path: Path) -> None:
@@ -129,36 +115,6 @@ def test_validation_file_too(tmp_path: Path) -> None:
 # --- warnings
 
 
-@pytest.mark.parametrize(
-    ("segmentation", "expected"),
-    [
-        ([BOX, [1, 1, 5, 5]], [BROKEN]),
-        ([BOX, [1, 1, 5, 5, 3, 3, 4]], [BROKEN]),
-        ([], [EMPTY]),
-        (None, [EMPTY]),
-        ([[1, 1]], [BROKEN, EMPTY]),
-        ([[1, 1, 8.5, 1, 8, 4]], [OUTSIDE]),
-        ([[2, 2, 4, 4, 6, 6]], [FLAT]),
-        ({"size": [6, 8], "counts": [48]}, [FLAT]),
-    ],
-    ids=str,
-)
-def test_warnings_about_annotations(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, segmentation: Any, expected: list[str]
-) -> None:
-    numbers = [40, 39, 38, 37, 36, 35, 34]
-    annotations = [*SOUND, *(annotation(number, segmentation) for number in numbers)]
-    config = make_config(tmp_path, annotations=annotations)
-    assert sorted(warnings(config, caplog)) == sorted(
-        f"warning: 7 annotations: {what} (34, 35, 36, 37, 38, …)" for what in expected
-    )
-    caplog.clear()
-    make_config(tmp_path, annotations=annotations[:3])
-    assert sorted(warnings(config, caplog)) == sorted(
-        f"warning: 1 annotation: {what} (40)" for what in expected
-    )
-
-
 def test_warnings_about_images_and_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     names = {1: "a.png", 2: "b.png", 3: "B.png", 4: "sub/c.png", 5: "sub/C.PNG"}
     images = [{"id": i, "file_name": name, "width": 8, "height": 6} for i, name in names.items()]
@@ -170,35 +126,7 @@ def test_warnings_about_images_and_classes(tmp_path: Path, caplog: pytest.LogCap
     ]
 
 
-def test_no_warnings(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    sound = [SOUND[0], annotation(2, [[0, 0, 8, 0, 8, 6]], category_id=5)]
-    assert warnings(make_config(tmp_path, annotations=sound), caplog) == []
-
-
 # --- errors
-
-BAD = [
-    ({"size": [8, 6], "counts": [48]}, "the RLE is 6x8 pixels .*its image 8x6"),
-    ({"size": [6, 8], "counts": [40, 3]}, "the runs of the RLE don't add up to 8x6"),
-    ({"size": [6, 8], "counts": "0"}, "the runs of the RLE don't add up to 8x6"),
-    ([[1, 1, 5, 1, 5, 1e9]], "a coordinate lies beyond 100000 pixels"),
-    ([[1, 1, 5, 1, 5, -1e9]], "a coordinate lies beyond 100000 pixels"),
-    ([[1, 1, 5, 1, 5, 1e308]], "a coordinate lies beyond 100000 pixels"),
-    ([[1, 1, 5, 1, 5, "4"]], "neither polygons nor RLE"),
-    ("polygon", "neither polygons nor RLE"),
-    ([[1, 1, 5, 1, 5, math.nan]], "NaN or infinity in its segmentation"),
-    ([[1, 1, 5, 1, 5, math.inf]], "NaN or infinity in its segmentation"),
-    ([[1, 1, 5, 1, 5, -math.inf]], "NaN or infinity in its segmentation"),
-]
-
-
-@pytest.mark.parametrize(("segmentation", "reason"), BAD, ids=lambda value: str(value)[:40])
-def test_bad_segmentations(tmp_path: Path, segmentation: Any, reason: str) -> None:
-    config = make_config(tmp_path, annotations=[*SOUND, annotation(77, segmentation)])
-    before = tree(tmp_path)
-    with pytest.raises(CocosegError, match=rf"c\.json: annotation 77\b.*{reason}"):
-        check_annotations(config)
-    assert tree(tmp_path) == before
 
 
 @pytest.mark.parametrize(
@@ -206,6 +134,8 @@ def test_bad_segmentations(tmp_path: Path, segmentation: Any, reason: str) -> No
     [
         ({"image_id": 99}, "annotation 77 is of image 99, which is not listed"),
         ({"category_id": 99}, "annotation 77 is of category 99, which is not listed"),
+        ({"segmentation": [[1, 1, 5, 1, 5, -math.inf]]}, "annotation 77 has NaN or infinity in its segm"),
+        ({"segmentation": [[1, 1, 5, 1, 5, 1e9]]}, "annotation 77: a coordinate lies beyond 100000 pixels"),
         ({"area": math.nan}, "annotation 77 has NaN or infinity in its area"),
         ({"bbox": [0, 0, math.inf, 1]}, "annotation 77 has NaN or infinity in its bbox"),
         ({"id": 1}, "the id 1 occurs twice in 'annotations'"),
@@ -261,9 +191,7 @@ def test_command_line(tmp_path: Path) -> None:
 
 
 def test_training_refuses(tmp_path: Path) -> None:
-    write_coco(tmp_path / "c.json")
-    (tmp_path / "nowhere").mkdir()
-    done = run_program("train", *overrides(tmp_path), cwd=tmp_path)
-    assert done.returncode == 2
-    assert "error: prepare.check_only is for prepare.py" in done.stderr.splitlines()
-    assert not (tmp_path / "prepared").exists()
+    config = make_config(tmp_path)
+    check(config, may_download=True)
+    with pytest.raises(CocosegError, match=r"prepare\.check_only is for prepare\.py"):
+        check(config)

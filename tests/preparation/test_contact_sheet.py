@@ -53,9 +53,7 @@ def is_blank(pixels: np.ndarray) -> bool:
     return bool((pixels == 255).all())
 
 
-@pytest.mark.parametrize(
-    ("count", "columns", "rows"), [(1, 1, 1), (3, 3, 1), (4, 4, 1), (5, 4, 2), (16, 4, 4)]
-)
+@pytest.mark.parametrize(("count", "columns", "rows"), [(1, 1, 1), (4, 4, 1), (5, 4, 2)])
 def test_size(tmp_path: Path, count: int, columns: int, rows: int) -> None:
     found = sheet(tmp_path, *make_pairs(tmp_path, count))
     height, width = rows * (240 + 3 * 18 + 8) + 8, columns * (320 + 8) + 8
@@ -82,7 +80,7 @@ def test_pictures_are_those_of_the_pairs(tmp_path: Path) -> None:
         assert (backs > 100) == (number > 0)  # the name of the class, on its colour
 
 
-@pytest.mark.parametrize("size", [(1000, 2), (2, 1000), (1, 1), (1500, 1), (1, 1500), (641, 479)], ids=str)
+@pytest.mark.parametrize("size", [(1500, 1), (1, 1500), (1, 1), (641, 479)], ids=str)
 def test_any_shape(tmp_path: Path, size: tuple[int, int]) -> None:
     pairs, encoding = make_pairs(tmp_path, 2, size=size)
     found = sheet(tmp_path, pairs, encoding)
@@ -98,15 +96,12 @@ def test_any_shape(tmp_path: Path, size: tuple[int, int]) -> None:
     "names",
     [
         tuple(f"class number {i}" for i in range(40)),
-        tuple("ab"[i % 2] * (1 + i) for i in range(40)),
         ("猫", "狗", "自行车" * 40),
-        ("🐈", "🐕‍🦺" * 30, "قطة", "क्षत्रिय"),
         ("x" * 5000, "y"),
-        ("a", "b" * 200, "c", "d"),
         ("two\nlines", "y"),
         ("tab\tand\rreturn", "\x00 nul", "", " "),
     ],
-    ids=["many", "many lengths", "Chinese", "emoji", "long", "long second", "two lines", "control"],
+    ids=["many", "Chinese", "long", "two lines", "control"],
 )
 def test_any_names(tmp_path: Path, names: tuple[str, ...]) -> None:
     pairs, encoding = make_pairs(tmp_path, 2, names, size=(82, 20))
@@ -128,19 +123,3 @@ def test_largest_class_first(tmp_path: Path) -> None:
         int(np.flatnonzero((names == label.color).all(axis=2).any(axis=0))[0]) for label in LABELS.classes[1:]
     ]
     assert lefts[2] < lefts[0] < lefts[1]  # eel, cat, dog
-
-
-def test_long_file_names(tmp_path: Path) -> None:
-    pairs, encoding = make_pairs(tmp_path, 1)
-    image = pairs[0][0].rename(tmp_path / f"{'猫w' * 55}.png")
-    found = sheet(tmp_path, [(image, pairs[0][1])] * 2, encoding)
-    assert is_blank(found[:, GAP + WIDTH : GAP + WIDTH + GAP])
-
-
-def test_same_bytes_each_time(tmp_path: Path) -> None:
-    pairs, encoding = make_pairs(tmp_path, 5, tuple("abcdefgh"))
-    contents = []
-    for name in ("one.png", "two.png"):
-        write_contact_sheet(tmp_path / name, pairs, encoding)
-        contents.append((tmp_path / name).read_bytes())
-    assert contents[0] == contents[1]

@@ -251,12 +251,6 @@ def test_names_stay_in_the_folder(server: Server, tmp_path: Path, name: str) -> 
     assert not server.requests
 
 
-def test_a_name_that_the_disk_refuses(server: Server, tmp_path: Path) -> None:
-    image = entry(9, server.set("/9", ok(jpeg(9))), "x" * 300)
-    with pytest.raises(CocosegError, match="xx: can't be written"):
-        fetch_images([image], tmp_path)
-
-
 def test_a_full_disk_ends_it(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "check_image", Mock(side_effect=OSError(errno.ENOSPC, "No space left")))
     with pytest.raises(CocosegError, match=r"\.jpg: can't be written \(No space left\)"):
@@ -271,14 +265,6 @@ def test_no_network(tmp_path: Path, count: int) -> None:
     with pytest.raises(CocosegError, match=r"127\.0\.0\.1 can't be reached \(Connection refused\)"):
         fetch_images(images, tmp_path, retries=1, **QUICK)
     assert names(tmp_path) == []
-
-
-def test_one_host_of_two_is_down(server: Server, tmp_path: Path) -> None:
-    images = site(server, 5)
-    down = [entry(n, f"{NOWHERE}/{n}") for n in range(100, 100 + download.DOWN_AFTER - 1)]
-    failures = fetch_images(images + down, tmp_path, retries=1, **QUICK)
-    assert [failure.file_name for failure in failures] == [image.file_name for image in down]
-    assert_complete(images, tmp_path)
 
 
 def test_one_process_at_a_time(server: Server, tmp_path: Path) -> None:

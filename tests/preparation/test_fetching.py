@@ -9,8 +9,16 @@ from typing import Any
 
 import pytest
 
-from cocoseg.config import DEFAULT_ROOT, Config, DataConfig, MasksConfig, ShapesConfig, SubsetConfig
-from cocoseg.errors import CocosegError
+from cocoseg.checks import check
+from cocoseg.config import (
+    DEFAULT_ROOT,
+    Config,
+    DataConfig,
+    PrepareConfig,
+    ShapesConfig,
+    SubsetConfig,
+)
+from cocoseg.errors import CocosegError, IncompleteError
 from cocoseg.preparation.prepare import prepare
 from conftest import run_program
 from server import Server, ok
@@ -80,76 +88,6 @@ def test_from_an_empty_disk_to_masks(coco: dict[str, Any], server: Server, tmp_p
     assert server.requests == [f"/train2017/{lost.name}"]
 
 
-def test_an_image_that_the_server_lacks(coco: dict[str, Any], server: Server, tmp_path: Path) -> None:
-    names = [image["file_name"] for image in coco["images"]]
-    answers = {name: server.answers.pop(f"/train2017/{name}") for name in names[:2]}
-    done = run(server, tmp_path, "data.subset.size=null")
-    assert done.returncode == 1
-    (failed_file,) = tmp_path.rglob("failed.json")
-    assert f"2 of {len(names)} images could not be fetched" in the_line(done)
-    assert str(failed_file.relative_to(tmp_path)) in the_line(done)
-    failed = json.loads(failed_file.read_bytes())["failed"]
-    assert [(failure["file_name"], failure["reason"]) for failure in failed] == [
-        (name, "the server answered 404 Not Found") for name in answers
-    ]
-    assert [failure["url"] for failure in failed] == [f"{server.url}/train2017/{name}" for name in answers]
-    assert masks(tmp_path) == []
-    assert files(tmp_path / DEFAULT_ROOT / "train2017") == names[2:]
-
-    server.requests.clear()
-    server.answers |= {f"/train2017/{name}": answer for name, answer in answers.items()}
-    done = run(server, tmp_path, "data.subset.size=null")
-    assert done.returncode == 0, done.stderr
-    assert sorted(server.requests) == [f"/train2017/{name}" for name in answers]
-    assert len(masks(tmp_path)) == len(names)
-    assert not failed_file.exists()
-
-
-@pytest.mark.usefixtures("coco")
-def test_a_root_that_was_given(server: Server, tmp_path: Path) -> None:
-    """It may be a slip; with data.download=true it is filled, here from a mirror, with a validation set."""
-    for path in [path for path in server.answers if path.startswith("/train2017/")]:
-        server.answers[path.replace("train2017", "mirror")] = server.answers.pop(path)
-    done = run(server, tmp_path, "data.root=here")
-    assert done.returncode == 2
-    assert "data.root: no folder here" in the_line(done)
-    assert "data.download=true" in the_line(done)
-    assert server.requests == []
-
-    done = run(
-        server,
-        tmp_path,
-        "data.root=here",
-        "data.download=true",
-        f"data.images_url={server.url}/mirror",
-        "data.val_annotations=${data.root}/annotations/instances_val2017.json",
-    )
-    assert done.returncode == 0, done.stderr
-    assert files(tmp_path / "here/annotations") == ["instances_train2017.json", "instances_val2017.json"]
-    assert len(masks(tmp_path)) == CHOSEN
-    assert len(list(tmp_path.glob("prepared/*/val/masks/*.png"))) == 24
-    assert server.requests.count("/annotations.zip") == 1
-
-
-@pytest.mark.usefixtures("coco")
-@pytest.mark.parametrize(
-    ("program", "override", "advice"),
-    [
-        ("prepare", "data.download=false", "data.download=false"),
-        ("train", "data.root=data/coco", "python prepare.py fetches"),
-        ("train", "data.root=here", "python prepare.py data.download=true fetches"),
-    ],
-)
-def test_what_never_downloads(
-    server: Server, tmp_path: Path, program: str, override: str, advice: str
-) -> None:
-    done = run(server, tmp_path, override, program=program)
-    assert done.returncode == 2
-    assert advice in the_line(done)
-    assert server.requests == []
-    assert not (tmp_path / "data").exists()
-
-
 # --- without a process of its own
 
 
@@ -163,7 +101,77 @@ def config(coco: dict[str, Any], tmp_path: Path) -> Config:
         prepared_dir=str(tmp_path / "out"),
         subset=SubsetConfig(size=CHOSEN),
     )
-    return Config(data=data, masks=MasksConfig())
+    return Config(data=data, prepare=PrepareConfig(workers=1))
+
+
+def test_images_that_the_server_lacks(
+    coco: dict[str, Any], config: Config, server: Server, tmp_path: Path
+) -> None:
+    config.data.download, config.data.subset.size = True, None
+    names = [image["file_name"] for image in coco["images"]]
+    answers = {name: server.answers.pop(f"/train2017/{name}") for name in names[:2]}
+    with pytest.raises(
+        IncompleteError, match=rf"2 of {len(names)} images could not be fetched .*failed\.json"
+    ):
+        prepare(config, may_download=True)
+    failed_file = tmp_path / "out" / "failed.json"
+    assert json.loads(failed_file.read_bytes())["failed"] == [
+        {
+            "file_name": name,
+            "url": f"{server.url}/train2017/{name}",
+            "reason": "the server answered 404 Not Found",
+        }
+        for name in answers
+    ]
+    assert not list(tmp_path.rglob("*.png"))
+    assert files(tmp_path / "images") == names[2:]
+
+    server.requests.clear()
+    server.answers |= {f"/train2017/{name}": answer for name, answer in answers.items()}
+    prepare(config, may_download=True)
+    assert sorted(server.requests) == [f"/train2017/{name}" for name in answers]
+    assert len(list((tmp_path / "out" / "masks").iterdir())) == len(names)
+    assert not failed_file.exists()
+
+
+@pytest.mark.usefixtures("coco")
+def test_a_mirror_and_a_validation_set(server: Server, tmp_path: Path) -> None:
+    for path in [path for path in server.answers if path.startswith("/train2017/")]:
+        server.answers[path.replace("train2017", "mirror")] = server.answers.pop(path)
+    folder = tmp_path / "here" / "annotations"
+    data = DataConfig(
+        images=str(tmp_path / "here" / "images"),
+        annotations=str(folder / "instances_train2017.json"),
+        val_annotations=str(folder / "instances_val2017.json"),
+        annotations_url=f"{server.url}/annotations.zip",
+        images_url=f"{server.url}/mirror",
+        prepared_dir=str(tmp_path / "out"),
+        download=True,
+        subset=SubsetConfig(size=CHOSEN),
+    )
+    prepare(Config(data=data, prepare=PrepareConfig(workers=1)), may_download=True)
+    assert files(folder) == ["instances_train2017.json", "instances_val2017.json"]
+    assert len(list((tmp_path / "out" / "masks").iterdir())) == CHOSEN
+    assert len(list((tmp_path / "out" / "val" / "masks").iterdir())) == 24
+    assert server.requests.count("/annotations.zip") == 1
+
+
+@pytest.mark.parametrize(
+    ("program", "download", "advice"),
+    [
+        ("prepare", False, "data.download=false"),
+        ("train", None, "python prepare.py data.download=true fetches"),
+        ("train", True, "python prepare.py fetches"),
+    ],
+)
+def test_what_never_downloads(tmp_path: Path, program: str, download: bool | None, advice: str) -> None:
+    root = tmp_path / "here"
+    data = DataConfig(
+        root=str(root), images=str(root / "a"), annotations=str(root / "a.json"), download=download
+    )
+    with pytest.raises(CocosegError, match=r"data\.root: no folder ") as caught:
+        check(Config(data=data), may_download=program == "prepare")
+    assert advice in str(caught.value)
 
 
 @pytest.mark.parametrize(

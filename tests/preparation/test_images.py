@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
-import PIL.ImageOps
 import PIL.PngImagePlugin
 import pytest
 
@@ -23,16 +22,6 @@ def test_check_image_ignores_exif_rotation(tmp_path: Path) -> None:
     check_image(tmp_path / "a.jpg", 64, 48)
     with pytest.raises(CocosegError, match=r"a\.jpg: the image is 64x48 .*says 48x64"):
         check_image(tmp_path / "a.jpg", 48, 64)
-
-
-@pytest.mark.parametrize(
-    ("mode", "ending"),
-    [("L", "jpg"), ("CMYK", "jpg"), ("RGBA", "png"), ("I;16", "png"), ("P", "gif"), ("1", "bmp")],
-)
-def test_check_image_takes_any_mode(tmp_path: Path, mode: str, ending: str) -> None:
-    path = tmp_path / f"a.{ending}"
-    PIL.Image.new(mode, (64, 48)).save(path)
-    check_image(path, 64, 48)
 
 
 def test_check_image_reads_to_the_last_pixel(tmp_path: Path) -> None:
@@ -85,19 +74,6 @@ def read_back(path: Path, image: PIL.Image.Image, **options: Any) -> np.ndarray:
     return np.asarray(read).astype(int)
 
 
-def test_greyscale(tmp_path: Path) -> None:
-    grey = np.arange(256, dtype=np.uint8).reshape(8, 32)
-    expected = np.repeat(grey[..., None], 3, axis=2)
-    np.testing.assert_array_equal(read_back(tmp_path / "a.png", PIL.Image.fromarray(grey)), expected)
-    with_alpha = np.stack([grey, 255 - grey], axis=-1)
-    np.testing.assert_array_equal(read_back(tmp_path / "b.png", PIL.Image.fromarray(with_alpha)), expected)
-
-
-def test_black_and_white(tmp_path: Path) -> None:
-    pixels = read_back(tmp_path / "a.png", PIL.Image.fromarray(np.eye(8, dtype=bool)))
-    np.testing.assert_array_equal(pixels, np.repeat(255 * np.eye(8, dtype=int)[..., None], 3, axis=2))
-
-
 @pytest.mark.parametrize("ending", ["png", "tif"])
 def test_16_bits_are_scaled(tmp_path: Path, ending: str) -> None:
     deep = np.array([[0, 255, 256, 0x8000, 0xFF00, 65535]], dtype=np.uint16)
@@ -135,27 +111,24 @@ def test_pixels_without_a_range(tmp_path: Path) -> None:
 # --- as a viewer shows it
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_upright_is_what_pillow_makes_of_it(tmp_path: Path, orientation: int) -> None:
-    pixels = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize(
+    ("ending", "orientation", "turns"),
+    [("png", 1, 0), ("png", 3, 2), ("png", 6, -1), ("png", 8, 1), ("png", 42, 0), ("tif", 3, 2)],
+)
+def test_upright(tmp_path: Path, ending: str, orientation: int, turns: int, dtype: type) -> None:
+    path, pixels = tmp_path / f"a.{ending}", np.arange(4 * 6).reshape(4, 6)
     exif = PIL.Image.Exif()
     exif[0x0112] = orientation
-    PIL.Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
-    with PIL.Image.open(tmp_path / "a.png") as image:
-        expected = np.asarray(PIL.ImageOps.exif_transpose(image))
-    np.testing.assert_array_equal(np.asarray(read_upright(tmp_path / "a.png")), expected)
-    assert read_image(tmp_path / "a.png").size == (6, 4)
+    stored = pixels.astype(np.uint8) if dtype is np.uint8 else (256 * pixels).astype(np.uint16)
+    PIL.Image.fromarray(stored).save(path, exif=exif)
+    expected = np.repeat(np.rot90(pixels, turns)[..., None], 3, axis=2)
+    np.testing.assert_array_equal(np.asarray(read_upright(path)), expected)
+    assert read_image(path).size == (6, 4)
 
 
 @pytest.mark.parametrize("exif", [b"", b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\xff", b"\xff" * 40])
 def test_damaged_exif_data_are_ignored(tmp_path: Path, exif: bytes) -> None:
-    PIL.Image.new("RGB", (16, 8)).save(tmp_path / "a.jpg", exif=exif)
-    assert read_upright(tmp_path / "a.jpg").size == (16, 8)
-
-
-def test_an_unknown_orientation_is_ignored(tmp_path: Path) -> None:
-    exif = PIL.Image.Exif()
-    exif[0x0112] = 42
     PIL.Image.new("RGB", (16, 8)).save(tmp_path / "a.jpg", exif=exif)
     assert read_upright(tmp_path / "a.jpg").size == (16, 8)
 

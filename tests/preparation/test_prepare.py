@@ -164,23 +164,6 @@ def test_subset(config: Config, tmp_path: Path) -> None:
     assert len(masks(tmp_path / "prepared")) == 6
 
 
-def test_categories(config: Config, tmp_path: Path) -> None:
-    config.data.subset.categories = ["dog"]
-    prepare(config)
-    assert masks(tmp_path / "prepared") == ["2_mask_cats_5.png", "4_mask_cats_5.png"]
-    assert MaskEncoding.load(tmp_path / "prepared").labels.names == ["background", "dog"]
-
-
-def test_ids_that_do_not_fit_become_class_indices(config: Config, tmp_path: Path) -> None:
-    categories = [{"id": 2, "name": "cat"}, {"id": 5, "name": "dog"}, {"id": 7000, "name": "eel"}]
-    make_data(tmp_path / "data", range(1, 6), categories=categories)
-    prepare(config)
-    assert load(tmp_path / "prepared" / "labels.json")["masks"]["pixel"] == "class_index"
-    assert masks(tmp_path / "prepared")[1] == "2_mask_cats_2.png"  # the dog's index
-    encoding = MaskEncoding.load(tmp_path / "prepared")
-    assert encoding.read(tmp_path / "prepared" / "masks" / "2_mask_cats_2.png").max() == 2
-
-
 def test_shapes_are_drawn_first(tmp_path: Path) -> None:
     root = tmp_path / "shapes"
     config = Config(
@@ -226,7 +209,7 @@ def test_same_bytes_when_made_anew(config: Config, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "setting",
-    [{"crowd": "draw"}, {"rasterizer": "coco"}, {"overlap": "smallest"}, {"encoding": "x100"}],
+    [{"overlap": "smallest"}, {"encoding": "x100"}],
     ids=str,
 )
 def test_changed_mask_settings(config: Config, tmp_path: Path, setting: dict[str, str]) -> None:
@@ -249,16 +232,6 @@ def test_changed_annotation_file(config: Config, tmp_path: Path) -> None:
     names = ["1_mask_cats_2.png", "2_mask_cats_5.png", "3_mask_cats_2.png"]
     assert masks(tmp_path / "prepared") == names  # no mask of an earlier image is left
     assert len(load(tmp_path / "prepared" / "index.json")["pairs"]) == 3
-
-
-def test_annotation_file_written_again(config: Config, tmp_path: Path) -> None:
-    prepare(config)
-    before = state(tmp_path / "prepared")
-    touch(config.data.annotations)
-    prepare(config)
-    after = state(tmp_path / "prepared")
-    assert before.pop("prepared.json") != after.pop("prepared.json")
-    assert before == after
 
 
 @pytest.mark.parametrize(
@@ -301,18 +274,6 @@ def test_damaged_mask_can_be_mended_as_its_error_says(config: Config, tmp_path: 
 
 
 # --- errors and kills
-
-
-def test_first_run_that_fails_can_be_repeated(config: Config, tmp_path: Path) -> None:
-    image = tmp_path / "data" / "images" / "3.png"
-    content = image.read_bytes()
-    image.write_bytes(b"broken")
-    with pytest.raises(CocosegError, match=r"3\.png"):
-        prepare(config)
-    assert not (tmp_path / "prepared" / "new.part").exists()
-    image.write_bytes(content)
-    prepare(config)
-    assert len(masks(tmp_path / "prepared")) == 5
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -385,17 +346,6 @@ def test_what_was_there_stays_whole_when_the_disk_is_full(
     assert state(tmp_path / "prepared") == before
 
 
-def test_a_killed_first_run_is_redone(config: Config, tmp_path: Path) -> None:
-    folder = tmp_path / "prepared"
-    (folder / "new.part").mkdir(parents=True)
-    (folder / "new.part" / "1_mask_cats_9.png").write_bytes(b"half")
-    (folder / "prepared.json").write_text('{"complete": false}')
-    (folder / ".lock").touch()
-    prepare(config)
-    assert not (folder / "new.part").exists()
-    assert len(masks(folder)) == 5
-
-
 @pytest.mark.parametrize("name", ["photo.jpg", "masks/mine.png", "labels.json"])
 def test_foreign_folder(config: Config, tmp_path: Path, name: str) -> None:
     file = tmp_path / "prepared" / name
@@ -405,13 +355,6 @@ def test_foreign_folder(config: Config, tmp_path: Path, name: str) -> None:
     with pytest.raises(CocosegError, match=r"data\.prepared_dir: .*/prepared holds files"):
         prepare(config)
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "prepared").rglob("*")} == before
-
-
-def test_empty_folder_is_taken(config: Config, tmp_path: Path) -> None:
-    (tmp_path / "prepared").mkdir()
-    (tmp_path / "prepared" / ".hidden").touch()
-    prepare(config)
-    assert len(masks(tmp_path / "prepared")) == 5
 
 
 def test_file_instead_of_a_folder(config: Config, tmp_path: Path) -> None:
@@ -518,13 +461,3 @@ def test_default_folder_is_keyed_by_what_shapes_the_masks(config: Config, tmp_pa
         setattr(place, key, value)
         seen.add(prepared_dir(config))
     assert len(seen) == 11
-
-
-def test_default_folder_does_not_depend_on_how_a_path_is_written(
-    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    config.data.prepared_dir = None
-    absolute = prepared_dir(config)
-    config.data.images, config.data.annotations = "data/images", "data/../data/instances.json"
-    assert prepared_dir(config) == absolute

@@ -80,10 +80,6 @@ def rle(region: np.ndarray, kind: str) -> dict[str, Any]:
 # --- by hand
 
 
-def test_nothing_to_draw() -> None:
-    assert picture(draw()) == ["........"] * 6
-
-
 def test_polygon_pillow() -> None:
     assert picture(draw(instance([BOX], 3))) == [
         "........",
@@ -223,10 +219,6 @@ def test_crowd(kind: str, overlap: str) -> None:
         ]
 
 
-def test_crowd_is_the_default_to_be_ignored() -> None:
-    assert picture(draw(instance([BOX], crowd=True)))[1] == ".#####.."
-
-
 # --- against slow references
 
 coordinates = st.one_of(
@@ -310,14 +302,6 @@ def test_ignore_pixel_by_pixel(drawn: list[tuple[int, str, tuple[int, int, int, 
     np.testing.assert_array_equal(draw(*boxes_to_draw(drawn), overlap="ignore").mask, expected)
 
 
-@pytest.mark.parametrize("triangle", [[1, 1, 6, 1, 1, 5], [1, 5, 6, 1, 1, 1]])
-@pytest.mark.parametrize("box", [corners(1, 1, 5, 4), corners(5, 1, 1, 4)])
-def test_area_of_a_polygon_does_not_depend_on_its_direction(triangle: list[int], box: list[int]) -> None:
-    """The triangle of area 10 lies on the box of area 12, whichever way round they are drawn."""
-    drawn = draw(instance([triangle], 1), instance([box], 2), overlap="smallest")
-    assert drawn.mask[1, 1] == 1
-
-
 def test_area_is_that_of_all_parts() -> None:
     """Two squares of area 9 lie beneath a box of area 12."""
     parts = [corners(0, 0, 3, 3), corners(4, 0, 7, 3)]
@@ -337,15 +321,6 @@ def test_rle_runs(lengths: list[int], begins_inside: bool) -> None:
     total = sum(lengths)
     compressed = coco_mask.frPyObjects({"size": [total, 1], "counts": lengths}, total, 1)["counts"]
     assert rle_runs(compressed.decode()).tolist() == lengths
-
-
-@examples(40)
-@given(st.data())
-def test_rle_runs_of_random_masks(data: st.DataObject) -> None:
-    height, width = data.draw(sizes)
-    bits = data.draw(st.lists(st.booleans(), min_size=height * width, max_size=height * width))
-    region = np.array(bits).reshape(height, width)
-    assert rle_runs(rle(region, "compressed")["counts"]).tolist() == runs(region)
 
 
 @pytest.mark.parametrize("counts", ["", "P", "0P", "/", "p", "\x00", "é", "日本", "oooooooooooooooooooo1"])
@@ -428,12 +403,6 @@ def test_malformed(segmentation: Any) -> None:
         draw(instance([BOX]), instance(segmentation))
 
 
-@pytest.mark.parametrize("crowd", ["ignore", "draw"])
-def test_malformed_crowd(crowd: str) -> None:
-    with pytest.raises(CocosegError, match="annotation 77"):
-        draw(instance({"size": [6, 8], "counts": [1]}, crowd=True), crowd=crowd)
-
-
 @pytest.mark.parametrize("rasterizer", ["pillow", "coco"])
 def test_far_coordinates(rasterizer: str) -> None:
     """Up to 100,000 pixels is drawn, and covers the image."""
@@ -444,24 +413,6 @@ def test_far_coordinates(rasterizer: str) -> None:
 
 # --- whatever a segmentation may be
 
-numbers = st.one_of(st.integers(-20, 20), st.integers(), st.floats())
-texts = st.one_of(st.text(max_size=8), st.text([chr(c) for c in range(48, 112)], max_size=12))
-counts = st.one_of(texts, st.lists(st.integers(-2, 48), max_size=6), numbers, st.none())
-rle_like = st.fixed_dictionaries(
-    {},
-    optional={
-        "size": st.one_of(st.just([HEIGHT, WIDTH]), st.lists(numbers, max_size=3), numbers),
-        "counts": counts,
-        "more": st.none(),
-    },
-)
-anything = st.recursive(
-    st.one_of(st.none(), st.booleans(), numbers, texts),
-    lambda inner: st.one_of(st.lists(inner, max_size=8), st.dictionaries(texts, inner, max_size=3)),
-    max_leaves=20,
-)
-lists_of_numbers = st.lists(st.one_of(numbers, st.lists(numbers, max_size=10)), max_size=10)
-
 
 def draw_if_possible(*instances: Instance, **rules: Any) -> Drawn | None:
     try:
@@ -470,20 +421,6 @@ def draw_if_possible(*instances: Instance, **rules: Any) -> Drawn | None:
         message = str(error)
     assert "annotation 77" in message
     return None
-
-
-@examples(80)
-@given(
-    st.one_of(anything, rle_like, lists_of_numbers, st.lists(polygons, max_size=3)),
-    st.sampled_from(["max", "smallest", "ignore"]),
-    st.booleans(),
-)
-def test_any_json_gives_a_mask_a_skip_or_our_error(segmentation: Any, overlap: str, crowd: bool) -> None:
-    drawn = draw_if_possible(instance(segmentation, crowd=crowd), overlap=overlap, crowd="draw")
-    if drawn is not None:
-        assert set(np.unique(drawn.mask)) <= {0, 1}
-        assert drawn.skipped in (0, 1)
-        assert not (drawn.skipped and drawn.mask.any())
 
 
 def compressed(lengths: list[int], characters: int) -> str:

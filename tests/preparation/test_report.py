@@ -140,24 +140,6 @@ def test_the_order_of_records_does_not_matter(tmp_path: Path) -> None:
     assert len(reports) == 1
 
 
-def test_warnings_about_images_and_classes(tmp_path: Path) -> None:
-    names = ["a.png", "A.png", "b.png", "B.PNG", "c.png", "c.PNG"]
-    images = [{"id": i, "file_name": n, "width": 8, "height": 6} for i, n in enumerate(names, start=1)]
-    annotations = [{"id": 1, "image_id": 2, "category_id": 5, "segmentation": corners(1, 1, 3, 3)}]
-    file = coco.read(write_coco(tmp_path / "c.json", images=images, annotations=annotations))
-    labels = LabelMap.from_categories(file.categories)
-    tally = Tally()
-    for record in RECORDS[:2]:
-        tally.add(record)
-    assert [(w.of, w.count, w.first) for w in find_warnings(file, labels, tally)] == [
-        ("annotation", 3, [1, 2, 9]),
-        ("annotation", 1, [4]),
-        ("image", 5, [1, 3, 4, 5, 6]),
-        ("image", 3, ["A.png", "B.PNG", "c.PNG"]),
-        ("class", 1, ["dog"]),
-    ]
-
-
 # --- the report of a prepared folder
 
 
@@ -263,17 +245,6 @@ def test_overlaps_come_from_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "from 2 of the 3 images, chosen by seed" in markdown
 
 
-def test_a_subset_counts_what_was_chosen(tmp_path: Path) -> None:
-    config = make_config(tmp_path)
-    config.data.subset = SubsetConfig(size=None, categories=["dining table"])
-    prepare(config)
-    report = json.loads((tmp_path / "prepared" / "report.json").read_bytes())
-    assert report["images"] == {"chosen": 1, "in_file": 3, "empty": 0, "sizes": {"20x10": 1}}
-    assert report["annotations"] == {"used": 1, "crowd": 0, "crowd_share": 0}
-    assert [c["name"] for c in report["classes"]] == ["dining table"]
-    assert report["overlaps"]["hidden_share"] == {"max": 0, "smallest": 0, "ignore": 0}
-
-
 def test_merged_classes_hide_nothing_of_each_other(tmp_path: Path) -> None:
     config = make_config(tmp_path)
     config.data.labels = {"things": ["cup", "dining table"]}
@@ -341,16 +312,6 @@ def test_names_do_not_break_the_table(tmp_path: Path, name: str) -> None:
 
 
 # --- the files
-
-
-@pytest.mark.parametrize("name", ["report.json", "report.md", "preview.png"])
-def test_deleted_file_is_made_again(tmp_path: Path, name: str) -> None:
-    config = make_config(tmp_path)
-    prepare(config)
-    before = (tmp_path / "prepared" / name).read_bytes()
-    (tmp_path / "prepared" / name).unlink()
-    prepare(config)
-    assert (tmp_path / "prepared" / name).read_bytes() == before
 
 
 def test_warnings_are_said_and_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

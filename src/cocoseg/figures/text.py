@@ -85,11 +85,11 @@ def draw_names(
     chips = lay_out(names, width, font)
     shown = [chip for chip in chips if chip.line < lines]
     if len(shown) < len(chips):
-        room = width - _count_width(len(chips), font)
-        while shown[-1].x and shown[-1].x + shown[-1].width > room:
+        while shown[-1].x and shown[-1].x + shown[-1].width > width - COUNT:
             shown.pop()
-        x = left + shown[-1].x + shown[-1].width + CHIP_GAP
-        draw.text((x, top + shown[-1].line * LINE + 1), f"+{len(chips) - len(shown)}", fill=GREY, font=font)
+        last = shown[-1]
+        place = left + last.x + last.width + CHIP_GAP, top + last.line * LINE + 1
+        draw.text(place, f"+{len(chips) - len(shown)}", fill=GREY, font=font)
     for chip in shown:
         x, y = left + chip.x, top + chip.line * LINE
         draw.rectangle((x, y, x + chip.width - 1, y + LINE - 3), fill=chip.color)
