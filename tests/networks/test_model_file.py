@@ -1,5 +1,4 @@
 import copy
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,7 @@ from torch import nn
 from cocoseg.errors import CocosegError
 from cocoseg.inference.model import load_model
 from cocoseg.labels import LabelClass, LabelMap
-from cocoseg.networks.model_file import NETWORKS, read_weights, save_model
+from cocoseg.networks.model_file import read_weights, save_model
 from cocoseg.networks.spec import MEAN, STD, ModelSpec
 from tiny import LABELS, NETWORK, SPEC, Reads, loader, random_batch, tiny_module, tiny_trainer, tiny_unet
 
@@ -132,24 +131,19 @@ class Malicious:
         return Path.touch, (self.path,)
 
 
-@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
-def test_a_file_that_would_run_code_is_refused_and_does_not(tmp_path, legacy):
+@pytest.mark.parametrize(
+    ("legacy", "message"), [(False, "would run code"), (True, "damaged or no torch file")]
+)
+def test_a_file_that_would_run_code_is_refused_and_does_not(tmp_path, legacy, message):
     harm, path = tmp_path / "harm", tmp_path / "model.pth"
     torch.save({"labels": Malicious(harm)}, path, _use_new_zipfile_serialization=not legacy)
 
-    with pytest.raises(CocosegError, match=r"model\.pth: .*would run code"):
+    with pytest.raises(CocosegError, match=rf"model\.pth: .*{message}"):
         load_model(path)
 
     assert not harm.exists()
     torch.load(path, weights_only=False)
     assert harm.exists()  # it would have
-
-
-def test_a_pickled_network_is_refused(tmp_path):
-    torch.save(tiny_unet(), tmp_path / "net.pth")
-
-    with pytest.raises(CocosegError, match="would run code"):
-        load_model(tmp_path / "net.pth")
 
 
 def test_a_missing_file(tmp_path):
@@ -176,16 +170,14 @@ def test_a_truncated_file(model_file, part):
     "content",
     [
         b"",
-        b"hello world",
         b'{"a": 1}',
         b"class,iou\ncat,1\n",
         b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR",
-        b"\xff\xd8\xff\xe0\x00\x10JFIF\x00",
         b".",  # to pickle: the end, with nothing to return
         b"\x80\x02G[",  # a pickle that breaks off inside a number
         bytes(1000),
     ],
-    ids=["empty", "text", "json", "csv", "png", "jpeg", "dot", "half a pickle", "zeros"],
+    ids=["empty", "json", "csv", "png", "dot", "half a pickle", "zeros"],
 )
 def test_a_file_that_is_something_else(tmp_path, content):
     path = tmp_path / "model.pth"
@@ -193,14 +185,6 @@ def test_a_file_that_is_something_else(tmp_path, content):
 
     with pytest.raises(CocosegError, match=r"model\.pth: .*damaged or no torch file"):
         load_model(path)
-
-
-def test_a_zip_file(tmp_path):
-    with zipfile.ZipFile(tmp_path / "model.pth", "w") as file:
-        file.writestr("readme.txt", "hello")
-
-    with pytest.raises(CocosegError, match="damaged or no torch file"):
-        load_model(tmp_path / "model.pth")
 
 
 @pytest.mark.parametrize(
@@ -237,10 +221,6 @@ def test_a_network_of_others_must_be_passed(tmp_path):
     assert torch.equal(load_model(path, net=other)(image), net(image))
 
 
-def test_names_in_the_files_of_every_version_are_known():
-    assert {"cocoseg.UNet", "cocoseg.ResidualUNet", "cocoseg.ResNetUNet"} <= {*NETWORKS}
-
-
 def test_a_name_in_a_file_is_never_imported(model_file):
     altered(model_file, network={**NETWORK, "_target_": "this.would.fail"})
 
@@ -260,12 +240,13 @@ def test_weights_that_do_not_fit_the_network_named(model_file, change):
         load_model(model_file)
 
 
-def test_the_same_spec_is_accepted():
-    SPEC.require_same(ModelSpec.from_dict(copy.deepcopy(SPEC.to_dict())), where="a.ckpt")
-
-
-def test_another_image_size_is_accepted():
-    SPEC.require_same(ModelSpec(NETWORK, LABELS, (224, 224)), where="a.ckpt")
+def test_image_size_and_colors_are_no_difference():
+    recolored = LabelMap((*LABELS.classes[:2], LabelClass((5,), "dog", (1, 2, 3))))
+    for spec in (
+        ModelSpec.from_dict(copy.deepcopy(SPEC.to_dict())),
+        ModelSpec(NETWORK, recolored, (224, 224)),
+    ):
+        SPEC.require_same(spec, where="a.ckpt")
 
 
 @pytest.mark.parametrize(
@@ -293,12 +274,6 @@ def test_other_labels_are_refused_with_both_named():
     ):
         with pytest.raises(CocosegError, match=rf"^a\.ckpt: .*other labels.*{message}"):
             SPEC.require_same(ModelSpec(NETWORK, labels, (16, 16)), where="a.ckpt")
-
-
-def test_colours_are_no_difference():
-    recoloured = LabelMap((*LABELS.classes[:2], LabelClass((5,), "dog", (1, 2, 3))))
-
-    SPEC.require_same(ModelSpec(NETWORK, recoloured, (16, 16)), where="a.ckpt")
 
 
 def test_a_later_format_is_refused(model_file):

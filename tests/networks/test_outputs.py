@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from cocoseg.networks.outputs import logits_of, parts_of, training_loss
+from cocoseg.networks.outputs import training_loss
 from cocoseg.training.losses import CrossEntropyLoss
 from tiny import random_batch
 
@@ -10,19 +10,6 @@ LOSS = CrossEntropyLoss()
 
 def logits(size: int, seed: int) -> torch.Tensor:
     return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(seed))
-
-
-def test_parts():
-    main, one, two = (torch.full((1,), float(i)) for i in range(3))
-    for output, parts in (
-        (main, [main]),
-        ({"out": main}, [main]),
-        ({"aux": one, "out": main}, [main, one]),
-        ({"out": main, "aux": [one, two]}, [main, one, two]),
-        ({"out": main, "aux": ()}, [main]),
-    ):
-        assert logits_of(output) is main
-        assert all(ours is theirs for ours, theirs in zip(parts_of(output), parts, strict=True))
 
 
 def test_one_kind_of_auxiliary_logits_counts_half():
@@ -48,7 +35,9 @@ def test_coarser_logits_count_half_of_the_finer_ones_on_a_smaller_mask():
     assert total.item() == pytest.approx(expected.item())
 
 
-def test_plain_logits_have_one_loss():
-    mask = random_batch()[1]
-    total, value = training_loss(LOSS, logits(16, 0), mask)
+@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: {"out": x}, lambda x: {"out": x, "aux": ()}])
+def test_logits_without_auxiliary_ones_have_one_loss(wrap):
+    main, mask = logits(16, 0), random_batch()[1]
+    total, value = training_loss(LOSS, wrap(main), mask)
     assert total is value
+    assert value == LOSS(main, mask)

@@ -1,4 +1,4 @@
-"""What the networks are made of, and the rules that their inputs and arguments share."""
+"""Parts of the built-in networks, and the checks of inputs and arguments that they share."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -31,13 +31,50 @@ class Up(nn.Module):
                 nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
                 nn.Conv2d(inputs, outputs, kernel_size=1),
             )
-        self.conv = convolved(skip + outputs, outputs, convolutions)
+        self.conv = conv_block(skip + outputs, outputs, convolutions)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         return self.conv(torch.cat((skip, self.grow(x)), dim=1))
 
 
-def convolved(inputs: int, outputs: int, count: int) -> nn.Sequential:
+class EncoderDecoder(nn.Module):
+    """Base of the U-Nets: image (B, 3, H, W) -> logits (B, num_classes, H, W).
+
+    Any height and width from 1 up works: the image is padded inside to multiples of `multiple`, and the
+    logits are cropped back. Subclasses make the encoder, then the decoder by `make_decoder`.
+
+    Attributes:
+        multiple: pixels of the image per pixel of the deepest level, along each side.
+    """
+
+    multiple: int
+
+    def make_decoder(
+        self, widths: list[int], num_classes: int, upsample: str, dropout: float, convolutions: int = 2
+    ) -> None:
+        """Make the layers after the encoder, whose levels have `widths` channels."""
+        self.dropout = nn.Dropout2d(dropout)
+        self.up = nn.ModuleList(
+            Up(2 * width, width, width, upsample, convolutions) for width in reversed(widths[:-1])
+        )
+        self.head = nn.Conv2d(widths[0], num_classes, kernel_size=1)
+
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """Features of every level, the finest first; each level has half the size of the one before."""
+        raise NotImplementedError
+
+    def forward(self, image: Tensor) -> Tensor:
+        height, width = image.shape[-2:]
+        if self.training:
+            require_several_values(image, self.multiple, ", or a smaller depth")
+        *skips, x = self.encode(pad_to_multiple(image, self.multiple))
+        x = self.dropout(x)
+        for block in self.up:
+            x = block(x, skips.pop())
+        return self.head(x)[..., :height, :width]
+
+
+def conv_block(inputs: int, outputs: int, count: int) -> nn.Sequential:
     """So many 3x3 convolutions, each with BatchNorm (hence no bias) and ReLU; the size stays."""
     layers: list[nn.Module] = []
     for channels in (inputs, *[outputs] * (count - 1)):
@@ -49,7 +86,7 @@ def convolved(inputs: int, outputs: int, count: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def padded(image: Tensor, multiple: int) -> Tensor:
+def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
     """Repeat the right and bottom border of (B, C, H, W) up to the next multiples."""
     height, width = image.shape[-2:]
     bottom, right = -height % multiple, -width % multiple
@@ -76,20 +113,20 @@ def require_several_values(image: Tensor, multiple: int, advice: str) -> None:
 
 
 def check_counts(arguments: Mapping[str, Any]) -> None:
-    """Raises ValueError, which names the argument, where one is no whole number from 1 up."""
+    """Raise ValueError, which names the argument, unless all are whole numbers from 1 up."""
     for name, value in arguments.items():
         if type(value) is not int or value < 1:
             raise ValueError(f"{name} is {value!r}; it must be a whole number from 1 up")
 
 
 def check_rates(arguments: Mapping[str, Any]) -> None:
-    """Raises ValueError, which names the argument, where one is no probability below 1."""
+    """Raise ValueError, which names the argument, unless all are probabilities below 1."""
     for name, value in arguments.items():
         if type(value) not in (int, float) or not 0 <= value < 1:
             raise ValueError(f"{name} is {value!r}; it must lie in [0, 1)")
 
 
 def check_upsample(upsample: Any) -> None:
-    """Raises ValueError where it is none of its values."""
+    """Raise ValueError unless it is one of UPSAMPLES."""
     if upsample not in UPSAMPLES:
         raise ValueError(f"upsample is {upsample!r}; it must be {' or '.join(UPSAMPLES)}")

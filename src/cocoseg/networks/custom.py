@@ -1,4 +1,4 @@
-"""The network that a configuration names, whoever wrote it: what it is told, and what it must return."""
+"""Networks that a configuration names, custom ones included: their arguments, and a check of their output."""
 
 import inspect
 import pkgutil
@@ -13,18 +13,18 @@ from cocoseg.networks.device import is_out_of_memory, untouched
 from cocoseg.networks.model_file import NETWORKS
 from cocoseg.networks.old_files import rename_target
 
-# Keys beside the arguments of our own networks, see pretrained.py, with their defaults.
+# Keys beside the arguments of built-in networks, see pretrained.py, with their defaults.
 OF_TRAINING = {"weights": None, "weights_part": "all"}
 CLASSES = ("num_classes", "classes")  # the argument for the number of classes: torchvision's name, and smp's
 
 
 def is_own(model: Any) -> bool:
-    """Whether a model's node names a network of this project."""
+    """Whether a model's node names a built-in network."""
     return isinstance(model, Mapping) and rename_target(model).get("_target_") in NETWORKS
 
 
 def arguments_of(model: Any, classes: int | None = None) -> dict[str, Any]:
-    """A model's node as the network is built from it: without what is of training only.
+    """Return a model's node as the network is built from it, without keys that only training uses.
 
     Args:
         classes: their number, to be added by the name that the target has for it; None to check the rest.
@@ -41,8 +41,8 @@ def arguments_of(model: Any, classes: int | None = None) -> dict[str, Any]:
     argument = next((known for known in CLASSES if known in parameters), CLASSES[0] if takes_any else None)
     if argument is None:
         raise CocosegError(
-            f"model: {name} has neither an argument num_classes nor classes, to be told their number; name a "
-            "function that takes one and returns the network"
+            f"model: {name} has neither an argument num_classes nor classes; name a function that takes one "
+            "and returns the network"
         )
     network = {key: value for key, value in model.items() if not _is_of_training(model, key, parameters)}
     known = {*parameters, argument, *(key for key in network if takes_any or key.startswith("_"))}
@@ -53,7 +53,7 @@ def arguments_of(model: Any, classes: int | None = None) -> dict[str, Any]:
 
 
 def probe(net: nn.Module, name: str, shape: tuple[int, int, int], classes: int) -> None:
-    """Try a network out on blank images, in training and in evaluation.
+    """Call a network on blank images, in training and in evaluation mode, and check its output.
 
     Args:
         net: on the device that it will run on.
@@ -73,7 +73,7 @@ def probe(net: nn.Module, name: str, shape: tuple[int, int, int], classes: int) 
             net.train(training)
             try:
                 output = net(image)
-            except Exception as error:  # what others' code raises can't be listed
+            except Exception as error:  # custom code may raise anything
                 if is_out_of_memory(error) or isinstance(error, CocosegError):
                     raise
                 reason = " ".join(str(error).split()) or type(error).__name__
@@ -96,15 +96,17 @@ def _require_logits(output: Any, expected: tuple[int, ...], where: str) -> None:
 
 
 def _is_of_training(model: Mapping[str, Any], key: str, parameters: Mapping[str, Any]) -> bool:
-    """Whether a key is not for the network: one of ours, or left at our default beside a network of others,
-    where Hydra could not take it out (`~` removes no null)."""
+    """Whether a key is not for the network.
+
+    Beside a custom network it is one that still has the default: Hydra's `~` removes no null.
+    """
     if key not in OF_TRAINING:
         return False
     return is_own(model) or (key not in parameters and model[key] == OF_TRAINING[key])
 
 
 def _parameters(name: str) -> Mapping[str, inspect.Parameter]:
-    """Of the signature of a class or function."""
+    """Parameters of a class or function."""
     try:
         return inspect.signature(pkgutil.resolve_name(name)).parameters
     except ModuleNotFoundError as error:

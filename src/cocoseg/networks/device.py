@@ -21,7 +21,7 @@ def uses_cuda(settings: dict[str, Any]) -> bool:
 
 
 def settled(settings: dict[str, Any]) -> dict[str, Any]:
-    """The trainer's settings with what was left to the device decided.
+    """Resolve the trainer's settings that are left to the device.
 
     `precision: auto` is bfloat16 on a GPU or CPU that has it (its range needs no scaling of the loss), else
     float32; `benchmark: null` lets cuDNN try its algorithms, for all training batches have one size.
@@ -38,7 +38,7 @@ def settled(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _has_bfloat16(settings: dict[str, Any]) -> bool:
-    """Not where it is emulated, which makes it slower than float32."""
+    """Whether the device computes in bfloat16; emulated it is slower than float32."""
     if uses_cuda(settings):
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if settings.get("accelerator", "auto") not in ("auto", "cpu") or torch.backends.mps.is_available():
@@ -48,7 +48,7 @@ def _has_bfloat16(settings: dict[str, Any]) -> bool:
 
 
 def in_channels_last(net: nn.Module) -> nn.Module:
-    """The same network, its weights laid out as convolutions are fastest."""
+    """Return the network with its weights laid out as convolutions are fastest."""
     return net.to(memory_format=torch.channels_last)
 
 
@@ -74,8 +74,7 @@ def untouched(net: nn.Module) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on a GPU or a CPU. CUDA's libraries and the CPU's allocator raise plain
-    RuntimeErrors for it."""
+    """Whether memory ran out. CUDA's libraries and the CPU's allocator raise plain RuntimeErrors for it."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     phrases = (
@@ -89,14 +88,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def explain_out_of_memory(smaller: str = SMALLER) -> Iterator[None]:
-    """Report memory that runs out, on a GPU or a CPU, in one line.
-
-    Args:
-        smaller: keys to lower.
-
-    Raises:
-        TrainingError: instead of the library's own error.
-    """
+    """Report memory that runs out as a TrainingError, in one line that names the keys to lower."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

@@ -1,12 +1,12 @@
 """Model files: `segmentation_model.pth`, and reading it or a checkpoint back. No Lightning, no Hydra."""
 
-import importlib
 import io
 import logging
+import pkgutil
 import platform
 import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -49,25 +49,27 @@ def read_file(path: str | Path, *, mmap: bool = False) -> Any:
             f"{path}: not a model or checkpoint that can be loaded; {error.strerror}"
         ) from error
     except Exception as error:  # torch may raise anything on damaged bytes
-        unsafe = _is_torch_file(path) and re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
         reason = "it is damaged or no torch file"
-        if unsafe:
+        # Bytes of anything may read as a pickle that asks for a class; a zip archive is torch's own.
+        if zipfile.is_zipfile(path) and (
+            unsafe := re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+        ):
             reason = f"it needs pickle, which would run code on loading ({unsafe[1]})"
         raise CocosegError(f"{path}: not a model or checkpoint that can be loaded; {reason}") from error
 
 
 def read_weights(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
-    """Read a model file or a checkpoint of ours.
+    """Read a model file or a checkpoint of this program.
 
     Args:
-        path: of the file.
+        path: the file.
         mmap: read only the tensors that are used, and these when they are.
 
     Returns:
         its content, with `spec` a ModelSpec, and `state_dict` by the network's own keys.
 
     Raises:
-        CocosegError: it is not there, damaged, or not ours.
+        CocosegError: it is not there, damaged, or of another program.
     """
     return interpret(read_file(path, mmap=mmap), path)
 
@@ -106,15 +108,6 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def _is_torch_file(path: str | Path) -> bool:
-    """Whether a file is a zip archive, as today's are, or begins as a pickle, as older ones do."""
-    path = Path(path)
-    if not path.is_file() or zipfile.is_zipfile(path):
-        return path.is_file()
-    with path.open("rb") as file:
-        return file.read(1) == b"\x80"
-
-
 def load_network(
     path: str | Path, net: nn.Module | type[nn.Module] | str | None = None
 ) -> tuple[nn.Module, ModelSpec, dict[str, Any] | None]:
@@ -122,8 +115,8 @@ def load_network(
 
     Args:
         path: the file.
-        net: the network to fill, or the class to build as the file says, where it is a custom one. The class
-            may be given by name, as in `my_nets.Net`, and is imported then; a name in a file never is.
+        net: a custom network to fill, or its class, or the name of that, which is imported. A name in a file
+            never is.
 
     Returns:
         the network; its spec; its validation scores, or None.
@@ -146,7 +139,11 @@ def load_network(
                 f"(on a command line: network={name})"
             )
         if isinstance(kind, str):
-            kind = _import_class(kind)
+            try:
+                kind = pkgutil.resolve_name(kind)
+            except Exception as error:  # the module may raise anything
+                reason = " ".join(str(error).split())
+                raise CocosegError(f"network: no class {kind} ({reason})") from error
         try:
             net = kind(**arguments)
         except (TypeError, ValueError) as error:
@@ -158,19 +155,6 @@ def load_network(
             f"{path}: the weights don't fit the network ({str(error).splitlines()[0]})"
         ) from error
     return net, spec, content["scores"]
-
-
-def _import_class(name: str) -> Callable[..., nn.Module]:
-    """The class of this dotted name.
-
-    Raises:
-        CocosegError: there is none.
-    """
-    module, _, attribute = name.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # the module may raise anything
-        raise CocosegError(f"network: no class {name} ({' '.join(str(error).split())})") from error
 
 
 def save_model(

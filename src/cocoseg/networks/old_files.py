@@ -27,7 +27,7 @@ def drop_callbacks(states: dict[str, Any]) -> None:
 
 
 def network_weights(weights: dict[str, Any]) -> dict[str, Any]:
-    """The network's weights in a checkpoint's state dict: if it holds averaged ones, those were validated."""
+    """Pick the network's weights from a checkpoint's state dict: the averaged ones, if it holds any."""
     prefix = AVERAGE if any(name.startswith(AVERAGE) for name in weights) else NETWORK
     return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
 

@@ -17,16 +17,8 @@ Output = Tensor | Mapping[str, Any]
 
 
 def logits_of(output: Output) -> Tensor:
-    """The logits to predict from, without auxiliary ones."""
+    """Return the logits to predict from, without auxiliary ones."""
     return output["out"] if isinstance(output, Mapping) else output
-
-
-def parts_of(output: Output) -> list[Tensor]:
-    """The logits to predict from, then the auxiliary ones."""
-    if not isinstance(output, Mapping):
-        return [output]
-    aux = output.get("aux", [])
-    return [output["out"], *(aux if isinstance(aux, list | tuple) else [aux])]
 
 
 def training_loss(
@@ -42,9 +34,9 @@ def training_loss(
         output: what the network returns in training.
         mask: (B, H, W) int64.
     """
-    main, *others = parts_of(output)
-    value = loss(main, mask)
+    value = loss(logits_of(output), mask)
     total = value
-    for i, logits in enumerate(others, 1):
+    aux = output.get("aux", []) if isinstance(output, Mapping) else []
+    for i, logits in enumerate(aux if isinstance(aux, list | tuple) else [aux], 1):
         total = total + AUX**i * loss(logits, resize_masks(mask, logits.shape[-2:]))
     return total, value

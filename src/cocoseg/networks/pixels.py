@@ -1,4 +1,4 @@
-"""Bytes to what the network takes, and back."""
+"""Conversion between uint8 images and the network's input; resizing of tensors."""
 
 import numpy as np
 import PIL.Image
@@ -11,26 +11,26 @@ from cocoseg.resizing import nearest_indices
 
 
 def normalize(image: Tensor) -> Tensor:
-    """(…, 3, H, W) uint8 -> float32 normalised by ImageNet's statistics; channels last in memory."""
+    """Convert (…, 3, H, W) uint8 to float32, normalized by ImageNet's statistics, channels last in memory."""
     width = image.shape[-1]
     scale = torch.tensor([1 / (255 * std) for std in STD] * width)
     shift = torch.tensor([-mean / std for mean, std in zip(MEAN, STD, strict=True)] * width)
     scale, shift = (values.to(image.device, non_blocking=True) for values in (scale, shift))
-    # Whole rows at a time: with channels last, three values would be too few to be vectorised.
+    # Whole rows at a time: with channels last, three values would be too few to be vectorized.
     rows = image.movedim(-3, -1).flatten(-2)
     return torch.addcmul(shift, rows.float(), scale).unflatten(-1, (width, 3)).movedim(-1, -3)
 
 
-def to_tensor(picture: PIL.Image.Image) -> Tensor:
-    """An RGB image as (3, H, W) uint8, channels last in memory."""
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+def to_tensor(image: PIL.Image.Image) -> Tensor:
+    """Convert an RGB image to (3, H, W) uint8, channels last in memory."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, 3, h, w) uint8 at another height and width: bilinear, with antialiasing.
+def resize_images(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize images (B, 3, h, w) uint8 to (height, width): bilinear, with antialiasing.
 
-    On a CPU the same as torchvision's, with which training images are resized, to the last bit. (Importing
-    torchvision takes longer than predicting a picture.)
+    On a CPU bit for bit as torchvision, which resizes training images. Importing that takes longer than
+    predicting an image.
     """
     if image.shape[-2:] == torch.Size(size):
         return image
@@ -50,7 +50,7 @@ def resize_masks(mask: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def denormalize(image: Tensor) -> np.ndarray:
-    """Normalised (B, 3, H, W) float32 -> (B, H, W, 3) uint8."""
+    """Convert normalized images (B, 3, H, W) float32 to (B, H, W, 3) uint8."""
     mean, std = (image.new_tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     scaled = ((image * std + mean) * 255).round().clamp(0, 255)
     return scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()

@@ -1,42 +1,24 @@
 """A U-Net whose encoder is made of residual blocks, as in nnU-Net's ResEnc (arXiv 2404.09556)."""
 
-from collections.abc import Iterator
 from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from cocoseg.networks.blocks import (
-    Up,
-    check_counts,
-    check_rates,
-    check_upsample,
-    convolved,
-    padded,
-    require_several_values,
-)
+from cocoseg.networks.blocks import EncoderDecoder, check_counts, check_rates, check_upsample, conv_block
 
 
-class ResidualUNet(nn.Module):
+class ResidualUNet(EncoderDecoder):
     """A residual encoder and a plain, thinner decoder of `depth` levels, joined by concatenated skips.
 
-    `forward` maps image (B, 3, H, W) to logits (B, num_classes, H, W), of any height and width from 1 up, as
-    `UNet` does.
+    `forward` maps image (B, 3, H, W) to logits (B, num_classes, H, W), of any height and width from 1 up.
 
     Args:
-        num_classes: channels of the logits.
-        base_channels: channels of the first level, doubled at each of the next.
-        depth: how often the image is halved.
         blocks: residual blocks at each level below the first, which has one after its stem.
         stochastic_depth: probability with which the last block is left out in training, per image; it grows
             linearly from the first block on (Huang et al. 2016, arXiv 1603.09382).
-        upsample, dropout: as of `UNet`.
-
-    Raises:
-        ValueError: an argument out of range.
-        CocosegError: in training, an input that leaves the deepest level a single value per channel, which
-            BatchNorm can't normalise.
+        num_classes, base_channels, depth, upsample, dropout, and errors: as of `UNet`.
     """
 
     def __init__(
@@ -57,21 +39,10 @@ class ResidualUNet(nn.Module):
         widths = [base_channels * 2**level for level in range(depth + 1)]
         self.multiple = 2**depth
         self.encoder = ResidualEncoder(widths, blocks, stochastic_depth)
-        self.dropout = nn.Dropout2d(dropout)
-        self.up = nn.ModuleList(
-            Up(2 * width, width, width, upsample, convolutions=1) for width in reversed(widths[:-1])
-        )
-        self.head = nn.Conv2d(widths[0], num_classes, kernel_size=1)
+        self.make_decoder(widths, num_classes, upsample, dropout, convolutions=1)
 
-    def forward(self, image: Tensor) -> Tensor:
-        height, width = image.shape[-2:]
-        if self.training:
-            require_several_values(image, self.multiple, ", or a smaller depth")
-        *skips, x = self.encoder(padded(image, self.multiple))
-        x = self.dropout(x)
-        for block in self.up:
-            x = block(x, skips.pop())
-        return self.head(x)[..., :height, :width]
+    def encode(self, image: Tensor) -> list[Tensor]:
+        return self.encoder(image)
 
 
 class ResidualEncoder(nn.Module):
@@ -81,10 +52,12 @@ class ResidualEncoder(nn.Module):
         super().__init__()
         total = 1 + blocks * (len(widths) - 1)
         rates = iter(stochastic_depth * i / total for i in range(1, total + 1))
-        self.stem = convolved(3, widths[0], 1)
+        self.stem = conv_block(3, widths[0], 1)
         levels = [nn.Sequential(ResidualBlock(widths[0], widths[0], 1, next(rates)))]
         for inputs, outputs in pairwise(widths):
-            levels.append(nn.Sequential(*_level(inputs, outputs, blocks, rates)))
+            first = ResidualBlock(inputs, outputs, 2, next(rates))
+            others = [ResidualBlock(outputs, outputs, 1, next(rates)) for _ in range(blocks - 1)]
+            levels.append(nn.Sequential(first, *others))
         self.levels = nn.ModuleList(levels)
 
     def forward(self, image: Tensor) -> list[Tensor]:
@@ -127,10 +100,3 @@ class ResidualBlock(nn.Module):
         y = F.relu(self.norm1(self.conv1(x)), inplace=True)
         y = self.drop(self.norm2(self.conv2(y)))
         return F.relu(y + self.shortcut(x), inplace=True)
-
-
-def _level(inputs: int, outputs: int, blocks: int, rates: Iterator[float]) -> Iterator[ResidualBlock]:
-    """Blocks of which the first halves the size."""
-    yield ResidualBlock(inputs, outputs, 2, next(rates))
-    for _ in range(blocks - 1):
-        yield ResidualBlock(outputs, outputs, 1, next(rates))

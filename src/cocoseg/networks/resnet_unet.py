@@ -11,8 +11,8 @@ from cocoseg.networks.blocks import (
     check_counts,
     check_rates,
     check_upsample,
-    convolved,
-    padded,
+    conv_block,
+    pad_to_multiple,
     require_several_values,
 )
 
@@ -65,7 +65,7 @@ class ResNetUNet(nn.Module):
         check_upsample(upsample)
         check_rates({"dropout": dropout})
         self.encoder = ResNetEncoder(encoder)
-        self.stem = convolved(3, widths[-1], 1)
+        self.stem = conv_block(3, widths[-1], 1)
         *skips, deepest = widths[-1], *self.encoder.widths
         self.dropout = nn.Dropout2d(dropout)
         self.up = nn.ModuleList(
@@ -78,7 +78,7 @@ class ResNetUNet(nn.Module):
         height, width = image.shape[-2:]
         if self.training:
             require_several_values(image, STRIDE, "")
-        image = padded(image, STRIDE)
+        image = pad_to_multiple(image, STRIDE)
         *skips, x = self.stem(image), *self.encoder(image)
         x = self.dropout(x)
         for block in self.up:

@@ -1,4 +1,4 @@
-"""What a checkpoint and an exported model say about themselves, in plain values only."""
+"""Description of a network in checkpoints and model files, in plain values only."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """How to build the network and how to read its logits.
+    """Description of a network and its logits.
 
     Attributes:
         network: `_target_` and arguments, `num_classes` among them.
@@ -37,7 +37,7 @@ class ModelSpec:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Self:
-        """The inverse of `to_dict`.
+        """Invert `to_dict`.
 
         Raises:
             CocosegError: values are of other types.

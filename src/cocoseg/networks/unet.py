@@ -3,22 +3,13 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cocoseg.networks.blocks import (
-    Up,
-    check_counts,
-    check_rates,
-    check_upsample,
-    convolved,
-    padded,
-    require_several_values,
-)
+from cocoseg.networks.blocks import EncoderDecoder, check_counts, check_rates, check_upsample, conv_block
 
 
-class UNet(nn.Module):
+class UNet(EncoderDecoder):
     """Encoder and decoder of `depth` levels, joined by concatenated skips.
 
-    `forward` maps image (B, 3, H, W) to logits (B, num_classes, H, W). Any height and width from 1 up works:
-    the image is padded inside to multiples of 2^depth, and the logits are cropped back.
+    `forward` maps image (B, 3, H, W) to logits (B, num_classes, H, W), of any height and width from 1 up.
 
     Args:
         num_classes: channels of the logits.
@@ -31,7 +22,7 @@ class UNet(nn.Module):
     Raises:
         ValueError: an argument out of range.
         CocosegError: in training, an input that leaves the deepest level a single value per channel, which
-            BatchNorm can't normalise.
+            BatchNorm can't normalize.
     """
 
     def __init__(
@@ -48,22 +39,12 @@ class UNet(nn.Module):
         check_rates({"dropout": dropout})
         widths = [base_channels * 2**level for level in range(depth + 1)]
         self.multiple = 2**depth
-        self.stem = convolved(3, widths[0], 2)
-        self.down = nn.ModuleList(convolved(width, 2 * width, 2) for width in widths[:-1])
-        self.dropout = nn.Dropout2d(dropout)
-        self.up = nn.ModuleList(Up(2 * width, width, width, upsample) for width in reversed(widths[:-1]))
-        self.head = nn.Conv2d(widths[0], num_classes, kernel_size=1)
+        self.stem = conv_block(3, widths[0], 2)
+        self.down = nn.ModuleList(conv_block(width, 2 * width, 2) for width in widths[:-1])
+        self.make_decoder(widths, num_classes, upsample, dropout)
 
-    def forward(self, image: Tensor) -> Tensor:
-        height, width = image.shape[-2:]
-        if self.training:
-            require_several_values(image, self.multiple, ", or a smaller depth")
-        x = self.stem(padded(image, self.multiple))
-        skips = []
+    def encode(self, image: Tensor) -> list[Tensor]:
+        features = [self.stem(image)]
         for block in self.down:
-            skips.append(x)
-            x = block(F.max_pool2d(x, 2))
-        x = self.dropout(x)
-        for block in self.up:
-            x = block(x, skips.pop())
-        return self.head(x)[..., :height, :width]
+            features.append(block(F.max_pool2d(features[-1], 2)))
+        return features
