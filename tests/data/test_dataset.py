@@ -79,15 +79,6 @@ def test_item_at_its_own_size(tmp_path: Path) -> None:
     np.testing.assert_array_equal(mask.numpy(), indices)
 
 
-@pytest.mark.parametrize("color", [(0, 0, 0), (255, 255, 255), (10, 128, 250)])
-def test_normalisation(tmp_path: Path, color: tuple[int, int, int]) -> None:
-    image, _ = dataset_of(make(tmp_path, PIL.Image.new("RGB", (WIDTH, HEIGHT), color)), (16, 16))[0]
-    expected = (np.array(color) / 255 - MEAN) / STD
-    np.testing.assert_allclose(
-        image.numpy(), np.broadcast_to(expected[:, None, None], (3, 16, 16)), atol=1e-5
-    )
-
-
 @pytest.mark.parametrize("size", [(12, 20), (10, 15), (31, 77), (50, 82), (25, 13), (1, 1)])
 def test_resized(tmp_path: Path, size: tuple[int, int]) -> None:
     """Antialiased bilinear as Pillow does it; masks take the pixel at the centre of each new one."""
@@ -108,15 +99,6 @@ def test_other_encodings_give_the_same_mask(tmp_path: Path, encoding: str) -> No
     _, first = dataset_of(make(tmp_path / "a", gradient()))[0]
     _, second = dataset_of(make(tmp_path / "b", gradient(), encoding=encoding))[0]
     torch.testing.assert_close(first, second, rtol=0, atol=0)
-
-
-def test_exif_rotation_is_not_applied(tmp_path: Path) -> None:
-    """Annotations belong to the pixels as stored."""
-    exif = PIL.Image.Exif()
-    exif[0x0112] = 6  # a quarter turn
-    plain, _ = dataset_of(make(tmp_path / "a", gradient(), "a.jpg"))[0]
-    turned, _ = dataset_of(make(tmp_path / "b", gradient(), "a.jpg", exif=exif))[0]
-    torch.testing.assert_close(turned, plain, rtol=0, atol=0)
 
 
 def test_order_is_that_of_the_subset_file(shapes_root: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from cocoseg.data.transforms import (
     color_matrix,
     crop_matrix,
     gaussian_blur,
-    rectangles,
+    interval,
     warp,
 )
 from cocoseg.labels import IGNORE_INDEX
@@ -56,7 +56,12 @@ class Augment:
     def __init__(self, settings: AugmentConfig, image_size: tuple[int, int], seed: int):
         self.settings = settings
         self.image_size = tuple(image_size)
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = torch.Generator()
+        self.seed(seed)
+
+    def seed(self, seed: int) -> None:
+        """Begin the random numbers anew."""
+        self._generator.manual_seed(seed)
 
     def __call__(self, image: Tensor, mask: Tensor, progress: float = 1.0) -> tuple[Tensor, Tensor]:
         settings = self.settings
@@ -118,15 +123,11 @@ class Augment:
 
     def _hole(self, draws: dict[str, Tensor], size: tuple[int, int], device: torch.device) -> Tensor:
         """Random rectangles of the images that get one: (B, H, W) bool."""
-        return rectangles(
-            chosen=draws["hole"] < self.settings.cutout,
-            height=between(draws["hole_height"], *HOLE),
-            width=between(draws["hole_width"], *HOLE),
-            top=draws["hole_top"],
-            left=draws["hole_left"],
-            size=size,
-            device=device,
-        )
+        rows = interval(between(draws["hole_height"], *HOLE), draws["hole_top"], size[0])
+        columns = interval(between(draws["hole_width"], *HOLE), draws["hole_left"], size[1])
+        rows = rows & (draws["hole"] < self.settings.cutout).unsqueeze(1)
+        rows, columns = rows.to(device, non_blocking=True), columns.to(device, non_blocking=True)
+        return rows.unsqueeze(2) & columns.unsqueeze(1)
 
 
 def training_size(image_size: tuple[int, int], start: float, progress: float) -> tuple[int, int]:

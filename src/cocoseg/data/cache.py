@@ -7,7 +7,7 @@ A folder `arrays/<height>x<width>-<key of the files>` beside the masks holds
     counts.npy    (N, 256) int32 pixels per class index
     arrays.json   what they were made from, and their own sizes and times of change
 
-Whatever doesn't agree with `arrays.json` is made anew.
+Arrays that don't agree with `arrays.json` are made anew.
 """
 
 import json
@@ -15,9 +15,10 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Self
@@ -39,8 +40,6 @@ IMAGES, MASKS, COUNTS, RECORD = "images.npy", "masks.npy", "counts.npy", "arrays
 FILES = (IMAGES, MASKS, COUNTS)
 NEW = "new.part"  # folder in which arrays are made before they get their name
 
-Decode = Callable[[int], tuple[np.ndarray, np.ndarray]]
-
 
 class Arrays:
     """Images (N, H, W, 3) and masks (N, H, W), uint8, mapped into memory and shared by all who open them."""
@@ -55,50 +54,54 @@ class Arrays:
     def __reduce__(self) -> tuple[type[Self], tuple[Path]]:
         return type(self), (self.folder,)  # else a process that is not forked would get a copy of it all
 
-    def take(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Copies of these images (B, H, W, 3) and masks (B, H, W), uint8."""
+    def take(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Copy images (B, H, W, 3) and masks (B, H, W), uint8."""
         return (
-            torch.from_numpy(np.take(self._images, numbers, axis=0)),
-            torch.from_numpy(np.take(self._masks, numbers, axis=0)),
+            torch.from_numpy(np.take(self._images, indices, axis=0)),
+            torch.from_numpy(np.take(self._masks, indices, axis=0)),
         )
 
-    def counts(self, numbers: Sequence[int]) -> np.ndarray:
-        """Pixels per class index in the masks of these: (B, 256) int32."""
-        return self._counts[list(numbers)]
+    def counts(self, indices: Sequence[int]) -> np.ndarray:
+        """Pixels per class index in masks: (B, 256) int32."""
+        return self._counts[list(indices)]
 
 
 def count(mask: np.ndarray) -> np.ndarray:
-    """Pixels per class index of a mask of bytes: (256,) int32."""
+    """Count the pixels per class index of a uint8 mask: (256,) int32."""
     return np.bincount(mask.reshape(-1), minlength=256).astype(np.int32)
 
 
 @dataclass(frozen=True)
 class Source:
-    """What arrays are made from.
+    """The files and the rules that arrays are made from.
 
     Attributes:
         images, masks: the files, of which size and time of change count.
         meaning: their names and whatever else shapes the arrays' values, in plain values.
         image_size: (height, width) in pixels.
-        decode: number -> image (H, W, 3) and mask (H, W), uint8.
+        decode: index -> image (H, W, 3) and mask (H, W), uint8.
     """
 
     images: Sequence[Path]
     masks: Sequence[Path]
     meaning: Any
     image_size: tuple[int, int]
-    decode: Decode
+    decode: Callable[[int], tuple[np.ndarray, np.ndarray]]
 
     def key(self) -> str:
-        """Of all but the size."""
+        """Hash of all but the size."""
         files = [_state(path) for path in (*self.images, *self.masks)]
         content = json.dumps([LAYOUT, self.meaning, files])
         return blake2b(content.encode(), digest_size=16).hexdigest()
 
-    def bytes(self) -> int:
-        """On disk."""
-        height, width = self.image_size
-        return len(self.images) * (height * width * 4 + 256 * 4)
+    def shapes(self) -> dict[str, tuple[tuple[int, ...], type]]:
+        """Shape and dtype of each of FILES."""
+        total, (height, width) = len(self.images), self.image_size
+        return {
+            IMAGES: ((total, height, width, 3), np.uint8),
+            MASKS: ((total, height, width), np.uint8),
+            COUNTS: ((total, 256), np.int32),
+        }
 
 
 def open_arrays(folder: Path, source: Source, workers: int | None = None) -> Arrays:
@@ -108,7 +111,7 @@ def open_arrays(folder: Path, source: Source, workers: int | None = None) -> Arr
 
     Args:
         folder: holds the arrays of all sizes.
-        source: what they are made from.
+        source: the files to make them from.
         workers: processes; None for one per core.
 
     Raises:
@@ -116,72 +119,66 @@ def open_arrays(folder: Path, source: Source, workers: int | None = None) -> Arr
     """
     key = source.key()
     height, width = source.image_size
-    place = folder / f"{height}x{width}-{key[:8]}"
-    if not _is_whole(place, key):
+    path = folder / f"{height}x{width}-{key[:8]}"
+    if not _is_whole(path, key):
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
-            if not _is_whole(place, key):  # still: another process may have made them meanwhile
-                _make(place, key, source, workers)
-    return Arrays(place)
+            if not _is_whole(path, key):  # still: another process may have made them meanwhile
+                _make(path, key, source, workers)
+    return Arrays(path)
 
 
-def _make(place: Path, key: str, source: Source, workers: int | None) -> None:
-    begin = time.monotonic()
-    total, (height, width) = len(source.images), source.image_size
-    # Of files as they were once, in whatever size; and these, if they are damaged.
-    _remove(old for old in place.parent.glob("*x*-*") if old == place or not old.name.endswith(key[:8]))
-    new = place.with_name(NEW)
-    _remove([new])
-    _require_room(place.parent, source)
-    size = f"{source.bytes() / 1e9:.1f} GB" if source.bytes() >= 1e8 else f"{source.bytes() / 1e6:.1f} MB"
-    log.info("%s: decoding %d images once, %s", place, total, size)
+def _make(path: Path, key: str, source: Source, workers: int | None) -> None:
+    begin, total = time.monotonic(), len(source.images)
+    new = path.with_name(NEW)
+    # Arrays of files as they were once, in whatever size; and these, if they are damaged.
+    outdated = (old for old in path.parent.glob("*x*-*") if old == path or not old.name.endswith(key[:8]))
+    _remove([*outdated, new])
+    _require_room(path.parent, source)
+    log.info("%s: decoding %d images once", path, total)
     try:
-        _allocate(new / IMAGES, (total, height, width, 3), np.uint8)
-        _allocate(new / MASKS, (total, height, width), np.uint8)
-        _allocate(new / COUNTS, (total, 256), np.int32)
-        filling = parallel_map(
-            _Filler(new, source.decode), iter(range(total)), worker_count(workers, total), _one_thread
-        )
+        for name, (shape, dtype) in source.shapes().items():
+            _allocate(new / name, shape, dtype)
+        # One thread each: the other processes keep the other cores busy.
+        one_thread = partial(torch.set_num_threads, 1)
+        fill = _Filler(new, source)
+        filling = parallel_map(fill, iter(range(total)), worker_count(workers, total), one_thread)
         with closing(filling):
             for _ in track(filling, total=total, what="decoded"):
                 pass
         for name in FILES:
-            _to_disk(new / name)
+            with (new / name).open("r+b") as file:
+                os.fsync(file.fileno())
         write_json(new / RECORD, {"key": key, "files": _files(new)})
-        new.rename(place)
+        new.rename(path)
     finally:
         _remove([new])
-    log.info("%s: %d images in %.1f s", place, total, time.monotonic() - begin)
+    log.info("%s: %d images in %.1f s", path, total, time.monotonic() - begin)
 
 
 class _Filler:
-    """Decodes one image and its mask into their place."""
+    """Decodes one image and its mask into the arrays of a folder, which each process opens for itself."""
 
-    def __init__(self, folder: Path, decode: Decode):
-        self.folder = folder
-        self.decode = decode
+    def __init__(self, folder: Path, source: Source):
+        self.folder, self.source = folder, source
         self._arrays: list[np.ndarray] = []
 
-    def __call__(self, number: int) -> None:
-        if not self._arrays:  # in the process that fills them
+    def __call__(self, index: int) -> None:
+        if not self._arrays:
             self._arrays = [np.load(self.folder / name, mmap_mode="r+") for name in FILES]
-        image, mask = self.decode(number)
+        image, mask = self.source.decode(index)
         for array, values in zip(self._arrays, (image, mask, count(mask)), strict=True):
-            array[number] = values
-
-
-def _one_thread() -> None:
-    """In a worker process: the others keep the other cores busy."""
-    torch.set_num_threads(1)
+            array[index] = values
 
 
 def _require_room(folder: Path, source: Source) -> None:
+    height, width = source.image_size
+    needed = len(source.images) * (height * width * 4 + 256 * 4)  # bytes
     free = shutil.disk_usage(folder).free
-    if source.bytes() > free:
-        height, width = source.image_size
+    if needed > free:
         raise CocosegError(
             f"{folder}: {len(source.images)} decoded images of {height}x{width} need "
-            f"{source.bytes() / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free: set data.cache=false, "
+            f"{needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free: set data.cache=false, "
             "a smaller data.cache_size or data.image_size, or data.prepared_dir on another disk"
         )
 
@@ -198,21 +195,15 @@ def _allocate(path: Path, shape: tuple[int, ...], dtype: type) -> None:
             raise CocosegError(f"{path}: can't be written ({error.strerror or error})") from error
 
 
-def _to_disk(path: Path) -> None:
-    with path.open("r+b") as file:
-        os.fsync(file.fileno())
-
-
-def _is_whole(place: Path, key: str) -> bool:
+def _is_whole(folder: Path, key: str) -> bool:
     try:
-        record: Mapping[str, Any] = json.loads((place / RECORD).read_bytes())
-        return record == {"key": key, "files": _files(place)}
+        return json.loads((folder / RECORD).read_bytes()) == {"key": key, "files": _files(folder)}
     except (OSError, ValueError):
         return False
 
 
-def _files(place: Path) -> list[list[Any]]:
-    return [_state(place / name) for name in FILES]
+def _files(folder: Path) -> list[list[Any]]:
+    return [_state(folder / name) for name in FILES]
 
 
 def _state(path: Path) -> list[Any]:

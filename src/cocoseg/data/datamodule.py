@@ -15,9 +15,8 @@ from cocoseg.config import Config
 from cocoseg.data.augment import Augment
 from cocoseg.data.class_balance import one_sided
 from cocoseg.data.dataset import Batches, Pairs, as_is
-from cocoseg.data.sampling import Share, Shuffle, in_batches
-from cocoseg.data.split import open_sets
-from cocoseg.data.training_images import Key, keys_of, write_training_images
+from cocoseg.data.sampling import Shuffle, in_batches, open_sets
+from cocoseg.data.training_images import keys_of, write_training_images
 from cocoseg.errors import CocosegError
 from cocoseg.labels import LabelMap
 from cocoseg.networks.pixels import normalize
@@ -41,8 +40,7 @@ class SegmentationDataModule(L.LightningDataModule):
         progress: returns the progress of the run, 0 to 1.
 
     Attributes:
-        train_set, val_set: set by `setup`. A seeded random split of one prepared set, or two sets if
-            `data.val_annotations` is given.
+        train_set, val_set, augment: set by `setup`.
         batch_size: images per training batch and device.
     """
 
@@ -53,10 +51,9 @@ class SegmentationDataModule(L.LightningDataModule):
         self.data = config.data
         self.batch_size = config.data.batch_size
         self._is_prepared = False
-        self._augment: Augment | None = None
         self.train_set: Pairs | None = None
         self.val_set: Pairs | None = None
-        self._counts: np.ndarray | None = None
+        self.augment: Augment | None = None
 
     def prepare_data(self) -> None:
         """Make the masks and the decoded arrays where they are missing; once per machine.
@@ -72,34 +69,30 @@ class SegmentationDataModule(L.LightningDataModule):
         self._is_prepared = True
 
     def setup(self, stage: str) -> None:
-        """Open the prepared sets; the same seed makes the same split. The second call does nothing."""
+        """Open the prepared sets and build the augmentation. The second call does nothing."""
         if self.train_set is not None:
             return
         self.train_set, self.val_set = open_sets(self.config, decode_once=self.data.cache)
         self.labels: LabelMap = Batches(self.train_set).whole.labels
+        self.augment = Augment(self.config.augment, tuple(self.data.image_size), self.config.seed)
         log.info("training on %d images, validating on %d", len(self.train_set), len(self.val_set))
         if self.data.cache:  # else all masks would be read for it
             for warning in one_sided(self.class_counts(), self.val_class_counts(), self.labels):
                 log.warning(warning)
 
-    def training_images(self) -> list[Key]:
-        """Names and sizes that identify the training images; available after `setup`."""
-        part = Batches(self.train_set)
-        return keys_of(part.whole.image_dir, (part.whole.pairs[index][0] for index in part.indices))
-
     def write_training_images(self, run_dir: Path, earlier: Iterable[str | None]) -> None:
-        """Note the images of this training, and of those of the `earlier` model files, in the run folder."""
+        """Write the images of this training, and those of the `earlier` model files, to the run folder."""
         if distributed.rank() == 0:
-            write_training_images(run_dir, self.training_images(), earlier)
+            part = Batches(self.train_set)
+            names = (part.whole.pairs[index][0] for index in part.indices)
+            write_training_images(run_dir, keys_of(part.whole.image_dir, names), earlier)
 
     def class_counts(self) -> np.ndarray:
         """Count the pixels of each class in each training mask: (N, C) int32.
 
         Without the cache this reads all masks.
         """
-        if self._counts is None:
-            self._counts = self._count(self.train_set)
-        return self._counts
+        return self._count(self.train_set)
 
     def val_class_counts(self) -> np.ndarray:
         """Count the pixels of each class in each validation mask: (N, C) int32."""
@@ -111,14 +104,10 @@ class SegmentationDataModule(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         # A resumed run takes another order. Else one that is killed again and again would see the same first
         # images only.
-        done = self.trainer.global_step if self.trainer else 0
-        seed = self.config.seed + done
+        seed = self.config.seed + (self.trainer.global_step if self.trainer else 0)
         rank, ranks = self._rank()
-        settings, size = self.config.augment, tuple(self.data.image_size)
-        self._augment = Augment(settings, size, seed + rank * RANK_SEEDS)
-        sampler = Shuffle(len(self.train_set), seed)
-        if ranks > 1:
-            sampler = Share(sampler, rank, ranks)
+        self.augment.seed(seed + rank * RANK_SEEDS)
+        sampler = Shuffle(len(self.train_set), seed, rank, ranks)
         # BatchNorm can't normalize the single value per channel that a last batch of one image may give it.
         drop_last = len(sampler) >= self.batch_size
         return self._loader(self.train_set, batch_size=self.batch_size, sampler=sampler, drop_last=drop_last)
@@ -145,7 +134,7 @@ class SegmentationDataModule(L.LightningDataModule):
         """Convert bytes to the network's input on the device, and augment training images."""
         image, mask = batch
         if self.trainer.training:
-            return self._augment(image, mask, self.progress())
+            return self.augment(image, mask, self.progress())
         return normalize(image), mask.long()
 
     def _loader(self, dataset: Pairs, **options: object) -> DataLoader[tuple[Tensor, Tensor]]:
@@ -163,8 +152,7 @@ class SegmentationDataModule(L.LightningDataModule):
     def _num_workers(self) -> int:
         """Number of a loader's worker processes.
 
-        Decoding takes all cores. Cached images are only copied: one worker does so while a GPU computes; on a
-        CPU there is nothing to overlap.
+        Decoding takes all cores. Cached images are only copied, which one worker does while a GPU computes.
         """
         if self.data.num_workers is not None:
             return self.data.num_workers

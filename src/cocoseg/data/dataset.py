@@ -138,10 +138,7 @@ Pairs = Dataset[tuple[Tensor, Tensor]]  # image and mask, see SegmentationDatase
 
 
 class Batches(Dataset[tuple[Tensor, Tensor]]):
-    """A data set, or a part of one, that yields whole batches of bytes to a loader with `collate_fn=as_is`.
-
-    These are a quarter of the bytes of float32, and are copied once per batch.
-    """
+    """A data set, or a part of one, that yields batches of bytes to a loader with `collate_fn=as_is`."""
 
     def __init__(self, part: SegmentationDataset | Subset[tuple[Tensor, Tensor]]):
         self.whole: SegmentationDataset = part.dataset if isinstance(part, Subset) else part

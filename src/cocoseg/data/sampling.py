@@ -1,47 +1,81 @@
-"""Order of the images in an epoch, and their distribution over processes."""
+"""Split into training and validation images, their order in an epoch, their distribution over processes."""
 
 from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import Sampler, Subset, random_split
+
+from cocoseg.config import Config
+from cocoseg.data.dataset import Pairs, SegmentationDataset
+from cocoseg.errors import CocosegError
+from cocoseg.preparation.prepared_folder import PreparedSet, prepared_sets
+
+
+def open_sets(config: Config, *, decode_once: bool) -> tuple[Pairs, Pairs]:
+    """Open the prepared sets: the images to train on, and those to validate on.
+
+    They are a seeded random split of one set, or two sets where `data.val_annotations` is given.
+
+    Args:
+        decode_once: read and write the decoded arrays of `SegmentationDataset.decode_once`.
+
+    Raises:
+        CocosegError: a set can't be read, or has too few images to be split.
+    """
+
+    def open_set(prepared: PreparedSet, image_size: list[int]) -> SegmentationDataset:
+        dataset = SegmentationDataset(prepared.subset_file, prepared.image_dir, tuple(image_size))
+        if decode_once:
+            dataset.decode_once(config.prepare.workers)
+        return dataset
+
+    data, (prepared, prepared_val) = config.data, prepared_sets(config)
+    larger = data.cache_size or data.image_size  # training images may be larger, for crops to have room
+    train = open_set(prepared, larger)
+    if prepared_val is not None:
+        return train, open_set(prepared_val, data.image_size)
+    train_indices, val_indices = split(len(train), data.val_fraction, config.seed)
+    val = train if larger == data.image_size else open_set(prepared, data.image_size)
+    return Subset(train, train_indices), Subset(val, val_indices)
+
+
+def split(images: int, val_fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """Indices of the training images and of those held out; the same seed gives the same.
+
+    Raises:
+        CocosegError: there are too few images.
+    """
+    held_out = max(1, round(images * val_fraction))
+    if held_out >= images:
+        raise CocosegError(
+            f"{images} images are too few to hold out {held_out} for validation: "
+            "lower data.val_fraction, or give data.val_annotations"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    train, val = random_split(range(images), [images - held_out, held_out], generator)
+    return list(train.indices), list(val.indices)
 
 
 class Shuffle(Sampler[int]):
-    """All indices below `count`, in a new order each epoch that depends on seed and epoch only.
+    """One process's share of the indices below `count`, in a new order each epoch.
 
-    torch's RandomSampler draws from its generator once more at the end of an epoch, which a loader with
-    workers reads and one without does not. A loader also draws seeds for its workers from a generator that it
-    is given.
+    The order depends on seed and epoch only, so it is the same in all processes. All get equally many
+    indices; the rest of an epoch is left out. torch's RandomSampler draws once more at the end of an epoch,
+    which a loader with workers reads and one without does not, and a loader draws seeds for its workers.
     """
 
-    def __init__(self, count: int, seed: int):
+    def __init__(self, count: int, seed: int, rank: int = 0, processes: int = 1):
         self.count = count
+        self.rank, self.processes = rank, processes
         self._generator = torch.Generator().manual_seed(seed)
 
     def __len__(self) -> int:
-        return self.count
+        return self.count // self.processes
 
     def __iter__(self) -> Iterator[int]:
-        return iter(torch.randperm(self.count, generator=self._generator).tolist())
-
-
-class Share(Sampler[int]):
-    """One process's share of another sampler, which draws the same order in all processes of a training.
-
-    All processes get equally many indices; the rest of an epoch is left out.
-    """
-
-    def __init__(self, whole: Sampler[int], rank: int, processes: int):
-        self.whole = whole
-        self.rank = rank
-        self.processes = processes
-
-    def __len__(self) -> int:
-        return len(self.whole) // self.processes
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(list(self.whole)[self.rank :: self.processes][: len(self)])
+        order = torch.randperm(self.count, generator=self._generator).tolist()
+        return iter(order[self.rank :: self.processes][: len(self)])
 
 
 def in_batches(count: int, batch_size: int, rank: int = 0, processes: int = 1) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""The images that a model was trained on: its run writes them down, an evaluation reads them. No torch."""
+"""Images that a model was trained on: its run writes the list, an evaluation reads it. No torch."""
 
 import logging
 from collections.abc import Collection, Iterable, Sequence
@@ -29,11 +29,7 @@ def keys_of(folder: Path, names: Iterable[str]) -> list[Key]:
 
 
 def write_training_images(run_dir: Path, images: Iterable[Key], earlier: Iterable[str | None] = ()) -> None:
-    """Write down the images that a run trains on, and those of the models that it starts from.
-
-    Args:
-        earlier: files of these models; one outside of a run's folder adds nothing.
-    """
+    """Write the images that a run trains on, and those of the model files `earlier` that it starts from."""
     seen = set(images)
     for checkpoint in earlier:
         if isinstance(checkpoint, str) and Path(checkpoint).is_file():
@@ -61,8 +57,8 @@ def require_new(images: Sequence[Key], trained: Collection[Key] | None, split: s
     """Refuse validation images that the model was trained on, and warn of them in other splits.
 
     Args:
-        images: to be scored.
-        trained: those that the model was trained on; None where they are not known, which is a warning.
+        images: the images to score.
+        trained: images that the model was trained on; None where they are not known, which is a warning.
 
     Raises:
         CocosegError: `split` is val, and some of the images were trained on.

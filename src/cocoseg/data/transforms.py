@@ -188,10 +188,7 @@ def gaussian_blur(image: Tensor, chosen: Tensor, sigma: Tensor) -> Tensor:
 
 
 def _convolve(image: Tensor, weights: Tensor, dim: int) -> Tensor:
-    """Convolve image (B, C, H, W) along a dimension with weights (B, 2·BLUR_RADIUS+1).
-
-    The last row or column is repeated beyond the border.
-    """
+    """Convolve image (B, C, H, W) along a dimension with weights (B, 2·BLUR_RADIUS+1); borders repeat."""
     around = [0, 0, BLUR_RADIUS, BLUR_RADIUS] if dim == 2 else [BLUR_RADIUS, BLUR_RADIUS, 0, 0]
     padded = F.pad(image, around, mode="replicate")
     size = image.shape[dim]
@@ -201,32 +198,7 @@ def _convolve(image: Tensor, weights: Tensor, dim: int) -> Tensor:
     return total
 
 
-def rectangles(
-    *,
-    chosen: Tensor,
-    height: Tensor,
-    width: Tensor,
-    top: Tensor,
-    left: Tensor,
-    size: tuple[int, int],
-    device: torch.device,
-) -> Tensor:
-    """Rectangles (B, H, W) bool: True inside, nothing in images that are not chosen.
-
-    Args:
-        chosen: (B,) bool.
-        height, width: (B,) shares of the image's sides.
-        top, left: (B,) position, 0 (top, left) to 1 (bottom, right).
-        size: (H, W).
-        device: device of the result.
-    """
-    rows = _interval(height, top, size[0]) & chosen.unsqueeze(1)
-    columns = _interval(width, left, size[1])
-    rows, columns = rows.to(device, non_blocking=True), columns.to(device, non_blocking=True)
-    return rows.unsqueeze(2) & columns.unsqueeze(1)
-
-
-def _interval(share: Tensor, start: Tensor, size: int) -> Tensor:
+def interval(share: Tensor, start: Tensor, size: int) -> Tensor:
     """Intervals (B, size) bool that cover shares (B,) of a line, at 0 (its start) to 1 (its end)."""
     length = (share * size).unsqueeze(1)
     first = start.unsqueeze(1) * (size - length)

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from cocoseg.config import AUTO, DataConfig, EvaluateConfig
 from cocoseg.data.dataset import Batches, Pairs, SegmentationDataset
-from cocoseg.data.split import open_sets
+from cocoseg.data.sampling import open_sets
 from cocoseg.data.training_images import Key, keys_of
 from cocoseg.errors import CocosegError
 from cocoseg.preparation.prepare import prepare
