@@ -25,9 +25,9 @@ def main(cfg: DictConfig) -> None:
         # Here, so that --help and mistakes in the configuration answer at once.
         from cocoseg.inference.predict_folder import plan_folder, predict_folder
 
-        plan = plan_folder(config, folder.path)
+        images, manifest = plan_folder(config, folder.path)
         folder.begin()
-        predict_folder(config, folder.path, plan)
+        predict_folder(config, folder.path, images, manifest)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from cocoseg.data.datamodule import SegmentationDataModule
-from cocoseg.data.sampling import Share, Shuffle, in_batches
+from cocoseg.data.sampling import Shuffle, in_batches
 from cocoseg.errors import CocosegError
 from tiny import shapes_config
 
@@ -36,7 +36,7 @@ def test_each_validation_image_is_seen_once_in_equally_many_batches(
 
 @pytest.mark.parametrize("count", [6, 7])
 def test_processes_share_one_order(count: int) -> None:
-    samplers = [Share(Shuffle(count, seed=3), rank, processes=2) for rank in range(2)]
+    samplers = [Shuffle(count, seed=3, rank=rank, processes=2) for rank in range(2)]
     whole = Shuffle(count, seed=3)
     for _ in range(3):
         order, (first, second) = list(whole), map(list, samplers)

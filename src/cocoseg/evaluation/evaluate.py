@@ -137,8 +137,8 @@ class Scorer:
 
     def inputs(self, image: Tensor) -> list[Tensor]:
         """The network's inputs for an image (1, 3, h, w) uint8: the image itself, then those of tta."""
-        plain = self.predictor.inputs(image)
-        return plain if self.averaging is None else plain + self.averaging.inputs(image)
+        plain = self.predictor.resize(image)
+        return plain if self.averaging is None else plain + self.averaging.resize(image)
 
     @torch.inference_mode()
     def add(self, batch: list[Sample]) -> list[np.ndarray]:
@@ -169,10 +169,10 @@ class Scorer:
         """An image with its prediction at the quoted size."""
         image, mask = self.images.original(index)
         if not self.own_size:
-            image = self.predictor.inputs(image[None])[0][0]
+            image = self.predictor.resize(image[None])[0][0]
             mask = resize_mask(mask, tuple(self.model.image_size))
         with torch.inference_mode():
-            plain = self.predictor.inputs(image[None])
+            plain = self.predictor.resize(image[None])
             (prediction,) = self.predictor.masks(plain, [mask.shape])
         return Example(image.permute(1, 2, 0).numpy(), mask, self.matching(prediction.cpu().numpy()))
 

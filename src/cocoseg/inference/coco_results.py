@@ -17,7 +17,7 @@ from cocoseg.preparation.coco_file import Image
 
 
 def write_results(path: Path, results: Iterable[Sequence[dict[str, Any]]]) -> int:
-    """Write the entries of images as one list, a line each; whole or not at all. Returns how many."""
+    """Write the entries of images as one list, a line each; whole or not at all. Returns their number."""
     count = 0
     with whole_file(path) as temporary, temporary.open("wb") as file:
         file.write(b"[")
@@ -31,10 +31,10 @@ def write_results(path: Path, results: Iterable[Sequence[dict[str, Any]]]) -> in
 
 
 def entries_of(mask: np.ndarray, image_id: int, file_name: str, labels: LabelMap) -> list[dict[str, Any]]:
-    """An entry for each class but background in a mask, (H, W) uint8 class indices.
+    """Make an entry for each class but background in a mask, (H, W) uint8 class indices.
 
-    `category_id` is the class index where a class stands for several categories. The format asks for a
-    score, which a label mask has not: it is 1. `file_name` is an addition that readers ignore.
+    `category_id` is the class index where a class stands for several categories. The score that the format
+    asks for is 1. `file_name` is an addition that readers ignore.
     """
     ids = [label.category_id for label in labels.classes]
     if None in ids[1:]:
@@ -57,12 +57,13 @@ def entries_of(mask: np.ndarray, image_id: int, file_name: str, labels: LabelMap
 
 
 def image_ids(names: Sequence[str], images: Sequence[Image] | None) -> dict[str, int]:
-    """The image id for each name, from an annotation file's images, found by path or else by file name.
+    """Image id of each name that an annotation file lists, found by path or else by file name.
 
-    Without one they are numbered from 1. A name that the file does not list has none.
+    Args:
+        images: of the file; None numbers the names from 1.
     """
     if images is None:
-        return {name: number for number, name in enumerate(names, start=1)}
+        return {name: index for index, name in enumerate(names, start=1)}
     by_path = {image.file_name: image.id for image in images}
     by_name: dict[str, list[int]] = {}
     for image in images:

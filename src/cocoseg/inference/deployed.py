@@ -1,4 +1,4 @@
-"""The module that other formats are exported from: normalisation, a trained network, arg-max."""
+"""The module that other formats are exported from: normalization, a trained network, arg-max."""
 
 import json
 import math
@@ -15,12 +15,12 @@ DEFAULT_MULTIPLE = 32  # assumed for custom networks without an attribute `multi
 
 
 class Deployed(nn.Module):
-    """A network with normalisation before it and arg-max after it, each optional.
+    """A network with normalization before it and arg-max after it, each optional.
 
     Args:
         model: the trained model.
         normalise: True takes images (B, H, W, 3) uint8 RGB, as image libraries decode files; False takes
-            (B, 3, H, W) float32, normalised with ImageNet's mean and standard deviation.
+            (B, 3, H, W) float32, normalized with ImageNet's mean and standard deviation.
         argmax: True gives class indices (B, H, W) uint8; False gives logits (B, C, H, W) float32.
 
     Attributes:
@@ -47,17 +47,16 @@ class Deployed(nn.Module):
 
     def logits(self, image: Tensor) -> Tensor:
         """(B, C, H, W) float32, whatever `argmax` is."""
-        return self.model(self._normalised(image) if self.normalise else image)
-
-    def _normalised(self, image: Tensor) -> Tensor:
-        """(B, H, W, 3) uint8 -> (B, 3, H, W) float32."""
-        return image.permute(0, 3, 1, 2).float() * self.scale + self.shift
+        if self.normalise:
+            image = image.permute(0, 3, 1, 2).float() * self.scale + self.shift
+        return self.model(image)
 
     def example(self, batch: int, height: int, width: int, *, seed: int = 0) -> Tensor:
         """Noise as an input for `forward`."""
         generator = torch.Generator().manual_seed(seed)
-        pixels = torch.randint(256, (batch, height, width, 3), dtype=torch.uint8, generator=generator)
-        return pixels if self.normalise else self._normalised(pixels)
+        if self.normalise:
+            return torch.randint(256, (batch, height, width, 3), dtype=torch.uint8, generator=generator)
+        return torch.randn(batch, 3, height, width, generator=generator)
 
     def sizes(self, step: int) -> list[tuple[int, int, int]]:
         """Batch, height and width of three inputs to check a file with; the first fits the training.
@@ -76,7 +75,7 @@ class Deployed(nn.Module):
         return {0: batch, rows: height, rows + 1: width}
 
     def metadata(self) -> dict[str, str]:
-        """Metadata of exported files, as text: labels, input, output, normalisation."""
+        """Metadata of exported files, as text: labels, input, output, normalization."""
         return {
             "program": f"cocoseg {__version__}",
             "labels": json.dumps(self.model.labels.to_dict()),

@@ -90,13 +90,10 @@ def run(settings: Settings) -> None:
         try:
             if name in FORMATS:
                 print(export_format(name, deployed, path), flush=True)
-                continue
-            target = path.with_name(f"{path.name}.pth")
-            if target.exists() and target.samefile(checkpoint):
-                raise CocosegError(f"{target} is the checkpoint itself; name another folder with output=")
-            content = read_weights(checkpoint)
-            save_model(target, content["state_dict"], content["spec"], content["scores"])
-            print(f"{from_here(target)}  {target.stat().st_size / 1e6:.1f} MB", flush=True)
+            else:
+                target, content = path.with_name(f"{path.name}.pth"), read_weights(checkpoint)
+                save_model(target, content["state_dict"], content["spec"], content["scores"])
+                print(from_here(target), flush=True)
         except CocosegError as error:
             failed.append(f"formats: {name}: {error.sentence}")
     if failed:

@@ -13,8 +13,10 @@ from cocoseg.files import from_here
 MANIFEST = "predictions.json"  # marks an output folder, see manifest.py
 
 # Endings that count as images in a folder; a file or pattern that is typed may have any.
-_ENDINGS = "jpg jpeg jpe jfif png bmp gif tif tiff webp avif jp2 j2k jpx ppm pgm pbm pnm"
-SUFFIXES = {f".{ending}" for ending in _ENDINGS.split()}
+ENDINGS = {
+    *("jpg", "jpeg", "jpe", "jfif", "png", "bmp", "gif", "tif", "tiff", "webp", "avif"),
+    *("jp2", "j2k", "jpx", "ppm", "pgm", "pbm", "pnm"),
+}
 
 
 @dataclass(frozen=True)
@@ -40,20 +42,20 @@ def find_images(input: str, output: Path) -> list[ImageFile]:
 
     Args:
         input: as typed; `**` in a pattern stands for any folders.
-        output: folder of the results, which are never taken for images. Neither are results in other output
-            folders below the input.
+        output: folder of the results. Its files, and those of other output folders below the input, are
+            never taken for images.
 
     Raises:
         CocosegError: there are none.
     """
     path = Path(input)
     if path.is_dir():
-        base, found = path, [file for file in _below(path) if file.suffix.lower() in SUFFIXES]
+        base, found = path, [file for file in _below(path) if file.suffix[1:].lower() in ENDINGS]
     elif path.exists():
         base, found = path.parent, [path]
     elif glob.has_magic(input):
         base = _fixed_part(path)
-        found = [file for file in _matching(base, path) if not _is_hidden(file, base)]
+        found = _matching(base, path)
     else:
         raise CocosegError(f"input: no file or folder {input}")
     found = [file for file in found if file.is_file()]
@@ -62,23 +64,6 @@ def find_images(input: str, output: Path) -> list[ImageFile]:
         what = "nothing but results of predict.py" if found else "no image"
         raise CocosegError(f"input: {what} in {input}")
     return sorted(images, key=lambda image: image.name)
-
-
-def require_distinct_results(images: Iterable[ImageFile]) -> None:
-    """Refuse two images whose results would have the same name, on file systems without case too.
-
-    Raises:
-        CocosegError: names both.
-    """
-    seen: dict[str, ImageFile] = {}
-    for image in images:
-        first = seen.setdefault(image.result_name.casefold(), image)
-        if first is not image:
-            raise CocosegError(
-                f"input: the results of {first.path} and {image.path} would have the same name "
-                f"({image.result_name}.png); rename one, or give a pattern that matches only one, "
-                "as in 'photos/**/*.jpg'"
-            )
 
 
 def relative_path(path: Path, folder: Path) -> str:
@@ -107,8 +92,14 @@ def _below(folder: Path) -> Iterable[Path]:
 
 
 def _matching(base: Path, pattern: Path) -> list[Path]:
+    """All files but hidden ones that match a pattern below a folder."""
     try:
-        return list(base.glob(str(pattern.relative_to(base))))
+        files = base.glob(str(pattern.relative_to(base)))
+        return [
+            file
+            for file in files
+            if not any(part[0] == "." and part != ".." for part in file.relative_to(base).parts)
+        ]
     except ValueError as error:  # pathlib refuses `**.jpg` before Python 3.13
         raise CocosegError(f"input: {pattern}: {error}; write **/*.jpg for all folders below") from error
 
@@ -132,10 +123,6 @@ def _fixed_part(pattern: Path) -> Path:
     parts = pattern.parts
     first = next(index for index, part in enumerate(parts) if glob.has_magic(part))
     return Path(*parts[:first])
-
-
-def _is_hidden(file: Path, base: Path) -> bool:
-    return any(part.startswith(".") and part != ".." for part in file.relative_to(base).parts)
 
 
 def _name(file: Path, base: Path) -> str:

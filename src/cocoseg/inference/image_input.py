@@ -14,11 +14,7 @@ from cocoseg.preparation.image_files import read_upright, to_rgb
 
 
 def as_image_tensor(image: Any) -> Tensor:
-    """Convert anything that `SegmentationModel.predict` takes to (3, H, W) or (B, 3, H, W) uint8 RGB.
-
-    Raises:
-        CocosegError: this is no image, or its values have no known range.
-    """
+    """Convert anything that `SegmentationModel.predict` takes to (3, H, W) or (B, 3, H, W) uint8 RGB."""
     if isinstance(image, Tensor):
         if image.ndim not in (3, 4) or image.shape[-3] != 3 or 0 in image.shape:
             raise CocosegError(
@@ -53,6 +49,6 @@ def _as_bytes(values: np.ndarray) -> np.ndarray:
     if not 0 <= values.min() <= values.max() <= 1:  # NaN ends here too
         raise CocosegError(
             f"an image of floats from {values.min():g} to {values.max():g}; they must lie in 0 … 1"
-            " (not normalised: the model does that)"
+            " (not normalized: the model does that)"
         )
     return np.rint(values * 255).astype(np.uint8)

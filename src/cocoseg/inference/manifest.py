@@ -79,35 +79,39 @@ class Manifest:
         stat = image.path.stat()
         return (entry.file_bytes, entry.changed_ns) == (stat.st_size, stat.st_mtime_ns)
 
-    def require_free_names(self, images: Iterable[ImageFile]) -> None:
-        """Refuse images whose results would overwrite those of another image that still exists.
+    def require_distinct_results(self, images: Iterable[ImageFile]) -> None:
+        """Refuse an image whose results would overwrite those of another one that exists.
+
+        The other one is among `images` or was predicted before. Names that differ by case only count as the
+        same, because some file systems do not tell them apart.
 
         Raises:
             CocosegError: names both.
         """
         folder = self.path.parent
-        owners = {name.casefold(): entry.image for name, entry in self.entries.items()}
+        owners = {
+            name.casefold(): entry.image
+            for name, entry in self.entries.items()
+            if (folder / entry.image).exists()
+        }
         for image in images:
-            owner = owners.get(image.result_name.casefold())
-            if owner in (None, relative_path(image.path, folder)) or not (folder / owner).exists():
-                continue
-            other = from_here((folder / owner).resolve())
-            raise CocosegError(
-                f"output: {from_here(folder)} holds results of {other}, which those of {image.path} would "
-                f"overwrite ({image.result_name}.png); name another output"
-            )
+            path = relative_path(image.path, folder)
+            owner = owners.setdefault(image.result_name.casefold(), path)
+            if owner != path:
+                other = from_here(os.path.normpath(folder.absolute() / owner))
+                raise CocosegError(
+                    f"input: the results of {image.path} would overwrite those of {other} "
+                    f"({image.result_name}.png); rename one, name another output, or give a pattern that "
+                    "matches only one, as in 'photos/**/*.jpg'"
+                )
 
     def _read(self) -> _Content | None:
         if not os.path.lexists(self.path):
             return None
         try:
-            content = msgspec.json.decode(self.path.read_bytes(), type=_Content, strict=False)
-            for entry in content.images:
-                if not _is_inside(entry.name):
-                    raise ValueError(f"{entry.name!r} leads out of the folder")
+            return msgspec.json.decode(self.path.read_bytes(), type=_Content, strict=False)
         except (OSError, ValueError) as error:
             raise CocosegError(f"{from_here(self.path)}: damaged ({error}); name another output") from error
-        return content
 
     def _require_same(self, found: _Content) -> None:
         folder = from_here(self.path.parent)
@@ -116,20 +120,11 @@ class Manifest:
             raise CocosegError(f"output: {folder} holds predictions of another model; {advice}")
         settings = self._content.settings
         for key in sorted(settings.keys() | found.settings.keys()):
-            before, now = found.settings.get(key), settings.get(key)
+            before, now = (
+                msgspec.json.encode(values.get(key)).decode().strip('"')
+                for values in (found.settings, settings)
+            )
             if before != now:
                 raise CocosegError(
-                    f"output: {folder} holds predictions with {key}={_as_override(before)}, now it is "
-                    f"{_as_override(now)}; {advice}"
+                    f"output: {folder} holds predictions with {key}={before}, now it is {now}; {advice}"
                 )
-
-
-def _is_inside(name: str) -> bool:
-    """Whether results of this name stay in their folder. Rules are this system's own: `a:b` may be a name."""
-    path = Path(name)
-    return bool(path.name) and not path.anchor and ".." not in path.parts and "\0" not in name
-
-
-def _as_override(value: Any) -> str:
-    """Format a value as on the command line."""
-    return msgspec.json.encode(value).decode().strip('"')

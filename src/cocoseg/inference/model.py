@@ -8,7 +8,8 @@ import numpy as np
 import PIL.Image
 from torch import Tensor, nn
 
-from cocoseg.inference.predictor import predict
+from cocoseg.inference.image_input import as_image_tensor
+from cocoseg.inference.predictor import Predictor
 from cocoseg.networks.model_file import load_network
 from cocoseg.networks.outputs import logits_of
 from cocoseg.networks.spec import ModelSpec
@@ -17,8 +18,7 @@ from cocoseg.networks.spec import ModelSpec
 class SegmentationModel(nn.Module):
     """A trained network with its labels, in evaluation mode.
 
-    `forward` maps image (B, 3, H, W) float32, normalised with `spec`'s mean and standard deviation, to
-    logits (B, C, H, W).
+    `forward` maps image (B, 3, H, W) float32, normalized by ImageNet's statistics, to logits (B, C, H, W).
 
     Attributes:
         net: the network.
@@ -47,13 +47,13 @@ class SegmentationModel(nn.Module):
         flip: bool = False,
         scales: Sequence[float] = (1.0,),
     ) -> np.ndarray:
-        """The class of every pixel, on the device and in the precision that the weights have.
+        """Predict the class of every pixel, on the device and in the precision that the weights have.
 
         Args:
             image: of any size; a path (turned upright by its EXIF orientation), a PIL image of any mode (its
                 pixels as they are), an array (H, W, 3) RGB or (H, W) grey, or a tensor (3, H, W) or
                 (B, 3, H, W) RGB. Arrays and tensors are uint8 from 0 to 255, uint16 from 0 to 65535 or floats
-                from 0 to 1, not normalised.
+                from 0 to 1, not normalized.
             scale, tile, flip, scales: see `cocoseg.inference.predictor.Predictor`.
 
         Returns:
@@ -63,7 +63,10 @@ class SegmentationModel(nn.Module):
         Raises:
             CocosegError: it is no image, or can't be read.
         """
-        return predict(self, image, scale=scale, tile=tile, flip=flip, scales=scales)
+        pixels = as_image_tensor(image)
+        predictor = Predictor(self, scale=scale, tile=tile, flip=flip, scales=scales)
+        mask = predictor(pixels if pixels.ndim == 4 else pixels[None]).cpu().numpy()
+        return mask if pixels.ndim == 4 else mask[0]
 
 
 def load_model(path: str | Path, net: nn.Module | type[nn.Module] | str | None = None) -> SegmentationModel:

@@ -1,18 +1,19 @@
 """Images from file to file: worker processes decode, the network predicts, threads write.
 
-DataLoader (decode, resize) -> batches of equal input shape -> network and arg-max -> mask, overlay and
-thumbnails (threads). The number of images and of pixels in memory is bounded.
+DataLoader (decode, resize) -> batches -> network and arg-max -> mask, overlay and thumbnails (threads).
+The number of images and of pixels in memory is bounded.
 """
 
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -34,10 +35,11 @@ from cocoseg.preparation.mask_files import MaskEncoding
 from cocoseg.resizing import resize_mask
 from cocoseg.workers import end_with_parent, leave_group
 
-BATCH_PIXELS = 2**25  # of a batch's images and network inputs; a larger image is decoded alone, at the end
+LARGE = 2**25  # pixels of an image and its network inputs; larger ones are decoded one at a time, at the end
 FORWARD_PIXELS = 2**22  # of the network's input in one forward pass
 WRITE_PIXELS = 2**26  # of masks that wait to be written
 LONGEST = 2048  # pixels: longer side of an overlay
+MASKS, OVERLAYS = "masks", "overlays"  # folders below the output
 FEW = 8  # images that are decoded in this process: others would start too late
 
 
@@ -55,36 +57,16 @@ class ResultPaths:
     gallery: bool
 
     @property
-    def masks(self) -> Path:
-        return self.output / "masks"
-
-    @property
-    def overlays(self) -> Path:
-        return self.output / "overlays"
-
-    @property
     def folders(self) -> list[Path]:
         """Folders of the results that are wanted."""
-        wanted = {self.masks: True, self.overlays: self.overlay, self.output / FOLDER: self.gallery}
-        return [folder for folder, is_wanted in wanted.items() if is_wanted]
-
-    def make_folders(self) -> None:
-        """Make the folders; what can't be written afterwards is due to a file's own name.
-
-        Raises:
-            CocosegError: a folder can't be made.
-        """
-        for folder in self.folders:
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise CocosegError(f"{folder}: can't be written ({error.strerror})") from error
+        wanted = {MASKS: True, OVERLAYS: self.overlay, FOLDER: self.gallery}
+        return [self.output / folder for folder, is_wanted in wanted.items() if is_wanted]
 
     def mask(self, name: str) -> Path:
-        return self.masks / f"{name}.png"
+        return self.output / MASKS / f"{name}.png"
 
     def overlaid(self, name: str) -> Path:
-        return self.overlays / f"{name}.jpg"
+        return self.output / OVERLAYS / f"{name}.jpg"
 
     def exist(self, name: str) -> bool:
         """Whether all results that are wanted were written under a name."""
@@ -117,15 +99,8 @@ class Decoded:
 
 
 @dataclass
-class Unreadable:
-    """An image that can't be read, and the sentence that says why."""
-
-    image: ImageFile
-    reason: str
-
-
-class _Images(Dataset[Decoded | Unreadable]):
-    """Decodes images by index.
+class _Images(Dataset[Decoded | str | None]):
+    """Decodes images: an item is the image, the sentence why it can't be read, or None for a large one.
 
     Args:
         images: their files.
@@ -133,30 +108,28 @@ class _Images(Dataset[Decoded | Unreadable]):
         draws: whether a canvas is needed.
     """
 
-    def __init__(self, images: Sequence[ImageFile], resize: InputResize, draws: bool):
-        self.images, self.resize, self.draws = images, resize, draws
+    images: Sequence[ImageFile]
+    resize: InputResize
+    draws: bool
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> Decoded | Unreadable:
-        image = self.images[index]
+    def __getitem__(self, index: int) -> Decoded | str | None:
+        size = size_of(self.images[index].path)
+        if size is not None and math.prod(size) + self.resize.pixels(size[::-1]) > LARGE:
+            return None
+        return self.decode(self.images[index])
+
+    def decode(self, image: ImageFile) -> Decoded | str:
         try:
             return self._decode(image)
         except (CocosegError, OSError) as error:
-            return Unreadable(image, str(error))
+            return str(error)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            return Unreadable(image, f"{image.path}: not enough memory to read it")
-
-    def pixels(self, index: int) -> int:
-        """Pixels of an image, by the header of its file, and of its inputs; 0 where it can't be read."""
-        size = size_of(self.images[index].path)
-        if size is None:
-            return 0
-        width, height = size
-        return width * height + self.resize.pixels((height, width))
+            return f"{image.path}: not enough memory to read it"
 
     def _decode(self, image: ImageFile) -> Decoded:
         stat = image.path.stat()
@@ -170,31 +143,23 @@ class _Images(Dataset[Decoded | Unreadable]):
         return Decoded(image, inputs, size, canvas, stat.st_size, stat.st_mtime_ns)
 
 
+@dataclass
 class Pipeline:
     """Reads images, predicts and writes.
 
     Args:
         predictor: the model and how it is applied.
-        encoding: of the masks.
+        encoding: encoding of the masks.
         paths: where results go.
-        batch_size: images per batch; fewer where they are large.
+        batch_size: images per batch.
         workers: number of processes that decode, and of threads that write.
     """
 
-    def __init__(
-        self,
-        predictor: Predictor,
-        encoding: MaskEncoding,
-        paths: ResultPaths,
-        *,
-        batch_size: int,
-        workers: int,
-    ):
-        self.predictor = predictor
-        self.encoding = encoding
-        self.paths = paths
-        self.batch_size = batch_size
-        self.workers = workers
+    predictor: Predictor
+    encoding: MaskEncoding
+    paths: ResultPaths
+    batch_size: int
+    workers: int
 
     def run(self, images: Sequence[ImageFile]) -> Iterator[tuple[ImageFile, Entry | str]]:
         """Yield the outcome of each image, in any order: its entry, or the sentence why it is left out.
@@ -207,39 +172,41 @@ class Pipeline:
         try:
             with closing(self._read(images)) as batches:  # its processes start before any thread does
                 for batch in batches:
-                    yield from ((one.image, one.reason) for one in batch if isinstance(one, Unreadable))
-                    for decoded, mask in self._predict([one for one in batch if isinstance(one, Decoded)]):
+                    yield from ((image, item) for image, item in batch if isinstance(item, str))
+                    for decoded, mask in self._predict([i for _, i in batch if isinstance(i, Decoded)]):
                         writing.append((decoded, writers.submit(self._write, decoded, mask)))
-                        while writing and (writing[0][1].done() or self._is_full(writing)):
+                        while writing and (writing[0][1].done() or _is_full(writing)):
                             yield _outcome(*writing.popleft())
             while writing:
                 yield _outcome(*writing.popleft())
         finally:
             writers.shutdown(cancel_futures=True)  # files that are being written become whole
 
-    def _read(self, images: Sequence[ImageFile]) -> Iterator[list[Decoded | Unreadable]]:
-        """Decode batches in worker processes, then the images that are too large for one in this process."""
+    def _read(self, images: Sequence[ImageFile]) -> Iterator[list[tuple[ImageFile, Decoded | str]]]:
+        """Yield batches that worker processes decode, then the large images one by one, decoded here."""
         dataset = _Images(images, self.predictor.resize, self.paths.overlay or self.paths.gallery)
-        size = max(1, min(self.batch_size, math.ceil(len(images) / self.workers)))
-        workers = min(self.workers, math.ceil(len(images) / size))
-        large: list[int] = []
+        workers = 0 if len(images) <= FEW else min(self.workers, len(images))
         loader = DataLoader(
             dataset,
-            batch_sampler=_batches(len(images), dataset.pixels, size, large),
-            num_workers=0 if len(images) <= FEW else workers,
-            collate_fn=list,
+            batch_size=None,
+            num_workers=workers,
+            prefetch_factor=max(2, math.ceil(self.batch_size / workers)) if workers else None,
             worker_init_fn=partial(_start_worker, os.getpid()),
         )
+        large: list[ImageFile] = []
+        items = zip(images, loader, strict=True)
         try:
-            yield from loader
+            while batch := list(islice(items, self.batch_size)):
+                large += [image for image, item in batch if item is None]
+                yield [(image, item) for image, item in batch if item is not None]
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
             raise CocosegError(
                 "a process that decodes images was killed, perhaps for its memory; lower workers"
             ) from error
-        for index in large:
-            yield [dataset[index]]
+        for image in large:
+            yield [(image, dataset.decode(image))]
 
     def _predict(self, images: Sequence[Decoded]) -> Iterator[tuple[Decoded, np.ndarray]]:
         """Yield images with their masks, (h, w) uint8 class indices; equal inputs share a forward pass."""
@@ -264,11 +231,6 @@ class Pipeline:
                 raise
             raise CocosegError("out of memory: lower batch_size, scale, or the sides of tile") from error
         return (mask.cpu().numpy() for mask in masks)
-
-    def _is_full(self, writing: Sequence[tuple[Decoded, Future[Entry]]]) -> bool:
-        """Whether as much waits to be written as memory should hold."""
-        pixels = sum(math.prod(decoded.size) for decoded, _ in writing)
-        return len(writing) > 1 and (len(writing) > 4 * self.workers or pixels > WRITE_PIXELS)
 
     def _write(self, decoded: Decoded, mask: np.ndarray) -> Entry:
         """Write the results of an image with this mask, (h, w) uint8 class indices."""
@@ -305,24 +267,9 @@ def _start_worker(parent: int, worker: int) -> None:
     end_with_parent(parent)
 
 
-def _batches(
-    images: int, pixels_of: Callable[[int], int], batch_size: int, large: list[int]
-) -> Iterator[list[int]]:
-    """Yield indices of batches whose pixels are at most BATCH_PIXELS; larger images are added to `large`."""
-    batch: list[int] = []
-    total = 0
-    for index in range(images):
-        pixels = pixels_of(index)
-        if pixels > BATCH_PIXELS:
-            large.append(index)
-            continue
-        if batch and (len(batch) == batch_size or total + pixels > BATCH_PIXELS):
-            yield batch
-            batch, total = [], 0
-        batch.append(index)
-        total += pixels
-    if batch:
-        yield batch
+def _is_full(writing: Sequence[tuple[Decoded, Future[Entry]]]) -> bool:
+    """Whether as much waits to be written as memory should hold."""
+    return len(writing) > 1 and sum(math.prod(decoded.size) for decoded, _ in writing) > WRITE_PIXELS
 
 
 def _outcome(decoded: Decoded, writing: Future[Entry]) -> tuple[ImageFile, Entry | str]:

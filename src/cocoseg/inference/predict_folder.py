@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,10 @@ from cocoseg.errors import CocosegError, IncompleteError
 from cocoseg.figures.gallery import Card, write_gallery
 from cocoseg.files import from_here, remove_parts
 from cocoseg.inference.coco_results import entries_of, image_ids, write_results
-from cocoseg.inference.find_images import ImageFile, find_images, is_utf8, require_distinct_results
+from cocoseg.inference.find_images import ImageFile, find_images, is_utf8
 from cocoseg.inference.manifest import Entry, Manifest
-from cocoseg.inference.model import SegmentationModel, load_model
-from cocoseg.inference.pipeline import Pipeline, ResultPaths
+from cocoseg.inference.model import load_model
+from cocoseg.inference.pipeline import MASKS, OVERLAYS, Pipeline, ResultPaths
 from cocoseg.inference.predictor import Predictor
 from cocoseg.networks.device import in_channels_last, settled
 from cocoseg.preparation import coco_file as coco
@@ -39,49 +38,41 @@ PIXEL = {"category_id": "category_id", "index": "class_index"}  # `values` -> `p
 DTYPES = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
-@dataclass(frozen=True)
-class Plan:
-    """The images to predict, and what the output folder holds already.
-
-    Attributes:
-        found: all images of the input, sorted by name.
-        images: those that can be predicted; the names of the others are not UTF-8.
-        manifest: of the output folder.
-    """
-
-    found: list[ImageFile]
-    images: list[ImageFile]
-    manifest: Manifest
-
-
-def plan_folder(config: PredictConfig, output: Path) -> Plan:
-    """Find the images and read the output folder's manifest. Writes nothing.
+def plan_folder(config: PredictConfig, output: Path) -> tuple[list[ImageFile], Manifest]:
+    """Find the images, sorted by name, and read the output folder's manifest. Writes nothing.
 
     Raises:
         CocosegError: there is no image or no such device, two images would have the same results, or the
             output holds predictions of another model or other settings.
     """
     _, precision = resolve_device(config.accelerator, config.precision)
-    found = find_images(config.input, output)
-    require_distinct_results(found)
-    manifest = Manifest(output, _hash(Path(config.checkpoint)), _relevant_settings(config, precision))
-    images = [image for image in found if is_utf8(image, output)]
-    manifest.require_free_names(images)
-    return Plan(found, images, manifest)
+    images = find_images(config.input, output)
+    with Path(config.checkpoint).open("rb") as file:
+        model = hashlib.file_digest(file, "sha256").hexdigest()
+    # Settings that the masks depend on.
+    settings = {name: getattr(config, name) for name in ("scale", "tile", "flip", "scales", "values")}
+    manifest = Manifest(output, model, {**settings, "precision": precision})
+    manifest.require_distinct_results(images)
+    return images, manifest
 
 
-def predict_folder(config: PredictConfig, output: Path, plan: Plan) -> None:
+def predict_folder(config: PredictConfig, output: Path, found: list[ImageFile], manifest: Manifest) -> None:
     """Predict, write, and log what was done.
+
+    Args:
+        config: the settings.
+        output: folder of the results.
+        found, manifest: as `plan_folder` returns them.
 
     Raises:
         CocosegError: nothing can be done at all.
         IncompleteError: some images are left out.
     """
     start = time.monotonic()
-    # Pillow warns of large images, which images.py limits itself, and of odd metadata.
+    # Pillow warns of large images, which image_files.py limits itself, and of odd metadata.
     warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)
     warnings.filterwarnings("ignore", module="PIL")
-    _warn_of_names(plan)
+    images = _with_utf8_names(found, output)
     known = coco.read(Path(config.annotations)).images if config.annotations else None
     predictor = _load_predictor(config)
     encoding = MaskEncoding("palette", predictor.model.labels, PIXEL[config.values])
@@ -91,29 +82,27 @@ def predict_folder(config: PredictConfig, output: Path, plan: Plan) -> None:
     paths = ResultPaths(output, config.overlay, config.gallery)
     workers = config.workers or max(2, available_cores())
     pipeline = Pipeline(predictor, encoding, paths, batch_size=config.batch_size, workers=workers)
-    paths.make_folders()
-    encoding.save(output)
     with sigterm_as_exit():
-        for folder in paths.folders:
-            for below in folder.glob("**/"):
-                remove_parts(below)
-        old = {i for i in plan.images if plan.manifest.is_done(i) and paths.exist(i.result_name)}
-        failed = _predict(pipeline, [image for image in plan.images if image not in old], plan.manifest)
-        done = [image for image in plan.images if image not in failed]
+        _clear_folders(paths)
+        encoding.save(output)
+        old = {image for image in images if manifest.is_done(image) and paths.exist(image.result_name)}
+        failed = _predict(pipeline, [image for image in images if image not in old], manifest)
+        done = [image for image in images if image not in failed]
         if config.coco_json:
-            ids = image_ids([image.name for image in plan.found], known)
+            ids = image_ids([image.name for image in found], known)
             listed = [image for image in done if image.name in ids]
-            _warn_of_unlisted(config, done, ids)
+            if missing := len(done) - len(listed):
+                log.warning("%s does not list %d of the images", config.annotations, missing)
             _write_results(listed, ids, encoding, paths, workers)
         if config.gallery:
-            _write_gallery(config, done, plan.manifest, encoding, paths)
+            _write_gallery(config, done, manifest, encoding, paths)
     new, seconds = len(done) - len(old), time.monotonic() - start
-    log.info("predicted    %d of %d images in %.1f s", new, len(plan.found), seconds)
+    log.info("predicted    %d of %d images in %.1f s", new, len(found), seconds)
     if old:
         log.info("skipped      %d that exist already", len(old))
     _log_paths(config, paths, encoding)
-    if left_out := len(plan.found) - len(done):
-        raise IncompleteError(f"{left_out} of {len(plan.found)} images are left out, as listed above")
+    if left_out := len(found) - len(done):
+        raise IncompleteError(f"{left_out} of {len(found)} images are left out, as listed above")
 
 
 def resolve_device(accelerator: str, precision: str) -> tuple[torch.device, str]:
@@ -131,22 +120,11 @@ def resolve_device(accelerator: str, precision: str) -> tuple[torch.device, str]
     return torch.device({"gpu": "cuda"}.get(accelerator, accelerator)), precision
 
 
-def load(checkpoint: Path, network: str | None) -> SegmentationModel:
-    """Load the model of a file; `network` is the dotted name of a custom class.
-
-    A file never chooses what is imported: whoever types the command does.
-
-    Raises:
-        CocosegError: there is no such class, or the file can't be loaded.
-    """
-    return load_model(checkpoint, network)
-
-
 def _load_predictor(config: PredictConfig) -> Predictor:
     device, precision = resolve_device(config.accelerator, config.precision)
-    model = load(Path(config.checkpoint), config.network).to(device)
+    model = load_model(config.checkpoint, config.network)
     return Predictor(
-        in_channels_last(model),
+        in_channels_last(model.to(device)),
         scale=config.scale,
         tile=config.tile,
         flip=config.flip,
@@ -155,20 +133,30 @@ def _load_predictor(config: PredictConfig) -> Predictor:
     )
 
 
-def _warn_of_names(plan: Plan) -> None:
-    """Report the images that manifest and gallery can't name."""
-    for image in sorted({*plan.found} - {*plan.images}, key=lambda image: image.name):
-        shown = os.fsencode(image.path).decode(errors="backslashreplace")
-        log.warning("left out: %s: its name is not UTF-8; rename it", shown)
+def _with_utf8_names(found: Sequence[ImageFile], output: Path) -> list[ImageFile]:
+    """Leave out, with a warning, the images that manifest and gallery can't name."""
+    images = []
+    for image in found:
+        if is_utf8(image, output):
+            images.append(image)
+        else:
+            shown = os.fsencode(image.path).decode(errors="backslashreplace")
+            log.warning("left out: %s: its name is not UTF-8; rename it", shown)
+    return images
 
 
-def _warn_of_unlisted(config: PredictConfig, images: Sequence[ImageFile], ids: dict[str, int]) -> None:
-    """Report images that the annotation file does not list."""
-    missing = [image.name for image in images if image.name not in ids]
-    if missing:
-        log.warning(
-            "%s does not list %d of the images, such as %s", config.annotations, len(missing), missing[0]
-        )
+def _clear_folders(paths: ResultPaths) -> None:
+    """Make the folders of the results, without the unfinished files that a killed process left there.
+
+    Once they exist, a single result that can't be written is due to its own name.
+    """
+    for folder in paths.folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CocosegError(f"{folder}: can't be written ({error.strerror})") from error
+        for below in folder.glob("**/"):
+            remove_parts(below)
 
 
 def _predict(pipeline: Pipeline, images: Sequence[ImageFile], manifest: Manifest) -> set[ImageFile]:
@@ -226,22 +214,12 @@ def _write_gallery(
 
 
 def _log_paths(config: PredictConfig, paths: ResultPaths, encoding: MaskEncoding) -> None:
-    log.info("masks        %s (pixel: %s)", from_here(paths.masks), encoding.pixel.replace("_", " "))
-    for is_wanted, what, path in (
-        (config.overlay, "overlays", paths.overlays),
-        (config.coco_json, "results", paths.output / RESULTS),
-        (config.gallery, "to look at", paths.output / PAGE),
+    pixel = encoding.pixel.replace("_", " ")
+    log.info("masks        %s (pixel: %s)", from_here(paths.output / MASKS), pixel)
+    for is_wanted, what, name in (
+        (config.overlay, "overlays", OVERLAYS),
+        (config.coco_json, "results", RESULTS),
+        (config.gallery, "to look at", PAGE),
     ):
         if is_wanted:
-            log.info("%-12s %s", what, from_here(path))
-
-
-def _relevant_settings(config: PredictConfig, precision: str) -> dict[str, Any]:
-    """Settings that the masks depend on."""
-    names = ("scale", "tile", "flip", "scales", "values")
-    return {**{name: getattr(config, name) for name in names}, "precision": precision}
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+            log.info("%-12s %s", what, from_here(paths.output / name))

@@ -7,19 +7,16 @@ bilinearly to the image's own size, and the highest one wins.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cocoseg.checks import check_prediction
 from cocoseg.config import AUTO
-from cocoseg.inference.image_input import as_image_tensor
 from cocoseg.inference.tiling import Box, Size, blend_tiles, choose_tile
 from cocoseg.inference.upsampling import Neighbors, argmax_between, enlarged_argmax
-from cocoseg.networks.pixels import normalize, resized
+from cocoseg.networks.pixels import normalize, resize_images
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ class InputResize:
     def __call__(self, image: Tensor) -> list[Tensor]:
         """Resize images (B, 3, h, w) uint8 RGB: (B, 3, H, W) uint8 for each of `scales`."""
         size = self.size(tuple(image.shape[-2:]))
-        return [resized(image, _times(size, scale)) for scale in self.scales]
+        return [resize_images(image, _times(size, scale)) for scale in self.scales]
 
     def size(self, own: Size) -> Size:
         """Height and width of the input at scale 1 for an image of this height and width."""
@@ -87,7 +84,6 @@ class Predictor:
         self.resize = InputResize(tuple(model.image_size), scale, tuple(scales))
         self.tile = tile
         self.flip = flip
-        self.scales = tuple(scales)
         self.autocast = autocast
 
     @property
@@ -96,34 +92,23 @@ class Predictor:
         return torch.device("cpu") if weight is None else weight.device
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Predict class indices at the images' own size.
-
-        Args:
-            image: (B, 3, h, w) uint8 RGB, on any device.
-
-        Returns:
-            (B, h, w) uint8, on the model's device.
-        """
-        return torch.stack(self.masks(self.inputs(image), [tuple(image.shape[-2:])] * len(image)))
-
-    def inputs(self, image: Tensor) -> list[Tensor]:
-        """Resize images (B, 3, h, w) uint8 RGB to the network's inputs: (B, 3, H, W) uint8 for each scale."""
-        return self.resize(image)
+        """Predict class indices of images (B, 3, h, w) uint8 RGB: (B, h, w) uint8, on the model's device."""
+        return torch.stack(self.masks(self.resize(image), [tuple(image.shape[-2:])] * len(image)))
 
     @torch.inference_mode()
     def masks(self, inputs: Sequence[Tensor], owns: Sequence[Size]) -> list[Tensor]:
-        """Predict class indices of a batch that `inputs` made: (h, w) uint8 each, on the model's device.
+        """Predict class indices of a batch: (h, w) uint8 each, on the model's device.
 
         Args:
-            inputs: (B, 3, H, W) uint8 for each of `scales`.
+            inputs: (B, 3, H, W) uint8 for each of `scales`, as `resize` makes them.
             owns: height and width of each of the B images; all have the same `resize.size`.
         """
         size = self.resize.size(owns[0])
         if tile := self._tile_size(size):
-            parts = [self._part(_one(inputs, i), size) for i in range(len(owns))]
+            images = zip(*(x.split(1) for x in inputs), strict=True)
             return [
-                _argmax_of_tiles(part, size, tile, own, self.device)
-                for part, own in zip(parts, owns, strict=True)
+                _argmax_of_tiles(self._scores_of_boxes(image, size), size, tile, own, self.device)
+                for image, own in zip(images, owns, strict=True)
             ]
         scores = self._scores(inputs, size)
         return [enlarged_argmax(one, own) for one, own in zip(scores, owns, strict=True)]
@@ -137,8 +122,8 @@ class Predictor:
         tile = tuple(self.tile)
         return None if tile[0] >= size[0] and tile[1] >= size[1] else tile
 
-    def _part(self, inputs: Sequence[Tensor], size: Size) -> Callable[[Box], Tensor]:
-        """A function from a box to its scores.
+    def _scores_of_boxes(self, inputs: Sequence[Tensor], size: Size) -> Callable[[Box], Tensor]:
+        """Make the function from a box to its scores (C, bottom - top, right - left).
 
         Args:
             inputs: (1, 3, H, W) uint8 of one image for each of `scales`.
@@ -159,7 +144,7 @@ class Predictor:
 
     def _scores(self, inputs: Sequence[Tensor], size: Size) -> Tensor:
         """Logits, or the mean probabilities of several passes: (B, C, *size) float32."""
-        if not self.flip and self.scales == (1,):
+        if not self.flip and self.resize.scales == (1,):
             return self._logits(inputs[0])
         passes = [(x, mirrored) for x in inputs for mirrored in (False, True)[: 1 + self.flip]]
         total: Tensor | float = 0.0
@@ -202,26 +187,6 @@ def _argmax_of_tiles(
         parts.append(argmax_between(band, rows.slice(done, ready, first), columns))
         done, first, last = ready, end - 1, band[:, -1:]
     return torch.cat(parts)
-
-
-def predict(
-    model: nn.Module,
-    image: Any,
-    *,
-    scale: float | None = None,
-    tile: str | bool | Sequence[int] | None = AUTO,
-    flip: bool = False,
-    scales: Sequence[float] = (1.0,),
-) -> np.ndarray:
-    """Predict class indices of one image or a batch; see `SegmentationModel.predict`."""
-    pixels = as_image_tensor(image)
-    predictor = Predictor(model, scale=scale, tile=tile, flip=flip, scales=scales)
-    mask = predictor(pixels if pixels.ndim == 4 else pixels[None]).cpu().numpy()
-    return mask if pixels.ndim == 4 else mask[0]
-
-
-def _one(inputs: Sequence[Tensor], index: int) -> list[Tensor]:
-    return [x[index : index + 1] for x in inputs]
 
 
 def _times(size: Size, factor: float) -> Size:

@@ -46,7 +46,7 @@ def write_formats(
             with run.budget.watches.formats.running():
                 line, problem = _run_python(command, run.budget.left() - END)
         if problem:
-            for part in run.folder.glob(f"{PART}*{FORMATS[name].SUFFIX}"):
+            for part in run.folder.glob(f"{PART}*{FORMATS[name]}"):
                 part.unlink(missing_ok=True)
             log.warning("%s not written: %s; later: python %s", name, problem, shlex.join(command))
         else:
