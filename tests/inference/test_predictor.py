@@ -171,7 +171,7 @@ def test_averages_are_of_probabilities():
 
 
 def test_averages_in_tiles():
-    net, image = varied_unet(), picture(130, 180)
+    net, image = varied_unet(), picture(200, 280)
     whole, tiled = (
         Predictor(model(net), scale=1, tile=tile, flip=True, scales=[1, 1.5])(image)
         for tile in (False, [96, 96])
