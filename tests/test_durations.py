@@ -29,29 +29,21 @@ def test_durations(value, expected):
     "value",
     [
         21600,
-        21600.0,
         True,
         "6 hours",
         "6:00:00",
-        "21600",
         "",
         "00:24:00:00",
-        "00:00:60:00",
         "00:00:00:60",
         "-1:00:00:00",
         "00:06:00:00:00",
         "00:00:00:00",
-        "99999999999:00:00:00",
         {},
         {"hours": 0},
         {"hours": -1},
         {"hour": 6},
-        {"hours": "6"},
-        {"hours": None},
-        {"hours": math.inf},
         {"hours": math.nan},
         {"days": 10**12},
-        {1: 2},
         ["00:06:00:00"],
     ],
     ids=repr,
@@ -59,11 +51,6 @@ def test_durations(value, expected):
 def test_what_is_no_duration_is_refused_with_an_example(value):
     with pytest.raises(CocosegError, match=r'^trainer\.max_time is .*trainer\.max_time="00:06:00:00"'):
         parse_duration(value, key="trainer.max_time")
-
-
-def test_a_number_is_explained():
-    with pytest.raises(CocosegError, match=r"is the number 21600 .*unquoted 6:00:00"):
-        parse_duration(21600, key="trainer.max_time")
 
 
 def test_a_duration_is_written_as_it_is_read():

@@ -14,15 +14,9 @@ from cocoseg.files import remove_parts, save_png, whole_file, write_bytes, write
 def test_writes_and_makes_the_folders(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "file.json"
     write_bytes(path, b"content")
-    assert path.read_bytes() == b"content"
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_replaces_what_was_there(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    write_bytes(path, b"long old content")
     write_bytes(path, b"new")
     assert path.read_bytes() == b"new"
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_is_not_to_be_seen_before_it_is_whole(tmp_path: Path) -> None:
