@@ -132,10 +132,6 @@ def test_killed_at_some_times(undisturbed: Undisturbed, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_at_many_times(undisturbed: Undisturbed, tmp_path: Path) -> None:
-    assert kill_and_repeat(undisturbed, tmp_path, 20) >= 10
-
-
 def test_killed_before_settings_change(undisturbed: Undisturbed, tmp_path: Path) -> None:
     """Workers that outlive their parent for a moment must not write into the next run's masks, and nothing
     stays of the killed run where the settings go back to those of what is there."""
@@ -238,6 +234,7 @@ def test_two_with_the_same_settings(undisturbed: Undisturbed, tmp_path: Path) ->
     assert state(folder) == state(undisturbed.folders["max"])
 
 
+@pytest.mark.slow
 def test_two_with_different_settings(undisturbed: Undisturbed, tmp_path: Path) -> None:
     folder = tmp_path / "prepared"
     both = [start(undisturbed.root, folder, overlap) for overlap in ("max", "smallest")]
@@ -305,7 +302,7 @@ def on_a_small_disk(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess
     return run
 
 
-@pytest.mark.parametrize("share", [0.3, pytest.param(0.75, marks=pytest.mark.slow), 0.97])
+@pytest.mark.parametrize("share", [pytest.param(0.3, marks=pytest.mark.slow), 0.97])
 def test_full_disk(
     undisturbed: Undisturbed,
     tmp_path: Path,
@@ -333,6 +330,7 @@ def room(folder: Path) -> int:
     return sum(-(-path.stat().st_size // 4096) for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.mark.slow
 def test_full_disk_at_first(
     undisturbed: Undisturbed, tmp_path: Path, on_a_small_disk: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
@@ -345,6 +343,7 @@ def test_full_disk_at_first(
     assert state(after) == state(undisturbed.folders["max"])
 
 
+@pytest.mark.slow
 def test_read_only_disk(
     undisturbed: Undisturbed, tmp_path: Path, on_a_small_disk: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
@@ -397,6 +396,7 @@ def noisy_data(root: Path) -> tuple[str, str]:
     return of_shapes(root)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mask", "subset"])
 def test_largest_file_allowed(tmp_path: Path, kind: str) -> None:
     """A limit on the size of files, as quotas set, stands in for a full disk where none can be mounted."""

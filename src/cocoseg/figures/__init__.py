@@ -1,4 +1,4 @@
-"""What people look at, drawn with Pillow: labels and scores in, images or an HTML page out.
+"""Figures for people, drawn with Pillow: labels and scores in, images or an HTML page out.
 
 Start with `comparison.py`: an image beside its target, its prediction and the errors.
 """

@@ -7,7 +7,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 
-from cocoseg.figures.text import GREY, Color, Font, cut_text, text_font, text_width
+from cocoseg.figures.text import GRAY, Color, Font, cut_text, text_font, text_width
 from cocoseg.labels import LabelMap
 
 SIDE = 1000  # pixels of a matrix, about
@@ -124,8 +124,8 @@ def _bars(title: str, rows: Sequence[Bar], full: float, room: int) -> PIL.Image.
         y = HEAD + index * ROW
         end = left + round(LENGTH * row.value / full)
         draw.text((left - 6, y + ROW // 2), label, fill="black", font=font, anchor="rm")
-        draw.rectangle((left, y + 2, end, y + ROW - 3), fill=row.color, outline=GREY)
-        draw.text((end + 6, y + ROW // 2), row.text, fill=GREY, font=font, anchor="lm")
+        draw.rectangle((left, y + 2, end, y + ROW - 3), fill=row.color, outline=GRAY)
+        draw.text((end + 6, y + ROW // 2), row.text, fill=GRAY, font=font, anchor="lm")
     return figure
 
 

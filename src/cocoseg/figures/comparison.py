@@ -8,7 +8,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 
-from cocoseg.figures.text import GREY, LINE, cut_text, draw_names, hatch, names_by_size, text_font
+from cocoseg.figures.text import GRAY, LINE, cut_text, draw_names, hatch, names_by_size, text_font
 from cocoseg.labels import IGNORE_INDEX, LabelMap
 from cocoseg.resizing import resize_mask
 from cocoseg.scores import image_iou
@@ -76,7 +76,7 @@ def draw_comparison(example: Example, labels: LabelMap) -> PIL.Image.Image:
     for index, (title, panel) in enumerate(panels.items()):
         x = index * (width + GAP)
         figure.paste(PIL.Image.fromarray(panel), (x, 0))
-        draw.text((x, height + 1), cut_text(title, font, width), fill=GREY, font=font)
+        draw.text((x, height + 1), cut_text(title, font, width), fill=GRAY, font=font)
     names = names_by_size(labels, example.target, example.predicted, background=True)
     draw_names(draw, 0, height + LINE, figure.width, names, font, lines=1)
     return figure

@@ -74,17 +74,17 @@ def write_thumbnails(
         target: target mask like `mask`, 255 where ignored.
     """
     size = _scale(image.shape[:2], min(LONGEST, max(image.shape[:2])))
-    thumbnail = PIL.Image.fromarray(image).resize(size[::-1], PIL.Image.Resampling.BOX)
-    over = overlay(np.asarray(thumbnail), resize_mask(mask, size), labels)
-    for kind, picture in (("image.jpg", thumbnail), ("overlay.jpg", PIL.Image.fromarray(over))):
+    resized = PIL.Image.fromarray(image).resize(size[::-1], PIL.Image.Resampling.BOX)
+    over = overlay(np.asarray(resized), resize_mask(mask, size), labels)
+    for kind, thumbnail in (("image.jpg", resized), ("overlay.jpg", PIL.Image.fromarray(over))):
         buffer = BytesIO()
-        picture.save(buffer, format="JPEG", quality=85)
+        thumbnail.save(buffer, format="JPEG", quality=85)
         write_bytes(_thumbnail(folder, name, kind), buffer.getvalue())
     for kind, classes in (("mask.png", mask), ("truth.png", target)):
         if classes is not None:
-            picture = PIL.Image.fromarray(resize_mask(classes, size))
-            picture.putpalette(labels.palette().tobytes())
-            save_png(_thumbnail(folder, name, kind), picture, **RUN_LENGTHS)
+            thumbnail = PIL.Image.fromarray(resize_mask(classes, size))
+            thumbnail.putpalette(labels.palette().tobytes())
+            save_png(_thumbnail(folder, name, kind), thumbnail, **RUN_LENGTHS)
 
 
 def has_thumbnails(folder: Path, name: str) -> bool:

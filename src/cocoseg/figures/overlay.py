@@ -11,7 +11,7 @@ NARROWEST = 160  # pixels: least width of a legend
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, labels: LabelMap) -> np.ndarray:
-    """Lay a mask over an image: classes in their colours with outlines, ignored pixels striped.
+    """Lay a mask over an image: classes in their colors with outlines, ignored pixels striped.
 
     Args:
         image: (H, W, 3) uint8 RGB.

@@ -10,7 +10,7 @@ import PIL.ImageFont
 from cocoseg.labels import LabelMap
 
 LINE = 18  # pixels: height of a line of text
-GREY = (96, 96, 96)  # color of plain text
+GRAY = (96, 96, 96)  # color of plain text
 HATCH = 8  # pixels from stripe to stripe
 PADDING = 8  # pixels that a name's color is wider than the name
 CHIP_GAP = 4  # pixels between names
@@ -89,7 +89,7 @@ def draw_names(
             shown.pop()
         last = shown[-1]
         place = left + last.x + last.width + CHIP_GAP, top + last.line * LINE + 1
-        draw.text(place, f"+{len(chips) - len(shown)}", fill=GREY, font=font)
+        draw.text(place, f"+{len(chips) - len(shown)}", fill=GRAY, font=font)
     for chip in shown:
         x, y = left + chip.x, top + chip.line * LINE
         draw.rectangle((x, y, x + chip.width - 1, y + LINE - 3), fill=chip.color)

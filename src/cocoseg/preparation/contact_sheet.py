@@ -8,7 +8,7 @@ import PIL.Image
 import PIL.ImageDraw
 
 from cocoseg.figures.overlay import overlay
-from cocoseg.figures.text import GREY, LINE, cut_text, draw_names, names_by_size, text_font
+from cocoseg.figures.text import GRAY, LINE, cut_text, draw_names, names_by_size, text_font
 from cocoseg.files import save_png
 from cocoseg.labels import LabelMap
 from cocoseg.preparation.image_files import read_image
@@ -23,7 +23,7 @@ GAP = 8  # pixels
 
 
 def write_contact_sheet(path: Path, pairs: Sequence[tuple[Path, Path]], encoding: MaskEncoding) -> None:
-    """Draw images and their masks: classes in their colours with outlines, ignored pixels striped.
+    """Draw images and their masks: classes in their colors with outlines, ignored pixels striped.
 
     Args:
         path: PNG file to write.
@@ -57,5 +57,5 @@ def _draw_tile(
     sheet.paste(tile, (x + (WIDTH - size[0]) // 2, y + (HEIGHT - size[1]) // 2))
     draw = PIL.ImageDraw.Draw(sheet)
     font = text_font()
-    draw.text((x, y + HEIGHT + 2), cut_text(image_file.name, font, WIDTH), fill=GREY, font=font)
+    draw.text((x, y + HEIGHT + 2), cut_text(image_file.name, font, WIDTH), fill=GRAY, font=font)
     draw_names(draw, x, y + HEIGHT + LINE, WIDTH, names_by_size(labels, mask), font)

@@ -162,7 +162,7 @@ def _address_of(image: Image, base_url: str | None) -> str | None:
 
 
 class _ContentError(CocosegError):
-    """What was received is not what was asked for."""
+    """A body that is not the file asked for."""
 
 
 def fetch_annotations(url: str, *annotation_files: Path, retries: int = 5, pause: float = 1.0) -> None:

@@ -21,9 +21,9 @@ REMEDY = "delete it and run prepare.py again"
 class MaskEncoding:
     """The encoding of label masks as PNG files; each of them is lossless.
 
-    | encoding  | file                                | pixel           | ignored |
-    |-----------|-------------------------------------|-----------------|---------|
-    | `palette` | 8-bit palette, colours of the labels | category id     | 255     |
+    | encoding  | file                                 | pixel           | ignored |
+    |-----------|--------------------------------------|-----------------|---------|
+    | `palette` | 8-bit palette, colors of the labels  | category id     | 255     |
     | `uint16`  | 16-bit grayscale                     | category id     | 65535   |
     | `x100`    | 16-bit grayscale, bright to look at  | 100·category id | 65535   |
 

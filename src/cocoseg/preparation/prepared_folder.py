@@ -79,7 +79,7 @@ def preparation_jobs(config: Config) -> list[PreparationJob]:
     """The training file's job, then that of a validation file of its own, where there is one."""
     data, folder = config.data, prepared_dir(config)
     files = [(folder, data.images, data.annotations, "train", data.subset.size)]
-    if data.val_annotations is not None:  # of which all images are taken
+    if data.val_annotations is not None:  # all images are taken
         files.append((folder / "val", data.val_images or data.images, data.val_annotations, "val", None))
     return [
         PreparationJob(

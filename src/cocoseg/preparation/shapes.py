@@ -108,7 +108,7 @@ def _draw_scene(rng: np.random.Generator, *, crowd: bool) -> tuple[PIL.Image.Ima
 
 
 def _draw_background(rng: np.random.Generator, width: int, height: int) -> PIL.Image.Image:
-    """A smooth random pattern in dull colours."""
+    """A smooth random pattern in dull colors."""
     coarse = rng.integers(60, 150, size=(4, 4, 3), dtype=np.uint8)
     return PIL.Image.fromarray(coarse).resize((width, height), PIL.Image.Resampling.BICUBIC)
 
