@@ -118,8 +118,11 @@ def _log_name() -> str:
 def record_refused_job(error: BaseException) -> None:
     """Describe a job of a sweep that ended before it began, so that the leaderboard lists it with the reason.
 
-    The sweep owns the job's folder: nothing of anybody else's is there.
+    The sweep owns the job's folder: nothing of anybody else's is there. A single run, which has no number,
+    leaves its folder as it was.
     """
+    if OmegaConf.is_missing(HydraConfig.get().job, "num"):
+        return
     folder = current_folder()
     if not (folder / CONFIG).exists() and not (folder / OUTCOME).exists():
         with suppress(CocosegError):
