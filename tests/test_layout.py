@@ -32,7 +32,7 @@ MAY_IMPORT = {
 }
 DOORS = {"export": {"inference"}, "leaderboard": {"sweeps"}}  # names that users type
 OF_NETWORKS = {"cocoseg.networks.pixels", "cocoseg.networks.spec"}  # all that data/ takes of networks/
-MOST_MODULES = 20  # in a folder
+MOST_MODULES = 20  # per folder
 
 
 def imports(path: Path) -> Iterator[str]:

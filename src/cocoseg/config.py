@@ -72,7 +72,7 @@ class ShapesConfig(Settings, kw_only=True):
 
 
 class DataConfig(Settings, kw_only=True):
-    """Images, annotations and how they reach the network."""
+    """Images, annotations and their way to the network."""
 
     root: Annotated[Text, means("folder of the data set")] = None
     images: Annotated[Text, means("folder of the images")] = None
@@ -127,7 +127,7 @@ class DataConfig(Settings, kw_only=True):
 
 
 class MasksConfig(Settings, kw_only=True):
-    """How label masks are drawn and written."""
+    """Drawing and files of label masks."""
 
     overlap: Annotated[Overlap, means("owner of overlapping pixels; max: the higher category id")] = "max"
     rasterizer: Annotated[
@@ -171,14 +171,14 @@ class AugmentConfig(Settings, kw_only=True):
 
 
 class PrepareConfig(Settings, kw_only=True):
-    """How masks are prepared."""
+    """Preparation of the masks."""
 
     workers: Annotated[Positive | None, means("processes that draw masks; null: one per core")] = None
     check_only: Annotated[bool, means("prepare.py: check the annotations, write nothing")] = False
 
 
 class ScheduleConfig(Settings, kw_only=True):
-    """How the learning rate follows the run's progress."""
+    """Learning rate over the run's progress."""
 
     name: Annotated[
         Literal["linear", "cosine", "trapezoid", "constant"],
@@ -191,7 +191,7 @@ class ScheduleConfig(Settings, kw_only=True):
 
 
 class FinetuneConfig(Settings, kw_only=True):
-    """How an encoder that begins with weights is trained."""
+    """Training of an encoder that begins with weights."""
 
     frozen: Annotated[Probability, means("share of the run in which the encoder stays as it is")] = 0.0
     encoder_lr: Annotated[
@@ -200,7 +200,7 @@ class FinetuneConfig(Settings, kw_only=True):
 
 
 class BudgetConfig(Settings, kw_only=True):
-    """How the time of trainer.max_time is used."""
+    """Use of the time of trainer.max_time."""
 
     validation_share: Annotated[Share, means("share of the time that validation takes at most")] = 0.1
     checkpoint_every: Annotated[Duration, means("time between checkpoints: the most that a kill costs")] = (
@@ -262,9 +262,7 @@ class Config(Settings, kw_only=True):
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
-    trainer: Annotated[dict[str, Any], means("Lightning's Trainer, all of its arguments")] = field(
-        default_factory=dict
-    )
+    trainer: Annotated[dict[str, Any], means("Lightning's Trainer")] = field(default_factory=dict)
     logger: Annotated[Node, means("Lightning's logger")] = None
     callbacks: Annotated[
         dict[str, Any],

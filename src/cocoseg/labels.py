@@ -16,7 +16,7 @@ IGNORE_INDEX = 255
 IGNORE_COLOR = (224, 224, 192)  # PASCAL VOC's color for void
 MAX_CLASSES = 254  # class indices 1..254: 0 is background, 255 is ignored
 
-Level = Annotated[int, msgspec.Meta(ge=0, le=255)]  # of a color
+Level = Annotated[int, msgspec.Meta(ge=0, le=255)]  # red, green or blue
 
 
 class Category(Protocol):

@@ -119,7 +119,7 @@ def _groups(kind: type[Settings]) -> Iterator[tuple[str, str, list[str]]]:
 def _lines(kind: type[Settings], key: str, values: DictConfig, presets: Sequence[str]) -> Iterator[str]:
     """The setting's line; of a node a second one, with the arguments of its `_target_`."""
     setting = declarations(kind)[key]
-    choices = f" ({setting.choices})" if setting.choices else ""
+    choices = f" ({setting.allowed.removeprefix('one of ')})" if "enum" in setting.schema else ""
     if setting.is_node and presets:
         choices = f": {', '.join(presets)}"
     yield _entry(f"{key}={_value(kind, key, values)}", setting.description + choices)

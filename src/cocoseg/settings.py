@@ -67,13 +67,6 @@ class Setting:
         return last.join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]
 
     @property
-    def choices(self) -> str:
-        """Its choices, where it has no other values: `max, smallest, ignore`."""
-        if any("enum" not in one and one.get("type") != "null" for one in self._alternatives()):
-            return ""
-        return ", ".join(word for one in self._alternatives() for word in _words(one))
-
-    @property
     def is_node(self) -> bool:
         """Whether it holds undeclared keys: a `_target_` and its arguments, or names of a user."""
         return self.has("type", "object")

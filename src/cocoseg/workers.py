@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from cocoseg.errors import TrainingError
 
 CHUNK = 16  # tasks that a process is given at a time
-SIGNALS = (signal.SIGINT, signal.SIGTERM)  # that end a run or a sweep in order
+SIGNALS = (signal.SIGINT, signal.SIGTERM)  # they end a run or a sweep in order
 if hasattr(signal, "SIGUSR1"):
     SIGNALS += (signal.SIGUSR1,)  # a scheduler's warning that the job's time is nearly up
 PARENT = "COCOSEG_PARENT"  # environment variable: the process that launched this one
@@ -76,7 +76,7 @@ def parallel_map(
             raise
 
 
-_function: Callable[[Any], Any]  # of this worker process
+_function: Callable[[Any], Any]  # what this worker process calls
 
 
 def _start_worker(function: Callable[[Any], Any], start: Callable[[], None] | None, parent: int) -> None:
