@@ -1,6 +1,7 @@
 """Every preset in conf/experiment runs two steps with its own optimizer, clipping, augmentation and loss."""
 
 import json
+from pathlib import Path
 
 import PIL.Image
 import pytest
@@ -32,9 +33,9 @@ SMALLER = (
 )
 # Time: nets of the default width take a second for each checkpoint that they write.
 NARROWER = {
-    "unet": ("model.base_channels=4",),
-    "residual": ("model.base_channels=4",),
-    "resnet_unet": (
+    "UNet": ("model.base_channels=4",),
+    "ResidualUNet": ("model.base_channels=4",),
+    "ResNetUNet": (
         "model.encoder=resnet18",
         "model.decoder_channels=[8,8,8,8,8]",
         "model.weights=null",  # there is nothing to fetch them from
@@ -42,14 +43,21 @@ NARROWER = {
 }
 
 
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the prepared data, one for all presets that prepare them alike."""
+    return tmp_path_factory.mktemp("experiments")
+
+
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_every_experiment_trains(experiment, precision, shapes_root, tmp_path):
+def test_every_experiment_trains(experiment, precision, shapes_root, root, tmp_path, monkeypatch):
+    monkeypatch.chdir(root)
     places = (
-        f"data.root={shapes_root}",
+        f"data.root={root}",
         f"data.images={shapes_root}/images",
         f"data.annotations={shapes_root}/annotations/instances.json",
-        f"data.prepared_dir={tmp_path}/prepared",
+        "data.prepared_dir=null",
         "data.val_images=null",
         "data.val_annotations=null",
         "data.shapes=null",
@@ -57,8 +65,8 @@ def test_every_experiment_trains(experiment, precision, shapes_root, tmp_path):
     )
     with initialize_config_dir(str(CONF), version_base="1.3"):
         chosen = [f"experiment={experiment}", *places, *SMALLER]
-        module = compose("train", chosen).model["_target_"].split(".")[1]
-        config = resolve_config(compose("train", [*chosen, *NARROWER[module]]))
+        network = compose("train", chosen).model["_target_"].rpartition(".")[2]
+        config = resolve_config(compose("train", [*chosen, *NARROWER[network]]))
     run_dir = tmp_path / "run"
 
     train(config, Run(run_dir))
