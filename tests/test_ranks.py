@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from cocoseg.ranks import is_rank_zero, may_be_several, started_one_by_one
+from cocoseg.ranks import has_launcher, is_rank_zero, may_be_several
 
 
 @pytest.mark.parametrize(
@@ -49,6 +49,6 @@ def test_which_process_is_rank_zero(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert is_rank_zero({"devices": 2}) == first
-    assert started_one_by_one({"devices": 2}) == by_others
+    assert has_launcher({"devices": 2}) == by_others
     assert is_rank_zero({"devices": 1})
-    assert not started_one_by_one({"devices": 1})
+    assert not has_launcher({"devices": 1})

@@ -27,7 +27,7 @@ from cocoseg.durations import minutes
 from cocoseg.errors import CocosegError, one_line, report_errors
 from cocoseg.manual import help_text, options
 from cocoseg.overrides import check_overrides, is_overridden, sweep_folder
-from cocoseg.ranks import may_be_several, started_one_by_one
+from cocoseg.ranks import has_launcher, may_be_several
 from cocoseg.run_folder import record_refused_job
 from cocoseg.settings import REMOVED, convert, unknown_key
 from cocoseg.workers import stop_with_launcher
@@ -217,9 +217,7 @@ def refuse_several_in(config: Config) -> None:
             "(hydra/launcher=local; of 8 GPUs hydra.launcher.n_jobs=2 gives each 4), or set trainer=default "
             "trainer.devices=1"
         )
-    if started_one_by_one(config.trainer) and not (
-        is_overridden("run_dir") or is_overridden("hydra.run.dir")
-    ):
+    if has_launcher(config.trainer) and not (is_overridden("run_dir") or is_overridden("hydra.run.dir")):
         raise CocosegError(
             "run_dir: processes that torchrun or Slurm starts would each name a folder by the time; "
             "name one for all, as in run_dir=runs/first"

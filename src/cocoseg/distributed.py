@@ -1,7 +1,7 @@
 """Exchange between the ranks of one training, beside Lightning's own.
 
-It uses the CPU (gloo): no GPU is waited for, and waiting has no time limit while one rank prepares the data
-or writes a file. In a training of one process nothing here costs anything.
+It uses the CPU (gloo): no GPU is waited for, and there is no time limit while one rank prepares the data or
+writes a file. With a single process everything here returns at once.
 """
 
 import sys
@@ -19,13 +19,8 @@ from cocoseg.errors import CocosegError, TrainingError
 from cocoseg.ranks import is_rank_zero, may_be_several
 
 PATIENCE = timedelta(days=30)  # preparing a large data set takes longer than torch's half an hour
-ENGINE = (
-    "_target_",
-    "accelerator",
-    "devices",
-    "num_nodes",
-    "strategy",
-)  # settings of a trainer that start processes
+# Settings of a trainer that start processes.
+ENGINE = ("_target_", "accelerator", "devices", "num_nodes", "strategy")
 
 _group: dist.ProcessGroup | None = None
 _local_rank = 0
@@ -72,7 +67,7 @@ def rank() -> int:
 
 
 def is_first_of_machine() -> bool:
-    """Whether this is local rank zero."""
+    """Tell whether this is local rank zero."""
     return _local_rank == 0
 
 
@@ -94,7 +89,7 @@ def broadcast(value: Any) -> Any:
 def agree(*values: float, noticed: int = 0) -> tuple[float, ...]:
     """Return rank zero's `values`, followed by the largest `noticed` of all ranks, in one exchange.
 
-    Without it each rank would follow its own clock: use other learning rates and stop at other steps.
+    By its own clock each rank would use another learning rate and stop at another step.
     """
     if world_size() == 1:
         return *values, noticed
@@ -107,8 +102,8 @@ def agree(*values: float, noticed: int = 0) -> tuple[float, ...]:
 class SyncBatchNormStatistics(L.Callback):
     """Gives all ranks the BatchNorm statistics of rank zero before a validation.
 
-    Each rank gathers those of its own images, and the model that is saved, rank zero's, is to be validated by
-    all. Done with the first batch: by then a callback that averages weights has put the average in place.
+    Each rank has those of its own images, but all validate the model of rank zero, which is saved. The
+    exchange comes with the first batch, after a callback that averages weights has put the average in place.
     """
 
     def on_validation_batch_start(
@@ -137,7 +132,7 @@ def explain_lost_process() -> Iterator[None]:
 
 
 def _is_lost(error: BaseException) -> bool:
-    """Whether an error is raised here because another process has ended."""
+    """Tell whether an error was raised because another process has ended."""
     if world_size() == 1 or not isinstance(error, RuntimeError):
         return False
     message = str(error).lower()

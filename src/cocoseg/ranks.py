@@ -21,7 +21,7 @@ _NUMBERS = ("SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
 
 
 def may_be_several(trainer: Mapping[str, Any]) -> bool:
-    """Whether these settings may make more than one process; how many devices `auto` is shows later."""
+    """Tell whether these settings may make more than one process; `auto` may turn out as one."""
     if (trainer.get("num_nodes") or 1) != 1 or "ddp" in str(trainer.get("strategy")).lower():
         return True
     devices = trainer.get("devices", 1)
@@ -29,7 +29,7 @@ def may_be_several(trainer: Mapping[str, Any]) -> bool:
 
 
 def is_rank_zero(trainer: Mapping[str, Any]) -> bool:
-    """Whether this process is the only one, or rank zero of several."""
+    """Tell whether this process is the only one, or rank zero of several."""
     if not may_be_several(trainer):
         return True
     if "RANK" in os.environ:  # torchrun counts for itself, within Slurm too
@@ -37,8 +37,8 @@ def is_rank_zero(trainer: Mapping[str, Any]) -> bool:
     return all(os.environ.get(name, "0") == "0" for name in _NUMBERS)
 
 
-def started_one_by_one(trainer: Mapping[str, Any]) -> bool:
-    """Whether torchrun, Slurm or a user starts the processes, rather than the first one the others."""
+def has_launcher(trainer: Mapping[str, Any]) -> bool:
+    """Tell whether torchrun, Slurm or a user starts all processes, rather than rank zero the others."""
     several_tasks = os.environ.get("SLURM_NTASKS", "1") != "1"
     return may_be_several(trainer) and (
         "RANK" in os.environ or several_tasks or (trainer.get("num_nodes") or 1) != 1
@@ -49,7 +49,7 @@ def started_one_by_one(trainer: Mapping[str, Any]) -> bool:
 def as_worker_rank() -> Iterator[None]:
     """Run the block as a rank above zero: log nothing but errors, end when rank zero ends.
 
-    Leaves by `os._exit` at once: there is nothing to put away, and after an error other ranks wait for this
+    Leaves by `os._exit` at once: nothing is left to clean up, and after an error other ranks wait for this
     one. The exit code is 0 on every orderly end, because torchrun kills all ranks on any other.
     """
     _hush()
@@ -83,7 +83,7 @@ def _hush() -> None:
 
 
 def _name() -> str:
-    """As in `1`, or `0.1` for the second one of the first of several machines."""
+    """Name of this process, as in `1`, or `0.1` for the second one of the first of several machines."""
     if "RANK" in os.environ:
         return os.environ["RANK"]
     if os.environ.get("SLURM_PROCID", "0") != "0":
