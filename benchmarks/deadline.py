@@ -17,7 +17,7 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-from cocoseg.budget.budget import Budget, TimeEstimates
+from cocoseg.budget.budget import Budget
 
 ROOT = Path(__file__).parents[1]
 SHAPES = ("data=shapes", "data.image_size=[64,64]", "model.base_channels=8", "model.depth=3")
@@ -39,7 +39,8 @@ def run(seconds: float, overrides: list[str], folder: Path) -> dict[str, float]:
     subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL)
     wall = time.monotonic() - begin
     ledger = json.loads((run_dir / "budget.json").read_bytes())
-    spent, expected = ledger["spent"], ledger["expected"]
+    spent, budget = ledger["spent"], Budget(seconds)
+    budget.resume(ledger)
     assert (run_dir / "segmentation_model.pth").is_file()
     return {
         "wall": wall,
@@ -47,8 +48,8 @@ def run(seconds: float, overrides: list[str], folder: Path) -> dict[str, float]:
         "late": wall - seconds,
         "trained": (spent["computing"] + spent["loading"]) / wall,
         "validated": spent["validating"] / wall,
-        "reserve": Budget(seconds, expected=TimeEstimates(**expected)).seconds_reserved(),
-        "step": expected["step"],
+        "reserve": budget.seconds_reserved(),
+        "step": budget.expected_step,
     }
 
 

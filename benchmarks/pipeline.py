@@ -105,7 +105,7 @@ def main() -> None:
         settings = settled(config.trainer)
         torch.backends.cudnn.benchmark = settings["benchmark"]
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        module = build_module(config, data, Start(None, None, None, settings, ()))
+        module = build_module(config, Run(Path(folder)), data, Start(None, None))
         bare = Stepper(module.net, device, precision=settings["precision"], fast=True, compiled=False)
         batch = config.data.batch_size
         image = torch.randn(batch, 3, *config.data.image_size, device=device)

@@ -41,7 +41,7 @@ def test_last_is_written_at_the_end_and_best_after_every_better_validation(tmp_p
 def test_saving_is_timed(tmp_path: Path) -> None:
     budget = Budget(None)
     fit(tmp_path, budget, epochs=1)
-    assert 0 < budget.seconds_of("checkpoint") <= budget.time_spent().saving
+    assert 0 < budget.watches.checkpoint.expected <= budget.time_spent()["saving"]
 
 
 def test_a_full_disk_names_the_file_and_leaves_the_old_one(

@@ -11,10 +11,10 @@ from torch import nn
 from cocoseg.budget.budget import Budget
 from cocoseg.errors import CocosegError
 from cocoseg.networks.residual import ResidualUNet
-from cocoseg.training.finetuning import FreezeEncoder, encoder_of, slowed
+from cocoseg.training.finetuning import FreezeEncoder, encoder_lr_groups, encoder_of
 from cocoseg.training.losses import CrossEntropyLoss
 from cocoseg.training.module import SegmentationModule
-from cocoseg.training.optimizer import decayed
+from cocoseg.training.optimizer import weight_decay_groups
 from tiny import SPEC, loader, random_batch, tiny_trainer, tiny_unet
 
 EPOCHS, STEPS = 3, 6
@@ -53,7 +53,7 @@ def make(seed: int = 0, *, fused: bool = True) -> SegmentationModule:
     net = ResidualUNet(num_classes=3, base_channels=4, depth=2)
 
     def optimizer(parameters):
-        groups = slowed(decayed({"weight_decay": 0.1}, parameters), net.encoder, 1e-3)
+        groups = encoder_lr_groups(weight_decay_groups({"weight_decay": 0.1}, parameters), net.encoder, 1e-3)
         return torch.optim.AdamW(groups, lr=1e-2, weight_decay=0.1, fused=fused)
 
     return SegmentationModule(net, CrossEntropyLoss(), optimizer, SPEC)
@@ -145,7 +145,9 @@ def test_ddp_learns_the_same(tmp_path, distributed, fused):
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_the_encoder_has_a_rate_of_its_own(decay):
     net = make().net
-    groups = slowed(decayed({"weight_decay": decay}, net.parameters()), net.encoder, 0.01)
+    groups = encoder_lr_groups(
+        weight_decay_groups({"weight_decay": decay}, net.parameters()), net.encoder, 0.01
+    )
     optimizer = torch.optim.AdamW(groups, lr=0.1, weight_decay=decay)
 
     rates = {id(weight): group["lr"] for group in optimizer.param_groups for weight in group["params"]}

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from cocoseg.errors import CocosegError
-from cocoseg.training.optimizer import MIXED, decayed, require_same_groups, with_fused
+from cocoseg.training.optimizer import MIXED, require_same_groups, weight_decay_groups, with_fused
 from tiny import tiny_unet
 
 ADAM = {"_target_": "torch.optim.Adam", "lr": 1e-3}
@@ -43,7 +43,7 @@ def test_a_fused_step_that_would_have_to_follow_clipping_is_refused():
 
 def test_biases_and_norms_do_not_decay():
     net = tiny_unet()
-    groups = decayed({**ADAM, "weight_decay": 0.1}, net.parameters())
+    groups = weight_decay_groups({**ADAM, "weight_decay": 0.1}, net.parameters())
     weights, others = (group["params"] for group in groups)
     assert {id(p) for p in weights} == {
         id(layer.weight)
@@ -58,12 +58,12 @@ def test_biases_and_norms_do_not_decay():
 @pytest.mark.parametrize("node", [ADAM, {**ADAM, "weight_decay": 0.0}, None])
 def test_one_group_where_nothing_decays(node):
     parameters = list(tiny_unet().parameters())
-    assert all(a is b for a, b in zip(decayed(node, iter(parameters)), parameters, strict=True))
+    assert all(a is b for a, b in zip(weight_decay_groups(node, iter(parameters)), parameters, strict=True))
 
 
 def test_a_group_that_would_be_empty_is_left_out():
     layer = torch.nn.Conv2d(3, 3, 1, bias=False)
-    assert len(decayed({**ADAM, "weight_decay": 0.1}, layer.parameters())) == 1
+    assert len(weight_decay_groups({**ADAM, "weight_decay": 0.1}, layer.parameters())) == 1
 
 
 def test_a_state_of_other_groups_is_refused():

@@ -8,7 +8,7 @@ which nothing ran is not charged.
 import os
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,40 +16,15 @@ from cocoseg.budget.stopwatch import Stopwatches
 from cocoseg.durations import clock
 
 END = 2.0  # seconds to leave the process: with torch and Lightning loaded, Python alone takes 1.4
-MARGIN = 1.1  # on what was measured
-GUESS_MARGIN = 1.3  # on what was only estimated
-VALIDATION_LIMIT = 0.2  # of the budget: a last validation that takes longer is cut
-FORMATS = 60.0  # seconds kept for other formats of the model, and the share of the limit that is the most
-FORMATS_LIMIT = 0.1
-MEASURED = ("checkpoint", "export", "figures")  # estimates that stopwatches give
+MARGIN = 1.1  # factor on durations that were measured
+GUESS_MARGIN = 1.3  # factor on durations that were only estimated
+VALIDATION_LIMIT = 0.2  # share of the limit: a last validation that takes longer is cut
+FORMATS = 60.0  # seconds kept for other formats of the model
+FORMATS_LIMIT = 0.1  # share of the limit: the most that is kept for them
+KINDS = ("starting", "loading", "computing", "validating", "saving")
 
 _IMPORTED = time.monotonic()
-_jobs = 0  # that this process has begun
-
-
-@dataclass
-class TimeSpent:
-    """Seconds by what they were spent on; `starting` is everything before the first step."""
-
-    starting: float = 0.0
-    loading: float = 0.0
-    computing: float = 0.0
-    validating: float = 0.0
-    saving: float = 0.0
-
-    def __str__(self) -> str:
-        return ", ".join(f"{name} {clock(seconds)}" for name, seconds in vars(self).items())
-
-
-@dataclass
-class TimeEstimates:
-    """Seconds that each part of the end takes, as far as it is known."""
-
-    validation: float = 0.0
-    checkpoint: float = 0.0
-    export: float = 0.0
-    step: float = 0.0
-    figures: float = 0.0
+_jobs = 0  # number of jobs that this process has begun
 
 
 @dataclass
@@ -62,9 +37,11 @@ class Budget:
         began: `time.monotonic()` when this attempt began.
         trained_from: seconds used when training first began, in whichever attempt.
         progress: 0 when training begins, 1 when it ends; schedules follow it.
-        spent: seconds charged by KeepBudget and by earlier attempts; see `time_spent`.
-        expected: seconds measured by KeepBudget and by earlier attempts; see `seconds_of`.
-        watches: seconds that the parts of this attempt which save something measure themselves.
+        spent: seconds by KINDS, charged by KeepBudget and by earlier attempts; see `time_spent`. `starting`
+            is everything before the first step.
+        expected_step: seconds of the slowest of the last steps.
+        expected_validation: seconds of a whole validation.
+        watches: seconds that the parts of a training which save something measure themselves.
         extended: seconds by which `budget.extend` has prolonged the limit since the run last ended.
         finished: the run came to its end.
         training: this attempt has begun to train.
@@ -76,8 +53,9 @@ class Budget:
     began: float = field(default_factory=time.monotonic)
     trained_from: float | None = None
     progress: float = 0.0
-    spent: TimeSpent = field(default_factory=TimeSpent)
-    expected: TimeEstimates = field(default_factory=TimeEstimates)
+    spent: dict[str, float] = field(default_factory=lambda: dict.fromkeys(KINDS, 0.0))
+    expected_step: float = 0.0
+    expected_validation: float = 0.0
     watches: Stopwatches = field(default_factory=Stopwatches)
     extended: float = 0.0
     finished: bool = False
@@ -92,22 +70,18 @@ class Budget:
         """Seconds until the limit; infinite without one."""
         return float("inf") if self.limit is None else self.limit - self.used()
 
-    def time_spent(self) -> TimeSpent:
-        """Seconds of all attempts by what they were spent on, saving included."""
-        return replace(self.spent, saving=self.spent.saving + self.watches.total())
-
-    def seconds_of(self, part: str) -> float:
-        """Expected seconds of a part of the end that saves something: `checkpoint`, `export` or `figures`."""
-        return max(getattr(self.expected, part), getattr(self.watches, part).expected)
+    def time_spent(self) -> dict[str, float]:
+        """Seconds of all attempts by KINDS, saving included."""
+        return {**self.spent, "saving": self.spent["saving"] + self.watches.total()}
 
     def seconds_after_validation(self) -> float:
-        """Seconds that must be left when the last validation ends: for the figures and what follows them."""
-        return MARGIN * self.seconds_of("figures") + self.seconds_after_figures()
+        """Seconds that must be left when the last validation ends: for the figures and all after them."""
+        return MARGIN * self.watches.figures.expected + self.seconds_after_figures()
 
     def seconds_after_figures(self) -> float:
-        """Seconds that must be left when the last figures are drawn: two checkpoints, the export, other
+        """Seconds that must be left when the last figures are drawn: for two checkpoints, the export, other
         formats of the model, the exit."""
-        checkpoint, export = self.seconds_of("checkpoint"), self.seconds_of("export")
+        checkpoint, export = self.watches.checkpoint.expected, self.watches.export.expected
         return MARGIN * (2 * checkpoint + (export or checkpoint)) + self.seconds_for_formats() + END
 
     def seconds_for_formats(self) -> float:
@@ -120,32 +94,33 @@ class Budget:
         """Seconds that must be left when the last step ends."""
         if self.limit is None:
             return 0.0
-        validation = min(MARGIN * self.expected.validation, VALIDATION_LIMIT * self.limit)
+        validation = min(MARGIN * self.expected_validation, VALIDATION_LIMIT * self.limit)
         return validation + self.seconds_after_validation()
 
     def is_spent(self) -> bool:
-        """Whether no time for training is left."""
-        return self.left() <= self.seconds_reserved() + self.expected.step
+        """Tell whether no time for another step is left."""
+        return not self._fits(0.0)
 
     def fits_checkpoint(self) -> bool:
-        """Whether a checkpoint more than planned still fits."""
-        needed = MARGIN * self.seconds_of("checkpoint") + self.expected.step
-        return self.left() > self.seconds_reserved() + needed
+        """Tell whether there is time for a checkpoint beside those of the end."""
+        return self._fits(MARGIN * self.watches.checkpoint.expected)
 
     def fits_validation(self) -> bool:
-        """Whether a validation, and the saving of what it finds, fits beside the one at the end."""
+        """Tell whether there is time for a validation, and to save its results, beside the one at the end."""
         saving = self.seconds_after_validation() - self.seconds_for_formats() - END
-        needed = MARGIN * self.expected.validation + saving + self.expected.step
-        return self.left() > self.seconds_reserved() + needed
+        return self._fits(MARGIN * self.expected_validation + saving)
 
     def fits_validation_batch(self, seconds: float) -> bool:
-        """Whether a further batch of validation, of so many seconds, can still be afforded."""
+        """Tell whether there is time for another batch of validation that takes this long."""
         return self.left() > seconds + self.seconds_after_validation()
 
+    def _fits(self, seconds: float) -> bool:
+        return self.left() > self.seconds_reserved() + seconds + self.expected_step
+
     def begin_training(self) -> None:
-        """The first step of this attempt is about to come."""
+        """Note that the first step of this attempt comes next."""
         if not self.training:
-            self.spent.starting += time.monotonic() - self.began
+            self.spent["starting"] += time.monotonic() - self.began
         self.training = True
         if self.trained_from is None:
             self.trained_from = self.used()
@@ -163,18 +138,15 @@ class Budget:
             share = (self.used() - begin) / length if length > 0 else 1.0
         self.progress = min(1.0, max(self.progress, share, position))
 
-    def charge(self, kind: str, seconds: float) -> None:
-        """Count seconds as spent on one field of TimeSpent; for KeepBudget."""
-        setattr(self.spent, kind, getattr(self.spent, kind) + seconds)
-
     def to_dict(self) -> dict[str, Any]:
-        """For the ledger and for checkpoints."""
+        """Return plain values, for the ledger and for checkpoints."""
+        saving = {part: getattr(self.watches, part).expected for part in ("checkpoint", "export", "figures")}
         return {
             "limit": self.limit,
             "used": self.used(),
             "trained_from": self.trained_from,
-            "spent": asdict(self.time_spent()),
-            "expected": asdict(self.expected) | {part: self.seconds_of(part) for part in MEASURED},
+            "spent": self.time_spent(),
+            "expected": {"validation": self.expected_validation, "step": self.expected_step, **saving},
             "extended": self.extended,
             "finished": self.finished,
         }
@@ -185,20 +157,22 @@ class Budget:
             return
         self.used_before = float(ledger["used"])
         self.trained_from = ledger["trained_from"]
-        self.spent = TimeSpent(**ledger["spent"])
-        # Earlier versions expected other parts of the end, too.
-        known = {name: value for name, value in ledger["expected"].items() if hasattr(self.expected, name)}
-        self.expected = TimeEstimates(**known)
+        self.spent = {kind: float(ledger["spent"][kind]) for kind in KINDS}
+        expected = ledger["expected"]  # earlier versions expected other parts, too
+        self.expected_validation = float(expected.get("validation", 0.0))
+        self.expected_step = float(expected.get("step", 0.0))
+        for part in ("checkpoint", "export", "figures"):
+            getattr(self.watches, part).expected = float(expected.get(part, 0.0))
 
     def follow(self, ledger: dict[str, Any]) -> None:
-        """Take over the clock of the process that leads this one: what its `to_dict` says now."""
+        """Take over the clock of rank zero: its `to_dict` of now."""
         self.limit = ledger["limit"]
         self.began = time.monotonic()
         self.resume(ledger)
 
 
 def open_budget(limit: float | None, *, writes_formats: bool = False) -> Budget:
-    """Start the clock of a job: the first one of a process since the process began, later ones now."""
+    """Start the clock of a job: for the first one of a process when the process began, for later ones now."""
     global _jobs
     _jobs += 1
     age = process_age() if _jobs == 1 else 0.0
@@ -206,7 +180,7 @@ def open_budget(limit: float | None, *, writes_formats: bool = False) -> Budget:
 
 
 def process_age() -> float:
-    """Seconds since this process began; since this module was imported where the system doesn't tell."""
+    """Seconds since this process began, or since this module was imported if the system doesn't say."""
     with suppress(OSError, ValueError, IndexError, AttributeError):
         fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
         started = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # field 22 of proc(5), since boot
@@ -217,6 +191,7 @@ def process_age() -> float:
 
 
 def time_line(budget: Budget) -> str:
-    """How the time was spent, for the last words of a run."""
+    """Describe the time used, by what it was spent on, in one line."""
     limit = "" if budget.limit is None else f" of {clock(budget.limit)}"
-    return f"{clock(budget.used())}{limit}: {budget.time_spent()}"
+    spent = ", ".join(f"{kind} {clock(seconds)}" for kind, seconds in budget.time_spent().items())
+    return f"{clock(budget.used())}{limit}: {spent}"

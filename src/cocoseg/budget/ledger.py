@@ -1,7 +1,4 @@
-"""`budget.json` in a run folder: how much time is used, written every few seconds. No torch.
-
-A kill gives no time back, and time in which nothing ran is not charged.
-"""
+"""`budget.json` in a run folder: the time that is used, written every few seconds. No torch."""
 
 import json
 import threading
@@ -15,11 +12,11 @@ from cocoseg.errors import CocosegError
 from cocoseg.files import write_json
 
 LEDGER = "budget.json"
-WRITE_EVERY = 2.0  # seconds: what a kill can hide at most
+WRITE_EVERY = 2.0  # seconds: the most that a kill can hide
 
 
 def read_ledger(path: Path) -> dict[str, Any] | None:
-    """What a run's `budget.json` says, or None where there is none.
+    """Return the content of a run's `budget.json`, or None if there is none.
 
     Raises:
         CocosegError: it is damaged.
@@ -30,18 +27,18 @@ def read_ledger(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CocosegError(f"{path}: not readable ({error}); delete it to begin the budget anew") from error
+        raise CocosegError(f"{path}: not readable ({error}); delete it to start the budget anew") from error
     return content
 
 
 @contextmanager
 def kept_in(path: Path, budget: Budget) -> Iterator[None]:
-    """Write the ledger every few seconds within the block, whatever the training is busy with."""
+    """Write the ledger every few seconds within the block, from a thread."""
     done = threading.Event()
 
     def write() -> None:
         while not done.wait(WRITE_EVERY):
-            with suppress(CocosegError):  # a full disk is reported by who saves the model
+            with suppress(CocosegError):  # saving the model reports a full disk
                 write_json(path, budget.to_dict())
 
     write_json(path, budget.to_dict())

@@ -8,6 +8,13 @@ from typing import Any
 import lightning as L
 
 from cocoseg.budget.budget import GUESS_MARGIN, Budget
+from cocoseg.budget.lightning_internals import (
+    NEVER,
+    batches_of_epoch,
+    end_validation,
+    validate_after_step,
+    validate_when_stopped,
+)
 from cocoseg.budget.stopping import StopOnSignal
 from cocoseg.config import Config
 from cocoseg.distributed import agree
@@ -15,19 +22,18 @@ from cocoseg.durations import clock
 
 log = logging.getLogger(__name__)
 
-NEVER = 2**62  # batches
-RECENT = 10  # steps, of which the slowest is expected next
+RECENT = 10  # number of last steps; the next one is expected to take as long as the slowest of them
 
 
 def is_paced(config: Config, budget: Budget) -> bool:
-    """Whether the budget says when to validate."""
+    """Tell whether the budget decides when to validate."""
     settings = config.trainer
     chosen = settings.get("val_check_interval"), settings.get("check_val_every_n_epoch")
     return budget.limit is not None and chosen == (None, None)
 
 
 def trainer_settings(config: Config, budget: Budget) -> dict[str, Any]:
-    """Lightning's settings: without `max_time`, which is the budget's, and with a rule when to validate."""
+    """Return Lightning's settings, with a rule when to validate and without `max_time`."""
     settings = {"check_val_every_n_epoch": None, **config.trainer}
     settings.pop("max_time", None)
     settings["use_distributed_sampler"] = False  # the data module gives each process its own images
@@ -49,33 +55,32 @@ class KeepBudget(L.Callback):
 
     Args:
         budget: receives what is measured here; nobody else writes to it.
-        config: its `budget.validation_share`, and whether `trainer` says when to validate.
-        stop: is told of signals that came to other processes; comes after this one in a trainer's callbacks.
+        config: `budget.validation_share`, and whether `trainer` decides when to validate.
+        stop: learns here of signals to other ranks; comes after this one in the list of callbacks.
     """
 
-    def __init__(self, budget: Budget, config: Config, stop: StopOnSignal | None = None):
-        self.budget = budget
-        self.stop = stop or StopOnSignal()
+    def __init__(self, budget: Budget, config: Config, stop: StopOnSignal):
+        self.budget, self.stop = budget, stop
         self.validation_share = config.budget.validation_share
         self.paced = is_paced(config, budget)
-        self._steps: deque[float] = deque(maxlen=RECENT)  # seconds, loading included
-        self._waits: deque[float] = deque(maxlen=RECENT)  # seconds of these for data
-        self._loading = 0.0  # of the step in progress
-        self._mark = time.monotonic()  # when the last thing ended that was charged to somebody
+        self._steps: deque[float] = deque(maxlen=RECENT)  # seconds per step, loading included
+        self._waits: deque[float] = deque(maxlen=RECENT)  # seconds per step that it waited for data
+        self._loading = 0.0  # seconds that the current step waited for data
+        self._mark = time.monotonic()  # end of the last interval that was charged
         self._saved = 0.0  # seconds of saving when the mark was set
         self._validation_began = self._batch_began = 0.0
-        self._batch_seconds = 0.0  # of the slowest validation batch so far
-        self._batches = 0  # validated in this validation
+        self._batch_seconds = 0.0  # seconds of the slowest validation batch so far
+        self._batches = 0  # number of batches in the current validation
         self._cut = False
 
     # --- training
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.paced:
-            trainer.val_check_batch = NEVER
-        if not self.budget.expected.validation:
+            validate_after_step(trainer, due=False)
+        if not self.budget.expected_validation:
             batches = sum(trainer.num_val_batches)
-            self.budget.expected.validation = GUESS_MARGIN * batches * self._batch_seconds
+            self.budget.expected_validation = GUESS_MARGIN * batches * self._batch_seconds
         self.budget.begin_training()
         self._set_mark()
         if self.budget.is_spent():
@@ -94,23 +99,23 @@ class KeepBudget(L.Callback):
     ) -> None:
         self._steps.append(self._loading + self._charge_since_mark("computing"))
         self._waits.append(self._loading)
-        self.budget.expected.step = max(self._steps)
+        self.budget.expected_step = max(self._steps)
         due = self._is_due() or is_last_step(trainer)
         stop, validate, _ = agree(self.budget.is_spent(), due)
         if stop:
             trainer.should_stop = True
         if self.paced:
-            trainer.val_check_batch = 1 if stop or validate else NEVER
-        elif stop:  # Lightning validates then, but not in an epoch that its own interval leaves out
-            trainer.check_val_every_n_epoch = trainer.check_val_every_n_epoch and 1
+            validate_after_step(trainer, due=bool(stop or validate))
+        elif stop:
+            validate_when_stopped(trainer)
         if trainer.log_every_n_steps and trainer.global_step % trainer.log_every_n_steps == 0:
             self._log(trainer, pl_module, len(batch[0]))
 
     def _is_due(self) -> bool:
-        """Whether the share of the time allows another validation, and the end is not near."""
+        """Tell whether the share of the time allows another validation, and the end is not near."""
         budget = self.budget
         allowed = self.validation_share * budget.used() * budget.progress
-        return budget.spent.validating + budget.expected.validation <= allowed and budget.fits_validation()
+        return budget.spent["validating"] + budget.expected_validation <= allowed and budget.fits_validation()
 
     # --- validation
 
@@ -126,7 +131,7 @@ class KeepBudget(L.Callback):
         # One batch at least: there are no scores without.
         if self._batches and not (trainer.sanity_checking or fits):
             self._cut = True
-            raise StopIteration  # Lightning takes it for the end of the data
+            end_validation()
 
     def on_validation_batch_end(self, *args: Any) -> None:
         self._batches += 1
@@ -135,19 +140,18 @@ class KeepBudget(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         seconds = time.monotonic() - self._validation_began
-        batches = sum(trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches)
         if trainer.sanity_checking:
-            if not self._batch_seconds:
-                self._batch_seconds = seconds
+            self._batch_seconds = self._batch_seconds or seconds
             return
         if self._cut:
+            batches = sum(trainer.num_val_batches)
             log.warning("validated on %d of %d batches: there was no time for more", self._batches, batches)
         else:
-            self.budget.expected.validation = seconds
-        self.budget.charge("validating", seconds)
+            self.budget.expected_validation = seconds
+        self.budget.spent["validating"] += seconds
         self._set_mark()
 
-    # --- what else
+    # --- account
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -156,18 +160,18 @@ class KeepBudget(L.Callback):
 
     def _set_mark(self) -> None:
         self._mark = time.monotonic()
-        self._saved = self.budget.time_spent().saving
+        self._saved = self.budget.watches.total()
 
     def _charge_since_mark(self, kind: str) -> float:
-        """Charge the time since the mark, without what was spent saving meanwhile; returns the seconds."""
+        """Charge the time since the mark, except what was spent saving meanwhile. Returns the seconds."""
         before, saved = self._mark, self._saved
         self._set_mark()
         seconds = max(0.0, self._mark - before - (self._saved - saved))
-        self.budget.charge(kind, seconds)
+        self.budget.spent[kind] += seconds
         return seconds
 
     def _log(self, trainer: L.Trainer, pl_module: L.LightningModule, images: int) -> None:
-        budget, spent = self.budget, vars(self.budget.time_spent())
+        budget, spent = self.budget, self.budget.time_spent()
         total, recent = sum(spent.values()) or 1.0, sum(self._steps)
         values = {
             "budget/elapsed": budget.used(),
@@ -181,7 +185,7 @@ class KeepBudget(L.Callback):
 
 
 def is_last_step(trainer: L.Trainer) -> bool:
-    """Whether a number of steps or epochs ends the training here."""
+    """Tell whether a limit in steps or epochs ends the training here."""
     if 0 < trainer.max_steps <= trainer.global_step:
         return True
     return (
@@ -190,11 +194,11 @@ def is_last_step(trainer: L.Trainer) -> bool:
 
 
 def _position(trainer: L.Trainer) -> float:
-    """Steps or epochs done as a share of those allowed; 0 where neither is limited."""
+    """Share of the steps or epochs that is done; 0 where neither is limited."""
     shares = [0.0]
     if trainer.max_steps and trainer.max_steps > 0:
         shares.append(trainer.global_step / trainer.max_steps)
     if trainer.max_epochs and trainer.max_epochs > 0:
-        batch = max(0, trainer.fit_loop.epoch_loop.batch_idx)
-        shares.append((trainer.current_epoch + batch / trainer.num_training_batches) / trainer.max_epochs)
+        epochs = trainer.current_epoch + batches_of_epoch(trainer) / trainer.num_training_batches
+        shares.append(epochs / trainer.max_epochs)
     return max(shares)

@@ -53,13 +53,13 @@ def resume_budget(config: Config, run_dir: Path, *, limit_is_typed: bool) -> tup
 
 
 def _newest(folder: Path) -> Path | None:
-    """The checkpoint that was written last: the best one may be younger than the one of every few minutes."""
+    """Find the checkpoint that was written last: the best one may be newer than `last.ckpt`."""
     there = [path for path in (folder / "last.ckpt", folder / "best.ckpt") if path.is_file()]
     return max(there, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
 def best_beside(checkpoint: str | None) -> Path | None:
-    """Return the best checkpoint of the run that a checkpoint belongs to."""
+    """Find the best checkpoint of the run that a checkpoint belongs to."""
     if checkpoint is None:
         return None
     best = Path(checkpoint).with_name("best.ckpt")

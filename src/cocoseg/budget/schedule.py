@@ -8,19 +8,18 @@ import lightning as L
 from cocoseg.budget.budget import Budget
 from cocoseg.config import ScheduleConfig
 
-FIRST = 0.05  # of the rate, in the very first step of a warm-up
+FIRST = 0.05  # share of the rate in the very first step of a warm-up
 
 
 class ScheduleRate(L.Callback):
-    """Sets the learning rate before every step, whatever has passed since the last one.
+    """Sets the learning rate before every step, by the progress of the run.
 
-    The rates that the schedule scales are those that the optimizer was made with, in this attempt: a resumed
-    run follows a new `optimizer.lr`.
+    It scales the rates that the optimizer was made with in this attempt: a resumed run follows a new
+    `optimizer.lr`.
     """
 
     def __init__(self, settings: ScheduleConfig, budget: Budget):
-        self.settings = settings
-        self.budget = budget
+        self.settings, self.budget = settings, budget
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         share = rate(self.settings, self.budget.progress)
@@ -32,14 +31,13 @@ class ScheduleRate(L.Callback):
 
 
 def rate(settings: ScheduleConfig, progress: float) -> float:
-    """The share of the learning rate that is used.
+    """Share of the learning rate to use.
 
     After the warm-up `linear` and `cosine` fall to 0, `constant` stays at 1, and a `trapezoid` stays there
     until the cool-down, in which it falls to 0 (Hägele et al. 2024, arXiv 2405.18392). A straight line to
     zero is hard to beat where the time is fixed and long (Budgeted Training, arXiv 1905.04753).
 
     Args:
-        settings: the schedule.
         progress: 0 when training begins, 1 when it ends.
     """
     if progress < settings.warmup:

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM, SIGUSR1: the step in progress is finished, a checkpoint written, the run ended."""
+"""Ctrl-C, SIGTERM, SIGUSR1: finish the step in progress, save a checkpoint, end the run."""
 
 import signal
 from collections.abc import Iterable, Iterator
@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import lightning as L
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from cocoseg.budget.lightning_internals import ignore_sigterm
 from cocoseg.distributed import world_size
 from cocoseg.workers import SIGNALS, exit_code
 
@@ -16,7 +17,7 @@ Kind = TypeVar("Kind", bound=L.Callback)
 
 
 class StoppedBySignalError(Exception):
-    """Raised between two batches once a signal has come."""
+    """A signal has come; raised between two batches."""
 
 
 @contextmanager
@@ -34,16 +35,16 @@ def find_callback(callbacks: Iterable[L.Callback], kind: type[Kind]) -> Kind:
 class StopOnSignal(L.Callback):
     """Ends `fit` between two batches once a signal has come; a second signal ends the process at once.
 
-    An exception that a signal raises wherever the program happens to be can leave a lock taken (that of
-    TensorBoard's writer was seen) or a checkpoint half saved. Here the signal only leaves a note, of which
-    KeepBudget tells the other processes of a training, so that all end after the same step.
+    An exception from within a signal handler can leave a lock taken (seen with TensorBoard's writer) or a
+    checkpoint half saved. Here the handler only notes the signal. KeepBudget passes it on to the other ranks,
+    so that all end after the same step.
 
     Attributes:
-        received: the signal that came, here or to another process, or None.
+        received: the signal that came, here or to another rank, or None.
     """
 
     received: signal.Signals | None = None
-    _all_know = False  # so that none stops alone, where a signal comes right after they have talked
+    _all_know = False  # several ranks stop together, once they have told each other
     _listens = False
 
     @property
@@ -53,8 +54,10 @@ class StopOnSignal(L.Callback):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Answer signals within the block, and end it quietly where one has come; after the first one, the
-        system's own answer holds, here too."""
+        """Answer signals within the block, and end it quietly if one has come.
+
+        After the first signal the system's own answer holds, in later blocks too.
+        """
         if self.received is not None:
             yield
             return
@@ -73,36 +76,26 @@ class StopOnSignal(L.Callback):
                 signal.signal(number, handler)
 
     def tell(self, number: float) -> None:
-        """Some process of this training has received this signal; 0 for none."""
+        """Note the number of the signal that some rank has received; 0 for none."""
         if number:
             self.received = signal.Signals(int(number))
             self._all_know = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._replace_lightnings_answer(trainer)
+        # Lightning sets a handler of SIGTERM of its own.
+        if trainer.world_size > 1 and self._listens:
+            ignore_sigterm(trainer)
+            signal.signal(signal.SIGTERM, self._note if self.received is None else signal.SIG_DFL)
 
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._replace_lightnings_answer(trainer)
+    on_validation_start = on_train_start
 
     def on_train_batch_start(self, *args: Any) -> None:
-        self._stop_if_asked()
+        if self.received is not None and (self._all_know or world_size() == 1):
+            raise StoppedBySignalError(self.received.name)
 
-    def on_validation_batch_start(self, *args: Any) -> None:
-        self._stop_if_asked()
+    on_validation_batch_start = on_train_batch_start
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number)
         for other in SIGNALS:
             signal.signal(other, signal.SIG_DFL)
-
-    def _replace_lightnings_answer(self, trainer: L.Trainer) -> None:
-        """To SIGTERM: of several processes it would broadcast in the midst of whatever another broadcasts,
-        and ask all before each step, for which every GPU is waited for."""
-        if trainer.world_size == 1 or not self._listens:
-            return
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
-        signal.signal(signal.SIGTERM, self._note if self.received is None else signal.SIG_DFL)
-
-    def _stop_if_asked(self) -> None:
-        if self.received is not None and (self._all_know or world_size() == 1):
-            raise StoppedBySignalError(self.received.name)

@@ -1,4 +1,4 @@
-"""Measured durations of work that is done in many places, read by the budget alone."""
+"""Measured durations of checkpoints, exports and figures, from which the budget plans the end of a run."""
 
 import time
 from collections.abc import Iterator
@@ -11,8 +11,8 @@ class Stopwatch:
 
     Attributes:
         total: seconds of all measurements together.
-        expected: seconds that the next measurement will show: the longest so far, unless the owner knows
-            better.
+        expected: seconds that the next one will take: the longest so far, of earlier attempts too, unless
+            the owner knows better.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Stopwatch:
 
 @dataclass
 class Stopwatches:
-    """A stopwatch for each part of a training that saves something; each part is given its own."""
+    """A stopwatch for each part of a training that saves something."""
 
     checkpoint: Stopwatch = field(default_factory=Stopwatch)
     export: Stopwatch = field(default_factory=Stopwatch)

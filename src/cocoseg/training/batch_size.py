@@ -68,26 +68,21 @@ def largest_batch(module: SegmentationModule, images: int, trainer: L.Trainer) -
 def largest_fitting(peak: Callable[[int], float], room: float, most: int) -> int:
     """Find the largest power of two, up to `most`, whose peak memory fits into the room; 1 at least.
 
-    A size that can't fit, going by what the last two needed, is not tried.
-
     Args:
-        peak: bytes that a batch of this many images needs; torch.OutOfMemoryError if there are too few.
+        peak: number of images -> bytes; torch.OutOfMemoryError where they don't fit at all.
         room: bytes.
         most: images.
     """
-    batch, needed, before = 1, 0.0, 0.0
-    for candidate in (2**power for power in range(most.bit_length())):
-        if needed + 2 * (needed - before) > room and candidate > 2:
-            break
+    batch = 1
+    while 2 * batch <= most:
         try:
-            before, needed = needed, peak(candidate)
+            if peak(2 * batch) > room:
+                break
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             break
-        if needed > room:
-            break
-        batch = candidate
+        batch *= 2
     return batch
 
 
@@ -122,7 +117,11 @@ def check_memory(module: SegmentationModule, trainer: L.Trainer, data: Segmentat
         moments = [torch.empty_like(w) for w in weights for _ in range(MOMENTS) if not has_moments]
         training_pass(module, trainer, min(data.batch_size, len(data.train_set)), size)
         module.net.eval()
-        _validation_pass(module, trainer, min(data.batch_size, len(data.val_set)), size)
+        image, mask = _blank(module, min(data.batch_size, len(data.val_set)), size)
+        with torch.no_grad(), trainer.precision_plugin.val_step_context():
+            logits = logits_of(module.net(image))
+            module.loss(logits, mask)
+            logits.argmax(1)
         del moments
     _empty_cache()
 
@@ -141,17 +140,6 @@ def training_pass(module: SegmentationModule, trainer: L.Trainer, images: int, s
     loss.backward()
 
 
-def _validation_pass(
-    module: SegmentationModule, trainer: L.Trainer, images: int, size: tuple[int, int]
-) -> None:
-    """Predict and score a blank batch as `SegmentationModule.validation_step` does, without its metrics."""
-    image, mask = _blank(module, images, size)
-    with torch.no_grad(), trainer.precision_plugin.val_step_context():
-        logits = logits_of(module.net(image))
-        module.loss(logits, mask)
-        logits.argmax(1)
-
-
 def _blank(module: SegmentationModule, images: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Image (B, 3, H, W), channels last as batches are, and mask (B, H, W) int64, all zeros."""
     image = torch.zeros(images, 3, *size, device=module.device, dtype=module.dtype)
@@ -161,7 +149,7 @@ def _blank(module: SegmentationModule, images: int, size: tuple[int, int]) -> tu
 
 @contextmanager
 def explain_half_batch(data: SegmentationDataModule, trainer: L.Trainer, run: Run) -> Iterator[None]:
-    """Where a GPU's memory runs out, report the command that resumes the run with half the batch.
+    """Report memory that runs out with the command that resumes the run with half the batch.
 
     A batch of one image can't be halved; its error is passed on.
 
@@ -186,7 +174,7 @@ def half_batch_command(run: Run, batch_size: int, accumulate: int) -> str:
     """
     kept = [typed for typed in run.command.overrides if key_of(typed) not in OF_ATTEMPT]
     folder = [typed for typed in run.command.overrides if key_of(typed) == "run_dir"]
-    # A run that was resumed from another folder may not have a checkpoint of its own yet.
+    # A run that was resumed from another folder may not have a checkpoint yet.
     is_elsewhere = run.checkpoint is not None and not (run.folder / CHECKPOINTS / "last.ckpt").is_file()
     changed = [
         *(folder or [f"run_dir={from_here(run.folder)}"]),
@@ -199,5 +187,4 @@ def half_batch_command(run: Run, batch_size: int, accumulate: int) -> str:
 
 def _empty_cache() -> None:
     gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    torch.cuda.empty_cache()  # does nothing without a GPU

@@ -1,11 +1,9 @@
-"""Network, loss, optimizer and trainer, as a configuration names them."""
+"""Network, loss and trainer, as a configuration names them."""
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import lightning as L
 from torch import nn
-from torch.optim import Optimizer
 
 from cocoseg import distributed
 from cocoseg.budget.pacing import trainer_settings
@@ -21,9 +19,8 @@ from cocoseg.networks.pretrained import Pretrained, read_pretrained
 from cocoseg.networks.spec import ModelSpec
 from cocoseg.training.batch_size import largest_batch
 from cocoseg.training.checkpoints import WholeCheckpointIO
-from cocoseg.training.finetuning import encoder_of, slowed
 from cocoseg.training.module import SegmentationModule
-from cocoseg.training.optimizer import decayed, require_same_groups, with_fused
+from cocoseg.training.optimizer import optimizer_of, require_same_groups
 
 
 class Start(NamedTuple):
@@ -31,17 +28,11 @@ class Start(NamedTuple):
 
     Attributes:
         checkpoint: content of the checkpoint that is resumed, or None.
-        where: its file.
         pretrained: weights that a new run begins with, or None.
-        settings: the trainer's, resolved for the device at hand.
-        earlier: files of the models that these weights come from.
     """
 
     checkpoint: dict[str, Any] | None
-    where: str | None
     pretrained: Pretrained | None
-    settings: dict[str, Any]
-    earlier: tuple[str | None, ...]
 
 
 def read_start(config: Config, run: Run) -> Start:
@@ -51,49 +42,37 @@ def read_start(config: Config, run: Run) -> Start:
         CocosegError: a file can't be read, or the network has no argument of a name.
     """
     arguments_of(config.model)
-    settings = settled(trainer_settings(config, run.budget))
-    weights = config.model.get("weights") if is_own(config.model) else None
-    earlier = (run.checkpoint, weights)
     if run.checkpoint is None:
-        return Start(None, None, _read_pretrained_once(config), settings, earlier)
+        return Start(None, _read_pretrained_once(config))
     checkpoint = read_checkpoint(run.checkpoint)
     run.budget.resume(checkpoint.get("budget"))
-    return Start(checkpoint, run.checkpoint, None, settings, earlier)
+    return Start(checkpoint, None)
 
 
 def _read_pretrained_once(config: Config) -> Pretrained | None:
-    """Read pretrained weights, which one process per machine fetches."""
-    fetched = read_pretrained(config.model) if distributed.is_first_of_machine() else None
+    """Read pretrained weights, which one process per machine downloads."""
+    weights = read_pretrained(config.model) if distributed.is_first_of_machine() else None
     distributed.barrier()
-    return fetched or read_pretrained(config.model)
+    return weights or read_pretrained(config.model)
 
 
-def build_module(config: Config, data: SegmentationDataModule, start: Start) -> SegmentationModule:
+def build_module(config: Config, run: Run, data: SegmentationDataModule, start: Start) -> SegmentationModule:
     """Build network, loss and optimizer for the classes of the data.
 
     Raises:
-        CocosegError: the checkpoint to resume is of another network, other labels or other groups of weights.
+        CocosegError: the checkpoint to resume has another network, other labels or other groups of weights.
     """
     network = arguments_of(config.model, len(data.labels))
-    node = with_fused(config.optimizer, start.settings)
     net = in_channels_last(build(network, "model"))
     if start.pretrained is not None:
         start.pretrained.load_into(net, data.labels)
-    finetune = config.finetune
-    encoder = encoder_of(net) if finetune.frozen or finetune.encoder_lr != 1 else None
-
-    def optimizer(parameters: Iterable[nn.Parameter]) -> Optimizer:
-        groups = decayed(node, parameters)
-        if finetune.encoder_lr != 1:
-            groups = slowed(groups, encoder, finetune.encoder_lr * node["lr"])
-        return build(node, "optimizer", groups)
-
+    optimizer = optimizer_of(config, net, settled(trainer_settings(config, run.budget)))
     spec = ModelSpec(network, data.labels, tuple(config.data.image_size))
     module = SegmentationModule(net=net, loss=build_loss(config, data), optimizer=optimizer, spec=spec)
     if start.checkpoint is not None:
-        spec.require_same(start.checkpoint["spec"], where=start.where)
+        spec.require_same(start.checkpoint["spec"], where=run.checkpoint)
         state = start.checkpoint["optimizer_states"][0]
-        require_same_groups(module.configure_optimizers(), state, where=start.where)
+        require_same_groups(module.configure_optimizers(), state, where=run.checkpoint)
     return module
 
 
@@ -104,10 +83,10 @@ def build_trainer(
     module: SegmentationModule,
     data: SegmentationDataModule,
 ) -> L.Trainer:
-    """Build the trainer; with it try a custom network out, and find the batch size where it is `auto`.
+    """Build the trainer; try a custom network out with it, and find the batch size if it is `auto`.
 
     Raises:
-        CocosegError: the settings don't make a trainer, or the network does not return what it must.
+        CocosegError: the settings don't make a trainer, or the network does not return logits.
     """
     trainer = build(
         settled(trainer_settings(config, run.budget)),
@@ -128,7 +107,7 @@ def build_trainer(
 
 
 def build_loss(config: Config, data: SegmentationDataModule) -> nn.Module:
-    """Build the loss, with the class weights that its rule gives for the training masks."""
+    """Build the loss, with class weights by its rule from the training masks."""
     node = config.loss
     rule = node.get("class_weights") if isinstance(node, dict) else None
     if isinstance(rule, str):

@@ -34,7 +34,7 @@ def build_callbacks(
     callbacks: list[L.Callback] = [distributed.SyncBatchNormStatistics()]
     if config.compile:
         callbacks.append(CompileNetwork(data))
-    # These two before KeepBudget, for which training begins then.
+    # Compilation and memory check come before KeepBudget, for which training begins then.
     callbacks += [CheckMemory(data), KeepBudget(budget, config, stop)]
     callbacks += [ScheduleRate(config.schedule, budget), StopOnNaN()]
     if config.finetune.frozen:
@@ -42,7 +42,7 @@ def build_callbacks(
     callbacks += [
         BestCheckpoint(folder, exporter, best_beside(run.checkpoint)),
         LastCheckpoint(folder, config.budget.checkpoint_every, budget),
-        stop,  # after KeepBudget, which tells it of signals to other ranks
+        stop,  # after KeepBudget, which passes on signals to other ranks
         PruneTrial(config.sweep, run.folder.parent, budget),
     ]
     if distributed.rank() == 0:

@@ -22,10 +22,9 @@ from cocoseg.files import whole_file, write_bytes
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints whole or not at all, and measures how long it takes.
+    """Writes checkpoints whole or not at all, and measures the time.
 
-    Lightning's own class writes to the system's temporary folder and moves the file. That is no single step
-    if the folder is on another disk.
+    Lightning's own class moves the file from the system's temporary folder: not at once from another disk.
     """
 
     def __init__(self, watch: Stopwatch):
@@ -47,17 +46,15 @@ class LastCheckpoint(L.Callback):
     Args:
         folder: folder of the checkpoint.
         every: time between checkpoints. They are saved at the end of a step, while the budget has room.
-        budget: says whether it has.
+        budget: tells whether it has.
     """
 
     def __init__(self, folder: Path, every: timedelta, budget: Budget):
         self.path = folder / "last.ckpt"
-        self.every = every.total_seconds()
-        self.budget = budget
-        self.saved_at: float | None = None
+        self.every, self.budget = every.total_seconds(), budget
+        self.saved_at: float | None = None  # time of the last save
         self.step = -1  # step of the last save
-        self.training = False
-        self._validating = False
+        self.training = self._validating = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.training = True
@@ -83,7 +80,7 @@ class LastCheckpoint(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
         # Nothing is saved after a CocosegError (the disk is full, weights are NaN), nor while a checkpoint is
-        # being restored, of which half would be written back, nor while other processes continue.
+        # being restored, of which half would be written back, nor while other ranks continue.
         if world_size() > 1 and not isinstance(exception, StoppedBySignalError):
             return
         if self.training and not isinstance(exception, CocosegError) and trainer.global_step > 0:
@@ -97,7 +94,7 @@ class LastCheckpoint(L.Callback):
 
 
 def _restore_trained_weights(trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-    """End a validation of averaged weights that an exception has broken off.
+    """End a validation of averaged weights after an exception.
 
     Lightning's WeightAveraging exchanges trained and averaged weights when a validation starts, and again
     when it ends. A checkpoint that is saved in between would hold each in the place of the other.
@@ -108,11 +105,11 @@ def _restore_trained_weights(trainer: L.Trainer, pl_module: L.LightningModule) -
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Saves `best.ckpt`, the one of highest `val/miou`. A resumed run keeps that of the earlier run.
+    """Saves `best.ckpt`, by the highest `val/miou`. A resumed run keeps the best one of the earlier run.
 
     Args:
         folder: folder of the checkpoint.
-        export: called with the file after each new best one.
+        export: called on rank zero with the file after each new best one.
         earlier: best checkpoint of the run that is resumed.
     """
 
@@ -129,20 +126,19 @@ class BestCheckpoint(ModelCheckpoint):
         self.earlier = earlier
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # Scores of a part of the validation set don't compare with those of all of it.
-        if not (pl_module.scores_are_partial and self.best_model_path):
-            super().on_validation_end(trainer, pl_module)
-
-    def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
-        super()._save_checkpoint(trainer, filepath)
-        if trainer.is_global_zero:
-            self.export(Path(filepath))
+        # Scores on a part of the validation set don't compare with scores on all of it.
+        if pl_module.scores_are_partial and self.best_model_path:
+            return
+        before = self.best_model_score
+        super().on_validation_end(trainer, pl_module)
+        if self.best_model_score is not before and trainer.is_global_zero:
+            self.export(Path(self.best_model_path))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Find the best checkpoint on disk.
 
-        The loaded state knows of none that was saved after it, and Lightning's own method forgets the score
-        if the folder has changed.
+        The loaded state does not know later ones, and Lightning's own method forgets the score if the folder
+        has changed.
         """
         here = Path(self.dirpath, "best.ckpt")
         files = (here, self.earlier, Path(state_dict["best_model_path"]))
@@ -160,6 +156,6 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 def _miou(checkpoint: Path) -> float:
-    """Validation mIoU that a checkpoint was saved with; -1 if there is none."""
+    """Read the validation mIoU from a checkpoint; -1 if there is none."""
     scores = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True).get("scores")
     return scores["miou"] if scores else -1.0

@@ -10,6 +10,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 
 from cocoseg.budget.budget import Budget
+from cocoseg.budget.lightning_internals import batches_of_epoch
 from cocoseg.durations import clock
 from cocoseg.labels import LabelMap
 from cocoseg.progress import LINE_EVERY
@@ -30,7 +31,7 @@ def quiet_lightning() -> None:
         "The number of training batches .* is smaller than the logging interval",
         "Checkpoint directory .* exists and is not empty",  # a resumed run
         "The dirpath has changed from",  # a resumed run has a folder of its own
-        "It is recommended to use `self.log.*sync_dist=True",  # ours are those of all processes
+        "It is recommended to use `self.log.*sync_dist=True",  # ours are reduced already
         "You're resuming from a checkpoint that ended before the epoch ended",
         "`ModelCheckpoint.*could not find the monitored key",  # the run ended before the first validation
     ):
@@ -38,15 +39,15 @@ def quiet_lightning() -> None:
 
 
 def progress_callback(budget: Budget) -> ProgressBar:
-    """A progress bar on a terminal, plain lines elsewhere."""
+    """Make a progress bar for a terminal, plain lines elsewhere."""
     return BarProgress(budget) if sys.stderr.isatty() else LineProgress(budget)
 
 
-def expected_epochs(trainer: L.Trainer, budget: Budget) -> str:
-    """The estimated number of epochs of the whole run, or `?`."""
+def estimate_epochs(trainer: L.Trainer, budget: Budget) -> str:
+    """Estimate the number of epochs of the whole run; `?` before the first step."""
     if not budget.progress or not trainer.num_training_batches:
         return "?"
-    done = trainer.current_epoch + (trainer.fit_loop.epoch_loop.batch_idx + 1) / trainer.num_training_batches
+    done = trainer.current_epoch + (batches_of_epoch(trainer) + 1) / trainer.num_training_batches
     return f"{done / budget.progress:.0f}"
 
 
@@ -69,7 +70,7 @@ class BarProgress(TQDMProgressBar):
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
-        metrics["epochs"] = f"~{expected_epochs(trainer, self.budget)}"
+        metrics["epochs"] = f"~{estimate_epochs(trainer, self.budget)}"
         metrics["time"] = clock(self.budget.used())
         if self.budget.limit is not None:
             metrics["time"] += f"/{clock(self.budget.limit)}"
@@ -112,14 +113,14 @@ class LineProgress(ProgressBar):
             clock(self.budget.used()),
             limit,
             trainer.current_epoch,
-            expected_epochs(trainer, self.budget),
+            estimate_epochs(trainer, self.budget),
             trainer.global_step,
             "  ".join(values),
         )
 
 
 def score_table(scores: Scores, labels: LabelMap) -> str:
-    """A table of the IoU of each class and the means. Classes that validation lacks are only counted."""
+    """Make a table of the IoU of each class and the means. Classes that validation lacks are only counted."""
     means = {
         "mIoU (without background)": scores.miou,
         "mIoU (with background)": scores.miou_with_background,

@@ -27,7 +27,6 @@ from cocoseg.figures.charts import confused_pairs, confusion_matrix, iou_bars
 from cocoseg.figures.comparison import Example, draw_comparison, easy_and_hard, spread
 from cocoseg.labels import LabelMap
 from cocoseg.networks.pixels import denormalize
-from cocoseg.networks.spec import ModelSpec
 from cocoseg.overrides import Command
 from cocoseg.preparation.prepared_folder import prepared_sets
 from cocoseg.scores import Scores
@@ -37,23 +36,24 @@ from cocoseg.training.module import SegmentationModule
 log = logging.getLogger(__name__)
 
 EXAMPLES = 8  # images shown all through a run
-CANDIDATES = 32  # images of which they are chosen, by how hard they look
+CANDIDATES = 32  # images from which the examples are chosen, by how hard they look
 RARER = 1.25  # factor between the steps of figures and the steps of the next ones
-SHARE = 0.02  # of the time used so far, that figures may take before the end of a run
-MAX_BYTES = 64 * 2**20  # of all figures in a run; beyond, only those of its end are drawn
+SHARE = 0.02  # share of the time used so far that figures may take before the end of a run
+GUESS = 2.0  # seconds that figures take, until some were measured
+GUESS_SHARE = 0.01  # share of the limit that the guess is at most
 
 Draw = Callable[[], PIL.Image.Image]
 
 
 def is_shown(trainer: L.Trainer) -> bool:
-    """Whether this process writes for TensorBoard."""
+    """Tell whether this process writes for TensorBoard."""
     return isinstance(trainer.logger, TensorBoardLogger) and trainer.is_global_zero
 
 
 def event_file(logger: TensorBoardLogger) -> FileWriter:
-    """The logger's event file, for what the logger has no method for.
+    """Return the logger's event file, to write what the logger has no method for.
 
-    A new file if a training that has ended closed the last one: the public field is None then.
+    After the end of a training it is a new file: the public field is None then.
     """
     return logger.experiment._get_file_writer()
 
@@ -75,7 +75,7 @@ class RunTexts(L.Callback):
             writer.add_text(f"run/{name}", text, step)
 
     def texts(self) -> dict[str, str]:
-        """Name -> Markdown."""
+        """Return name -> Markdown."""
         texts = {
             "command": _verbatim(str(self.command)),
             "config": _verbatim(OmegaConf.to_yaml(OmegaConf.create(as_dict(self.config)))),
@@ -100,33 +100,24 @@ class Figures(L.Callback):
 
     Args:
         budget: the time used and left; figures are timed by its stopwatch for them.
-        seed: of the choice of examples.
-
-    Attributes:
-        seconds: spent on figures so far, in earlier attempts at the run, too.
-        seconds_of: tag of a figure -> seconds to draw and write it, as last measured.
+        seed: seed of the choice of examples.
     """
 
     def __init__(self, budget: Budget, seed: int):
         self.budget, self.seed = budget, seed
         self.chosen: list[int] | None = None  # indices in the order of validation, the hardest first
         self.next_step = 0
-        self.bytes = 0  # of all figures in the event files
-        self.seconds = 0.0
-        self.seconds_of: dict[str, float] = {}
+        self.seconds = 0.0  # time spent on figures so far, in earlier attempts at the run too
+        self._seconds_of: dict[str, float] = {}  # tag of a figure -> seconds to draw it, as last measured
         self._failed = False
         self._wanted: set[int] = set()
         self._seen: dict[int, Example] = {}
-        self._index = 0  # of the next image
-
-    @property
-    def expected_seconds(self) -> float:
-        """Seconds that the next figures take."""
-        return sum(self.seconds_of.values())
+        self._index = 0  # index of the next image
 
     def on_train_start(self, trainer: L.Trainer, pl_module: SegmentationModule) -> None:
-        if self.budget.limit is not None and is_shown(trainer):
-            self._measure(pl_module.spec)
+        watch = self.budget.watches.figures
+        if self.budget.limit is not None and is_shown(trainer) and not watch.expected:
+            watch.expected = min(GUESS, GUESS_SHARE * self.budget.limit)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._wanted, self._seen, self._index = set(), {}, 0
@@ -163,119 +154,80 @@ class Figures(L.Callback):
             self.chosen = easy_and_hard(targets, EXAMPLES)
         ranks = enumerate(self.chosen, start=1)
         examples = {rank: self._seen[index] for rank, index in ranks if index in self._seen}
-        step = trainer.global_step
-        self.next_step = math.ceil(step * RARER)
+        self.next_step = math.ceil(trainer.global_step * RARER)
         matrix, labels = pl_module.matrix.numpy(), pl_module.spec.labels
-        file = event_file(trainer.logger)
-
-        def write(tag: str, figure: PIL.Image.Image) -> None:
-            summary, size = _image_summary(tag, figure)
-            file.add_summary(summary, step)
-            self.bytes += size
-
-        self._draw(figures(matrix, pl_module.scores, labels, examples), write)
+        self._draw(figures(matrix, pl_module.scores, labels, examples), trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "chosen": self.chosen,
-            "next_step": self.next_step,
-            "bytes": self.bytes,
-            "seconds": self.seconds,
-        }
+        return {"chosen": self.chosen, "next_step": self.next_step, "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.chosen, self.next_step = state_dict["chosen"], state_dict["next_step"]
-        self.bytes, self.seconds = state_dict["bytes"], state_dict["seconds"]
+        self.seconds = state_dict["seconds"]
 
     def _is_due(self, trainer: L.Trainer) -> bool:
-        after_fit = trainer.state.fn == TrainerFn.VALIDATING  # of a training that had no validation
+        after_fit = trainer.state.fn == TrainerFn.VALIDATING  # the training had no validation
         if after_fit or trainer.should_stop or is_last_step(trainer):
             return True
-        return trainer.global_step >= self.next_step and self.bytes < MAX_BYTES and self._is_affordable()
+        if trainer.global_step < self.next_step:
+            return False
+        seconds = self.seconds + self.budget.watches.figures.expected
+        return self.budget.limit is None or seconds <= SHARE * self.budget.used()
 
-    def _is_affordable(self) -> bool:
-        if self.budget.limit is None:  # then nothing depends on the clock
-            return True
-        return self.seconds + self.expected_seconds <= SHARE * self.budget.used()
-
-    def _measure(self, spec: ModelSpec) -> None:
-        """Draw the figures of random masks without showing them: about the most that figures can take.
-
-        So the time for the last ones is known even in a run of a single validation.
-        """
-        classes = len(spec.labels)
-        random = np.random.default_rng(0)
-        image = random.integers(classes, size=(*spec.image_size, 3), dtype=np.uint8)
-        matrix = np.ones((classes, classes), dtype=np.int64)
-        examples = {1: Example(image, image[..., 0], image[..., 1])}
-        self._draw(figures(matrix, Scores.from_matrix(matrix), spec.labels, examples), _image_summary)
-        seconds = self.seconds_of.get(_example_tag(1), 0.0)
-        self.seconds_of |= {_example_tag(rank): seconds for rank in range(1, EXAMPLES + 1)}
-        self.budget.watches.figures.expected = self.expected_seconds
-
-    def _draw(self, figures: Mapping[str, Draw], write: Callable[[str, PIL.Image.Image], object]) -> None:
+    def _draw(self, figures: Mapping[str, Draw], trainer: L.Trainer) -> None:
         """Draw and write figures as long as there is time, and measure each.
 
         An error is logged and ends the drawing, but not the training.
         """
         if self._failed:
             return
+        budget, file = self.budget, event_file(trainer.logger)
         try:
-            with self.budget.watches.figures.running():
+            with budget.watches.figures.running():
                 for tag, draw in figures.items():
-                    begin = time.monotonic()
-                    if (
-                        self.budget.left()
-                        < self.seconds_of.get(tag, 0.0) + self.budget.seconds_after_figures()
-                    ):
+                    longest = max(self._seconds_of.values(), default=0.0)
+                    if budget.left() < self._seconds_of.get(tag, longest) + budget.seconds_after_figures():
                         continue
-                    write(tag, draw())
-                    self.seconds_of[tag] = time.monotonic() - begin
-                    self.seconds += self.seconds_of[tag]
+                    begin = time.monotonic()
+                    file.add_summary(_image_summary(tag, draw()), trainer.global_step)
+                    self._seconds_of[tag] = time.monotonic() - begin
+                    self.seconds += self._seconds_of[tag]
         except Exception as error:  # whatever it is, a training of hours is worth more
             log.warning("TensorBoard's figures: %r; training goes on without them", error, exc_info=True)
             self._failed = True
-        self.budget.watches.figures.expected = self.expected_seconds
+        budget.watches.figures.expected = sum(self._seconds_of.values())
 
 
 def figures(
     matrix: np.ndarray, scores: Scores, labels: LabelMap, examples: Mapping[int, Example]
 ) -> dict[str, Draw]:
-    """Tag -> function that draws this figure of a validation.
+    """Return tag -> function that draws this figure of a validation.
 
     Args:
         matrix: (C, C) pixels, rows the target.
-        scores: of the same validation.
-        labels: of the C classes.
-        examples: by their rank, 1 is the hardest.
+        scores: scores of the same validation.
+        labels: labels of the C classes.
+        examples: rank -> example; 1 is the hardest.
     """
     return {
         "classes/iou": partial(iou_bars, scores.iou, labels),
         "classes/confusion": partial(confusion_matrix, matrix, labels.names),
         "classes/most_confused": partial(confused_pairs, matrix, labels.names),
-        **{
-            _example_tag(rank): partial(draw_comparison, example, labels)
-            for rank, example in examples.items()
-        },
+        **{f"examples/{rank}": partial(draw_comparison, each, labels) for rank, each in examples.items()},
     }
 
 
-def _example_tag(rank: int) -> str:
-    return f"examples/{rank}"
-
-
-def _image_summary(tag: str, figure: PIL.Image.Image) -> tuple[Summary, int]:
-    """A figure as TensorBoard stores it, and its size in bytes."""
+def _image_summary(tag: str, figure: PIL.Image.Image) -> Summary:
     buffer = io.BytesIO()
     figure.save(buffer, format="PNG", compress_level=3)
     image = Summary.Image(
         width=figure.width, height=figure.height, colorspace=3, encoded_image_string=buffer.getvalue()
     )
-    return Summary(value=[Summary.Value(tag=tag, image=image)]), buffer.tell()
+    return Summary(value=[Summary.Value(tag=tag, image=image)])
 
 
 def _image_count(trainer: L.Trainer) -> int:
-    """Images that this process is going to validate, if the validation is not cut short."""
+    """Number of images that this process validates, unless the validation is cut short."""
     batches = islice(trainer.val_dataloaders.batch_sampler, int(sum(trainer.num_val_batches)))
     return sum(map(len, batches))
 
@@ -285,5 +237,5 @@ def _as_bytes(mask: Tensor) -> np.ndarray:
 
 
 def _verbatim(text: str) -> str:
-    """Markdown that shows a text as it is."""
+    """Return Markdown that shows a text unchanged."""
     return "\n".join(f"    {line}" for line in text.splitlines())

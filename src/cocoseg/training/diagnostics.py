@@ -1,4 +1,4 @@
-"""Warnings about a training: predictions that collapse to one class, classes that only one set shows."""
+"""Warning about a training whose predictions collapse to one class."""
 
 import logging
 
@@ -11,16 +11,15 @@ from cocoseg.training.module import SegmentationModule
 
 log = logging.getLogger(__name__)
 
-MAX_NAMES = 5  # class names that a warning lists
 EARLY = 0.2  # progress: before, almost every network predicts one class for every pixel
 LATE = 0.5  # progress: from here on even rare classes should be predicted
 COLLAPSED = 0.99  # share of the pixels that one class is predicted for
-SURPLUS = 0.05  # by which that class's share of the target pixels is smaller
-LATE_SURPLUS = 0.001  # the same from LATE on, if no pixel of any other class is correct
+SURPLUS = 0.05  # difference to the share of the target pixels that are of that class
+LATE_SURPLUS = 0.001  # difference from LATE on, if no pixel of any other class is correct
 
 
 class Diagnostics(L.Callback):
-    """Warns once if the predictions of a validation collapse to one class, and says what to try."""
+    """Warns once if the predictions of a validation collapse to one class, with what to try."""
 
     def __init__(self, budget: Budget):
         self.budget = budget
@@ -37,7 +36,7 @@ class Diagnostics(L.Callback):
 
 
 def collapse(matrix: Tensor, labels: LabelMap, *, late: bool = False) -> str | None:
-    """A warning if nearly all pixels are predicted to be of one class that has fewer, else None.
+    """Return a warning if nearly all pixels are predicted to be of one class that has fewer, else None.
 
     Args:
         matrix: (C, C) pixels, rows the target.

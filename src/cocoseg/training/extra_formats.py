@@ -28,7 +28,7 @@ def write_formats(
     Args:
         names: keys of FORMATS; others, such as `pth`, are left out.
         run: its folder holds the model file `model_name`.
-        spec: of the model.
+        spec: description of the model.
         stopped: write none, because the sender of the signal may kill the process soon.
 
     Returns:
@@ -55,13 +55,14 @@ def write_formats(
 
 
 def _run_python(arguments: Sequence[str], seconds: float) -> tuple[str, str]:
-    """Run Python with these arguments for so many seconds at most. Returns the last line that it printed,
-    and why it failed, or nothing."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    timeout = None if math.isinf(seconds) else max(0.0, seconds)
+    """Run Python for so many seconds at most. Returns the last line that it printed, or why it failed."""
     try:
         done = subprocess.run(
-            [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=timeout
+            [sys.executable, *arguments],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+            timeout=None if math.isinf(seconds) else max(0.0, seconds),
         )
     except subprocess.TimeoutExpired:
         return "", "there was no time left"

@@ -1,4 +1,4 @@
-"""Training that goes on from an encoder's weights: they stay as they are at first, and move more slowly."""
+"""Fine-tuning of an encoder that comes with weights: frozen at first, slower later."""
 
 import logging
 from collections.abc import Iterable
@@ -13,14 +13,14 @@ from cocoseg.errors import CocosegError
 
 log = logging.getLogger(__name__)
 
-ENCODERS = ("encoder", "backbone")  # what networks call it: ours and smp's, and torchvision's
+ENCODERS = ("encoder", "backbone")  # names in our and smp's networks, and in torchvision's
 
 
 def encoder_of(net: nn.Module) -> nn.Module:
-    """The part of a network that comes with weights.
+    """Return the part of a network that comes with weights.
 
     Raises:
-        CocosegError: it has none of a known name.
+        CocosegError: no part has a known name.
     """
     for name in ENCODERS:
         if isinstance(part := getattr(net, name, None), nn.Module):
@@ -31,12 +31,13 @@ def encoder_of(net: nn.Module) -> nn.Module:
     )
 
 
-def slowed(groups: Iterable[Any], encoder: nn.Module, lr: float) -> list[dict[str, Any]]:
-    """An optimizer's parameters or groups of them, those of the encoder in groups of their own, which come
-    last.
+def encoder_lr_groups(groups: Iterable[Any], encoder: nn.Module, lr: float) -> list[dict[str, Any]]:
+    """Split an optimizer's parameters, or each group of them: the encoder's last, with a rate of their own.
 
     Args:
-        lr: of the encoder.
+        groups: parameters, or dictionaries with `params`.
+        encoder: part of the network.
+        lr: learning rate of the encoder.
     """
     groups = list(groups)
     if not groups or not isinstance(groups[0], dict):
@@ -48,23 +49,22 @@ def slowed(groups: Iterable[Any], encoder: nn.Module, lr: float) -> list[dict[st
 
 
 class FreezeEncoder(L.Callback):
-    """Keeps the encoder's weights, and its BatchNorm statistics, as they are for the first part of a run.
+    """Keeps the encoder's weights and BatchNorm statistics unchanged for the first part of a run.
 
-    Its parameters belong to the optimizer all along and have no gradients meanwhile, which every optimizer
-    of torch passes over; the backward pass ends where the encoder does. DDP, which settles at the start which
-    gradients it waits for, computes them all the same; there they are dropped before the optimizer sees them.
-    What is frozen depends on the run's progress alone, so a run that goes on does so as it was.
+    Its parameters belong to the optimizer from the start and have no gradients meanwhile, so that every
+    optimizer of torch skips them; the backward pass ends before the encoder. DDP decides at the start which
+    gradients it waits for and computes them all; there they are dropped before the optimizer sees them.
+    Only the run's progress decides what is frozen, so a resumed run continues unchanged.
 
     Args:
-        share: of the run; 1 for all of it.
-        budget: tells the progress.
+        share: share of the run, 1 for all of it.
+        budget: its `progress` counts.
     """
 
     def __init__(self, share: float, budget: Budget):
-        self.share = share
-        self.budget = budget
-        self._frozen: list[nn.Parameter] | None = None  # what is to be thawed
-        self._drops = False  # gradients, which are computed
+        self.share, self.budget = share, budget
+        self._frozen: list[nn.Parameter] | None = None  # parameters to be trained later
+        self._drops = False  # gradients are computed, and dropped
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self._drops = isinstance(trainer.strategy, ParallelStrategy)
@@ -73,7 +73,10 @@ class FreezeEncoder(L.Callback):
         encoder = encoder_of(pl_module.net)
         if self.share < 1 and self.budget.progress >= self.share:
             if self._frozen is not None:
-                self._thaw(encoder)
+                for weight in self._frozen:
+                    weight.requires_grad_(True)
+                self._frozen = None
+                encoder.train()
                 log.info("step %d: from here on the encoder is trained, too", trainer.global_step)
             return
         if self._frozen is None:
@@ -82,17 +85,9 @@ class FreezeEncoder(L.Callback):
             for weight in self._frozen:
                 weight.requires_grad_(self._drops)
                 weight.grad = None
-        if encoder.training:  # again, after the network was validated or exported
-            encoder.eval()
+        encoder.eval()  # every time: after a validation or an export the whole network is in training mode
 
     def on_before_optimizer_step(self, *args: Any) -> None:  # before gradients are clipped, too
         if self._drops:
             for weight in self._frozen or ():
                 weight.grad = None
-
-    def _thaw(self, encoder: nn.Module) -> None:
-        if self._frozen is not None:
-            for weight in self._frozen:
-                weight.requires_grad_(True)
-            encoder.train()
-        self._frozen = None

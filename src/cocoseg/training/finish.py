@@ -31,14 +31,14 @@ from cocoseg.training.module import SegmentationModule
 log = logging.getLogger(__name__)
 
 MODEL, SHEET = "segmentation_model.pth", "examples.png"
-EXAMPLES = 8  # on the sheet
+EXAMPLES = 8  # images on the sheet
 
 
 class Exporter:
     """Writes the model, its scores and a sheet of examples to the run folder.
 
-    Done whenever a validation finds a better model, so that from the first one on there always is a valid
-    file; and at the end, where none of this attempt was better than what it went on from.
+    It does so whenever a validation finds a better model, so that there is a valid file from the first one
+    on, and at the end of an attempt that found none.
     """
 
     def __init__(self, module: SegmentationModule, data: SegmentationDataModule, run: Run):
@@ -49,8 +49,8 @@ class Exporter:
     def __call__(self, checkpoint: Path | None = None) -> None:
         """Export the weights and scores of a checkpoint; without one those that the module has now.
 
-        The checkpoint of a validation holds the weights that were scored. Those of the module may be others
-        by then: a callback that averages weights puts the average in their place for the validation only.
+        The checkpoint of a validation holds the weights that were scored. The module's may differ: a callback
+        that averages weights puts the average in their place for the validation only.
         """
         spec, net, scores = self.module.spec, self.module.net, self.module.scores
         with self.run.budget.watches.export.running():
@@ -91,11 +91,10 @@ class Exporter:
         return self.scores and self.scores.miou
 
     def _export_best(self, trainer: L.Trainer) -> None:
-        if self.exported:
-            return
         best = find_callback(trainer.callbacks, BestCheckpoint)
         checkpoint = best.best_model_path or best.earlier
-        self(checkpoint and Path(checkpoint))
+        if not self.exported:
+            self(checkpoint and Path(checkpoint))
 
     def _log_summary(self, trainer: L.Trainer, written: Sequence[str]) -> None:
         stop, last = (find_callback(trainer.callbacks, kind) for kind in (StopOnSignal, LastCheckpoint))
@@ -127,9 +126,9 @@ class Exporter:
 def write_sheet(
     path: Path, net: torch.nn.Module, pairs: Sequence[tuple[Tensor, Tensor]], labels: LabelMap, seed: int
 ) -> None:
-    """Predict some images from all over a data set and write their strips as PNG, the hardest first."""
-    numbers = spread(len(pairs), EXAMPLES, seed)
-    image, mask = (torch.stack(part) for part in zip(*(pairs[i] for i in numbers), strict=True))
+    """Predict some images from all over a data set and write them compared as PNG, the hardest first."""
+    indices = spread(len(pairs), EXAMPLES, seed)
+    image, mask = (torch.stack(part) for part in zip(*(pairs[i] for i in indices), strict=True))
     training = net.training
     like = next(net.parameters())
     net.eval()

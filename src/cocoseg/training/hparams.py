@@ -4,21 +4,22 @@ Written by hand: Lightning's `log_hyperparams(values, metrics)` says at once tha
 """
 
 import math
-import time
 from collections.abc import Mapping, Set
 from typing import Any
 
 import lightning as L
+from omegaconf import OmegaConf
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+from torch.utils.tensorboard.summary import hparams
 
 from cocoseg.config import Config
 from cocoseg.overrides import Command, key_of
-from cocoseg.settings import as_dict
+from cocoseg.settings import as_dict, shown
 from cocoseg.training.dashboard import event_file, is_shown
 from cocoseg.training.module import SegmentationModule
 
-# Settings that are compared even if they were not typed; all settings would be eighty columns.
+# Settings that are compared even if they were not typed; all settings would be a hundred columns.
 GROUPS = ("experiment", "data", "model", "loss", "optimizer", "augment")
 COMPARED = (
     *("optimizer.lr", "optimizer.weight_decay", "schedule.name", "loss.class_weights"),
@@ -40,13 +41,13 @@ MIOU, LOSS = "hp/val_miou", "hp/val_loss"
 class HyperparameterRow(L.Callback):
     """Puts the run into the table when training begins, and its best validation as soon as there is one.
 
-    The metrics are those of the exported weights: of the highest mIoU; a validation that was cut short counts
-    only as long as there is no other. They have tags of their own, so that the row of a run that dies shows
-    them, too, and the curves of each validation stay as they are.
+    The metrics are those of the exported weights, with the highest mIoU; a validation that was cut short
+    counts only as long as there is no other. They have tags of their own, so that a run that fails shows
+    them in its row, too.
 
     Args:
         config: all settings.
-        command: tells which of them were typed.
+        command: the overrides as typed.
     """
 
     def __init__(self, config: Config, command: Command):
@@ -60,7 +61,8 @@ class HyperparameterRow(L.Callback):
         values = dict(self.values)
         if "data.batch_size" in values and trainer.datamodule is not None:
             values["data.batch_size"] = trainer.datamodule.batch_size  # the configuration may say `auto`
-        for summary in (table(values, self.first), session_start(values)):
+        _, row, _ = hparams(values, {})
+        for summary in (table(values, self.first), row):
             event_file(trainer.logger).add_summary(summary, trainer.global_step)
         if self.best:  # the run was resumed, perhaps in a new folder
             trainer.logger.log_metrics(self.best, trainer.global_step)
@@ -80,7 +82,8 @@ class HyperparameterRow(L.Callback):
         # Not after an error or a signal: TensorBoard takes the first end that it finds, and the run may be
         # resumed.
         if is_shown(trainer):
-            event_file(trainer.logger).add_summary(session_end(), trainer.global_step)
+            _, _, success = hparams({}, {})
+            event_file(trainer.logger).add_summary(success, trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
         return dict(self.best)
@@ -90,13 +93,14 @@ class HyperparameterRow(L.Callback):
 
 
 def table(values: Mapping[str, float | str], first: Set[str]) -> Summary:
-    """The table's columns; TensorBoard takes those of the first run that it finds.
+    """Describe the table's columns; TensorBoard takes the description of the first run that it finds.
 
-    It shows five of them until more are selected: those marked as differing, then by the alphabet.
+    It shows five columns until more are selected: those marked as differing, then by the alphabet. PyTorch's
+    `hparams` marks none.
 
     Args:
-        values: of the run.
-        first: keys to be shown first.
+        values: name -> value of this run.
+        first: names of the columns to be shown first.
     """
     infos = []
     for name in dict.fromkeys((*GROUPS, *COMPARED, *values)):
@@ -105,59 +109,29 @@ def table(values: Mapping[str, float | str], first: Set[str]) -> Summary:
         infos.append(api_pb2.HParamInfo(name=name, type=kind, differs=name in first))
     metrics = [api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag)) for tag in (MIOU, LOSS)]
     experiment = api_pb2.Experiment(hparam_infos=infos, metric_infos=metrics)
-    return _summary(metadata.EXPERIMENT_TAG, experiment=experiment)
-
-
-def session_start(values: Mapping[str, float | str]) -> Summary:
-    """The row."""
-    start = plugin_data_pb2.SessionStartInfo(start_time_secs=time.time())
-    for key, value in values.items():
-        if isinstance(value, str):
-            start.hparams[key].string_value = value
-        else:
-            start.hparams[key].number_value = value
-    return _summary(metadata.SESSION_START_INFO_TAG, session_start_info=start)
-
-
-def session_end() -> Summary:
-    """Tells that the run has come to its end."""
-    end = plugin_data_pb2.SessionEndInfo(status=api_pb2.STATUS_SUCCESS, end_time_secs=time.time())
-    return _summary(metadata.SESSION_END_INFO_TAG, session_end_info=end)
-
-
-def _summary(tag: str, **content: Any) -> Summary:
-    plugin_data = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(**content))
-    return Summary(value=[Summary.Value(tag=tag, metadata=plugin_data)])
+    content = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(experiment=experiment))
+    return Summary(value=[Summary.Value(tag=metadata.EXPERIMENT_TAG, metadata=content)])
 
 
 def hyperparameters(config: Config, command: Command) -> dict[str, float | str]:
-    """The resolved values of the settings that were typed, and of those that are compared in any case.
+    """Return the resolved values of the settings that were typed or that are always compared.
 
     Returns:
         Key or group -> number or text.
     """
-    settings = as_dict(config)
+    settings = OmegaConf.create(as_dict(config))
     compared = {group: command.choices.get(group) for group in GROUPS}
-    compared |= {key: _found(settings, key) for key in COMPARED}
+    compared |= {key: OmegaConf.select(settings, key) for key in COMPARED}
     values = {key: value for key, value in compared.items() if value not in (None, -1)}  # -1: no limit
     for key in map(key_of, command.overrides):
         if not any(key == other or key.startswith(f"{other}.") for other in LEFT_OUT):
-            values[key] = command.choices[key] if key in command.choices else _found(settings, key)
+            values[key] = command.choices[key] if key in command.choices else OmegaConf.select(settings, key)
     return {key: _plain(value) for key, value in values.items()}
 
 
-def _found(settings: Mapping[str, Any], key: str) -> Any:
-    """The value at a dotted key, or None if there is none."""
-    value: Any = settings
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
-
-
 def _plain(value: Any) -> float | str:
-    """A number as it is, anything else as it would be typed."""
+    """Return a number unchanged, anything else as it would be typed."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return value
-    words = {None: "null", True: "true", False: "false"}
-    text = words[value] if value is None or isinstance(value, bool) else str(value)
+    text = shown(value)
     return text if len(text) <= MAX_LENGTH else f"{text[: MAX_LENGTH - 1]}…"

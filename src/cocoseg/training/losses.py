@@ -12,12 +12,12 @@ from cocoseg.labels import IGNORE_INDEX
 class CrossEntropyLoss(nn.Module):
     """`torch.nn.CrossEntropyLoss(ignore_index=255)`, but 0 where every pixel is ignored.
 
-    torch's own is NaN there, and one such batch (a picture that is all crowd) would ruin the weights.
+    Torch's own is NaN there, and one such batch (an image that is all crowd) would ruin the weights.
 
     Args:
-        ignore_index: the class index that is left out.
+        ignore_index: class index that is left out.
         label_smoothing: as in torch.
-        class_weights: of each class, by which the mean over pixels is weighted; None for 1.
+        class_weights: weight of each class in the mean over pixels; None for 1.
     """
 
     def __init__(
@@ -34,9 +34,9 @@ class CrossEntropyLoss(nn.Module):
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         values, mask = _side_by_side(logits.float(), mask)  # a sum overflows half precision
-        # Of another precision where the whole module was moved to one.
+        # The whole module may have been moved to another precision.
         weights = None if self.class_weights is None else self.class_weights.float()
-        # Summed here: of so many pixels torch's own sum would keep a GPU busy with a single block.
+        # Summed here: over so many pixels torch's own reduction would use a single block of a GPU.
         losses = F.cross_entropy(
             values,
             mask,
@@ -53,15 +53,15 @@ class CrossEntropyLoss(nn.Module):
 
 
 class CrossEntropyDiceLoss(nn.Module):
-    """Cross entropy plus Dice loss, which weighs classes alike however few pixels they have.
+    """Cross entropy plus Dice loss, in which classes count alike, however few pixels they have.
 
-    Dice of a class is 2 sum(p g) / (sum(p) + sum(g)) over all pixels of the batch, of the probability p and
-    the truth g (Milletari et al. 2016, arXiv 1606.04797); the loss is 1 minus its mean over the classes that
-    the batch shows.
+    Dice of a class is 2 sum(p g) / (sum(p) + sum(g)) over all pixels of the batch, with the probability p
+    and the target g (Milletari et al. 2016, arXiv 1606.04797). The loss is 1 minus its mean over the classes
+    that occur in the batch.
 
     Args:
         dice: weight of the Dice loss.
-        ignore_index, label_smoothing, class_weights: as of `CrossEntropyLoss`, for its part.
+        ignore_index, label_smoothing, class_weights: arguments of `CrossEntropyLoss`.
     """
 
     def __init__(
@@ -81,14 +81,14 @@ class CrossEntropyDiceLoss(nn.Module):
 
 
 def dice_loss(logits: Tensor, mask: Tensor, ignore_index: int = IGNORE_INDEX) -> Tensor:
-    """See `CrossEntropyDiceLoss`; 0 where every pixel is ignored."""
+    """Dice loss of `CrossEntropyDiceLoss`; 0 where every pixel is ignored."""
     classes = logits.shape[1]
     values = logits.float().movedim(1, -1).flatten(0, 2)
     mask = mask.flatten()
     counted = mask != ignore_index
     probability = values.softmax(1) * counted.unsqueeze(1)
-    truth = mask.masked_fill(~counted, 0)
-    is_class = truth.unsqueeze(1) == torch.arange(classes, device=values.device)
+    target = mask.masked_fill(~counted, 0)
+    is_class = target.unsqueeze(1) == torch.arange(classes, device=values.device)
     shared = (probability * is_class).sum(0)
     true = (is_class & counted.unsqueeze(1)).sum(0)
     dice = 2 * shared / (probability.sum(0) + true).clamp(min=1e-6)
@@ -97,7 +97,7 @@ def dice_loss(logits: Tensor, mask: Tensor, ignore_index: int = IGNORE_INDEX) ->
 
 
 def _side_by_side(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, C) and (N,) where the channels lie last in memory: a softmax along memory takes half the time."""
+    """Return (N, C) and (N,) if channels are last in memory: a softmax along memory takes half the time."""
     if values.stride(1) == 1:
         return values.movedim(1, -1).flatten(0, 2), mask.flatten()
     return values, mask

@@ -35,7 +35,7 @@ class ConfusionMatrix(Metric):
 class MeanLoss(Metric):
     """Mean of the batches' losses, weighted by their pixels that are not ignored.
 
-    torchmetrics' MeanMetric looks for NaN in every batch, for which it waits for a GPU; under
+    torchmetrics' MeanMetric checks every batch for NaN, which waits for a GPU. Under
     `nan_strategy="disable"` it does not, but ignores the weights as well (1.9).
     """
 

@@ -27,13 +27,13 @@ class SegmentationModule(L.LightningModule):
         net: image (B, 3, H, W) -> logits (B, C, H, W), or a mapping with them, see outputs.py.
         loss: logits and mask -> scalar, a mean over the pixels that are not ignored.
         optimizer: parameters -> optimizer.
-        spec: the network's description; saved in every checkpoint, and must fit when one is loaded.
+        spec: description of the network, saved in every checkpoint.
 
     Attributes:
-        scores: of the last validation; in every checkpoint, too.
+        scores: scores of the last validation; in every checkpoint, too.
         matrix: the confusion matrix of the last validation, (C, C) int64, rows the target.
         scores_are_partial: the last validation was cut short and covers only a part of its images.
-        compiled: what takes the network's place in training, where it was compiled.
+        compiled: replaces the network in training, if it was compiled.
         base_rates: learning rate of each parameter group of each optimizer, which a schedule scales.
     """
 
@@ -57,7 +57,7 @@ class SegmentationModule(L.LightningModule):
         self.train_loss = MeanLoss()
         self.val_loss = MeanLoss()
         self.confusion = ConfusionMatrix(len(spec.labels))
-        self._batches = 0  # validated in the current validation
+        self._batches = 0  # number of batches in the current validation
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, C, H, W) of image (B, 3, H, W)."""
@@ -117,7 +117,7 @@ class SegmentationModule(L.LightningModule):
     def configure_optimizers(self) -> Optimizer:
         # The loss may have weights, too.
         optimizer = self.make_optimizer([weight for weight in self.parameters() if weight.requires_grad])
-        # Noted before a checkpoint is loaded, which sets the rates of its own time.
+        # Kept before a checkpoint is loaded, which sets the rates of its time.
         self.base_rates = [[group["lr"] for group in optimizer.param_groups]]
         return optimizer
 

@@ -33,7 +33,7 @@ class StopOnNaN(L.Callback):
 
 
 def _require_finite(trainer: L.Trainer, loss: torch.Tensor | None) -> None:
-    """End all processes if the loss of any is not finite; rank 0 reports it for all."""
+    """End all ranks if the loss of any is not finite; rank zero reports it for all."""
     finite = loss is None or bool(torch.isfinite(loss))
     if not agree(noticed=not finite)[0]:
         return

@@ -1,50 +1,78 @@
-"""The optimizer's node and parameters, as torch does best with them."""
+"""The optimizer: fused where torch has that, and its groups of parameters."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
+from cocoseg.cli import build
+from cocoseg.config import Config
 from cocoseg.errors import CocosegError
+from cocoseg.training.finetuning import encoder_lr_groups, encoder_of
 
-# They take `fused`: all parameters in one go. (torch's own choice is a loop over them on a CPU, and a few
-# operations for each of several groups on a GPU.)
+# Optimizers with `fused`: all parameters in one operation. Torch's own choice is a loop over them on a CPU.
 FUSED = ("torch.optim.Adam", "torch.optim.AdamW", "torch.optim.SGD")
 
-
 # Precisions in which Lightning refuses to clip gradients before a fused step: one that scales a float16 loss
-# undoes that inside the step, and Lightning doesn't look whether a scaler is there.
+# undoes that inside the step, and Lightning does not check whether there is a scaler.
 MIXED = ("16-mixed", "bf16-mixed", "16", "bf16")
 
 
-def with_fused(optimizer: Any, settings: dict[str, Any]) -> Any:
-    """The optimizer's node, fused where torch has that and the user has not decided.
+def optimizer_of(
+    config: Config, net: nn.Module, trainer: dict[str, Any]
+) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
+    """Return the function that makes the optimizer of a network from its parameters.
+
+    Args:
+        config: its `optimizer` and `finetune`.
+        net: its encoder may have a learning rate of its own.
+        trainer: settings of the trainer, resolved.
+
+    Raises:
+        CocosegError: the settings contradict each other, or the network has no encoder.
+    """
+    node, share = with_fused(config.optimizer, trainer), config.finetune.encoder_lr
+    encoder = encoder_of(net) if config.finetune.frozen or share != 1 else None
+
+    def make(parameters: Iterable[nn.Parameter]) -> Optimizer:
+        groups = weight_decay_groups(node, parameters)
+        if share != 1:
+            groups = encoder_lr_groups(groups, encoder, share * node["lr"])
+        return build(node, "optimizer", groups)
+
+    return make
+
+
+def with_fused(optimizer: Any, trainer: dict[str, Any]) -> Any:
+    """Return the optimizer's node, with `fused` where torch has that and the user has not decided.
 
     Args:
         optimizer: `_target_` and arguments.
-        settings: the trainer's, settled.
+        trainer: settings of the trainer, resolved.
 
     Raises:
         CocosegError: the user asks for a fused step, and for clipping in mixed precision.
     """
     if not isinstance(optimizer, dict):
         return optimizer
-    clips = settings.get("gradient_clip_val") and str(settings.get("precision")) in MIXED
+    clips = trainer.get("gradient_clip_val") and str(trainer.get("precision")) in MIXED
     if clips and optimizer.get("fused"):
         raise CocosegError(
             "optimizer.fused=true: a fused step can't follow trainer.gradient_clip_val with "
-            f"trainer.precision={settings['precision']}; leave out optimizer.fused"
+            f"trainer.precision={trainer['precision']}; leave out optimizer.fused"
         )
     if clips or optimizer.get("_target_") not in FUSED or {"fused", "foreach"} & optimizer.keys():
         return optimizer
-    known = settings.get("accelerator", "auto") in ("auto", "gpu", "cuda", "cpu")
-    return {**optimizer, "fused": True} if known else optimizer
+    has_fused = trainer.get("accelerator", "auto") in ("auto", "gpu", "cuda", "cpu")
+    return {**optimizer, "fused": True} if has_fused else optimizer
 
 
-def decayed(optimizer: Any, parameters: Iterable[nn.Parameter]) -> list[Any]:
-    """The parameters, in two groups where weights decay: biases and scales of norms, whose size is no sign
-    of overfitting, don't."""
+def weight_decay_groups(optimizer: Any, parameters: Iterable[nn.Parameter]) -> list[Any]:
+    """Return the parameters, in two groups where weights decay.
+
+    Biases and the scales of norms don't decay: their size is no sign of overfitting.
+    """
     parameters = list(parameters)
     if not isinstance(optimizer, dict) or not optimizer.get("weight_decay"):
         return parameters
@@ -55,17 +83,19 @@ def decayed(optimizer: Any, parameters: Iterable[nn.Parameter]) -> list[Any]:
 
 
 def require_same_groups(optimizer: Optimizer, state: dict[str, Any], where: str) -> None:
-    """Refuse an optimizer's saved state whose groups of parameters are others.
+    """Refuse a saved state of an optimizer with other groups of parameters.
 
     Args:
-        state: of `Optimizer.state_dict()`.
-        where: names the file.
+        optimizer: the one to load the state.
+        state: `Optimizer.state_dict()` of another one.
+        where: file of the state.
 
     Raises:
-        CocosegError: says which settings make groups.
+        CocosegError: names the settings that make groups.
     """
-    ours = [len(group["params"]) for group in optimizer.param_groups]
-    theirs = [len(group["params"]) for group in state["param_groups"]]
+    ours, theirs = (
+        [len(g["params"]) for g in groups] for groups in (optimizer.param_groups, state["param_groups"])
+    )
     if ours != theirs:
         raise CocosegError(
             f"{where}: its optimizer has the weights in groups of {theirs}, and here they are {ours}; keep "

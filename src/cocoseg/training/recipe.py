@@ -38,18 +38,18 @@ def train(config: Config, run: Run) -> float | None:
     join_ranks(config, run)
     # Each rank drops other channels; rank zero's weights are those of all.
     seed_everything((config.seed + distributed.rank()) % 2**32, workers=True, verbose=False)
-    start = read_start(config, run)  # first, because mistakes there show at once
+    start = read_start(config, run)  # before the data, which take longer to check
     data = SegmentationDataModule(config, progress=lambda: run.budget.progress)
     data.prepare_data()
     data.setup("fit")
-    module = build_module(config, data, start)
+    module = build_module(config, run, data, start)
     exporter = Exporter(module, data, run)
     callbacks = build_callbacks(config, run, data, exporter)
     trainer = build_trainer(config, run, callbacks, module, data)
     run.begin()  # all checks have passed: from here on the run folder is written to
     if is_spent(run):
         return exporter.finish(trainer)
-    data.write_training_images(run.folder, start.earlier)
+    data.write_training_images(run.folder, (run.checkpoint, config.model.get("weights")))
     with explain_half_batch(data, trainer, run), stop_on_signal(callbacks):
         trainer.fit(module, data, ckpt_path=run.checkpoint, weights_only=True)
         if module.scores is None:  # a limit in steps can end before the first validation
@@ -58,7 +58,7 @@ def train(config: Config, run: Run) -> float | None:
 
 
 def join_ranks(config: Config, run: Run) -> None:
-    """Start or meet the other ranks of a training on several devices; all take rank zero's clock."""
+    """Connect the ranks of a training on several devices; all take rank zero's clock and checkpoint."""
     distributed.join_ranks(config.trainer)
     run.checkpoint, ledger = distributed.broadcast((run.checkpoint, run.budget.to_dict()))
     if distributed.rank() > 0:
@@ -66,7 +66,7 @@ def join_ranks(config: Config, run: Run) -> None:
 
 
 def is_spent(run: Run) -> bool:
-    """Whether a run that is resumed has no time left to train."""
+    """Tell whether a resumed run has no time left to train, and say so."""
     budget = run.budget
     if run.checkpoint is None or not distributed.agree(budget.is_spent())[0]:
         return False

@@ -1,0 +1,52 @@
+"""Private behavior of Lightning 2.6 that the budget needs, a function each.
+
+`tests/budget/test_lightning_internals.py` tries each against Lightning itself, and fails when that changes.
+"""
+
+from typing import NoReturn
+
+import lightning as L
+
+NEVER = 2**62  # batches
+
+
+def validate_after_step(trainer: L.Trainer, due: bool) -> None:
+    """Set whether a validation follows the step in progress; call it from `on_train_batch_end`.
+
+    The public `val_check_interval` is fixed when `fit` begins. `_TrainingEpochLoop._should_check_val_fx` of
+    2.6.6 compares its copy, `val_check_batch`, with the number of batches after every step.
+    """
+    trainer.val_check_batch = 1 if due else NEVER
+
+
+def validate_when_stopped(trainer: L.Trainer) -> None:
+    """Let a training that `should_stop` validate, also in an epoch without a validation of its own.
+
+    `_TrainingEpochLoop._should_check_val_epoch` of 2.6.6 reads `check_val_every_n_epoch` after every step.
+    """
+    trainer.check_val_every_n_epoch = trainer.check_val_every_n_epoch and 1
+
+
+def end_validation() -> NoReturn:
+    """End the validation in progress; call it from `on_validation_batch_start`.
+
+    `_EvaluationLoop.run` of 2.6.6 takes StopIteration for the end of the data, wherever it comes from.
+    """
+    raise StopIteration
+
+
+def batches_of_epoch(trainer: L.Trainer) -> int:
+    """Number of batches of this epoch before the current one; the trainer itself has only `is_last_batch`.
+
+    `batch_idx` of `_TrainingEpochLoop` is -1 in 2.6.6 before the first one.
+    """
+    return max(0, trainer.fit_loop.epoch_loop.batch_idx)
+
+
+def ignore_sigterm(trainer: L.Trainer) -> None:
+    """Keep several ranks from asking each other for SIGTERM before every step.
+
+    `_TrainingEpochLoop.advance` of 2.6.6 does by `_broadcast_sigterm_tensor`: it waits for every GPU, and a
+    signal makes it broadcast in the midst of other exchanges.
+    """
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
