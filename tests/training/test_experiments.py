@@ -73,7 +73,7 @@ def test_every_experiment_trains(experiment, precision, shapes_root, root, tmp_p
 
     steps = {}
     for name in ("best", "last"):
-        content = torch.load(run_dir / "checkpoints" / f"{name}.ckpt", weights_only=True)
+        content = torch.load(run_dir / "checkpoints" / f"{name}.ckpt", weights_only=True, mmap=True)
         steps[name] = content["global_step"]
     assert steps == {"best": 2, "last": 2}
     model = load_model(run_dir / "segmentation_model.pth")
