@@ -45,6 +45,7 @@ def test_none_stops_alone_on_a_signal_that_the_others_do_not_know_of(monkeypatch
         stop.on_train_batch_start()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [("trainer.devices=2",), ("trainer=ddp", "trainer.devices=1")])
 def test_a_sweep_in_one_process_is_refused(tmp_path: Path, more: tuple[str, ...]) -> None:
     done = run_program("train", "-m", "seed=0,1", *SMALL, "trainer.max_steps=1", *more, cwd=tmp_path)
@@ -63,7 +64,9 @@ def test_processes_that_others_start_need_a_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("data.batch_size=auto", "data.batch_size=auto is for one device"),
+        pytest.param(
+            *("data.batch_size=auto", "data.batch_size=auto is for one device"), marks=pytest.mark.slow
+        ),
         ("trainer.strategy=ddp_spawn", "trainer.strategy is 'ddp_spawn'; it must be"),
     ],
 )
@@ -130,6 +133,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     return trained(folder, "trainer.max_time=00:00:00:14", "augment=default", "augment.start_size=0.5")
 
 
+@pytest.mark.slow
 def test_the_time_ends_all_after_the_same_step(run: SimpleNamespace) -> None:
     assert (run.code, run.errors) == (0, "")
     first, second = run.seen
@@ -141,15 +145,18 @@ def test_the_time_ends_all_after_the_same_step(run: SimpleNamespace) -> None:
     assert ledger["finished"]
 
 
+@pytest.mark.slow
 def test_all_have_the_same_weights(run: SimpleNamespace) -> None:
     assert_same_weights(run)
 
 
+@pytest.mark.slow
 def test_everything_is_written_and_said_once(run: SimpleNamespace) -> None:
     assert_written_once(run)
     assert run.said.count("training on 16 images, validating on 11") == 1
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_one_process(run: SimpleNamespace) -> None:
     """The matrix of the last validation, over all images or as many as there was time for."""
     matrices = [content["matrix"] for content in run.saved]

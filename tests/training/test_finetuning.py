@@ -81,8 +81,9 @@ def test_the_encoder_by_its_names():
         encoder_of(tiny_unet())
 
 
-@pytest.mark.parametrize("fused", [True, False])
-@pytest.mark.parametrize(("share", "frozen_steps"), [(0.5, 3), (0.01, 1), (1.0, 6)])
+@pytest.mark.parametrize(
+    ("share", "frozen_steps", "fused"), [(0.5, 3, True), (0.5, 3, False), (0.01, 1, True), (1.0, 6, True)]
+)
 def test_neither_weights_nor_statistics_move_until_the_share_is_over(tmp_path, share, frozen_steps, fused):
     module = make(fused=fused)
     before, decoder = state_of(module.net.encoder), state_of(module.net.up)

@@ -55,6 +55,7 @@ def write_in(folder: Path, target: str, seconds: float, *names: str, stopped: bo
     return lines
 
 
+@pytest.mark.slow
 def test_a_custom_network_is_written_in_other_formats(tmp_path: Path) -> None:
     (line,) = write_in(tmp_path, "tiny.Reads", 300, "pth", "torch_export")
     assert line.startswith(f"{tmp_path}/segmentation_model.pt2  0.2 MB; logits within ")
@@ -64,7 +65,10 @@ def test_a_custom_network_is_written_in_other_formats(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "seconds", "reason"),
     [
-        ("nowhere.Net", 300, "network: no class nowhere.Net (No module named 'nowhere')"),
+        pytest.param(
+            *("nowhere.Net", 300, "network: no class nowhere.Net (No module named 'nowhere')"),
+            marks=pytest.mark.slow,
+        ),
         ("tiny.Reads", 0.2, "there was no time left"),
     ],
 )

@@ -166,6 +166,7 @@ def test_nothing_is_logged_before_there_is_something(sweep: TensorBoardApi):
     assert "hp_metric" not in sweep.get("data/plugin/scalars/tags")["0"]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_stays_one_row(tmp_path: Path):
     with pytest.raises(ConnectionError):
         fit(tmp_path / "run", 0.01, 6, Dies(3))

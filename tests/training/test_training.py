@@ -22,7 +22,7 @@ from cocoseg.inference.model import load_model
 from cocoseg.networks.resnet_unet import ResNetUNet
 from cocoseg.networks.unet import UNet
 from cocoseg.scores import Scores
-from cocoseg.training import build as assembly
+from cocoseg.training import build
 from cocoseg.training.metrics import ConfusionMatrix
 from cocoseg.training.module import SegmentationModule
 from cocoseg.training.recipe import train
@@ -67,36 +67,33 @@ def assert_same(first: Path, second: Path) -> None:
     assert (first / "metrics.json").read_bytes() == (second / "metrics.json").read_bytes()
 
 
-@pytest.mark.parametrize("augment", ["none", "strong"])
-def test_the_cache_changes_no_weight_and_no_score(run, augment):
-    with_it = run("with", "data.cache=true", f"augment={augment}")
-    without = run("without", "data.cache=false", f"augment={augment}")
-    assert_same(with_it, without)
+def test_neither_the_cache_nor_a_second_run_changes_a_weight_or_score(run):
+    with_it = run("with", "data.cache=true", "augment=strong")
+    assert_same(with_it, run("again", "data.cache=true", "augment=strong"))
+    assert_same(with_it, run("without", "data.cache=false", "augment=strong"))
 
 
+@pytest.mark.slow
 def test_workers_change_no_weight_and_no_score(run):
     overrides = ("augment=default", "trainer.max_epochs=2")
     assert_same(run("alone", *overrides), run("helped", "data.num_workers=2", *overrides))
 
 
-def test_the_same_seed_is_the_same_run(run):
-    assert_same(run("first", "augment=strong"), run("second", "augment=strong"))
-
-
-def test_augmentation_is_used(run):
-    plain, augmented = last(run("plain")), last(run("augmented", "augment=light"))
-    assert plain["global_step"] == augmented["global_step"]
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("augment=light",),
+        pytest.param(("augment=default", "data.cache_size=[64,64]"), marks=pytest.mark.slow),
+        pytest.param(("loss=ce_dice", "loss.class_weights=median"), marks=pytest.mark.slow),
+    ],
+    ids=["augmentation", "crops of larger images", "loss"],
+)
+def test_settings_reach_the_training(run, overrides):
+    plain, changed = last(run("plain")), last(run("changed", *overrides))
+    assert changed["global_step"] == plain["global_step"]
+    assert changed["spec"] == plain["spec"]
     key = "net.stem.0.weight"
-    assert not torch.equal(plain["state_dict"][key], augmented["state_dict"][key])
-
-
-def test_crops_of_larger_images(run):
-    larger = last(run("larger", "augment=default", "data.cache_size=[64,64]"))
-    plain = last(run("plain", "augment=default"))
-    assert larger["spec"]["image_size"] == [32, 32]
-    assert larger["global_step"] == plain["global_step"]
-    key = "net.stem.0.weight"
-    assert not torch.equal(larger["state_dict"][key], plain["state_dict"][key])
+    assert not torch.equal(changed["state_dict"][key], plain["state_dict"][key])
 
 
 def test_batch_size_auto_without_a_gpu(run):
@@ -104,7 +101,7 @@ def test_batch_size_auto_without_a_gpu(run):
     assert last(run("auto", "data.batch_size=auto"))["global_step"] >= 16
 
 
-@pytest.mark.parametrize("after", [0, 7])
+@pytest.mark.parametrize("after", [pytest.param(0, marks=pytest.mark.slow), 7])
 def test_memory_that_runs_out_ends_the_run_and_half_the_batch_continues_it(run, monkeypatch, tmp_path, after):
     """Five steps an epoch, which ends with a validation."""
     forward, passes = UNet.forward, []
@@ -139,11 +136,13 @@ def test_memory_that_runs_out_ends_the_run_and_half_the_batch_continues_it(run, 
     assert set(passes[after + 1 :]) == {2}
 
 
+@pytest.mark.slow
 def test_the_preset_for_debugging(run):
     folder = run("debug", "trainer=debug", "trainer.max_epochs=1")
     assert last(folder)["global_step"] == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["64-true", "bf16-mixed", "bf16-true"])
 def test_other_precisions(run, precision):
     folder = run(precision, f"trainer.precision={precision}", "trainer.max_steps=2", "augment=default")
@@ -154,6 +153,7 @@ def test_other_precisions(run, precision):
 AVERAGING = "+callbacks.average._target_=lightning.pytorch.callbacks"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -170,7 +170,7 @@ AVERAGING = "+callbacks.average._target_=lightning.pytorch.callbacks"
     ids=["clipping", "losses", "finetuning", "swa", "ema"],
 )
 def test_bfloat16_with_everything_else_and_a_resume(run, overrides):
-    """Lightning takes bfloat16 for 16-mixed on a CPU; test_float16.py has its scaled loss."""
+    """Lightning takes bfloat16 for 16-mixed on a CPU; test_float16.py has the scaled loss."""
     overrides = (*overrides, "trainer.precision=bf16-mixed")
     folder = run("first", *overrides, "trainer.max_epochs=2")
     first = last(folder)
@@ -181,13 +181,6 @@ def test_bfloat16_with_everything_else_and_a_resume(run, overrides):
     for name, value in resumed["state_dict"].items():
         assert value.isfinite().all(), name
         assert value.dtype in (torch.float32, torch.int64), name
-
-
-def test_a_loss_with_class_weights(run):
-    plain, weighted = last(run("plain")), last(run("weighted", "loss=ce_dice", "loss.class_weights=median"))
-    assert plain["state_dict"].keys() == weighted["state_dict"].keys()
-    key = "net.stem.0.weight"
-    assert not torch.equal(plain["state_dict"][key], weighted["state_dict"][key])
 
 
 def test_memory_that_runs_out_in_preparation_is_one_line(run, monkeypatch):
@@ -319,6 +312,7 @@ def test_a_signal_inside_validation_mixes_up_no_weights(run, monkeypatch, averag
     assert same_weights(weights["trained"], weights["validated"]) == (average is SWA)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_before_with_averaged_weights(run, caplog):
     """It is evaluated and predicted with the averaged weights, and resumed without them."""
     folder = run("run")
@@ -343,24 +337,10 @@ def test_a_checkpoint_of_before_with_averaged_weights(run, caplog):
 # Other networks
 
 RESNET = ("model=unet_resnet34", "model.encoder=resnet18", "model.decoder_channels=[4,4,4,4,4]")
-RESIDUAL = ("model=unet_residual", "model.base_channels=2")
 SEGMENTATION = "torchvision.models.segmentation"
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        (*RESIDUAL, "model.depth=2", "model.stochastic_depth=0.2"),
-        pytest.param((*RESNET, "model.weights=null"), marks=pytest.mark.slow),
-    ],
-    ids=["residual", "resnet"],
-)
-def test_networks_of_ours(run, overrides):
-    folder = run("run", *overrides)
-    model = load_model(folder / "segmentation_model.pth")
-    assert model(torch.zeros(1, 3, 20, 30)).shape == (1, 7, 20, 30)
-
-
+@pytest.mark.slow
 def test_a_network_of_others_that_returns_a_mapping(run):
     target = f"model._target_={SEGMENTATION}.lraspp_mobilenet_v3_large"
     keys = ("base_channels", "depth", "upsample", "dropout", "weights_part")
@@ -447,13 +427,14 @@ def test_who_goes_on_needs_the_file_no_more(run, tmp_path):
 @pytest.mark.parametrize("first", [True, False])
 def test_weights_are_fetched_once_per_machine(monkeypatch, first):
     done = []
-    monkeypatch.setattr(assembly.distributed, "is_first_of_machine", lambda: first)
-    monkeypatch.setattr(assembly.distributed, "barrier", lambda: done.append("wait"))
-    monkeypatch.setattr(assembly, "read_pretrained", lambda model: done.append("read") or "weights")
-    assert assembly._read_pretrained_once(Config()) == "weights"
+    monkeypatch.setattr(build.distributed, "is_first_of_machine", lambda: first)
+    monkeypatch.setattr(build.distributed, "barrier", lambda: done.append("wait"))
+    monkeypatch.setattr(build, "read_pretrained", lambda model: done.append("read") or "weights")
+    assert build._read_pretrained_once(Config()) == "weights"
     assert done == (["read", "wait"] if first else ["wait", "read"])
 
 
+@pytest.mark.slow
 def test_another_head_is_refused(run, tmp_path):
     with pytest.raises(
         CocosegError, match=r"its head has 21 classes, these data have 7; .*weights_part=body"
@@ -461,7 +442,6 @@ def test_another_head_is_refused(run, tmp_path):
         run("none", *RESNET, f"model.weights={resnet_file(tmp_path)}")
 
 
-@pytest.mark.parametrize("setting", ["finetune.frozen=0.5", "finetune.encoder_lr=0.1"])
-def test_a_network_without_an_encoder_can_not_be_fine_tuned(run, setting):
+def test_a_network_without_an_encoder_can_not_be_fine_tuned(run):
     with pytest.raises(CocosegError, match=r"^finetune: UNet has neither"):
-        run("none", setting)
+        run("none", "finetune.encoder_lr=0.1")
