@@ -1,5 +1,4 @@
 import csv
-import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -304,6 +303,6 @@ def test_a_picture_that_cannot_be_written_costs_no_scores(
 
 
 def test_classes_of_one_name_are_all_there(scored: SimpleNamespace) -> None:
-    same = LabelMap(tuple(dataclasses.replace(label, name="same") for label in scored.labels.classes))
+    same = LabelMap(tuple(replace(label, name="same") for label in scored.labels.classes))
     scores = scored.report.quoted.scores(same, scored.report.intervals["original"])
     assert len(scores["iou"]) == len(same)
