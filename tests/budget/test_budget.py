@@ -9,7 +9,7 @@ import pytest
 from cocoseg.budget import budget as module
 from cocoseg.budget import ledger
 from cocoseg.budget.budget import END, Budget, open_budget, process_age
-from cocoseg.budget.ledger import LEDGER, kept_in, read_ledger
+from cocoseg.budget.ledger import LEDGER, keep_ledger, read_ledger
 from cocoseg.errors import CocosegError
 
 
@@ -170,7 +170,7 @@ def test_the_ledger_is_written_while_the_block_runs(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(ledger, "WRITE_EVERY", 0.02)
     budget = Budget(60.0)
     path = tmp_path / LEDGER
-    with kept_in(path, budget):
+    with keep_ledger(path, budget):
         first = read_ledger(path)
         deadline = time.monotonic() + 20
         while (later := read_ledger(path)) == first and time.monotonic() < deadline:

@@ -25,17 +25,12 @@ def settings(max_time: str | None = "00:06:00:00", **more: Any) -> Config:
     return Config(trainer={"max_time": max_time}, **more)
 
 
-def test_a_new_run(tmp_path: Path) -> None:
-    budget, _ = resume_budget(settings(), tmp_path, limit_is_typed=False)
+@pytest.mark.parametrize("resume", [None, "auto"])
+def test_a_new_run(tmp_path: Path, resume: str | None) -> None:
+    budget, checkpoint = resume_budget(settings(resume=resume), tmp_path, limit_is_typed=False)
     assert budget.limit == 6 * 3600
     assert budget.used_before == 0
-
-
-def test_auto_begins_where_there_is_nothing(tmp_path: Path) -> None:
-    config = settings(resume="auto")
-    budget, checkpoint = resume_budget(config, tmp_path, limit_is_typed=False)
     assert checkpoint is None
-    assert budget.used_before == 0
 
 
 def test_auto_goes_on_in_the_same_folder(tmp_path: Path) -> None:

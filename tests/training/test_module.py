@@ -138,16 +138,6 @@ def test_the_sanity_check_leaves_no_scores_behind(tmp_path):
     assert loss == pytest.approx((right_loss + wrong_loss) / 2)
 
 
-def test_each_validation_stands_for_itself(tmp_path):
-    cats = torch.ones(1, 8, 8, dtype=torch.int64)
-    trainer = tiny_trainer(tmp_path)
-    module = tiny_module(Reads())
-
-    for guess, iou in ((cats, 1.0), (0 * cats, 0.0)):
-        trainer.validate(module, loader((painted(guess), cats)), verbose=False)
-        assert module.scores.iou == [None, iou, None]
-
-
 def test_scores_of_a_validation_that_is_cut_short_are_partial(tmp_path):
     def cut(trainer, module, batch, index, *_):
         if index == 1 and trainer.current_epoch == 0:

@@ -32,7 +32,7 @@ def read_ledger(path: Path) -> dict[str, Any] | None:
 
 
 @contextmanager
-def kept_in(path: Path, budget: Budget) -> Iterator[None]:
+def keep_ledger(path: Path, budget: Budget) -> Iterator[None]:
     """Write the ledger every few seconds within the block, from a thread."""
     done = threading.Event()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from cocoseg.budget.budget import Budget
-from cocoseg.budget.ledger import LEDGER, kept_in
+from cocoseg.budget.ledger import LEDGER, keep_ledger
 from cocoseg.budget.resume import resume_budget
 from cocoseg.cli import refuse_several_in
 from cocoseg.config import Config
@@ -67,13 +67,13 @@ def open_run(cfg: DictConfig, config: Config) -> Iterator[Run]:
         run = Run(folder.path, budget, checkpoint, command(), begin=folder.begin)
         ledger = folder.path / LEDGER
         # A kill during the imports counts as time used, too.
-        with _unchanged_if_refused(ledger, lambda: folder.has_begun), kept_in(ledger, budget):
+        with _restore_if_refused(ledger, lambda: folder.has_begun), keep_ledger(ledger, budget):
             yield run
             budget.finished = True
 
 
 @contextmanager
-def _unchanged_if_refused(ledger: Path, has_begun: Callable[[], bool]) -> Iterator[None]:
+def _restore_if_refused(ledger: Path, has_begun: Callable[[], bool]) -> Iterator[None]:
     """Put the ledger back as it was where an error of the user's ends the block before the run has begun."""
     before = ledger.read_bytes() if ledger.exists() else None
     try:

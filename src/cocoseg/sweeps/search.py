@@ -9,7 +9,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from cocoseg.budget.budget import Budget, process_age
-from cocoseg.budget.ledger import kept_in, read_ledger
+from cocoseg.budget.ledger import keep_ledger, read_ledger
 from cocoseg.config import Config, SweepConfig
 from cocoseg.durations import clock, in_seconds
 from cocoseg.errors import CocosegError
@@ -83,7 +83,7 @@ def run_sweep(sweep: Sweep) -> int:
     study, budget = sweep.study, sweep.budget
     if study.started():
         log.info("%s: resumed with %d trials", from_here(study.sweep_dir), study.started())
-    with kept_in(study.sweep_dir / LEDGER, budget):
+    with keep_ledger(study.sweep_dir / LEDGER, budget):
         sweep.run()
         budget.finished = True
     best = study.best()

@@ -84,12 +84,6 @@ class LineProgress(ProgressBar):
         super().__init__()
         self.budget = budget
 
-    def disable(self) -> None:
-        self.is_enabled = False
-
-    def enable(self) -> None:
-        self.is_enabled = True
-
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.shown = time.monotonic()
 
