@@ -297,6 +297,7 @@ def test_command_configuration_and_report_as_text(tmp_path):
     assert texts["validation_data"] == "# For validation"
 
 
+@pytest.mark.slow
 def test_tensorboard_serves_all_of_it(tmp_path):
     config = Config(data=DataConfig(images="images", annotations="instances.json"))
     trainer_with(tmp_path / "run", RunTexts(config, Command(("seed=0",))), Figures(Budget(None), seed=0)).fit(

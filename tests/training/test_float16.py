@@ -50,10 +50,10 @@ def fit(
 @pytest.mark.parametrize(
     ("callbacks", "options"),
     [
-        ([], {"optimizer": partial(Adam, fused=True)}),
+        pytest.param([], {"optimizer": partial(Adam, fused=True)}, marks=pytest.mark.slow),
         ([], {"gradient_clip_val": 0.1, "accumulate_grad_batches": 2}),
-        ([FreezeEncoder(0.5, Budget(None))], {"gradient_clip_val": 0.1}),
-        ([EMAWeightAveraging()], {}),
+        pytest.param([FreezeEncoder(0.5, Budget(None))], {"gradient_clip_val": 0.1}, marks=pytest.mark.slow),
+        pytest.param([EMAWeightAveraging()], {}, marks=pytest.mark.slow),
     ],
     ids=["fused", "clipping", "frozen encoder", "ema"],
 )

@@ -79,12 +79,13 @@ def test_workers_change_no_weight_and_no_score(run):
     assert_same(run("alone", *overrides), run("helped", "data.num_workers=2", *overrides))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
         ("augment=light",),
-        pytest.param(("augment=default", "data.cache_size=[64,64]"), marks=pytest.mark.slow),
-        pytest.param(("loss=ce_dice", "loss.class_weights=median"), marks=pytest.mark.slow),
+        ("augment=default", "data.cache_size=[64,64]"),
+        ("loss=ce_dice", "loss.class_weights=median"),
     ],
     ids=["augmentation", "crops of larger images", "loss"],
 )
@@ -96,6 +97,7 @@ def test_settings_reach_the_training(run, overrides):
     assert not torch.equal(changed["state_dict"][key], plain["state_dict"][key])
 
 
+@pytest.mark.slow
 def test_batch_size_auto_without_a_gpu(run):
     """21 images for training, of which an epoch shall keep 16 batches."""
     assert last(run("auto", "data.batch_size=auto"))["global_step"] >= 16
@@ -205,6 +207,7 @@ def test_small_images_first(run):
     assert set(sizes) == {(32, 32), (48, 48)}
 
 
+@pytest.mark.slow
 def test_classes_on_one_side_only_are_named(run, shapes_root, tmp_path, caplog):
     """All squares (the first class) lie on images that are held out."""
     content = json.loads((shapes_root / "annotations" / "instances.json").read_bytes())
