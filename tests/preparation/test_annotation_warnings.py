@@ -24,7 +24,7 @@ def warnings_of(*scene: tuple[int, Any, int], crowd: str = "ignore") -> dict[str
         Instance(number, index, bool(is_crowd), json.dumps(segmentation).encode())
         for number, (index, segmentation, is_crowd) in enumerate(scene, start=1)
     ]
-    warnings = parse_layers(instances, HEIGHT, WIDTH, crowd).warnings
+    warnings = parse_layers(instances, HEIGHT, WIDTH, crowd).warnings()
     return {what: sorted(ids) for what, ids in warnings.items()}
 
 

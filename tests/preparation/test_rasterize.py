@@ -45,7 +45,7 @@ def draw(*instances: Instance, height: int = HEIGHT, width: int = WIDTH, **rules
     mask = paint(layers, settings)
     assert mask.shape == (height, width)
     assert mask.dtype == np.uint8
-    return Drawn(mask, len(layers.warnings.get(EMPTY, ())))
+    return Drawn(mask, len(layers.warnings().get(EMPTY, ())))
 
 
 def picture(drawn: Drawn) -> list[str]:

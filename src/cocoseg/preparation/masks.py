@@ -75,7 +75,7 @@ class _Painter:
         if self.output_dir is not None:
             self.encoding.write_painted(mask, self.output_dir / name)
         overlaps = survey(layers, rules.rasterizer) if task.in_sample else None
-        return MaskRecord(image.file_name, name, pixels, layers.warnings, overlaps)
+        return MaskRecord(image.file_name, name, pixels, layers.warnings(), overlaps)
 
 
 def create_segmentation_masks(

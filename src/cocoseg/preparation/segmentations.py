@@ -95,14 +95,22 @@ class Layers:
         height, width: of the image, in pixels.
         regions: ignored pixels, beneath everything else.
         objects: in the order of the file.
-        warnings: fault -> ids of the annotations that have it.
+        parsed: annotation id and shape of all that were parsed, in the order of the file.
     """
 
     height: int
     width: int
     regions: list[Shape] = field(default_factory=list)
     objects: list[Shape] = field(default_factory=list)
-    warnings: dict[str, list[int]] = field(default_factory=dict)
+    parsed: list[tuple[int, Shape]] = field(default_factory=list)
+
+    def warnings(self) -> dict[str, list[int]]:
+        """Find faults: fault -> ids of the annotations that have it. Takes about as long as parsing."""
+        found: dict[str, list[int]] = {}
+        for annotation_id, shape in self.parsed:
+            for warning in shape.warnings(self.height, self.width):
+                found.setdefault(warning, []).append(annotation_id)
+        return found
 
 
 def parse_layers(instances: Iterable[Instance], height: int, width: int, crowd: str) -> Layers:
@@ -122,8 +130,7 @@ def parse_layers(instances: Iterable[Instance], height: int, width: int, crowd: 
         if instance.crowd and crowd == "skip":
             continue
         shape = parse_segmentation(instance, height, width)
-        for warning in shape.warnings(height, width):
-            layers.warnings.setdefault(warning, []).append(instance.annotation_id)
+        layers.parsed.append((instance.annotation_id, shape))
         if isinstance(shape.outline, list) and not shape.outline:
             continue
         if shape.class_index == IGNORE_INDEX or (instance.crowd and crowd == "ignore"):
