@@ -6,7 +6,7 @@ import numpy as np
 
 from cocoseg.labels import LabelMap
 
-MAX_NAMES = 5  # of classes, in a warning
+MAX_NAMES = 5  # names of classes in a warning
 
 
 def class_weights(rule: str, counts: np.ndarray) -> list[float]:

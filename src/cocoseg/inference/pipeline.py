@@ -36,8 +36,8 @@ from cocoseg.resizing import resize_mask
 from cocoseg.workers import end_with_parent, leave_group
 
 LARGE = 2**25  # pixels of an image and its network inputs; larger ones are decoded one at a time, at the end
-FORWARD_PIXELS = 2**22  # of the network's input in one forward pass
-WRITE_PIXELS = 2**26  # of masks that wait to be written
+FORWARD_PIXELS = 2**22  # pixels of the network's input in one forward pass
+WRITE_PIXELS = 2**26  # pixels of masks that wait to be written
 LONGEST = 2048  # pixels: longer side of an overlay
 MASKS, OVERLAYS = "masks", "overlays"  # folders below the output
 FEW = 8  # images that are decoded in this process: others would start too late
@@ -45,7 +45,7 @@ FEW = 8  # images that are decoded in this process: others would start too late
 
 @dataclass(frozen=True)
 class ResultPaths:
-    """Where the results of an image go.
+    """Paths of the results of an image.
 
     Attributes:
         output: folder of all results.

@@ -14,7 +14,7 @@ OVERLAP = 128  # pixels, and a quarter of the tile at most
 LARGEST_INPUT = 2**20  # pixels that the network is given in one piece
 TILE = 768  # pixels: side of a tile, where the number of classes leaves room for it
 LEAST_TILE = 256  # pixels
-BAND_BYTES = 2**29  # of the scores of a row of tiles, 2 bytes each
+BAND_BYTES = 2**29  # bytes of the scores of a row of tiles, 2 bytes each
 
 Size = tuple[int, int]  # height, width
 Box = tuple[int, int, int, int]  # top, bottom, left, right

@@ -11,7 +11,7 @@ TARGETS = {
 }
 AUX_HEADS = "aux_heads."  # names of weights of heads for deep supervision
 NETWORK, AVERAGE = "net.", "average.net."  # names of weights in a checkpoint; the second ones with `ema` only
-CALLBACKS = ("Advice", "Pictures")  # that had a state
+CALLBACKS = ("Advice", "Pictures")  # callbacks that had a state
 
 
 def rename_target(network: Mapping[str, Any]) -> dict[str, Any]:
