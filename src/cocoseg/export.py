@@ -1,4 +1,4 @@
-"""`python -m cocoseg.export`: write a trained model in other formats, see export_main.py."""
+"""`python -m cocoseg.export`: write a trained model in other formats, see inference/export_cli.py."""
 
 from cocoseg.inference.export_cli import main
 

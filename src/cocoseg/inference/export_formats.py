@@ -13,7 +13,7 @@ from cocoseg.inference.deployed import Deployed
 
 FORMATS = {"onnx": ".onnx", "torch_export": ".pt2"}  # name -> suffix of its file
 MODULES = {"onnx": onnx_export, "torch_export": torch_export}
-TOLERANCE = 1e-3  # of the largest logit: rounding under another order of summation stays far below
+TOLERANCE = 1e-3  # share of the largest logit: rounding under another order of summation stays far below
 
 
 def export_format(name: str, deployed: Deployed, path: Path) -> str:

@@ -5,7 +5,7 @@ rule. In ascending class index the result is pixel for pixel that of `np.maximum
 annotation, because the last one drawn is the highest.
 
 Inside the program a label mask holds class indices, (H, W) uint8: 0 background, 255 ignored. Files hold
-category ids, see encoding.py.
+category ids, see mask_files.py.
 """
 
 from collections.abc import Iterable, Sequence
