@@ -28,7 +28,7 @@ from cocoseg.cli import resolve_config
 from cocoseg.config import Config
 from cocoseg.data.augment import Augment
 from cocoseg.data.datamodule import SegmentationDataModule
-from cocoseg.networks.device import settled
+from cocoseg.networks.device import resolve_precision
 from cocoseg.training.build import Start, build_module
 from cocoseg.training.console import quiet_lightning
 from cocoseg.training.recipe import train
@@ -102,7 +102,7 @@ def main() -> None:
         data = SegmentationDataModule(config)
         data.prepare_data()
         data.setup("fit")
-        settings = settled(config.trainer)
+        settings = resolve_precision(config.trainer)
         torch.backends.cudnn.benchmark = settings["benchmark"]
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         module = build_module(config, Run(Path(folder)), data, Start(None, None))

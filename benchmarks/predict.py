@@ -34,7 +34,7 @@ from cocoseg.inference.model import SegmentationModel, load_model
 from cocoseg.inference.pipeline import Pipeline, ResultPaths
 from cocoseg.inference.predict_folder import DTYPES, resolve_device
 from cocoseg.inference.predictor import Predictor
-from cocoseg.networks.device import in_channels_last
+from cocoseg.networks.device import to_channels_last
 from cocoseg.networks.spec import MEAN, STD
 from cocoseg.preparation.mask_files import MaskEncoding
 from cocoseg.workers import available_cores
@@ -116,7 +116,7 @@ def plain(model: SegmentationModel, images: list[ImageFile], output: Path, coars
 def ours(
     model: SegmentationModel, images: list[ImageFile], output: Path, precision: str, draws: bool = False
 ) -> None:
-    predictor = Predictor(in_channels_last(model), autocast=DTYPES[precision])
+    predictor = Predictor(to_channels_last(model), autocast=DTYPES[precision])
     encoding = MaskEncoding("palette", model.labels, "class_index")
     pipeline = Pipeline(
         predictor,

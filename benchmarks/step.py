@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cocoseg.networks.device import in_channels_last, settled
+from cocoseg.networks.device import resolve_precision, to_channels_last
 from cocoseg.networks.unet import UNet
 from cocoseg.training.losses import CrossEntropyLoss
 from cocoseg.training.optimizer import with_fused
@@ -33,7 +33,7 @@ class Stepper:
     """One network and its optimizer; a call makes a step and returns its loss."""
 
     def __init__(self, net: nn.Module, device: torch.device, *, precision: str, fast: bool, compiled: bool):
-        self.net = (in_channels_last(net) if fast else net).to(device)
+        self.net = (to_channels_last(net) if fast else net).to(device)
         node = {"_target_": "torch.optim.Adam", "lr": 1e-3}
         fused = fast and "fused" in with_fused(node, {})
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=1e-3, fused=fused or None)
@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="a row with torch.compile, too")
     options = parser.parse_args()
     device = torch.device("cuda" if cuda else "cpu")
-    settings = settled({"precision": options.precision})
+    settings = resolve_precision({"precision": options.precision})
     precision, torch.backends.cudnn.benchmark = settings["precision"], settings["benchmark"]
     rate = matrix_rate(device, torch.bfloat16 if precision == "bf16-mixed" else torch.float32)
     print(f"{CLASSES} classes, {options.size}x{options.size}, {options.base} channels, {precision}; ", end="")

@@ -9,10 +9,10 @@ from torch import nn
 from cocoseg.errors import TrainingError
 from cocoseg.networks.device import (
     explain_out_of_memory,
-    in_channels_last,
     is_out_of_memory,
-    settled,
-    untouched,
+    preserve_state,
+    resolve_precision,
+    to_channels_last,
     uses_cuda,
 )
 from cocoseg.networks.model_file import save_model
@@ -48,7 +48,7 @@ def no_gpu(monkeypatch):
 
 
 def test_on_a_cpu(no_gpu):
-    assert settled({"precision": "auto", "benchmark": None, "devices": 1}) == {
+    assert resolve_precision({"precision": "auto", "benchmark": None, "devices": 1}) == {
         "precision": "32-true",
         "benchmark": False,
         "devices": 1,
@@ -60,20 +60,20 @@ def test_on_a_cpu(no_gpu):
 @pytest.mark.parametrize("name", ["avx512_bf16", "amx_bf16"])
 def test_on_a_cpu_with_bfloat16(no_gpu, processor, name, accelerator):
     processor[name] = True
-    assert settled({"accelerator": accelerator})["precision"] == "bf16-mixed"
-    assert settled({"accelerator": "mps"})["precision"] == "32-true"
+    assert resolve_precision({"accelerator": accelerator})["precision"] == "bf16-mixed"
+    assert resolve_precision({"accelerator": "mps"})["precision"] == "32-true"
 
 
 def test_a_torch_that_does_not_tell(no_gpu, monkeypatch):
     monkeypatch.delattr(torch.cpu, "get_capabilities")
-    assert settled({})["precision"] == "32-true"
+    assert resolve_precision({})["precision"] == "32-true"
 
 
 def test_on_a_gpu(gpu):
     gpu()
-    assert settled({"precision": "auto"}) == {"precision": "bf16-mixed", "benchmark": True}
+    assert resolve_precision({"precision": "auto"}) == {"precision": "bf16-mixed", "benchmark": True}
     assert torch.get_float32_matmul_precision() == "high"
-    assert settled({"deterministic": True}) == {
+    assert resolve_precision({"deterministic": True}) == {
         "precision": "bf16-mixed",
         "benchmark": False,
         "deterministic": True,
@@ -83,13 +83,13 @@ def test_on_a_gpu(gpu):
 def test_on_a_gpu_without_bfloat16(gpu, processor):
     processor["avx512_bf16"] = True
     gpu(bfloat16=False)
-    assert settled({"precision": "auto"})["precision"] == "32-true"
+    assert resolve_precision({"precision": "auto"})["precision"] == "32-true"
 
 
 def test_on_the_cpu_of_a_machine_with_a_gpu(gpu):
     gpu()
     before = torch.get_float32_matmul_precision()
-    assert settled({"accelerator": "cpu"})["precision"] == "32-true"
+    assert resolve_precision({"accelerator": "cpu"})["precision"] == "32-true"
     assert torch.get_float32_matmul_precision() == before
 
 
@@ -97,12 +97,12 @@ def test_on_the_cpu_of_a_machine_with_a_gpu(gpu):
 def test_what_the_user_says_stays(gpu, precision):
     gpu()
     settings = {"precision": precision, "benchmark": False}
-    assert settled(settings) == settings
+    assert resolve_precision(settings) == settings
 
 
 def trained(*, channels_last: bool, fused: bool) -> nn.Module:
     net = tiny_unet()
-    net = in_channels_last(net) if channels_last else net
+    net = to_channels_last(net) if channels_last else net
     optimizer = torch.optim.Adam(net.parameters(), fused=fused)
     generator = torch.Generator().manual_seed(0)
     for _ in range(3):
@@ -120,18 +120,18 @@ def test_layout_and_fusing_change_nothing_but_the_speed():
 
 
 def test_model_files_hold_plain_layout(tmp_path):
-    net = in_channels_last(tiny_unet())
+    net = to_channels_last(tiny_unet())
     assert not net.stem[0].weight.is_contiguous()
     save_model(tmp_path / "model.pth", net.state_dict(), SPEC, None)
     weights = torch.load(tmp_path / "model.pth", weights_only=True)["state_dict"]
     assert all(weight.is_contiguous() for weight in weights.values())
 
 
-def test_untouched():
+def test_state_is_preserved():
     net = tiny_unet().eval()
     before = copy.deepcopy(net.state_dict())
     random = torch.get_rng_state()
-    with untouched(net):
+    with preserve_state(net):
         assert net.training
         net(torch.rand(2, 3, 16, 16)).mean().backward()
         assert not torch.equal(net.state_dict()["stem.1.running_mean"], before["stem.1.running_mean"])

@@ -24,7 +24,7 @@ from cocoseg.inference.model import SegmentationModel, load_model
 from cocoseg.inference.predictor import Predictor
 from cocoseg.inference.upsampling import enlarged_argmax
 from cocoseg.labels import IGNORE_INDEX
-from cocoseg.networks.device import explain_out_of_memory, in_channels_last, uses_cuda
+from cocoseg.networks.device import explain_out_of_memory, to_channels_last, uses_cuda
 from cocoseg.networks.pixels import normalize
 from cocoseg.progress import track
 from cocoseg.resizing import resize_mask
@@ -59,7 +59,7 @@ def evaluate(
     model = load_model(config.checkpoint, config.network)
     model.image_size = image_size or model.image_size
     on_gpu = uses_cuda(config.trainer)
-    model = in_channels_last(model.to("cuda" if on_gpu else "cpu"))
+    model = to_channels_last(model.to("cuda" if on_gpu else "cpu"))
     images = open_images(config)
     matching = match_labels(model.labels, images.labels, config.labels)
     require_new(images.image_keys(), read_training_images(config.checkpoint), config.split)

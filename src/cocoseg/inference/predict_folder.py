@@ -24,7 +24,7 @@ from cocoseg.inference.manifest import Entry, Manifest
 from cocoseg.inference.model import load_model
 from cocoseg.inference.pipeline import MASKS, OVERLAYS, Pipeline, ResultPaths
 from cocoseg.inference.predictor import Predictor
-from cocoseg.networks.device import in_channels_last, settled
+from cocoseg.networks.device import resolve_precision, to_channels_last
 from cocoseg.preparation import coco_file as coco
 from cocoseg.preparation.mask_files import MaskEncoding
 from cocoseg.progress import track
@@ -116,7 +116,7 @@ def resolve_device(accelerator: str, precision: str) -> tuple[torch.device, str]
         accelerator = next(name for name, is_present in present.items() if is_present)
     if not present[accelerator]:
         raise CocosegError(f"accelerator: there is no {accelerator} here")
-    precision = settled({"accelerator": accelerator, "precision": precision})["precision"]
+    precision = resolve_precision({"accelerator": accelerator, "precision": precision})["precision"]
     return torch.device({"gpu": "cuda"}.get(accelerator, accelerator)), precision
 
 
@@ -124,7 +124,7 @@ def _load_predictor(config: PredictConfig) -> Predictor:
     device, precision = resolve_device(config.accelerator, config.precision)
     model = load_model(config.checkpoint, config.network)
     return Predictor(
-        in_channels_last(model.to(device)),
+        to_channels_last(model.to(device)),
         scale=config.scale,
         tile=config.tile,
         flip=config.flip,

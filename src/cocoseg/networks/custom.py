@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cocoseg.errors import CocosegError
-from cocoseg.networks.device import is_out_of_memory, untouched
+from cocoseg.networks.device import is_out_of_memory, preserve_state
 from cocoseg.networks.model_file import NETWORKS
 from cocoseg.networks.old_files import rename_target
 
@@ -68,7 +68,7 @@ def probe(net: nn.Module, name: str, shape: tuple[int, int, int], classes: int) 
     like = next(net.parameters())
     image = torch.zeros(images, 3, height, width, device=like.device, dtype=like.dtype)
     image = image.contiguous(memory_format=torch.channels_last)  # as batches are
-    with torch.no_grad(), untouched(net):
+    with torch.no_grad(), preserve_state(net):
         for training in (True, False):
             net.train(training)
             try:

@@ -20,7 +20,7 @@ def uses_cuda(settings: dict[str, Any]) -> bool:
     return settings.get("accelerator", "auto") in ("auto", "gpu", "cuda") and torch.cuda.is_available()
 
 
-def settled(settings: dict[str, Any]) -> dict[str, Any]:
+def resolve_precision(settings: dict[str, Any]) -> dict[str, Any]:
     """Resolve the trainer's settings that are left to the device.
 
     `precision: auto` is bfloat16 on a GPU or CPU that has it (its range needs no scaling of the loss), else
@@ -47,13 +47,13 @@ def _has_bfloat16(settings: dict[str, Any]) -> bool:
     return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
 
 
-def in_channels_last(net: nn.Module) -> nn.Module:
+def to_channels_last(net: nn.Module) -> nn.Module:
     """Return the network with its weights laid out as convolutions are fastest."""
     return net.to(memory_format=torch.channels_last)
 
 
 @contextmanager
-def untouched(net: nn.Module) -> Iterator[None]:
+def preserve_state(net: nn.Module) -> Iterator[None]:
     """Put a network in training mode for trial passes that leave no trace.
 
     Afterwards buffers (statistics of BatchNorm), mode and random numbers are as before, gradients None.

@@ -14,7 +14,7 @@ from cocoseg.budget.run import Run
 from cocoseg.data.datamodule import SegmentationDataModule
 from cocoseg.errors import CocosegError, TrainingError
 from cocoseg.files import from_here
-from cocoseg.networks.device import is_out_of_memory, untouched
+from cocoseg.networks.device import is_out_of_memory, preserve_state
 from cocoseg.networks.outputs import logits_of, training_loss
 from cocoseg.overrides import Command, key_of
 from cocoseg.run_folder import CHECKPOINTS
@@ -58,7 +58,7 @@ def largest_batch(module: SegmentationModule, images: int, trainer: L.Trainer) -
         net.zero_grad(set_to_none=True)
         return torch.cuda.max_memory_allocated(device) + moments
 
-    with untouched(net):
+    with preserve_state(net):
         batch = largest_fitting(peak, room, most)
     _empty_cache()
     log.info("data.batch_size=auto: %d, found in %.1f s", batch, time.monotonic() - begin)
@@ -113,7 +113,7 @@ def check_memory(module: SegmentationModule, trainer: L.Trainer, data: Segmentat
     size = module.spec.image_size
     weights = [weight for weight in module.net.parameters() if weight.requires_grad]
     has_moments = any(optimizer.state for optimizer in trainer.optimizers)  # after a resume
-    with untouched(module.net):
+    with preserve_state(module.net):
         moments = [torch.empty_like(w) for w in weights for _ in range(MOMENTS) if not has_moments]
         training_pass(module, trainer, min(data.batch_size, len(data.train_set)), size)
         module.net.eval()

@@ -13,7 +13,7 @@ from cocoseg.config import AUTO, Config
 from cocoseg.data.class_balance import class_weights
 from cocoseg.data.datamodule import SegmentationDataModule
 from cocoseg.networks.custom import arguments_of, is_own, probe
-from cocoseg.networks.device import in_channels_last, settled
+from cocoseg.networks.device import resolve_precision, to_channels_last
 from cocoseg.networks.model_file import read_checkpoint
 from cocoseg.networks.pretrained import Pretrained, read_pretrained
 from cocoseg.networks.spec import ModelSpec
@@ -63,10 +63,10 @@ def build_module(config: Config, run: Run, data: SegmentationDataModule, start: 
         CocosegError: the checkpoint to resume has another network, other labels or other groups of weights.
     """
     network = arguments_of(config.model, len(data.labels))
-    net = in_channels_last(build(network, "model"))
+    net = to_channels_last(build(network, "model"))
     if start.pretrained is not None:
         start.pretrained.load_into(net, data.labels)
-    optimizer = optimizer_of(config, net, settled(trainer_settings(config, run.budget)))
+    optimizer = optimizer_of(config, net, resolve_precision(trainer_settings(config, run.budget)))
     spec = ModelSpec(network, data.labels, tuple(config.data.image_size))
     module = SegmentationModule(net=net, loss=build_loss(config, data), optimizer=optimizer, spec=spec)
     if start.checkpoint is not None:
@@ -89,7 +89,7 @@ def build_trainer(
         CocosegError: the settings don't make a trainer, or the network does not return logits.
     """
     trainer = build(
-        settled(trainer_settings(config, run.budget)),
+        resolve_precision(trainer_settings(config, run.budget)),
         "trainer",
         default_root_dir=run.folder,
         callbacks=callbacks,

@@ -10,7 +10,7 @@ from cocoseg.data.augment import training_size
 from cocoseg.data.datamodule import SegmentationDataModule
 from cocoseg.durations import clock
 from cocoseg.errors import TrainingError
-from cocoseg.networks.device import is_out_of_memory, untouched
+from cocoseg.networks.device import is_out_of_memory, preserve_state
 from cocoseg.training.batch_size import training_pass
 from cocoseg.training.module import SegmentationModule
 
@@ -35,7 +35,7 @@ class CompileNetwork(L.Callback):
         start = self.data.config.augment.start_size
         size = training_size(pl_module.spec.image_size, start, self.data.progress())
         try:
-            with untouched(net):
+            with preserve_state(net):
                 training_pass(pl_module, trainer, min(self.data.batch_size, len(self.data.train_set)), size)
         except Exception as error:  # a missing compiler, an unsupported network: types vary
             if is_out_of_memory(error):
