@@ -18,11 +18,8 @@ from cocoseg.run_folder import open_folder
 def main(cfg: DictConfig) -> None:
     config = resolve_config(cfg, may_download=True)
 
-    from cocoseg.preparation.prepare import check_annotations, prepare
+    from cocoseg.preparation.prepare import prepare
 
-    if config.prepare.check_only:
-        check_annotations(config, may_download=True)
-        return
     with open_folder(cfg, "prepare", key="run_dir") as folder:
         folder.begin()
         prepare(config, may_download=True)

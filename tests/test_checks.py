@@ -65,7 +65,6 @@ def test_good_values(config, key, value):
         ("sweep", SweepConfig(trials=3), "sweep: how to search is not chosen; add sweep=tpe, random or grid"),
         ("sweep", SweepConfig(total_time=Duration(hours=1)), "sweep: how to search is not chosen"),
         ("loss", {"class_weights": "enett"}, "loss.class_weights is 'enett'; it must be one of none, enet"),
-        ("prepare.check_only", True, "prepare.check_only is for prepare.py"),
     ],
     ids=str,
 )

@@ -34,9 +34,7 @@ def check(config: Config, *, may_download: bool = False) -> None:
     """
     _check_data(config.data)
     if not (may_download and config.data.fetches):
-        _check_places(config.data, with_images=not config.prepare.check_only)
-    if config.prepare.check_only and not may_download:
-        raise CocosegError("prepare.check_only is for prepare.py")
+        _check_places(config.data)
     _check_start(config)
     _check_end(config)
     least, most = config.augment.scale
@@ -117,7 +115,7 @@ def _check_data(data: DataConfig) -> None:
         raise CocosegError("data.val_images is set without data.val_annotations, which says what is on them")
 
 
-def _check_places(data: DataConfig, *, with_images: bool) -> None:
+def _check_places(data: DataConfig) -> None:
     """The folders and files that must exist, drawn shapes apart."""
     if data.shapes is None:
         if data.root is not None and not Path(data.root).is_dir():
@@ -125,11 +123,9 @@ def _check_places(data: DataConfig, *, with_images: bool) -> None:
                 f"data.root: no folder {data.root}; it should hold the images ({data.images}) and "
                 f"the COCO instances file ({data.annotations}); {how_to_fetch(data)}"
             )
-        if with_images:
-            _check_place(data, "images", Path.is_dir)
+        _check_place(data, "images", Path.is_dir)
         _check_place(data, "annotations", Path.is_file)
-    if with_images:
-        _check_place(data, "val_images", Path.is_dir)
+    _check_place(data, "val_images", Path.is_dir)
     _check_place(data, "val_annotations", Path.is_file)
 
 

@@ -61,7 +61,6 @@ class SubsetConfig(Settings, kw_only=True):
     )
     keep_empty: Annotated[bool, means("use images without annotations too")] = False
     min_pixels: Annotated[NotNegative, means("leave out images with a smaller annotated area")] = 0
-    stratify: Annotated[bool, means("choose images of rare classes first")] = False
 
 
 class ShapesConfig(Settings, kw_only=True):
@@ -174,7 +173,6 @@ class PrepareConfig(Settings, kw_only=True):
     """Preparation of the masks."""
 
     workers: Annotated[Positive | None, means("processes that draw masks; null: one per core")] = None
-    check_only: Annotated[bool, means("prepare.py: check the annotations, write nothing")] = False
 
 
 class ScheduleConfig(Settings, kw_only=True):

@@ -23,10 +23,12 @@ T = TypeVar("T", bound=Settings)
 # Keys of earlier versions: what takes their place.
 REMOVED = {
     "ema": "average the weights by +callbacks.ema._target_=lightning.pytorch.callbacks.EMAWeightAveraging",
+    "data.subset.stratify": "choose more images by data.subset.size",
     "data.sampling": "loss.class_weights=enet gives rare classes their weight",
     "augment.rare_crop": "loss.class_weights=enet gives rare classes their weight",
     "augment.start_strength": "augmentation has the same strength all through the run; leave it out",
     "augment.end_strength": "augmentation has the same strength all through the run; leave it out",
+    "prepare.check_only": "prepare.py keeps no masks where an annotation is wrong; leave it out",
     "model.deep_supervision": "only the finest logits are trained; leave it out",
     "sweep.storage": "one process leads a sweep; use many machines by hydra/launcher=submitit_slurm",
     "sweep.prune": "choose sweep.pruner=none, median, halving or hyperband",

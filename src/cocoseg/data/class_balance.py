@@ -48,7 +48,7 @@ def one_sided(train_counts: np.ndarray, val_counts: np.ndarray, labels: LabelMap
         (
             scored & ~trained,
             "in validation, but on no training image: their IoU can only be 0, which lowers the mean; try "
-            "more images, data.subset.stratify=true, or another seed",
+            "a larger data.subset.size, or another seed",
         ),
         (
             trained & ~scored,

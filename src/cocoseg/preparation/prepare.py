@@ -140,7 +140,6 @@ def _read(job: PreparationJob, expected: LabelMap | None) -> _Source:
         class_of=labels.index_of,
         keep_empty=subset.keep_empty,
         min_pixels=subset.min_pixels,
-        stratify=subset.stratify,
     )
     return _Source(coco, labels, images)
 
