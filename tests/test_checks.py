@@ -169,12 +169,12 @@ def test_bad_settings_of_a_prediction(settings, sentence):
 
 @pytest.mark.parametrize(
     ("arguments", "key"),
-    [((0, "auto", [1]), "scale"), ((None, [64, 63], [1]), "tile"), ((None, "auto", []), "scales")],
+    [((0, "auto"), "scale"), ((None, [64, 63]), "tile"), ((None, [512.0, 512]), "tile")],
 )
 def test_bad_arguments_of_a_predictor(arguments, key):
     with pytest.raises(CocosegError, match=rf"^{key} is "):
         check_prediction(*arguments)
-    check_prediction(2, (64, 96), (0.5, 1))
+    check_prediction(2, (64, 96))
 
 
 def test_formats_of_a_model():

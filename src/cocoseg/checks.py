@@ -5,6 +5,7 @@ What one setting alone may be stands in config.py.
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def check_predict(config: PredictConfig) -> None:
         raise CocosegError("input is not given: input=<image, folder or pattern>")
     if config.annotations is not None and not Path(config.annotations).is_file():
         raise CocosegError(f"annotations: no file {config.annotations}")
-    check_prediction(config.scale, config.tile, config.scales)
+    check_prediction(config.scale, config.tile)
 
 
 def check_checkpoint(checkpoint: str | None) -> None:
@@ -69,11 +70,14 @@ def check_checkpoint(checkpoint: str | None) -> None:
         raise CocosegError(f"checkpoint: no file {checkpoint}")
 
 
-def check_prediction(scale: Any, tile: Any, scales: Sequence[Any]) -> None:
+def check_prediction(scale: Any, tile: Any) -> None:
     """Raises CocosegError where an argument of `cocoseg.inference.predictor.Predictor` is out of range."""
-    values = {"scale": scale, "tile": False if tile is None else tile, "scales": scales}
-    tile = convert(values, PredictConfig).tile
-    if tile is True or (isinstance(tile, list) and len(tile) != 2):
+    checked = convert({"scale": scale, "tile": False if tile is None else tile}, PredictConfig).tile
+    fits = checked is not True
+    if isinstance(checked, list):
+        tile = list(tile)
+        fits = len(tile) == 2 and all(isinstance(side, Integral) for side in tile)  # 512.0 was converted
+    if not fits:
         raise CocosegError(f"tile is {shown(tile)}; it must be {declarations(PredictConfig)['tile'].allowed}")
 
 

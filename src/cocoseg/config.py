@@ -289,7 +289,7 @@ class EvaluateConfig(Config, kw_only=True):
         Literal["original", "network"],
         means("original: at each image's own size and the network's"),
     ] = "original"
-    tta: Annotated[bool, means("average over mirror images and three scales too, reported apart")] = False
+    tta: Annotated[bool, means("average with the mirror image too, reported apart")] = False
     labels: Annotated[
         Literal["same", "match"],
         means("classes of model and data; match: by name, others count as errors or background"),
@@ -325,12 +325,6 @@ class PredictConfig(Settings, kw_only=True):
         says("auto, false, or [height, width] from 64 pixels up"),
     ] = AUTO
     flip: Annotated[bool, means("average with the mirror image")] = False
-    scales: Annotated[
-        list[Annotated[float, Meta(ge=0.1, le=10)]],
-        Meta(min_length=1),
-        means("average over these multiples of the network's input"),
-        says("a list of factors in 0.1 … 10, as in [0.75, 1, 1.25]"),
-    ] = field(default_factory=lambda: [1.0])
     batch_size: Annotated[Positive, means("images at a time")] = 8
     accelerator: Annotated[Literal["auto", "cpu", "gpu", "mps"], means("device")] = AUTO
     precision: Annotated[

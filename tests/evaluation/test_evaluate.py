@@ -147,7 +147,7 @@ def test_at_the_networks_size_scores_and_loss_are_those_of_training(scored: Simp
 
 def test_averaging_is_reported_apart(scored: SimpleNamespace) -> None:
     model = load_model(scored.config.checkpoint)
-    averaging, images = Predictor(model, flip=True, scales=(0.75, 1.0, 1.25)), open_images(scored.config)
+    averaging, images = Predictor(model, flip=True), open_images(scored.config)
     right = pixels = 0
     for number in range(len(images)):
         image, mask = images.original(number)

@@ -7,7 +7,7 @@ from cocoseg.errors import CocosegError
 from cocoseg.inference.find_images import MANIFEST, ImageFile
 from cocoseg.inference.manifest import Entry, Manifest
 
-SETTINGS = {"scale": None, "tile": "auto", "flip": False, "scales": [1.0]}
+SETTINGS = {"scale": None, "tile": "auto", "flip": False}
 
 
 def entry(image: str = "../a.jpg", **changes: object) -> Entry:

@@ -34,7 +34,6 @@ log = logging.getLogger(__name__)
 METRICS, PER_CLASS, PER_IMAGE = "metrics.json", "per_class.csv", "per_image.csv"
 CONFUSION, WORST, GALLERY, PREDICTIONS = "confusion.png", "worst.png", "gallery.html", "predictions"
 WORST_IMAGES = 16
-SCALES = (0.75, 1.0, 1.25)  # tta averages over these and their mirror images
 
 
 @explain_out_of_memory("data.batch_size or data.image_size")
@@ -123,7 +122,7 @@ class Scorer:
         self.own_size = config.score_at == "original"
         self.device = next(model.parameters()).device
         self.predictor = Predictor(model)
-        self.averaging = Predictor(model, flip=True, scales=SCALES) if config.tta else None
+        self.averaging = Predictor(model, flip=True) if config.tta else None
         height, width = model.image_size
         titles = {"original": "own size"} if self.own_size else {}
         titles["network"] = f"{height}x{width}"
@@ -131,21 +130,15 @@ class Scorer:
             titles["tta"] = f"tta, {next(iter(titles.values()))}"
         shape = (len(images.labels), len(images.labels))
         self.views = {name: View(title, np.zeros(shape, np.int64)) for name, title in titles.items()}
-        images.inputs = self.inputs
+        images.resize = self.predictor.resize
         self.images = images
         self.sizes: list[tuple[int, int]] = []
-
-    def inputs(self, image: Tensor) -> list[Tensor]:
-        """The network's inputs for an image (1, 3, h, w) uint8: the image itself, then those of tta."""
-        plain = self.predictor.resize(image)
-        return plain if self.averaging is None else plain + self.averaging.resize(image)
 
     @torch.inference_mode()
     def add(self, batch: list[Sample]) -> list[np.ndarray]:
         """Count a batch. Returns the predictions at the quoted size, (h, w) uint8 each."""
-        inputs = zip(*(sample.inputs for sample in batch), strict=True)
-        plain, *others = (torch.cat(parts) for parts in inputs)
-        logits = self.model(normalize(plain.to(self.device))).float()
+        inputs = torch.cat([sample.input for sample in batch])
+        logits = self.model(normalize(inputs.to(self.device))).float()
         size = tuple(self.model.image_size)
         classes = logits.argmax(1).to(torch.uint8).cpu().numpy()
         predictions, targets = [], []
@@ -160,7 +153,7 @@ class Scorer:
             targets.append(target)
             self.sizes.append(sample.mask.shape)
         if self.averaging is not None:
-            masks = self.averaging.masks(others, [target.shape for target in targets])
+            masks = self.averaging.masks(inputs, [target.shape for target in targets])
             for target, mask in zip(targets, masks, strict=True):
                 self.views["tta"].add(target, self.matching(mask.cpu().numpy()))
         return predictions
@@ -169,11 +162,10 @@ class Scorer:
         """An image with its prediction at the quoted size."""
         image, mask = self.images.original(index)
         if not self.own_size:
-            image = self.predictor.resize(image[None])[0][0]
+            image = self.predictor.resize(image[None])[0]
             mask = resize_mask(mask, tuple(self.model.image_size))
         with torch.inference_mode():
-            plain = self.predictor.resize(image[None])
-            (prediction,) = self.predictor.masks(plain, [mask.shape])
+            (prediction,) = self.predictor.masks(self.predictor.resize(image[None]), [mask.shape])
         return Example(image.permute(1, 2, 0).numpy(), mask, self.matching(prediction.cpu().numpy()))
 
     def _loss(self, target: np.ndarray, logits: Tensor) -> float | None:

@@ -24,12 +24,12 @@ class Sample(NamedTuple):
 
     Attributes:
         index: among the images of the evaluation.
-        inputs: the image as the network sees it, (1, 3, H, W) uint8 each.
+        input: the image as the network sees it, (1, 3, H, W) uint8.
         mask: (h, w) uint8 class indices, at the image's own size.
     """
 
     index: int
-    inputs: list[Tensor]
+    input: Tensor
     mask: np.ndarray
 
 
@@ -42,7 +42,7 @@ class Images(Dataset[Sample]):
     Attributes:
         labels, encoding: of the first set; those of the second are the same.
         names: file names of the images, below a folder for each set where they would not be unique.
-        inputs: image (1, 3, h, w) uint8 -> `Sample.inputs`; to be set.
+        resize: image (1, 3, h, w) uint8 -> `Sample.input`; to be set.
     """
 
     def __init__(self, parts: Sequence[Pairs]):
@@ -53,14 +53,14 @@ class Images(Dataset[Sample]):
             folders = [f"set{number}" for number, view in enumerate(views, start=1) for _ in range(len(view))]
             self.names = [f"{folder}/{name}" for folder, name in zip(folders, self.names, strict=True)]
         self.labels, self.encoding = views[0].whole.labels, views[0].whole.encoding
-        self.inputs: Callable[[Tensor], list[Tensor]] | None = None
+        self.resize: Callable[[Tensor], Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self._images)
 
     def __getitem__(self, index: int) -> Sample:
         image, mask = self.original(index)
-        return Sample(index, self.inputs(image[None]), mask)
+        return Sample(index, self.resize(image[None]), mask)
 
     def image_keys(self) -> list[Key]:
         """Name and bytes of each image, as training_images.json has them."""

@@ -45,7 +45,6 @@ class SegmentationModel(nn.Module):
         scale: float | None = None,
         tile: str | bool | Sequence[int] | None = "auto",
         flip: bool = False,
-        scales: Sequence[float] = (1.0,),
     ) -> np.ndarray:
         """Predict the class of every pixel, on the device and in the precision that the weights have.
 
@@ -54,7 +53,7 @@ class SegmentationModel(nn.Module):
                 pixels as they are), an array (H, W, 3) RGB or (H, W) grey, or a tensor (3, H, W) or
                 (B, 3, H, W) RGB. Arrays and tensors are uint8 from 0 to 255, uint16 from 0 to 65535 or floats
                 from 0 to 1, not normalized.
-            scale, tile, flip, scales: see `cocoseg.inference.predictor.Predictor`.
+            scale, tile, flip: see `cocoseg.inference.predictor.Predictor`.
 
         Returns:
             class indices (H, W) uint8, of a batch (B, H, W); `labels.names[index]` is their name,
@@ -64,7 +63,7 @@ class SegmentationModel(nn.Module):
             CocosegError: it is no image, or can't be read.
         """
         pixels = as_image_tensor(image)
-        predictor = Predictor(self, scale=scale, tile=tile, flip=flip, scales=scales)
+        predictor = Predictor(self, scale=scale, tile=tile, flip=flip)
         mask = predictor(pixels if pixels.ndim == 4 else pixels[None]).cpu().numpy()
         return mask if pixels.ndim == 4 else mask[0]
 

@@ -83,7 +83,7 @@ class Decoded:
 
     Attributes:
         image: its file.
-        inputs: the network's input (H, W, 3) uint8 at each scale. Arrays, because worker processes would pass
+        input: the network's input (H, W, 3) uint8. An array, because worker processes would pass
             tensors through shared memory, which containers limit, with an open file for each.
         size: height and width in pixels, upright.
         canvas: (h, w, 3) uint8 to draw on, its sides LONGEST at most; None where nothing is drawn.
@@ -91,7 +91,7 @@ class Decoded:
     """
 
     image: ImageFile
-    inputs: list[np.ndarray]
+    input: np.ndarray | None
     size: tuple[int, int]
     canvas: np.ndarray | None
     file_bytes: int
@@ -104,7 +104,7 @@ class _Images(Dataset[Decoded | str | None]):
 
     Args:
         images: their files.
-        resize: makes the network's inputs.
+        resize: makes the network's input.
         draws: whether a canvas is needed.
     """
 
@@ -117,7 +117,7 @@ class _Images(Dataset[Decoded | str | None]):
 
     def __getitem__(self, index: int) -> Decoded | str | None:
         size = size_of(self.images[index].path)
-        if size is not None and math.prod(size) + self.resize.pixels(size[::-1]) > LARGE:
+        if size is not None and math.prod(size) + math.prod(self.resize.size(size[::-1])) > LARGE:
             return None
         return self.decode(self.images[index])
 
@@ -135,12 +135,12 @@ class _Images(Dataset[Decoded | str | None]):
         stat = image.path.stat()
         pixels = read_upright(image.path)
         size = pixels.height, pixels.width
-        inputs = [x[0].permute(1, 2, 0).contiguous().numpy() for x in self.resize(to_tensor(pixels)[None])]
+        input = self.resize(to_tensor(pixels)[None])[0].permute(1, 2, 0).contiguous().numpy()
         canvas = None
         if self.draws:
             pixels.thumbnail((LONGEST, LONGEST), PIL.Image.Resampling.BOX)
             canvas = np.asarray(pixels)
-        return Decoded(image, inputs, size, canvas, stat.st_size, stat.st_mtime_ns)
+        return Decoded(image, input, size, canvas, stat.st_size, stat.st_mtime_ns)
 
 
 @dataclass
@@ -212,7 +212,7 @@ class Pipeline:
         """Yield images with their masks, (h, w) uint8 class indices; equal inputs share a forward pass."""
         groups: dict[tuple[int, ...], list[Decoded]] = {}
         for decoded in images:
-            groups.setdefault(decoded.inputs[0].shape, []).append(decoded)
+            groups.setdefault(decoded.input.shape, []).append(decoded)
         for (height, width, _), group in groups.items():
             limit = max(1, FORWARD_PIXELS // (height * width))
             for start in range(0, len(group), limit):
@@ -220,12 +220,13 @@ class Pipeline:
                 yield from zip(part, self._masks(part), strict=True)
 
     def _masks(self, images: Sequence[Decoded]) -> Iterator[np.ndarray]:
-        stacked = (np.stack(parts) for parts in zip(*(decoded.inputs for decoded in images), strict=True))
-        inputs = [torch.from_numpy(part).permute(0, 3, 1, 2) for part in stacked]
+        stacked = np.stack([decoded.input for decoded in images])
         for decoded in images:
-            decoded.inputs = []
+            decoded.input = None
         try:
-            masks = self.predictor.masks(inputs, [decoded.size for decoded in images])
+            masks = self.predictor.masks(
+                torch.from_numpy(stacked).permute(0, 3, 1, 2), [decoded.size for decoded in images]
+            )
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -50,7 +50,7 @@ def plan_folder(config: PredictConfig, output: Path) -> tuple[list[ImageFile], M
     with Path(config.checkpoint).open("rb") as file:
         model = hashlib.file_digest(file, "sha256").hexdigest()
     # Settings that the masks depend on.
-    settings = {name: getattr(config, name) for name in ("scale", "tile", "flip", "scales", "values")}
+    settings = {name: getattr(config, name) for name in ("scale", "tile", "flip", "values")}
     manifest = Manifest(output, model, {**settings, "precision": precision})
     manifest.require_distinct_results(images)
     return images, manifest
@@ -128,7 +128,6 @@ def _load_predictor(config: PredictConfig) -> Predictor:
         scale=config.scale,
         tile=config.tile,
         flip=config.flip,
-        scales=config.scales,
         autocast=DTYPES[precision],
     )
 

@@ -4,12 +4,10 @@ The network sees what it was trained on: the image resized to the size of traini
 bilinearly to the image's own size, and the highest one wins.
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cocoseg.checks import check_prediction
@@ -21,35 +19,30 @@ from cocoseg.networks.pixels import normalize, resize_images
 
 @dataclass(frozen=True)
 class InputResize:
-    """Makes the network's inputs of images. Holds no network: goes to other processes.
+    """Resizes images to the network's input. Holds no network: goes to other processes.
 
     Attributes:
         image_size: height and width that every image is resized to.
         scale: factor of the image's own size instead, or None.
-        scales: multiples of that size, an input for each.
     """
 
     image_size: Size
     scale: float | None
-    scales: tuple[float, ...]
 
-    def __call__(self, image: Tensor) -> list[Tensor]:
-        """Resize images (B, 3, h, w) uint8 RGB: (B, 3, H, W) uint8 for each of `scales`."""
-        size = self.size(tuple(image.shape[-2:]))
-        return [resize_images(image, _times(size, scale)) for scale in self.scales]
+    def __call__(self, image: Tensor) -> Tensor:
+        """Resize images (B, 3, h, w) uint8 RGB: (B, 3, H, W) uint8."""
+        return resize_images(image, self.size(tuple(image.shape[-2:])))
 
     def size(self, own: Size) -> Size:
-        """Height and width of the input at scale 1 for an image of this height and width."""
-        return self.image_size if self.scale is None else _times(own, self.scale)
-
-    def pixels(self, own: Size) -> int:
-        """Number of pixels of the inputs for an image of this height and width."""
-        size = self.size(own)
-        return sum(math.prod(_times(size, scale)) for scale in self.scales)
+        """Height and width of the input for an image of this height and width."""
+        if self.scale is None:
+            return self.image_size
+        # At least 2: torch's antialiased resize fails for a single pixel.
+        return max(2, round(own[0] * self.scale)), max(2, round(own[1] * self.scale))
 
 
 class Predictor:
-    """Applies a model to images: resizing, tiles, averaging, arg-max at the image's own size.
+    """Applies a model to images: resizing, tiles, the mirror image, arg-max at the image's own size.
 
     Args:
         model: a network with `image_size` (height, width) and `labels`, as `SegmentationModel` has them. It
@@ -61,7 +54,6 @@ class Predictor:
             `image_size` has) into overlapping tiles, whose scores are blended; (height, width) is the size of
             tiles in pixels of the network's input; False or None never cuts.
         flip: averages the probabilities of the image and its mirror image.
-        scales: averages the probabilities at these multiples of the input's size.
         autocast: dtype of the network's arithmetic, as in training with mixed precision; None for that of the
             weights.
 
@@ -76,12 +68,11 @@ class Predictor:
         scale: float | None = None,
         tile: str | bool | Sequence[int] | None = AUTO,
         flip: bool = False,
-        scales: Sequence[float] = (1.0,),
         autocast: torch.dtype | None = None,
     ):
-        check_prediction(scale, tile, scales)
+        check_prediction(scale, tile)
         self.model = model
-        self.resize = InputResize(tuple(model.image_size), scale, tuple(scales))
+        self.resize = InputResize(tuple(model.image_size), scale)
         self.tile = tile
         self.flip = flip
         self.autocast = autocast
@@ -96,22 +87,17 @@ class Predictor:
         return torch.stack(self.masks(self.resize(image), [tuple(image.shape[-2:])] * len(image)))
 
     @torch.inference_mode()
-    def masks(self, inputs: Sequence[Tensor], owns: Sequence[Size]) -> list[Tensor]:
+    def masks(self, image: Tensor, owns: Sequence[Size]) -> list[Tensor]:
         """Predict class indices of a batch: (h, w) uint8 each, on the model's device.
 
         Args:
-            inputs: (B, 3, H, W) uint8 for each of `scales`, as `resize` makes them.
-            owns: height and width of each of the B images; all have the same `resize.size`.
+            image: (B, 3, H, W) uint8, as `resize` makes it.
+            owns: height and width of each of the B images before that.
         """
-        size = self.resize.size(owns[0])
-        if tile := self._tile_size(size):
-            images = zip(*(x.split(1) for x in inputs), strict=True)
-            return [
-                _argmax_of_tiles(self._scores_of_boxes(image, size), size, tile, own, self.device)
-                for image, own in zip(images, owns, strict=True)
-            ]
-        scores = self._scores(inputs, size)
-        return [enlarged_argmax(one, own) for one, own in zip(scores, owns, strict=True)]
+        tile = self._tile_size(tuple(image.shape[-2:]))
+        if tile is not None:
+            return [self._mask_of_tiles(one, tile, own) for one, own in zip(image, owns, strict=True)]
+        return [enlarged_argmax(one, own) for one, own in zip(self._scores(image), owns, strict=True)]
 
     def _tile_size(self, size: Size) -> Size | None:
         """Height and width of tiles, or None for an input of this size in one piece."""
@@ -122,39 +108,37 @@ class Predictor:
         tile = tuple(self.tile)
         return None if tile[0] >= size[0] and tile[1] >= size[1] else tile
 
-    def _scores_of_boxes(self, inputs: Sequence[Tensor], size: Size) -> Callable[[Box], Tensor]:
-        """Make the function from a box to its scores (C, bottom - top, right - left).
+    def _mask_of_tiles(self, image: Tensor, tile: Size, own: Size) -> Tensor:
+        """Class indices (h, w) uint8 of an image, from tiles of its input, a band of rows at a time.
 
         Args:
-            inputs: (1, 3, H, W) uint8 of one image for each of `scales`.
-            size: height and width of the input at scale 1; boxes are in its pixels.
+            image: (3, H, W) uint8, the network's input.
+            tile: height and width of a tile.
+            own: height and width of the image.
         """
 
-        def scores(box: Box) -> Tensor:
+        def scores_of(box: Box) -> Tensor:
             top, bottom, left, right = box
-            parts = []
-            for x in inputs:
-                y_scale, x_scale = x.shape[-2] / size[0], x.shape[-1] / size[1]
-                rows = slice(round(top * y_scale), max(1, round(bottom * y_scale)))
-                columns = slice(round(left * x_scale), max(1, round(right * x_scale)))
-                parts.append(x[..., rows, columns])
-            return self._scores(parts, (bottom - top, right - left))[0]
+            return self._scores(image[None, :, top:bottom, left:right])[0]
 
-        return scores
+        size = tuple(image.shape[-2:])
+        rows, columns = (Neighbors.between(old, new, self.device) for old, new in zip(size, own, strict=True))
+        parts, done, first = [], 0, 0
+        last: Tensor | None = None  # last row of the band above
+        for end, band in blend_tiles(scores_of, size, tile):
+            band = band if last is None else torch.cat((last, band), 1)
+            ready = int((rows.high < end).sum())  # rows of the image that both neighbors are there for
+            parts.append(argmax_between(band, rows.slice(done, ready, first), columns))
+            done, first, last = ready, end - 1, band[:, -1:]
+        return torch.cat(parts)
 
-    def _scores(self, inputs: Sequence[Tensor], size: Size) -> Tensor:
-        """Logits, or the mean probabilities of several passes: (B, C, *size) float32."""
-        if not self.flip and self.resize.scales == (1,):
-            return self._logits(inputs[0])
-        passes = [(x, mirrored) for x in inputs for mirrored in (False, True)[: 1 + self.flip]]
-        total: Tensor | float = 0.0
-        for x, mirrored in passes:
-            scores = self._logits(x.flip(-1) if mirrored else x).softmax(1)
-            scores = scores.flip(-1) if mirrored else scores
-            if scores.shape[-2:] != size:
-                scores = F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
-            total = total + scores / len(passes)
-        return total
+    def _scores(self, image: Tensor) -> Tensor:
+        """Logits of images (B, 3, H, W) uint8, or mean probabilities with `flip`: (B, C, H, W) float32."""
+        logits = self._logits(image)
+        if not self.flip:
+            return logits
+        mirrored = self._logits(image.flip(-1)).softmax(1).flip(-1)
+        return (logits.softmax(1) + mirrored) / 2
 
     def _logits(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 -> (B, C, H, W) float32."""
@@ -164,31 +148,3 @@ class Predictor:
             return self.model(image.to(weight.dtype)).float()
         with torch.autocast(self.device.type, self.autocast):
             return self.model(image).float()
-
-
-def _argmax_of_tiles(
-    scores_of: Callable[[Box], Tensor], size: Size, tile: Size, own: Size, device: torch.device
-) -> Tensor:
-    """Class indices (h, w) uint8 of one image, from the scores of its input, a band of rows at a time.
-
-    Args:
-        scores_of: gives the scores (C, bottom - top, right - left) of a box of the input.
-        size: height and width of the input.
-        tile: height and width of a tile.
-        own: height and width of the image.
-    """
-    rows = Neighbors.between(size[0], own[0], device)
-    columns = Neighbors.between(size[1], own[1], device)
-    parts, done, first = [], 0, 0
-    last: Tensor | None = None  # last row of the band above
-    for end, band in blend_tiles(scores_of, size, tile):
-        band = band if last is None else torch.cat((last, band), 1)
-        ready = int((rows.high < end).sum())  # rows of the image that both neighbors are there for
-        parts.append(argmax_between(band, rows.slice(done, ready, first), columns))
-        done, first, last = ready, end - 1, band[:, -1:]
-    return torch.cat(parts)
-
-
-def _times(size: Size, factor: float) -> Size:
-    # At least 2: torch's antialiased resize fails for a single pixel.
-    return max(2, round(size[0] * factor)), max(2, round(size[1] * factor))
