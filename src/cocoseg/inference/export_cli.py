@@ -22,8 +22,8 @@ formats=[onnx]    onnx (needs pip install -e '.[onnx]'; any batch size, height a
                   torch_export (.pt2, for torch alone; heights and widths that are multiples of `multiple` in
                   its metadata, 2^depth or 32, from twice that up), pth (of a .ckpt file)
 output=null       folder; null: beside the checkpoint
-normalise=true    the file takes (B, H, W, 3) uint8 RGB; false: (B, 3, H, W) float32, normalised
-argmax=true       the file gives the class index of each pixel, (B, H, W) uint8; false: logits (B, C, H, W)
+argmax=true       the file maps images (B, H, W, 3) uint8 RGB to class indices (B, H, W) uint8;
+                  false: to logits (B, C, H, W) float32
 network=null      my_nets.Net: the class of a custom network; a file never chooses what is imported
 """
 
@@ -34,7 +34,6 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True):
     checkpoint: str
     formats: tuple[str, ...] = ("onnx",)
     output: str | None = None
-    normalise: bool = True
     argmax: bool = True
     network: str | None = None
 
@@ -53,11 +52,7 @@ def main() -> None:
 
 
 def parse(arguments: Sequence[str]) -> Settings:
-    """Read `key=value` arguments; lists are written [a,b].
-
-    Raises:
-        CocosegError: names the key.
-    """
+    """Read `key=value` arguments; lists are written [a,b]."""
     given = {key: value for key, _, value in (text.partition("=") for text in arguments) if value != "null"}
     if formats := given.get("formats"):
         given["formats"] = [name.strip() for name in formats.strip("[]").split(",")]
@@ -71,30 +66,19 @@ def parse(arguments: Sequence[str]) -> Settings:
 
 
 def run(settings: Settings) -> None:
-    """Write all formats; one that can't be written does not stop the others.
-
-    Raises:
-        CocosegError: the checkpoint can't be loaded, or a format can't be written.
-    """
+    """Write the formats, one after the other; the first that can't be written ends it."""
     from cocoseg.inference.deployed import Deployed
-    from cocoseg.inference.export_formats import FORMATS, export_format
+    from cocoseg.inference.export_formats import export_format
     from cocoseg.inference.model import load_model
     from cocoseg.networks.model_file import read_weights, save_model
 
     checkpoint = Path(settings.checkpoint)
-    model = load_model(checkpoint, settings.network)
-    deployed = Deployed(model, normalise=settings.normalise, argmax=settings.argmax)
+    deployed = Deployed(load_model(checkpoint, settings.network), argmax=settings.argmax)
     path = Path(settings.output or checkpoint.parent, checkpoint.stem)
-    failed: list[str] = []
-    for name in dict.fromkeys(settings.formats):
-        try:
-            if name in FORMATS:
-                print(export_format(name, deployed, path), flush=True)
-            else:
-                target, content = path.with_name(f"{path.name}.pth"), read_weights(checkpoint)
-                save_model(target, content["state_dict"], content["spec"], content["scores"])
-                print(from_here(target), flush=True)
-        except CocosegError as error:
-            failed.append(f"formats: {name}: {error.sentence}")
-    if failed:
-        raise CocosegError("; ".join(failed))
+    for name in settings.formats:
+        if name == "pth":
+            target, content = path.with_name(f"{path.name}.pth"), read_weights(checkpoint)
+            save_model(target, content["state_dict"], content["spec"], content["scores"])
+            print(from_here(target), flush=True)
+        else:
+            print(export_format(name, deployed, path), flush=True)

@@ -11,27 +11,21 @@ from torch.export import Dim
 from cocoseg.inference.deployed import Deployed
 
 
-def write(deployed: Deployed, path: Path) -> int:
+def write(deployed: Deployed, path: Path) -> tuple[Callable[[Tensor], Tensor], list[Tensor]]:
     """Write a file with the labels among its extra files.
 
+    Heights and widths may be any multiples of `deployed.multiple`, from two of them up: at one the deepest
+    level has a single row, for which torch makes another program.
+
     Returns:
-        `deployed.multiple`: heights and widths may be any multiples of it, from two of them up. At one
-        multiple the deepest level has a single row, for which torch makes another program.
+        the file as a function on the CPU, and images to check it with.
     """
-    multiple = deployed.multiple
-    image = deployed.example(2, 6 * multiple, 4 * multiple)
-    height, width = multiple * Dim("height_in_multiples", min=1), multiple * Dim("width_in_multiples", min=1)
-    shape = deployed.dimensions(Dim("batch", min=1), height, width)
+    images = deployed.examples()
+    height, width = (deployed.multiple * Dim(f"{side}_in_multiples", min=1) for side in ("height", "width"))
+    shapes = {"image": {0: Dim("batch", min=1), 1: height, 2: width}}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.export.export(deployed, (image,), dynamic_shapes={"image": shape})
+        program = torch.export.export(deployed, (images[1],), dynamic_shapes=shapes)
         torch.export.save(program, path, extra_files=deployed.metadata())
-    return multiple
-
-
-def read(path: Path) -> Callable[[Tensor], Tensor]:
-    """Load the file as a function on the CPU.
-
-    For files that this process has written: a `.pt2` file from elsewhere may run code on loading.
-    """
-    return torch.export.load(path).module()
+    # Written just now: a `.pt2` file from elsewhere may run code on loading.
+    return torch.export.load(path).module(), images
