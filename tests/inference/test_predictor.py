@@ -1,4 +1,3 @@
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -119,7 +118,6 @@ def seen(net: nn.Module) -> list[tuple[int, ...]]:
 def test_auto_cuts_what_is_too_large(monkeypatch):
     monkeypatch.setattr(tiling, "LARGEST_INPUT", 150 * 150)
     monkeypatch.setattr(tiling, "TILE", 96)
-    monkeypatch.setattr(tiling, "LEAST_TILE", 64)
     net = varied_unet()
     shapes = seen(net)
 
@@ -135,15 +133,6 @@ def test_auto_cuts_what_is_too_large(monkeypatch):
     shapes.clear()
     Predictor(model(net, image_size=(200, 200)))(picture(90, 90))  # training had room for it
     assert shapes == [(200, 200)]
-
-
-def test_auto_tiles_get_smaller_where_bands_would_be_too_large(monkeypatch):
-    auto = partial(tiling.choose_tile, (5000, 6000), (32, 48), len(LABELS))
-    assert auto() == (768, 768)
-    monkeypatch.setattr(tiling, "BAND_BYTES", 2 * len(LABELS) * 6000 * 400)
-    assert auto() == (384, 384)
-    monkeypatch.setattr(tiling, "BAND_BYTES", 1)
-    assert auto() == (256, 256)
 
 
 # ---- averaging
@@ -163,6 +152,12 @@ def test_flip_averages_probabilities():
     x = normalize(image)
     expected = net(x).softmax(1) + net(x.flip(-1)).softmax(1).flip(-1)
     assert (mask == expected.argmax(1)).float().mean() > 0.999
+
+
+def test_an_image_much_smaller_than_its_input_in_tiles():
+    image = torch.from_numpy(red_green_blue(6, 9)).permute(2, 0, 1)[None]
+    tiled = Predictor(model(Reads()), scale=100, tile=(64, 64))(image)[0]
+    np.testing.assert_array_equal(tiled, stripes(6, 9))
 
 
 def test_flip_in_tiles():

@@ -5,14 +5,16 @@ bilinearly to the image's own size, and the highest one wins.
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor, nn
 
 from cocoseg.checks import check_prediction
 from cocoseg.config import AUTO
-from cocoseg.inference.tiling import Box, Size, blend_tiles, choose_tile
+from cocoseg.inference.tiling import Size, choose_tile, spans
 from cocoseg.inference.upsampling import Neighbors, argmax_between, enlarged_argmax
 from cocoseg.networks.pixels import normalize, resize_images
 
@@ -51,8 +53,8 @@ class Predictor:
             network the image's own pixels times it, for images much larger than those of training (satellite,
             microscopy).
         tile: `auto` cuts what would reach the network with more than a million pixels (or more than
-            `image_size` has) into overlapping tiles, whose scores are blended; (height, width) is the size of
-            tiles in pixels of the network's input; False or None never cuts.
+            `image_size` has) into overlapping tiles, each of which decides its middle; (height, width) is the
+            size of tiles in pixels of the network's input; False or None never cuts.
         flip: averages the probabilities of the image and its mirror image.
         autocast: dtype of the network's arithmetic, as in training with mixed precision; None for that of the
             weights.
@@ -79,8 +81,7 @@ class Predictor:
 
     @property
     def device(self) -> torch.device:
-        weight = next(self.model.parameters(), None)
-        return torch.device("cpu") if weight is None else weight.device
+        return next(self.model.parameters()).device
 
     def __call__(self, image: Tensor) -> Tensor:
         """Predict class indices of images (B, 3, h, w) uint8 RGB: (B, h, w) uint8, on the model's device."""
@@ -104,33 +105,30 @@ class Predictor:
         if self.tile is None or self.tile is False:
             return None
         if self.tile == AUTO:
-            return choose_tile(size, tuple(self.model.image_size), len(self.model.labels))
+            return choose_tile(size, tuple(self.model.image_size))
         tile = tuple(self.tile)
         return None if tile[0] >= size[0] and tile[1] >= size[1] else tile
 
     def _mask_of_tiles(self, image: Tensor, tile: Size, own: Size) -> Tensor:
-        """Class indices (h, w) uint8 of an image, from tiles of its input, a band of rows at a time.
+        """Class indices (h, w) uint8 of an image, from tiles of its input.
 
         Args:
             image: (3, H, W) uint8, the network's input.
             tile: height and width of a tile.
             own: height and width of the image.
         """
-
-        def scores_of(box: Box) -> Tensor:
-            top, bottom, left, right = box
-            return self._scores(image[None, :, top:bottom, left:right])[0]
-
-        size = tuple(image.shape[-2:])
-        rows, columns = (Neighbors.between(old, new, self.device) for old, new in zip(size, own, strict=True))
-        parts, done, first = [], 0, 0
-        last: Tensor | None = None  # last row of the band above
-        for end, band in blend_tiles(scores_of, size, tile):
-            band = band if last is None else torch.cat((last, band), 1)
-            ready = int((rows.high < end).sum())  # rows of the image that both neighbors are there for
-            parts.append(argmax_between(band, rows.slice(done, ready, first), columns))
-            done, first, last = ready, end - 1, band[:, -1:]
-        return torch.cat(parts)
+        mask = torch.empty(own, dtype=torch.uint8, device=self.device)
+        rows, columns = (
+            Neighbors.between(old, new, self.device) for old, new in zip(image.shape[-2:], own, strict=True)
+        )
+        for y, x in product(spans(image.shape[-2], tile[0]), spans(image.shape[-1], tile[1])):
+            top, bottom = rows.within(y.first, y.last)
+            left, right = columns.within(x.first, x.last)
+            if top < bottom and left < right:
+                scores = self._scores(image[None, :, y.start : y.stop, x.start : x.stop])[0]
+                near = rows.slice(top, bottom, y.start), columns.slice(left, right, x.start)
+                mask[top:bottom, left:right] = argmax_between(scores, *near)
+        return mask
 
     def _scores(self, image: Tensor) -> Tensor:
         """Logits of images (B, 3, H, W) uint8, or mean probabilities with `flip`: (B, C, H, W) float32."""
@@ -142,9 +140,8 @@ class Predictor:
 
     def _logits(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 -> (B, C, H, W) float32."""
-        image = normalize(image.to(self.device, non_blocking=True))
-        if self.autocast is None:
-            weight = next(self.model.parameters(), image)
-            return self.model(image.to(weight.dtype)).float()
-        with torch.autocast(self.device.type, self.autocast):
+        weight = next(self.model.parameters())
+        image = normalize(image.to(weight.device, non_blocking=True)).to(weight.dtype)
+        autocast = torch.autocast(weight.device.type, self.autocast) if self.autocast else nullcontext()
+        with autocast:
             return self.model(image).float()

@@ -38,6 +38,10 @@ class Neighbors:
         high = (low + 1).clamp(max=old - 1)
         return cls(low.to(device), high.to(device), (position - low).float().to(device))
 
+    def within(self, first: int, last: int) -> list[int]:
+        """First and last (not included) of the new pixels whose `low` lies in `first` … `last` - 1."""
+        return torch.searchsorted(self.low, self.low.new_tensor([first, last])).tolist()
+
     def slice(self, start: int, stop: int, first: int = 0) -> "Neighbors":
         """Neighbors of new pixels `start` to `stop` - 1; old pixels are counted from `first`."""
         return Neighbors(self.low[start:stop] - first, self.high[start:stop] - first, self.weight[start:stop])
