@@ -109,11 +109,13 @@ def _when_parent_ends(parent: int, act: Callable[[], object]) -> None:
 
 
 def leave_group(worker: int) -> None:
-    """Leave the process group, at the start of a loader's worker process.
+    """Leave the process group, at the start of a loader's worker process, but end with its parent.
 
     A terminal or a scheduler sends signals to the whole group. Loaders must go on until the step in progress
-    is done, then the process that uses them ends them.
+    is done, then the process that uses them ends them. One that waits for its data to be taken would wait
+    forever after that process was killed.
     """
+    end_with_parent()
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
 
