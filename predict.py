@@ -23,11 +23,9 @@ def main(cfg: DictConfig) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with open_folder(cfg, "predict", key="output") as folder:
         # Here, so that --help and mistakes in the configuration answer at once.
-        from cocoseg.inference.predict_folder import plan_folder, predict_folder
+        from cocoseg.inference.predict_folder import predict_folder
 
-        images, manifest = plan_folder(config, folder.path)
-        folder.begin()
-        predict_folder(config, folder.path, images, manifest)
+        predict_folder(config, folder.path, begin=folder.begin)
 
 
 if __name__ == "__main__":

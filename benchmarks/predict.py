@@ -6,7 +6,7 @@ Images are converted to 640x480 JPEGs first. Measured is the time from files to 
 
 - plain loop: open, resize, forward (float32), enlarge the logits, arg-max, save, one image after the other;
 - plain loop, coarse: the same, but the arg-max of the small logits is enlarged (jagged borders);
-- cocoseg: `cocoseg.inference.pipeline` in float32 and in the precision of `auto`, masks only; and with
+- ours: `cocoseg.inference.pipeline` in float32 and in the precision of `auto`, masks only; and with
   overlays and gallery.
 """
 
@@ -31,9 +31,10 @@ import torch.nn.functional as F
 
 from cocoseg.inference.find_images import ImageFile, find_images
 from cocoseg.inference.model import SegmentationModel, load_model
-from cocoseg.inference.pipeline import Pipeline, ResultPaths
+from cocoseg.inference.pipeline import predict_images
 from cocoseg.inference.predict_folder import DTYPES, resolve_device
 from cocoseg.inference.predictor import Predictor
+from cocoseg.inference.results import Results
 from cocoseg.networks.device import to_channels_last
 from cocoseg.networks.spec import MEAN, STD
 from cocoseg.preparation.mask_files import MaskEncoding
@@ -118,16 +119,11 @@ def ours(
 ) -> None:
     predictor = Predictor(to_channels_last(model), autocast=DTYPES[precision])
     encoding = MaskEncoding("palette", model.labels, "class_index")
-    pipeline = Pipeline(
-        predictor,
-        encoding,
-        ResultPaths(output, overlay=draws, gallery=draws),
-        batch_size=8,
-        workers=max(2, available_cores()),
-    )
-    for _, result in pipeline.run(images):
-        if isinstance(result, str):
-            raise SystemExit(result)
+    results = Results(output, encoding, overlay=draws, gallery=draws)
+    workers = max(2, available_cores())
+    for entry in predict_images(images, predictor, results, 8, workers):
+        if entry is None:
+            raise SystemExit("an image can't be read")
 
 
 def agreement(folder: Path) -> float:

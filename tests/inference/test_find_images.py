@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from cocoseg.errors import CocosegError
-from cocoseg.inference.find_images import ImageFile, find_images, relative_path
+from cocoseg.inference.find_images import ImageFile, find_images
 
 
 @pytest.fixture
@@ -35,7 +35,6 @@ def test_a_file_may_end_as_it_likes(photos):
         ("deep/*", ["a.webp"]),
         ("**/*.tif", ["deep/er/c.tif"]),
         ("[ab].*", ["a.jpg", "b.PNG"]),
-        ("*/er/../a.webp", ["deep/a.webp"]),
     ],
 )
 def test_a_pattern(photos, pattern, expected):
@@ -52,20 +51,8 @@ def test_results_are_no_images(photos):
     (photos / "out/masks/a.png").touch()
     assert "out/masks/a.png" in names(photos)
     assert "out/masks/a.png" not in names(photos, photos / "out")
-
-
-@pytest.mark.parametrize("input", ["{}", "{}/**/*.png", "{}/out/masks/a.png"])
-def test_neither_are_those_that_a_pattern_or_a_name_finds(photos, input):
-    (photos / "out/masks").mkdir(parents=True)
-    (photos / "out/masks/a.png").touch()
-    if input == "{}/out/masks/a.png":
-        with pytest.raises(CocosegError, match=r"nothing but results of predict\.py in"):
-            names(input.format(photos), photos / "out")
-    else:
-        (photos / "z.png").touch()
-        found = names(input.format(photos), photos / "out")
-        assert "z.png" in found
-        assert "out/masks/a.png" not in found
+    with pytest.raises(CocosegError, match=r"no image in .*results of predict.py do not count"):
+        names(photos / "out", photos / "out")
 
 
 @pytest.mark.parametrize("input", ["{}", "{}/**/*.png"])
@@ -80,13 +67,10 @@ def test_results_of_other_outputs_are_no_images(photos, input):
     assert names(photos / "out/masks") == ["deep/a.png"]  # who names it wants it
 
 
-def test_a_pattern_that_is_none(photos):
-    try:
-        found = names(f"{photos}/**.jpg")
-    except CocosegError as error:
-        assert "input: " in str(error)  # noqa: PT017 up to Python 3.12
-    else:
-        assert found == ["a.jpg"]
+@pytest.mark.parametrize("pattern", ["**.jpg", "*/../a.jpg"])
+def test_a_pattern_that_is_none(photos, pattern):
+    with pytest.raises(CocosegError, match=r"write \*\*/\*\.jpg for all folders below"):
+        names(f"{photos}/{pattern}")
 
 
 def test_links_that_lead_round_in_circles(photos):
@@ -101,9 +85,8 @@ def test_nothing_there(photos, input):
 
 
 def test_results_never_leave_the_output(photos, monkeypatch):
-    """However the input is written."""
     monkeypatch.chdir(photos / "deep")
-    for input in ("..", "../a.jpg", "../*.jpg", "../deep/../a.jpg", "*/../../a.jpg", str(photos)):
+    for input in ("..", "../a.jpg", "../*.jpg", "../deep/../a.jpg", str(photos)):
         for name in names(input):
             assert not name.startswith(("/", ".."))
             assert ".." not in Path(name).parts
@@ -119,10 +102,3 @@ def files(*names: str) -> list[ImageFile]:
 def test_results_are_called_after_the_image():
     found = files("a.jpg", "deep/b.tar.png", "c")
     assert [image.result_name for image in found] == ["a", "deep/b.tar", "c"]
-
-
-def test_the_relative_path_is_the_same_wherever_it_is_typed(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for path in (Path("photos/a.jpg"), tmp_path / "photos/a.jpg"):
-        for output in (Path("out/x"), tmp_path / "out/x"):
-            assert relative_path(path, output) == "../../photos/a.jpg"

@@ -3,31 +3,15 @@
 https://cocodataset.org/#format-results (instance segmentation).
 """
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
-import msgspec
 import numpy as np
 from pycocotools import mask as rle
 
-from cocoseg.files import whole_file
 from cocoseg.labels import IGNORE_INDEX, LabelMap
 from cocoseg.preparation.coco_file import Image
-
-
-def write_results(path: Path, results: Iterable[Sequence[dict[str, Any]]]) -> int:
-    """Write the entries of images as one list, a line each; whole or not at all. Returns their number."""
-    count = 0
-    with whole_file(path) as temporary, temporary.open("wb") as file:
-        file.write(b"[")
-        for entries in results:
-            for entry in entries:
-                file.write(b",\n" if count else b"\n")
-                file.write(msgspec.json.encode(entry))
-                count += 1
-        file.write(b"\n]\n")
-    return count
 
 
 def entries_of(mask: np.ndarray, image_id: int, file_name: str, labels: LabelMap) -> list[dict[str, Any]]:
@@ -40,7 +24,7 @@ def entries_of(mask: np.ndarray, image_id: int, file_name: str, labels: LabelMap
     if None in ids[1:]:
         ids = list(range(len(labels)))
     entries = []
-    for index in np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist():
+    for index in np.flatnonzero(np.bincount(mask.ravel())).tolist():
         if index in (0, IGNORE_INDEX):
             continue
         encoded = rle.encode(np.asfortranarray(mask == index))
@@ -63,16 +47,11 @@ def image_ids(names: Sequence[str], images: Sequence[Image] | None) -> dict[str,
         images: of the file; None numbers the names from 1.
     """
     if images is None:
-        return {name: index for index, name in enumerate(names, start=1)}
+        return {name: number for number, name in enumerate(names, start=1)}
     by_path = {image.file_name: image.id for image in images}
-    by_name: dict[str, list[int]] = {}
+    by_name: dict[str, int | None] = {}  # None: several images have the name
     for image in images:
-        by_name.setdefault(PurePosixPath(image.file_name).name, []).append(image.id)
-    found = {}
-    for name in names:
-        same = by_name.get(PurePosixPath(name).name, [])
-        if name in by_path:
-            found[name] = by_path[name]
-        elif len(same) == 1:
-            found[name] = same[0]
-    return found
+        name = PurePosixPath(image.file_name).name
+        by_name[name] = None if name in by_name else image.id
+    ids = {name: by_path.get(name, by_name.get(PurePosixPath(name).name)) for name in names}
+    return {name: image_id for name, image_id in ids.items() if image_id is not None}

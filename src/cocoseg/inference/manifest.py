@@ -9,7 +9,7 @@ import msgspec
 
 from cocoseg.errors import CocosegError
 from cocoseg.files import from_here, write_json
-from cocoseg.inference.find_images import MANIFEST, ImageFile, relative_path
+from cocoseg.inference.find_images import MANIFEST, ImageFile
 
 
 class Entry(msgspec.Struct, gc=False):
@@ -29,7 +29,7 @@ class Entry(msgspec.Struct, gc=False):
     changed_ns: int
     height: int
     width: int
-    pixels: dict[int, int]
+    pixels: dict[int, int] = {}
 
 
 class _Content(msgspec.Struct):
@@ -55,76 +55,56 @@ class Manifest:
     """
 
     def __init__(self, output: Path, model: str, settings: dict[str, Any]):
-        self.path = output / MANIFEST
-        # As JSON reads them back: tuples become lists.
-        self._content = _Content(model, msgspec.json.decode(msgspec.json.encode(settings)))
+        self.output, self.model, self.settings = output, model, settings
         found = self._read()
-        if found is not None:
-            self._require_same(found)
-        self.entries = {entry.name: entry for entry in found.images} if found else {}
+        now, before = {"model": model, **settings}, {"model": found.model, **found.settings}
+        if other := [key for key in now if now[key] != before.get(key)]:
+            raise CocosegError(
+                f"output: {from_here(output)} holds predictions by another {', '.join(other)}; "
+                "name another output, or delete that folder"
+            )
+        self.entries = {entry.name: entry for entry in found.images}
 
-    def add(self, entry: Entry) -> None:
-        self.entries[entry.name] = entry
+    def _read(self) -> _Content:
+        path = self.output / MANIFEST
+        if not path.exists():
+            return _Content(self.model, self.settings)
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=_Content, strict=False)
+        except (OSError, ValueError) as error:
+            raise CocosegError(f"{from_here(path)}: damaged ({error}); name another output") from error
 
     def write(self) -> None:
-        content = self._content
         images = [msgspec.to_builtins(entry, str_keys=True) for entry in self.entries.values()]
-        write_json(self.path, {"model": content.model, "settings": content.settings, "images": images})
+        content = {"model": self.model, "settings": self.settings, "images": images}
+        write_json(self.output / MANIFEST, content)
 
     def is_done(self, image: ImageFile) -> bool:
         """Whether the image was predicted and its file has not changed since."""
         entry = self.entries.get(image.result_name)
-        if entry is None or entry.image != relative_path(image.path, self.path.parent):
+        if entry is None or entry.image != relative_path(image.path, self.output):
             return False
         stat = image.path.stat()
         return (entry.file_bytes, entry.changed_ns) == (stat.st_size, stat.st_mtime_ns)
 
     def require_distinct_results(self, images: Iterable[ImageFile]) -> None:
-        """Refuse an image whose results would overwrite those of another one that exists.
+        """Raise CocosegError where the results of an image would overwrite those of another one that exists.
 
-        The other one is among `images` or was predicted before. Names that differ by case only count as the
-        same, because some file systems do not tell them apart.
-
-        Raises:
-            CocosegError: names both.
+        The other one is among `images` or was predicted before.
         """
-        folder = self.path.parent
-        owners = {
-            name.casefold(): entry.image
-            for name, entry in self.entries.items()
-            if (folder / entry.image).exists()
-        }
+        entries = self.entries.values()
+        owners = {entry.name: entry.image for entry in entries if (self.output / entry.image).exists()}
         for image in images:
-            path = relative_path(image.path, folder)
-            owner = owners.setdefault(image.result_name.casefold(), path)
+            path = relative_path(image.path, self.output)
+            owner = owners.setdefault(image.result_name, path)
             if owner != path:
-                other = from_here(os.path.normpath(folder.absolute() / owner))
+                other = from_here(os.path.normpath(self.output.absolute() / owner))
                 raise CocosegError(
-                    f"input: the results of {image.path} would overwrite those of {other} "
-                    f"({image.result_name}.png); rename one, name another output, or give a pattern that "
-                    "matches only one, as in 'photos/**/*.jpg'"
+                    f"input: {image.path} and {other} would have the same results ({image.result_name}.png); "
+                    "rename one, name another output, or give a pattern that matches only one"
                 )
 
-    def _read(self) -> _Content | None:
-        if not os.path.lexists(self.path):
-            return None
-        try:
-            return msgspec.json.decode(self.path.read_bytes(), type=_Content, strict=False)
-        except (OSError, ValueError) as error:
-            raise CocosegError(f"{from_here(self.path)}: damaged ({error}); name another output") from error
 
-    def _require_same(self, found: _Content) -> None:
-        folder = from_here(self.path.parent)
-        advice = "name another output, or delete that folder"
-        if found.model != self._content.model:
-            raise CocosegError(f"output: {folder} holds predictions of another model; {advice}")
-        settings = self._content.settings
-        for key in sorted(settings.keys() | found.settings.keys()):
-            before, now = (
-                msgspec.json.encode(values.get(key)).decode().strip('"')
-                for values in (found.settings, settings)
-            )
-            if before != now:
-                raise CocosegError(
-                    f"output: {folder} holds predictions with {key}={before}, now it is {now}; {advice}"
-                )
+def relative_path(path: Path, folder: Path) -> str:
+    """Path of a file relative to a folder, with `/`: identifies an image from one run to the next."""
+    return Path(os.path.relpath(path, folder)).as_posix()

@@ -97,7 +97,5 @@ def explain_out_of_memory(smaller: str = SMALLER) -> Iterator[None]:
         # In a loader's process, which the system may have killed for it.
         phrases = ("out of memory", "killed by signal")
         if any(phrase in str(error).lower() for phrase in phrases):
-            raise TrainingError(
-                "out of memory: lower data.batch_size, data.image_size or data.num_workers"
-            ) from error
+            raise TrainingError(f"out of memory: lower {smaller}, or use fewer workers") from error
         raise
