@@ -1,14 +1,18 @@
 import errno
 import json
+import logging
 import os
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import PIL.Image
 import pytest
 
+from cocoseg import files
 from cocoseg.errors import CocosegError
-from cocoseg.files import remove_parts, save_png, whole_file, write_bytes, write_json
+from cocoseg.files import locked, remove_parts, save_png, whole_file, write_bytes, write_json
 
 
 def test_writes_and_makes_the_folders(tmp_path: Path) -> None:
@@ -117,3 +121,36 @@ def test_long_names(tmp_path: Path, stem: str) -> None:
 def test_write_json(tmp_path: Path, content: dict[str, Any]) -> None:
     write_json(tmp_path / "file.json", content)
     assert json.loads((tmp_path / "file.json").read_bytes()) == content
+
+
+def test_one_process_at_a_time_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "PATIENCE", 0.1)
+    with (
+        locked(tmp_path, key="output"),
+        pytest.raises(CocosegError, match=r"^output: another process writes to"),
+        locked(tmp_path, key="output"),
+    ):
+        pass
+    with locked(tmp_path, key="output"):
+        (tmp_path / "file").touch()
+    assert (tmp_path / "file").exists()
+
+
+def test_others_wait_for_a_folder_without_a_key(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    order = []
+
+    def wait() -> None:
+        with locked(tmp_path):
+            order.append("second")
+
+    with locked(tmp_path):
+        other = threading.Thread(target=wait)
+        other.start()
+        while not caplog.messages:
+            time.sleep(0.01)
+        order.append("first")
+    other.join()
+    assert order == ["first", "second"]
+    assert caplog.messages[0].endswith("another process writes to it; waiting")
+    assert list(tmp_path.iterdir()) == []  # a lock alone does not stay

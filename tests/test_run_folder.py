@@ -2,22 +2,22 @@ import logging
 from pathlib import Path
 
 import pytest
+from hydra.conf import HydraConf
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from cocoseg import run_folder
 from cocoseg.errors import CocosegError
-from cocoseg.run_folder import FAILED, STOPPED, Outcome, locked, open_folder, outcome_of, require_free
+from cocoseg.run_folder import FAILED, STOPPED, Outcome, open_folder, require_free
 from conftest import run_program
 
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """Opens a folder as a program does within a job of Hydra's."""
-    monkeypatch.setattr(run_folder, "current_folder", lambda: tmp_path / "run")
-    monkeypatch.setattr(run_folder, "_write_hydra_files", lambda *_: None)
-    monkeypatch.setattr(run_folder, "_log_name", lambda: "evaluate.log")
-    config = OmegaConf.create({"seed": 3})
-    return lambda program="evaluate": open_folder(config, program, key="run_dir")
+    job = {"job": {"name": "evaluate"}, "runtime": {"output_dir": str(tmp_path / "run")}}
+    hydra = OmegaConf.merge({"hydra": OmegaConf.structured(HydraConf)}, {"hydra": job})
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", hydra)
+    return lambda: open_folder(OmegaConf.create({"seed": 3}), "evaluate", key="run_dir")
 
 
 @pytest.mark.parametrize("name", ["checkpoints/last.ckpt", "budget.json"])
@@ -28,7 +28,7 @@ def test_the_folder_of_a_training_is_refused(tmp_path: Path, name: str) -> None:
         require_free(tmp_path / "run", "evaluate", key="run_dir", overwrite=True)
 
 
-@pytest.mark.parametrize("content", ["data: {}\n", "[unclosed", "- 1\n", "program: evaluate\n"])
+@pytest.mark.parametrize("content", ["data: {}\n", "[unclosed", "", "program: evaluate\n"])
 def test_a_config_file_of_another_program_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "config.yaml").write_text(content)
     with pytest.raises(CocosegError, match=r"^output: .* holds a config\.yaml of another program"):
@@ -37,7 +37,7 @@ def test_a_config_file_of_another_program_is_refused(tmp_path: Path, content: st
 
 def test_an_earlier_run_of_the_same_program_may_be_overwritten_or_not(tmp_path: Path) -> None:
     require_free(tmp_path / "new", "predict", key="output", overwrite=True)
-    (tmp_path / "config.yaml").write_text("program: train\n")
+    (tmp_path / "config.yaml").write_text("program: train\nseed: 0\n")
     require_free(tmp_path, "train", key="run_dir", overwrite=True)
     with pytest.raises(CocosegError, match=r"already holds a run; .* by resume=auto"):
         require_free(tmp_path, "train", key="run_dir", overwrite=False)
@@ -46,17 +46,6 @@ def test_an_earlier_run_of_the_same_program_may_be_overwritten_or_not(tmp_path: 
 def test_a_run_of_an_earlier_version_is_resumed(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("data: {}\n")  # which did not name its program
     require_free(tmp_path, "train", key="run_dir", overwrite=True)
-
-
-def test_one_process_at_a_time(tmp_path: Path) -> None:
-    with (
-        locked(tmp_path, key="output"),
-        pytest.raises(CocosegError, match=r"^output: another process writes to"),
-        locked(tmp_path, key="output"),
-    ):
-        pass
-    with locked(tmp_path, key="output"):
-        pass
 
 
 def test_a_folder_is_unchanged_until_the_run_begins(opened, tmp_path: Path) -> None:
@@ -85,6 +74,7 @@ def test_the_log_holds_what_was_said_before_the_run_began(opened, tmp_path: Path
     lines = (tmp_path / "run/evaluate.log").read_text().splitlines()
     assert [line.partition(" - ")[2] for line in lines] == ["early", "late"]
     assert (tmp_path / "run/config.yaml").read_text() == "program: evaluate\nseed: 3\n"
+    assert (tmp_path / "run/.hydra/config.yaml").read_text() == "seed: 3\n"
     log.info("after")
     assert (tmp_path / "run/evaluate.log").read_text().splitlines() == lines
 
@@ -101,9 +91,17 @@ def test_a_failure_after_the_begin_is_recorded(opened, tmp_path: Path) -> None:
 
 
 def test_outcomes_of_errors() -> None:
-    assert outcome_of(CocosegError("no file a.png")) == Outcome(FAILED, "no file a.png")
-    assert outcome_of(KeyboardInterrupt()) == Outcome(STOPPED, "SIGINT")
-    assert outcome_of(SystemExit(143)) == Outcome(STOPPED, "by a signal")
+    assert Outcome.of(CocosegError("no file a.png")) == Outcome(FAILED, "no file a.png")
+    assert Outcome.of(KeyboardInterrupt()) == Outcome(STOPPED, "SIGINT")
+    assert Outcome.of(SystemExit(143)) == Outcome(STOPPED, "by a signal")
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"state": 3}'])
+def test_a_damaged_outcome_is_none(tmp_path: Path, content: str) -> None:
+    (tmp_path / "outcome.json").write_text(content)
+    assert Outcome.read(tmp_path) is None
+    (tmp_path / "outcome.json").write_text('{"state": "pruned", "miou": 1, "of a later version": []}')
+    assert Outcome.read(tmp_path) == Outcome("pruned", miou=1.0)
 
 
 def test_a_programs_mistake_costs_a_run_nothing(tmp_path: Path) -> None:

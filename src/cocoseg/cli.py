@@ -149,12 +149,12 @@ def entry_point(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any
             _say("interrupted")
             sys.exit(INTERRUPTED)
         except SystemExit as end:
-            record_refused_job(end)  # a signal may have ended the job before its run began
+            record_refused_job(config, end)  # a signal may have ended the job before its run began
             raise
         except Exception as error:
             sentence = one_line(error)
             reason = sentence or f"{type(error).__name__}: {error}"
-            record_refused_job(error)
+            record_refused_job(config, error)
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 job = HydraConfig.get().job
                 remember_failure(job.num, f"job {job.num} ({job.override_dirname})", reason)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PART = ".part-"  # how the names of unfinished files begin
+LOCK = ".lock"  # lock file of a folder
+PATIENCE = 15.0  # seconds to wait for a lock: loaders outlive a killed process by some, and hold its lock
 # Options of `save_png` for label masks. They are long runs of equal values, so run lengths are all that zlib
 # has to look for: a third of the time of Pillow's default, and files as small.
 RUN_LENGTHS = {"compress_level": 1, "compress_type": zlib.Z_RLE}
@@ -100,18 +102,32 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Wait until no other process downloads into the folder."""
+def locked(folder: Path, *, key: str | None = None) -> Iterator[None]:
+    """Keep other processes out of a folder for the block, which leaves nothing where it writes nothing.
+
+    Args:
+        key: of the configuration, that names the folder; None to wait as long as it takes.
+
+    Raises:
+        CocosegError: with a key, another process is still there after PATIENCE seconds.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".download.lock")
-    try:
+    lock = FileLock(folder / LOCK)
+    with suppress(Timeout):
         lock.acquire(timeout=0)
-    except Timeout:
-        log.info("%s: another process downloads into it; waiting", folder)
-        lock.acquire()
+    if not lock.is_locked:
+        log.info("%s: another process writes to it; waiting", from_here(folder))
+        try:
+            lock.acquire(timeout=-1 if key is None else PATIENCE)
+        except Timeout as error:
+            raise CocosegError(
+                f"{key}: another process writes to {from_here(folder)}; wait for it, or name another folder"
+            ) from error
     try:
         yield
     finally:
+        if [file.name for file in folder.glob("*")] == [LOCK]:
+            (folder / LOCK).unlink()
         lock.release()
 
 

@@ -6,31 +6,28 @@ Hydra by itself writes `.hydra/` and a log before any of our code runs. conf/bas
 """
 
 import atexit
-import json
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any, Self
 
-from filelock import FileLock, Timeout
+import msgspec
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from cocoseg.errors import CocosegError, one_line
-from cocoseg.files import from_here, remove_parts, write_bytes, write_json
+from cocoseg.files import from_here, locked, remove_parts, write_bytes, write_json
 
 # Names of files in a run folder.
 CONFIG, LEDGER, OUTCOME, METRICS = "config.yaml", "budget.json", "outcome.json", "metrics.json"
-CHECKPOINTS, HYDRA, LOCK = "checkpoints", ".hydra", ".lock"
+CHECKPOINTS, HYDRA = "checkpoints", ".hydra"
 
-PATIENCE = 15.0  # seconds to wait for a lock: loaders outlive a killed process by some, and hold its lock
 LOG_FORMAT = "[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"  # Hydra's own
+PROGRAM = "program: "  # beginning of config.yaml; runs of version 0.1.0 do not have it
 
 FINISHED, PRUNED, STOPPED, FAILED, RUNNING = "finished", "pruned", "stopped", "failed", "running"
 
@@ -52,16 +49,23 @@ class Outcome:
     epochs: int | None = None
     steps: int | None = None
 
+    @classmethod
+    def of(cls, error: BaseException) -> Self:
+        """The outcome of a run that an exception ended."""
+        if isinstance(error, KeyboardInterrupt):
+            return cls(STOPPED, "SIGINT")
+        if isinstance(error, SystemExit):
+            return cls(STOPPED, "by a signal")
+        return cls(FAILED, one_line(error) or f"{type(error).__name__}: {error}")
+
     def write(self, folder: Path) -> None:
         write_json(folder / OUTCOME, vars(self))
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
         """None where the run goes on, was killed, or the file is damaged."""
-        with suppress(OSError, ValueError, TypeError, AttributeError):
-            content = json.loads((folder / OUTCOME).read_bytes())
-            known = {field.name for field in fields(cls)}
-            return cls(**{key: value for key, value in content.items() if key in known})
+        with suppress(OSError, msgspec.DecodeError):
+            return msgspec.json.decode((folder / OUTCOME).read_bytes(), type=cls)
         return None
 
 
@@ -88,11 +92,9 @@ class RunFolder:
 
         To be called once all checks have passed, before anything else is written here.
         """
-        if self.has_begun:
-            return
         self.has_begun = True
         text = OmegaConf.to_yaml(self._config, resolve=True)
-        write_bytes(self.path / CONFIG, f"program: {self._program}\n{text}".encode())
+        write_bytes(self.path / CONFIG, f"{PROGRAM}{self._program}\n{text}".encode())
         (self.path / OUTCOME).unlink(missing_ok=True)
         _write_hydra_files(self.path, self._config)
         self._open_log()
@@ -102,32 +104,13 @@ class RunFolder:
         self._log.close()
 
     def _open_log(self) -> None:
-        file = logging.FileHandler(self.path / _log_name(), encoding="utf-8")
+        file = logging.FileHandler(self.path / f"{HydraConfig.get().job.name}.log", encoding="utf-8")
         file.setFormatter(logging.Formatter(LOG_FORMAT))
         self._log.setTarget(file)
         self._log.flush()
-        logging.getLogger().removeHandler(self._log)
+        self.close()
         logging.getLogger().addHandler(file)
         self._log = file
-
-
-def _log_name() -> str:
-    return f"{HydraConfig.get().job.name}.log"
-
-
-def record_refused_job(error: BaseException) -> None:
-    """Describe a job of a sweep that ended before it began, so that the leaderboard lists it with the reason.
-
-    The sweep owns the job's folder: nothing of anybody else's is there. A single run, which has no number,
-    leaves its folder as it was.
-    """
-    if OmegaConf.is_missing(HydraConfig.get().job, "num"):
-        return
-    folder = current_folder()
-    if not (folder / CONFIG).exists() and not (folder / OUTCOME).exists():
-        with suppress(CocosegError):
-            _write_hydra_files(folder)
-            outcome_of(error).write(folder)
 
 
 def current_folder() -> Path:
@@ -136,9 +119,7 @@ def current_folder() -> Path:
 
 
 @contextmanager
-def open_folder(
-    config: DictConfig, program: str, *, key: str, overwrite: bool = True, wait: float = 0.0
-) -> Iterator[RunFolder]:
+def open_folder(config: DictConfig, program: str, *, key: str, overwrite: bool = True) -> Iterator[RunFolder]:
     """Lock the run folder for the block, and write into it how the block ended where it failed.
 
     Args:
@@ -146,7 +127,6 @@ def open_folder(
         program: train, prepare, evaluate or predict.
         key: of the configuration, that names the folder; for messages.
         overwrite: an earlier run of the same program may be there.
-        wait: seconds to wait for another process to leave the folder.
 
     Raises:
         CocosegError: the folder holds an earlier run or the files of another program, or another process
@@ -154,14 +134,34 @@ def open_folder(
     """
     path = current_folder()
     require_free(path, program, key=key, overwrite=overwrite)
-    with ExitStack() as stack:
-        stack.enter_context(locked(path, key=key, wait=wait))
+    with locked(path, key=key):
         require_free(path, program, key=key, overwrite=overwrite)  # another process may have been here
         remove_parts(path)
         folder = RunFolder(path, config, program)
-        stack.callback(folder.close)
-        with _record_failure(folder):
+        try:
             yield folder
+        except BaseException as error:
+            # A run may have written its outcome itself. A full disk may be what ended it.
+            if folder.has_begun and not (path / OUTCOME).exists():
+                with suppress(CocosegError):
+                    Outcome.of(error).write(path)
+            raise
+        finally:
+            folder.close()
+
+
+def record_refused_job(config: DictConfig, error: BaseException) -> None:
+    """Describe a job of a sweep that ended before it began, so that the leaderboard lists it with the reason.
+
+    The sweep owns the job's folder: nothing of anybody else's is there. A single run, which has no number,
+    leaves its folder as it was.
+    """
+    folder = current_folder()
+    is_job = not OmegaConf.is_missing(HydraConfig.get().job, "num")
+    if is_job and not (folder / CONFIG).exists() and not (folder / OUTCOME).exists():
+        with suppress(CocosegError):
+            _write_hydra_files(folder, config)
+            Outcome.of(error).write(folder)
 
 
 def require_free(folder: Path, program: str, *, key: str, overwrite: bool) -> None:
@@ -174,8 +174,9 @@ def require_free(folder: Path, program: str, *, key: str, overwrite: bool) -> No
         )
     if not (folder / CONFIG).exists():
         return
-    before = _program_of(folder / CONFIG)
-    if before != program and (program, before) != ("train", None):
+    first_line = (folder / CONFIG).read_text(errors="replace").partition("\n")[0]
+    is_old_training = program == "train" and not first_line.startswith(PROGRAM)
+    if first_line != PROGRAM + program and not is_old_training:
         raise CocosegError(f"{key}: {shown} holds a {CONFIG} of another program; name another folder")
     if not overwrite:
         raise CocosegError(
@@ -183,87 +184,34 @@ def require_free(folder: Path, program: str, *, key: str, overwrite: bool) -> No
         )
 
 
-@contextmanager
-def locked(folder: Path, *, key: str, wait: float = 0.0) -> Iterator[None]:
-    """Keep other processes out of a folder for the block, which leaves nothing where it writes nothing.
-
-    Raises:
-        CocosegError: another one is still there after `wait` seconds.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=wait)
-    except Timeout as error:
-        raise CocosegError(
-            f"{key}: another process writes to {from_here(folder)}; wait for it, or name another folder"
-        ) from error
-    try:
-        yield
-    finally:
-        if [file.name for file in folder.glob("*")] == [LOCK]:
-            (folder / LOCK).unlink()
-        lock.release()
+def _write_hydra_files(folder: Path, config: DictConfig) -> None:
+    """Write `.hydra/` as `hydra.core.utils.run_job` does."""
+    hydra = HydraConfig.instance().cfg
+    contents = {
+        "config.yaml": config,
+        "hydra.yaml": OmegaConf.masked_copy(hydra, "hydra"),
+        "overrides.yaml": hydra.hydra.overrides.task,
+    }
+    for name, content in contents.items():
+        write_bytes(folder / HYDRA / name, OmegaConf.to_yaml(content).encode())
 
 
 class RemoveEmptyFolder(Callback):
     """Hydra callback: a refused command leaves no folder behind that was made for it."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        _remove_empty_at_exit(config.hydra.run.dir)
+        _remove_empty_at_exit(Path(config.hydra.run.dir))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        _remove_empty_at_exit(config.hydra.sweep.dir)
+        _remove_empty_at_exit(Path(config.hydra.sweep.dir))
 
 
-@contextmanager
-def _record_failure(folder: RunFolder) -> Iterator[None]:
-    """Write `outcome.json` where the block raises, unless the run itself has written one."""
-    try:
-        yield
-    except BaseException as error:
-        if folder.has_begun and not (folder.path / OUTCOME).exists():
-            with suppress(CocosegError):  # a full disk may be what ended the run
-                outcome_of(error).write(folder.path)
-        raise
-
-
-def outcome_of(error: BaseException) -> Outcome:
-    """The outcome of a run that an exception ended."""
-    if isinstance(error, KeyboardInterrupt):
-        return Outcome(STOPPED, "SIGINT")
-    if isinstance(error, SystemExit):
-        return Outcome(STOPPED, "by a signal")
-    return Outcome(FAILED, one_line(error) or f"{type(error).__name__}: {error}")
-
-
-def _write_hydra_files(folder: Path, config: DictConfig | None = None) -> None:
-    """`.hydra/config.yaml`, `hydra.yaml` and `overrides.yaml`, as `hydra.core.utils.run_job` writes them."""
-    hydra = HydraConfig.instance().cfg
-    contents = {"hydra.yaml": OmegaConf.masked_copy(hydra, "hydra")}
-    contents["overrides.yaml"] = hydra.hydra.overrides.task
-    if config is not None:
-        contents["config.yaml"] = config
-    for name, content in contents.items():
-        write_bytes(folder / HYDRA / name, OmegaConf.to_yaml(content).encode())
-
-
-def _remove_empty_at_exit(folder: str) -> None:
-    path = Path(folder).absolute()
-    new = [parent for parent in (path, *path.parents) if not parent.exists()]
+def _remove_empty_at_exit(folder: Path) -> None:
+    new = [path for path in (folder.absolute(), *folder.absolute().parents) if not path.exists()]
 
     def remove() -> None:
         with suppress(OSError):  # the first one that is not empty ends it
-            for created in new:
-                created.rmdir()
+            for path in new:
+                path.rmdir()
 
     atexit.register(remove)  # Hydra's `on_job_end` is left out where a program exits
-
-
-def _program_of(config_file: Path) -> str | None:
-    """The program that wrote a `config.yaml`; None for one of another origin, or of an older version."""
-    try:
-        content = OmegaConf.to_container(OmegaConf.load(config_file), resolve=False)
-    except (OSError, ValueError, YAMLError, OmegaConfBaseException):
-        return None
-    return content.get("program") if isinstance(content, Mapping) else None

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-import cocoseg.sweeps.multirun
-from cocoseg.run_folder import locked
+import cocoseg.files
+from cocoseg.files import locked
 from cocoseg.sweeps.multirun import MultirunInOrder, forget_frames, remember_global_state
 from conftest import SMALL, run_program
 
@@ -138,7 +138,7 @@ def test_nothing_leaks_over_twenty_jobs(multirun, tmp_path: Path):
 def test_a_second_process_on_a_sweep_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr(cocoseg.sweeps.multirun, "PATIENCE", 0.1)
+    monkeypatch.setattr(cocoseg.files, "PATIENCE", 0.1)
     folder = tmp_path / "sweep"
     launcher = {"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}
     config = OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}, "launcher": launcher}})

@@ -17,7 +17,7 @@ from cocoseg.errors import CocosegError
 from cocoseg.files import remove_parts, write_bytes
 from cocoseg.overrides import Command, command, is_overridden
 from cocoseg.ranks import as_worker_rank, is_rank_zero
-from cocoseg.run_folder import CHECKPOINTS, PATIENCE, current_folder, open_folder
+from cocoseg.run_folder import CHECKPOINTS, current_folder, open_folder
 
 
 @dataclass
@@ -60,7 +60,7 @@ def open_run(cfg: DictConfig, config: Config) -> Iterator[Run]:
         with as_worker_rank():
             yield Run(current_folder())
     resumes = config.ckpt_path is not None or config.resume is not None
-    with open_folder(cfg, "train", key="run_dir", overwrite=resumes, wait=PATIENCE) as folder:
+    with open_folder(cfg, "train", key="run_dir", overwrite=resumes) as folder:
         remove_parts(folder.path / CHECKPOINTS)
         limit_is_typed = is_overridden("trainer.max_time")
         budget, checkpoint = resume_budget(config, folder.path, limit_is_typed=limit_is_typed)

@@ -25,11 +25,10 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from cocoseg.errors import CocosegError
-from cocoseg.files import write_json
+from cocoseg.files import locked, write_json
 from cocoseg.progress import track
 from cocoseg.workers import parallel_map, worker_count
 
@@ -121,8 +120,7 @@ def open_arrays(folder: Path, source: Source, workers: int | None = None) -> Arr
     height, width = source.image_size
     path = folder / f"{height}x{width}-{key[:8]}"
     if not _is_whole(path, key):
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):
+        with locked(folder):
             if not _is_whole(path, key):  # still: another process may have made them meanwhile
                 _make(path, key, source, workers)
     return Arrays(path)

@@ -21,7 +21,7 @@ from urllib.parse import quote
 import msgspec
 
 from cocoseg.errors import CocosegError
-from cocoseg.files import alone_in, remove_parts, whole_file
+from cocoseg.files import locked, remove_parts, whole_file
 from cocoseg.preparation.coco_file import Image, is_inside
 from cocoseg.preparation.http_client import FetchError, HttpClient, parse_address, read_body, without_login
 from cocoseg.preparation.image_files import check_image, missing_images
@@ -81,7 +81,7 @@ def fetch_images(
         if not is_inside(image.file_name):  # checked here too: this is where it would be written to
             raise CocosegError(f"the file name {image.file_name!r} leads out of {image_dir}")
     begin = time.monotonic()
-    with alone_in(image_dir):
+    with locked(image_dir):
         missing = missing_images(images, image_dir)  # another process may have fetched some meanwhile
         client = HttpClient(connections, retries, pause)
         try:
@@ -185,7 +185,7 @@ def fetch_annotations(url: str, *annotation_files: Path, retries: int = 5, pause
     if len(annotation_files) > 1 and not is_archive:
         raise CocosegError(f"{without_login(url)} is one file, not an archive of {len(annotation_files)}")
     folder = annotation_files[0].parent
-    with alone_in(folder):
+    with locked(folder):
         missing = [path for path in annotation_files if not path.is_file()]
         if not missing:
             return  # another process has fetched them meanwhile

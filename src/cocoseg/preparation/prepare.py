@@ -12,12 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from filelock import FileLock
-
 from cocoseg.checks import how_to_fetch
 from cocoseg.config import Config, DataConfig
 from cocoseg.errors import CocosegError, IncompleteError
-from cocoseg.files import remove_parts, write_bytes, write_json
+from cocoseg.files import locked, remove_parts, write_bytes, write_json
 from cocoseg.labels import IGNORE_INDEX, LabelMap
 from cocoseg.preparation import coco_file as coco_format
 from cocoseg.preparation.coco_file import CocoFile, Image
@@ -61,7 +59,7 @@ def prepare(config: Config, *, may_download: bool = False) -> None:
     jobs = preparation_jobs(config)
     _draw_shapes(config.data)
     claim(jobs[0].folder)
-    with FileLock(jobs[0].folder / ".lock"):
+    with locked(jobs[0].folder):
         for job in jobs:
             remove_parts(job.folder)
             shutil.rmtree(job.folder / NEW, ignore_errors=True)

@@ -17,11 +17,10 @@ import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 import PIL.ImageFilter
-from filelock import FileLock
 from pycocotools import mask as coco_mask
 
 from cocoseg.errors import CocosegError
-from cocoseg.files import write_bytes
+from cocoseg.files import locked, write_bytes
 
 # Ids have gaps, as COCO's have.
 CATEGORIES = {3: "square", 5: "triangle", 8: "circle", 13: "star", 21: "ring", 34: "dumbbell"}
@@ -45,7 +44,7 @@ def draw_shapes(root: Path, *, images: int, seed: int) -> None:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CocosegError(f"data.root: {root} can't be made ({error.strerror})") from error
-    with FileLock(root / ".lock"):
+    with locked(root):
         _claim(root)
         drawing = root / "images.part"
         shutil.rmtree(drawing, ignore_errors=True)

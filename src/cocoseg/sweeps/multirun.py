@@ -21,8 +21,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from cocoseg.errors import CocosegError, report_errors
+from cocoseg.files import locked
 from cocoseg.overrides import tell_jobs
-from cocoseg.run_folder import PATIENCE, locked
 from cocoseg.workers import SIGNALS, exit_code
 
 
@@ -43,7 +43,7 @@ class MultirunInOrder(Callback):
             if "submitit" in config.hydra.launcher._target_ and find_spec("submitit") is None:
                 raise CocosegError("submitit is not installed; pip install -e '.[slurm]'")
             owned = ExitStack()
-            owned.enter_context(locked(sweep_dir, key="sweep.name, hydra.sweep.dir", wait=PATIENCE))
+            owned.enter_context(locked(sweep_dir, key="sweep.name, hydra.sweep.dir"))
         atexit.register(owned.close)
         if self.leaderboard:
             # Not at `on_multirun_end`, which is left out when a job has failed or a signal has come.

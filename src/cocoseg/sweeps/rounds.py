@@ -19,9 +19,9 @@ from cocoseg.cli import remember_failure
 from cocoseg.config import SweepConfig
 from cocoseg.durations import as_duration, clock
 from cocoseg.errors import TrainingError
-from cocoseg.files import from_here
+from cocoseg.files import from_here, locked
 from cocoseg.overrides import key_of
-from cocoseg.run_folder import FAILED, FINISHED, PATIENCE, PRUNED, STOPPED, Outcome, locked
+from cocoseg.run_folder import FAILED, FINISHED, PRUNED, STOPPED, Outcome
 from cocoseg.sweeps.study import Study, Trial
 
 log = logging.getLogger(__name__)
@@ -192,7 +192,7 @@ def reset_if_lost(folder: Path) -> None:
         CocosegError: its job is still running.
     """
     # A job whose sweep was killed stops by itself, and may be about to save.
-    with locked(folder, key="sweep.name", wait=PATIENCE):
+    with locked(folder, key="sweep.name"):
         ledger = read_ledger(folder / LEDGER)
         if ledger is None or ledger["finished"] or Outcome.read(folder) is not None:
             return
