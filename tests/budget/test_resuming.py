@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from cocoseg.budget.budget import Budget
-from cocoseg.budget.ledger import LEDGER
 from cocoseg.budget.resume import best_beside, resume_budget
 from cocoseg.config import BudgetConfig, Config
 from cocoseg.errors import CocosegError
+from cocoseg.run_folder import LEDGER
 
 
 def make_run(folder: Path, *, used: float = 100.0, limit: float | None = 600.0, **more: object) -> Path:

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from cocoseg.budget.budget import Budget
-from cocoseg.budget.ledger import LEDGER
 from cocoseg.errors import CocosegError
 from cocoseg.files import write_json
-from cocoseg.run_folder import FAILED, FINISHED, STOPPED, Outcome
+from cocoseg.run_folder import FAILED, FINISHED, LEDGER, STOPPED, Outcome
 from cocoseg.sweeps.leaderboard import as_text, differing_keys, main, read_rows
 
 

@@ -11,7 +11,6 @@ from cocoseg.budget.budget import Budget
 from cocoseg.errors import CocosegError
 from cocoseg.files import write_json
 
-LEDGER = "budget.json"
 WRITE_EVERY = 2.0  # seconds: the most that a kill can hide
 
 
@@ -36,18 +35,18 @@ def keep_ledger(path: Path, budget: Budget) -> Iterator[None]:
     """Write the ledger every few seconds within the block, from a thread."""
     done = threading.Event()
 
-    def write() -> None:
-        while not done.wait(WRITE_EVERY):
+    def keep_writing() -> None:
+        ends = False
+        while not ends:
+            ends = done.wait(WRITE_EVERY)
             with suppress(CocosegError):  # saving the model reports a full disk
                 write_json(path, budget.to_dict())
 
     write_json(path, budget.to_dict())
-    thread = threading.Thread(target=write, daemon=True, name="ledger")
+    thread = threading.Thread(target=keep_writing, daemon=True, name="ledger")
     thread.start()
     try:
         yield
     finally:
         done.set()
         thread.join()
-        with suppress(CocosegError):
-            write_json(path, budget.to_dict())

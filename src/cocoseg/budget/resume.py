@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from cocoseg.budget.budget import Budget, open_budget
-from cocoseg.budget.ledger import LEDGER, read_ledger
+from cocoseg.budget.ledger import read_ledger
 from cocoseg.config import Config
 from cocoseg.durations import clock, in_seconds
 from cocoseg.errors import CocosegError
 from cocoseg.files import from_here
-from cocoseg.run_folder import CHECKPOINTS
+from cocoseg.run_folder import CHECKPOINTS, LEDGER
 
 
 def resume_budget(config: Config, run_dir: Path, *, limit_is_typed: bool) -> tuple[Budget, str | None]:

@@ -2,14 +2,14 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from cocoseg.budget.budget import Budget
-from cocoseg.budget.ledger import LEDGER, keep_ledger
+from cocoseg.budget.ledger import keep_ledger
 from cocoseg.budget.resume import resume_budget
 from cocoseg.cli import refuse_several_in
 from cocoseg.config import Config
@@ -17,7 +17,7 @@ from cocoseg.errors import CocosegError
 from cocoseg.files import remove_parts, write_bytes
 from cocoseg.overrides import Command, command, is_overridden
 from cocoseg.ranks import as_worker_rank, is_rank_zero
-from cocoseg.run_folder import CHECKPOINTS, current_folder, open_folder
+from cocoseg.run_folder import CHECKPOINTS, LEDGER, current_folder, open_folder
 
 
 @dataclass
@@ -64,22 +64,13 @@ def open_run(cfg: DictConfig, config: Config) -> Iterator[Run]:
         remove_parts(folder.path / CHECKPOINTS)
         limit_is_typed = is_overridden("trainer.max_time")
         budget, checkpoint = resume_budget(config, folder.path, limit_is_typed=limit_is_typed)
-        run = Run(folder.path, budget, checkpoint, command(), begin=folder.begin)
         ledger = folder.path / LEDGER
-        # A kill during the imports counts as time used, too.
-        with _restore_if_refused(ledger, lambda: folder.has_begun), keep_ledger(ledger, budget):
-            yield run
-            budget.finished = True
-
-
-@contextmanager
-def _restore_if_refused(ledger: Path, has_begun: Callable[[], bool]) -> Iterator[None]:
-    """Put the ledger back as it was where an error of the user's ends the block before the run has begun."""
-    before = ledger.read_bytes() if ledger.exists() else None
-    try:
-        yield
-    except CocosegError:
-        if not has_begun():
-            with suppress(CocosegError):
-                ledger.unlink(missing_ok=True) if before is None else write_bytes(ledger, before)
-        raise
+        before = ledger.read_bytes() if ledger.exists() else None
+        try:
+            with keep_ledger(ledger, budget):  # from now on: a kill during the imports costs time, too
+                yield Run(folder.path, budget, checkpoint, command(), begin=folder.begin)
+                budget.finished = True
+        except CocosegError:
+            if not folder.has_begun:  # a refused command changes nothing
+                ledger.unlink() if before is None else write_bytes(ledger, before)
+            raise

@@ -7,11 +7,10 @@ from types import FrameType
 from typing import Any, TypeVar
 
 import lightning as L
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from cocoseg.budget.lightning_internals import ignore_sigterm
 from cocoseg.distributed import world_size
-from cocoseg.workers import SIGNALS, exit_code
+from cocoseg.workers import SIGNALS
 
 Kind = TypeVar("Kind", bound=L.Callback)
 
@@ -45,12 +44,6 @@ class StopOnSignal(L.Callback):
 
     received: signal.Signals | None = None
     _all_know = False  # several ranks stop together, once they have told each other
-    _listens = False
-
-    @property
-    def exit_code(self) -> int:
-        """0 as long as no signal has come."""
-        return 0 if self.received is None else exit_code(self.received)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -62,16 +55,14 @@ class StopOnSignal(L.Callback):
             yield
             return
         before = {number: signal.signal(number, self._note) for number in SIGNALS}
-        self._listens = True
         try:
             yield
-        except (StoppedBySignalError, SIGTERMException):  # the second is Lightning's own answer to SIGTERM
+        except StoppedBySignalError:
             pass
         except RuntimeError:
             if self.received is None:  # else a signal to all processes has ended those of the loaders
                 raise
         finally:
-            self._listens = False
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -82,10 +73,9 @@ class StopOnSignal(L.Callback):
             self._all_know = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # Lightning sets a handler of SIGTERM of its own.
-        if trainer.world_size > 1 and self._listens:
-            ignore_sigterm(trainer)
-            signal.signal(signal.SIGTERM, self._note if self.received is None else signal.SIG_DFL)
+        # Lightning has set a handler of SIGTERM of its own.
+        ignore_sigterm(trainer)
+        signal.signal(signal.SIGTERM, self._note if self.received is None else signal.SIG_DFL)
 
     on_validation_start = on_train_start
 

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from cocoseg.budget.budget import Budget
-from cocoseg.budget.ledger import LEDGER, read_ledger
+from cocoseg.budget.ledger import read_ledger
 from cocoseg.cli import remember_failure
 from cocoseg.config import SweepConfig
 from cocoseg.durations import as_duration, clock
 from cocoseg.errors import TrainingError
 from cocoseg.files import from_here, locked
 from cocoseg.overrides import key_of
-from cocoseg.run_folder import FAILED, FINISHED, PRUNED, STOPPED, Outcome
+from cocoseg.run_folder import FAILED, FINISHED, LEDGER, PRUNED, STOPPED, Outcome
 from cocoseg.sweeps.study import Study, Trial
 
 log = logging.getLogger(__name__)

@@ -27,6 +27,7 @@ from cocoseg.training.checkpoints import BestCheckpoint, LastCheckpoint
 from cocoseg.training.console import score_table
 from cocoseg.training.extra_formats import write_formats
 from cocoseg.training.module import SegmentationModule
+from cocoseg.workers import exit_code
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ class Exporter:
                 self._log_summary(trainer, written)
             self._outcome(trainer, stop).write(self.run.folder)
         if stop.received is not None:
-            sys.exit(stop.exit_code)
+            sys.exit(exit_code(stop.received))
         return self.scores and self.scores.miou
 
     def _export_best(self, trainer: L.Trainer) -> None:
