@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from cocoseg.errors import TrainingError
 
 CHUNK = 16  # tasks that a process is given at a time
+CHUNKS = 32  # number of chunks per process whose tasks are in memory
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # they end a run or a sweep in order
 if hasattr(signal, "SIGUSR1"):
     SIGNALS += (signal.SIGUSR1,)  # a scheduler's warning that the job's time is nearly up
@@ -32,51 +33,46 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def worker_count(asked_for: int | None, tasks: int) -> int:
-    """Number of processes to use: as asked for, else one per core; at most one per chunk."""
-    return min(asked_for or available_cores(), math.ceil(tasks / CHUNK))
-
-
 def parallel_map(
-    function: Callable[[T], R], tasks: Iterator[T], workers: int, start: Callable[[], None] | None = None
+    function: Callable[[T], R],
+    tasks: Iterator[T],
+    total: int,
+    workers: int | None = None,
+    start: Callable[[], None] | None = None,
 ) -> Generator[R, None, None]:
-    """Yield the result of `function` for each task, in any order, with a few chunks per process in memory.
+    """Yield the result of `function` for each task in worker processes, a few thousand tasks at a time.
 
     Args:
         function: goes to every process once.
-        tasks: read here, as they are needed.
-        workers: processes; with 1 everything happens in this one.
+        total: number of tasks.
+        workers: number of processes; None for one per core. With 1 everything happens in this process.
         start: called first in each of several processes.
+
+    Raises:
+        TrainingError: a worker process was killed.
     """
-    if workers == 1:
+    workers = min(workers or available_cores(), math.ceil(total / CHUNK))
+    if workers <= 1:
         yield from map(function, tasks)
         return
     # Fork where it is the platform's habit: it needs no importable main module.
     context = get_context("fork" if sys.platform == "linux" else None)
-    with (
-        sigterm_as_exit(),
-        ProcessPoolExecutor(workers, context, _start_worker, (function, start, os.getpid())) as pool,
-    ):
-        pending: set[Future[list[R]]] = set()
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (function, start, os.getpid()))
+    with sigterm_as_exit(), pool:
         try:
-            while chunk := list(islice(tasks, CHUNK)):
-                pending.add(pool.submit(_do_chunk, chunk))
-                if len(pending) >= 4 * workers:
-                    done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        yield from future.result()
-            for future in pending:
-                yield from future.result()
+            while batch := list(islice(tasks, CHUNKS * CHUNK * workers)):
+                yield from pool.map(_call, batch, chunksize=CHUNK)
         except BrokenProcessPool as error:
             raise TrainingError(
                 "a worker process was ended from outside, for want of memory perhaps; lower prepare.workers"
             ) from error
-        except BaseException:
-            pool.shutdown(cancel_futures=True)  # waits for what is being done: nothing is written later
-            raise
 
 
 _function: Callable[[Any], Any]  # what this worker process calls
+
+
+def _call(task: Any) -> Any:
+    return _function(task)
 
 
 def _start_worker(function: Callable[[Any], Any], start: Callable[[], None] | None, parent: int) -> None:
@@ -108,6 +104,16 @@ def _when_parent_ends(parent: int, act: Callable[[], object]) -> None:
     threading.Thread(target=watch, daemon=True, name="parent").start()
 
 
+def stop_with_launcher() -> None:
+    """Stop in order where the process that launched this one is killed, which nothing else would report.
+
+    The processes that this one starts have another parent and are not affected.
+    """
+    parent = os.environ.pop(PARENT, None)
+    if parent is not None:
+        _when_parent_ends(int(parent), lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+
 def leave_group(worker: int) -> None:
     """Leave the process group, at the start of a loader's worker process, but end with its parent.
 
@@ -133,21 +139,6 @@ def sigterm_as_exit() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _do_chunk(chunk: list[Any]) -> list[Any]:
-    return [_function(task) for task in chunk]
-
-
 def exit_code(received: signal.Signals) -> int:
     """Exit code for a signal, as a shell counts; a scheduler's warning is no failure."""
     return 0 if received.name == "SIGUSR1" else 128 + received
-
-
-def stop_with_launcher() -> None:
-    """Stop in order where the process that launched this one is killed, which nothing else would report.
-
-    The processes that this one starts have another parent and are not affected.
-    """
-    parent = os.environ.pop(PARENT, None)
-    if parent is not None:
-        terminate = lambda: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
-        _when_parent_ends(int(parent), terminate)

@@ -30,7 +30,7 @@ from torch import Tensor
 from cocoseg.errors import CocosegError
 from cocoseg.files import locked, write_json
 from cocoseg.progress import track
-from cocoseg.workers import parallel_map, worker_count
+from cocoseg.workers import parallel_map
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ def _make(path: Path, key: str, source: Source, workers: int | None) -> None:
         # One thread each: the other processes keep the other cores busy.
         one_thread = partial(torch.set_num_threads, 1)
         fill = _Filler(new, source)
-        filling = parallel_map(fill, iter(range(total)), worker_count(workers, total), one_thread)
+        filling = parallel_map(fill, iter(range(total)), total, workers, one_thread)
         with closing(filling):
             for _ in track(filling, total=total, what="decoded"):
                 pass

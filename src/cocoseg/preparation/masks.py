@@ -21,7 +21,7 @@ from cocoseg.preparation.segmentations import Instance, Layers, SegmentationErro
 from cocoseg.preparation.survey import survey
 from cocoseg.progress import track
 from cocoseg.settings import convert
-from cocoseg.workers import parallel_map, worker_count
+from cocoseg.workers import parallel_map
 
 
 class MaskRecord(NamedTuple):
@@ -150,7 +150,7 @@ def draw_masks(
     tasks = _tasks(coco, images, labels, other, sample)
     painter = _Painter(coco.path, image_dir, output_dir, settings, MaskEncoding(settings.encoding, labels))
     problems: list[str] = []
-    with closing(parallel_map(painter, tasks, worker_count(workers, len(images)))) as results:
+    with closing(parallel_map(painter, tasks, len(images), workers)) as results:
         for result in track(results, total=len(images), what="masks"):
             if isinstance(result, str):
                 problems.append(result)
