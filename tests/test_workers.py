@@ -14,7 +14,6 @@ def test_every_task_is_done_once(workers: int) -> None:
     results = parallel_map(lambda task: (task, os.getpid()), iter(range(TASKS)), TASKS, workers)
     numbers, processes = zip(*results, strict=True)
     assert sorted(numbers) == list(range(TASKS))
-    assert len(set(processes)) == workers
     assert (os.getpid() in processes) == (workers == 1)
 
 

@@ -16,9 +16,11 @@ import torch.distributed as dist
 
 from cocoseg.cli import build
 from cocoseg.errors import CocosegError, TrainingError
-from cocoseg.ranks import is_rank_zero, may_be_several
+from cocoseg.ranks import may_be_several
 
 PATIENCE = timedelta(days=30)  # preparing a large data set takes longer than torch's half an hour
+# Messages of errors that another process has ended.
+LOST = ("connection closed by peer", "connection reset by peer", "gloo")
 # Settings of a trainer that start processes.
 ENGINE = ("_target_", "accelerator", "devices", "num_nodes", "strategy")
 
@@ -43,15 +45,10 @@ def join_ranks(trainer: Mapping[str, Any]) -> None:
     if trainer.get("sync_batchnorm") and not torch.cuda.is_available():
         raise CocosegError("trainer.sync_batchnorm needs GPUs; on CPUs set it to false")
     engine = {key: trainer[key] for key in ENGINE if key in trainer}
-    silent = dict.fromkeys(
-        ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
-    )
-    strategy = build(engine, "trainer", **silent).strategy
+    strategy = build(engine, "trainer").strategy
     if strategy.launcher is None:
         return
     strategy.launcher.launch(strategy.setup_environment)
-    if (dist.get_rank() == 0) != is_rank_zero(trainer):
-        raise RuntimeError(f"the environment of this process does not fit its rank, {dist.get_rank()}")
     _group = dist.new_group(backend="gloo", timeout=PATIENCE)
     _local_rank = strategy.local_rank
 
@@ -124,18 +121,10 @@ def explain_lost_process() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not _is_lost(error):
+        message = str(error).lower()
+        is_lost = isinstance(error, dist.DistError) or any(words in message for words in LOST)
+        if world_size() == 1 or not is_lost:
             raise
         if rank() > 0:
             sys.exit(1)
         raise TrainingError("another process of this training has ended, see above") from error
-
-
-def _is_lost(error: BaseException) -> bool:
-    """Tell whether an error was raised because another process has ended."""
-    if world_size() == 1 or not isinstance(error, RuntimeError):
-        return False
-    message = str(error).lower()
-    return isinstance(error, dist.DistError) or any(
-        words in message for words in ("connection closed by peer", "connection reset by peer", "gloo")
-    )

@@ -6,6 +6,7 @@ Rank zero keeps the time, writes the files and prints. The other ranks follow it
 import logging
 import multiprocessing
 import os
+import platform
 import sys
 import traceback
 import warnings
@@ -47,12 +48,13 @@ def has_launcher(trainer: Mapping[str, Any]) -> bool:
 
 @contextmanager
 def as_worker_rank() -> Iterator[None]:
-    """Run the block as a rank above zero: log nothing but errors, end when rank zero ends.
+    """Run the block as a rank above zero: print nothing but errors, end when rank zero ends.
 
     Leaves by `os._exit` at once: nothing is left to clean up, and after an error other ranks wait for this
     one. The exit code is 0 on every orderly end, because torchrun kills all ranks on any other.
     """
-    _hush()
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
     end_with_parent()
     code = 0
     try:
@@ -60,7 +62,7 @@ def as_worker_rank() -> Iterator[None]:
     except SystemExit as end:
         code = end.code or 0
     except CocosegError as error:
-        print(f"process {_name()}: error: {error.sentence}", file=sys.stderr)
+        print(f"process {os.getpid()} on {platform.node()}: error: {error.sentence}", file=sys.stderr)
         code = error.exit_code
     except BaseException:
         traceback.print_exc()
@@ -70,23 +72,3 @@ def as_worker_rank() -> Iterator[None]:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-
-
-def _hush() -> None:
-    """Remove all log handlers and warnings of this process."""
-    root = logging.getLogger()
-    for handler in list(root.handlers):
-        root.removeHandler(handler)
-        handler.close()
-    root.addHandler(logging.NullHandler())
-    warnings.simplefilter("ignore")
-
-
-def _name() -> str:
-    """Name of this process, as in `1`, or `0.1` for the second one of the first of several machines."""
-    if "RANK" in os.environ:
-        return os.environ["RANK"]
-    if os.environ.get("SLURM_PROCID", "0") != "0":
-        return os.environ["SLURM_PROCID"]
-    node, local = (os.environ.get(name, "0") for name in ("NODE_RANK", "LOCAL_RANK"))
-    return local if node == "0" else f"{node}.{local}"
