@@ -49,7 +49,7 @@ def run(seconds: float, overrides: list[str], folder: Path) -> dict[str, float]:
         "trained": (spent["computing"] + spent["loading"]) / wall,
         "validated": spent["validating"] / wall,
         "reserve": budget.seconds_reserved(),
-        "step": budget.expected_step,
+        "step": budget.expected["step"],
     }
 
 

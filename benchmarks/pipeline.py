@@ -154,7 +154,7 @@ def parts(
     print("|---|---|---|")
     for name, value in (("loading", loading), ("to float, augmenting", augmenting)):
         print(f"| {name} | {value * 1e3:.2f} | {value / training:.1%} |")
-    print(f"\nBy the run's own ledger: {budget.time_spent()}.")
+    print(f"\nBy the run's own ledger: {budget.spent}.")
 
 
 if __name__ == "__main__":

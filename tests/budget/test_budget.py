@@ -45,17 +45,30 @@ def test_used_and_left(watch: Clock) -> None:
 
 def test_what_the_end_needs_is_kept_in_reserve(watch: Clock) -> None:
     budget = started(watch, 100)
-    budget.expected_validation = 5
-    budget.watches.checkpoint.expected, budget.watches.export.expected = 2, 3
+    budget.expect("validation", 5)
+    budget.expect("checkpoint", 2)
+    budget.expect("export", 3)
     assert budget.seconds_after_validation() == pytest.approx(2 * 2.2 + 3.3 + END)
     assert budget.seconds_reserved() == pytest.approx(5.5 + 2 * 2.2 + 3.3 + END)
-    budget.watches.figures.expected = 0.5
+    budget.expect("figures", 0.5)
     assert budget.seconds_after_validation() == pytest.approx(2 * 2.2 + 3.3 + 0.55 + END)
-    budget.expected_step = 1
+    budget.expect("step", 1)
     watch.now += 100 - budget.seconds_reserved() - 1.1
     assert not budget.is_spent()
     watch.now += 0.2
     assert budget.is_spent()
+
+
+def test_what_is_saved_is_charged_once(watch: Clock) -> None:
+    budget = started(watch, 100)
+    for seconds in (2, 1):
+        watch.now += 3
+        with budget.saving("checkpoint"):
+            watch.now += seconds
+    watch.now += 1
+    assert budget.charge("computing") == 7
+    assert (budget.spent["computing"], budget.spent["saving"]) == (7, 3)
+    assert budget.expected["checkpoint"] == 2
 
 
 def test_a_minute_is_kept_for_other_formats_once(watch: Clock) -> None:
@@ -64,7 +77,7 @@ def test_a_minute_is_kept_for_other_formats_once(watch: Clock) -> None:
     before = budget.seconds_reserved()
     budget.writes_formats = True
     assert budget.seconds_reserved() == before + 60
-    budget.expected_validation = 36
+    budget.expect("validation", 36)
     watch.now += 1000 - (2 * 1.1 * 36 + 60 + END) - 1
     assert budget.fits_validation()
     watch.now += 2
@@ -79,7 +92,7 @@ def test_other_formats_get_a_tenth_of_the_limit_at_most(limit: float | None, kep
 
 def test_a_validation_too_long_to_fit_gets_a_fifth(watch: Clock) -> None:
     budget = started(watch, 100)
-    budget.expected_validation = 70
+    budget.expect("validation", 70)
     assert budget.seconds_reserved() == pytest.approx(20 + END)
     watch.now += 90
     assert budget.fits_validation_batch(10 - END - 0.1)
@@ -116,11 +129,11 @@ def test_progress_runs_from_the_first_step_to_the_reserve(watch: Clock) -> None:
 def test_progress_never_falls_and_follows_the_position_where_that_is_ahead(watch: Clock) -> None:
     budget = started(watch, 100)
     budget.begin_training()
-    budget.expected_validation = 15
+    budget.expect("validation", 15)
     watch.now += 50
     budget.advance(0)
     before = budget.progress
-    budget.expected_validation = 0  # the reserve was too large
+    budget.expect("validation", 0)  # the reserve was too large
     budget.advance(0)
     assert budget.progress == before > 0.5
     budget.advance(0.8)
@@ -155,8 +168,8 @@ def test_a_ledger_of_an_earlier_version_counts_too(watch: Clock) -> None:
     budget = started(watch, 100)
     budget.resume(ledger)
     assert budget.used() == 30
-    assert budget.expected_validation == 4
-    assert budget.watches.figures.expected == 0
+    assert budget.expected["validation"] == 4
+    assert budget.expected["figures"] == 0
 
 
 def test_the_ledger_with_more_time_counts(watch: Clock) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from cocoseg.budget import budget as budget_module
-from cocoseg.budget import pacing, stopwatch
+from cocoseg.budget import pacing
 from cocoseg.budget.budget import END, Budget
 from cocoseg.budget.lightning_internals import NEVER
 from cocoseg.budget.pacing import KeepBudget, is_paced, trainer_settings
@@ -34,7 +34,7 @@ class Run:
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch, limit: float | None, **more: Any):
         self.now = 0.0
         watch = SimpleNamespace(monotonic=lambda: self.now)
-        for module in (budget_module, checkpoints, pacing, stopwatch):
+        for module in (budget_module, checkpoints, pacing):
             patch.setattr(module, "time", watch)
         self.folder, self.more = folder, more
         self.budget = Budget(limit, began=0.0)
@@ -83,7 +83,7 @@ class Run:
         return trainer
 
     def _export(self, checkpoint: Path) -> None:
-        with self.budget.watches.export.running():
+        with self.budget.saving("export"):
             self._pass_by(SAVE)
 
     def _pass(self, net: nn.Module, *_: Any) -> None:
@@ -107,11 +107,11 @@ class Watcher(L.Callback):
 
 class SlowIO(WholeCheckpointIO):
     def __init__(self, run: Run):
-        super().__init__(run.budget.watches.checkpoint)
+        super().__init__(run.budget)
         self.run = run
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str, storage_options: Any = None) -> None:
-        with self.watch.running():
+        with self.budget.saving("checkpoint"):
             self.run._pass_by(SAVE)
         self.run.saved.append(self.run.now)
         super().save_checkpoint(checkpoint, path, storage_options)
@@ -306,11 +306,11 @@ def test_who_decides_when_to_validate(
 def test_the_time_is_accounted_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(tmp_path, monkeypatch, 40.0)
     trainer = run.fit()
-    spent = run.budget.time_spent()
+    spent = run.budget.spent
     assert spent["starting"] == 2 * BATCH
     assert spent["computing"] == trainer.global_step * STEP
     assert spent["loading"] == 0
-    assert sum(spent.values()) == pytest.approx(run.now, abs=1.5)
+    assert sum(spent.values()) == pytest.approx(run.now)
     logged = {key: float(value) for key, value in trainer.logged_metrics.items()}
     assert logged["speed/images_per_second"] == 2 / STEP
     assert logged["speed/waiting_share"] == 0

@@ -21,7 +21,7 @@ def fit(folder: Path, budget: Budget, *, epochs: int, exports: list[Path] | None
         max_epochs=epochs,
         callbacks=[last, best],
         enable_checkpointing=True,
-        plugins=[WholeCheckpointIO(budget.watches.checkpoint)],
+        plugins=[WholeCheckpointIO(budget)],
     )
     trainer.fit(tiny_module(), loader(random_batch(), random_batch(seed=1)), loader(random_batch(seed=2)))
     return last
@@ -41,7 +41,7 @@ def test_last_is_written_at_the_end_and_best_after_every_better_validation(tmp_p
 def test_saving_is_timed(tmp_path: Path) -> None:
     budget = Budget(None)
     fit(tmp_path, budget, epochs=1)
-    assert 0 < budget.watches.checkpoint.expected <= budget.time_spent()["saving"]
+    assert 0 < budget.expected["checkpoint"] <= budget.spent["saving"]
 
 
 def test_a_full_disk_names_the_file_and_leaves_the_old_one(

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from cocoseg.budget import budget as budget_module
-from cocoseg.budget import stopwatch
 from cocoseg.budget.budget import END, Budget
 from cocoseg.config import Config, DataConfig
 from cocoseg.figures.comparison import GAP
@@ -96,7 +95,7 @@ def test_losses_scores_and_figures(tmp_path):
     assert len(examples(found)) == EXAMPLES
     for tag in (*CHARTS, *examples(found)):
         assert steps(found, tag) == [3, 6], tag  # none of the sanity check
-    assert 0 < budget.watches.figures.expected < 60
+    assert 0 < budget.expected["figures"] < 60
 
 
 def test_the_examples_are_the_same_images_from_all_over_the_set_the_hardest_first(tmp_path):
@@ -153,7 +152,7 @@ class Clock:
     def __init__(self, monkeypatch, figure: float):
         self.now = 0.0
         watch = SimpleNamespace(monotonic=lambda: self.now)
-        for module in (budget_module, dashboard, stopwatch):
+        for module in (budget_module, dashboard):
             monkeypatch.setattr(module, "time", watch)
         encode = dashboard._image_summary
 
@@ -189,15 +188,15 @@ def test_figures_take_a_small_share_of_the_time(tmp_path, monkeypatch):
     assert drawn[-1] == 20
     assert 3 < len(drawn) < 9
     assert figures.seconds - 0.5 <= SHARE * budget.used()
-    assert budget.time_spent()["saving"] == pytest.approx(figures.seconds)
-    assert budget.watches.figures.expected == pytest.approx(0.5)
+    assert budget.spent["saving"] == pytest.approx(figures.seconds)
+    assert budget.expected["figures"] == pytest.approx(0.5)
 
 
 def test_the_last_figures_keep_to_the_limit(tmp_path, monkeypatch):
     """After 82 s of training 18 s are left, 13 of them for export and exit; figures take one each."""
     clock = Clock(monkeypatch, figure=1.0)
     budget = Budget(100.0, began=0.0)
-    budget.watches.export.expected = 10.0
+    budget.expect("export", 10.0)
     kept = []
     note = LambdaCallback(on_train_epoch_start=lambda *_: kept.append(budget.seconds_after_validation()))
     trainer_with(tmp_path, Figures(budget, seed=0), note, clock.epoch(82.0), max_epochs=1).fit(

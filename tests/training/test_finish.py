@@ -51,7 +51,7 @@ def write_in(folder: Path, target: str, seconds: float, *names: str, stopped: bo
     save_model(folder / "segmentation_model.pth", module.net.state_dict(), module.spec, None)
     run = Run(folder, Budget(END + seconds))
     lines = write_formats(names, run, "segmentation_model.pth", module.spec, stopped=stopped)
-    assert stopped or run.budget.time_spent()["saving"] > 0
+    assert stopped or run.budget.spent["saving"] > 0
     return lines
 
 

@@ -5,14 +5,15 @@ in the run folder says every few seconds how much is used, so that a kill gives 
 which nothing ran is not charged.
 """
 
+import itertools
 import os
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cocoseg.budget.stopwatch import Stopwatches
 from cocoseg.durations import clock
 
 END = 2.0  # seconds to leave the process: with torch and Lightning loaded, Python alone takes 1.4
@@ -22,9 +23,10 @@ VALIDATION_LIMIT = 0.2  # share of the limit: a last validation that takes longe
 FORMATS = 60.0  # seconds kept for other formats of the model
 FORMATS_LIMIT = 0.1  # share of the limit: the most that is kept for them
 KINDS = ("starting", "loading", "computing", "validating", "saving")
+PARTS = ("step", "validation", "figures", "checkpoint", "export", "formats")
 
 _IMPORTED = time.monotonic()
-_jobs = 0  # number of jobs that this process has begun
+_jobs = itertools.count()  # jobs that this process has begun
 
 
 @dataclass
@@ -37,14 +39,11 @@ class Budget:
         began: `time.monotonic()` when this attempt began.
         trained_from: seconds used when training first began, in whichever attempt.
         progress: 0 when training begins, 1 when it ends; schedules follow it.
-        spent: seconds by KINDS, charged by KeepBudget and by earlier attempts; see `time_spent`. `starting`
-            is everything before the first step.
-        expected_step: seconds of the slowest of the last steps.
-        expected_validation: seconds of a whole validation.
-        watches: seconds that the parts of a training which save something measure themselves.
+        spent: seconds of all attempts by KINDS. `starting` is everything before the first step.
+        expected: seconds that the next one of each of PARTS will take: the slowest of the last steps, a whole
+            validation, the longest so far of all that is saved.
         extended: seconds by which `budget.extend` has prolonged the limit since the run last ended.
         finished: the run came to its end.
-        training: this attempt has begun to train.
         writes_formats: it ends with other formats of the model.
     """
 
@@ -54,13 +53,13 @@ class Budget:
     trained_from: float | None = None
     progress: float = 0.0
     spent: dict[str, float] = field(default_factory=lambda: dict.fromkeys(KINDS, 0.0))
-    expected_step: float = 0.0
-    expected_validation: float = 0.0
-    watches: Stopwatches = field(default_factory=Stopwatches)
+    expected: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
     extended: float = 0.0
     finished: bool = False
-    training: bool = False
     writes_formats: bool = False
+
+    def __post_init__(self) -> None:
+        self._charged_until = self.began
 
     def used(self) -> float:
         """Seconds used so far, earlier attempts included."""
@@ -70,58 +69,31 @@ class Budget:
         """Seconds until the limit; infinite without one."""
         return float("inf") if self.limit is None else self.limit - self.used()
 
-    def time_spent(self) -> dict[str, float]:
-        """Seconds of all attempts by KINDS, saving included."""
-        return {**self.spent, "saving": self.spent["saving"] + self.watches.total()}
+    def charge(self, kind: str) -> float:
+        """Charge the time since the last charge, without what was spent on saving. Returns the seconds."""
+        before, self._charged_until = self._charged_until, time.monotonic()
+        self.spent[kind] += self._charged_until - before
+        return self._charged_until - before
 
-    def seconds_after_validation(self) -> float:
-        """Seconds that must be left when the last validation ends: for the figures and all after them."""
-        return MARGIN * self.watches.figures.expected + self.seconds_after_figures()
+    @contextmanager
+    def saving(self, part: str) -> Iterator[None]:
+        """Charge the block as saving, also where it raises, and expect it to take as long the next time."""
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            seconds = time.monotonic() - begin
+            self.spent["saving"] += seconds
+            self._charged_until += seconds
+            self.expect(part, max(self.expected[part], seconds))
 
-    def seconds_after_figures(self) -> float:
-        """Seconds that must be left when the last figures are drawn: for two checkpoints, the export, other
-        formats of the model, the exit."""
-        checkpoint, export = self.watches.checkpoint.expected, self.watches.export.expected
-        return MARGIN * (2 * checkpoint + (export or checkpoint)) + self.seconds_for_formats() + END
-
-    def seconds_for_formats(self) -> float:
-        """Seconds that are kept for other formats of the model; they are written once, at the end."""
-        if self.limit is None or not self.writes_formats:
-            return 0.0
-        return min(FORMATS, FORMATS_LIMIT * self.limit)
-
-    def seconds_reserved(self) -> float:
-        """Seconds that must be left when the last step ends."""
-        if self.limit is None:
-            return 0.0
-        validation = min(MARGIN * self.expected_validation, VALIDATION_LIMIT * self.limit)
-        return validation + self.seconds_after_validation()
-
-    def is_spent(self) -> bool:
-        """Tell whether no time for another step is left."""
-        return not self._fits(0.0)
-
-    def fits_checkpoint(self) -> bool:
-        """Tell whether there is time for a checkpoint beside those of the end."""
-        return self._fits(MARGIN * self.watches.checkpoint.expected)
-
-    def fits_validation(self) -> bool:
-        """Tell whether there is time for a validation, and to save its results, beside the one at the end."""
-        saving = self.seconds_after_validation() - self.seconds_for_formats() - END
-        return self._fits(MARGIN * self.expected_validation + saving)
-
-    def fits_validation_batch(self, seconds: float) -> bool:
-        """Tell whether there is time for another batch of validation that takes this long."""
-        return self.left() > seconds + self.seconds_after_validation()
-
-    def _fits(self, seconds: float) -> bool:
-        return self.left() > self.seconds_reserved() + seconds + self.expected_step
+    def expect(self, part: str, seconds: float) -> None:
+        """Expect the next one of a part to take this long."""
+        self.expected[part] = seconds
 
     def begin_training(self) -> None:
         """Note that the first step of this attempt comes next."""
-        if not self.training:
-            self.spent["starting"] += time.monotonic() - self.began
-        self.training = True
+        self.charge("starting")
         if self.trained_from is None:
             self.trained_from = self.used()
 
@@ -138,15 +110,57 @@ class Budget:
             share = (self.used() - begin) / length if length > 0 else 1.0
         self.progress = min(1.0, max(self.progress, share, position))
 
+    def seconds_after_validation(self) -> float:
+        """Seconds that must be left when the last validation ends: for the figures and all after them."""
+        return MARGIN * self.expected["figures"] + self.seconds_after_figures()
+
+    def seconds_after_figures(self) -> float:
+        """Seconds that must be left after the last figures: for two checkpoints, export, formats, exit."""
+        checkpoint = self.expected["checkpoint"]
+        export = self.expected["export"] or checkpoint
+        return MARGIN * (2 * checkpoint + export) + self.seconds_for_formats() + END
+
+    def seconds_for_formats(self) -> float:
+        """Seconds that are kept for other formats of the model; they are written once, at the end."""
+        if self.limit is None or not self.writes_formats:
+            return 0.0
+        return min(FORMATS, FORMATS_LIMIT * self.limit)
+
+    def seconds_reserved(self) -> float:
+        """Seconds that must be left when the last step ends."""
+        if self.limit is None:
+            return 0.0
+        validation = min(MARGIN * self.expected["validation"], VALIDATION_LIMIT * self.limit)
+        return validation + self.seconds_after_validation()
+
+    def is_spent(self) -> bool:
+        """Tell whether no time for another step is left."""
+        return not self._fits(0.0)
+
+    def fits_checkpoint(self) -> bool:
+        """Tell whether there is time for a checkpoint beside those of the end."""
+        return self._fits(MARGIN * self.expected["checkpoint"])
+
+    def fits_validation(self) -> bool:
+        """Tell whether there is time for a validation, and to save its results, beside the one at the end."""
+        saving = self.seconds_after_validation() - self.seconds_for_formats() - END
+        return self._fits(MARGIN * self.expected["validation"] + saving)
+
+    def fits_validation_batch(self, seconds: float) -> bool:
+        """Tell whether there is time for another batch of validation that takes this long."""
+        return self.left() > seconds + self.seconds_after_validation()
+
+    def _fits(self, seconds: float) -> bool:
+        return self.left() > self.seconds_reserved() + seconds + self.expected["step"]
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for the ledger and for checkpoints."""
-        saving = {part: getattr(self.watches, part).expected for part in ("checkpoint", "export", "figures")}
         return {
             "limit": self.limit,
             "used": self.used(),
             "trained_from": self.trained_from,
-            "spent": self.time_spent(),
-            "expected": {"validation": self.expected_validation, "step": self.expected_step, **saving},
+            "spent": dict(self.spent),
+            "expected": dict(self.expected),
             "extended": self.extended,
             "finished": self.finished,
         }
@@ -158,24 +172,19 @@ class Budget:
         self.used_before = float(ledger["used"])
         self.trained_from = ledger["trained_from"]
         self.spent = {kind: float(ledger["spent"][kind]) for kind in KINDS}
-        expected = ledger["expected"]  # earlier versions expected other parts, too
-        self.expected_validation = float(expected.get("validation", 0.0))
-        self.expected_step = float(expected.get("step", 0.0))
-        for part in ("checkpoint", "export", "figures"):
-            getattr(self.watches, part).expected = float(expected.get(part, 0.0))
+        # Earlier versions expected other parts.
+        self.expected = {part: float(ledger["expected"].get(part, 0.0)) for part in PARTS}
 
     def follow(self, ledger: dict[str, Any]) -> None:
         """Take over the clock of rank zero: its `to_dict` of now."""
         self.limit = ledger["limit"]
-        self.began = time.monotonic()
+        self.began = self._charged_until = time.monotonic()
         self.resume(ledger)
 
 
 def open_budget(limit: float | None, *, writes_formats: bool = False) -> Budget:
     """Start the clock of a job: for the first one of a process when the process began, for later ones now."""
-    global _jobs
-    _jobs += 1
-    age = process_age() if _jobs == 1 else 0.0
+    age = process_age() if next(_jobs) == 0 else 0.0
     return Budget(limit, began=time.monotonic() - age, writes_formats=writes_formats)
 
 
@@ -193,5 +202,5 @@ def process_age() -> float:
 def time_line(budget: Budget) -> str:
     """Describe the time used, by what it was spent on, in one line."""
     limit = "" if budget.limit is None else f" of {clock(budget.limit)}"
-    spent = ", ".join(f"{kind} {clock(seconds)}" for kind, seconds in budget.time_spent().items())
+    spent = ", ".join(f"{kind} {clock(seconds)}" for kind, seconds in budget.spent.items())
     return f"{clock(budget.used())}{limit}: {spent}"

@@ -54,7 +54,7 @@ class KeepBudget(L.Callback):
     as many batches as do.
 
     Args:
-        budget: receives what is measured here; nobody else writes to it.
+        budget: receives what is measured here.
         config: `budget.validation_share`, and whether `trainer` decides when to validate.
         stop: learns here of signals to other ranks; comes after this one in the list of callbacks.
     """
@@ -65,24 +65,17 @@ class KeepBudget(L.Callback):
         self.paced = is_paced(config, budget)
         self._steps: deque[float] = deque(maxlen=RECENT)  # seconds per step, loading included
         self._waits: deque[float] = deque(maxlen=RECENT)  # seconds per step that it waited for data
-        self._loading = 0.0  # seconds that the current step waited for data
-        self._mark = time.monotonic()  # end of the last interval that was charged
-        self._saved = 0.0  # seconds of saving when the mark was set
-        self._validation_began = self._batch_began = 0.0
-        self._batch_seconds = 0.0  # seconds of the slowest validation batch so far
         self._batches = 0  # number of batches in the current validation
-        self._cut = False
+        self._batch_began = 0.0
+        self._batch_seconds = 0.0  # seconds of the slowest validation batch so far
 
     # --- training
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.paced:
-            validate_after_step(trainer, due=False)
-        if not self.budget.expected_validation:
+        if not self.budget.expected["validation"]:
             batches = sum(trainer.num_val_batches)
-            self.budget.expected_validation = GUESS_MARGIN * batches * self._batch_seconds
+            self.budget.expect("validation", GUESS_MARGIN * batches * self._batch_seconds)
         self.budget.begin_training()
-        self._set_mark()
         if self.budget.is_spent():
             used = clock(self.budget.used())
             log.warning("%s were used before the first step: too little time to learn anything", used)
@@ -91,15 +84,14 @@ class KeepBudget(L.Callback):
         self.budget.advance(_position(trainer))
         self.budget.progress, signal = agree(self.budget.progress, noticed=self.stop.received or 0)
         self.stop.tell(signal)
-        loading = self._charge_since_mark("loading")
-        self._loading = loading if self._steps else 0.0  # the first one waits for the loaders to start
+        loading = self.budget.charge("loading")
+        self._waits.append(loading if self._steps else 0.0)  # the first one waits for the loaders to start
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._steps.append(self._loading + self._charge_since_mark("computing"))
-        self._waits.append(self._loading)
-        self.budget.expected_step = max(self._steps)
+        self._steps.append(self._waits[-1] + self.budget.charge("computing"))
+        self.budget.expect("step", max(self._steps))
         due = self._is_due() or is_last_step(trainer)
         stop, validate, _ = agree(self.budget.is_spent(), due)
         if stop:
@@ -115,13 +107,14 @@ class KeepBudget(L.Callback):
         """Tell whether the share of the time allows another validation, and the end is not near."""
         budget = self.budget
         allowed = self.validation_share * budget.used() * budget.progress
-        return budget.spent["validating"] + budget.expected_validation <= allowed and budget.fits_validation()
+        seconds = budget.spent["validating"] + budget.expected["validation"]
+        return seconds <= allowed and budget.fits_validation()
 
     # --- validation
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._validation_began = time.monotonic()
-        self._batches, self._cut = 0, False
+        self.budget.charge("starting" if trainer.sanity_checking else "computing")
+        self._batches = 0
 
     def on_validation_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
         self._batch_began = time.monotonic()
@@ -130,7 +123,6 @@ class KeepBudget(L.Callback):
         self.stop.tell(signal)
         # One batch at least: there are no scores without.
         if self._batches and not (trainer.sanity_checking or fits):
-            self._cut = True
             end_validation()
 
     def on_validation_batch_end(self, *args: Any) -> None:
@@ -139,47 +131,33 @@ class KeepBudget(L.Callback):
             self._batch_seconds = max(self._batch_seconds, time.monotonic() - self._batch_began)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        seconds = time.monotonic() - self._validation_began
         if trainer.sanity_checking:
+            seconds = self.budget.charge("starting")
             self._batch_seconds = self._batch_seconds or seconds
             return
-        if self._cut:
-            batches = sum(trainer.num_val_batches)
+        seconds, batches = self.budget.charge("validating"), sum(trainer.num_val_batches)
+        if self._batches < batches:
             log.warning("validated on %d of %d batches: there was no time for more", self._batches, batches)
         else:
-            self.budget.expected_validation = seconds
-        self.budget.spent["validating"] += seconds
-        self._set_mark()
+            self.budget.expect("validation", seconds)
 
-    # --- account
+    # --- records
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint["budget"] = self.budget.to_dict()
 
-    def _set_mark(self) -> None:
-        self._mark = time.monotonic()
-        self._saved = self.budget.watches.total()
-
-    def _charge_since_mark(self, kind: str) -> float:
-        """Charge the time since the mark, except what was spent saving meanwhile. Returns the seconds."""
-        before, saved = self._mark, self._saved
-        self._set_mark()
-        seconds = max(0.0, self._mark - before - (self._saved - saved))
-        self.budget.spent[kind] += seconds
-        return seconds
-
     def _log(self, trainer: L.Trainer, pl_module: L.LightningModule, images: int) -> None:
-        budget, spent = self.budget, self.budget.time_spent()
-        total, recent = sum(spent.values()) or 1.0, sum(self._steps)
+        budget = self.budget
+        total, recent = sum(budget.spent.values()) or 1.0, sum(self._steps)
         values = {
             "budget/elapsed": budget.used(),
             "budget/progress": budget.progress,
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
             "speed/images_per_second": images * trainer.world_size / (recent / len(self._steps)),
             "speed/waiting_share": sum(self._waits) / recent,
-            **{f"budget/share_{kind}": seconds / total for kind, seconds in spent.items()},
+            **{f"budget/share_{kind}": seconds / total for kind, seconds in budget.spent.items()},
         }
         pl_module.log_dict(values)
 

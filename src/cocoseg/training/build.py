@@ -93,7 +93,7 @@ def build_trainer(
         "trainer",
         default_root_dir=run.folder,
         callbacks=callbacks,
-        plugins=[WholeCheckpointIO(run.budget.watches.checkpoint)],
+        plugins=[WholeCheckpointIO(run.budget)],
         logger=build(config.logger, "logger", save_dir=run.folder) if config.logger else False,
     )
     if not is_own(config.model):

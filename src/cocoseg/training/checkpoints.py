@@ -15,24 +15,23 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from cocoseg.budget.budget import Budget
 from cocoseg.budget.stopping import StoppedBySignalError
-from cocoseg.budget.stopwatch import Stopwatch
 from cocoseg.distributed import agree, rank, world_size
 from cocoseg.errors import CocosegError
 from cocoseg.files import whole_file, write_bytes
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints whole or not at all, and measures the time.
+    """Writes checkpoints whole or not at all, on the account of the budget.
 
     Lightning's own class moves the file from the system's temporary folder: not at once from another disk.
     """
 
-    def __init__(self, watch: Stopwatch):
+    def __init__(self, budget: Budget):
         super().__init__()
-        self.watch = watch
+        self.budget = budget
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str, storage_options: Any = None) -> None:
-        with self.watch.running():
+        with self.budget.saving("checkpoint"):
             buffer = io.BytesIO()
             torch.save(checkpoint, buffer)
             write_bytes(Path(path), buffer.getvalue())

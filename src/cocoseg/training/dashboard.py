@@ -99,7 +99,7 @@ class Figures(L.Callback):
     time limit only the steps count.
 
     Args:
-        budget: the time used and left; figures are timed by its stopwatch for them.
+        budget: the time used and left; figures are drawn on its account.
         seed: seed of the choice of examples.
     """
 
@@ -115,9 +115,9 @@ class Figures(L.Callback):
         self._index = 0  # index of the next image
 
     def on_train_start(self, trainer: L.Trainer, pl_module: SegmentationModule) -> None:
-        watch = self.budget.watches.figures
-        if self.budget.limit is not None and is_shown(trainer) and not watch.expected:
-            watch.expected = min(GUESS, GUESS_SHARE * self.budget.limit)
+        limit = self.budget.limit
+        if limit is not None and is_shown(trainer) and not self.budget.expected["figures"]:
+            self.budget.expect("figures", min(GUESS, GUESS_SHARE * limit))
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._wanted, self._seen, self._index = set(), {}, 0
@@ -171,7 +171,7 @@ class Figures(L.Callback):
             return True
         if trainer.global_step < self.next_step:
             return False
-        seconds = self.seconds + self.budget.watches.figures.expected
+        seconds = self.seconds + self.budget.expected["figures"]
         return self.budget.limit is None or seconds <= SHARE * self.budget.used()
 
     def _draw(self, figures: Mapping[str, Draw], trainer: L.Trainer) -> None:
@@ -183,7 +183,7 @@ class Figures(L.Callback):
             return
         budget, file = self.budget, event_file(trainer.logger)
         try:
-            with budget.watches.figures.running():
+            with budget.saving("figures"):
                 for tag, draw in figures.items():
                     longest = max(self._seconds_of.values(), default=0.0)
                     if budget.left() < self._seconds_of.get(tag, longest) + budget.seconds_after_figures():
@@ -195,7 +195,7 @@ class Figures(L.Callback):
         except Exception as error:  # whatever it is, a training of hours is worth more
             log.warning("TensorBoard's figures: %r; training goes on without them", error, exc_info=True)
             self._failed = True
-        budget.watches.figures.expected = sum(self._seconds_of.values())
+        budget.expect("figures", sum(self._seconds_of.values()))
 
 
 def figures(

@@ -43,7 +43,7 @@ def write_formats(
             command.append(f"network={target}")
         line, problem = "", "a signal ended the run"
         if not stopped:
-            with run.budget.watches.formats.running():
+            with run.budget.saving("formats"):
                 line, problem = _run_python(command, run.budget.left() - END)
         if problem:
             for part in run.folder.glob(f"{PART}*{FORMATS[name]}"):

@@ -54,7 +54,7 @@ class Exporter:
         that averages weights puts the average in their place for the validation only.
         """
         spec, net, scores = self.module.spec, self.module.net, self.module.scores
-        with self.run.budget.watches.export.running():
+        with self.run.budget.saving("export"):
             if checkpoint is not None:
                 content = read_weights(checkpoint, mmap=True)
                 net = copy.deepcopy(net)
