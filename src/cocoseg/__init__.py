@@ -18,20 +18,13 @@ _PUBLIC = {
     "load_model": "cocoseg.inference.model",
 }
 __all__ = list(_PUBLIC)
-# Modules that older configurations name in a `_target_`, as in cocoseg.unet.UNet, and where they are now.
-_MOVED = {
-    "losses": "cocoseg.training.losses",
-    "residual": "cocoseg.networks.residual",
-    "resnet_unet": "cocoseg.networks.resnet_unet",
-    "unet": "cocoseg.networks.unet",
-}
 
 
 def __getattr__(name: str) -> Any:
     from importlib import import_module
 
-    if name in _MOVED:
-        return import_module(_MOVED[name])
+    if name == "losses":  # older configurations name cocoseg.losses.CrossEntropyLoss
+        return import_module("cocoseg.training.losses")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'cocoseg' has no attribute {name!r}")
     return getattr(import_module(_PUBLIC[name]), name)

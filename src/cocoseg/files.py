@@ -69,12 +69,9 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def save_png(path: Path, image: "PIL.Image.Image", **options: Any) -> None:
-    """Write an image as PNG, whole or not at all.
+    """Write an image as PNG, whole or not at all, with options of Pillow's writer.
 
-    The file is encoded in memory and written at once, so errors of Pillow's and of the disk stay apart.
-
-    Args:
-        options: of Pillow's PNG writer, such as `compress_level`.
+    It is encoded in memory and written at once, so errors of Pillow's and of the disk stay apart.
     """
     buffer = BytesIO()
     image.save(buffer, format="PNG", **options)
