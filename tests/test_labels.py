@@ -97,9 +97,9 @@ def test_difference() -> None:
     assert labels.difference(LabelMap.from_categories(reversed(CATEGORIES))) is None
     assert labels.difference(LabelMap.from_categories(CATEGORIES[:3])) == "4 classes against 3"
     renamed = LabelMap.from_categories([*CATEGORIES[:3], Category(3, "bus")])
-    assert labels.difference(renamed) == "class 2 is 'car' (category 3) against 'bus' (category 3)"
+    assert labels.difference(renamed) == "class 2 is 'car' (id 3) against 'bus' (id 3)"
     renumbered = LabelMap.from_categories([*CATEGORIES[:3], Category(4, "car")])
-    assert labels.difference(renumbered) == "class 2 is 'car' (category 3) against 'car' (category 4)"
+    assert labels.difference(renumbered) == "class 2 is 'car' (id 3) against 'car' (id 4)"
 
 
 # --- classes of several categories
@@ -177,9 +177,7 @@ def test_difference_of_groups() -> None:
         LabelMap.from_categories(ZOO, grouping={"pet": members}) for members in (["cat", "dog"], ["cat"])
     ]
     assert labels[0].difference(labels[0]) is None
-    assert (
-        labels[0].difference(labels[1]) == "class 1 is 'pet' (categories 17, 18) against 'pet' (category 17)"
-    )
+    assert labels[0].difference(labels[1]) == "class 1 is 'pet' (id 17, 18) against 'pet' (id 17)"
 
 
 @pytest.mark.parametrize(

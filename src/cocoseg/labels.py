@@ -5,7 +5,7 @@ import difflib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol, Self
+from typing import Annotated, Any, Self
 
 import msgspec
 import numpy as np
@@ -19,12 +19,12 @@ MAX_CLASSES = 254  # class indices 1..254: 0 is background, 255 is ignored
 Level = Annotated[int, msgspec.Meta(ge=0, le=255)]  # red, green or blue
 
 
-class Category(Protocol):
+class Category(msgspec.Struct, frozen=True, gc=False):
     """A category of an annotation file."""
 
     id: int
     name: str
-    supercategory: str | None
+    supercategory: str | None = None
 
 
 class LabelClass(msgspec.Struct, frozen=True):
@@ -44,6 +44,11 @@ class LabelClass(msgspec.Struct, frozen=True):
     def category_id(self) -> int | None:
         """The one category; None for background and where there are several."""
         return self.category_ids[0] if len(self.category_ids) == 1 else None
+
+    @property
+    def ids(self) -> str:
+        """The categories, as in `17, 18`."""
+        return ", ".join(map(str, self.category_ids))
 
 
 @dataclass(frozen=True)
@@ -104,14 +109,8 @@ class LabelMap:
         return {
             "ignore_index": IGNORE_INDEX,
             "classes": [
-                {
-                    "index": index,
-                    "category_id": c.category_id,
-                    "category_ids": list(c.category_ids),
-                    "name": c.name,
-                    "color": list(c.color),
-                }
-                for index, c in enumerate(self.classes)
+                {"index": index, "category_id": label.category_id, **msgspec.to_builtins(label)}
+                for index, label in enumerate(self.classes)
             ],
         }
 
@@ -125,13 +124,11 @@ class LabelMap:
 
     @property
     def unique_names(self) -> list[str]:
-        """Names as keys: those that several classes share are followed by the category ids."""
-        shared = {name for name, count in Counter(self.names).items() if count > 1}
+        """Names as keys: where several classes share one, the category ids follow."""
+        count = Counter(self.names)
         return [
-            f"{c.name} (id {', '.join(map(str, c.category_ids))})"
-            if c.name in shared and c.category_ids
-            else c.name
-            for c in self.classes
+            f"{label.name} (id {label.ids})" if count[label.name] > 1 and label.category_ids else label.name
+            for label in self.classes
         ]
 
     @property
@@ -152,13 +149,9 @@ class LabelMap:
             return f"{len(self) - 1} classes against {len(other) - 1}"
         for index, (ours, theirs) in enumerate(zip(self.classes, other.classes, strict=True)):
             if (ours.category_ids, ours.name) != (theirs.category_ids, theirs.name):
-                return f"class {index} is {_describe(ours)} against {_describe(theirs)}"
+                named = (f"{label.name!r} (id {label.ids})" for label in (ours, theirs))
+                return f"class {index} is {' against '.join(named)}"
         return None
-
-
-def _describe(label: LabelClass) -> str:
-    kind = "category" if len(label.category_ids) == 1 else "categories"
-    return f"{label.name!r} ({kind} {', '.join(map(str, label.category_ids))})"
 
 
 def _groups(

@@ -23,7 +23,7 @@ def test_the_same_labels_are_left_alone() -> None:
     [
         (labels("cat"), r"2 classes against 1 in the data; labels=match"),
         (labels("dog", "cat"), r"class 1 is 'cat' .* against 'dog'"),
-        (labels("cat", "dog", first=5), r"\(category 1\) against 'cat' \(category 5\)"),
+        (labels("cat", "dog", first=5), r"\(id 1\) against 'cat' \(id 5\)"),
     ],
 )
 def test_other_labels_are_refused(data: LabelMap, message: str) -> None:

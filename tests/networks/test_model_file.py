@@ -269,8 +269,8 @@ def test_other_labels_are_refused_with_both_named():
 
     for labels, message in (
         (fewer, r"1 classes against 2"),
-        (renamed, r"'wolf' \(category 5\) against 'dog' \(category 5\)"),
-        (renumbered, r"'dog' \(category 6\) against 'dog' \(category 5\)"),
+        (renamed, r"'wolf' \(id 5\) against 'dog' \(id 5\)"),
+        (renumbered, r"'dog' \(id 6\) against 'dog' \(id 5\)"),
     ):
         with pytest.raises(CocosegError, match=rf"^a\.ckpt: .*other labels.*{message}"):
             SPEC.require_same(ModelSpec(NETWORK, labels, (16, 16)), where="a.ckpt")

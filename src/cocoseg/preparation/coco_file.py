@@ -18,6 +18,7 @@ import msgspec
 
 from cocoseg.errors import CocosegError
 from cocoseg.files import write_bytes
+from cocoseg.labels import Category
 
 MAX_PIXELS = 178_956_970  # Pillow refuses larger images as decompression bombs
 _PIECE = 2**20  # bytes that are decoded at a time
@@ -32,12 +33,6 @@ class Image(msgspec.Struct, frozen=True, gc=False):
     width: int
     height: int
     coco_url: str | None = None
-
-
-class Category(msgspec.Struct, frozen=True, gc=False):
-    id: int
-    name: str
-    supercategory: str | None = None
 
 
 class Annotation(msgspec.Struct, frozen=True, gc=False):
