@@ -146,6 +146,4 @@ def _divide(part: np.ndarray, whole: np.ndarray, where: np.ndarray) -> np.ndarra
 
 def _mean(values: np.ndarray) -> np.ndarray:
     """Mean over the last axis without NaN; NaN where nothing else is there."""
-    is_number = ~np.isnan(values)
-    count = is_number.sum(-1)
-    return _divide(np.where(is_number, values, 0).sum(-1), count, count > 0)
+    return np.ma.filled(np.ma.masked_invalid(values).mean(-1), np.nan)

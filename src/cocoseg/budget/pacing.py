@@ -163,20 +163,20 @@ class KeepBudget(L.Callback):
 
 
 def is_last_step(trainer: L.Trainer) -> bool:
-    """Tell whether a limit in steps or epochs ends the training here."""
-    if 0 < trainer.max_steps <= trainer.global_step:
-        return True
-    return (
-        bool(trainer.max_epochs) and 0 < trainer.max_epochs <= trainer.current_epoch + trainer.is_last_batch
-    )
+    """Tell whether a limit in steps or epochs ends the training after this batch."""
+    return _position(trainer, done=1) >= 1
 
 
-def _position(trainer: L.Trainer) -> float:
-    """Share of the steps or epochs that is done; 0 where neither is limited."""
+def _position(trainer: L.Trainer, done: int = 0) -> float:
+    """Share of the steps or epochs that is done; 0 where neither is limited.
+
+    Args:
+        done: 1 at the end of a batch, which Lightning counts later than the step.
+    """
     shares = [0.0]
     if trainer.max_steps and trainer.max_steps > 0:
         shares.append(trainer.global_step / trainer.max_steps)
     if trainer.max_epochs and trainer.max_epochs > 0:
-        epochs = trainer.current_epoch + batches_of_epoch(trainer) / trainer.num_training_batches
-        shares.append(epochs / trainer.max_epochs)
+        batches = (batches_of_epoch(trainer) + done) / trainer.num_training_batches
+        shares.append((trainer.current_epoch + batches) / trainer.max_epochs)
     return max(shares)
