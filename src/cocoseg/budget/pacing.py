@@ -141,12 +141,7 @@ class KeepBudget(L.Callback):
         else:
             self.budget.expect("validation", seconds)
 
-    # --- records
-
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        checkpoint["budget"] = self.budget.to_dict()
+    # --- curves
 
     def _log(self, trainer: L.Trainer, pl_module: L.LightningModule, images: int) -> None:
         budget = self.budget
