@@ -34,11 +34,7 @@ def available_cores() -> int:
 
 
 def parallel_map(
-    function: Callable[[T], R],
-    tasks: Iterator[T],
-    total: int,
-    workers: int | None = None,
-    start: Callable[[], None] | None = None,
+    function: Callable[[T], R], tasks: Iterator[T], total: int, workers: int | None = None
 ) -> Generator[R, None, None]:
     """Yield the result of `function` for each task in worker processes, a few thousand tasks at a time.
 
@@ -46,7 +42,6 @@ def parallel_map(
         function: goes to every process once.
         total: number of tasks.
         workers: number of processes; None for one per core. With 1 everything happens in this process.
-        start: called first in each of several processes.
 
     Raises:
         TrainingError: a worker process was killed.
@@ -57,7 +52,7 @@ def parallel_map(
         return
     # Fork where it is the platform's habit: it needs no importable main module.
     context = get_context("fork" if sys.platform == "linux" else None)
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (function, start, os.getpid()))
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (function, os.getpid()))
     with sigterm_as_exit(), pool:
         try:
             while batch := list(islice(tasks, CHUNKS * CHUNK * workers)):
@@ -75,15 +70,15 @@ def _call(task: Any) -> Any:
     return _function(task)
 
 
-def _start_worker(function: Callable[[Any], Any], start: Callable[[], None] | None, parent: int) -> None:
+def _start_worker(function: Callable[[Any], Any], parent: int) -> None:
     global _function
     _function = function
     # Ctrl-C reaches the whole group, and a scheduler's SIGTERM often does; the parent answers both.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     end_with_parent(parent)
-    if start is not None:
-        start()
+    if "torch" in sys.modules:  # one thread each: the other processes keep the other cores busy
+        sys.modules["torch"].set_num_threads(1)
 
 
 def end_with_parent(parent: int | None = None) -> None:

@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Self
@@ -137,10 +136,8 @@ def _make(path: Path, key: str, source: Source, workers: int | None) -> None:
     try:
         for name, (shape, dtype) in source.shapes().items():
             _allocate(new / name, shape, dtype)
-        # One thread each: the other processes keep the other cores busy.
-        one_thread = partial(torch.set_num_threads, 1)
         fill = _Filler(new, source)
-        filling = parallel_map(fill, iter(range(total)), total, workers, one_thread)
+        filling = parallel_map(fill, iter(range(total)), total, workers)
         with closing(filling):
             for _ in track(filling, total=total, what="decoded"):
                 pass
