@@ -82,9 +82,7 @@ class RunFolder:
         self.has_begun = False
         self._config, self._program = config, program
         # Messages from before `begin` wait here for the log file.
-        self._log: logging.Handler = MemoryHandler(
-            10_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False
-        )
+        self._log = MemoryHandler(10_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
         logging.getLogger().addHandler(self._log)
 
     def begin(self) -> None:
@@ -97,20 +95,17 @@ class RunFolder:
         write_bytes(self.path / CONFIG, f"{PROGRAM}{self._program}\n{text}".encode())
         (self.path / OUTCOME).unlink(missing_ok=True)
         _write_hydra_files(self.path, self._config)
-        self._open_log()
-
-    def close(self) -> None:
-        logging.getLogger().removeHandler(self._log)
-        self._log.close()
-
-    def _open_log(self) -> None:
         file = logging.FileHandler(self.path / f"{HydraConfig.get().job.name}.log", encoding="utf-8")
         file.setFormatter(logging.Formatter(LOG_FORMAT))
         self._log.setTarget(file)
+        self._log.flushLevel = logging.NOTSET  # from here on messages go to the file at once
         self._log.flush()
-        self.close()
-        logging.getLogger().addHandler(file)
-        self._log = file
+
+    def close(self) -> None:
+        logging.getLogger().removeHandler(self._log)
+        if self._log.target is not None:
+            self._log.target.close()
+        self._log.close()
 
 
 def current_folder() -> Path:
@@ -123,8 +118,6 @@ def open_folder(config: DictConfig, program: str, *, key: str, overwrite: bool =
     """Lock the run folder for the block, and write into it how the block ended where it failed.
 
     Args:
-        config: as composed, for `config.yaml`.
-        program: train, prepare, evaluate or predict.
         key: of the configuration, that names the folder; for messages.
         overwrite: an earlier run of the same program may be there.
 

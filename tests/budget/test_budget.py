@@ -8,7 +8,7 @@ import pytest
 
 from cocoseg.budget import budget as module
 from cocoseg.budget import ledger
-from cocoseg.budget.budget import END, Budget, open_budget, process_age
+from cocoseg.budget.budget import END, Budget, open_budget
 from cocoseg.budget.ledger import keep_ledger, read_ledger
 from cocoseg.errors import CocosegError
 from cocoseg.run_folder import LEDGER
@@ -218,10 +218,3 @@ def test_the_first_job_counts_from_the_start_of_the_process() -> None:
     first, least, second = map(float, done.stdout.split())
     assert least - 0.02 <= first < least + 10
     assert second < 0.5
-
-
-def test_age_grows() -> None:
-    before = process_age()
-    time.sleep(0.05)
-    assert process_age() > before
-    assert open_budget(None).limit is None
