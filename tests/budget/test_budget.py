@@ -8,7 +8,7 @@ import pytest
 
 from cocoseg.budget import budget as module
 from cocoseg.budget import ledger
-from cocoseg.budget.budget import END, Budget, open_budget
+from cocoseg.budget.budget import END, Budget
 from cocoseg.budget.ledger import keep_ledger, read_ledger
 from cocoseg.errors import CocosegError
 from cocoseg.run_folder import LEDGER

@@ -14,7 +14,6 @@ from cocoseg.budget.lightning_internals import (
     end_validation,
     ignore_sigterm,
     validate_after_step,
-    validate_when_stopped,
 )
 from tiny import loader, random_batch, tiny_module, tiny_trainer
 
@@ -49,18 +48,14 @@ def test_validation_follows_the_steps_that_are_due(fit):
     assert seen.validated == [2, 7]
 
 
-@pytest.mark.parametrize("by_step", [False, True])
-def test_a_training_that_is_stopped_validates_at_once(fit, by_step):
+@pytest.mark.parametrize("every", [None, 4])
+def test_a_training_that_is_stopped_validates_at_once(fit, every):
     def stop(trainer, *_):
         if trainer.global_step == 2:
             trainer.should_stop = True
-            if by_step:
-                validate_after_step(trainer, due=True)
-            else:
-                validate_when_stopped(trainer)
+            validate_after_step(trainer, due=True)
 
-    by_steps = {"val_check_interval": NEVER, "check_val_every_n_epoch": None}
-    options = by_steps if by_step else {"check_val_every_n_epoch": 4}
+    options = {"check_val_every_n_epoch": every, "val_check_interval": None if every else NEVER}
     assert fit(options, on_train_batch_end=stop).validated == [2]
 
 

@@ -14,17 +14,12 @@ def validate_after_step(trainer: L.Trainer, due: bool) -> None:
     """Set whether a validation follows the step in progress; call it from `on_train_batch_end`.
 
     The public `val_check_interval` is fixed when `fit` begins. `_TrainingEpochLoop._should_check_val_fx` of
-    2.6.6 compares its copy, `val_check_batch`, with the number of batches after every step.
+    2.6.6 compares its copy, `val_check_batch`, with the number of batches after every step, and reads
+    `check_val_every_n_epoch`: 1 allows a validation in every epoch, None anywhere.
     """
     trainer.val_check_batch = 1 if due else NEVER
-
-
-def validate_when_stopped(trainer: L.Trainer) -> None:
-    """Let a training that `should_stop` validate, also in an epoch without a validation of its own.
-
-    `_TrainingEpochLoop._should_check_val_epoch` of 2.6.6 reads `check_val_every_n_epoch` after every step.
-    """
-    trainer.check_val_every_n_epoch = trainer.check_val_every_n_epoch and 1
+    if due:
+        trainer.check_val_every_n_epoch = trainer.check_val_every_n_epoch and 1
 
 
 def end_validation() -> NoReturn:

@@ -13,7 +13,6 @@ from cocoseg.budget.lightning_internals import (
     batches_of_epoch,
     end_validation,
     validate_after_step,
-    validate_when_stopped,
 )
 from cocoseg.budget.stopping import StopOnSignal
 from cocoseg.config import Config
@@ -96,10 +95,8 @@ class KeepBudget(L.Callback):
         stop, validate, _ = agree(self.budget.is_spent(), due)
         if stop:
             trainer.should_stop = True
-        if self.paced:
+        if self.paced or stop:
             validate_after_step(trainer, due=bool(stop or validate))
-        elif stop:
-            validate_when_stopped(trainer)
         if trainer.log_every_n_steps and trainer.global_step % trainer.log_every_n_steps == 0:
             self._log(trainer, pl_module, len(batch[0]))
 
