@@ -83,17 +83,21 @@ def broadcast(value: Any) -> Any:
     return values[0]
 
 
-def agree(*values: float, noticed: int = 0) -> tuple[float, ...]:
-    """Return rank zero's `values`, followed by the largest `noticed` of all ranks, in one exchange.
+def largest(*values: float) -> tuple[float, ...]:
+    """Return the largest of each value over all ranks, in one exchange."""
+    if world_size() == 1:
+        return values
+    numbers = torch.tensor([float(value) for value in values], dtype=torch.float64)
+    dist.all_reduce(numbers, op=dist.ReduceOp.MAX, group=_group)
+    return tuple(numbers.tolist())
+
+
+def agree(*values: float) -> tuple[float, ...]:
+    """Return rank zero's values, in one exchange.
 
     By its own clock each rank would use another learning rate and stop at another step.
     """
-    if world_size() == 1:
-        return *values, noticed
-    own = values if rank() == 0 else [-torch.inf] * len(values)
-    numbers = torch.tensor([*map(float, own), float(noticed)], dtype=torch.float64)
-    dist.all_reduce(numbers, op=dist.ReduceOp.MAX, group=_group)
-    return tuple(numbers.tolist())
+    return largest(*values) if rank() == 0 else largest(*[-torch.inf] * len(values))
 
 
 class SyncBatchNormStatistics(L.Callback):

@@ -19,7 +19,6 @@ from cocoseg.budget.budget import END, Budget
 from cocoseg.budget.lightning_internals import NEVER
 from cocoseg.budget.pacing import KeepBudget, is_paced, trainer_settings
 from cocoseg.budget.schedule import ScheduleRate, rate
-from cocoseg.budget.stopping import StopOnSignal
 from cocoseg.config import BudgetConfig, Config, ScheduleConfig
 from cocoseg.training import checkpoints
 from cocoseg.training.checkpoints import BestCheckpoint, LastCheckpoint, WholeCheckpointIO
@@ -60,7 +59,7 @@ class Run:
             budget=BudgetConfig(validation_share=share),
         )
         every = timedelta(seconds=20)
-        self.keep = KeepBudget(self.budget, settings, StopOnSignal())
+        self.keep = KeepBudget(self.budget, settings)
         watcher = Watcher(self)
         # `watcher` comes last, when everything else has seen the hook.
         callbacks = [

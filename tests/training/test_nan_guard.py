@@ -46,7 +46,7 @@ def test_a_loss_that_was_not_looked_at_is_before_it_is_saved(tmp_path: Path) -> 
 def test_a_loss_of_another_process_is_before_it_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is the first one that saves, and says it for all."""
     stop = StopOnNaN()
-    monkeypatch.setattr(nan_guard, "agree", lambda noticed: (1,))
+    monkeypatch.setattr(nan_guard, "largest", lambda broken: (1,))
     with pytest.raises(TrainingError, match="the loss is NaN or infinite on another rank at step 3"):
         stop.on_save_checkpoint(SimpleNamespace(global_step=3), tiny_module(), {})
     monkeypatch.setattr(nan_guard, "rank", lambda: 1)

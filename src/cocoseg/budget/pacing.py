@@ -14,7 +14,6 @@ from cocoseg.budget.lightning_internals import (
     end_validation,
     validate_after_step,
 )
-from cocoseg.budget.stopping import StopOnSignal
 from cocoseg.config import Config
 from cocoseg.distributed import agree
 from cocoseg.durations import clock
@@ -55,11 +54,10 @@ class KeepBudget(L.Callback):
     Args:
         budget: receives what is measured here.
         config: `budget.validation_share`, and whether `trainer` decides when to validate.
-        stop: learns here of signals to other ranks; comes after this one in the list of callbacks.
     """
 
-    def __init__(self, budget: Budget, config: Config, stop: StopOnSignal):
-        self.budget, self.stop = budget, stop
+    def __init__(self, budget: Budget, config: Config):
+        self.budget = budget
         self.validation_share = config.budget.validation_share
         self.paced = is_paced(config, budget)
         self._steps: deque[float] = deque(maxlen=RECENT)  # seconds per step, loading included
@@ -81,8 +79,7 @@ class KeepBudget(L.Callback):
 
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
         self.budget.advance(_position(trainer))
-        self.budget.progress, signal = agree(self.budget.progress, noticed=self.stop.received or 0)
-        self.stop.tell(signal)
+        (self.budget.progress,) = agree(self.budget.progress)
         loading = self.budget.charge("loading")
         self._waits.append(loading if self._steps else 0.0)  # the first one waits for the loaders to start
 
@@ -92,7 +89,7 @@ class KeepBudget(L.Callback):
         self._steps.append(self._waits[-1] + self.budget.charge("computing"))
         self.budget.expect("step", max(self._steps))
         due = self._is_due() or is_last_step(trainer)
-        stop, validate, _ = agree(self.budget.is_spent(), due)
+        stop, validate = agree(self.budget.is_spent(), due)
         if stop:
             trainer.should_stop = True
         if self.paced or stop:
@@ -115,9 +112,7 @@ class KeepBudget(L.Callback):
 
     def on_validation_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
         self._batch_began = time.monotonic()
-        fits = self.budget.fits_validation_batch(self._batch_seconds)
-        fits, signal = agree(fits, noticed=self.stop.received or 0)
-        self.stop.tell(signal)
+        (fits,) = agree(self.budget.fits_validation_batch(self._batch_seconds))
         # One batch at least: there are no scores without.
         if self._batches and not (trainer.sanity_checking or fits):
             end_validation()

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import lightning as L
 
 from cocoseg.budget.lightning_internals import ignore_sigterm
-from cocoseg.distributed import world_size
+from cocoseg.distributed import largest
 from cocoseg.workers import SIGNALS
 
 Kind = TypeVar("Kind", bound=L.Callback)
@@ -35,15 +35,14 @@ class StopOnSignal(L.Callback):
     """Ends `fit` between two batches once a signal has come; a second signal ends the process at once.
 
     An exception from within a signal handler can leave a lock taken (seen with TensorBoard's writer) or a
-    checkpoint half saved. Here the handler only notes the signal. KeepBudget passes it on to the other ranks,
-    so that all end after the same step.
+    checkpoint half saved. Here the handler only notes the signal. The ranks tell each other
+    before every batch, so that all end after the same step.
 
     Attributes:
         received: the signal that came, here or to another rank, or None.
     """
 
     received: signal.Signals | None = None
-    _all_know = False  # several ranks stop together, once they have told each other
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -66,12 +65,6 @@ class StopOnSignal(L.Callback):
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def tell(self, number: float) -> None:
-        """Note the number of the signal that some rank has received; 0 for none."""
-        if number:
-            self.received = signal.Signals(int(number))
-            self._all_know = True
-
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Lightning has set a handler of SIGTERM of its own.
         ignore_sigterm(trainer)
@@ -80,7 +73,9 @@ class StopOnSignal(L.Callback):
     on_validation_start = on_train_start
 
     def on_train_batch_start(self, *args: Any) -> None:
-        if self.received is not None and (self._all_know or world_size() == 1):
+        (number,) = largest(self.received or 0)
+        if number:
+            self.received = signal.Signals(int(number))
             raise StoppedBySignalError(self.received.name)
 
     on_validation_batch_start = on_train_batch_start

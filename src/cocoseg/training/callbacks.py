@@ -30,19 +30,18 @@ def build_callbacks(
 ) -> list[L.Callback]:
     """List all callbacks of this rank; Lightning runs those that save checkpoints last."""
     budget, folder = run.budget, run.folder / CHECKPOINTS
-    stop = StopOnSignal()
     callbacks: list[L.Callback] = [distributed.SyncBatchNormStatistics()]
     if config.compile:
         callbacks.append(CompileNetwork(data))
     # Compilation and memory check come before KeepBudget, for which training begins then.
-    callbacks += [CheckMemory(data), KeepBudget(budget, config, stop)]
+    callbacks += [CheckMemory(data), KeepBudget(budget, config)]
     callbacks += [ScheduleRate(config.schedule, budget), StopOnNaN()]
     if config.finetune.frozen:
         callbacks.append(FreezeEncoder(config.finetune.frozen, budget))
     callbacks += [
         BestCheckpoint(folder, exporter, best_beside(run.checkpoint)),
         LastCheckpoint(folder, config.budget.checkpoint_every, budget),
-        stop,  # after KeepBudget, which passes on signals to other ranks
+        StopOnSignal(),
         PruneTrial(config.sweep, run.folder.parent, budget),
     ]
     if distributed.rank() == 0:

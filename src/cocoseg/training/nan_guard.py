@@ -6,7 +6,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from cocoseg.distributed import agree, rank
+from cocoseg.distributed import largest, rank
 from cocoseg.errors import TrainingError
 
 CHECK_EVERY = 10  # steps on a GPU, where reading the loss waits for the device
@@ -35,7 +35,7 @@ class StopOnNaN(L.Callback):
 def _require_finite(trainer: L.Trainer, loss: torch.Tensor | None) -> None:
     """End all ranks if the loss of any is not finite; rank zero reports it for all."""
     finite = loss is None or bool(torch.isfinite(loss))
-    if not agree(noticed=not finite)[0]:
+    if not largest(not finite)[0]:
         return
     if rank() > 0:
         sys.exit()
