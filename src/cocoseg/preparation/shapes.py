@@ -20,7 +20,7 @@ import PIL.ImageFilter
 from pycocotools import mask as coco_mask
 
 from cocoseg.errors import CocosegError
-from cocoseg.files import locked, write_bytes
+from cocoseg.files import locked, remove_parts, write_bytes
 
 # Ids have gaps, as COCO's have.
 CATEGORIES = {3: "square", 5: "triangle", 8: "circle", 13: "star", 21: "ring", 34: "dumbbell"}
@@ -46,6 +46,7 @@ def draw_shapes(root: Path, *, images: int, seed: int) -> None:
         raise CocosegError(f"data.root: {root} can't be made ({error.strerror})") from error
     with locked(root):
         _claim(root)
+        remove_parts(annotation_file.parent)  # a killed run may have left one
         drawing = root / "images.part"
         shutil.rmtree(drawing, ignore_errors=True)
         if _read_settings(annotation_file) == made_from:
