@@ -290,10 +290,6 @@ class EvaluateConfig(Config, kw_only=True):
         means("original: at each image's own size and the network's"),
     ] = "original"
     tta: Annotated[bool, means("average with the mirror image too, reported apart")] = False
-    labels: Annotated[
-        Literal["same", "match"],
-        means("classes of model and data; match: by name, others count as errors or background"),
-    ] = "same"
     save_predictions: Annotated[bool, means("predicted masks as predictions/<image>.png")] = False
     gallery: Annotated[bool, means("gallery.html: all images to look through, the worst first")] = True
     network: Annotated[Text, means("class of a network of your own, as in my.package.Net")] = None

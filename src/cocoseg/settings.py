@@ -31,6 +31,7 @@ REMOVED = {
     "prepare.check_only": "prepare.py keeps no masks where an annotation is wrong; leave it out",
     "model.deep_supervision": "only the finest logits are trained; leave it out",
     "scales": "flip=true averages with the mirror image",
+    "labels": "choose classes of the data by data.labels and data.subset.categories; the model has the same",
     "sweep.storage": "one process leads a sweep; use many machines by hydra/launcher=submitit_slurm",
     "sweep.prune": "choose sweep.pruner=none, median, halving or hyperband",
     "sweep.factor": "choose sweep.pruner=halving, which has a factor of 3",

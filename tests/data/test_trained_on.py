@@ -36,7 +36,9 @@ def config(shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Evalu
 def compare(config: EvaluateConfig, **data: object) -> None:
     """As an evaluation does."""
     config = replace(config, data=replace(config.data, **data))
-    require_new(open_images(config).image_keys(), read_training_images(config.checkpoint), config.split)
+    require_new(
+        open_images(config, (32, 32)).image_keys(), read_training_images(config.checkpoint), config.split
+    )
 
 
 def test_what_the_run_held_out_is_new(config: EvaluateConfig, caplog: pytest.LogCaptureFixture) -> None:

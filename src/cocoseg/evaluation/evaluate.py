@@ -14,14 +14,12 @@ from cocoseg.config import EvaluateConfig
 from cocoseg.data.training_images import read_training_images, require_new
 from cocoseg.errors import CocosegError
 from cocoseg.evaluation.images import Images, Sample, make_loader, open_images
-from cocoseg.evaluation.label_matching import Matching, match_labels
-from cocoseg.evaluation.report import Report, View, as_text
+from cocoseg.evaluation.report import View, as_text, number
 from cocoseg.figures.charts import confusion_matrix
 from cocoseg.figures.comparison import Example, draw_sheet
 from cocoseg.figures.gallery import Card, write_gallery, write_thumbnails
-from cocoseg.files import from_here, is_for_its_name, save_png, write_csv, write_json
+from cocoseg.files import from_here, save_png, write_csv, write_json
 from cocoseg.inference.model import SegmentationModel, load_model
-from cocoseg.inference.predictor import Predictor
 from cocoseg.inference.upsampling import enlarged_argmax
 from cocoseg.labels import IGNORE_INDEX
 from cocoseg.networks.device import explain_out_of_memory, to_channels_last, uses_cuda
@@ -43,12 +41,15 @@ def evaluate(
     *,
     image_size: tuple[int, int] | None = None,
     begin: Callable[[], None] = lambda: None,
-) -> Report:
+) -> dict[str, View]:
     """Score `config.checkpoint` on `config.split` and write scores, tables and images to a folder.
 
     Args:
         image_size: (height, width) of the network's input; None for the size of its training.
         begin: called once all checks have passed, before anything is written.
+
+    Returns:
+        the results by their names in metrics.json; the first one is quoted.
 
     Raises:
         CocosegError: the model can't be loaded, the data are bad, their labels differ from the model's, or
@@ -59,54 +60,38 @@ def evaluate(
     model.image_size = image_size or model.image_size
     on_gpu = uses_cuda(config.trainer)
     model = to_channels_last(model.to("cuda" if on_gpu else "cpu"))
-    images = open_images(config)
-    matching = match_labels(model.labels, images.labels, config.labels)
+    images = open_images(config, tuple(model.image_size))
+    if difference := model.labels.difference(images.labels):
+        raise CocosegError(
+            f"the model has other labels than these data: {difference} in the data; "
+            "set data.labels and data.subset.categories as in its training, or give other data"
+        )
     require_new(images.image_keys(), read_training_images(config.checkpoint), config.split)
     begin()
 
-    scorer = Scorer(model, images, matching, config)
+    scorer = Scorer(model, config)
     batches = make_loader(images, config.data, on_gpu=on_gpu)
     for batch in track(batches, total=len(batches), what="batches"):
         for sample, prediction in zip(batch, scorer.add(batch), strict=True):
-            write_predicted(config, folder, images, sample.index, prediction)
+            write_images(config, folder, images, sample.index, prediction)
 
-    about = {
-        "checkpoint": str(config.checkpoint),
-        "split": config.split,
-        "score_at": config.score_at,
-        "network_size": list(model.image_size),
-    }
-    report = Report(about, images.labels, matching, scorer.views, images.names, config.seed)
-    write_report(report, scorer, folder)
-    if config.gallery:
-        title = f"{config.checkpoint} on {len(images)} images ({config.split})"
-        legend = "Each image with its mean IoU and the IoU of the classes in its mask, the lowest first."
-        write_gallery(folder / GALLERY, cards(report, scorer.sizes), images.labels, title, legend)
+    write_report(config, scorer, images, folder)
     log.info("time         %.1f s", time.monotonic() - start)
     log.info("scores       %s", from_here(folder))
-    return report
+    return scorer.views
 
 
-def write_predicted(
-    config: EvaluateConfig, folder: Path, images: Images, index: int, prediction: np.ndarray
+def write_images(
+    config: EvaluateConfig, folder: Path, images: Images, index: int, predicted: np.ndarray
 ) -> None:
-    """Write the files of one image; a name that allows no file is a warning, for the scores don't need it.
-
-    Args:
-        prediction: (h, w) uint8 class indices.
-    """
+    """Write the files of one image with its prediction (h, w) uint8."""
     name = images.names[index]
-    try:
-        if config.save_predictions:
-            images.encoding.write(prediction, folder / PREDICTIONS / f"{name}.png")
-        if config.gallery:
-            image, mask = images.original(index)
-            pixels = image.permute(1, 2, 0).numpy()
-            write_thumbnails(folder, name, pixels, prediction, images.labels, target=mask)
-    except CocosegError as error:
-        if not is_for_its_name(error):
-            raise
-        log.warning("warning: %s", error)
+    if config.save_predictions:
+        images.encoding.write(predicted, folder / PREDICTIONS / f"{name}.png")
+    if config.gallery:
+        image, mask = images.original(index)
+        pixels = image.permute(1, 2, 0).numpy()
+        write_thumbnails(folder, name, pixels, predicted, images.labels, target=mask)
 
 
 class Scorer:
@@ -117,101 +102,107 @@ class Scorer:
         sizes: height and width of each image.
     """
 
-    def __init__(self, model: SegmentationModel, images: Images, matching: Matching, config: EvaluateConfig):
-        self.model, self.matching = model, matching
-        self.own_size = config.score_at == "original"
-        self.device = next(model.parameters()).device
-        self.predictor = Predictor(model)
-        self.averaging = Predictor(model, flip=True) if config.tta else None
-        height, width = model.image_size
-        titles = {"original": "own size"} if self.own_size else {}
-        titles["network"] = f"{height}x{width}"
+    def __init__(self, model: SegmentationModel, config: EvaluateConfig):
+        self.model, self.averages = model, config.tta
+        self.size = tuple(model.image_size)
+        self.at_own_size = config.score_at == "original"
+        titles = {"original": "own size"} if self.at_own_size else {}
+        titles["network"] = "{}x{}".format(*self.size)
         if config.tta:
             titles["tta"] = f"tta, {next(iter(titles.values()))}"
-        shape = (len(images.labels), len(images.labels))
-        self.views = {name: View(title, np.zeros(shape, np.int64)) for name, title in titles.items()}
-        images.resize = self.predictor.resize
-        self.images = images
+        self.views = {name: View(title, model.labels, config.seed) for name, title in titles.items()}
         self.sizes: list[tuple[int, int]] = []
 
     @torch.inference_mode()
     def add(self, batch: list[Sample]) -> list[np.ndarray]:
         """Count a batch. Returns the predictions at the quoted size, (h, w) uint8 each."""
-        inputs = torch.cat([sample.input for sample in batch])
-        logits = self.model(normalize(inputs.to(self.device))).float()
-        size = tuple(self.model.image_size)
-        classes = logits.argmax(1).to(torch.uint8).cpu().numpy()
-        predictions, targets = [], []
-        for sample, image_logits, image_classes in zip(batch, logits, classes, strict=True):
-            target, predicted = resize_mask(sample.mask, size), self.matching(image_classes)
-            self.views["network"].add(target, predicted, self._loss(target, image_logits))
-            if self.own_size:
+        inputs = torch.cat([sample.image for sample in batch])
+        logits = self._logits(inputs)
+        average = self._average(inputs, logits) if self.averages else logits
+        targets = [resize_mask(sample.mask, self.size) for sample in batch]
+        predictions = []
+        columns = zip(batch, logits, average, targets, _losses(logits, targets), strict=True)
+        for sample, scores, mean, target, loss in columns:
+            predicted = _argmax(scores, self.size)
+            self.views["network"].add(target, predicted, loss)
+            if self.at_own_size:
                 target = sample.mask
-                predicted = self.matching(enlarged_argmax(image_logits, target.shape).cpu().numpy())
+                predicted = _argmax(scores, target.shape)
                 self.views["original"].add(target, predicted)
+            if self.averages:
+                self.views["tta"].add(target, _argmax(mean, target.shape))
             predictions.append(predicted)
-            targets.append(target)
             self.sizes.append(sample.mask.shape)
-        if self.averaging is not None:
-            masks = self.averaging.masks(inputs, [target.shape for target in targets])
-            for target, mask in zip(targets, masks, strict=True):
-                self.views["tta"].add(target, self.matching(mask.cpu().numpy()))
         return predictions
 
-    def example(self, index: int) -> Example:
+    @torch.inference_mode()
+    def example(self, images: Images, index: int) -> Example:
         """An image with its prediction at the quoted size."""
-        image, mask = self.images.original(index)
-        if not self.own_size:
-            image = self.predictor.resize(image[None])[0]
-            mask = resize_mask(mask, tuple(self.model.image_size))
-        with torch.inference_mode():
-            (prediction,) = self.predictor.masks(self.predictor.resize(image[None]), [mask.shape])
-        return Example(image.permute(1, 2, 0).numpy(), mask, self.matching(prediction.cpu().numpy()))
+        sample = images[index]
+        image, target = sample.image[0], resize_mask(sample.mask, self.size)
+        if self.at_own_size:
+            image, target = images.original(index)
+        predicted = _argmax(self._logits(sample.image)[0], target.shape)
+        return Example(image.permute(1, 2, 0).numpy(), target, predicted)
 
-    def _loss(self, target: np.ndarray, logits: Tensor) -> float | None:
-        """Sum of the cross entropy over the pixels; None where the labels are not the model's.
+    def _logits(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 -> (B, C, H, W) float32."""
+        device = next(self.model.parameters()).device
+        return self.model(normalize(image.to(device))).float()
 
-        Args:
-            target: (H, W) uint8 class indices.
-            logits: (C, H, W) float32.
-        """
-        if not self.matching.is_same:
-            return None
-        mask = torch.tensor(target, device=logits.device)
-        losses = F.cross_entropy(logits[None], mask[None].long(), ignore_index=IGNORE_INDEX, reduction="none")
-        return losses.double().sum().item()
+    def _average(self, image: Tensor, logits: Tensor) -> Tensor:
+        """Mean probabilities of images, whose logits are given, and their mirror images."""
+        mirrored = self._logits(image.flip(-1)).flip(-1)
+        return (logits.softmax(1) + mirrored.softmax(1)) / 2
 
 
-def cards(report: Report, sizes: Sequence[tuple[int, int]]) -> list[Card]:
-    """A card of the gallery for each image: its size, score, IoU per class and shares of the classes.
+def _argmax(scores: Tensor, size: tuple[int, int]) -> np.ndarray:
+    """Class indices (h, w) uint8 by scores (C, H, W) float32, at another size."""
+    return enlarged_argmax(scores, size).cpu().numpy()
 
-    Args:
-        sizes: height and width of each image.
-    """
-    scores, predicted = report.image_scores, report.image_counts.predicted
-    iou = report.image_counts.iou()
+
+def _losses(logits: Tensor, targets: Sequence[np.ndarray]) -> list[float]:
+    """Sum of the cross entropy over the pixels of each image."""
+    masks = torch.tensor(np.stack(targets), device=logits.device).long()
+    losses = F.cross_entropy(logits, masks, ignore_index=IGNORE_INDEX, reduction="none")
+    return losses.double().sum((1, 2)).tolist()
+
+
+def write_report(config: EvaluateConfig, scorer: Scorer, images: Images, folder: Path) -> None:
+    """Write all files but those of single images, and log the tables."""
+    views = list(scorer.views.values())
+    quoted = views[0]
+    about = {"checkpoint": config.checkpoint, "split": config.split, "score_at": config.score_at}
+    about |= {"network_size": list(scorer.size), "images": len(images)}
+    write_json(folder / METRICS, about | {name: view.scores() for name, view in scorer.views.items()})
+    write_csv(folder / PER_CLASS, quoted.per_class())
+    worst = quoted.worst_first()
+    rows = [{"image": images.names[index], "iou": number(quoted.image_scores[index])} for index in worst]
+    write_csv(folder / PER_IMAGE, rows)
+    save_png(folder / CONFUSION, confusion_matrix(quoted.matrix, images.labels.names))
+    examples = [scorer.example(images, index) for index in worst[:WORST_IMAGES]]
+    save_png(folder / WORST, draw_sheet(examples, images.labels))
+    if config.gallery:
+        title = f"{config.checkpoint} on {len(images)} images ({config.split})"
+        legend = "Each image with its mean IoU and the IoU of the classes in its mask, the lowest first."
+        cards = make_cards(quoted, images.names, scorer.sizes)
+        write_gallery(folder / GALLERY, cards, images.labels, title, legend)
+    log.info("\n%s\n", as_text(views))
+
+
+def make_cards(view: View, names: Sequence[str], sizes: Sequence[tuple[int, int]]) -> list[Card]:
+    """A card of the gallery for each image: its size, score, IoU per class and shares of the classes."""
     result = []
-    for image, name in enumerate(report.names):
-        shown = [int(index) for index in np.argsort(iou[image]) if not np.isnan(iou[image, index])]
+    for image, iou in enumerate(view.image_counts.iou()):
+        shown = [index for index in np.argsort(iou) if not np.isnan(iou[index])]
         card = Card(
-            title=name,
-            name=name,
+            title=names[image],
+            name=names[image],
             size=sizes[image],
-            pixels={index: int(pixels) for index, pixels in enumerate(predicted[image])},
-            caption=", ".join(f"{report.labels.names[i]} {iou[image, i]:.2f}" for i in shown),
-            score=None if np.isnan(scores[image]) else float(scores[image]),
+            pixels=dict(enumerate(view.image_counts.predicted[image].tolist())),
+            caption=", ".join(f"{view.labels.names[index]} {iou[index]:.2f}" for index in shown),
+            score=number(view.image_scores[image]),
             has_target=True,
         )
         result.append(card)
     return result
-
-
-def write_report(report: Report, scorer: Scorer, folder: Path) -> None:
-    """Write all files but those of single images, and log the tables."""
-    write_json(folder / METRICS, report.metrics())
-    write_csv(folder / PER_CLASS, report.per_class())
-    write_csv(folder / PER_IMAGE, report.per_image())
-    save_png(folder / CONFUSION, confusion_matrix(report.quoted.matrix, report.labels.names))
-    worst = [scorer.example(image) for image in report.worst_first()[:WORST_IMAGES]]
-    save_png(folder / WORST, draw_sheet(worst, report.labels))
-    log.info("\n%s\n", as_text(report))

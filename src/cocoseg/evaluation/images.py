@@ -1,6 +1,6 @@
 """The images that a model is scored on, with their masks at their own size."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ from cocoseg.config import AUTO, DataConfig, EvaluateConfig
 from cocoseg.data.dataset import Batches, Pairs, SegmentationDataset
 from cocoseg.data.sampling import open_sets
 from cocoseg.data.training_images import Key, keys_of
-from cocoseg.errors import CocosegError
+from cocoseg.networks.pixels import resize_images
 from cocoseg.preparation.prepare import prepare
 from cocoseg.preparation.prepared_folder import prepared_sets
 from cocoseg.workers import available_cores, leave_group
@@ -24,12 +24,12 @@ class Sample(NamedTuple):
 
     Attributes:
         index: among the images of the evaluation.
-        input: the image as the network sees it, (1, 3, H, W) uint8.
+        image: as the network sees it, (1, 3, H, W) uint8.
         mask: (h, w) uint8 class indices, at the image's own size.
     """
 
     index: int
-    input: Tensor
+    image: Tensor
     mask: np.ndarray
 
 
@@ -38,14 +38,15 @@ class Images(Dataset[Sample]):
 
     Args:
         parts: sets, or parts of them.
+        image_size: (height, width) of the network's input.
 
     Attributes:
         labels, encoding: of the first set; those of the second are the same.
         names: file names of the images, below a folder for each set where they would not be unique.
-        resize: image (1, 3, h, w) uint8 -> `Sample.input`; to be set.
     """
 
-    def __init__(self, parts: Sequence[Pairs]):
+    def __init__(self, parts: Sequence[Pairs], image_size: tuple[int, int]):
+        self.image_size = image_size
         views = [Batches(part) for part in parts]
         self._images = [(view.whole, index) for view in views for index in view.indices]
         self.names = [dataset.pairs[index][0] for dataset, index in self._images]
@@ -53,14 +54,13 @@ class Images(Dataset[Sample]):
             folders = [f"set{number}" for number, view in enumerate(views, start=1) for _ in range(len(view))]
             self.names = [f"{folder}/{name}" for folder, name in zip(folders, self.names, strict=True)]
         self.labels, self.encoding = views[0].whole.labels, views[0].whole.encoding
-        self.resize: Callable[[Tensor], Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self._images)
 
     def __getitem__(self, index: int) -> Sample:
         image, mask = self.original(index)
-        return Sample(index, self.resize(image[None]), mask)
+        return Sample(index, resize_images(image[None], self.image_size), mask)
 
     def image_keys(self) -> list[Key]:
         """Name and bytes of each image, as training_images.json has them."""
@@ -72,25 +72,21 @@ class Images(Dataset[Sample]):
         return dataset.original(index_in_set)
 
 
-def open_images(config: EvaluateConfig) -> Images:
+def open_images(config: EvaluateConfig, image_size: tuple[int, int]) -> Images:
     """Prepare what is not prepared yet, and choose the split.
 
     `val` is the validation file where there is one, else what a training with the same settings holds out;
     `train` the rest; `all` both.
 
     Raises:
-        CocosegError: bad data, or a split without images.
+        CocosegError: bad data.
     """
     prepare(config)
     if config.split == "all":  # the order is that of the files
         sets = [prepared for prepared in prepared_sets(config) if prepared is not None]
-        images = Images([SegmentationDataset(part.subset_file, part.image_dir) for part in sets])
-    else:
-        train, val = open_sets(config, decode_once=False)
-        images = Images([train if config.split == "train" else val])
-    if not len(images):
-        raise CocosegError(f"split={config.split} holds no image")
-    return images
+        return Images([SegmentationDataset(part.subset_file, part.image_dir) for part in sets], image_size)
+    train, val = open_sets(config, decode_once=False)
+    return Images([train if config.split == "train" else val], image_size)
 
 
 def make_loader(images: Images, data: DataConfig, *, on_gpu: bool) -> DataLoader[Sample]:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ OF_THE_MACHINE = ("batch_size", "num_workers")  # never taken from the run
 def as_trained(config: DictConfig, keys: Collection[str]) -> DictConfig:
     """The settings with data, masks and seed of the run that trained `checkpoint`, overridden keys apart.
 
-    An overridden `data.root` moves the paths below the run's own root. With other data than the run's, its
-    settings of labels and masks that these data differ in are named in a warning.
+    An overridden `data.root` moves the paths below the run's own root. Other data have their own settings; a
+    warning names those of `masks` that differ from the run's.
 
     Args:
         config: as composed.
@@ -35,18 +36,11 @@ def as_trained(config: DictConfig, keys: Collection[str]) -> DictConfig:
         CocosegError: the run's settings are damaged or don't fit those of this version, `data.root` moves
             nothing, or there are neither settings nor data at the usual place.
     """
-    has_other_data = not set(OTHER_DATA).isdisjoint(keys)
-    try:
-        trained = run_settings(config.checkpoint)
-    except CocosegError as error:
-        if not has_other_data:
-            raise
-        log.warning("warning: %s", error)
-        trained = None
-    if has_other_data:
-        if trained is not None:
-            _warn_of_differences(config, trained)
+    if not set(OTHER_DATA).isdisjoint(keys):
+        with suppress(CocosegError):
+            _warn_of_masks(config, run_settings(config.checkpoint))
         return config
+    trained = run_settings(config.checkpoint)
     if trained is None:
         if not Path(config.data.annotations).is_file():
             raise CocosegError(
@@ -72,13 +66,10 @@ def as_trained(config: DictConfig, keys: Collection[str]) -> DictConfig:
 
 
 def run_settings(checkpoint: str) -> dict[str, Any] | None:
-    """Read data, masks and seed from the `config.yaml` of the run that a model file or checkpoint is of.
-
-    Returns:
-        None where there is no such file, or one of another program.
+    """Read data, masks and seed of the run that a model is of; None where no `config.yaml` holds them.
 
     Raises:
-        CocosegError: it is damaged.
+        CocosegError: that file is damaged.
     """
     folder = Path(checkpoint).parent
     for path in (folder / "config.yaml", folder.parent / "config.yaml"):
@@ -117,16 +108,9 @@ def _move_paths(data: Mapping[str, Any], root: str) -> dict[str, str]:
     return {key: str(Path(root, Path(data[key]).relative_to(before))) for key in below}
 
 
-def _warn_of_differences(config: DictConfig, trained: Mapping[str, Any]) -> None:
-    """Warn where settings that give pixels their meaning differ from those of the training."""
-    there = {f"masks.{key}": value for key, value in trained["masks"].items()}
-    there["data.labels"] = trained["data"].get("labels")
-    there["data.subset.categories"] = (trained["data"].get("subset") or {}).get("categories")
-    here = {key: OmegaConf.select(config, key) for key in there}
-    others = [f"{key}={there[key]}" for key in there if here[key] != there[key]]
+def _warn_of_masks(config: DictConfig, trained: Mapping[str, Any] | None) -> None:
+    """Warn where masks are drawn by other rules than in the training."""
+    there = trained["masks"] if trained else {}
+    others = [f"masks.{key}={value}" for key, value in there.items() if config.masks.get(key) != value]
     if others:
-        log.warning(
-            "warning: the model was trained with %s, and these data have other settings; set these keys to "
-            "use the same",
-            " ".join(others),
-        )
+        log.warning("warning: the model was trained with %s; set the same for these data", " ".join(others))
