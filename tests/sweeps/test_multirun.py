@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 import cocoseg.files
 from cocoseg.files import locked
-from cocoseg.sweeps.multirun import MultirunInOrder, forget_frames, remember_global_state
+from cocoseg.sweeps.multirun import MultirunInOrder, forget_frames, restored_state
 from conftest import SMALL, run_program
 
 CALLBACKS = """
@@ -165,11 +165,10 @@ def test_jobs_that_fail_before_their_run_begins_are_in_the_table(multirun, tmp_p
 def test_a_job_restores_what_holds_for_the_whole_process():
     import torch
 
-    restore = remember_global_state()
-    os.environ["OF_THE_JOB"] = "1"
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = True
-    restore()
+    with restored_state():
+        os.environ["OF_THE_JOB"] = "1"
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = True
     assert "OF_THE_JOB" not in os.environ
     assert not torch.are_deterministic_algorithms_enabled()
     assert not torch.backends.cudnn.benchmark

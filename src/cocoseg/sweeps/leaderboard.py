@@ -1,14 +1,15 @@
-"""The runs of a sweep, best first: `python -m cocoseg.leaderboard outputs/multirun/<sweep>`.
+"""The trainings of a sweep, best first: `python -m cocoseg.leaderboard outputs/multirun/<sweep>`.
 
 Reads run folders only, so that it works on every sweep: one that is running or was killed, Hydra's own grid,
 one that an older version made (a blank where it wrote no number of epochs). No torch.
 """
 
-import re
+import math
+import textwrap
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from omegaconf import OmegaConf
@@ -19,120 +20,87 @@ from cocoseg.durations import clock
 from cocoseg.errors import CocosegError, report_errors
 from cocoseg.files import from_here, write_csv
 from cocoseg.overrides import key_of
-from cocoseg.run_folder import FAILED, FINISHED, LEDGER, METRICS, RUNNING, STOPPED, Outcome
+from cocoseg.run_folder import CONFIG, FINISHED, LEDGER, METRICS, OUTCOME, RUNNING, STOPPED, Outcome
 
 TABLE = "leaderboard.csv"
-ALIVE = 15.0  # seconds since the ledger was last written, after which a run counts as killed
-ADDED_BY_SWEEP = ("sweep.", "resume.", "trainer.max_time.")  # keys that a sweep adds, and all below them
-MAX_REASON = 60  # characters
+ALIVE = 15.0  # seconds since a file was last written, after which a run counts as killed
+MAX_REASON = 60  # characters that are printed
+ADDED_BY_SWEEP = ("sweep.", "trainer.max_time")  # keys of a trial that are not of its point
+HEADINGS = {"miou": "mIoU", "seconds": "time", "reason": ""}  # where they differ from the keys
 
 
-@dataclass(frozen=True)
-class Row:
-    """A run.
+def read_rows(sweep_dir: Path) -> list[dict[str, Any]]:
+    """The rows of the table: all trainings below a folder, the best first, those without a score last.
 
-    Attributes:
-        job: run folder, relative to the folder of the sweep.
-        state: as in an `Outcome`, or running.
-        miou: validation mIoU of the exported model, or the best one so far.
-        seconds: time that all attempts used.
-        overrides: value of each override of the command line, by key.
+    Returns:
+        `job`, the run folder below `sweep_dir`; `miou`, `epochs`, `seconds`, `state` and `reason`, see
+        `_read_run`; then the values of the overrides in which the runs differ, by key.
     """
-
-    job: str
-    state: str
-    reason: str = ""
-    miou: float | None = None
-    epochs: int | None = None
-    seconds: float | None = None
-    overrides: dict[str, str] = field(default_factory=dict)
-
-
-def read_rows(sweep_dir: Path) -> list[Row]:
-    """All runs below a folder, the best first, those without a score last.
-
-    Raises:
-        CocosegError: there is none.
-    """
-    if not sweep_dir.is_dir():
-        raise CocosegError(f"{sweep_dir}: no such folder")
-    folders = {file.parent.parent for file in sweep_dir.rglob(".hydra/overrides.yaml")}
-    folders |= {file.parent for file in sweep_dir.rglob("config.yaml") if file.parent.name != ".hydra"}
-    if not folders:
-        raise CocosegError(f"{sweep_dir}: no runs in it")
-    rows = [_read_row(folder, folder.relative_to(sweep_dir).as_posix()) for folder in folders]
-    return sorted(rows, key=lambda row: (row.miou is None, -(row.miou or 0.0), _natural_order(row.job)))
+    folders = {file.parent for file in sweep_dir.rglob(LEDGER)}
+    # A job that was refused before it began has neither ledger nor configuration.
+    folders |= {file.parent for file in sweep_dir.rglob(OUTCOME) if not file.with_name(CONFIG).exists()}
+    runs = {folder.relative_to(sweep_dir).as_posix(): folder for folder in folders}
+    jobs = sorted(runs, key=lambda job: (len(job), job))  # 10 after 9
+    overrides = {job: _overrides(runs[job]) for job in jobs}
+    keys = dict.fromkeys(key for given in overrides.values() for key in given)
+    differing = [key for key in keys if len({given.get(key) for given in overrides.values()}) > 1]
+    rows = [
+        {"job": job, **_read_run(runs[job]), **{key: overrides[job].get(key) for key in differing}}
+        for job in jobs
+    ]
+    return sorted(rows, key=lambda row: math.inf if row["miou"] is None else -row["miou"])
 
 
-def differing_keys(rows: list[Row]) -> list[str]:
-    """The overrides in which the runs differ, in the order of the first job's command."""
-    in_order = sorted(rows, key=lambda row: _natural_order(row.job))
-    keys = dict.fromkeys(key for row in in_order for key in row.overrides)
-    return [key for key in keys if len({row.overrides.get(key) for row in rows}) > 1]
-
-
-def as_text(rows: list[Row]) -> str:
-    """The table, aligned with blanks."""
-    keys = differing_keys(rows)
-    lines = [["job", "mIoU", "epochs", "time", "state", *keys, ""]]
+def as_text(rows: list[dict[str, Any]]) -> str:
+    """The table, aligned with blanks; the reasons, cut, come last."""
+    keys = [*(key for key in rows[0] if key != "reason"), "reason"]
+    lines = [[HEADINGS.get(key, key) for key in keys]]
     for row in rows:
-        miou = "" if row.miou is None else f"{row.miou:.3f}"
-        epochs = "" if row.epochs is None else str(row.epochs)
-        used = "" if row.seconds is None else clock(row.seconds)
-        reason = row.reason if len(row.reason) <= MAX_REASON else f"{row.reason[: MAX_REASON - 1]}…"
-        values = [row.overrides.get(key, "") for key in keys]
-        lines.append([row.job, miou, epochs, used, row.state, *values, reason])
+        cells = {key: value for key, value in row.items() if value is not None}
+        cells["reason"] = textwrap.shorten(row["reason"], MAX_REASON, placeholder="…")
+        if "miou" in cells:
+            cells["miou"] = f"{row['miou']:.3f}"
+        if "seconds" in cells:
+            cells["seconds"] = clock(row["seconds"])
+        lines.append([str(cells.get(key, "")) for key in keys])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     columns = [f"{{:{'>' if 1 <= i <= 3 else ''}{width}}}" for i, width in enumerate(widths)]
     return "\n".join("  ".join(columns).format(*line).rstrip() for line in lines)
 
 
-def conclude(sweep_dir: Path, rows: list[Row]) -> None:
-    """Print the table of a sweep, and write it into its folder with unrounded numbers.
+def conclude(sweep_dir: Path, rows: list[dict[str, Any]]) -> None:
+    """Print the table of a sweep, and write it into its folder with unrounded scores.
 
     Raises:
         CocosegError: the folder can't be written to.
     """
-    keys = differing_keys(rows)
-    table = [
-        {
-            "job": row.job,
-            "miou": row.miou,
-            "epochs": row.epochs,
-            "seconds": None if row.seconds is None else round(row.seconds, 1),
-            "state": row.state,
-            "reason": row.reason,
-            **{key: row.overrides.get(key) for key in keys},
-        }
-        for row in rows
-    ]
-    write_csv(sweep_dir / TABLE, table)
+    write_csv(sweep_dir / TABLE, rows)
     print(f"\n{as_text(rows)}\n\nleaderboard  {from_here(sweep_dir / TABLE)}", flush=True)
 
 
-def _read_row(folder: Path, job: str) -> Row:
-    outcome = Outcome.read(folder)
-    ledger = None
+def _read_run(folder: Path) -> dict[str, Any]:
+    """Score of the exported model, or of the best one so far; epochs and seconds of all attempts; state and
+    reason as in an `Outcome`, or running."""
+    used, finished = None, False
     with suppress(CocosegError):
-        ledger = read_ledger(folder / LEDGER)
-    if outcome is None:
-        finished = ledger is not None and ledger["finished"]
-        outcome = Outcome(FINISHED) if finished else Outcome(*_unfinished_state(folder))
+        if ledger := read_ledger(folder / LEDGER):
+            used, finished = round(ledger["used"], 1), ledger["finished"]
+    outcome = Outcome.read(folder)
+    if outcome is None:  # it runs, was killed, or is of an older version
+        is_alive = time.time() - folder.stat().st_mtime < ALIVE  # the ledger is replaced every two seconds
+        unknown = Outcome(RUNNING) if is_alive else Outcome(STOPPED, "killed")
+        outcome = Outcome(FINISHED) if finished else unknown
     miou = outcome.miou
     if miou is None:
         with suppress(OSError, ValueError, KeyError, TypeError):
             miou = float(msgspec.json.decode((folder / METRICS).read_bytes())["miou"])
-    used = ledger and ledger["used"]
-    return Row(job, outcome.state, outcome.reason, miou, outcome.epochs, used, _overrides(folder))
-
-
-def _unfinished_state(folder: Path) -> tuple[str, str]:
-    """State and reason of a run that has not written how it ended."""
-    signs = [file for name in (LEDGER, "config.yaml", ".hydra") if (file := folder / name).exists()]
-    with suppress(OSError):
-        if time.time() - max(file.stat().st_mtime for file in signs) < ALIVE:
-            return RUNNING, ""
-    return (STOPPED, "killed") if (folder / LEDGER).exists() else (FAILED, "did not begin")
+    return {
+        "miou": miou,
+        "epochs": outcome.epochs,
+        "seconds": used,
+        "state": outcome.state,
+        "reason": outcome.reason,
+    }
 
 
 def _overrides(folder: Path) -> dict[str, str]:
@@ -141,15 +109,9 @@ def _overrides(folder: Path) -> dict[str, str]:
     with suppress(OSError, ValueError, YAMLError):
         for override in OmegaConf.load(folder / ".hydra" / "overrides.yaml"):
             given[key_of(override)] = override.partition("=")[2]
-    if "sweep.trial" not in given:
-        return given
-    return {key: value for key, value in given.items() if not f"{key}.".startswith(ADDED_BY_SWEEP)}
-
-
-def _natural_order(job: str) -> list[str | int]:
-    """Sort key by which 10 comes after 9; every second part is a number."""
-    parts = re.split(r"(\d+)", job)
-    return [int(part) if index % 2 else part for index, part in enumerate(parts)]
+    if "sweep.trial" in given:
+        return {key: value for key, value in given.items() if not key.startswith(ADDED_BY_SWEEP)}
+    return given
 
 
 def main(arguments: list[str]) -> int:
@@ -157,6 +119,9 @@ def main(arguments: list[str]) -> int:
         print("python -m cocoseg.leaderboard outputs/multirun/<sweep> …   runs, best first")
         return 0 if arguments else 2
     with report_errors():
-        for folder in arguments:
-            conclude(Path(folder), read_rows(Path(folder)))
+        for folder in map(Path, arguments):
+            rows = read_rows(folder)
+            if not rows:
+                raise CocosegError(f"{folder}: no folder with trainings")
+            conclude(folder, rows)
     return 0

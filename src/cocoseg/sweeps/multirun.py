@@ -8,8 +8,8 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -35,7 +35,7 @@ class MultirunInOrder(Callback):
 
     def __init__(self, leaderboard: bool) -> None:
         self.leaderboard = leaderboard
-        self._restore: Callable[[], None] | None = None
+        self._job = ExitStack()
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         sweep_dir = Path(config.hydra.sweep.dir).absolute()
@@ -54,14 +54,12 @@ class MultirunInOrder(Callback):
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         if config.hydra.mode == RunMode.MULTIRUN:
-            self._restore = remember_global_state()
+            self._job.enter_context(restored_state())
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        if self._restore is not None:
-            if job_return.status == JobStatus.FAILED:
-                forget_frames(job_return._return_value)
-            self._restore()
-            self._restore = None
+        if job_return.status == JobStatus.FAILED:
+            forget_frames(job_return._return_value)
+        self._job.close()
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
@@ -75,45 +73,28 @@ def _conclude(sweep_dir: Path) -> None:
     from cocoseg.sweeps.leaderboard import conclude, read_rows
 
     try:
-        rows = read_rows(sweep_dir)
-    except CocosegError:  # no job has begun
-        return
-    try:
-        conclude(sweep_dir, rows)
+        if rows := read_rows(sweep_dir):  # else no job has begun
+            conclude(sweep_dir, rows)
     except CocosegError as error:
         print(f"leaderboard: {error.sentence}", file=sys.stderr)
 
 
-def remember_global_state() -> Callable[[], None]:
-    """Remember what a job may change for the whole process. The function returned restores it."""
+@contextmanager
+def restored_state() -> Iterator[None]:
+    """Restore after a job what it may change for the whole process, and free its memory."""
     environment = dict(os.environ)
-    filters = warnings.catch_warnings()
-    filters.__enter__()
-
-    def restore() -> None:
-        for name in os.environ.keys() - environment.keys():
-            del os.environ[name]
-        os.environ.update(environment)
-        filters.__exit__()
-        gc.collect()  # trainers and their callbacks refer to each other
-        if "torch" in sys.modules:
-            _reset_torch()
-
-    return restore
-
-
-def _reset_torch() -> None:
-    """Set torch's switches to their defaults, and free the memory of the GPU."""
-    import torch
-
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = False
-    torch.use_deterministic_algorithms(False)
-    torch.set_float32_matmul_precision("highest")
-    torch.autograd.set_detect_anomaly(False)
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+    with warnings.catch_warnings():
+        yield
+    os.environ.clear()
+    os.environ.update(environment)
+    gc.collect()  # trainers and their callbacks refer to each other
+    if torch := sys.modules.get("torch"):  # its switches have their defaults again
+        torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(False)
+        torch.set_float32_matmul_precision("highest")
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
 
 
 def forget_frames(error: BaseException | None) -> None:
