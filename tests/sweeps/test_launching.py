@@ -18,21 +18,22 @@ from cocoseg.run_folder import FAILED, FINISHED, STOPPED, Outcome
 from cocoseg.sweeps.launching import (
     OUTPUT,
     Job,
-    Pool,
-    _to_return,
     count_side_by_side,
+    job_return,
     launch,
+    run_jobs,
     visible_gpus,
 )
 from conftest import ROOT, SMALL
 
 
 @pytest.fixture
-def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Makes a pool of jobs that run such a program, with their folder as its argument."""
+def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Runs jobs that are such a program, with their folder as its argument. Returns them as they ended."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     config = OmegaConf.create({"hydra": {"job": {"override_dirname": "x=1", "name": "train"}}})
 
-    def make(program: str, jobs: int, side_by_side: int) -> Pool:
+    def run(program: str, count: int, side_by_side: int, received: list | None = None) -> list[Job]:
         (tmp_path / "program.py").write_text("import os, signal, sys, time\n" + textwrap.dedent(program))
         monkeypatch.setattr(
             cocoseg.sweeps.launching,
@@ -40,18 +41,18 @@ def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             lambda job: [sys.executable, str(tmp_path / "program.py"), str(job.folder)],
         )
         monkeypatch.setattr(cocoseg.sweeps.launching, "remember_failure", lambda *_: None)
-        numbered = [Job(number, ["x=1"], config, tmp_path / str(number)) for number in range(jobs)]
-        return Pool(numbered, side_by_side)
+        jobs = [Job(number, ["x=1"], config, tmp_path / str(number)) for number in range(count)]
+        return list(run_jobs(jobs, side_by_side, [] if received is None else received))
 
-    return make
+    return run
 
 
 def said(job: Job) -> list[str]:
     return (job.folder / OUTPUT).read_text().split()
 
 
-def test_so_many_at_a_time_and_each_in_its_own_process(pool):
-    jobs = list(pool("print(os.getpid(), time.time()); time.sleep(0.3); print(time.time())", 4, 2).run())
+def test_so_many_at_a_time_and_each_in_its_own_process(play):
+    jobs = play("print(os.getpid(), time.time()); time.sleep(0.3); print(time.time())", 4, 2)
     spans = [tuple(map(float, said(job)[1:])) for job in jobs]
     assert len({said(job)[0] for job in jobs}) == 4
     for begin, _ in spans:
@@ -59,41 +60,33 @@ def test_so_many_at_a_time_and_each_in_its_own_process(pool):
     assert {job.slot for job in jobs} == {0, 1}
 
 
-def test_gpus_are_handed_out_in_turn(pool, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-7")
-    jobs = list(pool("print(os.environ['CUDA_VISIBLE_DEVICES']); time.sleep(0.2)", 6, 3).run())
-    assert {(job.slot, *said(job)) for job in jobs} == {(0, "3"), (1, "GPU-7"), (2, "3")}
+@pytest.mark.parametrize(
+    ("gpus", "count", "side_by_side", "expected"),
+    [
+        ("3,GPU-7", 6, 3, {(0, "3"), (1, "GPU-7"), (2, "3")}),  # in turn
+        ("0,1,2,3", 2, 2, {(0, "0,2"), (1, "1,3")}),  # divided
+        ("0,1,2,3", 1, 2, {(0, "0,2")}),  # the last job of a sweep has as many as the others had
+    ],
+)
+def test_gpus_are_shared(play, monkeypatch: pytest.MonkeyPatch, gpus: str, count, side_by_side, expected):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+    jobs = play("print(os.environ['CUDA_VISIBLE_DEVICES']); time.sleep(0.2)", count, side_by_side)
+    assert {(job.slot, *said(job)) for job in jobs} == expected
 
 
-@pytest.mark.parametrize("jobs", [2, 1])
-def test_gpus_that_outnumber_the_jobs_are_divided(pool, monkeypatch: pytest.MonkeyPatch, jobs: int):
-    """A single last job of a sweep has as many as the others had."""
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
-    ended = list(pool("print(os.environ['CUDA_VISIBLE_DEVICES']); time.sleep(0.2)", jobs, 2).run())
-    assert {(job.slot, *said(job)) for job in ended} == {(0, "0,2"), (1, "1,3")} - {(jobs, "1,3")}
-
-
-def test_several_processes_of_a_job_divide_its_cores_themselves(pool, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no affinity on this system")
+def test_cores_are_divided(play, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    made = pool("print(os.environ.get('OMP_NUM_THREADS'))", 1, 1)
-    made.jobs[0].config.trainer = {"devices": [0, 1]}
-    assert said(*made.run()) == ["None"]
-    made.jobs[0].config.trainer = {"devices": [0]}
-    assert said(*made.run())[-1].isdigit()
-
-
-def test_cores_are_divided(pool, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(cocoseg.sweeps.launching, "available_cores", lambda: 8)
-    program = "time.sleep(0.3); print(os.environ['OMP_NUM_THREADS'], *os.sched_getaffinity(0))"
-    jobs = list(pool(program, 2, 2).run())
-    assert {said(job)[0] for job in jobs} == {"4"}
-    if len(os.sched_getaffinity(0)) > 1:
-        assert set(said(jobs[0])[1:]).isdisjoint(said(jobs[1])[1:])
+    count = len(os.sched_getaffinity(0))
+    program = "time.sleep(0.3); import torch; print(torch.get_num_threads(), *os.sched_getaffinity(0))"
+    jobs = play(program, 2, count)
+    assert [said(job)[0] for job in jobs] == ["1", "1"]
+    if count > 1:
+        assert said(jobs[0])[1:] != said(jobs[1])[1:]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_is_passed_on_and_no_further_job_begins(pool, number: signal.Signals):
+def test_a_signal_is_passed_on_and_no_further_job_begins(play, tmp_path: Path, number: signal.Signals):
     program = """
         def leave(number, frame):
             print("received", number)
@@ -103,36 +96,18 @@ def test_a_signal_is_passed_on_and_no_further_job_begins(pool, number: signal.Si
         print("begun", flush=True)
         time.sleep(60)
     """
-    made = pool(program, 3, 2)
-    running = made.run()
-    handlers = signal.getsignal(number)
-
-    def send(*_: object) -> None:
-        os.kill(os.getpid(), number)
-
-    signal.signal(signal.SIGALRM, send)
+    handlers, received = signal.getsignal(number), []
+    signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), number))
     signal.setitimer(signal.ITIMER_REAL, 1.5)
-    ended = list(running)
-    assert made.received == number
+    ended = play(program, 3, 2, received)
+    assert received == [number]
     assert sorted(job.number for job in ended) == [0, 1]
     assert {tuple(said(job)) for job in ended} == {("begun", "received", str(int(number)))}
-    assert not (made.jobs[2].folder / OUTPUT).exists()
+    assert not (tmp_path / "2").exists()
     assert signal.getsignal(number) is handlers
 
 
-def test_a_second_signal_ends_jobs_that_do_not_listen(pool):
-    made = pool("signal.signal(signal.SIGTERM, signal.SIG_IGN); print('begun'); time.sleep(60)", 1, 1)
-    signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    signal.setitimer(signal.ITIMER_REAL, 1.0, 0.5)
-    try:
-        (job,) = made.run()
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-    assert job.process.returncode == -signal.SIGKILL
-
-
-def test_a_signal_that_comes_while_a_job_begins_reaches_it(pool, monkeypatch: pytest.MonkeyPatch):
-    made = pool("time.sleep(60)", 2, 1)
+def test_a_signal_that_comes_while_a_job_begins_reaches_it(play, monkeypatch: pytest.MonkeyPatch):
     begin = subprocess.Popen
 
     def begin_and_receive(*args: object, **options: object) -> subprocess.Popen:
@@ -141,21 +116,20 @@ def test_a_signal_that_comes_while_a_job_begins_reaches_it(pool, monkeypatch: py
         return process
 
     monkeypatch.setattr(cocoseg.sweeps.launching.subprocess, "Popen", begin_and_receive)
-    (job,) = made.run()
+    (job,) = play("time.sleep(60)", 2, 1)
     assert job.process.returncode == -signal.SIGTERM
 
 
-def test_a_job_that_is_stopped_before_it_listens_has_not_failed(pool):
-    made = pool("os.kill(os.getpid(), signal.SIGTERM)", 1, 1)
-    (job,) = made.run()
-    result = _to_return(job, signal.SIGTERM)
+def test_a_job_that_is_stopped_before_it_listens_has_not_failed(play):
+    (job,) = play("os.kill(os.getpid(), signal.SIGTERM)", 1, 1)
+    result = job_return(job, was_stopped=True)
     assert result.status.name == "FAILED"  # for Hydra, which knows nothing between
     assert Outcome.read(job.folder) is None
-    assert _to_return(job).status.name == "FAILED"
+    assert job_return(job, was_stopped=False).status.name == "FAILED"
     assert Outcome.read(job.folder).state == FAILED  # nobody else has ended it
 
 
-def test_how_jobs_ended(pool, capsys: pytest.CaptureFixture[str]):
+def test_how_jobs_ended(play, tmp_path: Path):
     program = """
         number = sys.argv[1][-1]
         if number == "1":
@@ -163,31 +137,29 @@ def test_how_jobs_ended(pool, capsys: pytest.CaptureFixture[str]):
         if number == "2":
             os.kill(os.getpid(), signal.SIGKILL)
     """
-    made = pool(program, 4, 4)
-    for job in made.jobs:
-        job.folder.mkdir()
-    Outcome(FINISHED, miou=0.5).write(made.jobs[0].folder)
-    Outcome(FAILED, "no").write(made.jobs[1].folder)
-    results = {job.number: _to_return(job) for job in made.run()}
-    assert [results[number].status.name for number in range(4)] == [
-        "COMPLETED",
-        "FAILED",
-        "FAILED",
-        "COMPLETED",
-    ]
+    Outcome(FINISHED, miou=0.5).write(tmp_path / "0")
+    Outcome(FAILED, "no").write(tmp_path / "1")
+    results = {job.number: job_return(job, was_stopped=False) for job in play(program, 4, 4)}
+    states = [results[number].status.name for number in range(4)]
+    assert states == ["COMPLETED", "FAILED", "FAILED", "COMPLETED"]
     assert results[0].return_value == 0.5
     assert results[3].return_value is None
     with pytest.raises(Exception, match="error: no"):
         _ = results[1].return_value
-    outcome = Outcome.read(made.jobs[2].folder)
+    outcome = Outcome.read(tmp_path / "2")
     assert outcome.state == FAILED
     assert outcome.reason.startswith("ended by SIGKILL, see ")
 
 
-def test_an_error_of_ours_leaves_no_process(pool):
-    made = pool("time.sleep(60)", 2, 2)
-    running = made.run()
-    made.jobs[1].process = None
+def test_an_error_of_ours_leaves_no_process(play, monkeypatch: pytest.MonkeyPatch):
+    started = []
+
+    class Noted(subprocess.Popen):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            started.append(self)
+
+    monkeypatch.setattr(cocoseg.sweeps.launching.subprocess, "Popen", Noted)
 
     def fail(*_: object) -> None:
         raise RuntimeError
@@ -195,23 +167,21 @@ def test_an_error_of_ours_leaves_no_process(pool):
     signal.signal(signal.SIGALRM, fail)
     signal.setitimer(signal.ITIMER_REAL, 0.7)
     with pytest.raises(RuntimeError):
-        next(running)
-    for job in made.jobs:
-        assert job.process.wait(timeout=10) == -signal.SIGKILL
+        play("time.sleep(60)", 2, 2)
+    assert [process.wait(timeout=10) for process in started] == [-signal.SIGKILL] * 2
 
 
 def test_commands_name_folder_and_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     commands = []
 
-    class Recorded(Pool):
-        def run(self):
-            commands.extend(cocoseg.sweeps.launching.command(job) for job in self.jobs)
-            for job in self.jobs:
-                job.process = subprocess.Popen(["true"])
-                job.process.wait()
-                yield job
+    def record(jobs, side_by_side, received):
+        for job in jobs:
+            commands.append(cocoseg.sweeps.launching.command(job))
+            job.process = subprocess.Popen(["true"])
+            job.process.wait()
+            yield job
 
-    monkeypatch.setattr(cocoseg.sweeps.launching, "Pool", Recorded)
+    monkeypatch.setattr(cocoseg.sweeps.launching, "run_jobs", record)
     monkeypatch.setattr(sys, "argv", ["train.py", "-m", "--config-dir", "mine", "-cn=train", "seed=1,2"])
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
     from hydra.core.global_hydra import GlobalHydra
@@ -221,8 +191,9 @@ def test_commands_name_folder_and_number(tmp_path: Path, monkeypatch: pytest.Mon
         overrides = ['hydra.sweep.dir="' + escaped + '"', "hydra.mode=MULTIRUN", "hydra.verbose=false"]
         config = compose("train", overrides, return_hydra_config=True)
         loader = GlobalHydra.instance().config_loader()
-        launch(config, loader, [["seed=1"], ["seed=2", "hydra.sweep.subdir=x"]], 4, 2)
-    first, second = commands
+        given = [["seed=1"], ["seed=2", "hydra.sweep.subdir=x"], ["sweep.trial=9", "hydra.sweep.subdir=9"]]
+        launch(config, loader, given, 4, 2)
+    first, second, trial = commands
     assert first[:5] == [sys.executable, "train.py", "--config-dir=mine", "--config-name=train", "seed=1"]
     assert "hydra.mode=RUN" in first
     assert "hydra.mode=MULTIRUN" not in first
@@ -230,6 +201,7 @@ def test_commands_name_folder_and_number(tmp_path: Path, monkeypatch: pytest.Mon
     assert "hydra.job.num=4" in first
     assert f'hydra.run.dir="{escaped}/4"' in first
     assert f'hydra.run.dir="{escaped}/x"' in second
+    assert "hydra.job.num=9" in trial  # trials that are resumed side by side need not be consecutive
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,7 @@ from cocoseg.cli import JobFailedError, remember_failure
 from cocoseg.errors import CocosegError
 from cocoseg.files import from_here
 from cocoseg.overrides import key_of
-from cocoseg.ranks import may_be_several
-from cocoseg.run_folder import FAILED, Outcome
+from cocoseg.run_folder import FAILED, FINISHED, STOPPED, Outcome
 from cocoseg.workers import PARENT, SIGNALS, available_cores, exit_code
 
 log = logging.getLogger(__name__)
@@ -37,12 +36,9 @@ FLAGS = ("config-dir", "config-name", "config-path")  # Hydra's, which jobs get 
 
 @dataclass
 class Job:
-    """A job and, once it has started, its process.
+    """A job of a multirun and, once it has started, its process.
 
     Attributes:
-        number: index of the job in the sweep.
-        config: composed for this job.
-        folder: run folder.
         slot: index among the jobs that run at the same time, which decides on GPUs and cores.
         started: `time.monotonic()`.
     """
@@ -56,87 +52,86 @@ class Job:
     started: float = 0.0
 
 
-class Pool:
-    """Runs jobs side by side. A signal is passed on to them, and no further job starts.
+def launch(
+    config: DictConfig,
+    config_loader: Any,
+    job_overrides: Sequence[Sequence[str]],
+    first: int,
+    n_jobs: int | None,
+) -> list[JobReturn]:
+    """Run jobs, numbered from `first`, as Hydra's launchers do. The value of each is its validation mIoU."""
+    configure_log(config.hydra.hydra_logging, config.hydra.verbose)
+    jobs = [_compose(config, config_loader, first + i, given) for i, given in enumerate(job_overrides)]
+    side_by_side = count_side_by_side(n_jobs)
+    log.info("%d jobs, %d side by side", len(jobs), min(len(jobs), side_by_side))
+    received: list[signal.Signals] = []
+    returns = {job.number: job_return(job, bool(received)) for job in run_jobs(jobs, side_by_side, received)}
+    if received:
+        sys.exit(exit_code(received[0]))
+    return [returns[job.number] for job in jobs]
+
+
+def run_jobs(jobs: Sequence[Job], side_by_side: int, received: list[signal.Signals]) -> Iterator[Job]:
+    """Run jobs side by side, and yield each when its process has ended.
+
+    A signal is passed on to the jobs, which then save and export; a second one ends them at once. No further
+    job starts.
 
     Args:
-        jobs: in the order in which they start.
-        side_by_side: number of jobs at a time.
+        side_by_side: number of jobs at a time. Each has one of so many shares of GPUs and cores; the last
+            ones of a sweep have no more.
+        received: signals are appended to it.
     """
+    waiting, running, passed_on = list(jobs), [], 0
+    gpus = _shares_of_gpus(side_by_side)
 
-    def __init__(self, jobs: list[Job], side_by_side: int):
-        self.jobs = jobs
-        self.slots = max(1, side_by_side)
-        self.side_by_side = min(self.slots, len(jobs))
-        self.gpus = visible_gpus()
-        self.running: list[Job] = []
-        self._signals: list[signal.Signals] = []  # all that were received
-        self._passed_on = 0  # number of those that the jobs have got
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(signal.Signals(number))
 
-    @property
-    def received(self) -> signal.Signals | None:
-        """The first signal that was received."""
-        return self._signals[0] if self._signals else None
+    handlers = {number: signal.signal(number, note) for number in SIGNALS}
+    try:
+        while running or (waiting and not received):
+            for slot in sorted(set(range(side_by_side)) - {job.slot for job in running}):
+                if waiting and not received:
+                    job = waiting.pop(0)
+                    _start(job, slot, side_by_side, gpus[slot])
+                    running.append(job)
+            time.sleep(POLL_EVERY)
+            # Not in `note`: a job may be starting just then, whose process is not known yet.
+            for number in received[passed_on:]:
+                for job in running:
+                    job.process.send_signal(number)
+                passed_on += 1
+            for job in [job for job in running if job.process.poll() is not None]:
+                running.remove(job)
+                yield job
+    finally:
+        for job in running:  # only after an error: no process stays behind
+            job.process.kill()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
-    def run(self) -> Iterator[Job]:
-        """Yield each job when its process has ended."""
-        waiting = list(self.jobs)
-        handlers = {number: signal.signal(number, self._collect) for number in SIGNALS}
-        try:
-            while self.running or (waiting and self.received is None):
-                for slot in sorted(set(range(self.side_by_side)) - {job.slot for job in self.running}):
-                    if waiting and self.received is None:
-                        self._start(waiting.pop(0), slot)
-                time.sleep(POLL_EVERY)
-                self._pass_on()
-                for job in [job for job in self.running if job.process.poll() is not None]:
-                    self.running.remove(job)
-                    yield job
-        finally:
-            for job in self.running:  # only after an error: no process stays behind
-                job.process.kill()
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
 
-    def _start(self, job: Job, slot: int) -> None:
-        job.folder.mkdir(parents=True, exist_ok=True)
-        job.slot, job.started = slot, time.monotonic()
-        with (job.folder / OUTPUT).open("ab") as output:
-            job.process = subprocess.Popen(
-                command(job),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=self._environment(job),
-                start_new_session=True,  # a terminal's Ctrl-C reaches it through this process, once
-            )
-        self.running.append(job)
-        if hasattr(os, "sched_setaffinity"):
-            cores = sorted(os.sched_getaffinity(0))
-            with suppress(OSError):
-                os.sched_setaffinity(job.process.pid, cores[slot :: self.side_by_side] or cores)
-
-    def _environment(self, job: Job) -> dict[str, str]:
-        own = {**os.environ, "PYTHONUNBUFFERED": "1", PARENT: str(os.getpid())}
-        if not may_be_several(OmegaConf.to_container(job.config).get("trainer", {})):
-            # With several processes Lightning divides the job's cores itself, unless the variable is set.
-            own.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // self.side_by_side)))
-        if self.gpus:
-            # By all slots, not by those in use, so that the last trial of a sweep has as many as the others.
-            share = self.gpus[job.slot :: self.slots] or [self.gpus[job.slot % len(self.gpus)]]
-            own["CUDA_VISIBLE_DEVICES"] = ",".join(share)
-        return own
-
-    def _collect(self, number: int, frame: FrameType | None) -> None:
-        # Passed on later: a job may be starting just now, whose process is not known yet.
-        self._signals.append(signal.Signals(number))
-
-    def _pass_on(self) -> None:
-        """Send the first signal to the jobs, which then save and export. A second one kills them."""
-        for number in self._signals[self._passed_on :]:
-            for job in self.running:
-                job.process.send_signal(signal.SIGKILL if self._passed_on else number)
-            self._passed_on += 1
+def _start(job: Job, slot: int, side_by_side: int, gpus: str | None) -> None:
+    """Start a job's process on its share of the cores, and on these GPUs."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    job.slot, job.started = slot, time.monotonic()
+    own = {"PYTHONUNBUFFERED": "1", PARENT: str(os.getpid())}
+    if gpus is not None:
+        own["CUDA_VISIBLE_DEVICES"] = gpus
+    with (job.folder / OUTPUT).open("ab") as output:
+        job.process = subprocess.Popen(
+            command(job),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=os.environ | own,
+            start_new_session=True,  # a terminal's Ctrl-C reaches it through this process, once
+        )
+    if hasattr(os, "sched_setaffinity"):  # torch starts a thread per core that it may use
+        cores = sorted(os.sched_getaffinity(0))
+        with suppress(OSError):
+            os.sched_setaffinity(job.process.pid, cores[slot::side_by_side] or cores)
 
 
 def count_side_by_side(n_jobs: int | None) -> int:
@@ -158,33 +153,12 @@ def visible_gpus() -> list[str]:
     return []
 
 
-def launch(
-    config: DictConfig,
-    config_loader: Any,
-    job_overrides: Sequence[Sequence[str]],
-    first: int,
-    n_jobs: int | None,
-) -> list[JobReturn]:
-    """Run jobs as Hydra's launchers do.
-
-    Args:
-        config: configuration of the multirun.
-        config_loader: Hydra's.
-        job_overrides: overrides of each job.
-        first: number of the first job.
-        n_jobs: see `count_side_by_side`.
-
-    Returns:
-        record of each job; its value is the validation mIoU.
-    """
-    configure_log(config.hydra.hydra_logging, config.hydra.verbose)
-    jobs = [_compose(config, config_loader, first + i, given) for i, given in enumerate(job_overrides)]
-    pool = Pool(jobs, count_side_by_side(n_jobs))
-    log.info("%d jobs, %d side by side", len(jobs), pool.side_by_side)
-    returns = {job.number: _to_return(job, pool.received) for job in pool.run()}
-    if pool.received is not None:
-        sys.exit(exit_code(pool.received))
-    return [returns[job.number] for job in jobs]
+def _shares_of_gpus(count: int) -> list[str | None]:
+    """CUDA_VISIBLE_DEVICES of each of so many jobs; None without GPUs."""
+    gpus = visible_gpus()
+    if not gpus:
+        return [None] * count
+    return [",".join(gpus[index::count] or [gpus[index % len(gpus)]]) for index in range(count)]
 
 
 def command(job: Job) -> list[str]:
@@ -206,44 +180,34 @@ def command(job: Job) -> list[str]:
 
 def _compose(config: DictConfig, config_loader: Any, number: int, overrides: Sequence[str]) -> Job:
     composed = config_loader.load_sweep_config(config, list(overrides))
+    trial = OmegaConf.select(composed, "sweep.trial")
+    number = number if trial is None else trial  # trials that are resumed need not be consecutive
     with open_dict(composed):
         composed.hydra.job.id = composed.hydra.job.num = number
     folder = Path(composed.hydra.sweep.dir, str(composed.hydra.sweep.subdir)).absolute()
     return Job(number, list(overrides), composed, folder)
 
 
-def _to_return(job: Job, received: signal.Signals | None = None) -> JobReturn:
-    """Hydra's record of a job that has ended; logs a line about it.
-
-    Args:
-        received: signal that was passed on to the jobs.
-    """
+def job_return(job: Job, was_stopped: bool = False) -> JobReturn:
+    """Hydra's record of a job that has ended, by a signal of ours where `was_stopped`; logs a line."""
     code, seconds = job.process.returncode, time.monotonic() - job.started
+    unknown = Outcome(STOPPED, f"exit code {code}") if code else Outcome(FINISHED)
+    outcome = Outcome.read(job.folder) or unknown
     # A job that a signal ends before it has a handler has not failed: it starts again when the sweep goes on.
-    stopped = received is not None or code in map(exit_code, SIGNALS)
-    outcome = Outcome.read(job.folder) if stopped or not code else _failure(job)
-    if not code:
-        state = "done" if outcome is None else outcome.state
-        miou = outcome and outcome.miou
-        score = "" if miou is None else f", mIoU {miou:.3f}"
-        log.info("job %d %s after %.0f s%s  %s", job.number, state, seconds, score, from_here(job.folder))
-        return JobReturn(job.overrides, status=JobStatus.COMPLETED, _return_value=miou)
-    failed = outcome is not None and outcome.state == FAILED
-    reason = outcome.reason if failed else f"exit code {code}"
-    log.info("job %d %s after %.0f s: %s", job.number, "failed" if failed else "stopped", seconds, reason)
-    if failed:
-        remember_failure(job.number, f"job {job.number} ({job.config.hydra.job.override_dirname})", reason)
-    error = JobFailedError(f"error: {reason}")
-    return JobReturn(job.overrides, status=JobStatus.FAILED, _return_value=error)
-
-
-def _failure(job: Job) -> Outcome:
-    """Outcome of a job that failed: its own or, written into its folder now, how its process ended."""
-    outcome = Outcome.read(job.folder)
-    if outcome is None or outcome.state != FAILED:
-        code = job.process.returncode
+    if code and outcome.state != FAILED and not was_stopped and code not in map(exit_code, SIGNALS):
         reason = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         outcome = Outcome(FAILED, f"{reason}, see {from_here(job.folder / OUTPUT)}")
         with suppress(CocosegError):
             outcome.write(job.folder)
-    return outcome
+    score = "" if outcome.miou is None else f"mIoU {outcome.miou:.3f}"
+    result = outcome.reason or score
+    log.info(
+        "job %d %s after %.0f s  %s  %s", job.number, outcome.state, seconds, result, from_here(job.folder)
+    )
+    if not code:
+        return JobReturn(job.overrides, status=JobStatus.COMPLETED, _return_value=outcome.miou)
+    if outcome.state == FAILED:
+        name = f"job {job.number} ({job.config.hydra.job.override_dirname})"
+        remember_failure(job.number, name, outcome.reason)
+    error = JobFailedError(f"error: {outcome.reason}")
+    return JobReturn(job.overrides, status=JobStatus.FAILED, _return_value=error)
