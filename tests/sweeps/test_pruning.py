@@ -38,8 +38,8 @@ def study(tmp_path: Path) -> optuna.Study:
 class Trial:
     """Validations of the running trial."""
 
-    def __init__(self, folder: Path, used_before: float = 0.0, **settings):
-        self.budget = Budget(None, used_before=used_before)
+    def __init__(self, folder: Path, **settings):
+        self.budget = Budget(None)
         settings = {"method": "tpe", "pruner": "median", "trial": STARTUP_TRIALS, **settings}
         self.prune = PruneTrial(SweepConfig(**settings), folder, self.budget)
         self.trainer = SimpleNamespace(sanity_checking=False, should_stop=False)
@@ -90,17 +90,8 @@ def test_tenths_without_a_validation_have_the_best_before(study: optuna.Study, t
 
 def test_a_resumed_trial_reports_on(study: optuna.Study, tmp_path: Path):
     Trial(tmp_path).validate(0.41, 0.5)
-    Trial(tmp_path, used_before=5.0).validate(0.61, 0.4)
+    Trial(tmp_path).validate(0.61, 0.4)
     assert reported(study) == {1: 0.0, 2: 0.0, 3: 0.0, 4: 0.5, 5: 0.5, 6: 0.5}
-
-
-def test_a_trial_that_begins_anew_reports_its_own(study: optuna.Study, tmp_path: Path):
-    Trial(tmp_path).validate(0.41, 0.3)
-    trial = Trial(tmp_path)
-    assert not trial.validate(0.41, 0.1)
-    assert trial.validate(0.51, 0.2)
-    assert reported(study)[5] == 0.2
-    assert trial.prune.reason.startswith("mIoU 0.200 at 51%")
 
 
 @pytest.mark.parametrize("settings", [{"trial": None}, {"pruner": "none"}])

@@ -1,4 +1,4 @@
 """Search space and time limit in, many runs and their comparison out. No torch but where a trial is pruned.
 
-Start with `search.py`; `rounds.py` divides the time.
+Start with `search.py`.
 """

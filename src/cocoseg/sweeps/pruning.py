@@ -29,20 +29,18 @@ REASONS = {  # after "mIoU 0.330 at 52%"
 
 
 def make_pruner(name: str) -> Any:
-    """Optuna's pruner of this name, one of `config.PRUNERS`.
+    """Optuna's pruner of this name: median, halving or hyperband.
 
     Halving has rungs at steps 2 and 6. Hyperband has two brackets of trials, one that begins with each of
     these rungs; a trial's bracket follows from its number, so that all processes agree on it.
     """
     from optuna import pruners
 
-    if name == "median":
-        return pruners.MedianPruner(STARTUP_TRIALS, n_warmup_steps=WARMUP)
     if name == "halving":
         return pruners.SuccessiveHalvingPruner(min_resource=FIRST_RUNG, reduction_factor=FACTOR)
     if name == "hyperband":
         return pruners.HyperbandPruner(FIRST_RUNG, max_resource=TENTHS, reduction_factor=FACTOR)
-    return pruners.NopPruner()
+    return pruners.MedianPruner(STARTUP_TRIALS, n_warmup_steps=WARMUP)
 
 
 class PruneTrial(L.Callback):
@@ -108,6 +106,5 @@ class PruneTrial(L.Callback):
             self._trial = optuna.trial.Trial(study, found._trial_id)
             earlier = found.intermediate_values  # reported by an attempt that was interrupted
             self._reported = max(earlier, default=0)
-            if self.budget.used_before:  # the trial is resumed, not restarted
-                self._best = max(earlier.values(), default=0.0)
+            self._best = max(earlier.values(), default=0.0)
         return self._trial

@@ -1,8 +1,14 @@
-"""Sweeps: Hydra composes the jobs, Optuna proposes them, and all of them fit one time limit. No torch."""
+"""Sweeps: Optuna proposes trials, Hydra composes and runs them in rounds, within one time limit. No torch.
+
+All trials have the same limit, fixed when the sweep begins (`plan_limit`). Time that pruned or failed trials
+save buys further trials.
+"""
 
 import logging
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +16,141 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from cocoseg.budget.budget import Budget, process_age
 from cocoseg.budget.ledger import keep_ledger, read_ledger
+from cocoseg.cli import remember_failure
 from cocoseg.config import Config, SweepConfig
-from cocoseg.durations import clock, in_seconds
-from cocoseg.errors import CocosegError
+from cocoseg.durations import as_duration, clock, in_seconds
+from cocoseg.errors import CocosegError, TrainingError
 from cocoseg.files import from_here
-from cocoseg.sweeps.rounds import END, SHORTEST, Launch, Sweep, plan_limit
+from cocoseg.overrides import key_of
+from cocoseg.run_folder import FAILED, Outcome
 from cocoseg.sweeps.space import split_overrides
-from cocoseg.sweeps.study import JOURNAL, Study
+from cocoseg.sweeps.study import JOURNAL, Study, Trial
 
 log = logging.getLogger(__name__)
 
 LEDGER = "sweep.json"  # time that all attempts at the sweep used
+END = 6.0  # seconds for the leaderboard and to leave the process, on a busy machine
+OVERHEAD = 1.0  # seconds that a round takes beyond its jobs' limit
+SHORTEST = 10.0  # seconds in which a job can load torch, learn something and export
+SQUEEZE = 0.9  # least share of the limit that a trial gets where the sweep's time ends before
+MAX_FAILURES = 5  # trials that fail, and none that succeeds, before a sweep gives up
+
+# Overrides of each job, number of the first trial, limit of the longest job in seconds (None: as configured).
+Launch = Callable[[Sequence[Sequence[str]], int, float | None], Any]
+
+
+@dataclass
+class Sweep:
+    """A sweep in progress.
+
+    Attributes:
+        fixed: overrides that all jobs share.
+        launch: runs jobs side by side and returns when all have ended.
+        parallel: number of jobs side by side.
+        budget: time of the whole sweep.
+        limit: seconds of each trial; None: `trainer.max_time` as it is configured, or none.
+        failed, succeeded: number of trials that this process has tried.
+    """
+
+    settings: SweepConfig
+    study: Study
+    fixed: list[str]
+    launch: Launch
+    parallel: int
+    budget: Budget
+    limit: float | None
+    failed: int = 0
+    succeeded: int = 0
+
+    def run(self) -> int:
+        """Try one round of trials after the other until all are done or the time is up.
+
+        Returns:
+            The number of trials that failed.
+
+        Raises:
+            TrainingError: all of the first trials have failed.
+        """
+        if started := self.study.started():
+            log.info("%s: resumed with %d trials", from_here(self.study.sweep_dir), started)
+        interrupted = self.study.interrupted()
+        with keep_ledger(self.study.sweep_dir / LEDGER, self.budget):
+            while trials := self.next_round(interrupted):
+                limits = [self.limit_of(trial) for trial in trials]
+                jobs = [self.overrides(trial, limit) for trial, limit in zip(trials, limits, strict=True)]
+                self.launch(jobs, trials[0].number, None if self.limit is None else max(limits))
+                for trial in trials:
+                    self.conclude(trial, trial.outcome())
+            self.budget.finished = True
+        if self.budget.limit is not None:
+            log.info("sweep: %s of %s", clock(self.budget.used()), clock(self.budget.limit))
+        return self.failed
+
+    def next_round(self, interrupted: list[Trial]) -> list[Trial]:
+        """Trials that run side by side now; empty where all are done, or no further one fits into the time.
+
+        Args:
+            interrupted: trials of an earlier process; those that run now are taken out of it.
+        """
+        # With a limit for the sweep as many trials as fit, but a grid has no further points.
+        buys_more = self.budget.limit is not None and self.settings.method != "grid"
+        trials: list[Trial] = []
+        while len(trials) < self.parallel:
+            lacks = self.study.started() < (self.settings.trials or 0)
+            if interrupted and self.fits(interrupted[0].used()):
+                trials.append(interrupted.pop(0))
+            elif (lacks or buys_more) and self.fits(0.0):
+                trials.append(self.study.start_trial())
+            else:
+                if not trials and (lacks or interrupted):
+                    log.info("no time is left for another trial")
+                break
+        return trials
+
+    def fits(self, used: float) -> bool:
+        """Whether a trial that has used so many seconds of its limit can end in time, or nearly so."""
+        return self.limit is None or self.seconds_left() >= max(SHORTEST, SQUEEZE * self.limit - used)
+
+    def limit_of(self, trial: Trial) -> float | None:
+        """Seconds of a trial: a little less for the last ones, where the sweep's time ends before theirs."""
+        return None if self.limit is None else min(self.limit, trial.used() + self.seconds_left())
+
+    def seconds_left(self) -> float:
+        """Seconds for the jobs of one round, if it were the last one; infinite without a limit."""
+        return self.budget.left() - END - OVERHEAD
+
+    def overrides(self, trial: Trial, limit: float | None) -> list[str]:
+        """Overrides of a trial's job.
+
+        Args:
+            limit: seconds, those that earlier attempts used included.
+        """
+        own = {
+            **trial.point,
+            "sweep.name": self.settings.name,
+            "sweep.trial": trial.number,
+            "hydra.sweep.subdir": trial.number,
+        }
+        if limit is not None:
+            own["trainer.max_time"] = as_duration(limit)
+        keys = set(map(key_of, own))
+        shared = [override for override in self.fixed if key_of(override) not in keys]
+        return shared + [f"{key}={value}" for key, value in own.items()]
+
+    def conclude(self, trial: Trial, outcome: Outcome) -> None:
+        """Record and log how a trial has ended; give up where all of the first ones have failed."""
+        self.study.record(trial, outcome)
+        point = " ".join(f"{key}={value}" for key, value in trial.point.items())
+        if outcome.state != FAILED:
+            self.succeeded += 1
+            result = outcome.reason or f"mIoU {outcome.miou:.3f}"
+            log.info("trial %d %s: %s  %s", trial.number, outcome.state, result, point)
+            return
+        self.failed += 1
+        remember_failure(trial.number, f"job {trial.number} ({point})", outcome.reason)
+        log.info("trial %d failed: %s", trial.number, outcome.reason)
+        if self.failed >= MAX_FAILURES and not self.succeeded and self.settings.method != "grid":
+            raise TrainingError(f"sweep: the first {self.failed} trials have all failed")
 
 
 def open_sweep(
@@ -35,75 +165,70 @@ def open_sweep(
     """Check all settings of a sweep, and only then open its study, or the one of an earlier attempt.
 
     Args:
-        config: settings of the multirun.
         sweep_dir: folder of the sweep, which this process owns; trial n runs in its subfolder n.
         arguments: overrides of the command line.
-        launch: see `Sweep`.
-        parallel: number of jobs that `launch` runs side by side.
+        launch, parallel: see `Sweep`.
         config_loader: Hydra's, which knows the options of a group.
 
     Raises:
         CocosegError: the settings contradict each other, or the time does not suffice.
     """
     settings = config.sweep
-    total, max_time = in_seconds(settings.total_time), in_seconds(config.time_limit)
     parser = OverridesParser.create(config_loader=config_loader)
     overrides = parser.parse_overrides(list(arguments))
     extra = parser.parse_overrides([f"{key}={value}" for key, value in settings.space.items()])
-    fixed, space = split_overrides(overrides, {one.get_key_element(): one for one in extra})
+    fixed, space = split_overrides(overrides, extra)
+    total, max_time = in_seconds(settings.total_time), in_seconds(config.time_limit)
     if not any(override.key_or_group == "trainer.max_time" for override in overrides):
         max_time = None  # a preset's
-    require_one_open(settings, has_total=total is not None, has_max_time=max_time is not None)
-    settings.name = settings.name or sweep_dir.name
+    require_amount(settings, has_max_time=max_time is not None)
     if settings.method == "grid":
         settings.trials = len(space.grid())
+    settings.name = settings.name or sweep_dir.name
 
     budget = Budget(total, began=time.monotonic() - process_age())
     budget.resume(read_ledger(sweep_dir / LEDGER))
-    if total is not None and not (sweep_dir / JOURNAL).exists():
+    limit = None
+    if total is not None:
         limit = plan_limit(budget.left() - END, parallel, settings.trials, max_time)
-        if limit < SHORTEST:
+        if limit < SHORTEST and not (sweep_dir / JOURNAL).exists():
             raise CocosegError(
                 f"sweep.total_time: {clock(total)} leave {max(0, limit):.0f} s to each job; they need "
                 f"{SHORTEST:.0f} s at least: fewer trials, or more time"
             )
+        limit = max(SHORTEST, limit)
 
     sweep_dir.mkdir(parents=True, exist_ok=True)
     study = Study(sweep_dir, settings.name, settings.method, space, config.seed)
-    if total is not None and study.limit is None:
-        trials = settings.trials and max(1, settings.trials - study.finished())
-        study.limit = max(SHORTEST, plan_limit(budget.left() - END, parallel, trials, max_time))
+    limit = study.fix_limit(limit)
     if config.ckpt_path is None:
         fixed.append("resume=auto")
-    return Sweep(settings, study, fixed, launch, parallel, budget, study.limit)
+    return Sweep(settings, study, fixed, launch, parallel, budget, limit)
 
 
-def run_sweep(sweep: Sweep) -> int:
-    """Run a sweep until its trials are done or its time is up. Returns the number of failed trials."""
-    study, budget = sweep.study, sweep.budget
-    if study.started():
-        log.info("%s: resumed with %d trials", from_here(study.sweep_dir), study.started())
-    with keep_ledger(study.sweep_dir / LEDGER, budget):
-        sweep.run()
-        budget.finished = True
-    best = study.best()
-    if best is not None:
-        log.info("best: trial %d with mIoU %.3f, %s", best[0], best[1], from_here(study.folder(best[0])))
-    if budget.limit is not None:
-        log.info("sweep: %s of %s", clock(budget.used()), clock(budget.limit))
-    return sweep.failed
-
-
-def require_one_open(settings: SweepConfig, *, has_total: bool, has_max_time: bool) -> None:
-    """Require that exactly one of the number of trials and the time of each follows from the total time."""
-    is_grid, trials = settings.method == "grid", settings.trials
-    if is_grid and trials is not None:
-        raise CocosegError("sweep.trials: a grid has as many as there are points; leave it out")
-    if not is_grid and trials is None and not (has_total and has_max_time):
+def require_amount(settings: SweepConfig, *, has_max_time: bool) -> None:
+    """Require that the length of the search follows from the settings, and none of them is ignored."""
+    has_trials, has_total = settings.trials is not None, settings.total_time is not None
+    if settings.method == "grid":
+        if has_trials:
+            raise CocosegError("sweep.trials: a grid has as many as there are points; leave it out")
+    elif not has_trials and not (has_total and has_max_time):
         raise CocosegError(
             "sweep.trials is not set; or give sweep.total_time and trainer.max_time, from which it follows"
         )
-    if has_total and has_max_time and (is_grid or trials is not None):
+    elif has_trials and has_total and has_max_time:
         raise CocosegError(
             "sweep.total_time: with a number of trials, trainer.max_time follows from it; leave one out"
         )
+
+
+def plan_limit(seconds: float, parallel: int, trials: int | None, max_time: float | None) -> float:
+    """Seconds for each trial of a sweep: `max_time` where it is given, else so that all `trials` fit.
+
+    Args:
+        seconds: time for all rounds.
+        parallel: trials per round.
+    """
+    if max_time is not None:
+        return math.floor(min(max_time, seconds - OVERHEAD))
+    return math.floor(seconds / math.ceil(trials / parallel) - OVERHEAD)

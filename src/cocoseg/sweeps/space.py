@@ -1,35 +1,38 @@
-"""The search space of a sweep, in Hydra's own sweep syntax. Optuna is imported where it is used."""
+"""The search space of a sweep: Hydra's sweep syntax as distributions of Optuna."""
 
 import itertools
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import Trial
 
 from cocoseg.errors import CocosegError
-
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
-    from optuna.trial import Trial
 
 DIGITS = 6  # significant digits of a proposed number
 
 
-@dataclass(frozen=True)
 class Space:
-    """Dimensions of a search by key, as in `optimizer.lr` or `+callbacks.x`."""
+    """The dimensions of a search.
 
-    dimensions: Mapping[str, Override]
+    Args:
+        dimensions: overrides with several values, by key as in `optimizer.lr` or `+callbacks.x`.
+
+    Raises:
+        CocosegError: a dimension is empty, has a logarithm of zero or an unknown tag.
+    """
+
+    def __init__(self, dimensions: Mapping[str, Override]):
+        self.dimensions = dimensions
+        self._distributions = {key: make_distribution(key, one) for key, one in dimensions.items()}
 
     def describe(self) -> dict[str, str]:
         """Each dimension as it was written; equal for equal spaces."""
         return {key: dimension.get_value_string() for key, dimension in sorted(self.dimensions.items())}
 
-    def propose(self, trial: "Trial") -> dict[str, str]:
+    def propose(self, trial: Trial) -> dict[str, str]:
         """A point as values of overrides; the same one for a trial that has one already."""
-        return {key: _format_value(_suggest(trial, key, one)) for key, one in self.dimensions.items()}
+        return {key: _suggest(trial, key, one) for key, one in self._distributions.items()}
 
     def grid(self) -> list[dict[str, str]]:
         """All points, the last dimension changing fastest.
@@ -44,20 +47,17 @@ class Space:
         return [dict(zip(self.dimensions, values, strict=True)) for values in itertools.product(*lists)]
 
 
-def split_overrides(overrides: Sequence[Override], extra: Mapping[str, Override]) -> tuple[list[str], Space]:
-    """Separate the dimensions of the search from the settings that all trials share.
+def split_overrides(overrides: Iterable[Override], extra: Iterable[Override]) -> tuple[list[str], Space]:
+    """Separate the settings that all trials share, as they were typed, from the dimensions of the search.
 
     Args:
         overrides: overrides of the command line, which win.
-        extra: dimensions in `sweep.space`, by key.
-
-    Returns:
-        the shared overrides as they were typed, and the space.
+        extra: dimensions in `sweep.space`.
 
     Raises:
-        CocosegError: there is nothing to search.
+        CocosegError: there is nothing to search, or a dimension is bad.
     """
-    dimensions, fixed = dict(extra), []
+    dimensions, fixed = {override.get_key_element(): override for override in extra}, []
     for override in overrides:
         key = override.get_key_element()
         if override.is_sweep_override():
@@ -76,23 +76,8 @@ def split_overrides(overrides: Sequence[Override], extra: Mapping[str, Override]
     return fixed, Space(dimensions)
 
 
-def _suggest(trial: "Trial", key: str, dimension: Override) -> Any:
-    distribution = make_distribution(key, dimension)
-    kind = type(distribution).__name__
-    if kind == "CategoricalDistribution":
-        return trial.suggest_categorical(key, distribution.choices)
-    suggest = trial.suggest_int if kind == "IntDistribution" else trial.suggest_float
-    return suggest(key, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
-
-
-def make_distribution(key: str, dimension: Override) -> "BaseDistribution":
-    """Optuna's distribution: numeric for intervals and ranges, else a choice between texts.
-
-    Raises:
-        CocosegError: the dimension is empty, has a logarithm of zero or an unknown tag.
-    """
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
+def make_distribution(key: str, dimension: Override) -> BaseDistribution:
+    """Optuna's distribution: numeric for intervals and ranges, else a choice between texts."""
     value = dimension.value()
     tags = getattr(value, "tags", set())
     if unknown := tags - {"log"}:
@@ -100,21 +85,22 @@ def make_distribution(key: str, dimension: Override) -> "BaseDistribution":
     log = "log" in tags
     try:
         if isinstance(value, IntervalSweep):
-            whole = isinstance(value.start, int) and isinstance(value.end, int)
-            return (IntDistribution if whole else FloatDistribution)(value.start, value.end, log=log)
-        if isinstance(value, RangeSweep):
+            low, high, step = value.start, value.end, None
+        elif isinstance(value, RangeSweep):
             numbers = list(value.range())
-            low, high = min(numbers), max(numbers)
-            if all(isinstance(number, int) for number in numbers):
-                return IntDistribution(low, high, log=log, step=1 if log else abs(value.step))
-            return FloatDistribution(low, high, log=log, step=None if log else abs(value.step))
-        return CategoricalDistribution(list(dimension.sweep_string_iterator()))
+            low, high, step = min(numbers), max(numbers), None if log else abs(value.step)
+        else:
+            return CategoricalDistribution(list(dimension.sweep_string_iterator()))
+        if isinstance(low, int) and isinstance(high, int):
+            return IntDistribution(low, high, log=log, step=step or 1)
+        return FloatDistribution(low, high, log=log, step=step)
     except ValueError as error:
         raise CocosegError(f"{key}={dimension.get_value_string()}: {' '.join(str(error).split())}") from error
 
 
-def _format_value(value: Any) -> str:
-    """Value of an override. The job uses the rounded number."""
-    if isinstance(value, float) and math.isfinite(value):
-        return f"{value:.{DIGITS}g}"
-    return str(value)
+def _suggest(trial: Trial, key: str, distribution: BaseDistribution) -> str:
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(key, distribution.choices)
+    suggest = trial.suggest_int if isinstance(distribution, IntDistribution) else trial.suggest_float
+    value = suggest(key, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
+    return f"{value:.{DIGITS}g}" if isinstance(value, float) else str(value)  # the job uses the rounded one

@@ -1,25 +1,22 @@
 """Optuna's side of a sweep: a study in a journal file of the sweep's folder, to which jobs report as well."""
 
 import json
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from cocoseg.budget.ledger import read_ledger
 from cocoseg.errors import CocosegError
-from cocoseg.run_folder import FAILED, PRUNED, STOPPED, Outcome
+from cocoseg.files import from_here
+from cocoseg.run_folder import FAILED, FINISHED, LEDGER, PRUNED, STOPPED, Outcome
 from cocoseg.sweeps.space import Space
 
 JOURNAL = "optuna.journal"
-LIMIT = "limit"  # attribute of Optuna's study
-
-try:
-    import optuna
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-    from optuna.trial import TrialState
-except ImportError as error:
-    raise CocosegError("sweep: Optuna is not installed; pip install -e '.[sweep]'") from error
+LIMIT, SEARCH = "limit", "search"  # attributes of Optuna's study
 
 
 @dataclass(frozen=True)
@@ -28,6 +25,23 @@ class Trial:
 
     number: int
     point: dict[str, str]
+    folder: Path
+
+    def used(self) -> float:
+        """Seconds that earlier attempts used."""
+        ledger = read_ledger(self.folder / LEDGER)
+        return 0.0 if ledger is None else ledger["used"]
+
+    def outcome(self) -> Outcome:
+        """Outcome of the job that has ended; one without a score has failed."""
+        outcome = Outcome.read(self.folder)
+        if outcome is None:
+            return Outcome(FAILED, f"exited without outcome.json; see the log in {from_here(self.folder)}")
+        if outcome.state == STOPPED:  # this job alone received a signal
+            return Outcome(FAILED, f"stopped ({outcome.reason})", outcome.miou)
+        if outcome.state == FINISHED and outcome.miou is None:
+            return Outcome(FAILED, "there was no validation, and so no score")
+        return outcome
 
 
 class Study:
@@ -35,8 +49,6 @@ class Study:
 
     Args:
         sweep_dir: folder of the sweep; trial n runs in its subfolder n.
-        name: name of the study.
-        method: tpe, random or grid.
         seed: trial n of a seed is proposed the same (by TPE where the results before it are the same, too).
 
     Raises:
@@ -53,27 +65,27 @@ class Study:
             pruner=optuna.pruners.NopPruner(),  # the jobs decide, see pruning.py
             load_if_exists=True,
         )
-        self._require_same_search(name)
+        search = json.dumps([method, space.describe()])
+        known = self._study.user_attrs.get(SEARCH, search)
+        if known != search:
+            raise CocosegError(
+                f"sweep: the study {name!r} has another search space or method ({known}); "
+                "choose another name by sweep.name=…"
+            )
+        self._study.set_user_attr(SEARCH, search)
         if method == "grid" and not self._trials():
             for point in space.grid():
                 self._study.enqueue_trial(point)
 
-    @property
-    def limit(self) -> float | None:
-        """Seconds of each trial, fixed when the sweep begins; None where they are as configured."""
+    def fix_limit(self, seconds: float | None) -> float | None:
+        """Fix the seconds of each trial when the sweep begins. Returns those that were fixed first."""
+        if seconds is not None and LIMIT not in self._study.user_attrs:
+            self._study.set_user_attr(LIMIT, seconds)
         return self._study.user_attrs.get(LIMIT)
-
-    @limit.setter
-    def limit(self, seconds: float) -> None:
-        self._study.set_user_attr(LIMIT, seconds)
 
     def started(self) -> int:
         """Number of trials that have started, however they ended."""
         return sum(trial.state != TrialState.WAITING for trial in self._trials())
-
-    def finished(self) -> int:
-        """Number of trials that have ended: with a score, pruned or failed."""
-        return sum(trial.state.is_finished() for trial in self._trials())
 
     def interrupted(self) -> list[Trial]:
         """Trials that were running when an earlier process of this sweep ended.
@@ -83,40 +95,31 @@ class Study:
         trials = []
         for found in self._trials():
             if found.state == TrialState.RUNNING:
-                outcome = Outcome.read(self.folder(found.number))
+                trial = self._propose(optuna.trial.Trial(self._study, found._trial_id))
+                outcome = Outcome.read(trial.folder)
                 if outcome is None or outcome.state == STOPPED:
-                    trials.append(self._propose(optuna.trial.Trial(self._study, found._trial_id)))
+                    trials.append(trial)
                 else:
-                    self.record(found.number, outcome)
+                    self.record(trial, trial.outcome())
         return trials
 
     def start_trial(self) -> Trial:
         return self._propose(self._study.ask())
 
-    def record(self, number: int, outcome: Outcome) -> None:
+    def record(self, trial: Trial, outcome: Outcome) -> None:
         """Tell Optuna how a trial ended."""
         if outcome.state == FAILED or outcome.miou is None:
-            self._study.tell(number, state=TrialState.FAIL)
+            self._study.tell(trial.number, state=TrialState.FAIL)
         elif outcome.state == PRUNED:
-            self._study.tell(number, state=TrialState.PRUNED)
+            self._study.tell(trial.number, state=TrialState.PRUNED)
         else:
-            self._study.tell(number, outcome.miou)
+            self._study.tell(trial.number, outcome.miou)
 
-    def folder(self, number: int) -> Path:
-        return self.sweep_dir / str(number)
-
-    def best(self) -> tuple[int, float] | None:
-        """Number and mIoU of the best trial that was neither pruned nor failed."""
-        with suppress(ValueError):  # there is none
-            best = self._study.best_trial
-            return best.number, best.value
-        return None
-
-    def _trials(self) -> list[Any]:
+    def _trials(self) -> list[FrozenTrial]:
         """All trials as Optuna keeps them, by number, the points of a grid that have not started included."""
         return self._study.get_trials(deepcopy=False)
 
-    def _propose(self, trial: Any) -> Trial:
+    def _propose(self, trial: optuna.trial.Trial) -> Trial:
         # A sampler for each trial: what is proposed depends on its number, not on how often the sweep was
         # interrupted.
         seed = (self.seed * 1_000_003 + trial.number) % 2**32
@@ -124,20 +127,9 @@ class Study:
             self._study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
         else:
             self._study.sampler = optuna.samplers.RandomSampler(seed=seed)
-        return Trial(trial.number, self.space.propose(trial))
-
-    def _require_same_search(self, name: str) -> None:
-        search = json.dumps([self.method, self.space.describe()])
-        known = self._study.user_attrs.get("search")
-        if known is None:
-            self._study.set_user_attr("search", search)
-        elif known != search:
-            raise CocosegError(
-                f"sweep: the study {name!r} has another search space or method ({known}); "
-                "choose another name by sweep.name=…"
-            )
+        return Trial(trial.number, self.space.propose(trial), self.sweep_dir / str(trial.number))
 
 
-def open_storage(sweep_dir: Path) -> Any:
+def open_storage(sweep_dir: Path) -> JournalStorage:
     """Optuna's journal in the folder of a sweep, which processes of one machine or file system share."""
     return JournalStorage(JournalFileBackend(str(sweep_dir / JOURNAL)))

@@ -45,11 +45,13 @@ class CocosegSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         from cocoseg.cli import resolve_config
-        from cocoseg.errors import report_errors
+        from cocoseg.errors import CocosegError, report_errors
 
         with report_errors():
-            from cocoseg.sweeps.search import open_sweep, run_sweep  # import Optuna, which may be missing
-
+            try:
+                from cocoseg.sweeps.search import open_sweep
+            except ImportError as error:
+                raise CocosegError("sweep: Optuna is not installed; pip install -e '.[sweep]'") from error
             sweep_dir = Path(self.config.hydra.sweep.dir)
             own = OmegaConf.masked_copy(self.config, [key for key in self.config if key != "hydra"])
             sweep = open_sweep(
@@ -61,7 +63,7 @@ class CocosegSweeper(Sweeper):
                 config_loader=self.hydra_context.config_loader,
             )
             OmegaConf.save(self.config, sweep_dir / "multirun.yaml")  # as Hydra's own sweeper does
-            failed = run_sweep(sweep)
+            failed = sweep.run()
         if failed:
             sys.exit(1)
 
@@ -88,11 +90,9 @@ class CocosegSweeper(Sweeper):
 
     def parallel(self) -> int:
         """Number of jobs that the launcher runs side by side."""
+        from cocoseg.sweeps.launching import count_side_by_side
+
         launcher = self.config.hydra.launcher
         if "array_parallelism" in launcher:
             return int(launcher.array_parallelism)
-        if "n_jobs" not in launcher:
-            return 1
-        from cocoseg.sweeps.launching import count_side_by_side
-
-        return count_side_by_side(launcher.n_jobs)
+        return count_side_by_side(launcher.n_jobs) if "n_jobs" in launcher else 1

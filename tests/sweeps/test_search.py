@@ -8,7 +8,6 @@ from typing import Any
 import optuna
 import pytest
 
-import cocoseg.sweeps.rounds
 import cocoseg.sweeps.search
 from cocoseg.budget.budget import Budget
 from cocoseg.budget.ledger import read_ledger
@@ -17,7 +16,7 @@ from cocoseg.durations import parse_duration
 from cocoseg.errors import CocosegError, TrainingError
 from cocoseg.files import write_json
 from cocoseg.run_folder import FAILED, FINISHED, LEDGER, OUTCOME, PRUNED, STOPPED, Outcome
-from cocoseg.sweeps.search import open_sweep, run_sweep
+from cocoseg.sweeps.search import open_sweep
 from cocoseg.sweeps.study import open_storage
 
 TOTAL = "00:00:10:02"
@@ -39,7 +38,6 @@ class Played:
         share: share of its limit that a job takes.
         overrun: seconds that a job takes beyond that.
         kill_at: trial in the middle of which a kill ends the sweep and the jobs of its round, once.
-        unsaved: the kill comes before the first checkpoint.
         budget: time of the sweep.
     """
 
@@ -51,7 +49,6 @@ class Played:
         self.end: Callable[[dict[str, str]], Outcome | None] = score
         self.share, self.overrun = 1.0, 0.0
         self.kill_at: int | None = None
-        self.unsaved = False
         self.budget: Budget
 
     def __call__(self, jobs: Sequence[Sequence[str]], first: int, limit: float | None) -> None:
@@ -74,9 +71,6 @@ class Played:
         limit = seconds(job["trainer.max_time"]) if "trainer.max_time" in job else 60.0
         killed = self.kill_at in self.rounds[-1]
         takes = (limit - used) * (0.5 if killed else self.share)
-        if not (killed and self.unsaved):
-            (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-            (folder / "checkpoints/last.ckpt").touch()
         write_json(folder / LEDGER, Budget(limit, used_before=used + takes, finished=not killed).to_dict())
         if not killed and (outcome := self.end(job)):
             outcome.write(folder)
@@ -110,7 +104,7 @@ def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Played:
         return played.budget
 
     monkeypatch.setattr(cocoseg.sweeps.search, "Budget", opened)
-    monkeypatch.setattr(cocoseg.sweeps.rounds, "remember_failure", lambda *_: None)
+    monkeypatch.setattr(cocoseg.sweeps.search, "remember_failure", lambda *_: None)
     return played
 
 
@@ -131,7 +125,7 @@ def run(
         parallel=parallel,
         config_loader=None,
     )
-    return run_sweep(sweep)
+    return sweep.run()
 
 
 def study(folder: Path) -> optuna.Study:
@@ -215,12 +209,11 @@ def test_a_deleted_limit_of_the_trials_follows_too(played: Played):
         (("trainer.max_time=00:00:01:00",), {"total_time": "00:00:00:10"}, "leave 2 s to each job"),
         (("seed=1,2",), {"method": "grid", "trials": 2}, "a grid has as many as there are points"),
         ((), {"method": "grid"}, "can't list an interval"),
+        (("seed=tag(ln,interval(1,2))",), {"trials": 2}, "tag ln is not known"),
         (("seed=1",), {"trials": 2, "space": {"model.depth": "3"}}, "model.depth has one value"),
     ],
 )
-def test_contradictions_are_found_before_anything_is_written(
-    played: Played, arguments, settings, message: str
-):
+def test_mistakes_are_found_before_anything_is_written(played: Played, arguments, settings, message: str):
     with pytest.raises(CocosegError, match=message):
         run(played, *arguments, **settings)
     assert played.jobs == []
@@ -314,20 +307,6 @@ def test_trials_side_by_side_go_on_together(played: Played):
     assert played.rounds == [[0, 1], [2, 3], [2, 3], [4, 5]]
 
 
-def test_a_trial_that_a_kill_has_cost_much_is_restarted(played: Played):
-    """It competes with the full limit, and takes the time of the last trial."""
-    played.kill_at, played.unsaved = 3, True
-    with pytest.raises(Killed):
-        run(played, trials=6, total_time=TOTAL)
-    (played.folder / "3/config.yaml").touch()
-    run(played, trials=6, total_time=TOTAL)
-    assert played.numbers == [0, 1, 2, 3, 3, 4]
-    assert not (played.folder / "3/config.yaml").exists()
-    assert read_ledger(played.folder / "3" / LEDGER)["used"] == pytest.approx(98, abs=1e-3)
-    assert set(played.limits) == {98}
-    assert played.budget.used() <= 596
-
-
 def test_a_trial_that_had_ended_is_not_repeated(played: Played):
     """The kill came between the end of the job and the record of the study."""
     played.kill_at = 1
@@ -366,11 +345,11 @@ def test_more_time_buys_further_trials_of_the_same_limit(played: Played):
 
 
 def test_a_time_limit_that_a_sweep_did_not_begin_with(played: Played):
-    """It follows from the trials still to come. Sweeps of older versions are resumed in the same way."""
+    """It follows from the time left. Sweeps of older versions are resumed in the same way."""
     run(played, trials=2)
     run(played, trials=4, total_time="00:00:05:01")
-    assert played.numbers == [0, 1, 2, 3]
-    assert played.given == [None, None, 86, 86]  # (301 - 6 - 2 * 60) / 2 - 1
+    assert played.numbers == [0, 1, 2, 3, 4, 5]
+    assert played.given == [None, None, 42, 42, 42, 42]  # (301 - 6 - 2 * 60) / 4 - 1
 
 
 def test_another_search_of_the_same_name_is_refused(played: Played):
