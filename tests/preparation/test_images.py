@@ -8,7 +8,6 @@ import PIL.Image
 import PIL.PngImagePlugin
 import pytest
 
-import cocoseg.preparation.image_files
 from cocoseg.errors import CocosegError
 from cocoseg.preparation.image_files import check_image, read_image, read_upright
 
@@ -133,17 +132,7 @@ def test_damaged_exif_data_are_ignored(tmp_path: Path, exif: bytes) -> None:
     assert read_upright(tmp_path / "a.jpg").size == (16, 8)
 
 
-def test_a_decompression_bomb_is_refused_before_it_is_decoded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    PIL.Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
-    monkeypatch.setattr(PIL.PngImagePlugin.PngImageFile, "load", None)
-    monkeypatch.setattr(cocoseg.preparation.image_files, "MAX_PIXELS", 1000)
-    with pytest.raises(CocosegError, match=r"a\.png: 64x48 pixels, more than the 1,000"):
-        read_upright(tmp_path / "a.png")
-
-
-def test_what_pillow_itself_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     PIL.Image.new("1", (640, 480)).save(tmp_path / "a.png")
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(CocosegError, match=r"a\.png: .*decompression bomb"):

@@ -9,7 +9,7 @@ import PIL.Image
 import PIL.ImageOps
 
 from cocoseg.errors import CocosegError
-from cocoseg.preparation.coco_file import MAX_PIXELS, Image
+from cocoseg.preparation.coco_file import Image
 
 # No other format is opened: Pillow would hand some, EPS for one, to an interpreter.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM")
@@ -29,10 +29,8 @@ def check_image(path: Path, width: int, height: int) -> None:
                 f"{path}: the image is {size[0]}x{size[1]} (width x height), "
                 f"the annotation file says {width}x{height}{turned if size == (height, width) else ''}"
             )
-        if image.mode == "F":
-            raise ValueError("floating-point pixels have no known range")
         image.draft("L", (1, 1))  # JPEG: an eighth of the size, which still reads the whole file
-        image.load()
+        to_rgb(image)
 
 
 def read_image(path: Path) -> PIL.Image.Image:
@@ -59,18 +57,11 @@ def read_upright(path: Path) -> PIL.Image.Image:
     """Read an image as RGB, 8 bits a channel, turned by its EXIF orientation as viewers show it.
 
     Raises:
-        CocosegError: it can't be read, or has more than MAX_PIXELS pixels.
+        CocosegError: it can't be read.
     """
     with _open_image(path) as image:
-        if image.width * image.height > MAX_PIXELS:  # read from the header: nothing is decoded yet
-            raise CocosegError(
-                f"{path}: {image.width}x{image.height} pixels, more than the {MAX_PIXELS:,} that are read; "
-                "cut it into parts"
-            )
         image.load()
-        with suppress(
-            Exception
-        ):  # damaged EXIF data, about which decoders raise anything, are none to a viewer
+        with suppress(Exception):  # decoders raise about anything at damaged EXIF data, which viewers ignore
             PIL.ImageOps.exif_transpose(image, in_place=True)
         return to_rgb(image)
 
@@ -93,11 +84,11 @@ def _open_image(path: Path) -> Iterator[PIL.Image.Image]:
 
 def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
     """Convert any mode to RGB; 16-bit grayscale is scaled, which Pillow's own conversion would clip."""
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known range")
     if image.mode == "I" or image.mode.startswith("I;16"):
         deep = np.asarray(image).clip(0, 65535)
         image = PIL.Image.fromarray((deep >> 8).astype(np.uint8))
-    elif image.mode == "F":
-        raise ValueError("floating-point pixels have no known range")
     return image.convert("RGB")
 
 
@@ -106,7 +97,7 @@ def missing_images(images: Sequence[Image], image_dir: Path) -> list[Image]:
 
     def is_there(path: Path) -> bool:
         try:
-            return path.is_file() and path.stat().st_size > 0
+            return path.stat().st_size > 0
         except OSError:  # a name that is too long, for one
             return False
 
