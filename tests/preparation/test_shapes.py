@@ -9,7 +9,6 @@ import pytest
 from pycocotools.coco import COCO
 
 from cocoseg.errors import CocosegError
-from cocoseg.preparation import shapes
 from cocoseg.preparation.shapes import draw_shapes
 
 
@@ -49,26 +48,6 @@ def test_drawn_anew_with_other_settings(tmp_path: Path) -> None:
     draw_shapes(tmp_path / "a", images=3, seed=6)
     draw_shapes(tmp_path / "b", images=3, seed=6)
     assert content_of(tmp_path / "a") == content_of(tmp_path / "b")
-
-
-def test_stopped_halfway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is asked for after a kill, the images and the annotations belong together."""
-    draw_shapes(tmp_path, images=3, seed=5)
-    before = content_of(tmp_path)
-    scene, calls = shapes._draw_scene, []
-
-    def stop(*args: Any, **options: Any) -> Any:
-        calls.append(args)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return scene(*args, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(shapes, "_draw_scene", stop)
-        with pytest.raises(KeyboardInterrupt):
-            draw_shapes(tmp_path, images=3, seed=6)
-    draw_shapes(tmp_path, images=3, seed=5)
-    assert content_of(tmp_path) == before
 
 
 def test_photographs_of_others_are_not_deleted(tmp_path: Path) -> None:
