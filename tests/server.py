@@ -8,8 +8,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-QUICK = {"pause": 0.01}  # seconds between attempts
-
 Answer = Callable[["Handler"], None]
 
 
@@ -110,11 +108,11 @@ def raw(text: bytes) -> Answer:
     return answer
 
 
-def endless(sent: list[int]) -> Answer:
+def endless(sent: list[int], code: int = 200) -> Answer:
     """A body without length and end, in chunks; how much of it could be sent is added to `sent`."""
 
     def answer(handler: Handler) -> None:
-        handler.head(200, Transfer_Encoding="chunked")
+        handler.head(code, Transfer_Encoding="chunked")
         for number in itertools.count(1):
             handler.wfile.write(b"10000\r\n" + bytes(2**16) + b"\r\n")
             sent.append(number * 2**16)
