@@ -9,6 +9,7 @@ from typing import Any
 from cocoseg.errors import CocosegError
 
 YEAR = 366 * 24 * 60  # minutes: for programs that want a limit where there is none
+CLOCK = re.compile(r"(?P<days>\d+):(?P<hours>[01]?\d|2[0-3]):(?P<minutes>[0-5]?\d):(?P<seconds>[0-5]?\d)")
 
 
 class Duration(timedelta):
@@ -44,13 +45,10 @@ def parse_duration(value: Any, *, key: str) -> Duration | None:
 
 
 def _parse_clock(text: Any) -> Duration:
-    match = isinstance(text, str) and re.fullmatch(
-        r"(\d+):([01]?\d|2[0-3]):([0-5]?\d):([0-5]?\d)", text.strip()
-    )
+    match = CLOCK.fullmatch(str(text).strip())
     if not match:
         raise ValueError(text)
-    days, hours, minutes, seconds = map(int, match.groups())
-    return Duration(days=days, hours=hours, minutes=minutes, seconds=seconds)
+    return Duration(**{unit: int(number) for unit, number in match.groupdict().items()})
 
 
 def in_seconds(duration: timedelta | None) -> float | None:

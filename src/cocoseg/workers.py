@@ -36,7 +36,7 @@ def available_cores() -> int:
 def parallel_map(
     function: Callable[[T], R], tasks: Iterator[T], total: int, workers: int | None = None
 ) -> Generator[R, None, None]:
-    """Yield the result of `function` for each task in worker processes, a few thousand tasks at a time.
+    """Yield the result of `function` for each task, from worker processes; tasks are read as they are needed.
 
     Args:
         function: goes to every process once.
