@@ -4,8 +4,7 @@ import lightning as L
 
 from cocoseg import distributed
 from cocoseg.budget.pacing import KeepBudget
-from cocoseg.budget.resume import best_beside
-from cocoseg.budget.run import Run
+from cocoseg.budget.run import Run, best_beside
 from cocoseg.budget.schedule import ScheduleRate
 from cocoseg.budget.stopping import StopOnSignal
 from cocoseg.cli import build
