@@ -164,7 +164,7 @@ def test_a_resumed_run_goes_on_where_it_was(watch: Clock) -> None:
 
 def test_a_ledger_of_an_earlier_version_counts_too(watch: Clock) -> None:
     ledger = started(watch, 100, used_before=30).to_dict()
-    ledger["expected"] = {"validation": 4.0, "pictures": 2.0}
+    ledger["expected"] = {"validation": 4.0, "pictures": 2.0, "formats": {}}
     budget = started(watch, 100)
     budget.resume(ledger)
     assert budget.used() == 30

@@ -23,7 +23,7 @@ VALIDATION_LIMIT = 0.2  # share of the limit: a last validation that takes longe
 FORMATS = 60.0  # seconds kept for other formats of the model
 FORMATS_LIMIT = 0.1  # share of the limit: the most that is kept for them
 KINDS = ("starting", "loading", "computing", "validating", "saving")
-PARTS = ("step", "validation", "figures", "checkpoint", "export", "formats")
+PARTS = ("step", "validation", "figures", "checkpoint", "export")
 
 _IMPORTED = time.monotonic()
 _jobs = itertools.count()  # jobs that this process has begun
@@ -85,7 +85,7 @@ class Budget:
             seconds = time.monotonic() - begin
             self.spent["saving"] += seconds
             self._charged_until += seconds
-            self.expect(part, max(self.expected[part], seconds))
+            self.expect(part, max(self.expected.get(part, 0.0), seconds))
 
     def expect(self, part: str, seconds: float) -> None:
         """Expect the next one of a part to take this long."""
