@@ -29,8 +29,10 @@ def check_image(path: Path, width: int, height: int) -> None:
                 f"{path}: the image is {size[0]}x{size[1]} (width x height), "
                 f"the annotation file says {width}x{height}{turned if size == (height, width) else ''}"
             )
+        if image.mode == "F":
+            raise ValueError("floating-point pixels have no known range")
         image.draft("L", (1, 1))  # JPEG: an eighth of the size, which still reads the whole file
-        to_rgb(image)
+        image.load()
 
 
 def read_image(path: Path) -> PIL.Image.Image:
@@ -84,11 +86,11 @@ def _open_image(path: Path) -> Iterator[PIL.Image.Image]:
 
 def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
     """Convert any mode to RGB; 16-bit grayscale is scaled, which Pillow's own conversion would clip."""
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no known range")
     if image.mode == "I" or image.mode.startswith("I;16"):
         deep = np.asarray(image).clip(0, 65535)
         image = PIL.Image.fromarray((deep >> 8).astype(np.uint8))
+    elif image.mode == "F":
+        raise ValueError("floating-point pixels have no known range")
     return image.convert("RGB")
 
 
