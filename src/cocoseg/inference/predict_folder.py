@@ -53,7 +53,7 @@ def predict_folder(config: PredictConfig, output: Path, *, begin: Callable[[], N
         IncompleteError: some images are left out.
     """
     start = time.monotonic()
-    # Of large images, which image_files.py limits itself, and of odd metadata.
+    # Pillow warns of large images before it refuses larger ones, and of odd metadata.
     warnings.filterwarnings("ignore", module="PIL")
     device, precision = resolve_device(config.accelerator, config.precision)
     images = find_images(config.input, output)
