@@ -15,46 +15,14 @@ from cocoseg.overrides import Command
 from cocoseg.training import batch_size
 from cocoseg.training.batch_size import (
     CheckMemory,
-    check_memory,
     explain_half_batch,
     half_batch_command,
     largest_batch,
-    largest_fitting,
+    trial_step,
 )
 from cocoseg.training.losses import CrossEntropyLoss
 from cocoseg.training.module import SegmentationModule
 from tiny import SPEC, loader, random_batch, tiny_module, tiny_trainer
-
-
-class Meter:
-    """Needs a fixed amount and some for each image; raises beyond what there is."""
-
-    def __init__(self, fixed: float, each: float, there: float = float("inf")):
-        self.fixed, self.each, self.there = fixed, each, there
-
-    def __call__(self, batch: int) -> float:
-        needed = self.fixed + self.each * batch
-        if needed > self.there:
-            raise torch.OutOfMemoryError
-        return needed
-
-
-@pytest.mark.parametrize(
-    ("fixed", "each", "batch"), [(10, 10, 8), (0, 12.5, 8), (0, 12.6, 4), (50, 40, 1), (99, 5, 1), (0, 1, 64)]
-)
-def test_the_largest_power_of_two(fixed, each, batch):
-    assert largest_fitting(Meter(fixed, each), room=100, most=1000) == batch
-
-
-@pytest.mark.parametrize(("most", "batch"), [(1, 1), (2, 2), (3, 2), (31, 16), (32, 32)])
-def test_no_more_than_wanted(most, batch):
-    assert largest_fitting(Meter(0, 1), room=100, most=most) == batch
-
-
-@pytest.mark.parametrize(("there", "batch"), [(45, 4), (5, 1)])
-def test_memory_that_runs_out_earlier_than_thought(there, batch):
-    """Whether a single image fits is left to the training to say."""
-    assert largest_fitting(Meter(0, 10, there), room=100, most=1000) == batch
 
 
 @pytest.mark.parametrize(("images", "batch"), [(8000, 16), (100, 6), (5, 1)])
@@ -76,40 +44,18 @@ def test_on_a_gpu_it_fits():
     assert module.net.training
 
 
-# --- the check before training
+# --- the trial before training
 
 
-@pytest.fixture
-def greedy(monkeypatch):
-    """Makes forward passes of UNets fail for larger images; (training, shape) of those that ran."""
-    passes: list[tuple[bool, tuple[int, ...]]] = []
-    forward = UNet.forward
-
-    def fit_into(pixels: float) -> list[tuple[bool, tuple[int, ...]]]:
-        def watched(self: UNet, image: torch.Tensor) -> torch.Tensor:
-            if image[:, 0].numel() > pixels:
-                raise torch.OutOfMemoryError("CUDA out of memory")
-            passes.append((self.training, tuple(image.shape)))
-            return forward(self, image)
-
-        monkeypatch.setattr(UNet, "forward", watched)
-        return passes
-
-    return fit_into
-
-
-DATA = SimpleNamespace(batch_size=4, train_set=range(10), val_set=range(3))
-
-
-class Check(L.Callback):
-    """What CheckMemory does on a GPU, here on the CPU, before a step."""
+class Trial(L.Callback):
+    """A trial of 4 images for training and 3 for validation, before a step."""
 
     def __init__(self, step: int = 0):
         self.step = step
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: object) -> None:
         if trainer.global_step == self.step:
-            check_memory(pl_module, trainer, DATA)
+            trial_step(pl_module, trainer, 4, 3)
 
 
 def trained(folder: Path, *callbacks: L.Callback, **options: object) -> tuple[L.Trainer, nn.Module]:
@@ -124,16 +70,23 @@ def trained(folder: Path, *callbacks: L.Callback, **options: object) -> tuple[L.
     return trainer, module
 
 
-def test_the_check_runs_a_step_and_a_validation_batch_at_full_size(greedy, tmp_path):
-    passes = greedy(float("inf"))
-    trained(tmp_path, Check())
+def test_a_trial_is_a_step_and_a_validation_batch_at_full_size(monkeypatch, tmp_path):
+    passes = []
+    forward = UNet.forward
+
+    def watched(self: UNet, image: torch.Tensor) -> torch.Tensor:
+        passes.append((self.training, tuple(image.shape)))
+        return forward(self, image)
+
+    monkeypatch.setattr(UNet, "forward", watched)
+    trained(tmp_path, Trial())
     assert passes[:2] == [(True, (4, 3, 16, 16)), (False, (3, 3, 16, 16))]
 
 
 @pytest.mark.parametrize(("step", "precision"), [(0, "bf16-mixed"), (2, "32-true")])
-def test_the_check_leaves_no_trace(step, precision, tmp_path):
+def test_a_trial_leaves_no_trace(step, precision, tmp_path):
     """Neither in weights, statistics, the optimizer nor random numbers, which dropout draws."""
-    ours, module = trained(tmp_path / "a", Check(step), precision=precision)
+    ours, module = trained(tmp_path / "a", Trial(step), precision=precision)
     plain, expected = trained(tmp_path / "b", precision=precision)
     for (name, one), other in zip(module.state_dict().items(), expected.state_dict().values(), strict=True):
         assert torch.equal(one, other), name
@@ -142,20 +95,14 @@ def test_the_check_leaves_no_trace(step, precision, tmp_path):
     assert module.scores == expected.scores
 
 
-def test_a_batch_that_does_not_fit_is_found_before_the_first_step(greedy, tmp_path):
-    passes = greedy(3 * 16 * 16)
-    with pytest.raises(torch.OutOfMemoryError):
-        trained(tmp_path, Check())
-    assert passes == []
-
-
 def test_only_gpus_are_checked(monkeypatch):
-    checked = []
-    monkeypatch.setattr(batch_size, "check_memory", lambda *args: checked.append(args))
+    data = SimpleNamespace(batch_size=4, train_set=range(10), val_set=range(3))
+    tried = []
+    monkeypatch.setattr(batch_size, "trial_step", lambda *args: tried.append(args))
     for device in ("cpu", "cuda"):
         module = SimpleNamespace(device=torch.device(device))
-        CheckMemory(DATA).on_train_start(None, module)
-    assert checked == [(module, None, DATA)]
+        CheckMemory(data).on_train_start(None, module)
+    assert tried == [(module, None, 4, 3)]
 
 
 # --- out of memory
@@ -164,22 +111,23 @@ def test_only_gpus_are_checked(monkeypatch):
 def test_the_command_keeps_what_was_typed_and_halves_the_batch(tmp_path):
     typed = ("experiment=voc", "data.root=a b", "data.batch_size=9", "trainer.accumulate_grad_batches=3")
     line = half_batch_command(Run(Path("outputs/train/x"), command=Command(typed)), 9, 3)
-    assert line == (
+    assert str(line) == (
         "python train.py experiment=voc 'data.root=a b' run_dir=outputs/train/x resume=auto "
         "data.batch_size=4 trainer.accumulate_grad_batches=6"
     )
 
 
 def test_the_command_of_a_resumed_run(tmp_path):
-    """A folder that was typed stays as it was typed; without a checkpoint in it the earlier one is needed."""
-    typed = Command(("run_dir=runs/b", "ckpt_path=runs/a/checkpoints/last.ckpt"))
+    """Without a checkpoint in its own folder the earlier one is needed."""
+    typed = Command(("ckpt_path=runs/a/checkpoints/last.ckpt",))
     run = Run(tmp_path, checkpoint="runs/a/checkpoints/last.ckpt", command=typed)
     changed = "data.batch_size=4 trainer.accumulate_grad_batches=2"
-    start = "python train.py run_dir=runs/b"
-    assert half_batch_command(run, 8, 1) == f"{start} ckpt_path=runs/a/checkpoints/last.ckpt {changed}"
+    start = f"python train.py run_dir={tmp_path}"
+    line = f"{start} ckpt_path=runs/a/checkpoints/last.ckpt {changed}"
+    assert str(half_batch_command(run, 8, 1)) == line
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.ckpt").touch()
-    assert half_batch_command(run, 8, 1) == f"{start} resume=auto {changed}"
+    assert str(half_batch_command(run, 8, 1)) == f"{start} resume=auto {changed}"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ For that precision on a CPU Lightning takes bfloat16, which needs no scaling.
 
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -15,7 +14,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 
 from cocoseg.budget.budget import Budget
 from cocoseg.networks.residual import ResidualUNet
-from cocoseg.training.batch_size import check_memory
+from cocoseg.training.batch_size import trial_step
 from cocoseg.training.finetuning import FreezeEncoder
 from cocoseg.training.losses import CrossEntropyDiceLoss
 from cocoseg.training.module import SegmentationModule
@@ -25,11 +24,11 @@ from tiny import SPEC, loader, random_batch, tiny_trainer
 Adam = partial(torch.optim.Adam, lr=1e-3)
 
 
-class Check(L.Callback):
-    """Checks the memory as on a GPU."""
+class Trial(L.Callback):
+    """A trial of the step, as on a GPU."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        check_memory(pl_module, trainer, SimpleNamespace(batch_size=2, train_set=range(5), val_set=range(5)))
+        trial_step(pl_module, trainer, 2, 2)
 
 
 def fit(
@@ -41,7 +40,7 @@ def fit(
     module = SegmentationModule(net, loss, optimizer, SPEC)
     precision = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=scale))
     trainer = tiny_trainer(
-        folder, max_epochs=2, callbacks=[*callbacks, Check(), StopOnNaN()], plugins=[precision], **options
+        folder, max_epochs=2, callbacks=[*callbacks, Trial(), StopOnNaN()], plugins=[precision], **options
     )
     trainer.fit(module, loader(*(random_batch(seed=i) for i in range(4))), loader(random_batch(seed=9)))
     return trainer, module
