@@ -227,7 +227,7 @@ def test_multirun_trains_every_job(tmp_path: Path):
         assert row["hp/val_miou"] == pytest.approx(
             json.loads((sweep / job / "metrics.json").read_bytes())["miou"]
         )
-    assert board.columns()[0] == "optimizer.lr"  # what was swept comes before what was typed
+    assert board.columns()[:3] == ["data.batch_size", "optimizer.lr", "seed"]
 
 
 def assert_lists_failures(done: subprocess.CompletedProcess[str], *sentences: str) -> None:

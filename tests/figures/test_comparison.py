@@ -8,7 +8,6 @@ from cocoseg.figures.comparison import (
     Example,
     draw_comparison,
     draw_sheet,
-    easy_and_hard,
     panel_size,
     spread,
 )
@@ -104,13 +103,3 @@ def test_numbers_are_spread_over_all_images():
     assert numbers != spread(1000, 8, seed=1)
     assert spread(3, 8, seed=0) == [0, 1, 2]
     assert spread(0, 8, seed=0) == []
-
-
-def test_easy_and_hard_ones_are_both_chosen():
-    truths = {}
-    for number in range(11):
-        truths[10 * number] = np.zeros((8, 40), dtype=np.uint8)
-        truths[10 * number][:, : 2 * number : 2] = 1  # stripes: ever more borders
-    assert easy_and_hard(truths, 3) == [100, 50, 0]
-    assert easy_and_hard(truths, 20) == sorted(truths, reverse=True)
-    assert easy_and_hard({}, 3) == []

@@ -100,22 +100,6 @@ def spread(images: int, count: int, seed: int) -> list[int]:
     return [int(draw.integers(low, high)) for low, high in pairwise(bounds)]
 
 
-def easy_and_hard(targets: dict[int, np.ndarray], count: int) -> list[int]:
-    """Keys of some masks, (H, W) uint8 class indices, evenly spread from the hardest of all to the easiest.
-
-    A mask is hard if it has many borders between classes: predictions err there and in small objects. This
-    does not depend on a network, so all runs on the same data show the same images.
-    """
-
-    def borders(mask: np.ndarray) -> int:
-        """Number of pairs of neighboring pixels of different classes."""
-        return sum(np.count_nonzero(np.diff(mask, axis=axis)) for axis in (0, 1))
-
-    order = sorted(targets, key=lambda key: -borders(targets[key]))
-    ranks = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)
-    return [order[rank] for rank in ranks]
-
-
 def panel_size(height: int, width: int) -> tuple[int, int]:
     """Width and height of an image's panel: shrunk from a large image, a multiple of a small one."""
     longer = max(height, width)
