@@ -26,7 +26,7 @@ HEIGHT, WIDTH = PANEL[0] + 2 * LINE, 4 * (PANEL[1] + GAP) - GAP
 @pytest.mark.parametrize(("images", "rows"), [(1, 1), (3, 3), (EXAMPLES + 2, EXAMPLES)])
 def test_a_sheet_of_a_data_set_is_written(tmp_path, images, rows):
     truth = torch.arange(images).remainder(3).view(-1, 1, 1).expand(images, 5, 6)
-    net = nn.Sequential(Reads(), nn.BatchNorm2d(3))
+    net = nn.Sequential(Reads(), nn.BatchNorm2d(3)).eval()
     pairs = [(painted(t[None])[0], t) for t in truth]
 
     write_sheet(tmp_path / "new" / "examples.png", net, pairs, LABELS, seed=0)
@@ -37,27 +37,28 @@ def test_a_sheet_of_a_data_set_is_written(tmp_path, images, rows):
     for top in range(0, len(pixels), HEIGHT + GAP):
         truth, prediction = (pixels[top : top + PANEL[0], x : x + PANEL[1]] for x in (166, 332))
         assert (truth == prediction).all()  # all right
-    assert net.training
-    assert net[1].num_batches_tracked == 0  # but evaluated
 
 
 # --- other formats at the end of a run
 
 
-def write_in(folder: Path, target: str, seconds: float, *names: str, stopped: bool = False) -> list[str]:
+def write_in(folder: Path, target: str, seconds: float, *names: str, stopped: bool = False) -> None:
     """Write formats at the end of a run with so many seconds left, whose network has this `_target_`."""
-    module = tiny_module(Reads())
-    module.spec = ModelSpec({"_target_": target}, LABELS, SPEC.image_size)
-    save_model(folder / "segmentation_model.pth", module.net.state_dict(), module.spec, None)
+    spec = ModelSpec({"_target_": target}, LABELS, SPEC.image_size)
+    model = folder / "segmentation_model.pth"
+    save_model(model, tiny_module(Reads()).net.state_dict(), spec, None)
     run = Run(folder, Budget(END + seconds))
-    lines = write_formats(names, run, "segmentation_model.pth", module.spec, stopped=stopped)
+    write_formats(names, run, model, target, stopped=stopped)
     assert stopped or run.budget.spent["saving"] > 0
-    return lines
 
 
 @pytest.mark.slow
-def test_a_custom_network_is_written_in_other_formats(tmp_path: Path) -> None:
-    (line,) = write_in(tmp_path, "tiny.Reads", 300, "pth", "torch_export")
+def test_a_custom_network_is_written_in_other_formats(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        write_in(tmp_path, "tiny.Reads", 300, "pth", "torch_export")
+    (line,) = caplog.messages
     assert line.startswith(f"{tmp_path}/segmentation_model.pt2  0.2 MB; logits within ")
     assert (tmp_path / "segmentation_model.pt2").is_file()
 
@@ -78,7 +79,7 @@ def test_a_format_that_is_not_written_is_a_warning_with_the_command(
     begin = time.monotonic()
     (tmp_path / ".part-1.onnx").touch()  # from a process that was ended
     with caplog.at_level(logging.WARNING):
-        assert write_in(tmp_path, target, seconds, "onnx") == []
+        write_in(tmp_path, target, seconds, "onnx")
     assert caplog.messages == [
         f"onnx not written: {reason}; later: python -m cocoseg.export "
         f"checkpoint={tmp_path}/segmentation_model.pth formats=onnx network={target}"
@@ -92,7 +93,7 @@ def test_nothing_is_begun_after_a_signal(
 ) -> None:
     monkeypatch.setattr(extra_formats.subprocess, "run", lambda *args, **options: pytest.fail("it was begun"))
     with caplog.at_level(logging.WARNING):
-        assert write_in(tmp_path, "tiny.Reads", 300, "onnx", "torch_export", stopped=True) == []
+        write_in(tmp_path, "tiny.Reads", 300, "onnx", "torch_export", stopped=True)
     assert [text.partition(";")[0] for text in caplog.messages] == [
         "onnx not written: a signal ended the run",
         "torch_export not written: a signal ended the run",

@@ -1,6 +1,7 @@
 """Checkpoints of a run: the best one by validation mIoU, and the last one."""
 
 import io
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -40,18 +41,13 @@ class WholeCheckpointIO(TorchCheckpointIO):
 class LastCheckpoint(L.Callback):
     """Saves `last.ckpt`, the state of training, every few minutes, at the end and when a signal ends it.
 
-    The first one is saved after the first step, to measure how long it takes.
-
-    Args:
-        folder: folder of the checkpoint.
-        every: time between checkpoints. They are saved at the end of a step, while the budget has room.
-        budget: tells whether it has.
+    They are saved at the end of a step, the first one after the first step, to measure how long it takes.
     """
 
     def __init__(self, folder: Path, every: timedelta, budget: Budget):
         self.path = folder / "last.ckpt"
         self.every, self.budget = every.total_seconds(), budget
-        self.saved_at: float | None = None  # time of the last save
+        self.saved_at = -math.inf  # time of the last save
         self.step = -1  # step of the last save
         self.training = self._validating = False
 
@@ -59,9 +55,7 @@ class LastCheckpoint(L.Callback):
         self.training = True
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        due = self.saved_at is None or (
-            time.monotonic() - self.saved_at >= self.every and self.budget.fits_checkpoint()
-        )
+        due = time.monotonic() - self.saved_at >= self.every and self.budget.fits_checkpoint()
         if agree(due)[0]:
             self.save(trainer)
 
@@ -83,24 +77,15 @@ class LastCheckpoint(L.Callback):
         if world_size() > 1 and not isinstance(exception, StoppedBySignalError):
             return
         if self.training and not isinstance(exception, CocosegError) and trainer.global_step > 0:
-            if self._validating:
-                _restore_trained_weights(trainer, pl_module)
+            for callback in trainer.callbacks:
+                # In a validation averaged and trained weights have exchanged their places.
+                if self._validating and isinstance(callback, WeightAveraging):
+                    callback.on_validation_epoch_end(trainer, pl_module)
             self.save(trainer)
 
     def save(self, trainer: L.Trainer) -> None:
         trainer.save_checkpoint(self.path)
         self.saved_at, self.step = time.monotonic(), trainer.global_step
-
-
-def _restore_trained_weights(trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-    """End a validation of averaged weights after an exception.
-
-    Lightning's WeightAveraging exchanges trained and averaged weights when a validation starts, and again
-    when it ends. A checkpoint that is saved in between would hold each in the place of the other.
-    """
-    for callback in trainer.callbacks:
-        if isinstance(callback, WeightAveraging):
-            callback.on_validation_epoch_end(trainer, pl_module)
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -134,27 +119,16 @@ class BestCheckpoint(ModelCheckpoint):
             self.export(Path(self.best_model_path))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Find the best checkpoint on disk.
-
-        The loaded state does not know later ones, and Lightning's own method forgets the score if the folder
-        has changed.
-        """
+        """Find the best checkpoint on disk: the loaded state does not know later ones, nor another folder."""
         here = Path(self.dirpath, "best.ckpt")
-        files = (here, self.earlier, Path(state_dict["best_model_path"]))
-        scores = {file: _miou(file) for file in files if file is not None and file.is_file()}
-        if not scores:
+        best = here if here.is_file() else self.earlier
+        if best is None:
             return
-        best = max(scores, key=scores.__getitem__)
-        if best.resolve() != here.resolve() and rank() == 0:
+        content = torch.load(best, map_location="cpu", weights_only=True, mmap=True)
+        score = torch.tensor(content["scores"]["miou"] if content["scores"] else -1.0)
+        if best != here and rank() == 0:
             with whole_file(here) as temporary:
                 shutil.copyfile(best, temporary)
-        score = torch.tensor(scores[best])
         self.best_model_path = self.kth_best_model_path = str(here)
         self.best_model_score = self.kth_value = self.current_score = score
         self.best_k_models = {str(here): score}
-
-
-def _miou(checkpoint: Path) -> float:
-    """Read the validation mIoU from a checkpoint; -1 if there is none."""
-    scores = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True).get("scores")
-    return scores["miou"] if scores else -1.0

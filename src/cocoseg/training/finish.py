@@ -14,17 +14,17 @@ from cocoseg.budget.budget import time_line
 from cocoseg.budget.run import Run
 from cocoseg.budget.stopping import StopOnSignal, find_callback
 from cocoseg.data.datamodule import SegmentationDataModule
-from cocoseg.figures.comparison import Example, draw_sheet, spread
+from cocoseg.figures.comparison import draw_sheet, spread
 from cocoseg.files import from_here, save_png, write_json
 from cocoseg.labels import LabelMap
 from cocoseg.networks.model_file import read_weights, save_model
 from cocoseg.networks.outputs import logits_of
-from cocoseg.networks.pixels import denormalize
 from cocoseg.run_folder import FINISHED, METRICS, PRUNED, STOPPED, Outcome
 from cocoseg.scores import Scores
 from cocoseg.sweeps.pruning import PruneTrial
 from cocoseg.training.checkpoints import BestCheckpoint, LastCheckpoint
 from cocoseg.training.console import score_table
+from cocoseg.training.dashboard import EXAMPLES, examples_of
 from cocoseg.training.extra_formats import write_formats
 from cocoseg.training.module import SegmentationModule
 from cocoseg.workers import exit_code
@@ -32,7 +32,6 @@ from cocoseg.workers import exit_code
 log = logging.getLogger(__name__)
 
 MODEL, SHEET = "segmentation_model.pth", "examples.png"
-EXAMPLES = 8  # images on the sheet
 
 
 class Exporter:
@@ -53,11 +52,11 @@ class Exporter:
         The checkpoint of a validation holds the weights that were scored. The module's may differ: a callback
         that averages weights puts the average in their place for the validation only.
         """
-        spec, net, scores = self.module.spec, self.module.net, self.module.scores
+        spec, scores = self.module.spec, self.module.scores
         with self.run.budget.saving("export"):
+            net = copy.deepcopy(self.module.net).eval()
             if checkpoint is not None:
                 content = read_weights(checkpoint, mmap=True)
-                net = copy.deepcopy(net)
                 net.load_state_dict(content["state_dict"])
                 scores = Scores(**content["scores"]) if content["scores"] else None
             save_model(self.run.folder / MODEL, net.state_dict(), spec, scores and scores.to_dict())
@@ -68,7 +67,7 @@ class Exporter:
         self.scores, self.exported = scores, True
 
     def finish(self, trainer: L.Trainer) -> float | None:
-        """Export the best weights, write other formats, log a summary and `outcome.json`.
+        """Export the best weights, write other formats, log a summary and write `outcome.json`.
 
         A run that ended before its first validation exports the weights it has, without scores.
 
@@ -81,24 +80,21 @@ class Exporter:
         stop = find_callback(trainer.callbacks, StopOnSignal)
         if trainer.is_global_zero:
             with stop.listening():
-                self._export_best(trainer)
-                written = write_formats(
-                    self.data.config.export, self.run, MODEL, self.module.spec, stopped=bool(stop.received)
-                )
-                self._log_summary(trainer, written)
-            self._outcome(trainer, stop).write(self.run.folder)
+                if not self.exported:
+                    best = find_callback(trainer.callbacks, BestCheckpoint)
+                    checkpoint = best.best_model_path or best.earlier
+                    self(checkpoint and Path(checkpoint))
+                model, target = self.run.folder / MODEL, self.module.spec.network["_target_"]
+                formats = self.data.config.export
+                write_formats(formats, self.run, model, target, stopped=stop.received is not None)
+                self._log_summary(trainer, stop)
+            self._write_outcome(trainer, stop)
         if stop.received is not None:
             sys.exit(exit_code(stop.received))
         return self.scores and self.scores.miou
 
-    def _export_best(self, trainer: L.Trainer) -> None:
-        best = find_callback(trainer.callbacks, BestCheckpoint)
-        checkpoint = best.best_model_path or best.earlier
-        if not self.exported:
-            self(checkpoint and Path(checkpoint))
-
-    def _log_summary(self, trainer: L.Trainer, written: Sequence[str]) -> None:
-        stop, last = (find_callback(trainer.callbacks, kind) for kind in (StopOnSignal, LastCheckpoint))
+    def _log_summary(self, trainer: L.Trainer, stop: StopOnSignal) -> None:
+        last = find_callback(trainer.callbacks, LastCheckpoint)
         if stop.received:
             resume = f"; to resume: ckpt_path={from_here(last.path)}" if last.step >= 0 else ""
             log.warning("%s: stopped at step %d%s", stop.received.name, trainer.global_step, resume)
@@ -112,16 +108,14 @@ class Exporter:
         log.info("run          %s", shown)
         log.info("dashboard    tensorboard --logdir %s", shown.parent)
         log.info("model        %s", shown / MODEL)
-        for line in written:
-            log.info("             %s", line)
         log.info("predictions  %s (image | target | prediction | error)", shown / SHEET)
 
-    def _outcome(self, trainer: L.Trainer, stop: StopOnSignal) -> Outcome:
+    def _write_outcome(self, trainer: L.Trainer, stop: StopOnSignal) -> None:
         pruned = find_callback(trainer.callbacks, PruneTrial).reason
         state = STOPPED if stop.received else PRUNED if pruned else FINISHED
         reason = stop.received.name if stop.received else pruned
         miou = self.scores and self.scores.miou
-        return Outcome(state, reason, miou, trainer.current_epoch, trainer.global_step)
+        Outcome(state, reason, miou, trainer.current_epoch, trainer.global_step).write(self.run.folder)
 
 
 def write_sheet(
@@ -130,12 +124,7 @@ def write_sheet(
     """Predict some images from all over a data set and write them compared as PNG, the hardest first."""
     indices = spread(len(pairs), EXAMPLES, seed)
     image, mask = (torch.stack(part) for part in zip(*(pairs[i] for i in indices), strict=True))
-    training = net.training
     like = next(net.parameters())
-    net.eval()
     with torch.inference_mode():
         prediction = logits_of(net(image.to(like.device, like.dtype))).argmax(1).cpu()
-    net.train(training)
-    parts = (denormalize(image), mask.byte().numpy(), prediction.byte().numpy())
-    examples = [Example(*part) for part in zip(*parts, strict=True)]
-    save_png(path, draw_sheet(examples, labels), compress_level=3)
+    save_png(path, draw_sheet(examples_of(image, mask, prediction), labels), compress_level=3)
