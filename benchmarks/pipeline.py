@@ -29,7 +29,7 @@ from cocoseg.config import Config
 from cocoseg.data.augment import Augment
 from cocoseg.data.datamodule import SegmentationDataModule
 from cocoseg.networks.device import resolve_precision
-from cocoseg.training.build import Start, build_module
+from cocoseg.training.build import build_module
 from cocoseg.training.console import quiet_lightning
 from cocoseg.training.recipe import train
 
@@ -105,7 +105,7 @@ def main() -> None:
         settings = resolve_precision(config.trainer)
         torch.backends.cudnn.benchmark = settings["benchmark"]
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        module = build_module(config, Run(Path(folder)), data, Start(None, None))
+        module = build_module(config, Run(Path(folder)), data, None)
         bare = Stepper(module.net, device, precision=settings["precision"], fast=True, compiled=False)
         batch = config.data.batch_size
         image = torch.randn(batch, 3, *config.data.image_size, device=device)

@@ -13,8 +13,7 @@ from cocoseg.networks.old_files import drop_deep_supervision
 from cocoseg.networks.pretrained import Pretrained
 from cocoseg.networks.residual import ResidualUNet
 from cocoseg.networks.spec import ModelSpec
-from cocoseg.training.finetuning import encoder_lr_groups
-from cocoseg.training.optimizer import weight_decay_groups
+from cocoseg.training.optimizer import parameter_groups
 from tiny import LABELS
 
 NETWORK = {"_target_": "cocoseg.ResidualUNet", "num_classes": 3, "base_channels": 2, "depth": 3}
@@ -48,9 +47,10 @@ def test_a_model_trained_with_deep_supervision_loads_without_its_heads(deep_supe
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_the_optimizer_of_a_checkpoint_loses_the_heads_too(weight_decay, encoder_lr):
     def optimizer(net: ResidualUNet) -> torch.optim.Adam:
-        groups = weight_decay_groups({"weight_decay": weight_decay}, net.parameters())
-        if encoder_lr != 1:
-            groups = encoder_lr_groups(groups, net.encoder, 0.1)
+        slow = net.encoder.parameters() if encoder_lr != 1 else ()
+        groups = parameter_groups(
+            {"lr": 1e-3, "weight_decay": weight_decay}, net.parameters(), slow, encoder_lr
+        )
         return torch.optim.Adam(groups, weight_decay=weight_decay)
 
     net = Supervised()

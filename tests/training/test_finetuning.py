@@ -11,10 +11,10 @@ from torch import nn
 from cocoseg.budget.budget import Budget
 from cocoseg.errors import CocosegError
 from cocoseg.networks.residual import ResidualUNet
-from cocoseg.training.finetuning import FreezeEncoder, encoder_lr_groups, encoder_of
+from cocoseg.training.finetuning import FreezeEncoder, encoder_of
 from cocoseg.training.losses import CrossEntropyLoss
 from cocoseg.training.module import SegmentationModule
-from cocoseg.training.optimizer import weight_decay_groups
+from cocoseg.training.optimizer import parameter_groups
 from tiny import SPEC, loader, random_batch, tiny_trainer, tiny_unet
 
 EPOCHS, STEPS = 3, 6
@@ -53,7 +53,8 @@ def make(seed: int = 0, *, fused: bool = True) -> SegmentationModule:
     net = ResidualUNet(num_classes=3, base_channels=4, depth=2)
 
     def optimizer(parameters):
-        groups = encoder_lr_groups(weight_decay_groups({"weight_decay": 0.1}, parameters), net.encoder, 1e-3)
+        node = {"lr": 1e-2, "weight_decay": 0.1}
+        groups = parameter_groups(node, parameters, net.encoder.parameters(), 0.1)
         return torch.optim.AdamW(groups, lr=1e-2, weight_decay=0.1, fused=fused)
 
     return SegmentationModule(net, CrossEntropyLoss(), optimizer, SPEC)
@@ -146,17 +147,16 @@ def test_ddp_learns_the_same(tmp_path, distributed, fused):
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_the_encoder_has_a_rate_of_its_own(decay):
     net = make().net
-    groups = encoder_lr_groups(
-        weight_decay_groups({"weight_decay": decay}, net.parameters()), net.encoder, 0.01
-    )
+    node = {"lr": 0.1, "weight_decay": decay}
+    groups = parameter_groups(node, net.parameters(), net.encoder.parameters(), 0.5)
     optimizer = torch.optim.AdamW(groups, lr=0.1, weight_decay=decay)
 
     rates = {id(weight): group["lr"] for group in optimizer.param_groups for weight in group["params"]}
 
-    expected = [0.1, 0.1, 0.01, 0.01] if decay else [0.1, 0.01]
+    expected = [0.1, 0.1, 0.05, 0.05] if decay else [0.1, 0.05]
     assert [group["lr"] for group in optimizer.param_groups] == expected
     assert len(rates) == len(list(net.parameters()))
-    assert {rates[id(weight)] for weight in net.encoder.parameters()} == {0.01}
+    assert {rates[id(weight)] for weight in net.encoder.parameters()} == {0.05}
     assert {rates[id(weight)] for weight in net.up.parameters()} == {0.1}
     of_norms = {g["weight_decay"] for g in optimizer.param_groups for w in g["params"] if w.ndim <= 1}
     assert of_norms == {0.0}

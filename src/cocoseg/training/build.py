@@ -1,6 +1,6 @@
 """Network, loss and trainer, as a configuration names them."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning as L
 from torch import nn
@@ -12,6 +12,7 @@ from cocoseg.cli import build
 from cocoseg.config import AUTO, Config
 from cocoseg.data.class_balance import class_weights
 from cocoseg.data.datamodule import SegmentationDataModule
+from cocoseg.errors import CocosegError
 from cocoseg.networks.custom import arguments_of, is_own, probe
 from cocoseg.networks.device import resolve_precision, to_channels_last
 from cocoseg.networks.model_file import read_checkpoint
@@ -20,33 +21,23 @@ from cocoseg.networks.spec import ModelSpec
 from cocoseg.training.batch_size import largest_batch
 from cocoseg.training.checkpoints import WholeCheckpointIO
 from cocoseg.training.module import SegmentationModule
-from cocoseg.training.optimizer import optimizer_of, require_same_groups
+from cocoseg.training.optimizer import optimizer_of
 
-
-class Start(NamedTuple):
-    """Weights that a training starts from.
-
-    Attributes:
-        checkpoint: content of the checkpoint that is resumed, or None.
-        pretrained: weights that a new run begins with, or None.
-    """
-
-    checkpoint: dict[str, Any] | None
-    pretrained: Pretrained | None
+Start = dict[str, Any] | Pretrained | None  # the checkpoint that is resumed, or weights to begin with
 
 
 def read_start(config: Config, run: Run) -> Start:
-    """Read the checkpoint or the weights to start from, and check what can be checked without data.
+    """Read the checkpoint that is resumed, or the weights that a new run begins with, if there are any.
 
     Raises:
         CocosegError: a file can't be read, or the network has no argument of a name.
     """
     arguments_of(config.model)
     if run.checkpoint is None:
-        return Start(None, _read_pretrained_once(config))
+        return _read_pretrained_once(config)
     checkpoint = read_checkpoint(run.checkpoint)
     run.budget.resume(checkpoint.get("budget"))
-    return Start(checkpoint, None)
+    return checkpoint
 
 
 def _read_pretrained_once(config: Config) -> Pretrained | None:
@@ -64,15 +55,20 @@ def build_module(config: Config, run: Run, data: SegmentationDataModule, start: 
     """
     network = arguments_of(config.model, len(data.labels))
     net = to_channels_last(build(network, "model"))
-    if start.pretrained is not None:
-        start.pretrained.load_into(net, data.labels)
+    if isinstance(start, Pretrained):
+        start.load_into(net, data.labels)
     optimizer = optimizer_of(config, net, resolve_precision(trainer_settings(config, run.budget)))
     spec = ModelSpec(network, data.labels, tuple(config.data.image_size))
     module = SegmentationModule(net=net, loss=build_loss(config, data), optimizer=optimizer, spec=spec)
-    if start.checkpoint is not None:
-        spec.require_same(start.checkpoint["spec"], where=run.checkpoint)
-        state = start.checkpoint["optimizer_states"][0]
-        require_same_groups(module.configure_optimizers(), state, where=run.checkpoint)
+    if isinstance(start, dict):
+        spec.require_same(start["spec"], where=run.checkpoint)
+        try:
+            module.configure_optimizers().load_state_dict(start["optimizer_states"][0])
+        except ValueError as error:
+            raise CocosegError(
+                f"{run.checkpoint}: its optimizer does not fit ({error}); keep finetune.encoder_lr and "
+                "optimizer.weight_decay as they were"
+            ) from error
     return module
 
 
@@ -108,8 +104,8 @@ def build_trainer(
 
 def build_loss(config: Config, data: SegmentationDataModule) -> nn.Module:
     """Build the loss, with class weights by its rule from the training masks."""
-    node = config.loss
-    rule = node.get("class_weights") if isinstance(node, dict) else None
+    node = config.loss or {}
+    rule = node.get("class_weights")
     if isinstance(rule, str):
         weights = None if rule == "none" else class_weights(rule, data.class_counts())
         node = {**node, "class_weights": weights}

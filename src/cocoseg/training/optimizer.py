@@ -8,8 +8,7 @@ from torch.optim import Optimizer
 
 from cocoseg.cli import build
 from cocoseg.config import Config
-from cocoseg.errors import CocosegError
-from cocoseg.training.finetuning import encoder_lr_groups, encoder_of
+from cocoseg.training.finetuning import encoder_of
 
 # Optimizers with `fused`: all parameters in one operation. Torch's own choice is a loop over them on a CPU.
 FUSED = ("torch.optim.Adam", "torch.optim.AdamW", "torch.optim.SGD")
@@ -24,80 +23,55 @@ def optimizer_of(
 ) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
     """Return the function that makes the optimizer of a network from its parameters.
 
-    Args:
-        config: its `optimizer` and `finetune`.
-        net: its encoder may have a learning rate of its own.
-        trainer: settings of the trainer, resolved.
-
     Raises:
-        CocosegError: the settings contradict each other, or the network has no encoder.
+        CocosegError: the network has no encoder.
     """
-    node, share = with_fused(config.optimizer, trainer), config.finetune.encoder_lr
+    node, share = with_fused(config.optimizer or {}, trainer), config.finetune.encoder_lr
     encoder = encoder_of(net) if config.finetune.frozen or share != 1 else None
 
     def make(parameters: Iterable[nn.Parameter]) -> Optimizer:
-        groups = weight_decay_groups(node, parameters)
-        if share != 1:
-            groups = encoder_lr_groups(groups, encoder, share * node["lr"])
-        return build(node, "optimizer", groups)
+        slow = encoder.parameters() if share != 1 else ()
+        return build(node, "optimizer", parameter_groups(node, parameters, slow, share))
 
     return make
 
 
-def with_fused(optimizer: Any, trainer: dict[str, Any]) -> Any:
+def with_fused(optimizer: dict[str, Any], trainer: dict[str, Any]) -> dict[str, Any]:
     """Return the optimizer's node, with `fused` where torch has that and the user has not decided.
+
+    No fused step can follow clipping in mixed precision; there `fused` is left out whoever set it.
+    """
+    if trainer.get("gradient_clip_val") and str(trainer.get("precision")) in MIXED:
+        return {key: value for key, value in optimizer.items() if key != "fused"}
+    if optimizer.get("_target_") not in FUSED or {"fused", "foreach"} & optimizer.keys():
+        return optimizer
+    return {**optimizer, "fused": True}
+
+
+def parameter_groups(
+    optimizer: dict[str, Any],
+    parameters: Iterable[nn.Parameter],
+    slow: Iterable[nn.Parameter] = (),
+    share: float = 1.0,
+) -> list[dict[str, Any]]:
+    """Return the groups of an optimizer: weights, biases and scales; then those of the encoder likewise.
+
+    Biases and the scales of norms don't decay: their size is no sign of overfitting.
 
     Args:
         optimizer: `_target_` and arguments.
-        trainer: settings of the trainer, resolved.
-
-    Raises:
-        CocosegError: the user asks for a fused step, and for clipping in mixed precision.
+        parameters: those to be trained.
+        slow: those of the encoder, if it has a smaller learning rate.
+        share: its rate as a share of that of the others.
     """
-    if not isinstance(optimizer, dict):
-        return optimizer
-    clips = trainer.get("gradient_clip_val") and str(trainer.get("precision")) in MIXED
-    if clips and optimizer.get("fused"):
-        raise CocosegError(
-            "optimizer.fused=true: a fused step can't follow trainer.gradient_clip_val with "
-            f"trainer.precision={trainer['precision']}; leave out optimizer.fused"
-        )
-    if clips or optimizer.get("_target_") not in FUSED or {"fused", "foreach"} & optimizer.keys():
-        return optimizer
-    has_fused = trainer.get("accelerator", "auto") in ("auto", "gpu", "cuda", "cpu")
-    return {**optimizer, "fused": True} if has_fused else optimizer
-
-
-def weight_decay_groups(optimizer: Any, parameters: Iterable[nn.Parameter]) -> list[Any]:
-    """Return the parameters, in two groups where weights decay.
-
-    Biases and the scales of norms don't decay: their size is no sign of overfitting.
-    """
-    parameters = list(parameters)
-    if not isinstance(optimizer, dict) or not optimizer.get("weight_decay"):
-        return parameters
-    weights = [parameter for parameter in parameters if parameter.ndim > 1]
-    others = [parameter for parameter in parameters if parameter.ndim <= 1]
-    groups = [{"params": weights}, {"params": others, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
-
-
-def require_same_groups(optimizer: Optimizer, state: dict[str, Any], where: str) -> None:
-    """Refuse a saved state of an optimizer with other groups of parameters.
-
-    Args:
-        optimizer: the one to load the state.
-        state: `Optimizer.state_dict()` of another one.
-        where: file of the state.
-
-    Raises:
-        CocosegError: names the settings that make groups.
-    """
-    ours, theirs = (
-        [len(g["params"]) for g in groups] for groups in (optimizer.param_groups, state["param_groups"])
-    )
-    if ours != theirs:
-        raise CocosegError(
-            f"{where}: its optimizer has the weights in groups of {theirs}, and here they are {ours}; keep "
-            "finetune.encoder_lr and optimizer.weight_decay as they were"
-        )
+    of_encoder = set(map(id, slow))
+    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
+    for parameter in parameters:
+        is_slow = id(parameter) in of_encoder
+        is_scale = bool(optimizer.get("weight_decay")) and parameter.ndim <= 1
+        options = {"weight_decay": 0.0} if is_scale else {}
+        if is_slow:
+            options["lr"] = share * optimizer["lr"]
+        group = groups.setdefault((is_slow, is_scale), {"params": [], **options})
+        group["params"].append(parameter)
+    return [groups[key] for key in sorted(groups)]
