@@ -8,7 +8,7 @@ from cocoseg.budget.budget import Budget
 from cocoseg.progress import track
 from cocoseg.scores import Scores
 from cocoseg.training import console
-from cocoseg.training.console import BarProgress, LineProgress, progress_callback, score_table
+from cocoseg.training.console import BarProgress, LineProgress, score_table
 from tiny import LABELS, loader, random_batch, tiny_module, tiny_trainer
 
 SCORES = Scores([0.9876, None, 0.25], miou=0.25, miou_with_background=0.6188, pixel_accuracy=1.0)
@@ -35,13 +35,6 @@ def test_score_table_without_foreground():
     scores = Scores([1.0, None, None], miou=float("nan"), miou_with_background=1.0, pixel_accuracy=1.0)
 
     assert "mIoU (without background)     nan" in score_table(scores, LABELS)
-
-
-@pytest.mark.parametrize(("terminal", "kind"), [(True, BarProgress), (False, LineProgress)])
-def test_a_bar_on_a_terminal_and_lines_elsewhere(monkeypatch, terminal, kind):
-    monkeypatch.setattr("sys.stderr", types.SimpleNamespace(isatty=lambda: terminal))
-
-    assert type(progress_callback(Budget(60))) is kind
 
 
 class Clock:
@@ -96,6 +89,15 @@ def test_training_says_how_it_goes_after_the_last_validation(tmp_path, caplog):
     assert lines[-1].endswith(f"val loss {loss:.3f}  val mIoU {miou:.3f}")
 
 
+def test_the_bar_shows_how_far_the_run_is(tmp_path):
+    bar, module = BarProgress(Budget(600)), tiny_module()
+    trainer = tiny_trainer(tmp_path, max_epochs=1, callbacks=[bar], enable_progress_bar=True)
+    trainer.fit(module, loader(random_batch()), loader(random_batch(seed=1)))
+    shown = bar.get_metrics(trainer, module)
+    assert shown.keys() == {"train/loss_step", "val/loss", "val/miou", "run"}
+    assert shown["run"].endswith(" of 0:10:00  epoch 1 of ~?")
+
+
 def test_training_says_how_it_goes_every_ten_seconds(tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO, logger="cocoseg")
     clock = Clock(console, monkeypatch)
@@ -103,7 +105,6 @@ def test_training_says_how_it_goes_every_ten_seconds(tmp_path, monkeypatch, capl
     budget.progress = 0.25
     monkeypatch.setattr(budget, "used", lambda: clock.now - 40)
     bar = LineProgress(budget)
-    bar.on_train_start(None, None)
     trainer = types.SimpleNamespace(
         callback_metrics={"train/loss_step": 0.5},
         current_epoch=3,

@@ -1,5 +1,7 @@
 """The callbacks of a training, in the order in which they run."""
 
+import sys
+
 import lightning as L
 
 from cocoseg import distributed
@@ -15,7 +17,7 @@ from cocoseg.sweeps.pruning import PruneTrial
 from cocoseg.training.batch_size import CheckMemory
 from cocoseg.training.checkpoints import BestCheckpoint, LastCheckpoint
 from cocoseg.training.compiling import CompileNetwork
-from cocoseg.training.console import progress_callback
+from cocoseg.training.console import BarProgress, LineProgress
 from cocoseg.training.dashboard import Figures, RunTexts
 from cocoseg.training.diagnostics import Diagnostics
 from cocoseg.training.finetuning import FreezeEncoder
@@ -47,5 +49,5 @@ def build_callbacks(
         callbacks += [RunTexts(config, run.command), HyperparameterRow(config, run.command)]
         callbacks += [Figures(budget, config.seed), Diagnostics(budget)]
         if config.trainer.get("enable_progress_bar", True):
-            callbacks.append(progress_callback(budget))
+            callbacks.append(BarProgress(budget) if sys.stderr.isatty() else LineProgress(budget))
     return callbacks + [build(node, f"callbacks.{name}") for name, node in config.callbacks.items()]

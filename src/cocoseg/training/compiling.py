@@ -1,14 +1,12 @@
 """`torch.compile` of the network for training."""
 
 import logging
-import time
 
 import lightning as L
 import torch
 
 from cocoseg.data.augment import training_size
 from cocoseg.data.datamodule import SegmentationDataModule
-from cocoseg.durations import clock
 from cocoseg.errors import TrainingError
 from cocoseg.networks.device import is_out_of_memory, preserve_state
 from cocoseg.training.batch_size import training_pass
@@ -28,7 +26,7 @@ class CompileNetwork(L.Callback):
         self.data = data
 
     def on_train_start(self, trainer: L.Trainer, pl_module: SegmentationModule) -> None:
-        begin, net = time.monotonic(), pl_module.net
+        net = pl_module.net
         torch.compiler.reset()  # earlier jobs of a sweep count: after eight torch compiles no more
         # A function, because a module would add its weights to the state dict.
         pl_module.compiled = torch.compile(lambda image: net(image), dynamic=False)
@@ -42,4 +40,4 @@ class CompileNetwork(L.Callback):
                 raise
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise TrainingError(f"compile: torch.compile failed ({reason}); set compile=false") from error
-        log.info("compile: the network is compiled, in %s", clock(time.monotonic() - begin))
+        log.info("compile: the network is compiled")

@@ -1,7 +1,6 @@
 """The terminal: progress of a run, and the table of scores at its end."""
 
 import logging
-import sys
 import time
 import warnings
 from typing import Any
@@ -18,7 +17,7 @@ from cocoseg.scores import Scores
 
 log = logging.getLogger(__name__)
 
-BAR_EVERY = 0.5  # seconds between two updates of the bar
+REFRESH = 5  # steps between two updates of the bar: showing a loss waits for the GPU
 SHOWN = {"train/loss_step": "loss", "val/loss": "val loss", "val/miou": "val mIoU"}
 
 
@@ -38,43 +37,27 @@ def quiet_lightning() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
-def progress_callback(budget: Budget) -> ProgressBar:
-    """Make a progress bar for a terminal, plain lines elsewhere."""
-    return BarProgress(budget) if sys.stderr.isatty() else LineProgress(budget)
-
-
-def estimate_epochs(trainer: L.Trainer, budget: Budget) -> str:
-    """Estimate the number of epochs of the whole run; `?` before the first step."""
-    if not budget.progress or not trainer.num_training_batches:
-        return "?"
-    done = trainer.current_epoch + (batches_of_epoch(trainer) + 1) / trainer.num_training_batches
-    return f"{done / budget.progress:.0f}"
+def position(trainer: L.Trainer, budget: Budget) -> str:
+    """Describe how far a run is: time used, limit, epoch, and the expected number of epochs."""
+    limit = "" if budget.limit is None else f" of {clock(budget.limit)}"
+    epochs = "?"
+    if budget.progress and trainer.num_training_batches:
+        done = trainer.current_epoch + (batches_of_epoch(trainer) + 1) / trainer.num_training_batches
+        epochs = f"{done / budget.progress:.0f}"
+    return f"{clock(budget.used())}{limit}  epoch {trainer.current_epoch} of ~{epochs}"
 
 
 class BarProgress(TQDMProgressBar):
-    """Lightning's bar, with the time used, the limit and the expected number of epochs."""
+    """Lightning's bar, with the position in the run."""
 
     def __init__(self, budget: Budget):
-        super().__init__(leave=False)
+        super().__init__(refresh_rate=REFRESH, leave=False)
         self.budget = budget
-        self._shown = 0.0
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        # Not after every step: showing a loss waits for the GPU.
-        if time.monotonic() - self._shown >= BAR_EVERY or batch_idx + 1 == self.total_train_batches:
-            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-            self._shown = time.monotonic()
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
-        metrics["epochs"] = f"~{estimate_epochs(trainer, self.budget)}"
-        metrics["time"] = clock(self.budget.used())
-        if self.budget.limit is not None:
-            metrics["time"] += f"/{clock(self.budget.limit)}"
-        return metrics
+        return {**metrics, "run": position(trainer, self.budget)}
 
 
 class LineProgress(ProgressBar):
@@ -83,34 +66,17 @@ class LineProgress(ProgressBar):
     def __init__(self, budget: Budget):
         super().__init__()
         self.budget = budget
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.shown = time.monotonic()
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         if time.monotonic() - self.shown >= LINE_EVERY:
-            self._show(trainer)
+            self.on_train_end(trainer)
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._show(trainer)
-
-    def _show(self, trainer: L.Trainer) -> None:
+    def on_train_end(self, trainer: L.Trainer, *args: Any) -> None:
         self.shown = time.monotonic()
-        limit = "" if self.budget.limit is None else f" of {clock(self.budget.limit)}"
-        values = (
-            f"{name} {float(trainer.callback_metrics[key]):.3f}"
-            for key, name in SHOWN.items()
-            if key in trainer.callback_metrics
-        )
-        log.info(
-            "%s%s  epoch %d of ~%s  step %d  %s",
-            clock(self.budget.used()),
-            limit,
-            trainer.current_epoch,
-            estimate_epochs(trainer, self.budget),
-            trainer.global_step,
-            "  ".join(values),
-        )
+        metrics = trainer.callback_metrics
+        values = [f"{name} {float(metrics[key]):.3f}" for key, name in SHOWN.items() if key in metrics]
+        log.info("%s  step %d  %s", position(trainer, self.budget), trainer.global_step, "  ".join(values))
 
 
 def score_table(scores: Scores, labels: LabelMap) -> str:

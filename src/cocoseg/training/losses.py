@@ -1,6 +1,7 @@
 """Losses: logits (B, C, H, W) and mask (B, H, W) int64 -> a scalar, ignored pixels left out."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +34,9 @@ class CrossEntropyLoss(nn.Module):
         self.register_buffer("class_weights", weights, persistent=False)
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
-        values, mask = _side_by_side(logits.float(), mask)  # a sum overflows half precision
+        values = logits.float()  # a sum overflows half precision
+        if values.stride(1) == 1:  # channels last: a softmax along memory takes half the time
+            values, mask = values.movedim(1, -1).flatten(0, 2), mask.flatten()
         # The whole module may have been moved to another precision.
         weights = None if self.class_weights is None else self.class_weights.float()
         # Summed here: over so many pixels torch's own reduction would use a single block of a GPU.
@@ -52,7 +55,7 @@ class CrossEntropyLoss(nn.Module):
         return losses.sum() / total.clamp(min=torch.finfo(total.dtype).tiny)
 
 
-class CrossEntropyDiceLoss(nn.Module):
+class CrossEntropyDiceLoss(CrossEntropyLoss):
     """Cross entropy plus Dice loss, in which classes count alike, however few pixels they have.
 
     Dice of a class is 2 sum(p g) / (sum(p) + sum(g)) over all pixels of the batch, with the probability p
@@ -61,23 +64,15 @@ class CrossEntropyDiceLoss(nn.Module):
 
     Args:
         dice: weight of the Dice loss.
-        ignore_index, label_smoothing, class_weights: arguments of `CrossEntropyLoss`.
+        cross_entropy: arguments of `CrossEntropyLoss`.
     """
 
-    def __init__(
-        self,
-        dice: float = 1.0,
-        ignore_index: int = IGNORE_INDEX,
-        label_smoothing: float = 0.0,
-        class_weights: Sequence[float] | None = None,
-    ):
-        super().__init__()
-        self.cross_entropy = CrossEntropyLoss(ignore_index, label_smoothing, class_weights)
+    def __init__(self, dice: float = 1.0, **cross_entropy: Any):
+        super().__init__(**cross_entropy)
         self.dice = dice
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
-        dice = dice_loss(logits, mask, self.cross_entropy.ignore_index)
-        return self.cross_entropy(logits, mask) + self.dice * dice
+        return super().forward(logits, mask) + self.dice * dice_loss(logits, mask, self.ignore_index)
 
 
 def dice_loss(logits: Tensor, mask: Tensor, ignore_index: int = IGNORE_INDEX) -> Tensor:
@@ -94,10 +89,3 @@ def dice_loss(logits: Tensor, mask: Tensor, ignore_index: int = IGNORE_INDEX) ->
     dice = 2 * shared / (probability.sum(0) + true).clamp(min=1e-6)
     shown = (true > 0).float()
     return (shown * (1 - dice)).sum() / shown.sum().clamp(min=1)
-
-
-def _side_by_side(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (N, C) and (N,) if channels are last in memory: a softmax along memory takes half the time."""
-    if values.stride(1) == 1:
-        return values.movedim(1, -1).flatten(0, 2), mask.flatten()
-    return values, mask

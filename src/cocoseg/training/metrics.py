@@ -16,9 +16,8 @@ class ConfusionMatrix(Metric):
     def __init__(self, num_classes: int):
         super().__init__()
         self.num_classes = num_classes
-        self.add_state(
-            "matrix", torch.zeros(num_classes, num_classes, dtype=torch.int64), dist_reduce_fx="sum"
-        )
+        zeros = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+        self.add_state("matrix", zeros, dist_reduce_fx="sum")
 
     def update(self, predicted: Tensor, mask: Tensor) -> None:
         """Add a batch: predicted and mask (B, H, W) int64."""
@@ -48,8 +47,9 @@ class MeanLoss(Metric):
         self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
         self.add_state("pixels", torch.tensor(0.0), dist_reduce_fx="sum")
 
-    def update(self, loss: Tensor, pixels: Tensor) -> None:
-        """Add a batch: its mean loss, and the number of pixels that it is a mean over."""
+    def update(self, loss: Tensor, mask: Tensor) -> None:
+        """Add the mean loss of a batch, and its mask (B, H, W) int64."""
+        pixels = (mask != IGNORE_INDEX).sum()
         self.total += loss * pixels
         self.pixels += pixels
 

@@ -8,7 +8,6 @@ import lightning as L
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cocoseg.labels import IGNORE_INDEX
 from cocoseg.networks.old_files import drop_average, drop_callbacks, drop_deep_supervision
 from cocoseg.networks.outputs import Output, logits_of, training_loss
 from cocoseg.networks.spec import ModelSpec
@@ -30,8 +29,7 @@ class SegmentationModule(L.LightningModule):
         spec: description of the network, saved in every checkpoint.
 
     Attributes:
-        scores: scores of the last validation; in every checkpoint, too.
-        matrix: the confusion matrix of the last validation, (C, C) int64, rows the target.
+        scores, matrix: scores and confusion matrix (C, C) int64 of the last validation, rows the target.
         scores_are_partial: the last validation was cut short and covers only a part of its images.
         compiled: replaces the network in training, if it was compiled.
         base_rates: learning rate of each parameter group of each optimizer, which a schedule scales.
@@ -67,7 +65,7 @@ class SegmentationModule(L.LightningModule):
         image, mask = batch
         output = (self.compiled or self.net)(image.to(self.dtype))
         total, loss = training_loss(self.loss, output, mask)
-        self.train_loss.update(loss.detach(), _count_pixels(mask))
+        self.train_loss.update(loss.detach(), mask)
         self.log("train/loss_step", loss, prog_bar=True)
         return total
 
@@ -79,7 +77,7 @@ class SegmentationModule(L.LightningModule):
             self._log_scores(self.scores)
 
     def on_validation_epoch_start(self) -> None:
-        self.confusion.reset()  # an exception may have ended the last validation
+        self.confusion.reset()
         self.val_loss.reset()
         self._batches = 0
 
@@ -88,23 +86,19 @@ class SegmentationModule(L.LightningModule):
         image, mask = batch
         logits = self(image.to(self.dtype))
         predicted = logits.argmax(1)
-        self.val_loss.update(self.loss(logits, mask), _count_pixels(mask))
+        self.val_loss.update(self.loss(logits, mask), mask)
         self.confusion.update(predicted, mask)
         self._batches += 1
         return predicted
 
     def on_validation_epoch_end(self) -> None:
-        matrix = self.confusion.compute().cpu()
-        scores = Scores.from_matrix(matrix.numpy())
-        loss = self.val_loss.compute()
-        self.confusion.reset()
-        self.val_loss.reset()
         if self.trainer.sanity_checking:
             return
-        self.scores, self.matrix = scores, matrix
+        self.matrix = self.confusion.compute().cpu()
+        self.scores = Scores.from_matrix(self.matrix.numpy())
         self.scores_are_partial = self._batches < sum(self.trainer.num_val_batches)
-        self.log("val/loss", loss, prog_bar=True)
-        self._log_scores(scores)
+        self.log("val/loss", self.val_loss.compute(), prog_bar=True)
+        self._log_scores(self.scores)
 
     def _log_scores(self, scores: Scores) -> None:
         self.log("val/miou", scores.miou, prog_bar=True)
@@ -132,8 +126,3 @@ class SegmentationModule(L.LightningModule):
         drop_deep_supervision(checkpoint["spec"]["network"], checkpoint["state_dict"], optimizer)
         self.scores = Scores(**checkpoint["scores"]) if checkpoint["scores"] else None
         drop_callbacks(checkpoint["callbacks"])
-
-
-def _count_pixels(mask: Tensor) -> Tensor:
-    """The number of pixels that are not ignored, () int64."""
-    return (mask != IGNORE_INDEX).sum()

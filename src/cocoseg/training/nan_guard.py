@@ -4,7 +4,7 @@ import sys
 from typing import Any
 
 import lightning as L
-import torch
+from torch import Tensor
 
 from cocoseg.distributed import largest, rank
 from cocoseg.errors import TrainingError
@@ -16,11 +16,9 @@ class StopOnNaN(L.Callback):
     """Ends training once the loss is NaN or infinite, before such weights get into a checkpoint."""
 
     def __init__(self) -> None:
-        self._loss: torch.Tensor | None = None  # loss of the last step
+        self._loss: Tensor | None = None  # loss of the last step
 
-    def on_before_backward(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, loss: torch.Tensor
-    ) -> None:
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
         self._loss = loss.detach()
         if loss.is_cuda and trainer.global_step % CHECK_EVERY:
             return
@@ -32,9 +30,9 @@ class StopOnNaN(L.Callback):
         _require_finite(trainer, self._loss)  # steps since the last check
 
 
-def _require_finite(trainer: L.Trainer, loss: torch.Tensor | None) -> None:
+def _require_finite(trainer: L.Trainer, loss: Tensor | None) -> None:
     """End all ranks if the loss of any is not finite; rank zero reports it for all."""
-    finite = loss is None or bool(torch.isfinite(loss))
+    finite = loss is None or bool(loss.isfinite())
     if not largest(not finite)[0]:
         return
     if rank() > 0:
