@@ -19,9 +19,7 @@ from cocoseg.cli import program, resolve_config
 def main(cfg: DictConfig) -> float | None:
     config = resolve_config(cfg)
     with open_run(cfg, config) as run:
-        from cocoseg.training.recipe import (
-            train,  # here, so that --help and mistakes answer at once: torch is slow
-        )
+        from cocoseg.training.recipe import train  # torch takes seconds to import
 
         return train(config, run)
 

@@ -34,12 +34,9 @@ SMALLER = (
 )
 # Time: nets of the default width take a second for each checkpoint that they write.
 NARROWER = {
-    "UNet": ("model.base_channels=4",),
-    "ResidualUNet": ("model.base_channels=4",),
-    "ResNetUNet": (
-        "model.decoder_channels=[8,8,8,8,8]",
-        "model.weights=null",  # there is nothing to fetch them from
-    ),
+    "UNet": {"base_channels": 4},
+    "ResidualUNet": {"base_channels": 4},
+    "ResNetUNet": {"decoder_channels": [8, 8, 8, 8, 8], "weights": None},  # not fetched
 }
 
 
@@ -70,9 +67,10 @@ def test_every_experiment_trains(experiment, precision, shapes_root, root, tmp_p
         f"trainer.precision={precision}",
     )
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        chosen = [f"experiment={experiment}", *places, *SMALLER]
-        network = compose("train", chosen).model["_target_"].rpartition(".")[2]
-        config = resolve_config(compose("train", [*chosen, *NARROWER[network]]))
+        composed = compose("train", [f"experiment={experiment}", *places, *SMALLER])
+    network = composed.model["_target_"].rpartition(".")[2]
+    composed.model.update(NARROWER[network])
+    config = resolve_config(composed)
     run_dir = tmp_path / "run"
 
     train(config, Run(run_dir))

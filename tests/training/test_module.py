@@ -4,25 +4,21 @@ import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint
+from lightning.pytorch.callbacks import LambdaCallback
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from cocoseg.data.datamodule import SegmentationDataModule
-from cocoseg.networks.model_file import read_weights
 from cocoseg.networks.spec import ModelSpec
 from cocoseg.networks.unet import UNet
 from cocoseg.scores import Scores
 from cocoseg.training.losses import CrossEntropyLoss
 from cocoseg.training.module import SegmentationModule
 from tiny import (
-    NETWORK,
     SPEC,
     Reads,
     loader,
     painted,
     random_batch,
-    shapes_config,
     tiny_module,
     tiny_trainer,
     tiny_unet,
@@ -177,23 +173,6 @@ def test_a_checkpoint_before_the_first_validation_has_no_scores(tmp_path):
     assert torch.load(tmp_path / "a.ckpt", weights_only=True)["scores"] is None
 
 
-def test_going_on_from_a_checkpoint_brings_back_weights_step_and_scores(tmp_path):
-    batches = loader(random_batch()), loader(random_batch(seed=1))
-    first = tiny_trainer(tmp_path, max_epochs=1)
-    module = tiny_module()
-    first.fit(module, *batches)
-    first.save_checkpoint(tmp_path / "a.ckpt")
-    resumed = tiny_module(tiny_unet(seed=1))
-    trainer = tiny_trainer(tmp_path, max_epochs=1)
-
-    trainer.fit(resumed, *batches, ckpt_path=tmp_path / "a.ckpt", weights_only=True)
-
-    assert trainer.global_step == 1
-    assert resumed.scores == module.scores is not None
-    for ours, theirs in zip(resumed.net.parameters(), module.net.parameters(), strict=True):
-        assert torch.equal(ours, theirs)
-
-
 @pytest.mark.slow
 def test_overfits_two_images(tmp_path):
     torch.manual_seed(0)
@@ -213,36 +192,7 @@ def test_overfits_two_images(tmp_path):
     assert trainer.callback_metrics["val/miou_with_background"] > 0.9
 
 
-def weights_after_training(shapes_root, folder, *, seed: int) -> dict[str, Tensor]:
-    L.seed_everything(seed, workers=True, verbose=False)
-    data = SegmentationDataModule(shapes_config(shapes_root, folder / "prepared", seed=seed))
-    data.prepare_data()
-    data.setup("fit")
-    module = SegmentationModule(
-        UNet(num_classes=len(data.labels), base_channels=4, depth=2, dropout=0.2),
-        CrossEntropyLoss(),
-        lambda parameters: torch.optim.Adam(parameters, lr=1e-3),
-        ModelSpec(NETWORK, data.labels, (32, 32)),
-    )
-    best = ModelCheckpoint(dirpath=folder / f"seed {seed}", monitor="val/miou", mode="max")
-    options = {"enable_checkpointing": True, "num_sanity_val_steps": 1, "callbacks": [best]}
-    trainer = tiny_trainer(folder, max_steps=6, max_time=None, **options)  # the second epoch breaks off
-    trainer.fit(module, data)
-    assert trainer.global_step == 6
-    return read_weights(best.best_model_path)["state_dict"] | {
-        f"last {name}": tensor for name, tensor in module.net.state_dict().items()
-    }
-
-
-def test_the_seed_decides_the_weights_bit_for_bit(shapes_root, tmp_path):
-    first, second = (weights_after_training(shapes_root, tmp_path / name, seed=3) for name in "ab")
-
-    assert len(first) == 2 * len(tiny_unet().state_dict())
-    for name, tensor in first.items():
-        assert torch.equal(tensor, second[name]), name
-
-
-def test_a_validation_that_was_broken_off_does_not_count_twice(shapes_root, tmp_path):
+def test_a_validation_that_was_broken_off_does_not_count_twice(tmp_path):
     """A signal may end one, and another one follow."""
     module = tiny_module()
     trainer = tiny_trainer(tmp_path)
