@@ -242,8 +242,7 @@ def test_a_resumed_run_shows_the_same_images_and_no_step_twice(tmp_path):
         assert steps(found, tag) == [3, 6, 9]
     loss_steps = [point.step for point in found.Scalars("train/loss_step")]
     assert loss_steps == sorted(loss_steps)
-    board = TensorBoardApi(tmp_path, runs=1)
-    assert sorted(board.scalars("run", "val/loss")) == [2, 5, 8]
+    assert [point.step for point in found.Scalars("val/loss")] == [2, 5, 8]
 
 
 def test_without_tensorboard_nothing_is_drawn(tmp_path, monkeypatch):
