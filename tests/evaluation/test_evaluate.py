@@ -198,7 +198,7 @@ def test_the_worst_come_first(scored: SimpleNamespace) -> None:
     assert scores[0] == pytest.approx(np.mean(iou))
     page = (scored.out / "gallery.html").read_text()
     assert page.index(f"<b>{scores[0]:.3f}</b>") < page.index(f"<b>{scores[-1]:.3f}</b>")
-    assert len(list((scored.out / "gallery").glob("**/*.truth.png"))) == 24
+    assert len(list((scored.out / "gallery").glob("**/*.target.png"))) == 24
 
 
 def test_at_the_networks_size_alone(

@@ -1,16 +1,7 @@
 import numpy as np
 import pytest
 
-from cocoseg.figures.comparison import (
-    GAP,
-    LEAST,
-    MOST,
-    Example,
-    draw_comparison,
-    draw_sheet,
-    panel_size,
-    spread,
-)
+from cocoseg.figures.comparison import GAP, Example, draw_comparison, draw_sheet, spread
 from cocoseg.figures.text import LINE
 from cocoseg.labels import IGNORE_COLOR
 from tiny import LABELS
@@ -18,8 +9,8 @@ from tiny import LABELS
 BLACK, RED, BLUE = (0, 0, 0), (255, 0, 0), (0, 0, 255)
 
 
-def example(truth: list[list[int]], prediction: list[list[int]], seed: int = 0) -> Example:
-    masks = np.array(truth, dtype=np.uint8), np.array(prediction, dtype=np.uint8)
+def example(target: list[list[int]], prediction: list[list[int]], seed: int = 0) -> Example:
+    masks = np.array(target, dtype=np.uint8), np.array(prediction, dtype=np.uint8)
     image = np.random.default_rng(seed).integers(0, 256, (*masks[0].shape, 3), dtype=np.uint8)
     return Example(image, *masks)
 
@@ -29,31 +20,31 @@ def blocks(rows: list[list[int]]) -> list[list[int]]:
     return np.kron(np.array(rows), np.ones((80, 80), dtype=int)).tolist()
 
 
-def test_a_comparison_is_image_truth_prediction_and_what_is_wrong():
+def test_a_comparison_is_image_target_prediction_and_error():
     shown = example(blocks([[0, 1], [2, 255]]), blocks([[0, 2], [2, 1]]))
 
     picture = np.asarray(draw_comparison(shown, LABELS))
 
     assert picture.shape == (160 + 2 * LINE, 4 * (160 + GAP) - GAP, 3)
-    photo, truth, prediction, wrong = (picture[:160, x : x + 160] for x in range(0, 4 * 164, 164))
+    photo, target, prediction, error = (picture[:160, x : x + 160] for x in range(0, 4 * 164, 164))
     assert (photo == shown.image).all()
-    assert (truth[:80, :80] == BLACK).all()
-    assert (truth[:80, 80:] == RED).all()
-    assert (truth[80:, :80] == BLUE).all()
+    assert (target[:80, :80] == BLACK).all()
+    assert (target[:80, 80:] == RED).all()
+    assert (target[80:, :80] == BLUE).all()
     paler = tuple(part // 2 + 96 for part in IGNORE_COLOR)
-    assert {*map(tuple, truth[80:, 80:].reshape(-1, 3).tolist())} == {paler, (64, 64, 64)}
+    assert {*map(tuple, target[80:, 80:].reshape(-1, 3).tolist())} == {paler, (64, 64, 64)}
     assert (prediction[:80, :80] == BLACK).all()
     assert (prediction[:80, 80:] == BLUE).all()
     assert (prediction[80:, :80] == BLUE).all()
     assert (prediction[80:, 80:] == RED).all()  # what is said of ignored pixels is shown
-    reds = wrong[:80, 80:]
+    reds = error[:80, 80:]
     assert reds[..., 0].min() >= 128
     assert reds[..., 1:].max() <= 42
     assert reds.std() > 0  # the image is seen through it
-    for right in (wrong[:80, :80], wrong[80:, :80]):
-        assert (right[..., 0] == right[..., 1]).all()  # grey
+    for right in (error[:80, :80], error[80:, :80]):
+        assert (right[..., 0] == right[..., 1]).all()  # gray
         assert right.max() <= 127
-    assert np.ptp(wrong[80:, 80:], axis=-1).max() == 0  # ignored is never wrong
+    assert np.ptp(error[80:, 80:], axis=-1).max() == 0  # ignored pixels are never errors
     for left in (160, 324, 488):
         assert (picture[:160, left : left + GAP] == 255).all()
 
@@ -70,8 +61,9 @@ def test_a_comparison_is_image_truth_prediction_and_what_is_wrong():
     ],
 )
 def test_small_images_are_enlarged_and_large_ones_shrunk(height, width, expected):
-    assert panel_size(height, width) == expected
-    assert LEAST <= max(panel_size(height, width)) <= MOST
+    mask = np.zeros((height, width), dtype=np.uint8)
+    figure = draw_comparison(Example(np.zeros((height, width, 3), dtype=np.uint8), mask, mask), LABELS)
+    assert figure.size == (4 * (expected[0] + GAP) - GAP, expected[1] + 2 * LINE)
 
 
 def test_iou_of_one_image():

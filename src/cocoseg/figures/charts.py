@@ -64,7 +64,7 @@ def confusion_matrix(matrix: np.ndarray, names: Sequence[str]) -> PIL.Image.Imag
 
 
 def confused_pairs(matrix: np.ndarray, names: Sequence[str]) -> PIL.Image.Image:
-    """Draw the pairs of target and predicted class with most wrong pixels, as shares of all wrong pixels.
+    """Draw the pairs of target and predicted class with most errors, as shares of all errors (pixels).
 
     Args:
         matrix: (C, C) pixels, rows the target.
@@ -80,7 +80,7 @@ def confused_pairs(matrix: np.ndarray, names: Sequence[str]) -> PIL.Image.Image:
             text = f"{share:.1%} ({shares[target, predicted]:.1%} of the class)"
             rows.append(Bar(f"{names[target]} taken for {names[predicted]}", share, ERROR, text))
     full = max((row.value for row in rows), default=1.0)
-    return _bars("Most confused: share of all wrong pixels", rows, full, 2 * NAMES)
+    return _bars("Most confused: share of all errors", rows, full, 2 * NAMES)
 
 
 def iou_bars(iou: Sequence[float | None], labels: LabelMap) -> PIL.Image.Image:

@@ -1,4 +1,4 @@
-"""Comparison of predictions with targets: image | truth | prediction | errors, a row per image."""
+"""Comparison of predictions with targets: image | target | prediction | error, a row per image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 
-from cocoseg.figures.text import GRAY, LINE, cut_text, draw_names, hatch, names_by_size, text_font
+from cocoseg.figures.text import GRAY, LINE, cut_text, hatch, legend, text_font
 from cocoseg.labels import IGNORE_INDEX, LabelMap
 from cocoseg.resizing import resize_mask
 from cocoseg.scores import image_iou
@@ -31,16 +31,6 @@ class Example:
     predicted: np.ndarray
 
     @property
-    def error(self) -> np.ndarray:
-        """Whether each pixel is predicted wrongly, (H, W) bool; False where ignored."""
-        return (self.target != self.predicted) & (self.target != IGNORE_INDEX)
-
-    @property
-    def error_rate(self) -> float:
-        """Share of the pixels that are not ignored."""
-        return np.count_nonzero(self.error) / max(1, np.count_nonzero(self.target != IGNORE_INDEX))
-
-    @property
     def iou(self) -> float:
         """Mean over the classes in the target, with background."""
         return image_iou(self.target, self.predicted)
@@ -52,23 +42,23 @@ def draw_comparison(example: Example, labels: LabelMap) -> PIL.Image.Image:
     Target and prediction are in the colors of the labels; errors are red on a dim gray image. Ignored pixels
     are striped, except in the prediction, which shows every predicted class.
     """
-    size = panel_size(*example.target.shape)
+    size = _panel_size(*example.target.shape)
     resized = PIL.Image.fromarray(example.image).resize(size, PIL.Image.Resampling.LANCZOS)
-    photo = np.asarray(resized)
     gray = np.asarray(resized.convert("L"))[..., None] // 2
     red = np.concatenate((gray + 128, gray // 3, gray // 3), axis=2)
+    counted = example.target != IGNORE_INDEX
+    error = (example.target != example.predicted) & counted
+    error_rate = np.count_nonzero(error) / max(1, np.count_nonzero(counted))
     target, predicted, error = (
-        resize_mask(mask, size[::-1])
-        for mask in (example.target, example.predicted, example.error.astype(np.uint8))
+        resize_mask(mask, size[::-1]) for mask in (example.target, example.predicted, error.astype(np.uint8))
     )
     ignored = target == IGNORE_INDEX
     palette = labels.palette()
-    errors = np.where((error > 0)[..., None], red, gray)
     panels = {
-        f"image, IoU {example.iou:.2f}": photo,
-        "truth": hatch(palette[target], ignored),
+        f"image, IoU {example.iou:.2f}": np.asarray(resized),
+        "target": hatch(palette[target], ignored),
         "prediction": palette[predicted],
-        f"wrong: {example.error_rate:.1%}": hatch(errors, ignored),
+        f"error: {error_rate:.1%}": hatch(np.where((error > 0)[..., None], red, gray), ignored),
     }
     width, height = size
     figure = PIL.Image.new("RGB", (4 * (width + GAP) - GAP, height + 2 * LINE), "white")
@@ -77,8 +67,8 @@ def draw_comparison(example: Example, labels: LabelMap) -> PIL.Image.Image:
         x = index * (width + GAP)
         figure.paste(PIL.Image.fromarray(panel), (x, 0))
         draw.text((x, height + 1), cut_text(title, font, width), fill=GRAY, font=font)
-    names = names_by_size(labels, example.target, example.predicted, background=True)
-    draw_names(draw, 0, height + LINE, figure.width, names, font, lines=1)
+    names = legend(labels, example.target, example.predicted, width=figure.width, lines=1)
+    figure.paste(names, (0, height + LINE))
     return figure
 
 
@@ -100,7 +90,7 @@ def spread(images: int, count: int, seed: int) -> list[int]:
     return [int(draw.integers(low, high)) for low, high in pairwise(bounds)]
 
 
-def panel_size(height: int, width: int) -> tuple[int, int]:
+def _panel_size(height: int, width: int) -> tuple[int, int]:
     """Width and height of an image's panel: shrunk from a large image, a multiple of a small one."""
     longer = max(height, width)
     scale = MOST / longer if longer > MOST else -(-LEAST // longer)

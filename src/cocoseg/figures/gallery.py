@@ -1,5 +1,6 @@
 """`gallery.html`: images, predictions and overlays to look through, in one page that needs no network."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -21,16 +22,22 @@ from cocoseg.resizing import resize_mask
 FOLDER = "gallery"  # folder of the thumbnails, next to the page
 LONGEST = 480  # pixels: longer side of a thumbnail at most
 LEAST = 240  # pixels: smaller thumbnails are shown enlarged to this
-SHOWN = 8  # classes in an image's legend; the others are counted
 
 # The page is gallery.html next to this file. Whatever is filled in has been escaped.
 _CARD = Template("""<article>
 <h2>$score$title</h2><p>$about</p>
-<div class="row"><figure><div class="pair">$image$overlay</div>
+<div class="row"><figure><div class="pair">
+<img src="$path.image.jpg" alt="Image of $title" $size loading="lazy">
+<img src="$path.overlay.jpg" alt="Overlay of $title" $size loading="lazy" class="over"></div>
 <input type="range" min="0" max="100" value="50" aria-label="Overlay of $title">
-<figcaption>image | overlay</figcaption></figure>$prediction$truth</div>
+<figcaption>image | overlay</figcaption></figure>
+<figure><img src="$path.mask.png" alt="Prediction of $title" $size loading="lazy">
+<figcaption>prediction</figcaption></figure>$target</div>
 <p>$legend</p>
 </article>""")
+_TARGET = Template("""
+<figure><img src="$path.target.png" alt="Target of $title" $size loading="lazy">
+<figcaption>target</figcaption></figure>""")
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,7 @@ def write_thumbnails(
         buffer = BytesIO()
         thumbnail.save(buffer, format="JPEG", quality=85)
         write_bytes(_thumbnail(folder, name, kind), buffer.getvalue())
-    for kind, classes in (("mask.png", mask), ("truth.png", target)):
+    for kind, classes in (("mask.png", mask), ("target.png", target)):
         if classes is not None:
             thumbnail = PIL.Image.fromarray(resize_mask(classes, size))
             thumbnail.putpalette(labels.palette().tobytes())
@@ -100,9 +107,8 @@ def write_gallery(path: Path, cards: Sequence[Card], labels: LabelMap, title: st
         title: heading.
         about: a line below the heading.
     """
-    if any(card.score is not None for card in cards):
-        cards = sorted(cards, key=lambda card: (card.score is None, card.score))
     template = Template(files(__package__).joinpath("gallery.html").read_text(encoding="utf-8"))
+    ranked = sorted(cards, key=lambda card: math.inf if card.score is None else card.score)
     page = template.substitute(
         title=escape(title),
         about=escape(about),
@@ -111,38 +117,28 @@ def write_gallery(path: Path, cards: Sequence[Card], labels: LabelMap, title: st
             for index, label in enumerate(labels.classes)
         ),
         legend="".join(_chip(index, name) for index, name in enumerate(labels.names)),
-        cards="\n".join(_card(card, labels) for card in cards),
+        cards="\n".join(_card(card, labels) for card in ranked),
     )
     write_bytes(path, page.encode())
 
 
 def _card(card: Card, labels: LabelMap) -> str:
-    height, width = card.size
-    shown = _scale(card.size, max(LEAST, min(LONGEST, max(card.size))))
-    total = sum(card.pixels.values()) or 1
-    ranked = sorted(card.pixels.items(), key=lambda item: -item[1])
-    ranked = [(index, count) for index, count in ranked if count and index < len(labels)]
-    chips = [_chip(index, labels.names[index], count / total) for index, count in ranked[:SHOWN]]
-    more = f"<span>+{len(ranked) - SHOWN}</span>" if len(ranked) > SHOWN else ""
-    title = escape(card.title)
-
-    def figure(kind: str, alt: str) -> str:
-        return f"<figure>{img(kind, alt)}<figcaption>{alt.lower()}</figcaption></figure>"
-
-    def img(kind: str, alt: str, more: str = "") -> str:
-        source = escape(quote(f"{FOLDER}/{card.name}.{kind}"))
-        size = f'width="{shown[1]}" height="{shown[0]}"'
-        return f'<img src="{source}" alt="{alt} of {title}" {size} loading="lazy"{more}>'
-
+    height, width = _scale(card.size, max(LEAST, min(LONGEST, max(card.size))))
+    total = sum(card.pixels.values())
+    shown = [(index, count) for index, count in card.pixels.items() if count and index < len(labels)]
+    shown.sort(key=lambda item: -item[1])
+    image = {
+        "title": escape(card.title),
+        "path": escape(quote(f"{FOLDER}/{card.name}")),
+        "size": f'width="{width}" height="{height}"',
+    }
+    size = f"{card.size[1]} x {card.size[0]}"
     return _CARD.substitute(
-        title=title,
+        image,
         score="" if card.score is None else f"<b>{card.score:.3f}</b> ",
-        about=escape(" · ".join(part for part in (f"{width} x {height}", card.caption) if part)),
-        image=img("image.jpg", "Image"),
-        overlay=img("overlay.jpg", "Overlay", ' class="over"'),
-        prediction=figure("mask.png", "Prediction"),
-        truth=figure("truth.png", "Truth") if card.has_target else "",
-        legend="".join(chips) + more,
+        about=escape(" · ".join(part for part in (size, card.caption) if part)),
+        target=_TARGET.substitute(image) if card.has_target else "",
+        legend="".join(_chip(index, labels.names[index], count / total) for index, count in shown),
     )
 
 

@@ -2,9 +2,8 @@
 
 import numpy as np
 import PIL.Image
-import PIL.ImageDraw
 
-from cocoseg.figures.text import LINE, draw_names, hatch, lay_out, names_by_size, text_font
+from cocoseg.figures.text import GAP, hatch, legend
 from cocoseg.labels import IGNORE_INDEX, LabelMap
 
 NARROWEST = 160  # pixels: least width of a legend
@@ -29,14 +28,11 @@ def overlay(image: np.ndarray, mask: np.ndarray, labels: LabelMap) -> np.ndarray
 
 
 def with_legend(figure: PIL.Image.Image, mask: np.ndarray, labels: LabelMap) -> PIL.Image.Image:
-    """Add the names of the classes in a mask, (H, W) uint8, below a figure, the largest class first."""
-    names = names_by_size(labels, mask, background=True)
-    font = text_font()
-    width = max(figure.width, NARROWEST)
-    lines = 1 + max((chip.line for chip in lay_out(names, width, font)), default=0)
-    sheet = PIL.Image.new("RGB", (width, figure.height + lines * LINE + 4), "white")
+    """Add the names of the classes in a mask, (H, W) uint8, below a figure."""
+    names = legend(labels, mask, width=max(figure.width, NARROWEST), lines=len(labels))
+    sheet = PIL.Image.new("RGB", (names.width, figure.height + GAP + names.height), "white")
     sheet.paste(figure)
-    draw_names(PIL.ImageDraw.Draw(sheet), 0, figure.height + 4, width, names, font, lines)
+    sheet.paste(names, (0, figure.height + GAP))
     return sheet
 
 

@@ -1,9 +1,7 @@
 """Text, measured and cut to fit, and patterns that figures share."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
-
 import numpy as np
+import PIL.Image
 import PIL.ImageDraw
 import PIL.ImageFont
 
@@ -13,7 +11,7 @@ LINE = 18  # pixels: height of a line of text
 GRAY = (96, 96, 96)  # color of plain text
 HATCH = 8  # pixels from stripe to stripe
 PADDING = 8  # pixels that a name's color is wider than the name
-CHIP_GAP = 4  # pixels between names
+GAP = 4  # pixels between names
 COUNT = 36  # pixels: room for a count of names such as "+254"
 
 Color = tuple[int, int, int]
@@ -43,64 +41,38 @@ def hatch(image: np.ndarray, where: np.ndarray) -> np.ndarray:
     return result
 
 
-class Chip(NamedTuple):
-    """A name on its color: place and width in pixels, and the line that it is on."""
+def legend(labels: LabelMap, *masks: np.ndarray, width: int, lines: int) -> PIL.Image.Image:
+    """Draw the names of the classes in some masks on their colors, the class with most pixels first.
 
-    x: int
-    line: int
-    width: int
-    text: str
-    color: Color
-
-
-def lay_out(names: Sequence[tuple[str, Color]], width: int, font: Font) -> list[Chip]:
-    """Lay names out in lines of `width` pixels, each of them cut so that a count has room behind it."""
-    chips: list[Chip] = []
-    x = line = 0
-    for name, color in names:
-        text = cut_text(name, font, width - PADDING - COUNT)
-        extent = text_width(text, font) + PADDING
-        if x and x + extent > width:
-            x, line = 0, line + 1
-        chips.append(Chip(x, line, extent, text, color))
-        x += extent + CHIP_GAP
-    return chips
-
-
-def draw_names(
-    draw: PIL.ImageDraw.ImageDraw,
-    left: int,
-    top: int,
-    width: int,
-    names: Sequence[tuple[str, Color]],
-    font: Font,
-    lines: int = 2,
-) -> None:
-    """Draw names on their colors, in this order; on the last line a count of those that have no room.
+    Background is left out.
 
     Args:
-        left, top, width: in pixels.
-        lines: number of lines of LINE pixels.
+        masks: (H, W) uint8 class indices.
+        width: of the legend in pixels.
+        lines: number of lines at most, of LINE pixels; the last one ends with a count of the names that have
+            no room.
     """
-    chips = lay_out(names, width, font)
-    shown = [chip for chip in chips if chip.line < lines]
-    if len(shown) < len(chips):
-        while shown[-1].x and shown[-1].x + shown[-1].width > width - COUNT:
-            shown.pop()
-        last = shown[-1]
-        place = left + last.x + last.width + CHIP_GAP, top + last.line * LINE + 1
-        draw.text(place, f"+{len(chips) - len(shown)}", fill=GRAY, font=font)
-    for chip in shown:
-        x, y = left + chip.x, top + chip.line * LINE
-        draw.rectangle((x, y, x + chip.width - 1, y + LINE - 3), fill=chip.color)
-        draw.text((x + PADDING // 2, y + 1), chip.text, fill=readable_color(chip.color), font=font)
-
-
-def names_by_size(labels: LabelMap, *masks: np.ndarray, background: bool = False) -> list[tuple[str, Color]]:
-    """Names and colors of the classes in some masks, (H, W) uint8, the one with most pixels first."""
     counts = sum(np.bincount(mask.ravel(), minlength=256) for mask in masks)[: len(labels)]
-    order = (int(index) for index in np.argsort(-counts, kind="stable"))
-    return [(labels.names[i], labels.classes[i].color) for i in order if counts[i] and (i or background)]
+    order = np.argsort(-counts, kind="stable")
+    classes = [labels.classes[index] for index in order if index and counts[index]]
+    font = text_font()
+    sheet = PIL.Image.new("RGB", (width, lines * LINE), "white")
+    draw = PIL.ImageDraw.Draw(sheet)
+    x = y = 0
+    for index, label in enumerate(classes):
+        left = len(classes) - index
+        name = cut_text(label.name, font, width - PADDING - COUNT)
+        extent = text_width(name, font) + PADDING
+        is_last_line = y + LINE == sheet.height
+        if x and x + extent > width - (COUNT if is_last_line and left > 1 else 0):
+            if is_last_line:
+                draw.text((x, y + 1), f"+{left}", fill=GRAY, font=font)
+                break
+            x, y = 0, y + LINE
+        draw.rectangle((x, y, x + extent - 1, y + LINE - 3), fill=label.color)
+        draw.text((x + PADDING // 2, y + 1), name, fill=readable_color(label.color), font=font)
+        x += extent + GAP
+    return sheet.crop((0, 0, width, y + LINE))
 
 
 def readable_color(background: Color) -> str:

@@ -8,7 +8,7 @@ import PIL.Image
 import PIL.ImageDraw
 
 from cocoseg.figures.overlay import overlay
-from cocoseg.figures.text import GRAY, LINE, cut_text, draw_names, names_by_size, text_font
+from cocoseg.figures.text import GRAY, LINE, cut_text, legend, text_font
 from cocoseg.files import save_png
 from cocoseg.labels import LabelMap
 from cocoseg.preparation.image_files import read_image
@@ -35,27 +35,22 @@ def write_contact_sheet(path: Path, pairs: Sequence[tuple[Path, Path]], encoding
     step_x, step_y = WIDTH + GAP, HEIGHT + LINES * LINE + GAP
     sheet = PIL.Image.new("RGB", (columns * step_x + GAP, rows * step_y + GAP), "white")
     for index, (image_file, mask_file) in enumerate(pairs):
-        x, y = GAP + index % columns * step_x, GAP + index // columns * step_y
-        _draw_tile(sheet, x, y, image_file, encoding.read(mask_file), encoding.labels)
+        tile = _draw_tile(image_file, encoding.read(mask_file), encoding.labels)
+        sheet.paste(tile, (GAP + index % columns * step_x, GAP + index // columns * step_y))
     save_png(path, sheet, compress_level=3)
 
 
-def _draw_tile(
-    sheet: PIL.Image.Image, x: int, y: int, image_file: Path, mask: np.ndarray, labels: LabelMap
-) -> None:
-    """Draw one image at (x, y), the file's name and those of the classes below it.
-
-    Args:
-        mask: (H, W) uint8 class indices.
-    """
+def _draw_tile(image_file: Path, mask: np.ndarray, labels: LabelMap) -> PIL.Image.Image:
+    """Draw an image with its mask, (H, W) uint8, and below it the names of the file and of the classes."""
     image = read_image(image_file)
     scale = min(WIDTH / image.width, HEIGHT / image.height)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    small_mask = resize_mask(mask, size[::-1])
-    small_image = np.asarray(image.resize(size, PIL.Image.Resampling.LANCZOS))
-    tile = PIL.Image.fromarray(overlay(small_image, small_mask, labels))
-    sheet.paste(tile, (x + (WIDTH - size[0]) // 2, y + (HEIGHT - size[1]) // 2))
-    draw = PIL.ImageDraw.Draw(sheet)
+    width, height = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    resized = np.asarray(image.resize((width, height), PIL.Image.Resampling.LANCZOS))
+    shown = PIL.Image.fromarray(overlay(resized, resize_mask(mask, (height, width)), labels))
+    tile = PIL.Image.new("RGB", (WIDTH, HEIGHT + LINES * LINE), "white")
+    tile.paste(shown, ((WIDTH - width) // 2, (HEIGHT - height) // 2))
     font = text_font()
-    draw.text((x, y + HEIGHT + 2), cut_text(image_file.name, font, WIDTH), fill=GRAY, font=font)
-    draw_names(draw, x, y + HEIGHT + LINE, WIDTH, names_by_size(labels, mask), font)
+    name = cut_text(image_file.name, font, WIDTH)
+    PIL.ImageDraw.Draw(tile).text((0, HEIGHT + 2), name, fill=GRAY, font=font)
+    tile.paste(legend(labels, mask, width=WIDTH, lines=LINES - 1), (0, HEIGHT + LINE))
+    return tile
