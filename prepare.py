@@ -21,8 +21,7 @@ def main(cfg: DictConfig) -> None:
     from cocoseg.preparation.prepare import prepare
 
     with open_folder(cfg, "prepare", key="run_dir") as folder:
-        folder.begin()
-        prepare(config, may_download=True)
+        prepare(config, may_download=True, begin=folder.begin)
 
 
 if __name__ == "__main__":

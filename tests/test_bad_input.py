@@ -110,9 +110,9 @@ def annotation(**changes: Any) -> Setup:
 CASES: dict[str, tuple[Setup, tuple[str, ...]]] = {
     "empty_file": (text(""), ("instances.json", "JSON")),
     "no_json": (text("<xml/>"), ("instances.json", "JSON")),
-    "no_images": (coco(images=None), ("instances.json", "'images'")),
-    "no_annotations": (coco(annotations=None), ("instances.json", "'annotations'")),
-    "no_categories": (coco(categories=None), ("instances.json", "'categories'")),
+    "no_images": (coco(images=None), ("instances.json", "`images`")),
+    "no_annotations": (coco(annotations=None), ("instances.json", "`annotations`")),
+    "no_categories": (coco(categories=None), ("instances.json", "`categories`")),
     "unknown_image": (annotation(image_id=42), ("instances.json", "annotation 7", "image 42")),
     "unknown_category": (annotation(category_id=42), ("instances.json", "annotation 7", "category 42")),
     "bad_rle": (annotation(segmentation={"size": [6, 8], "counts": [1, 2]}), ("annotation 7",)),

@@ -388,13 +388,6 @@ def test_odd_file_name(name: str) -> None:
     assert said == ("drawn" if Path(name) == Path("a.png") else "refused")
 
 
-@pytest.mark.parametrize("counts", COUNTS, ids=repr)
-def test_odd_runs(counts: Any) -> None:
-    content = one_square()
-    content["annotations"][0]["segmentation"] = {"size": [4, 5], "counts": counts}
-    assert outcome(case(one_square(), json.dumps(content).encode())) == "refused"
-
-
 @pytest.mark.parametrize("name", ["name", "supercategory"])
 @pytest.mark.parametrize(
     "text", ["", "\n", "a\nb", "\ud800", "\0", "名前", "x" * 3000], ids=lambda text: repr(text[:9])
@@ -405,24 +398,8 @@ def test_odd_category_name(name: str, text: str) -> None:
     assert outcome(case(content)) == ("refused" if text == "\ud800" else "drawn")
 
 
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32", "latin-1"])
-def test_other_encodings(tmp_path: Path, encoding: str) -> None:
-    """Drawn, or refused; but not for NaN or infinity, which are not in it."""
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "latin-1"])
+def test_encodings(encoding: str) -> None:
     content = one_square(extra="é")
-    file = tmp_path / "instances.json"
-    file.write_bytes(json.dumps(content, ensure_ascii=False).encode(encoding))
-    PIL.Image.new("L", (5, 4)).save(tmp_path / "a.png")
-    try:
-        (record,) = create_segmentation_masks(tmp_path, file, tmp_path / "masks", workers=1)
-    except CocosegError as error:
-        assert_one_line(str(error), file)
-        said = str(error)
-    else:
-        assert_painted(content, content["images"][0], tmp_path / "masks" / record.mask)
-        said = ""
-    assert "NaN" not in said
-
-
-def test_compressing_is_undone_by_decompressing() -> None:
-    for counts in ([], [5], [0, 7], [3, 0, 0, 9], [1, 100, 2, 3000, 900_000, 1, 0, 5]):
-        assert decompressed(compressed(counts)) == counts
+    said = outcome(case(content, json.dumps(content, ensure_ascii=False).encode(encoding)))
+    assert said == ("drawn" if encoding.startswith("utf-8") else "refused")

@@ -42,16 +42,32 @@ def test_reads(tmp_path: Path) -> None:
         b"",
         b"no JSON",
         b'{"images": [',
-        b'{"images": 5, ',  # of the wrong type, and then it ends
         b"\xff\xfe\x00",
         b'{"images": "\xff"}',
-        b'{"images": 5, "name": "\xff"}',
     ],
 )
 def test_no_json(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "c.json"
     path.write_bytes(content)
-    with pytest.raises(CocosegError, match=r"c\.json: .*JSON"):
+    with pytest.raises(CocosegError, match=r"c\.json: no valid JSON in UTF-8"):
+        coco.read(path)
+
+
+@pytest.mark.parametrize("content", [b'{"images": 5, ', b'{"images": [{"id": "1"}, ', b"[]", b"5"])
+def test_no_coco(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "c.json"
+    path.write_bytes(content)
+    with pytest.raises(CocosegError, match=r"c\.json: (not a COCO instances file|no valid JSON)"):
+        coco.read(path)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+def test_numbers_that_are_none_in_json(tmp_path: Path, number: str) -> None:
+    """Python's json module writes them."""
+    path = write_coco(tmp_path / "c.json", annotations=[{**ANNOTATION, "area": float(number)}])
+    with pytest.raises(
+        CocosegError, match=r"c\.json: .*\(byte \d+\)\); NaN and Infinity are no numbers in JSON"
+    ):
         coco.read(path)
 
 
@@ -73,21 +89,21 @@ def test_no_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"images": None}, "'images' is missing"),
-        ({"annotations": None}, "'annotations' is missing"),
-        ({"categories": None}, "'categories' is missing"),
-        ({"images": {}}, "'images' must be a list"),
-        ({"categories": "cat"}, "'categories' must be a list"),
+        ({"images": None}, "field `images`"),
+        ({"annotations": None}, "field `annotations`"),
+        ({"categories": None}, "field `categories`"),
+        ({"images": {}}, r"`array`.*images"),
+        ({"categories": "cat"}, r"`array`.*categories"),
         ({"images": []}, "no images"),
         ({"categories": [], "annotations": []}, "no categories"),
-        # An entry of the wrong form is named by its number.
-        *[({"images": [IMAGE, without(IMAGE, key)]}, rf"images\[1\].*{key}") for key in IMAGE],
+        # The message names an entry of the wrong form by its number.
+        *[({"images": [IMAGE, without(IMAGE, key)]}, rf"{key}.*images\[1\]") for key in IMAGE],
         *[
-            ({"annotations": [ANNOTATION, without(ANNOTATION, key)]}, rf"annotations\[1\].*{key}")
+            ({"annotations": [ANNOTATION, without(ANNOTATION, key)]}, rf"{key}.*annotations\[1\]")
             for key in ("id", "image_id", "category_id")
         ],
         *[
-            ({"categories": [CATEGORY, without(CATEGORY, key)]}, rf"categories\[1\].*{key}")
+            ({"categories": [CATEGORY, without(CATEGORY, key)]}, rf"{key}.*categories\[1\]")
             for key in CATEGORY
         ],
         ({"images": [{**IMAGE, "width": "8"}]}, r"images\[0\].*width"),

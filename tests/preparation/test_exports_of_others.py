@@ -14,7 +14,6 @@ from test_any_file import compressed, painted
 from cocoseg.config import Config, DataConfig, PrepareConfig, SubsetConfig
 from cocoseg.errors import CocosegError
 from cocoseg.preparation.mask_files import MaskEncoding
-from cocoseg.preparation.masks import create_segmentation_masks
 from cocoseg.preparation.prepare import prepare
 
 WIDTH, HEIGHT = 12, 9
@@ -298,12 +297,11 @@ def assert_prepared(coco: Coco, folder: Path) -> None:
     assert load(folder / "subset_train_annotations.json") == coco
 
 
-@pytest.mark.parametrize("encoding", ["palette", "uint16", "x100"])
 @pytest.mark.parametrize("export", EXPORTS)
-def test_export(tmp_path: Path, export: Callable[[], Coco], encoding: str) -> None:
+def test_export(tmp_path: Path, export: Callable[[], Coco]) -> None:
     coco = export()
     write(coco, tmp_path)
-    prepare(config(tmp_path, encoding))
+    prepare(config(tmp_path))
     assert_prepared(coco, tmp_path / "prepared")
 
 
@@ -314,22 +312,6 @@ def test_category_ids(tmp_path: Path, ids: tuple[int, ...], encoding: str) -> No
     write(coco, tmp_path)
     prepare(config(tmp_path, encoding))
     assert_prepared(coco, tmp_path / "prepared")
-
-
-@pytest.mark.parametrize("export", EXPORTS)
-def test_masks_alone(tmp_path: Path, export: Callable[[], Coco]) -> None:
-    """Folders stay, and each name says what is visible."""
-    coco = export()
-    file = write(coco, tmp_path)
-    records = create_segmentation_masks(tmp_path / "images", file, tmp_path / "masks", workers=1)
-    ids = sorted(category["id"] for category in coco["categories"])
-    numbers = [0, *(ids if 0 < ids[0] <= ids[-1] < 255 else range(1, len(ids) + 1))]
-    for record, image in zip(records, coco["images"], strict=True):
-        visible = sorted(set(painted(coco, image).ravel().tolist()) - {0, 255})
-        told = "_".join(str(numbers[index]) for index in visible) or "none"
-        stem = image["file_name"].rsplit(".", 1)[0]
-        assert record.mask == f"{stem}_mask_cats_{told}.png"
-        assert (tmp_path / "masks" / record.mask).is_file()
 
 
 @pytest.mark.parametrize("how", [{"indent": 4}, {"ensure_ascii": False}, {"separators": (",", ":")}], ids=str)
@@ -361,18 +343,12 @@ def test_escaped_slash(tmp_path: Path) -> None:
 
 
 def test_byte_order_mark(tmp_path: Path) -> None:
-    """As some programs put it before UTF-8: it is read, or called by its name."""
+    """As some programs put it before UTF-8."""
     coco = plain(*named(1, 2))
     file = write(coco, tmp_path)
     file.write_bytes(codecs.BOM_UTF8 + file.read_bytes())
-    try:
-        prepare(config(tmp_path))
-    except CocosegError as error:
-        said = str(error)
-        assert "NaN" not in said
-        assert "byte order mark" in said.lower() or "BOM" in said
-    else:
-        assert_prepared(coco, tmp_path / "prepared")
+    prepare(config(tmp_path))
+    assert_prepared(coco, tmp_path / "prepared")
 
 
 def test_backslash_in_a_file_name(tmp_path: Path) -> None:
@@ -382,49 +358,18 @@ def test_backslash_in_a_file_name(tmp_path: Path) -> None:
     for image in coco["images"]:
         image["file_name"] = image["file_name"].replace("/", "\\")
     (tmp_path / "instances.json").write_text(json.dumps(coco))
-    try:
+    with pytest.raises(CocosegError, match=r"missing, .*images\\62a623a0-My_photo_\(1\)\.jpg") as caught:
         prepare(config(tmp_path))
-    except CocosegError as error:
-        said = str(error)
-        assert "images\\62a623a0-My_photo_(1).jpg" in said
-        assert "missing" in said
-        assert "\n" not in said
-        assert not (tmp_path / "prepared" / "masks").exists()
-    else:
-        assert len(list((tmp_path / "prepared" / "masks").rglob("*.png"))) == 2
-
-
-def test_backslash_that_is_part_of_a_name(tmp_path: Path) -> None:
-    coco = plain(*named(1, 2))
-    coco["images"][0]["file_name"] = "a\\b.png"
-    write(coco, tmp_path)
-    if not (tmp_path / "images" / "a\\b.png").is_file() or (tmp_path / "images" / "a").exists():
-        pytest.skip("a backslash separates folders here")
-    prepare(config(tmp_path))
-    assert_prepared(coco, tmp_path / "prepared")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "prepared" / "masks").exists()
 
 
 @pytest.mark.parametrize("key", ["id", "image_id", "category_id"])
-def test_ids_as_strings(tmp_path: Path, key: str) -> None:
-    """No number: said with the place."""
+@pytest.mark.parametrize("value", ["1", 1.5])
+def test_ids_of_another_kind(tmp_path: Path, key: str, value: Any) -> None:
+    """The error names the place."""
     coco = plain(*named(1, 2))
-    coco["annotations"][1][key] = "1"
+    coco["annotations"][1][key] = value
     write(coco, tmp_path)
-    with pytest.raises(CocosegError, match=rf"instances\.json: annotations\[1\]: .*{key}"):
+    with pytest.raises(CocosegError, match=rf"instances\.json: .*Expected `int`.*annotations\[1\]\.{key}`"):
         prepare(config(tmp_path))
-
-
-@pytest.mark.parametrize("key", ["image_id", "category_id", "iscrowd"])
-def test_integers_as_floats(tmp_path: Path, key: str) -> None:
-    """As a table of numbers is written, 1.0 for 1: drawn alike, or said with the place."""
-    coco = plain(*named(1, 2), iscrowd=0)
-    coco["annotations"][1][key] = float(coco["annotations"][1][key])
-    write(coco, tmp_path)
-    try:
-        prepare(config(tmp_path))
-    except CocosegError as error:
-        said = str(error)
-        assert "instances.json: annotations[1]: Expected `" in said
-        assert said.endswith(f"got `float` at `{key}`")
-    else:
-        assert_prepared(coco, tmp_path / "prepared")

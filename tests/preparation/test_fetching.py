@@ -186,7 +186,7 @@ def test_missing_images_of_a_training(
     config: Config, server: Server, tmp_path: Path, download: bool | None, advice: str
 ) -> None:
     config.data.download = download
-    with pytest.raises(CocosegError, match=rf"5 of 5 chosen images are missing, .*\.jpg for one; .*{advice}"):
+    with pytest.raises(CocosegError, match=rf"5 of 5 chosen images are missing, .*\.jpg, …; .*{advice}"):
         prepare(config)
     assert server.requests == []
     assert not (tmp_path / "images").exists()

@@ -371,7 +371,7 @@ def test_run_folder_on_a_full_disk(
     assert done.returncode in (1, 2), done.stderr
     assert "No space left on device" in done.stderr
     assert "None" not in done.stderr  # instead of the name of the file
-    assert not (tmp_path / "prepared").exists()
+    assert state(tmp_path / "prepared") == {}
 
 
 def noisy_data(root: Path) -> tuple[str, str]:

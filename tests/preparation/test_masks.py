@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 from cocoseg.errors import CocosegError
 from cocoseg.preparation import coco_file as coco
 from cocoseg.preparation.masks import create_segmentation_masks
-from cocoseg.preparation.segmentations import EMPTY
+from cocoseg.preparation.segmentations import LEFT_OUT
 from conftest import write_coco
 
 BOX = [[1, 1, 5, 1, 5, 4, 1, 4]]  # 5 x 4 pixels
@@ -61,7 +61,7 @@ def test_masks_and_records(tmp_path: Path) -> None:
         {0: 28, 255: 20},
         {0: 48},
     ]
-    assert [record.warnings.get(EMPTY) for record in records] == [[3], [4], None]
+    assert [record.warnings.get(LEFT_OUT) for record in records] == [[3], [4], None]
     assert files_of(tmp_path / "out").keys() == {record.mask for record in records}
 
     expected = np.zeros((6, 8), np.uint8)
@@ -182,7 +182,7 @@ def test_bad_image(tmp_path: Path, kind: str, message: str, workers: int) -> Non
 def test_same_stem(tmp_path: Path, first: str, second: str) -> None:
     images = make_images(tmp_path / "in", first, second)
     file = write_coco(tmp_path / "c.json", images=images, annotations=[])
-    with pytest.raises(CocosegError, match=f"{first} and {second}"):
+    with pytest.raises(CocosegError, match=f"2 images are called {Path(first).with_suffix('')}, "):
         create_segmentation_masks(tmp_path / "in", file, tmp_path / "out", workers=1)
     assert not (tmp_path / "out").exists()
 
@@ -191,8 +191,19 @@ def test_name_too_long_for_a_mask(tmp_path: Path) -> None:
     """The image's own name is allowed; the mask's, which is longer, is not."""
     name = "x" * 240 + ".png"
     file = write_coco(tmp_path / "c.json", images=make_images(tmp_path / "in", name), annotations=[])
-    with pytest.raises(CocosegError, match=name):
+    with pytest.raises(CocosegError, match=r"x{240}.*too long"):
         create_segmentation_masks(tmp_path / "in", file, tmp_path / "out", workers=1)
+
+
+def test_several_errors_at_once(tmp_path: Path) -> None:
+    images = make_images(tmp_path / "in", *(f"{i}.png" for i in range(1, 6)))
+    annotations = [annotation(70 + i, i, 2, [[1, 1, 5, 1, 5, 1e6]]) for i in range(1, 6)]
+    file = write_coco(tmp_path / "c.json", images=images, annotations=annotations)
+    with pytest.raises(CocosegError) as caught:
+        create_segmentation_masks(tmp_path / "in", file, tmp_path / "out", workers=1)
+    message = str(caught.value)
+    assert [f"{file}: annotation {i}:" in message for i in range(71, 76)] == 3 * [True] + 2 * [False]
+    assert message.endswith("(and 2 more)")
 
 
 # --- photographs of COCO

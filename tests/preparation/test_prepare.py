@@ -15,7 +15,7 @@ from cocoseg.errors import CocosegError
 from cocoseg.preparation.mask_files import MaskEncoding
 from cocoseg.preparation.prepare import prepare
 from cocoseg.preparation.prepared_folder import prepared_dir, prepared_sets
-from conftest import MASK_NAME, write_coco
+from conftest import MASK_NAME, run_program, write_coco
 
 SIZE = (8, 6)  # width, height
 SPARE = 70  # an image without annotations
@@ -103,7 +103,6 @@ def test_everything_is_there(config: Config, tmp_path: Path) -> None:
         "labels.json",
         "index.json",
         "prepared.json",
-        "report.json",
         "report.md",
         "preview.png",
         *(f"masks/{name}" for name in names),
@@ -277,7 +276,7 @@ def test_damaged_mask_can_be_mended_as_its_error_says(config: Config, tmp_path: 
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("kind", ["image", "annotations", "categories", "subset"])
+@pytest.mark.parametrize("kind", ["image", "annotations", "categories"])
 def test_an_error_leaves_what_was_there(config: Config, tmp_path: Path, kind: str, workers: int) -> None:
     prepare(config)
     before = state(tmp_path / "prepared")
@@ -287,10 +286,8 @@ def test_an_error_leaves_what_was_there(config: Config, tmp_path: Path, kind: st
         touch(config.data.annotations)
     elif kind == "annotations":
         Path(config.data.annotations).write_text("{")
-    elif kind == "categories":
-        config.data.subset.categories = ["zebra"]
     else:
-        config.data.subset.size = 0
+        config.data.subset.categories = ["zebra"]
     with pytest.raises(CocosegError):
         prepare(config)
     assert state(tmp_path / "prepared") == before
@@ -362,6 +359,19 @@ def test_file_instead_of_a_folder(config: Config, tmp_path: Path) -> None:
     with pytest.raises(CocosegError, match=r"data\.prepared_dir"):
         prepare(config)
     assert (tmp_path / "prepared").read_text() == "mine"
+
+
+@pytest.mark.parametrize("file", ["instances.json", "val.json"])
+def test_a_refused_command_leaves_the_run_folder_alone(tmp_path: Path, file: str) -> None:
+    make_data(tmp_path, range(1, 4))
+    shutil.copy(tmp_path / "instances.json", tmp_path / "val.json")
+    (tmp_path / file).write_text("{")
+    files = ("data.annotations=instances.json", "data.val_annotations=val.json")
+    done = run_program("prepare", "data=custom", "data.images=images", *files, "run_dir=run", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {file}: no valid JSON")
+    assert not (tmp_path / "run").exists()
+    assert {path.name for path in tmp_path.glob("prepared/*/*")} <= {".lock"}
 
 
 # --- a validation file of its own

@@ -1,22 +1,13 @@
-import itertools
-import json
 import logging
-import shutil
-from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import PIL.Image
 import pytest
 
 from cocoseg.config import Config, DataConfig, MasksConfig, PrepareConfig, SubsetConfig
-from cocoseg.labels import LabelMap
-from cocoseg.preparation import coco_file as coco
-from cocoseg.preparation.masks import MaskRecord
 from cocoseg.preparation.prepare import prepare
-from cocoseg.preparation.report import UNSEEN, DataWarning, Tally, as_markdown, build_report, find_warnings
-from cocoseg.preparation.segmentations import BROKEN, EMPTY, FLAT, OUTSIDE
-from cocoseg.preparation.survey import COVERED
+from cocoseg.preparation.report import NO_ANNOTATION, UNSEEN
+from cocoseg.preparation.segmentations import LEFT_OUT, OUTSIDE
 from conftest import write_coco
 
 WIDTH, HEIGHT = 20, 10  # of images 1 and 2
@@ -59,13 +50,9 @@ def make_config(root: Path, **masks: str) -> Config:
     )
 
 
-def report_of(root: Path, **masks: str) -> dict[str, Any]:
-    prepare(make_config(root, **masks))
-    return json.loads((root / "prepared" / "report.json").read_bytes())
-
-
-def by_name(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {c["name"]: c for c in report["classes"]}
+def report_of(config: Config) -> str:
+    prepare(config)
+    return (Path(config.data.prepared_dir) / "report.md").read_text(encoding="utf-8")
 
 
 def table_rows(markdown: str, heading: str) -> list[list[str]]:
@@ -75,270 +62,87 @@ def table_rows(markdown: str, heading: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
-# --- warnings
+def warnings_in(markdown: str) -> list[str]:
+    section = markdown.split("## Warnings\n", 1)[1].split("\n## ")[0]
+    return [line[2:] for line in section.splitlines() if line.startswith("- ")]
 
 
-@pytest.mark.parametrize(
-    ("of", "count", "first", "expected"),
-    [
-        ("annotation", 1, [7], "1 annotation: odd (7)"),
-        ("annotation", 2, [7, 9], "2 annotations: odd (7, 9)"),
-        ("class", 1, ["zebra"], "1 class: odd (zebra)"),
-        ("class", 2, ["apple", "zebra"], "2 classes: odd (apple, zebra)"),
-        ("image", 6, [1, 2, 3, 4, 5], "6 images: odd (1, 2, 3, 4, 5, …)"),
-    ],
-)
-def test_warning_in_words(of: str, count: int, first: list[int | str], expected: str) -> None:
-    assert str(DataWarning(of, "odd", count, first)) == expected
-
-
-# --- tally
-
-
-def overlaps(covered: dict[int, int], **hidden: dict[int, int]) -> dict[str, Counter[int]]:
-    return {name: Counter(pixels) for name, pixels in {COVERED: covered, **hidden}.items()}
-
-
-RECORDS = [
-    MaskRecord("a.png", "a_mask.png", {0: 5, 1: 3}, {FLAT: [9, 2]}, overlaps({1: 3})),
-    MaskRecord("b.png", "b_mask.png", {0: 8}, {FLAT: [1], EMPTY: [4]}),
-    MaskRecord("c.png", "c_mask.png", {0: 2, 255: 6}, {EMPTY: [3]}),
-    MaskRecord(
-        "d.png",
-        "d_mask.png",
-        {1: 2, 2: 6},
-        {},
-        overlaps({1: 4, 2: 6}, max={1: 2}, smallest={2: 2}, ignore={1: 2, 2: 2}),
-    ),
-]
-
-
-def test_tally() -> None:
-    tally = Tally()
-    for record in RECORDS:
-        tally.add(record)
-    assert tally.masks == {f"{name}.png": f"{name}_mask.png" for name in "abcd"}
-    assert tally.empty == {"b.png", "c.png"}
-    assert tally.images == Counter({1: 2, 2: 1})
-    assert tally.pixels == Counter({0: 15, 1: 5, 2: 6, 255: 6})
-    assert tally.surveyed == 2
-    assert tally.overlaps == overlaps({1: 7, 2: 6}, max={1: 2}, smallest={2: 2}, ignore={1: 2, 2: 2})
-    assert tally.warnings == {FLAT: [9, 2, 1], EMPTY: [4, 3]}
-
-
-def test_the_order_of_records_does_not_matter(tmp_path: Path) -> None:
-    file = coco.read(write_coco(tmp_path / "c.json"))
-    labels = LabelMap.from_categories(file.categories)
-    reports = set()
-    for order in itertools.permutations(RECORDS):
-        tally = Tally()
-        for record in order:
-            tally.add(record)
-        warnings = find_warnings(file, labels, tally)
-        report = build_report(file, file.images, labels, MasksConfig(), tally, warnings)
-        reports.add(json.dumps(report) + as_markdown(report))
-    assert len(reports) == 1
-
-
-# --- the report of a prepared folder
-
-
-def test_numbers(tmp_path: Path) -> None:
-    report = report_of(tmp_path)
-    total = 2 * WIDTH * HEIGHT + 100
-    assert report["images"] == {
-        "chosen": 3,
-        "in_file": 3,
-        "empty": 1,
-        "sizes": {"20x10": 2, "10x10": 1},
-    }
-    assert report["annotations"] == {"used": 4, "crowd": 1, "crowd_share": 0.25}
-    assert report["pixels"] == {
-        "total": total,
-        "background_share": (total - 150 - 4 - 20) / total,
-        "ignored_share": 20 / total,
-    }
-    assert report["rules"] == {"overlap": "max", "rasterizer": "pillow", "crowd": "ignore"}
-    assert report["warnings"] == [
-        {"of": "image", "what": "no annotation", "count": 1, "first": [3]},
-        {"of": "class", "what": UNSEEN, "count": 1, "first": ["toaster"]},
-    ]
-
-
-def test_classes(tmp_path: Path) -> None:
-    cup, table, toaster = report_of(tmp_path)["classes"]
-    assert cup == {
-        "index": 1,
-        "name": "cup",
-        "category_ids": [47],
-        "images": 1,  # on the first it is hidden
-        "annotations": 3,
-        "pixels": 4,
-        "pixel_share": 0.008,
-    }
-    assert table == {
-        "index": 2,
-        "name": "dining table",
-        "category_ids": [67],
-        "images": 1,
-        "annotations": 1,
-        "pixels": 150,
-        "pixel_share": 0.3,
-    }
-    assert toaster == {
-        "index": 3,
-        "name": "toaster",
-        "category_ids": [80],
-        "images": 0,
-        "annotations": 0,
-        "pixels": 0,
-        "pixel_share": 0,
-    }
-
-
-CUP = {
-    "index": 1,
-    "name": "cup",
-    "covered_pixels": 13,
-    "hidden_share": {"max": 0.692308, "smallest": 0, "ignore": 0.692308},  # 9 of 13
-}
-TABLE = {
-    "index": 2,
-    "name": "dining table",
-    "covered_pixels": 150,
-    "hidden_share": {"max": 0, "smallest": 0.06, "ignore": 0.06},  # 9 of 150
-}
-
-
-@pytest.mark.parametrize(
-    ("overlap", "cup_pixels", "cup_images", "table_pixels", "ignored"),
-    [("max", 4, 1, 150, 20), ("smallest", 13, 2, 141, 20), ("ignore", 4, 1, 141, 29)],
-)
-def test_the_rule_changes_pixels_but_not_what_each_rule_hides(
-    tmp_path: Path, overlap: str, cup_pixels: int, cup_images: int, table_pixels: int, ignored: int
-) -> None:
-    report = report_of(tmp_path, overlap=overlap)
-    classes = by_name(report)
-    assert (classes["cup"]["pixels"], classes["cup"]["images"]) == (cup_pixels, cup_images)
-    assert classes["dining table"]["pixels"] == table_pixels
-    assert report["pixels"]["ignored_share"] == ignored / 500
-    assert report["overlaps"] == {
-        "images": 3,
-        "hidden_share": {
-            "max": round(9 / 163, 6),
-            "smallest": round(9 / 163, 6),
-            "ignore": round(18 / 163, 6),
-        },
-        "classes": [TABLE, CUP] if overlap == "smallest" else [CUP, TABLE],  # most pixels lost first
-    }
-
-
-def test_overlaps_come_from_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counts and warnings don't."""
-    whole = report_of(tmp_path)
-    shutil.rmtree(tmp_path / "prepared")
-    monkeypatch.setattr("cocoseg.preparation.survey.SAMPLE", 2)
-    report = report_of(tmp_path)
-    assert report["overlaps"]["images"] == 2
-    assert {**report, "overlaps": None} == {**whole, "overlaps": None}
-    markdown = (tmp_path / "prepared" / "report.md").read_text(encoding="utf-8")
-    assert "from 2 of the 3 images, chosen by seed" in markdown
-
-
-def test_merged_classes_hide_nothing_of_each_other(tmp_path: Path) -> None:
-    config = make_config(tmp_path)
-    config.data.labels = {"things": ["cup", "dining table"]}
-    prepare(config)
-    report = json.loads((tmp_path / "prepared" / "report.json").read_bytes())
-    (things,), (overlaps,) = report["classes"], report["overlaps"]["classes"]
-    assert (things["category_ids"], things["annotations"], things["images"]) == ([47, 67], 4, 2)
-    assert (things["pixels"], overlaps["covered_pixels"]) == (154, 154)
-    assert not any(overlaps["hidden_share"].values())
-
-
-# --- in words
-
-
-def test_markdown(tmp_path: Path) -> None:
-    report = report_of(tmp_path)
-    markdown = (tmp_path / "prepared" / "report.md").read_text(encoding="utf-8")
-    assert markdown == as_markdown(report)
+def test_counts(tmp_path: Path) -> None:
+    markdown = report_of(make_config(tmp_path))
     for line in (
         "- 3 of 3 images, 1 without a pixel of any class",
-        "- sizes (width x height): 20x10 (2), 10x10 (1)",
+        "- sizes: 2, most often 20x10 (width x height, 2 images)",
         "- 4 annotations, 25.0 % of them crowds",
+        "- 0.0005 million pixels: 65.2 % background, 4.0 % ignored",
         "- rules: overlap `max`, rasterizer `pillow`, crowd `ignore`",
-        "- 1 image: no annotation (3)",
-        f"- 1 class: {UNSEEN} (toaster)",
     ):
         assert line in markdown.splitlines()
-    assert "pixels: 65.2 % background, 4.0 % ignored" in markdown
-    assert table_rows(markdown, "What overlaps hide") == [["cup", "13", "69.2 %", "0.0 %", "69.2 %"]]
+    assert warnings_in(markdown) == [f"1 image: {NO_ANNOTATION} (3)", f"1 class: {UNSEEN} (toaster)"]
     assert table_rows(markdown, "Classes") == [
-        ["cup", "1", "47", "1", "3", "4", "0.8 %"],
+        ["cup", "1", "47", "1", "3", "4", "0.8 %"],  # on the first image it is hidden
         ["dining table", "2", "67", "1", "1", "150", "30.0 %"],
         ["toaster", "3", "80", "0", "0", "0", "0.0 %"],
     ]
 
 
-def test_markdown_where_nothing_is_hidden_or_wrong(tmp_path: Path) -> None:
+CUP = ["cup", "13", "69.2 %", "0.0 %", "69.2 %"]  # 9 of 13
+TABLE = ["dining table", "150", "0.0 %", "6.0 %", "6.0 %"]  # 9 of 150
+
+
+@pytest.mark.parametrize(
+    ("overlap", "rows"), [("max", [CUP]), ("smallest", [TABLE]), ("ignore", [CUP, TABLE])]
+)
+def test_what_each_rule_hides(tmp_path: Path, overlap: str, rows: list[list[str]]) -> None:
+    """Those classes that lose by the chosen rule, most pixels lost first."""
+    markdown = report_of(make_config(tmp_path, overlap=overlap))
+    assert table_rows(markdown, "What overlaps hide") == rows
+    assert "Over all classes: `max` 5.5 %; `smallest` 5.5 %; `ignore` 11.0 %." in markdown  # 9 of 163
+
+
+def test_overlaps_come_from_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cocoseg.preparation.survey.SAMPLE", 2)
+    assert "from 2 of the 3 images, chosen by seed" in report_of(make_config(tmp_path))
+
+
+def test_merged_classes_hide_nothing_of_each_other(tmp_path: Path) -> None:
     config = make_config(tmp_path)
-    config.data.subset = SubsetConfig(size=None, categories=["dining table"])
-    file = json.loads(Path(config.data.annotations).read_bytes())
-    write_coco(Path(config.data.annotations), **{**file, "images": IMAGES[:2]})
-    prepare(config)
-    markdown = (tmp_path / "prepared" / "report.md").read_text(encoding="utf-8")
-    assert "## Warnings\n\nNone.\n" in markdown
+    config.data.labels = {"things": ["cup", "dining table"]}
+    markdown = report_of(config)
+    assert table_rows(markdown, "Classes") == [["things", "1", "47 67", "2", "4", "154", "30.8 %"]]
     assert table_rows(markdown, "What overlaps hide") == []
 
 
-def test_at_most_five_sizes(tmp_path: Path) -> None:
-    widths = [1, 1, 1, 2, 3, 4, 4, 5, 6, 7]
-    images = [{"id": i, "file_name": f"{i}.png", "width": w, "height": 7} for i, w in enumerate(widths)]
-    file = coco.read(write_coco(tmp_path / "c.json", images=images, annotations=[]))
-    labels = LabelMap.from_categories(file.categories)
-    markdown = as_markdown(build_report(file, file.images, labels, MasksConfig(), Tally(), []))
-    assert "1x7 (3), 4x7 (2), 2x7 (1), 3x7 (1), 5x7 (1) and 2 others" in markdown
-
-
 @pytest.mark.parametrize("name", ["a|b", "two\nlines"])
-def test_names_do_not_break_the_table(tmp_path: Path, name: str) -> None:
-    report = report_of(tmp_path)
-    report["classes"][0]["name"] = report["overlaps"]["classes"][0]["name"] = name
-    markdown = as_markdown(report)
-    markdown = markdown.replace(r"\|", "")  # as Markdown escapes it
+def test_names_do_not_break_the_tables(tmp_path: Path, name: str) -> None:
+    config = make_config(tmp_path)
+    categories = [{"id": 47, "name": name}, *CATEGORIES[1:]]
+    write_coco(tmp_path / "c.json", images=IMAGES, annotations=ANNOTATIONS, categories=categories)
+    markdown = report_of(config).replace(r"\|", "")  # as Markdown escapes it
     for heading, classes, columns in (("What overlaps hide", 1, 5), ("Classes", 3, 7)):
         assert [len(row) for row in table_rows(markdown, heading)] == classes * [columns]
-
-
-# --- the files
 
 
 def test_warnings_are_said_and_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = make_config(tmp_path)
     annotations = [
         *ANNOTATIONS,
-        {"id": 21, "image_id": 1, "category_id": 80, "segmentation": [[1, 1, 2, 2]]},
-        {"id": 20, "image_id": 2, "category_id": 80, "segmentation": [[1, 1, 2, 2], *corners(0, 0, 1, 1)]},
-        {"id": 22, "image_id": 1, "category_id": 80, "segmentation": corners(0, 0, 30, 5)},
-        {"id": 23, "image_id": 3, "category_id": 80, "segmentation": [[1, 1, 2, 2, 3, 3]]},
+        *(
+            {"id": 30 - i, "image_id": 1 + i % 2, "category_id": 80, "segmentation": [[1, 1, 2, 2]]}
+            for i in range(6)
+        ),
+        {"id": 31, "image_id": 1, "category_id": 80, "segmentation": corners(0, 0, 30, 5)},
+        {"id": 32, "image_id": 3, "category_id": 80, "segmentation": corners(0, 0, 3, 5)},
     ]
     write_coco(tmp_path / "c.json", images=IMAGES, annotations=annotations, categories=CATEGORIES)
-    with caplog.at_level(logging.WARNING):
-        prepare(config)
-    said = [
-        record.getMessage().strip()
-        for record in caplog.records
-        if record.name == "cocoseg.preparation.prepare"
-    ]
-    expected = {
-        f"2 annotations: {BROKEN} (20, 21)",
-        f"1 annotation: {EMPTY} (21)",
-        f"1 annotation: {OUTSIDE} (22)",
-        f"1 annotation: {FLAT} (23)",
-    }
-    assert sorted(said) == sorted(f"warning: {text}" for text in expected)
-    markdown = (tmp_path / "prepared" / "report.md").read_text(encoding="utf-8")
-    assert {
-        line[2:] for line in markdown.split("## Warnings")[1].splitlines() if line[:2] == "- "
-    } == expected
+    with caplog.at_level(logging.WARNING, "cocoseg.preparation.prepare"):
+        markdown = report_of(config)
+    expected = [f"1 annotation: {OUTSIDE} (31)", f"6 annotations: {LEFT_OUT} (25, 26, 27, 28, 29, …)"]
+    assert warnings_in(markdown) == expected
+    assert [record.getMessage() for record in caplog.records] == [f"  warning: {text}" for text in expected]
+
+
+def test_nothing_to_warn_of(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    config.data.subset = SubsetConfig(size=None, categories=["dining table"])
+    write_coco(tmp_path / "c.json", images=IMAGES[:2], annotations=ANNOTATIONS, categories=CATEGORIES)
+    assert "## Warnings\n\nNone.\n" in report_of(config)

@@ -2,16 +2,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from cocoseg.errors import CocosegError
 from cocoseg.preparation import coco_file as coco
 from cocoseg.preparation.coco_file import CocoFile
-from cocoseg.preparation.subset import choose, rank
+from cocoseg.preparation.subset import choose
 from conftest import write_coco
 
-BOTH = {2: 1, 5: 2}  # category id -> class index
+BOTH = {2, 5}
 
 
 def make(path: Path, ids: list[int]) -> CocoFile:
@@ -38,7 +36,7 @@ def ids(images: list[coco.Image]) -> list[int]:
 def test_nested(file: CocoFile) -> None:
     previous: set[int] = set()
     for size in (1, 2, 10, 50, 120, 200):
-        chosen = ids(choose(file, size=size, seed=3, class_of=BOTH))
+        chosen = ids(choose(file, size=size, seed=3, category_ids=BOTH))
         assert len(set(chosen)) == size
         assert previous < set(chosen)
         assert chosen == sorted(chosen)  # in the order of the file
@@ -46,18 +44,18 @@ def test_nested(file: CocoFile) -> None:
 
 
 def test_seeded(file: CocoFile) -> None:
-    choices = [ids(choose(file, size=20, seed=seed, class_of=BOTH)) for seed in (0, 0, 1, 2)]
+    choices = [ids(choose(file, size=20, seed=seed, category_ids=BOTH)) for seed in (0, 0, 1, 2)]
     assert choices[0] == choices[1]
     assert len({tuple(choice) for choice in choices}) == 3
 
 
 def test_independent_of_the_order_of_the_file_and_of_other_images(file: CocoFile, tmp_path: Path) -> None:
-    chosen = ids(choose(file, size=20, seed=0, class_of=BOTH))
+    chosen = ids(choose(file, size=20, seed=0, category_ids=BOTH))
     reverse = make(tmp_path / "reverse.json", list(range(300, 0, -1)))
-    assert ids(choose(reverse, size=20, seed=0, class_of=BOTH)) == chosen[::-1]
+    assert ids(choose(reverse, size=20, seed=0, category_ids=BOTH)) == chosen[::-1]
     fewer = make(tmp_path / "fewer.json", chosen)
-    assert ids(choose(fewer, size=10, seed=0, class_of=BOTH)) == ids(
-        choose(file, size=10, seed=0, class_of=BOTH)
+    assert ids(choose(fewer, size=10, seed=0, category_ids=BOTH)) == ids(
+        choose(file, size=10, seed=0, category_ids=BOTH)
     )
 
 
@@ -65,23 +63,23 @@ def test_independent_of_the_order_of_the_file_and_of_other_images(file: CocoFile
 def test_all_that_qualify(file: CocoFile, size: int | None) -> None:
     expected = [i for i in range(1, 301) if i % 2 == 0 or i % 3 == 0]
     assert len(expected) == 200
-    assert ids(choose(file, size=size, seed=0, class_of=BOTH)) == expected
+    assert ids(choose(file, size=size, seed=0, category_ids=BOTH)) == expected
 
 
 def test_categories(file: CocoFile) -> None:
-    assert ids(choose(file, size=None, seed=0, class_of={5: 1})) == list(range(3, 301, 3))
+    assert ids(choose(file, size=None, seed=0, category_ids={5})) == list(range(3, 301, 3))
 
 
 def test_keep_empty(file: CocoFile) -> None:
-    every = choose(file, size=None, seed=0, class_of={5: 1}, keep_empty=True)
+    every = choose(file, size=None, seed=0, category_ids={5}, keep_empty=True)
     assert ids(every) == list(range(1, 301))
 
 
 def test_none_qualifies(tmp_path: Path) -> None:
     file = make(tmp_path / "c.json", [1, 5, 7])
     with pytest.raises(CocosegError, match=r"c\.json: no image .*keep_empty"):
-        choose(file, size=None, seed=0, class_of=BOTH)
-    assert len(choose(file, size=2, seed=0, class_of=BOTH, keep_empty=True)) == 2
+        choose(file, size=None, seed=0, category_ids=BOTH)
+    assert len(choose(file, size=2, seed=0, category_ids=BOTH, keep_empty=True)) == 2
 
 
 # --- images with too little on them
@@ -97,7 +95,7 @@ def make_areas(path: Path, *annotations: tuple[int, dict[str, Any]]) -> CocoFile
 
 
 def enough(file: CocoFile, min_pixels: int, **more: Any) -> list[int]:
-    return ids(choose(file, size=None, seed=0, class_of={2: 1}, min_pixels=min_pixels, **more))
+    return ids(choose(file, size=None, seed=0, category_ids={2}, min_pixels=min_pixels, **more))
 
 
 BOX = [1, 1, 5, 1, 5, 4, 1, 4]  # 4 x 3 pixels
@@ -163,96 +161,3 @@ def test_min_pixels_of_a_bad_segmentation(tmp_path: Path) -> None:
     file = make_areas(tmp_path / "c.json", (1, {"segmentation": [[1, 1, 5, 1, 5, 1e9]]}))
     with pytest.raises(CocosegError, match=r"c\.json: annotation 1: a coordinate"):
         enough(file, 1)
-
-
-# --- rare classes first
-
-
-def make_classes(path: Path, classes: dict[int, set[int]], *, order: int = 1) -> CocoFile:
-    """Images with annotations of these categories, 1 to 9."""
-    listed = list(classes.items())[::order]
-    return coco.read(
-        write_coco(
-            path,
-            images=[{"id": i, "file_name": f"{i}.png", "width": 8, "height": 6} for i, _ in listed],
-            annotations=[
-                {"id": 10 * i + c, "image_id": i, "category_id": c}
-                for i, found in listed
-                for c in sorted(found)
-            ],
-            categories=[{"id": c, "name": f"c{c}"} for c in range(1, 10)],
-        )
-    )
-
-
-ALL = {c: c for c in range(1, 10)}
-
-
-def stratified(file: CocoFile, size: int | None, **more: Any) -> list[int]:
-    return ids(choose(file, **{"seed": 0, "class_of": ALL, "stratify": True, **more, "size": size}))
-
-
-@pytest.fixture
-def skewed(tmp_path: Path) -> CocoFile:
-    """5, 20 and 200 images of one class each, the rarest last."""
-    classes = (
-        {i: {1} for i in range(1, 201)}
-        | {i: {2} for i in range(201, 221)}
-        | {i: {3} for i in range(221, 226)}
-    )
-    return make_classes(tmp_path / "c.json", classes)
-
-
-def shares(chosen: list[int]) -> tuple[int, int, int]:
-    return sum(i <= 200 for i in chosen), sum(200 < i <= 220 for i in chosen), sum(i > 220 for i in chosen)
-
-
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    [
-        (1, (0, 0, 1)),
-        (2, (0, 1, 1)),
-        (3, (1, 1, 1)),
-        (12, (4, 4, 4)),
-        (15, (5, 5, 5)),
-        (25, (10, 10, 5)),
-        (50, (25, 20, 5)),
-    ],
-)
-def test_stratified_is_even(skewed: CocoFile, size: int, expected: tuple[int, int, int]) -> None:
-    assert shares(stratified(skewed, size)) == expected
-
-
-def test_stratified_with_images_without_classes(tmp_path: Path) -> None:
-    classes = {i: {1} if i <= 30 else {2} if i <= 34 else {5} for i in range(1, 51)}
-    file = make_classes(tmp_path / "c.json", classes)
-    chosen = stratified(file, 12, class_of={1: 1, 2: 2}, keep_empty=True)
-    assert [sum(classes[i] == {c} for i in chosen) for c in (1, 2, 5)] == [4, 4, 4]
-    assert all(i <= 34 for i in stratified(file, 12, class_of={1: 1, 2: 2}))
-
-
-@settings(max_examples=30, deadline=None, derandomize=True)
-@given(
-    st.lists(st.sets(st.sampled_from([1, 1, 1, 2, 2, 3, 4]), max_size=3), min_size=1, max_size=25),
-    st.integers(0, 3),
-)
-def test_stratified_step_by_step(
-    tmp_path_factory: pytest.TempPathFactory, found: list[set[int]], seed: int
-) -> None:
-    """Each step takes, for the class shown least (the rarest of those), the first image that has it."""
-    classes = dict(enumerate(found, start=1))
-    folder = tmp_path_factory.getbasetemp()
-    files = [make_classes(folder / "c.json", classes, order=order) for order in (1, -1)]
-    left = sorted(classes, key=lambda i: rank(seed, i))
-    kinds = {i: classes[i] or {0} for i in classes}
-    rarity = {kind: sum(kind in kinds[i] for i in classes) for kind in range(5)}
-    chosen: list[int] = []
-    while left:
-        shown = {kind: sum(kind in kinds[i] for i in chosen) for kind in range(5)}
-        wanted = min(
-            {kind for i in left for kind in kinds[i]}, key=lambda kind: (shown[kind], rarity[kind], kind)
-        )
-        chosen.append(next(i for i in left if wanted in kinds[i]))
-        left.remove(chosen[-1])
-        for file, order in zip(files, (1, -1), strict=True):
-            assert stratified(file, len(chosen), seed=seed, keep_empty=True) == sorted(chosen)[::order]

@@ -101,12 +101,7 @@ def has_thumbnails(folder: Path, name: str) -> bool:
 
 
 def write_gallery(path: Path, cards: Sequence[Card], labels: LabelMap, title: str, about: str = "") -> None:
-    """Write the page, after the thumbnails of all cards.
-
-    Args:
-        title: heading.
-        about: a line below the heading.
-    """
+    """Write the page, after the thumbnails of all cards; `about` is a line below its heading, `title`."""
     template = Template(files(__package__).joinpath("gallery.html").read_text(encoding="utf-8"))
     ranked = sorted(cards, key=lambda card: math.inf if card.score is None else card.score)
     page = template.substitute(

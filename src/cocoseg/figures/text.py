@@ -24,15 +24,7 @@ def text_font(size: int = 12) -> Font:
 
 
 def hatch(image: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """Make a part of an image paler, with dark stripes.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        where: (H, W) bool.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
-    """
+    """Make an image, (H, W, 3) uint8, paler and striped where `where`, (H, W) bool, is true."""
     result = image.copy()
     result[where] = image[where] // 2 + 96
     y, x = np.nonzero(where)
@@ -56,7 +48,7 @@ def legend(labels: LabelMap, *masks: np.ndarray, width: int, lines: int) -> PIL.
     order = np.argsort(-counts, kind="stable")
     classes = [labels.classes[index] for index in order if index and counts[index]]
     font = text_font()
-    sheet = PIL.Image.new("RGB", (width, lines * LINE), "white")
+    sheet = PIL.Image.new("RGB", (width, LINE * max(1, min(lines, len(classes)))), "white")
     draw = PIL.ImageDraw.Draw(sheet)
     x = y = 0
     for index, label in enumerate(classes):

@@ -5,14 +5,11 @@ is drawn. Format: https://cocodataset.org/#format-data (instances).
 """
 
 import codecs
-import json
-import math
-import unicodedata
-from collections import deque
+import re
 from collections.abc import Collection
+from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path, PureWindowsPath
-from typing import Any
 
 import msgspec
 
@@ -21,10 +18,7 @@ from cocoseg.files import write_bytes
 from cocoseg.labels import Category
 
 MAX_PIXELS = 178_956_970  # Pillow refuses larger images as decompression bombs
-_PIECE = 2**20  # bytes that are decoded at a time
-# Warnings: faults of an image that are no errors.
-NO_ANNOTATION = "no annotation"
-SAME_NAME = "the file name of another one in different case"
+_CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")  # these would tear messages and tables apart
 
 
 class Image(msgspec.Struct, frozen=True, gc=False):
@@ -50,30 +44,21 @@ class _Content(msgspec.Struct, gc=False):
     categories: list[Category]
 
 
+@dataclass(frozen=True)
 class CocoFile:
     """A checked annotation file.
 
     Attributes:
         path: where it was read from.
+        content: its bytes.
         images, annotations, categories: in the order of the file.
     """
 
-    def __init__(self, path: Path, content: bytes, decoded: _Content):
-        self.path = path
-        self.images = decoded.images
-        self.annotations = decoded.annotations
-        self.categories = decoded.categories
-        self._bytes = content
-
-    def warnings(self) -> dict[str, list[int | str]]:
-        """Warning -> ids, or file names, of the images that it is about."""
-        annotated = {annotation.image_id for annotation in self.annotations}
-        empty = [image.id for image in self.images if image.id not in annotated]
-        first: dict[str, str] = {}  # lower case -> first name
-        names = [image.file_name for image in self.images]
-        duplicates = [name for name in names if first.setdefault(name.lower(), name) != name]
-        found: dict[str, list[int | str]] = {NO_ANNOTATION: empty, SAME_NAME: duplicates}
-        return {what: ids for what, ids in found.items() if ids}
+    path: Path
+    content: bytes
+    images: list[Image]
+    annotations: list[Annotation]
+    categories: list[Category]
 
     def annotations_of(self, image_ids: Collection[int]) -> dict[int, list[Annotation]]:
         """The annotations of each of these images, in the order of the file."""
@@ -85,7 +70,7 @@ class CocoFile:
 
     def write_subset(self, image_ids: Collection[int], path: Path) -> None:
         """Write a COCO file of these images and their annotations, every field as it was, byte for byte."""
-        parts = msgspec.json.decode(self._bytes, type=dict[str, msgspec.Raw])
+        parts = msgspec.json.decode(self.content, type=dict[str, msgspec.Raw])
         for key, chosen in (
             ("images", (image.id in image_ids for image in self.images)),
             ("annotations", (annotation.image_id in image_ids for annotation in self.annotations)),
@@ -103,20 +88,21 @@ def read(path: Path) -> CocoFile:
         CocosegError: it is not there, is no JSON, lacks a key, or contradicts itself.
     """
     try:
-        content = path.read_bytes()
+        content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise CocosegError(f"{path}: can't be read ({error.strerror})") from error
-    content = content.removeprefix(codecs.BOM_UTF8)
-    _check_encoding(path, content)
     try:
-        try:
-            decoded = msgspec.json.decode(content, type=_Content)
-        except msgspec.ValidationError as error:
-            raise CocosegError(f"{path}: {_locate_error(content, error)}") from error
+        if not content.isascii():
+            content.decode()  # msgspec does not check what it skips
+        decoded = msgspec.json.decode(content, type=_Content)
+    except msgspec.ValidationError as error:
+        raise CocosegError(f"{path}: not a COCO instances file ({error})") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise CocosegError(f"{path}: {_locate_nan(content) or f'no valid JSON ({error})'}") from error
+        has_nan = b"NaN" in content or b"Infinity" in content
+        hint = "; NaN and Infinity are no numbers in JSON" if has_nan else ""
+        raise CocosegError(f"{path}: no valid JSON in UTF-8 ({error}){hint}") from error
     _check(path, decoded)
-    return CocoFile(path, content, decoded)
+    return CocoFile(path, content, decoded.images, decoded.annotations, decoded.categories)
 
 
 def is_inside(file_name: str) -> bool:
@@ -124,69 +110,6 @@ def is_inside(file_name: str) -> bool:
     path = PureWindowsPath(file_name)  # splits at \ and / and knows drives
     outside = path.drive or path.root or ".." in path.parts or "\0" in file_name
     return not outside and bool(path.name)
-
-
-def _breaks_lines(name: str) -> bool:
-    """Whether it holds control characters or line breaks, which would tear messages and tables apart."""
-    return not name.isprintable() and any(unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in name)
-
-
-def _locate_error(content: bytes, error: msgspec.ValidationError) -> str:
-    """Describe the error with the index of its entry; msgspec itself says `$.images[...]`."""
-    try:
-        parts = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
-    except msgspec.ValidationError:
-        return "not a COCO file: an object with 'images', 'annotations' and 'categories' belongs there"
-    for key, kind in (("images", Image), ("annotations", Annotation), ("categories", Category)):
-        if key not in parts:
-            return f"not a COCO file: the key '{key}' is missing"
-        try:
-            items = msgspec.json.decode(parts[key], type=list[msgspec.Raw])
-        except msgspec.ValidationError:
-            return f"'{key}' must be a list"
-        for index, item in enumerate(items):
-            try:
-                msgspec.json.decode(item, type=kind)
-            except msgspec.ValidationError as inner:
-                return f"{key}[{index}]: {str(inner).replace(' - at `$.', ' at `')}"
-    return str(error)
-
-
-def _check_encoding(path: Path, content: bytes) -> None:
-    """Refuse what is not UTF-8. Decodes in pieces: one string would take up several times the file's size."""
-    pieces = (content[start : start + _PIECE] for start in range(0, len(content), _PIECE))
-    try:
-        if not content.isascii():
-            deque(codecs.iterdecode(pieces, "utf-8"), maxlen=0)
-    except UnicodeDecodeError as error:
-        raise CocosegError(
-            f"{path}: not UTF-8, as JSON must be ({error.reason}); save it as UTF-8"
-        ) from error
-
-
-def _locate_nan(content: bytes) -> str | None:
-    """Locate NaN or infinity, which Python's json module writes; None where there is neither."""
-    found: list[str] = []
-    try:
-        parts = json.loads(content, parse_constant=lambda name: found.append(name) or math.nan)
-    except (ValueError, RecursionError):
-        return None
-    if not found:
-        return None
-    if isinstance(parts, dict):
-        for key in ("images", "annotations", "categories"):
-            for index, item in enumerate(parts.get(key) or []):
-                for name, value in item.items() if isinstance(item, dict) else ():
-                    if not _is_finite(value):
-                        which = f"{key[:-1]} {item['id']}" if "id" in item else f"{key}[{index}]"
-                        return f"{which} has NaN or infinity in its {name}, which is no number in JSON"
-    return f"it holds {found[0]}, which is no number in JSON"
-
-
-def _is_finite(value: Any) -> bool:
-    if isinstance(value, list | dict):
-        return all(map(_is_finite, value.values() if isinstance(value, dict) else value))
-    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _check(path: Path, content: _Content) -> None:
@@ -224,7 +147,7 @@ def _check_image(path: Path, image: Image) -> None:
             f"{path}: image {image.id} is said to be {image.width}x{image.height} pixels; "
             f"between 1 and {MAX_PIXELS} pixels are allowed"
         )
-    if not is_inside(image.file_name) or _breaks_lines(image.file_name):
+    if not is_inside(image.file_name) or _CONTROL.search(image.file_name):
         raise CocosegError(
             f"{path}: image {image.id} has the file_name {image.file_name!r}; "
             "it must be a path inside the image folder"

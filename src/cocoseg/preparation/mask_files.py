@@ -91,8 +91,6 @@ class MaskEncoding:
         while len(os.fsencode(name)) > _NAME_LIMIT and len(values) > 1:
             values.pop()
             name = f"{image.stem}_mask_cats_{'_'.join(values)}_etc"
-        if len(os.fsencode(name)) > _NAME_LIMIT:
-            raise CocosegError(f"{image_name}: the name of its mask would be too long; rename the image")
         return str(image.parent / f"{name}.png")
 
     @property
@@ -102,15 +100,11 @@ class MaskEncoding:
 
     def write(self, mask: np.ndarray, path: Path) -> None:
         """Write a label mask, (H, W) uint8 class indices, as PNG; whole or not at all."""
-        self._save(self._values.take(mask), path)
+        self.write_painted(self._values.take(mask) if self.bits == 8 else mask, path)
 
     def write_painted(self, mask: np.ndarray, path: Path) -> None:
         """Write a mask, (H, W) uint8, that was painted in `paint_values`; whole or not at all."""
-        self._save(mask if self.bits == 8 else self._values.take(mask), path)
-
-    def _save(self, pixels: np.ndarray, path: Path) -> None:
-        """Write pixels as they are in the file: (H, W), uint8 for 8 bits a pixel, uint16 for 16."""
-        image = PIL.Image.fromarray(pixels)
+        image = PIL.Image.fromarray(mask if self.bits == 8 else self._values.take(mask))
         if self.bits == 8:
             image.putpalette(self._palette.tobytes())
         save_png(path, image, **RUN_LENGTHS)

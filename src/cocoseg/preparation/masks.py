@@ -41,6 +41,11 @@ class MaskRecord(NamedTuple):
     warnings: dict[str, list[int]]
     overlaps: dict[str, Counter[int]] | None = None
 
+    @property
+    def visible(self) -> set[int]:
+        """Classes with a pixel, apart from background."""
+        return self.pixels.keys() - {0, IGNORE_INDEX}
+
 
 class _Task(NamedTuple):
     image: Image
@@ -54,7 +59,7 @@ class _Painter:
 
     annotation_file: Path
     image_dir: Path
-    output_dir: Path | None
+    output_dir: Path
     settings: MasksConfig
     encoding: MaskEncoding
 
@@ -62,18 +67,16 @@ class _Painter:
         """Draw and write a mask; returns its record, or an error message where the image can't be used."""
         image, rules, values = task.image, self.settings, self.encoding.paint_values
         try:
-            if self.output_dir is not None:
-                check_image(self.image_dir / image.file_name, image.width, image.height)
+            check_image(self.image_dir / image.file_name, image.width, image.height)
             layers = parse_layers(task.instances, image.height, image.width, rules.crowd)
-            mask = paint(layers, rules, values)
-            pixels = _count_pixels(mask, layers, values)
-            name = self.encoding.file_name(image.file_name, pixels)
         except SegmentationError as error:
             return f"{self.annotation_file}: {error}"
         except CocosegError as error:
             return str(error)
-        if self.output_dir is not None:
-            self.encoding.write_painted(mask, self.output_dir / name)
+        mask = paint(layers, rules, values)
+        pixels = _count_pixels(mask, layers, values)
+        name = self.encoding.file_name(image.file_name, pixels)
+        self.encoding.write_painted(mask, self.output_dir / name)
         overlaps = survey(layers, rules.rasterizer) if task.in_sample else None
         return MaskRecord(image.file_name, name, pixels, layers.warnings(), overlaps)
 
@@ -101,12 +104,7 @@ def create_segmentation_masks(
         categories: names or ids; None for all.
         labels: `all`, `supercategories`, or groups of categories, see `LabelMap.from_categories`.
         other: objects of categories without a class become `background`, or are ignored (`ignore`).
-        overlap: owner of a pixel where annotations overlap: `max` the higher category id, `smallest` the
-            smaller area, `ignore` nobody where the categories differ.
-        rasterizer: how polygons are filled: `pillow`, or `coco` as COCO's own evaluation does.
-        crowd: crowd regions become ignored pixels beneath the objects (`ignore`), are drawn as any other
-            annotation (`draw`), or are left out (`skip`).
-        encoding: see `cocoseg.preparation.mask_files.MaskEncoding`.
+        overlap, rasterizer, crowd, encoding: see `MasksConfig` in `cocoseg.config`.
         workers: processes; None for one per core.
 
     Returns:
@@ -120,45 +118,40 @@ def create_segmentation_masks(
     label_map = LabelMap.from_categories(coco.categories, categories, labels)
     rules = {"overlap": overlap, "rasterizer": rasterizer, "crowd": crowd, "encoding": encoding}
     settings = convert(rules, MasksConfig, "masks.")
-    records = draw_masks(
-        coco, coco.images, Path(image_dir), Path(output_dir), label_map, settings, other, workers
-    )
-    drawn = {record.image: record for record in records}
-    return [drawn[image.file_name] for image in coco.images]
+    folders = Path(image_dir), Path(output_dir)
+    return draw_masks(coco, coco.images, *folders, label_map, settings, other, workers)
 
 
 def draw_masks(
     coco: CocoFile,
     images: Sequence[Image],
     image_dir: Path,
-    output_dir: Path | None,
+    output_dir: Path,
     labels: LabelMap,
     settings: MasksConfig,
     other: str = "background",
     workers: int | None = None,
     sample: Collection[int] = (),
-) -> Iterator[MaskRecord]:
+) -> list[MaskRecord]:
     """Draw the masks of `images`, some of the images of `coco`; see `create_segmentation_masks`.
 
-    Without `output_dir` the annotations are checked and drawn as always, but no image is read and no file
-    written. The images whose ids are in `sample` are surveyed for overlaps.
-
-    Yields:
-        records, in any order; the last one before what was wrong is raised.
+    The images whose ids are in `sample` are surveyed for overlaps. The records are in the order of `images`.
     """
     _check_names(images, image_dir)
     tasks = _tasks(coco, images, labels, other, sample)
     painter = _Painter(coco.path, image_dir, output_dir, settings, MaskEncoding(settings.encoding, labels))
+    records: list[MaskRecord] = []
     problems: list[str] = []
     with closing(parallel_map(painter, tasks, len(images), workers)) as results:
         for result in track(results, total=len(images), what="masks"):
             if isinstance(result, str):
                 problems.append(result)
             else:
-                yield result
+                records.append(result)
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise CocosegError("; ".join(sorted(problems)[:3]) + more)
+    return records
 
 
 def _count_pixels(mask: np.ndarray, layers: Layers, values: Sequence[int]) -> dict[int, int]:
@@ -166,7 +159,7 @@ def _count_pixels(mask: np.ndarray, layers: Layers, values: Sequence[int]) -> di
 
     A comparison per class drawn is several times faster than `np.bincount`, which converts to 64 bits.
     """
-    indices = {shape.class_index for shape in layers.objects} | {IGNORE_INDEX}
+    indices = {shape.class_index for shape in layers.shapes} | {IGNORE_INDEX}
     pixels = {index: int(np.count_nonzero(mask == values[index])) for index in sorted(indices)}
     pixels[0] = mask.size - sum(pixels.values())
     return {index: count for index, count in pixels.items() if count}
@@ -190,12 +183,10 @@ def _tasks(
 
 def _check_names(images: Sequence[Image], image_dir: Path) -> None:
     """Refuse two images of one stem: masks are named after the stems."""
-    seen: dict[PurePosixPath, str] = {}
-    for image in images:
-        stem = PurePosixPath(image.file_name).with_suffix("")
-        if stem in seen:
-            raise CocosegError(
-                f"{image_dir}: the masks of {seen[stem]} and {image.file_name} "
-                "would have the same name; rename one"
-            )
-        seen[stem] = image.file_name
+    stems = Counter(PurePosixPath(image.file_name).with_suffix("") for image in images)
+    stem, count = stems.most_common(1)[0]
+    if count > 1:
+        raise CocosegError(
+            f"{image_dir}: {count} images are called {stem}, and their masks would have the same name; "
+            "rename one"
+        )

@@ -6,7 +6,7 @@ A prepared folder holds
     masks/                          a PNG per image
     labels.json                     the classes, and how the masks hold them
     index.json                      image and mask of each pair, pixels per class
-    report.json, report.md          counts, warnings, and what overlaps hide
+    report.md                       counts, warnings, and what overlaps hide
     preview.png                     some images with their masks laid over them
     prepared.json                   the settings and the input that all this was made from
     arrays/                         images and masks decoded for training, see cache.py
@@ -32,24 +32,25 @@ LAYOUT = 2  # counted up when what is written changes: older folders are then ma
 
 @dataclass(frozen=True)
 class PreparedSet:
-    """A prepared folder and the images that belong to it."""
+    """A prepared folder, and the input that it is made from.
 
-    folder: Path
-    image_dir: Path
-    subset_file: Path
+    Attributes:
+        name: train or val.
+        size: number of images to choose; None for all that qualify.
+    """
 
-
-@dataclass(frozen=True)
-class PreparationJob:
-    """One annotation file to prepare, and the settings that shape the result."""
-
+    name: str
     folder: Path
     image_dir: Path
     annotation_file: Path
-    subset_name: str
     size: int | None
     data: DataConfig
     masks: MasksConfig
+
+    @property
+    def subset_file(self) -> Path:
+        """The COCO file of the chosen images."""
+        return self.folder / f"subset_{self.name}_annotations.json"
 
     def fingerprint(self) -> dict[str, Any]:
         """All that the result depends on; of the annotation file its size and time of change."""
@@ -67,26 +68,15 @@ class PreparationJob:
 
 
 def prepared_sets(config: Config) -> tuple[PreparedSet, PreparedSet | None]:
-    """The training set, and the validation set that has a file of its own, as they are once prepared."""
-    train, *val = (
-        PreparedSet(job.folder, job.image_dir, job.folder / job.subset_name)
-        for job in preparation_jobs(config)
-    )
-    return train, val[0] if val else None
-
-
-def preparation_jobs(config: Config) -> list[PreparationJob]:
-    """The training file's job, then that of a validation file of its own, where there is one."""
+    """The training set, and the validation set where it has a file of its own."""
     data, folder = config.data, prepared_dir(config)
-    files = [(folder, data.images, data.annotations, "train", data.subset.size)]
-    if data.val_annotations is not None:  # all images are taken
-        files.append((folder / "val", data.val_images or data.images, data.val_annotations, "val", None))
-    return [
-        PreparationJob(
-            path, Path(images), Path(annotations), f"subset_{name}_annotations.json", size, data, config.masks
-        )
-        for path, images, annotations, name, size in files
-    ]
+    settings = data, config.masks
+    images, annotations = Path(data.images), Path(data.annotations)
+    train = PreparedSet("train", folder, images, annotations, data.subset.size, *settings)
+    if data.val_annotations is None:
+        return train, None
+    images, annotations = Path(data.val_images or data.images), Path(data.val_annotations)
+    return train, PreparedSet("val", folder / "val", images, annotations, None, *settings)
 
 
 def prepared_dir(config: Config) -> Path:
@@ -95,18 +85,10 @@ def prepared_dir(config: Config) -> Path:
     if data.prepared_dir is not None:
         return Path(data.prepared_dir)
     paths = [data.images, data.annotations, data.val_images, data.val_annotations]
-    key = json.dumps(
-        [
-            [p and str(Path(p).resolve()) for p in paths],
-            as_dict(data.subset),
-            _plain_labels(data),
-            as_dict(config.masks),
-        ],
-        sort_keys=True,
-    )
-    return (
-        Path("prepared") / f"{Path(data.annotations).stem}-{blake2b(key.encode(), digest_size=4).hexdigest()}"
-    )
+    places = [path and str(Path(path).resolve()) for path in paths]
+    settings = [places, as_dict(data.subset), _plain_labels(data), as_dict(config.masks)]
+    key = blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=4).hexdigest()
+    return Path("prepared") / f"{Path(data.annotations).stem}-{key}"
 
 
 def _plain_labels(data: DataConfig) -> Any:
@@ -127,17 +109,17 @@ def claim(folder: Path) -> None:
         raise CocosegError(f"data.prepared_dir: {folder} can't be made ({error.strerror})") from error
 
 
-def find_current(job: PreparationJob, fingerprint: dict[str, Any]) -> LabelMap | None:
+def find_current(prepared: PreparedSet, fingerprint: dict[str, Any]) -> LabelMap | None:
     """The labels of what is prepared already, or None where anything is missing, damaged or out of date."""
+    folder = prepared.folder
     try:
-        if json.loads((job.folder / "prepared.json").read_bytes()) != {"complete": True, **fingerprint}:
+        if json.loads((folder / "prepared.json").read_bytes()) != {"complete": True, **fingerprint}:
             return None
-        labels = MaskEncoding.load(job.folder).labels
-        pairs = json.loads((job.folder / "index.json").read_bytes())["pairs"]
-        files = [job.folder / name for name in (job.subset_name, "report.json", "report.md", PREVIEW)]
-        files += [
-            path for pair in pairs for path in (job.folder / pair["mask"], job.image_dir / pair["image"])
-        ]
+        labels = MaskEncoding.load(folder).labels
+        pairs = json.loads((folder / "index.json").read_bytes())["pairs"]
+        files = [prepared.subset_file, folder / "report.md", folder / PREVIEW]
+        files += [folder / pair["mask"] for pair in pairs]
+        files += [prepared.image_dir / pair["image"] for pair in pairs]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return labels if all(path.is_file() for path in files) else None

@@ -17,7 +17,7 @@ from pycocotools import mask as coco_mask
 
 from cocoseg.config import MasksConfig
 from cocoseg.labels import IGNORE_INDEX
-from cocoseg.preparation.segmentations import Layers, Polygons, Runs, Shape
+from cocoseg.preparation.segmentations import Layers, Runs, Shape
 
 INDICES = range(256)  # class indices as they are
 
@@ -33,56 +33,44 @@ def paint(layers: Layers, rules: MasksConfig, values: Sequence[int] = INDICES) -
     Returns:
         (H, W) uint8, in `values`.
     """
-    objects = sorted(layers.objects, key=lambda shape: shape.class_index)
+    regions = [shape for shape in layers.shapes if shape.class_index == IGNORE_INDEX]
+    objects = [shape for shape in layers.shapes if shape.class_index != IGNORE_INDEX]
+    objects.sort(key=lambda shape: shape.class_index)
     if rules.overlap == "smallest":  # the sort is stable: of equal areas the higher class is on top
         objects.sort(key=lambda shape: -shape.area)
-    mask = _draw(layers, objects, rules.rasterizer, values)
+    size = layers.height, layers.width
+    mask = _draw(regions + objects, *size, rules.rasterizer, values)
     if rules.overlap == "ignore":
         # With the lowest class on top the mask differs wherever several classes overlap.
-        mask[mask != _draw(layers, objects[::-1], rules.rasterizer, values)] = IGNORE_INDEX
+        reverse = _draw(regions + objects[::-1], *size, rules.rasterizer, values)
+        mask[mask != reverse] = IGNORE_INDEX
     return mask
 
 
-def _draw(layers: Layers, objects: Iterable[Shape], rasterizer: str, values: Sequence[int]) -> np.ndarray:
-    """Draw the ignored regions, then the objects in this order, the later over the earlier."""
-    canvas = Canvas(layers.height, layers.width, rasterizer)
-    for region in layers.regions:
-        canvas.draw(region, IGNORE_INDEX)
-    for shape in objects:
-        canvas.draw(shape, values[shape.class_index])
-    return canvas.pixels
-
-
-class Canvas:
-    """A mask to draw on.
-
-    Attributes:
-        pixels: (H, W) uint8, zeros to begin with.
-    """
-
-    def __init__(self, height: int, width: int, rasterizer: str):
-        self.pixels = np.zeros((height, width), dtype=np.uint8)
-        self._rasterizer = rasterizer
-        # Pillow draws in the memory of the array: no copy to it, none back.
-        image = PIL.Image.frombuffer("L", (width, height), self.pixels, "raw", "L", 0, 1)
-        image.readonly = 0
-        self._pillow = PIL.ImageDraw.Draw(image)
-
-    def draw(self, shape: Shape, value: int) -> None:
-        """Set the pixels of a shape."""
-        if isinstance(shape.outline, list) and self._rasterizer == "pillow":
+def _draw(
+    shapes: Iterable[Shape], height: int, width: int, rasterizer: str, values: Sequence[int]
+) -> np.ndarray:
+    """Draw shapes in this order, the later over the earlier."""
+    mask = np.zeros((height, width), dtype=np.uint8)
+    # Pillow draws in the memory of the array: no copy to it, none back.
+    image = PIL.Image.frombuffer("L", (width, height), mask, "raw", "L", 0, 1)
+    image.readonly = 0
+    canvas = PIL.ImageDraw.Draw(image)
+    for shape in shapes:
+        value = values[shape.class_index]
+        if isinstance(shape.outline, np.ndarray):
+            np.copyto(mask, value, where=_filled(shape.outline, height, width))
+        elif rasterizer == "pillow":
             for polygon in shape.outline:
-                self._pillow.polygon(polygon, fill=value)
-        else:
-            np.copyto(self.pixels, value, where=_region(shape.outline, *self.pixels.shape))
+                canvas.polygon(polygon, fill=value)
+        elif shape.outline:
+            runs = coco_mask.merge(coco_mask.frPyObjects(shape.outline, height, width))
+            np.copyto(mask, value, where=coco_mask.decode(runs).view(bool))
+    return mask
 
 
-def _region(outline: Polygons | Runs, height: int, width: int) -> np.ndarray:
-    """The pixels that an annotation covers, by COCO's own rule: (H, W) bool."""
-    if isinstance(outline, list):
-        encoded = coco_mask.merge(coco_mask.frPyObjects(outline, height, width))
-        return coco_mask.decode(encoded).view(bool)
-    # pycocotools would do, but it reads memory that it never wrote where runs are odd.
-    values = np.zeros(outline.size, dtype=bool)
-    values[1::2] = True
-    return np.repeat(values, outline).reshape(width, height).T
+def _filled(runs: Runs, height: int, width: int) -> np.ndarray:
+    """The pixels that runs cover: (H, W) bool. pycocotools reads memory that it never wrote for odd ones."""
+    inside = np.zeros(runs.size, dtype=bool)
+    inside[1::2] = True
+    return np.repeat(inside, runs).reshape(width, height).T

@@ -3,9 +3,9 @@
 A malformed field is an error. Faults that other programs skip without a word are warnings.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from operator import mul
 from typing import Annotated, NamedTuple
@@ -17,10 +17,8 @@ from cocoseg.errors import CocosegError
 from cocoseg.labels import IGNORE_INDEX
 
 # Warnings: faults of an annotation that are no errors.
-BROKEN = "polygons of fewer than 3 points or an odd number of coordinates, left out"
-EMPTY = "nothing to draw, skipped"
+LEFT_OUT = "no outline, or polygons of fewer than 3 points or an odd number of coordinates, left out"
 OUTSIDE = "coordinates outside the image"
-FLAT = "an area of zero"
 
 _COORDINATE_LIMIT = 1e5  # pixels; pycocotools walks along every outline, and its integers overflow
 
@@ -55,14 +53,15 @@ class Shape:
     """The area that an annotation covers.
 
     Attributes:
-        class_index: of the annotation.
+        annotation_id, class_index: of the annotation.
         outline: polygons, none where there is nothing to draw, or runs.
-        broken: whether parts were left out, of fewer than 3 points or an odd number of coordinates.
+        is_whole: no polygon was left out, and there is something to draw.
     """
 
+    annotation_id: int
     class_index: int
     outline: Polygons | Runs
-    broken: bool = False
+    is_whole: bool = True
 
     @cached_property
     def area(self) -> float:
@@ -71,21 +70,6 @@ class Shape:
             return sum(map(_polygon_area, self.outline))
         return float(self.outline[1::2].sum())
 
-    def warnings(self, height: int, width: int) -> Iterator[str]:
-        """Faults that are no errors, of a shape on an image of this size."""
-        if self.broken:
-            yield BROKEN
-        if isinstance(self.outline, list):
-            if not self.outline:
-                yield EMPTY
-                return
-            if any(
-                min(part) < 0 or max(part[0::2]) > width or max(part[1::2]) > height for part in self.outline
-            ):
-                yield OUTSIDE
-        if self.area == 0:
-            yield FLAT
-
 
 @dataclass(frozen=True)
 class Layers:
@@ -93,24 +77,27 @@ class Layers:
 
     Attributes:
         height, width: of the image, in pixels.
-        regions: ignored pixels, beneath everything else.
-        objects: in the order of the file.
-        parsed: annotation id and shape of all that were parsed, in the order of the file.
+        shapes: in the order of the file; those of class index 255 lie beneath the others.
     """
 
     height: int
     width: int
-    regions: list[Shape] = field(default_factory=list)
-    objects: list[Shape] = field(default_factory=list)
-    parsed: list[tuple[int, Shape]] = field(default_factory=list)
+    shapes: list[Shape]
 
     def warnings(self) -> dict[str, list[int]]:
         """Find faults: fault -> ids of the annotations that have it. Takes about as long as parsing."""
-        found: dict[str, list[int]] = {}
-        for annotation_id, shape in self.parsed:
-            for warning in shape.warnings(self.height, self.width):
-                found.setdefault(warning, []).append(annotation_id)
-        return found
+        polygons = [shape for shape in self.shapes if isinstance(shape.outline, list)]
+        found = {
+            LEFT_OUT: [shape.annotation_id for shape in polygons if not shape.is_whole],
+            OUTSIDE: [shape.annotation_id for shape in polygons if self._is_outside(shape.outline)],
+        }
+        return {fault: ids for fault, ids in found.items() if ids}
+
+    def _is_outside(self, polygons: Polygons) -> bool:
+        return any(
+            min(part) < 0 or max(part[0::2]) > self.width or max(part[1::2]) > self.height
+            for part in polygons
+        )
 
 
 def parse_layers(instances: Iterable[Instance], height: int, width: int, crowd: str) -> Layers:
@@ -119,25 +106,19 @@ def parse_layers(instances: Iterable[Instance], height: int, width: int, crowd: 
     Args:
         instances: its annotations.
         height, width: its size in pixels.
-        crowd: crowd regions become ignored pixels beneath the objects (`ignore`), are drawn as any other
-            annotation (`draw`), or are left out (`skip`).
+        crowd: see `MasksConfig.crowd`.
 
     Raises:
         SegmentationError: a segmentation is malformed.
     """
-    layers = Layers(height, width)
+    shapes = []
     for instance in instances:
         if instance.crowd and crowd == "skip":
             continue
-        shape = parse_segmentation(instance, height, width)
-        layers.parsed.append((instance.annotation_id, shape))
-        if isinstance(shape.outline, list) and not shape.outline:
-            continue
-        if shape.class_index == IGNORE_INDEX or (instance.crowd and crowd == "ignore"):
-            layers.regions.append(shape)
-        else:
-            layers.objects.append(shape)
-    return layers
+        if instance.crowd and crowd == "ignore":
+            instance = instance._replace(class_index=IGNORE_INDEX)
+        shapes.append(parse_segmentation(instance, height, width))
+    return Layers(height, width, shapes)
 
 
 def parse_segmentation(instance: Instance, height: int, width: int) -> Shape:
@@ -150,10 +131,11 @@ def parse_segmentation(instance: Instance, height: int, width: int) -> Shape:
             the image's or whose runs don't add up to it.
     """
     found = _decode(instance)
+    number, index = instance.annotation_id, instance.class_index
     if isinstance(found, _RLE):
-        return Shape(instance.class_index, _read_runs(instance, found, height, width))
+        return Shape(number, index, _read_runs(number, found, height, width))
     polygons = [part for part in found if len(part) >= 6 and not len(part) % 2]
-    return Shape(instance.class_index, polygons, broken=len(polygons) < len(found))
+    return Shape(number, index, polygons, is_whole=len(polygons) == max(1, len(found)))
 
 
 def _decode(instance: Instance) -> Polygons | _RLE:
@@ -162,18 +144,16 @@ def _decode(instance: Instance) -> Polygons | _RLE:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         with suppress(msgspec.DecodeError, UnicodeDecodeError):
             return [_flat_decoder.decode(instance.segmentation)]  # one polygon, not wrapped in a list
+        reason = f"the segmentation is neither polygons nor RLE ({error})"
         if str(_COORDINATE_LIMIT) in str(error):
             reason = f"a coordinate lies beyond {_COORDINATE_LIMIT:.0f} pixels"
-        else:
-            reason = f"the segmentation is neither polygons nor RLE ({error})"
         raise SegmentationError(f"annotation {instance.annotation_id}: {reason}") from error
 
 
-def _read_runs(instance: Instance, rle: _RLE, height: int, width: int) -> Runs:
-    name = f"annotation {instance.annotation_id}"
+def _read_runs(annotation_id: int, rle: _RLE, height: int, width: int) -> Runs:
     if rle.size != (height, width):
         raise SegmentationError(
-            f"{name}: the RLE is {rle.size[1]}x{rle.size[0]} pixels (width x height), "
+            f"annotation {annotation_id}: the RLE is {rle.size[1]}x{rle.size[0]} pixels (width x height), "
             f"its image {width}x{height}"
         )
     pixels = height * width
@@ -183,7 +163,9 @@ def _read_runs(instance: Instance, rle: _RLE, height: int, width: int) -> Runs:
         sane = all(0 <= run <= pixels for run in rle.counts)
         runs = np.array(rle.counts if sane else [], dtype=np.int64)
     if runs.size == 0 or runs.min() < 0 or runs.max() > pixels or runs.sum() != pixels:
-        raise SegmentationError(f"{name}: the runs of the RLE don't add up to {width}x{height} pixels")
+        raise SegmentationError(
+            f"annotation {annotation_id}: the runs of the RLE don't add up to {width}x{height} pixels"
+        )
     return runs
 
 

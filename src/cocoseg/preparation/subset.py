@@ -1,7 +1,6 @@
 """The choice of images: seeded, and nested, so that a larger one contains a smaller one."""
 
-import heapq
-from collections.abc import Mapping
+from collections.abc import Collection
 from hashlib import blake2b
 
 from cocoseg.errors import CocosegError
@@ -14,10 +13,9 @@ def choose(
     *,
     size: int | None,
     seed: int,
-    class_of: Mapping[int, int],
+    category_ids: Collection[int],
     keep_empty: bool = False,
     min_pixels: int = 0,
-    stratify: bool = False,
 ) -> list[Image]:
     """Choose images, in the order of the file.
 
@@ -27,35 +25,29 @@ def choose(
 
     Args:
         coco: the annotation file.
-        size: how many; all that qualify if there are fewer, or if None.
+        size: number of images; all that qualify if there are fewer, or if None.
         seed: of the ranks.
-        class_of: category id -> class index; an image qualifies by an annotation of one of these categories.
+        category_ids: an image qualifies by an annotation of one of these categories.
         keep_empty: images without such an annotation qualify too.
         min_pixels: an image that is not empty qualifies if these annotations, crowds apart, cover that many
             pixels together; by the `area` of the file, or by what is drawn where it has none.
-        stratify: take, again and again, the image of lowest rank for the class that the fewest images chosen
-            so far show, the rarest first; nested all the same.
 
     Raises:
-        CocosegError: `size` is below 1, or no image qualifies.
+        CocosegError: no image qualifies.
     """
-    if size is not None and size < 1:
-        raise CocosegError(f"data.subset.size is {size}; it must be at least 1, or null for all images")
-    classes = _classes_of_images(coco, class_of)
-    candidates = [image for image in coco.images if keep_empty or classes[image.id]]
+    annotated = {a.image_id for a in coco.annotations if a.category_id in category_ids}
+    candidates = [image for image in coco.images if keep_empty or image.id in annotated]
     if min_pixels > 0:
-        area = _areas(coco, class_of)
-        candidates = [i for i in candidates if area[i.id] >= min_pixels or not classes[i.id]]
+        area = _areas(coco, category_ids)
+        candidates = [i for i in candidates if area[i.id] >= min_pixels or i.id not in annotated]
     if not candidates:
         less = f" of at least {min_pixels} pixels (data.subset.min_pixels)" if min_pixels > 0 else ""
         raise CocosegError(
             f"{coco.path}: no image has annotations of the chosen categories{less} "
             "(data.subset.keep_empty=true takes images without)"
         )
-    if size is None or size >= len(candidates):
-        return list(candidates)
-    ranked = sorted((image.id for image in candidates), key=lambda image_id: (rank(seed, image_id), image_id))
-    chosen = set(_rare_first(ranked, classes, size) if stratify else ranked[:size])
+    ranked = sorted(candidates, key=lambda image: (rank(seed, image.id), image.id))
+    chosen = {image.id for image in ranked[:size]}
     return [image for image in candidates if image.id in chosen]
 
 
@@ -64,47 +56,12 @@ def rank(seed: int, image_id: int) -> bytes:
     return blake2b(f"{seed}:{image_id}".encode(), digest_size=8).digest()
 
 
-def _classes_of_images(coco: CocoFile, class_of: Mapping[int, int]) -> dict[int, set[int]]:
-    """Image id -> classes on it."""
-    classes: dict[int, set[int]] = {image.id: set() for image in coco.images}
-    for annotation in coco.annotations:
-        if annotation.category_id in class_of:
-            classes[annotation.image_id].add(class_of[annotation.category_id])
-    return classes
-
-
-def _rare_first(ranked: list[int], classes: Mapping[int, set[int]], size: int) -> list[int]:
-    """`size` image ids; images without any class count as a class of their own."""
-    waiting: dict[int, list[int]] = {}  # class -> its images, the lowest rank last
-    for image_id in reversed(ranked):
-        for index in classes[image_id] or {0}:
-            waiting.setdefault(index, []).append(image_id)
-    shown = dict.fromkeys(waiting, 0)
-    rarity = {index: len(images) for index, images in waiting.items()}
-    queue = [(0, rarity[index], index) for index in waiting]
-    heapq.heapify(queue)
-    chosen: dict[int, None] = {}
-    while len(chosen) < size:
-        count, _, index = heapq.heappop(queue)
-        images = waiting[index]
-        while images and images[-1] in chosen:
-            images.pop()
-        if not images:
-            continue
-        if count == shown[index]:  # otherwise the class has been shown since, and goes back into the queue
-            chosen[image_id := images.pop()] = None
-            for other in classes[image_id] or {0}:
-                shown[other] += 1
-        heapq.heappush(queue, (shown[index], rarity[index], index))
-    return list(chosen)
-
-
-def _areas(coco: CocoFile, class_of: Mapping[int, int]) -> dict[int, float]:
+def _areas(coco: CocoFile, category_ids: Collection[int]) -> dict[int, float]:
     """Image id -> pixels that its annotations cover, overlaps counted twice."""
     sizes = {image.id: (image.height, image.width) for image in coco.images}
     areas = dict.fromkeys(sizes, 0.0)
     for annotation in coco.annotations:
-        if annotation.category_id not in class_of or annotation.iscrowd:
+        if annotation.category_id not in category_ids or annotation.iscrowd:
             continue
         area = annotation.area
         if area is None:

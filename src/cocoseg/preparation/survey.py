@@ -11,6 +11,7 @@ from heapq import nsmallest
 import numpy as np
 
 from cocoseg.config import OVERLAPS, MasksConfig
+from cocoseg.labels import IGNORE_INDEX
 from cocoseg.preparation.coco_file import Image
 from cocoseg.preparation.rasterize import paint
 from cocoseg.preparation.segmentations import Layers
@@ -34,8 +35,8 @@ def survey(layers: Layers, rasterizer: str) -> dict[str, Counter[int]]:
     """
     found = {name: Counter() for name in (COVERED, *OVERLAPS)}
     covers = {}
-    for index in {shape.class_index for shape in layers.objects}:
-        alone = replace(layers, regions=[], objects=[s for s in layers.objects if s.class_index == index])
+    for index in {shape.class_index for shape in layers.shapes} - {IGNORE_INDEX}:
+        alone = replace(layers, shapes=[s for s in layers.shapes if s.class_index == index])
         covers[index] = paint(alone, MasksConfig(rasterizer=rasterizer)).ravel() > 0
         found[COVERED][index] = int(np.count_nonzero(covers[index]))
     # Nothing is hidden but where several classes are.
