@@ -6,7 +6,6 @@ from cocoseg.figures.charts import (
     ERROR,
     LENGTH,
     MARGIN,
-    confused_pairs,
     confusion_matrix,
     iou_bars,
 )
@@ -60,7 +59,6 @@ def test_a_matrix_is_readable_and_no_larger_than_a_screen_needs(classes, cell):
 def test_no_pixel_at_all():
     nothing = np.zeros((3, 3), dtype=np.int64)
     assert confusion_matrix(nothing, LABELS.names).width > 0
-    assert has(confused_pairs(nothing, LABELS.names), ERROR) == 0
     assert iou_bars([None, None, None], LABELS).width > 0
 
 
@@ -70,12 +68,6 @@ def bar_lengths(figure, color) -> list[int]:
     rows = np.flatnonzero(pixels.sum(1) > 3)
     tops = [row for row in rows if row - 1 not in rows]
     return [int(pixels[row].sum()) + 2 for row in tops]
-
-
-def test_the_pairs_with_most_wrong_pixels_come_first():
-    matrix = np.array([[1000, 40, 0], [10, 0, 0], [0, 20, 70]])
-    lengths = bar_lengths(confused_pairs(matrix, LABELS.names), ERROR)
-    assert lengths == [LENGTH + 1, LENGTH // 2 + 1, LENGTH // 4 + 1]
 
 
 def test_bars_of_iou_in_the_colors_of_the_labels():

@@ -20,7 +20,7 @@ from torch.utils.tensorboard import FileWriter
 from cocoseg.budget.budget import Budget
 from cocoseg.budget.pacing import is_last_step
 from cocoseg.config import Config
-from cocoseg.figures.charts import confused_pairs, confusion_matrix, iou_bars
+from cocoseg.figures.charts import confusion_matrix, iou_bars
 from cocoseg.figures.comparison import Example, draw_comparison, spread
 from cocoseg.labels import LabelMap
 from cocoseg.networks.pixels import denormalize
@@ -154,7 +154,6 @@ def figures(
     """
     yield "classes/iou", iou_bars(scores.iou, labels)
     yield "classes/confusion", confusion_matrix(matrix, labels.names)
-    yield "classes/most_confused", confused_pairs(matrix, labels.names)
     for number, example in enumerate(examples, start=1):
         yield f"examples/{number}", draw_comparison(example, labels)
 
