@@ -1,7 +1,6 @@
 """Files that appear whole or not at all, folders that one process at a time writes to."""
 
 import csv
-import errno
 import logging
 import os
 import zlib
@@ -47,13 +46,6 @@ def whole_file(path: Path) -> Iterator[Path]:
         if isinstance(error, OSError):
             raise CocosegError(f"{path}: can't be written ({error.strerror or error})") from error
         raise
-
-
-def is_for_its_name(error: CocosegError) -> bool:
-    """Whether a file alone can't be written, for its name is too long or a folder's, where others can."""
-    cause = error.__cause__
-    known = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
-    return isinstance(cause, OSError) and cause.errno in known
 
 
 def remove_parts(folder: Path) -> None:
