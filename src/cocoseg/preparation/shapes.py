@@ -57,10 +57,10 @@ def draw_shapes(root: Path, *, images: int, seed: int) -> None:
             raise CocosegError(
                 f"data.root: {root} holds files that are not the built-in shapes; name another folder"
             )
-        mark.touch()
         remove_parts(annotation_file.parent)  # a killed run may have left one
         if annotation_file.is_file() and annotation_file.read_bytes().startswith(head):
             return
+        mark.touch()
         # The annotation file goes first and comes last: where it is, the images are its own.
         annotation_file.unlink(missing_ok=True)
         shutil.rmtree(root / "images", ignore_errors=True)
