@@ -197,17 +197,16 @@ def test_a_deleted_limit_of_the_trials_follows_too(played: Played):
 @pytest.mark.parametrize(
     ("arguments", "settings", "message"),
     [
-        ((), {}, "sweep.trials is not set"),
-        ((), {"total_time": "00:01:00:00"}, "sweep.trials is not set"),
-        (("trainer.max_time=00:00:01:00",), {}, "sweep.trials is not set"),
+        ((), {}, "give either it, or both"),
+        ((), {"total_time": "00:01:00:00"}, "give either it, or both"),
+        (("trainer.max_time=00:00:01:00",), {}, "give either it, or both"),
         (
             ("trainer.max_time=00:00:01:00",),
             {"trials": 3, "total_time": "00:01:00:00"},
-            "trainer.max_time follows",
+            "give either it, or both",
         ),
         ((), {"trials": 100, "total_time": "00:00:01:00"}, "leave 0 s to each job"),
         (("trainer.max_time=00:00:01:00",), {"total_time": "00:00:00:10"}, "leave 2 s to each job"),
-        (("seed=1,2",), {"method": "grid", "trials": 2}, "a grid has as many as there are points"),
         ((), {"method": "grid"}, "can't list an interval"),
         (("seed=tag(ln,interval(1,2))",), {"trials": 2}, "tag ln is not known"),
         (("seed=1",), {"trials": 2, "space": {"model.depth": "3"}}, "model.depth has one value"),
@@ -262,6 +261,13 @@ def test_a_grid_tries_all_points_once(played: Played):
     points = [(job["seed"], job["model.depth"]) for job in played.jobs]
     assert points == [(seed, depth) for seed in "0123" for depth in "23"]
     assert set(played.limits) == {73}  # 596 / 8 - 1
+
+
+def test_a_number_of_trials_cuts_a_grid(played: Played):
+    run(played, "seed=range(0,4)", method="grid", trials=3)
+    assert [job["seed"] for job in played.jobs] == ["0", "1", "2"]
+    run(played, "seed=range(0,4)", method="grid")
+    assert [job["seed"] for job in played.jobs] == ["0", "1", "2", "3"]
 
 
 def test_the_same_seed_proposes_the_same(played: Played, tmp_path: Path):

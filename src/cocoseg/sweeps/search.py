@@ -181,9 +181,13 @@ def open_sweep(
     total, max_time = in_seconds(settings.total_time), in_seconds(config.time_limit)
     if not any(override.key_or_group == "trainer.max_time" for override in overrides):
         max_time = None  # a preset's
-    require_amount(settings, has_max_time=max_time is not None)
     if settings.method == "grid":
-        settings.trials = len(space.grid())
+        points = len(space.grid())
+        settings.trials = min(settings.trials or points, points)
+    elif (settings.trials is None) != (total is not None and max_time is not None):
+        raise CocosegError(
+            "sweep.trials: give either it, or both sweep.total_time and trainer.max_time, from which it follows"
+        )
     settings.name = settings.name or sweep_dir.name
 
     budget = Budget(total, began=time.monotonic() - process_age())
@@ -204,22 +208,6 @@ def open_sweep(
     if config.ckpt_path is None:
         fixed.append("resume=auto")
     return Sweep(settings, study, fixed, launch, parallel, budget, limit)
-
-
-def require_amount(settings: SweepConfig, *, has_max_time: bool) -> None:
-    """Require that the length of the search follows from the settings, and none of them is ignored."""
-    has_trials, has_total = settings.trials is not None, settings.total_time is not None
-    if settings.method == "grid":
-        if has_trials:
-            raise CocosegError("sweep.trials: a grid has as many as there are points; leave it out")
-    elif not has_trials and not (has_total and has_max_time):
-        raise CocosegError(
-            "sweep.trials is not set; or give sweep.total_time and trainer.max_time, from which it follows"
-        )
-    elif has_trials and has_total and has_max_time:
-        raise CocosegError(
-            "sweep.total_time: with a number of trials, trainer.max_time follows from it; leave one out"
-        )
 
 
 def plan_limit(seconds: float, parallel: int, trials: int | None, max_time: float | None) -> float:
