@@ -48,10 +48,9 @@ def as_trained(config: DictConfig, keys: Collection[str]) -> DictConfig:
                 "checkpoint names the data of its training; give data=… or data.root=…"
             )
         return config
-    data = dict(trained["data"])
+    data = {key: value for key, value in trained["data"].items() if key not in OF_THE_MACHINE}
     if "data.root" in keys:
         data |= _move_paths(data, config.data.root)
-    data = {key: value for key, value in data.items() if key not in OF_THE_MACHINE}
     try:
         merged = OmegaConf.merge(config, {**trained, "data": data})
     except OmegaConfBaseException as error:

@@ -40,7 +40,6 @@ class Job:
 
     Attributes:
         slot: index among the jobs that run at the same time, which decides on GPUs and cores.
-        started: `time.monotonic()`.
     """
 
     number: int
@@ -49,7 +48,6 @@ class Job:
     folder: Path
     process: subprocess.Popen[bytes] | None = None
     slot: int = 0
-    started: float = 0.0
 
 
 def launch(
@@ -115,7 +113,7 @@ def run_jobs(jobs: Sequence[Job], side_by_side: int, received: list[signal.Signa
 def _start(job: Job, slot: int, side_by_side: int, gpus: str | None) -> None:
     """Start a job's process on its share of the cores, and on these GPUs."""
     job.folder.mkdir(parents=True, exist_ok=True)
-    job.slot, job.started = slot, time.monotonic()
+    job.slot = slot
     own = {"PYTHONUNBUFFERED": "1", PARENT: str(os.getpid())}
     if gpus is not None:
         own["CUDA_VISIBLE_DEVICES"] = gpus
@@ -188,9 +186,9 @@ def _compose(config: DictConfig, config_loader: Any, number: int, overrides: Seq
     return Job(number, list(overrides), composed, folder)
 
 
-def job_return(job: Job, was_stopped: bool = False) -> JobReturn:
+def job_return(job: Job, was_stopped: bool) -> JobReturn:
     """Hydra's record of a job that has ended, by a signal of ours where `was_stopped`; logs a line."""
-    code, seconds = job.process.returncode, time.monotonic() - job.started
+    code = job.process.returncode
     unknown = Outcome(STOPPED, f"exit code {code}") if code else Outcome(FINISHED)
     outcome = Outcome.read(job.folder) or unknown
     # A job that a signal ends before it has a handler has not failed: it starts again when the sweep goes on.
@@ -200,10 +198,7 @@ def job_return(job: Job, was_stopped: bool = False) -> JobReturn:
         with suppress(CocosegError):
             outcome.write(job.folder)
     score = "" if outcome.miou is None else f"mIoU {outcome.miou:.3f}"
-    result = outcome.reason or score
-    log.info(
-        "job %d %s after %.0f s  %s  %s", job.number, outcome.state, seconds, result, from_here(job.folder)
-    )
+    log.info("job %d %s: %s  %s", job.number, outcome.state, outcome.reason or score, from_here(job.folder))
     if not code:
         return JobReturn(job.overrides, status=JobStatus.COMPLETED, _return_value=outcome.miou)
     if outcome.state == FAILED:

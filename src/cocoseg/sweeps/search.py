@@ -186,7 +186,7 @@ def open_sweep(
         settings.trials = min(settings.trials or points, points)
     elif (settings.trials is None) != (total is not None and max_time is not None):
         raise CocosegError(
-            "sweep.trials: give either it, or both sweep.total_time and trainer.max_time, from which it follows"
+            "sweep.trials: give either it, or both sweep.total_time and trainer.max_time: it follows then"
         )
     settings.name = settings.name or sweep_dir.name
 
