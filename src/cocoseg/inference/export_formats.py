@@ -48,11 +48,10 @@ def compare(deployed: Deployed, run: Callable[[Tensor], Tensor], images: list[Te
 
     Args:
         run: the file as a function from images (B, H, W, 3) uint8 to logits or classes.
-        images: to compare on.
 
     Returns:
         the largest difference between two logits. Of a file that gives classes: the most by which PyTorch's
-        logit of the class that it gives is below the highest one.
+        logit of such a class is below the highest one.
 
     Raises:
         CocosegError: the difference is more than TOLERANCE times the largest logit.
@@ -67,8 +66,8 @@ def compare(deployed: Deployed, run: Callable[[Tensor], Tensor], images: list[Te
         has_shape = output.shape == expected.shape
         differences.append((output - expected).abs().max().item() if has_shape else float("inf"))
         if not differences[-1] <= most:  # refuses NaN, too
-            shape = tuple(image.shape)
             raise CocosegError(
-                f"the file gives other results than PyTorch for images {shape}: {differences[-1]:.3g} off"
+                f"the file gives other results than PyTorch for images {tuple(image.shape)}: "
+                f"{differences[-1]:.3g} off"
             )
     return max(differences)

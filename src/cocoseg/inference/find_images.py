@@ -58,7 +58,7 @@ def find_images(input: str, output: Path) -> list[ImageFile]:
     images = []
     for file in found:
         name = file.relative_to(base)
-        if file.is_file() and not _is_hidden(name) and not _is_result(name, place, output):
+        if file.is_file() and not _is_passed_over(name, place, output):
             images.append(ImageFile(file, name.as_posix()))
     if not images:
         raise CocosegError(f"input: no image in {input} (results of predict.py do not count)")
@@ -76,11 +76,11 @@ def _split(pattern: Path) -> tuple[Path, str]:
     return Path(*parts[:first]), str(Path(*parts[first:]))
 
 
-def _is_hidden(name: Path) -> bool:
-    return any(part.startswith(".") for part in name.parts)
-
-
-def _is_result(name: Path, base: Path, output: Path) -> bool:
-    """Whether a file below the base lies in the output folder, or in another one below the base."""
+def _is_passed_over(name: Path, base: Path, output: Path) -> bool:
+    """Whether a file below the base is hidden, or lies in the output folder or another one below the base."""
     folders = [base / folder for folder in name.parents][:-1]  # the last is the base
-    return (base / name).is_relative_to(output) or any((folder / MANIFEST).exists() for folder in folders)
+    return (
+        any(part.startswith(".") for part in name.parts)
+        or (base / name).is_relative_to(output)
+        or any((folder / MANIFEST).exists() for folder in folders)
+    )

@@ -19,7 +19,7 @@ from cocoseg.figures.gallery import Card, write_gallery
 from cocoseg.files import from_here, remove_parts, write_bytes
 from cocoseg.inference.coco_results import entries_of, image_ids
 from cocoseg.inference.find_images import ImageFile, find_images
-from cocoseg.inference.manifest import Entry, Manifest
+from cocoseg.inference.manifest import Manifest
 from cocoseg.inference.model import load_model
 from cocoseg.inference.pipeline import predict_images
 from cocoseg.inference.predictor import Predictor
@@ -78,7 +78,8 @@ def predict_folder(config: PredictConfig, output: Path, *, begin: Callable[[], N
             _write_coco_results(done, image_ids([image.name for image in images], listed), results)
         if config.gallery:
             about = f"{len(done)} images by {from_here(config.checkpoint)}"
-            cards = [_card(image, manifest.entries[image.result_name]) for image in done]
+            entries = [(image.name, manifest.entries[image.result_name]) for image in done]
+            cards = [Card(name, one.name, (one.height, one.width), one.pixels) for name, one in entries]
             write_gallery(output / PAGE, cards, model.labels, "Predictions", about)
     log.info("predicted    %d of %d images in %.1f s", len(names), len(images), time.monotonic() - start)
     if old:
@@ -152,7 +153,3 @@ def _write_coco_results(images: Sequence[ImageFile], ids: dict[str, int], result
     with ThreadPoolExecutor(available_cores()) as pool:
         lines = [msgspec.json.encode(entry) for found in pool.map(entries, listed) for entry in found]
     write_bytes(results.output / RESULTS, b"[\n" + b",\n".join(lines) + b"\n]\n")
-
-
-def _card(image: ImageFile, entry: Entry) -> Card:
-    return Card(image.name, entry.name, (entry.height, entry.width), entry.pixels)

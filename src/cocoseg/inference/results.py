@@ -34,7 +34,6 @@ class Results:
     gallery: bool
 
     def mask(self, name: str) -> Path:
-        """Path of a mask."""
         return self.output / MASKS / f"{name}.png"
 
     def exist(self, name: str) -> bool:

@@ -5,10 +5,8 @@ from typing import NamedTuple
 
 STEP = 32  # pixels: tiles start at multiples of it, so that pooling falls as it does in the whole image
 OVERLAP = 128  # pixels, and a quarter of the tile at most
-
-# Where the size of tiles is chosen here:
-LARGEST_INPUT = 2**20  # pixels that the network is given in one piece
-TILE = 768  # pixels: side of a tile
+LARGEST_INPUT = 2**20  # pixels that the network is given in one piece by tile=auto
+TILE = 768  # pixels: side of the tiles of tile=auto
 
 Size = tuple[int, int]  # height, width
 
@@ -28,11 +26,9 @@ class Span(NamedTuple):
 
 
 def choose_tile(size: Size, image_size: Size) -> Size | None:
-    """Height and width of tiles for an input; None where it is small enough for one piece.
+    """Height and width of tiles for an input of this size; None where one piece is not too large.
 
-    Args:
-        size: height and width of the input in pixels.
-        image_size: height and width that the network was trained at: memory had room for it.
+    Memory had room for an input of `image_size`, at which the network was trained.
     """
     return (TILE, TILE) if math.prod(size) > max(LARGEST_INPUT, math.prod(image_size)) else None
 
