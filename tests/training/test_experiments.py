@@ -1,12 +1,14 @@
 """Every preset in conf/experiment runs two steps with its own optimizer, clipping, augmentation and loss."""
 
 import json
+from functools import cache
 from pathlib import Path
 
 import PIL.Image
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from cocoseg.budget.run import Run
@@ -51,11 +53,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("experiments")
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_every_experiment_trains(experiment, precision, shapes_root, root, tmp_path, monkeypatch):
-    monkeypatch.chdir(root)
-    monkeypatch.setattr("torchvision.models.get_model", narrow_resnet)
+@cache
+def composed(experiment: str, root: Path, shapes_root: Path) -> DictConfig:
+    """Compose the settings of a preset, which takes as long as its two steps."""
     places = (
         f"data.root={root}",
         f"data.images={shapes_root}/images",
@@ -64,13 +64,20 @@ def test_every_experiment_trains(experiment, precision, shapes_root, root, tmp_p
         "data.val_images=null",
         "data.val_annotations=null",
         "data.shapes=null",
-        f"trainer.precision={precision}",
     )
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("train", [f"experiment={experiment}", *places, *SMALLER])
-    network = composed.model["_target_"].rpartition(".")[2]
-    composed.model.update(NARROWER[network])
-    config = resolve_config(composed)
+        config = compose("train", [f"experiment={experiment}", *places, *SMALLER])
+    config.model.update(NARROWER[config.model["_target_"].rpartition(".")[2]])
+    return config
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_trains(experiment, precision, shapes_root, root, tmp_path, monkeypatch):
+    monkeypatch.chdir(root)
+    monkeypatch.setattr("torchvision.models.get_model", narrow_resnet)
+    of_precision = {"trainer": {"precision": precision}}
+    config = resolve_config(OmegaConf.merge(composed(experiment, root, shapes_root), of_precision))
     run_dir = tmp_path / "run"
 
     train(config, Run(run_dir))
