@@ -71,7 +71,7 @@ def saved(path: Path, miou: float) -> Path:
 @pytest.mark.parametrize(
     ("here", "earlier", "expected"),
     [
-        (0.6, 0.3, 0.6),  # of a later validation than the checkpoint that is resumed
+        (0.6, 0.3, 0.6),  # a later validation than that of the checkpoint
         (None, 0.3, 0.3),
         (None, None, None),
     ],

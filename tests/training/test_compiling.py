@@ -66,7 +66,7 @@ def test_the_first_pass_has_the_size_of_the_first_images(compiles, tmp_path, mon
 def test_the_first_pass_leaves_no_trace(compiles, tmp_path):
     ours, plain = fit(tmp_path / "a"), fit(tmp_path / "b", compiled=False)
     assert_same_weights(ours, plain, atol=0, rtol=0)
-    assert set(ours.state_dict()) == set(plain.state_dict())  # of checkpoints, too
+    assert set(ours.state_dict()) == set(plain.state_dict())  # checkpoints have the same keys
 
 
 def test_a_failure_is_one_line(monkeypatch, tmp_path):

@@ -38,7 +38,7 @@ SMALLER = (
 NARROWER = {
     "UNet": {"base_channels": 4},
     "ResidualUNet": {"base_channels": 4},
-    "ResNetUNet": {"decoder_channels": [8, 8, 8, 8, 8], "weights": None},  # not fetched
+    "ResNetUNet": {"decoder_channels": [8, 8, 8, 8, 8], "weights": None},  # nothing is downloaded
 }
 
 

@@ -77,7 +77,7 @@ def test_a_format_that_is_not_written_is_a_warning_with_the_command(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, target: str, seconds: float, reason: str
 ) -> None:
     begin = time.monotonic()
-    (tmp_path / ".part-1.onnx").touch()  # from a process that was ended
+    (tmp_path / ".part-1.onnx").touch()  # a process that was ended left it
     with caplog.at_level(logging.WARNING):
         write_in(tmp_path, target, seconds, "onnx")
     assert caplog.messages == [

@@ -30,7 +30,7 @@ def test_a_row_has_what_was_typed_and_a_few_settings_more():
     assert hyperparameters(config(), Command(overrides, choices=CHOICES)) == {
         **{"optimizer.lr": 1e-3, "data.batch_size": 2, "seed": 0},
         **{"model": "unet", "loss.class_weights": "null", "data.image_size": "[16, 16]"},
-        "trainer.max_epochs": 2,  # of the configuration, whatever was typed
+        "trainer.max_epochs": 2,  # the value in the configuration, whatever was typed
     }
 
 
@@ -160,7 +160,7 @@ def test_best_is_as_for_the_model_that_is_kept(tmp_path: Path):
     scored(row, tmp_path, 0.5, partial=True)
     assert row.best[MIOU] == 0.5
     scored(row, tmp_path, 0.9, partial=True)
-    assert row.best[MIOU] == 0.5  # of a part of the data
+    assert row.best[MIOU] == 0.5  # a part of the data does not count
     scored(row, tmp_path, 0.75)
     scored(row, tmp_path, 0.25)
     assert row.best == {MIOU: 0.75, LOSS: 0.25}

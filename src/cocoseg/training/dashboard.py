@@ -90,7 +90,7 @@ class Figures(L.Callback):
         self._seconds = 0.0  # seconds spent on figures in this attempt
         self._longest = 0.0  # seconds that a single figure took at most
         self._wanted: list[int] = []  # indices in the order of validation
-        self._examples: list[Example] = []  # seen so far
+        self._examples: list[Example] = []  # examples of this validation
         self._index = 0  # index of the next image
         guess = min(GUESS, GUESS_SHARE * (budget.limit or 0.0))
         budget.expect("figures", budget.expected["figures"] or guess)

@@ -29,7 +29,7 @@ class HyperparameterRow(L.Callback):
         if is_shown(trainer):
             event_file(trainer.logger).add_summary(self.table, trainer.global_step)
             event_file(trainer.logger).add_summary(self.row, trainer.global_step)
-            trainer.logger.log_metrics(self.best, trainer.global_step)  # of a resumed run
+            trainer.logger.log_metrics(self.best, trainer.global_step)  # a resumed run has them already
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: SegmentationModule) -> None:
         is_best = pl_module.scores is not None and pl_module.scores.miou > self.best.get(MIOU, -1.0)
