@@ -60,7 +60,7 @@ def test_a_poor_trial_is_ended(study: optuna.Study, tmp_path: Path):
     trial = Trial(tmp_path)
     assert not trial.validate(0.45, 0.5)
     assert trial.validate(0.65, 0.55)
-    assert trial.prune.reason == "mIoU 0.550 at 65%, below the median"
+    assert trial.prune.reason == "mIoU 0.550 at 65%, by sweep.pruner=median"
 
 
 def test_a_good_trial_goes_on(study: optuna.Study, tmp_path: Path):
@@ -164,7 +164,7 @@ def test_a_pruned_trial_exports_its_model(study: optuna.Study, shapes_root: Path
 
     outcome = Outcome.read(run_dir)
     assert outcome.state == PRUNED
-    assert outcome.reason.endswith("below the median")
+    assert outcome.reason.endswith("by sweep.pruner=median")
     assert outcome.epochs < 10
     assert outcome.miou == json.loads((run_dir / "metrics.json").read_bytes())["miou"]
     assert load_model(run_dir / "segmentation_model.pth").scores["miou"] == outcome.miou

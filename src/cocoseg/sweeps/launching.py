@@ -189,8 +189,8 @@ def _compose(config: DictConfig, config_loader: Any, number: int, overrides: Seq
 def job_return(job: Job, was_stopped: bool) -> JobReturn:
     """Hydra's record of a job that has ended, by a signal of ours where `was_stopped`; logs a line."""
     code = job.process.returncode
-    unknown = Outcome(STOPPED, f"exit code {code}") if code else Outcome(FINISHED)
-    outcome = Outcome.read(job.folder) or unknown
+    ended = Outcome(STOPPED, f"exit code {code}") if code else Outcome(FINISHED)
+    outcome = Outcome.read(job.folder) or ended
     # A job that a signal ends before it has a handler has not failed: it starts again when the sweep goes on.
     if code and outcome.state != FAILED and not was_stopped and code not in map(exit_code, SIGNALS):
         reason = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

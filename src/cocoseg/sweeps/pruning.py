@@ -21,11 +21,6 @@ TENTHS = 10  # steps of a trial
 LAST_PRUNED = 7  # step after which no trial is ended: too little time would be saved
 STARTUP_TRIALS, WARMUP = 4, 3  # median: trials that must have finished, first step at which it prunes
 FIRST_RUNG, FACTOR = 2, 3  # halving, hyperband: step of the first rung; one trial in so many is promoted
-REASONS = {  # after "mIoU 0.330 at 52%"
-    "median": "below the median",
-    "halving": "not among the best third",
-    "hyperband": "not among the best third",
-}
 
 
 def make_pruner(name: str) -> Any:
@@ -65,8 +60,8 @@ class PruneTrial(L.Callback):
         # Only the process of rank 0 asks Optuna; the others follow its answer.
         prune = distributed.rank() == 0 and self._should_prune(pl_module.scores.miou)
         if distributed.agree(prune)[0]:
-            rule = REASONS[self.settings.pruner]
-            self.reason = f"mIoU {self._best:.3f} at {self.budget.progress:.0%}, {rule}"
+            so_far = f"mIoU {self._best:.3f} at {self.budget.progress:.0%}"
+            self.reason = f"{so_far}, by sweep.pruner={self.settings.pruner}"
             log.warning("pruned: %s", self.reason)
             trainer.should_stop = True
 

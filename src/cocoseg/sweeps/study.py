@@ -37,11 +37,10 @@ class Trial:
         outcome = Outcome.read(self.folder)
         if outcome is None:
             return Outcome(FAILED, f"exited without outcome.json; see the log in {from_here(self.folder)}")
-        if outcome.state == STOPPED:  # this job alone received a signal
-            return Outcome(FAILED, f"stopped ({outcome.reason})", outcome.miou)
-        if outcome.state == FINISHED and outcome.miou is None:
-            return Outcome(FAILED, "there was no validation, and so no score")
-        return outcome
+        if outcome.state in (FINISHED, PRUNED) and outcome.miou is not None:
+            return outcome
+        # It failed, received a signal that the sweep did not, or ended before its first validation.
+        return Outcome(FAILED, outcome.reason or "there was no validation, and so no score", outcome.miou)
 
 
 class Study:
