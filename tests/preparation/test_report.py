@@ -113,13 +113,15 @@ def test_merged_classes_hide_nothing_of_each_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a|b", "two\nlines"])
-def test_names_do_not_break_the_tables(tmp_path: Path, name: str) -> None:
+def test_names_do_not_break_tables_and_lines(tmp_path: Path, name: str) -> None:
     config = make_config(tmp_path)
-    categories = [{"id": 47, "name": name}, *CATEGORIES[1:]]
+    categories = [{"id": 47, "name": name}, CATEGORIES[1], {"id": 80, "name": f"no {name}"}]
     write_coco(tmp_path / "c.json", images=IMAGES, annotations=ANNOTATIONS, categories=categories)
     markdown = report_of(config).replace(r"\|", "")  # as Markdown escapes it
     for heading, classes, columns in (("What overlaps hide", 1, 5), ("Classes", 3, 7)):
         assert [len(row) for row in table_rows(markdown, heading)] == classes * [columns]
+    assert warnings_in(markdown)[1].startswith(f"1 class: {UNSEEN} (no ")
+    assert warnings_in(markdown)[1].endswith(")")
 
 
 def test_warnings_are_said_and_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

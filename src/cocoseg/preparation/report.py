@@ -51,7 +51,8 @@ def find_warnings(coco: CocoFile, labels: LabelMap, tally: Tally) -> list[str]:
     """Warnings about the file and the chosen images: a line for each fault, with the first that have it."""
     annotated = {annotation.image_id for annotation in coco.annotations}
     empty = [image.id for image in coco.images if image.id not in annotated]
-    unseen = [name for index, name in enumerate(labels.names) if index and not tally.images[index]]
+    classes = enumerate(labels.names)
+    unseen = [" ".join(name.split()) for index, name in classes if index and not tally.images[index]]
     found = [("annotation", "annotations", fault, ids) for fault, ids in sorted(tally.warnings.items())]
     found += [("image", "images", NO_ANNOTATION, empty), ("class", "classes", UNSEEN, unseen)]
     lines = []
