@@ -187,6 +187,6 @@ def _check_names(images: Sequence[Image], image_dir: Path) -> None:
     stem, count = stems.most_common(1)[0]
     if count > 1:
         raise CocosegError(
-            f"{image_dir}: {count} images are called {stem}, and their masks would have the same name; "
-            "rename one"
+            f"{image_dir}: {count} images are called {stem}, so their masks would have the same name; "
+            "list each image once, and rename those that differ in their ending only"
         )
