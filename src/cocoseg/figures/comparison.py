@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate
 
 import numpy as np
 import PIL.Image
@@ -82,12 +82,9 @@ def draw_sheet(examples: Sequence[Example], labels: LabelMap) -> PIL.Image.Image
     return sheet
 
 
-def spread(images: int, count: int, seed: int) -> list[int]:
-    """Indices below `images` in ascending order, one drawn at random from each of `count` equal parts."""
-    count = min(count, images)
-    bounds = [part * images // count for part in range(count + 1)] if count else []
-    draw = np.random.default_rng(seed)
-    return [int(draw.integers(low, high)) for low, high in pairwise(bounds)]
+def spread(items: int, count: int) -> list[int]:
+    """At most `count` indices below `items`, evenly spread from the first to the last."""
+    return np.linspace(0, items - 1, min(count, items)).round().astype(int).tolist()
 
 
 def _panel_size(height: int, width: int) -> tuple[int, int]:

@@ -222,7 +222,7 @@ def _write_files(
     text = report(source.coco, source.images, labels, prepared.masks, tally, warnings)
     write_bytes(new / "report.md", text.encode())
     shown = [record for record in records if record.visible] or records
-    examples = [shown[index] for index in spread(len(shown), EXAMPLES, prepared.data.subset.seed)]
+    examples = [shown[index] for index in spread(len(shown), EXAMPLES)]
     pairs = [(prepared.image_dir / record.image, new / "masks" / record.mask) for record in examples]
     write_contact_sheet(new / PREVIEW, pairs, encoding)
 

@@ -47,7 +47,7 @@ def build_callbacks(
     ]
     if distributed.rank() == 0:
         callbacks += [RunTexts(config, run.command), HyperparameterRow(config, run.command)]
-        callbacks += [Figures(budget, config.seed), Diagnostics(budget)]
+        callbacks += [Figures(budget), Diagnostics(budget)]
         if config.trainer.get("enable_progress_bar", True):
             callbacks.append(BarProgress(budget) if sys.stderr.isatty() else LineProgress(budget))
     return callbacks + [build(node, f"callbacks.{name}") for name, node in config.callbacks.items()]

@@ -76,7 +76,7 @@ class RunTexts(L.Callback):
 class Figures(L.Callback):
     """Draws examples, the confusion matrix and the IoU per class after a validation.
 
-    The examples are the same images all through a run, drawn at random from the whole validation set. The
+    The examples are the same images all through a run, evenly spread over the validation set. The
     predicted masks are those of the validation itself; one that was cut short shows fewer.
 
     Figures are drawn after the last validation of a run, as many as there is time for. Before that they are
@@ -84,8 +84,8 @@ class Figures(L.Callback):
     time limit only the steps count.
     """
 
-    def __init__(self, budget: Budget, seed: int):
-        self.budget, self.seed = budget, seed
+    def __init__(self, budget: Budget):
+        self.budget = budget
         self.next_step = 0
         self._seconds = 0.0  # seconds spent on figures in this attempt
         self._longest = 0.0  # seconds that a single figure took at most
@@ -99,7 +99,7 @@ class Figures(L.Callback):
         self._wanted, self._examples, self._index = [], [], 0
         if is_shown(trainer) and not trainer.sanity_checking:
             batches = islice(trainer.val_dataloaders.batch_sampler, int(sum(trainer.num_val_batches)))
-            self._wanted = spread(sum(map(len, batches)), EXAMPLES, self.seed)
+            self._wanted = spread(sum(map(len, batches)), EXAMPLES)
 
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Tensor, batch: Batch, *args: Any

@@ -60,7 +60,7 @@ class Exporter:
                 net.load_state_dict(content["state_dict"])
                 scores = Scores(**content["scores"]) if content["scores"] else None
             save_model(self.run.folder / MODEL, net.state_dict(), spec, scores and scores.to_dict())
-            write_sheet(self.run.folder / SHEET, net, self.data.val_set, spec.labels, self.data.config.seed)
+            write_sheet(self.run.folder / SHEET, net, self.data.val_set, spec.labels)
             if scores:
                 iou = dict(zip(spec.labels.unique_names, scores.iou, strict=True))
                 write_json(self.run.folder / METRICS, {**scores.to_dict(), "iou": iou})
@@ -119,10 +119,10 @@ class Exporter:
 
 
 def write_sheet(
-    path: Path, net: torch.nn.Module, pairs: Sequence[tuple[Tensor, Tensor]], labels: LabelMap, seed: int
+    path: Path, net: torch.nn.Module, pairs: Sequence[tuple[Tensor, Tensor]], labels: LabelMap
 ) -> None:
     """Predict some images from all over a data set and write them compared as PNG, the hardest first."""
-    indices = spread(len(pairs), EXAMPLES, seed)
+    indices = spread(len(pairs), EXAMPLES)
     image, mask = (torch.stack(part) for part in zip(*(pairs[i] for i in indices), strict=True))
     like = next(net.parameters())
     with torch.inference_mode():
