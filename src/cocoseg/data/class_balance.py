@@ -42,23 +42,23 @@ def one_sided(train_counts: np.ndarray, val_counts: np.ndarray, labels: LabelMap
     Args:
         train_counts, val_counts: pixels per image and class, (N, C).
     """
-    trained, scored = (counts.any(0) for counts in (train_counts, val_counts))
+    trained, scored = train_counts.any(0), val_counts.any(0)
     warnings = []
-    for only_here, consequence in (
-        (
-            scored & ~trained,
-            "in validation, but on no training image: their IoU can only be 0, which lowers the mean; try "
-            "a larger data.subset.size, or another seed",
-        ),
-        (
-            trained & ~scored,
-            "on training images, but not in validation: no score shows how well they are learned; try more "
-            "validation images (data.val_fraction, data.val_annotations)",
-        ),
-    ):
-        names = [labels.names[index] for index in np.flatnonzero(only_here) if index]
-        if names:
-            more = f", and {len(names) - MAX_NAMES} more" * (len(names) > MAX_NAMES)
-            count = "1 class is" if len(names) == 1 else f"{len(names)} classes are"
-            warnings.append(f"{count} ({', '.join(names[:MAX_NAMES])}{more}) {consequence}")
+    if names := _names(scored & ~trained, labels):
+        warnings.append(
+            f"classes in validation, but on no training image: {names}; their IoU is 0, which lowers "
+            "the mean; try a larger data.subset.size, or another seed"
+        )
+    if names := _names(trained & ~scored, labels):
+        warnings.append(
+            f"classes on training images, but not in validation: {names}; no score shows how well they are "
+            "learned; try more validation images (data.val_fraction, data.val_annotations)"
+        )
     return warnings
+
+
+def _names(chosen: np.ndarray, labels: LabelMap) -> str:
+    """Names of the classes chosen (C,) bool, background apart."""
+    names = [labels.names[index] for index in np.flatnonzero(chosen) if index]
+    more = [f"{len(names) - MAX_NAMES} more"] if len(names) > MAX_NAMES else []
+    return ", ".join(names[:MAX_NAMES] + more)
