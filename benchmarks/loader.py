@@ -29,7 +29,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from cocoseg.config import AugmentConfig, Config, DataConfig, SubsetConfig
 from cocoseg.data.augment import Augment
-from cocoseg.data.dataset import Batches, SegmentationDataset, as_is
+from cocoseg.data.dataset import SegmentationDataset, Split, as_is
 from cocoseg.networks.pixels import normalize
 from cocoseg.networks.spec import MEAN, STD
 from cocoseg.preparation.prepare import prepare
@@ -114,8 +114,8 @@ def loading(source: SegmentationDataset, rounds: int) -> None:
     ways: dict[str, tuple[Dataset, int, Callable | None, dict]] = {
         "Pillow dataset": (Plain(source, lookup), 512, None, {}),
         "torchvision v2 on tensors": (Tensors(source, lookup), 512, None, {}),
-        "ours": (Batches(source), 32768, None, {"collate_fn": as_is}),
-        "ours, to float on the CPU": (Batches(source), 8192, floats, {"collate_fn": as_is}),
+        "ours": (Split(source), 32768, None, {"collate_fn": as_is}),
+        "ours, to float on the CPU": (Split(source), 8192, floats, {"collate_fn": as_is}),
     }
     print("| workers | loader | images/s | times Pillow | per core | times Pillow |")
     print("|---|---|---|---|---|---|")

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 import cocoseg.data.datamodule
 from cocoseg.config import AugmentConfig, SubsetConfig
 from cocoseg.data.datamodule import SegmentationDataModule
-from cocoseg.data.dataset import Batches, SegmentationDataset, as_is
+from cocoseg.data.dataset import Split, as_is
 from cocoseg.errors import CocosegError
 from cocoseg.networks.pixels import normalize
 from cocoseg.preparation.prepare import prepare
@@ -34,16 +34,9 @@ def data_module(shapes_root, prepared_dir):
     return make
 
 
-def names(dataset) -> list[str]:
-    """The images of a set or of a part of one, in its order."""
-    if isinstance(dataset, SegmentationDataset):
-        return [image for image, _ in dataset.pairs]
-    return [dataset.dataset.pairs[i][0] for i in dataset.indices]
-
-
 def test_the_split_is_disjoint_and_complete(data_module, shapes_root):
     data = data_module(val_fraction=0.25)
-    train, val = names(data.train_set), names(data.val_set)
+    train, val = data.train_set.names(), data.val_set.names()
 
     assert (len(train), len(val)) == (18, 6)
     assert sorted(train + val) == sorted(path.name for path in (shapes_root / "images").iterdir())
@@ -67,9 +60,9 @@ def test_prepares_and_opens_once(shapes_root, tmp_path, monkeypatch):
 def test_the_seed_decides_the_split(data_module):
     first, again, other = (data_module(seed=seed) for seed in (1, 1, 2))
 
-    assert names(first.train_set) == names(again.train_set)
-    assert names(first.val_set) == names(again.val_set)
-    assert set(names(first.val_set)) != set(names(other.val_set))
+    assert first.train_set.names() == again.train_set.names()
+    assert first.val_set.names() == again.val_set.names()
+    assert set(first.val_set.names()) != set(other.val_set.names())
 
 
 @pytest.mark.parametrize(("fraction", "held_out"), [(0.001, 1), (0.06, 1), (0.1, 2), (0.5, 12), (0.95, 23)])
@@ -93,15 +86,15 @@ def test_a_validation_file_of_its_own_is_used_whole(shapes_root, data_module, tm
         subset=SubsetConfig(size=10),
     )
 
-    assert len(names(data.train_set)) == 10
-    assert names(data.val_set) == [f"image_{number:03d}.jpg" for number in range(1, 7)]
-    assert data.train_set.image_dir == shapes_root / "images"
-    assert data.val_set.image_dir == tmp_path / "val" / "images"
+    assert len(data.train_set.names()) == 10
+    assert data.val_set.names() == [f"image_{number:03d}.jpg" for number in range(1, 7)]
+    assert data.train_set.dataset.image_dir == shapes_root / "images"
+    assert data.val_set.dataset.image_dir == tmp_path / "val" / "images"
 
 
-def images_of(dataset) -> torch.Tensor:
-    """All images of a set or a part of one, as bytes: (N, 3, H, W)."""
-    return torch.cat([image for image, _ in DataLoader(Batches(dataset), collate_fn=as_is)])
+def images_of(split: Split) -> torch.Tensor:
+    """All images, as bytes: (N, 3, H, W)."""
+    return torch.cat([image for image, _ in DataLoader(split, collate_fn=as_is)])
 
 
 def test_batches_are_bytes(data_module):
@@ -163,7 +156,7 @@ def test_processes_augment_differently(data_module):
         data.augment.settings = AugmentConfig(brightness=1.0)
         data.trainer = types.SimpleNamespace(global_step=0, global_rank=rank, world_size=2, training=True)
         data.train_dataloader()
-        same_images = Batches(data.train_set).__getitems__([0, 1, 2, 3])
+        same_images = data.train_set.__getitems__([0, 1, 2, 3])
         return data.on_after_batch_transfer(same_images, 0)[0]
 
     assert torch.equal(augmented(1), augmented(1))
@@ -173,8 +166,9 @@ def test_processes_augment_differently(data_module):
 def test_classes_are_counted_in_both_parts(data_module):
     data = data_module()
 
-    for counts, part in ((data.class_counts(), data.train_set), (data.val_class_counts(), data.val_set)):
-        masks = torch.stack([mask for _, mask in (part[i] for i in range(len(part)))])
+    for part in (data.train_set, data.val_set):
+        counts = part.class_counts()
+        masks = torch.stack([mask for _, mask in part])
         assert counts.shape == (len(part), len(data.labels))
         assert counts.sum(0).tolist() == masks.flatten().bincount(minlength=256)[:7].tolist()
 
@@ -190,8 +184,8 @@ def test_training_images_may_be_larger_for_crops_to_have_room(data_module, cache
 
     assert large.shape == (4, 3, 48, 80)
     assert (image.shape, mask.shape) == ((4, 3, 24, 40), (4, 24, 40))
-    assert names(data.train_set) == names(same.train_set)
-    assert names(data.val_set) == names(same.val_set)
+    assert data.train_set.names() == same.train_set.names()
+    assert data.val_set.names() == same.val_set.names()
     assert torch.equal(images_of(data.val_set), images_of(same.val_set))  # validation sees no difference
 
 

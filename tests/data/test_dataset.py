@@ -177,5 +177,5 @@ def test_not_a_prepared_folder(tmp_path: Path, name: str, content: bytes | None)
 def test_image_without_a_mask(tmp_path: Path) -> None:
     config = make(tmp_path, gradient())
     (tmp_path / "prepared" / "index.json").write_text('{"pairs": []}')
-    with pytest.raises(CocosegError, match=r"no mask for a\.png"):
+    with pytest.raises(CocosegError, match=r"prepared: not a prepared folder .*a\.png"):
         dataset_of(config)

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import lightning as L
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -14,8 +13,8 @@ from cocoseg import distributed
 from cocoseg.config import Config
 from cocoseg.data.augment import Augment
 from cocoseg.data.class_balance import one_sided
-from cocoseg.data.dataset import Batches, Pairs, as_is
-from cocoseg.data.sampling import Shuffle, in_batches, open_sets
+from cocoseg.data.dataset import Split, as_is
+from cocoseg.data.sampling import Shuffle, in_batches, open_splits
 from cocoseg.data.training_images import keys_of, write_training_images
 from cocoseg.errors import CocosegError
 from cocoseg.labels import LabelMap
@@ -35,12 +34,14 @@ class SegmentationDataModule(L.LightningDataModule):
     On the device they become image (B, 3, H, W) float32, normalized, and mask (B, H, W) int64; training
     batches are augmented there.
 
+    The recipe calls `prepare_data` and `setup` before Lightning does; the second calls do nothing.
+
     Args:
         config: its `data`, `masks`, `prepare`, `augment` and `seed` are used.
         progress: returns the progress of the run, 0 to 1.
 
     Attributes:
-        train_set, val_set, augment: set by `setup`.
+        train_set, val_set, labels, augment: set by `setup`.
         batch_size: images per training batch and device.
     """
 
@@ -50,56 +51,38 @@ class SegmentationDataModule(L.LightningDataModule):
         self.progress = progress
         self.data = config.data
         self.batch_size = config.data.batch_size
-        self._is_prepared = False
-        self.train_set: Pairs | None = None
-        self.val_set: Pairs | None = None
+        self.train_set: Split | None = None
+        self.val_set: Split | None = None
+        self.labels: LabelMap | None = None
         self.augment: Augment | None = None
 
     def prepare_data(self) -> None:
-        """Make the masks and the decoded arrays where they are missing; once per machine.
-
-        The recipe calls this before Lightning does; the second call does nothing.
-        """
-        if self._is_prepared:
+        """Make the masks and the decoded arrays where they are missing; once per machine."""
+        if self.train_set is not None:
             return
         if distributed.is_first_of_machine():
             prepare(self.config)
-            open_sets(self.config, decode_once=self.data.cache)  # makes the arrays
+            open_splits(self.config, decode_once=self.data.cache)  # makes the arrays
         distributed.barrier()
-        self._is_prepared = True
 
     def setup(self, stage: str) -> None:
-        """Open the prepared sets and build the augmentation. The second call does nothing."""
+        """Open the prepared sets and build the augmentation."""
         if self.train_set is not None:
             return
-        self.train_set, self.val_set = open_sets(self.config, decode_once=self.data.cache)
-        self.labels: LabelMap = Batches(self.train_set).whole.labels
+        self.train_set, self.val_set = open_splits(self.config, decode_once=self.data.cache)
+        self.labels = self.train_set.dataset.labels
         self.augment = Augment(self.config.augment, tuple(self.data.image_size), self.config.seed)
         log.info("training on %d images, validating on %d", len(self.train_set), len(self.val_set))
         if self.data.cache:  # else all masks would be read for it
-            for warning in one_sided(self.class_counts(), self.val_class_counts(), self.labels):
+            counts = self.train_set.class_counts(), self.val_set.class_counts()
+            for warning in one_sided(*counts, self.labels):
                 log.warning(warning)
 
     def write_training_images(self, run_dir: Path, earlier: Iterable[str | None]) -> None:
         """Write the images of this training, and those of the `earlier` model files, to the run folder."""
         if distributed.rank() == 0:
-            part = Batches(self.train_set)
-            names = (part.whole.pairs[index][0] for index in part.indices)
-            write_training_images(run_dir, keys_of(part.whole.image_dir, names), earlier)
-
-    def class_counts(self) -> np.ndarray:
-        """Count the pixels of each class in each training mask: (N, C) int32.
-
-        Without the cache this reads all masks.
-        """
-        return self._count(self.train_set)
-
-    def val_class_counts(self) -> np.ndarray:
-        """Count the pixels of each class in each validation mask: (N, C) int32."""
-        return self._count(self.val_set)
-
-    def _count(self, pairs: Pairs) -> np.ndarray:
-        return Batches(pairs).class_counts()[:, : len(self.labels)]
+            images = keys_of(self.train_set.dataset.image_dir, self.train_set.names())
+            write_training_images(run_dir, images, earlier)
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         # A resumed run takes another order. Else one that is killed again and again would see the same first
@@ -123,11 +106,12 @@ class SegmentationDataModule(L.LightningDataModule):
             CocosegError: there are fewer images than processes.
         """
         rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        for name, images in (("training", self.train_set), ("validation", self.val_set)):
-            if len(images) < ranks:
-                raise CocosegError(
-                    f"{len(images)} {name} images are too few for {ranks} devices: lower trainer.devices"
-                )
+        fewest = min(len(self.train_set), len(self.val_set))
+        if fewest < ranks:
+            raise CocosegError(
+                f"{fewest} images for training or validation are too few for {ranks} devices: "
+                "lower trainer.devices"
+            )
         return rank, ranks
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], index: int) -> tuple[Tensor, Tensor]:
@@ -137,10 +121,10 @@ class SegmentationDataModule(L.LightningDataModule):
             return self.augment(image, mask, self.progress())
         return normalize(image), mask.long()
 
-    def _loader(self, dataset: Pairs, **options: object) -> DataLoader[tuple[Tensor, Tensor]]:
+    def _loader(self, split: Split, **options: object) -> DataLoader[tuple[Tensor, Tensor]]:
         workers = self._num_workers()
         return DataLoader(
-            Batches(dataset),
+            split,
             num_workers=workers,
             collate_fn=as_is,
             persistent_workers=workers > 0,

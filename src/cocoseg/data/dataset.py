@@ -1,4 +1,4 @@
-"""Pairs of images and label masks from a prepared folder. No Lightning."""
+"""Images and label masks of a prepared folder, one by one or in batches. No Lightning."""
 
 import json
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 from torchvision.transforms.v2 import functional as tv
 
-from cocoseg.data.cache import Arrays, Source, count, open_arrays
+from cocoseg.data.cache import Arrays, count, key_of, open_arrays
 from cocoseg.errors import CocosegError
 from cocoseg.networks.pixels import normalize
 from cocoseg.preparation.image_files import read_image
@@ -42,6 +42,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
     Attributes:
         labels: the classes.
         encoding: encoding of the mask files.
+        pairs: names of image and mask, below `image_dir` and `folder`.
 
     Raises:
         CocosegError: the folder is not prepared; on access: an image or mask that can't be read.
@@ -58,14 +59,11 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         self.labels = self.encoding.labels
         try:
             listed = msgspec.json.decode(subset_file.read_bytes(), type=_Images).images
-            pairs = json.loads((self.folder / "index.json").read_bytes())["pairs"]
+            index = json.loads((self.folder / "index.json").read_bytes())["pairs"]
+            masks = {pair["image"]: pair["mask"] for pair in index}
+            self.pairs: list[tuple[str, str]] = [(i.file_name, masks[i.file_name]) for i in listed]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CocosegError(f"{self.folder}: not a prepared folder ({error}); run prepare.py") from error
-        masks = {pair["image"]: pair["mask"] for pair in pairs}
-        missing = [image.file_name for image in listed if image.file_name not in masks]
-        if missing:
-            raise CocosegError(f"{self.folder}: no mask for {missing[0]}; run prepare.py again")
-        self.pairs: list[tuple[str, str]] = [(i.file_name, masks[i.file_name]) for i in listed]
         self._arrays: Arrays | None = None
 
     def __len__(self) -> int:
@@ -85,11 +83,13 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         return image.permute(0, 3, 1, 2), mask
 
     def class_counts(self, indices: Sequence[int]) -> np.ndarray:
-        """Count pixels per class index in resized masks: (B, 256) int32."""
+        """Count pixels per class in resized masks: (B, C) int32. Without arrays this reads the mask files."""
         if self._arrays is not None:
-            return self._arrays.counts(indices)
-        masks = (self.encoding.read(self.folder / self.pairs[index][1]) for index in indices)
-        return np.stack([count(resize_mask(mask, self.image_size)) for mask in masks])
+            counts = self._arrays.counts[list(indices)]
+        else:
+            masks = (self.encoding.read(self.folder / self.pairs[index][1]) for index in indices)
+            counts = np.stack([count(resize_mask(mask, self.image_size)) for mask in masks])
+        return counts[:, : len(self.labels)]
 
     def decode_once(self, workers: int | None = None) -> None:
         """Read from arrays from now on, see cache.py, and make them first if they are missing.
@@ -100,14 +100,11 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         Raises:
             CocosegError: the disk has too little room, or an image or mask can't be read.
         """
-        source = Source(
-            images=[self.image_dir / image for image, _ in self.pairs],
-            masks=[self.folder / mask for _, mask in self.pairs],
-            meaning=[self.pairs, self.labels.to_dict(), self.encoding.encoding],
-            image_size=self.image_size,
-            decode=self._decode,
-        )
-        self._arrays = open_arrays(self.folder / "arrays", source, workers)
+        files = [self.image_dir / image for image, _ in self.pairs]
+        files += [self.folder / mask for _, mask in self.pairs]
+        key = key_of(files, [self.pairs, self.labels.to_dict(), self.encoding.encoding])
+        shape = (len(self), *self.image_size)
+        self._arrays = open_arrays(self.folder / "arrays", key, shape, self._decode, workers)
 
     def original(self, index: int) -> tuple[Tensor, np.ndarray]:
         """Read image (3, h, w) uint8 RGB and mask (h, w) uint8 at the image's own size.
@@ -134,28 +131,32 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         return pixels.permute(1, 2, 0).numpy(), resize_mask(mask, self.image_size)
 
 
-Pairs = Dataset[tuple[Tensor, Tensor]]  # image and mask, see SegmentationDataset
+class Split(Subset[tuple[Tensor, Tensor]]):
+    """Some or all images of a data set. To a loader with `collate_fn=as_is` it yields batches of bytes.
 
+    Args:
+        dataset: the data set.
+        indices: images of it; None for all.
+    """
 
-class Batches(Dataset[tuple[Tensor, Tensor]]):
-    """A data set, or a part of one, that yields batches of bytes to a loader with `collate_fn=as_is`."""
+    dataset: SegmentationDataset
 
-    def __init__(self, part: SegmentationDataset | Subset[tuple[Tensor, Tensor]]):
-        self.whole: SegmentationDataset = part.dataset if isinstance(part, Subset) else part
-        self.indices = list(part.indices) if isinstance(part, Subset) else range(len(part))
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def class_counts(self) -> np.ndarray:
-        """Count pixels per class index in each mask: (N, 256) int32."""
-        return self.whole.class_counts(self.indices)
+    def __init__(self, dataset: SegmentationDataset, indices: Sequence[int] | None = None):
+        super().__init__(dataset, range(len(dataset)) if indices is None else indices)
 
     def __getitems__(self, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Read a batch as `SegmentationDataset.read` does."""
-        return self.whole.read([self.indices[position] for position in positions])
+        return self.dataset.read([self.indices[position] for position in positions])
+
+    def class_counts(self) -> np.ndarray:
+        """Count pixels per class in each mask: (N, C) int32."""
+        return self.dataset.class_counts(self.indices)
+
+    def names(self) -> list[str]:
+        """File names of the images."""
+        return [self.dataset.pairs[index][0] for index in self.indices]
 
 
 def as_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Collate nothing: the batch is one already, see `Batches`."""
+    """Collate nothing: the batch is one already, see `Split`."""
     return batch

@@ -4,18 +4,18 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
-from torch.utils.data import Sampler, Subset, random_split
+from torch.utils.data import Sampler
 
 from cocoseg.config import Config
-from cocoseg.data.dataset import Pairs, SegmentationDataset
+from cocoseg.data.dataset import SegmentationDataset, Split
 from cocoseg.errors import CocosegError
 from cocoseg.preparation.prepared_folder import PreparedSet, prepared_sets
 
 
-def open_sets(config: Config, *, decode_once: bool) -> tuple[Pairs, Pairs]:
-    """Open the prepared sets: the images to train on, and those to validate on.
+def open_splits(config: Config, *, decode_once: bool) -> tuple[Split, Split]:
+    """Open the images to train on and those to validate on.
 
-    They are a seeded random split of one set, or two sets where `data.val_annotations` is given.
+    They are a seeded random split of one prepared set, or two sets where `data.val_annotations` is given.
 
     Args:
         decode_once: read and write the decoded arrays of `SegmentationDataset.decode_once`.
@@ -34,14 +34,14 @@ def open_sets(config: Config, *, decode_once: bool) -> tuple[Pairs, Pairs]:
     larger = data.cache_size or data.image_size  # training images may be larger, for crops to have room
     train = open_set(prepared, larger)
     if prepared_val is not None:
-        return train, open_set(prepared_val, data.image_size)
-    train_indices, val_indices = split(len(train), data.val_fraction, config.seed)
+        return Split(train), Split(open_set(prepared_val, data.image_size))
+    train_indices, val_indices = split_indices(len(train), data.val_fraction, config.seed)
     val = train if larger == data.image_size else open_set(prepared, data.image_size)
-    return Subset(train, train_indices), Subset(val, val_indices)
+    return Split(train, train_indices), Split(val, val_indices)
 
 
-def split(images: int, val_fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Indices of the training images and of those held out; the same seed gives the same.
+def split_indices(images: int, val_fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """Choose the images to train on and those to hold out; the same seed gives the same.
 
     Raises:
         CocosegError: there are too few images.
@@ -52,9 +52,8 @@ def split(images: int, val_fraction: float, seed: int) -> tuple[list[int], list[
             f"{images} images are too few to hold out {held_out} for validation: "
             "lower data.val_fraction, or give data.val_annotations"
         )
-    generator = torch.Generator().manual_seed(seed)
-    train, val = random_split(range(images), [images - held_out, held_out], generator)
-    return list(train.indices), list(val.indices)
+    order = torch.randperm(images, generator=torch.Generator().manual_seed(seed)).tolist()
+    return order[:-held_out], order[-held_out:]
 
 
 class Shuffle(Sampler[int]):

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cocoseg.config import AUTO, DataConfig, EvaluateConfig
-from cocoseg.data.dataset import Batches, Pairs, SegmentationDataset
-from cocoseg.data.sampling import open_sets
+from cocoseg.data.dataset import SegmentationDataset, Split
+from cocoseg.data.sampling import open_splits
 from cocoseg.data.training_images import Key, keys_of
 from cocoseg.networks.pixels import resize_images
 from cocoseg.preparation.prepare import prepare
@@ -37,7 +37,7 @@ class Images(Dataset[Sample]):
     """Images of one or two prepared sets, in the order of their files.
 
     Args:
-        parts: sets, or parts of them.
+        parts: all or some images of each set.
         image_size: (height, width) of the network's input.
 
     Attributes:
@@ -45,15 +45,14 @@ class Images(Dataset[Sample]):
         names: file names of the images, below a folder for each set where they would not be unique.
     """
 
-    def __init__(self, parts: Sequence[Pairs], image_size: tuple[int, int]):
+    def __init__(self, parts: Sequence[Split], image_size: tuple[int, int]):
         self.image_size = image_size
-        views = [Batches(part) for part in parts]
-        self._images = [(view.whole, index) for view in views for index in view.indices]
+        self._images = [(part.dataset, index) for part in parts for index in part.indices]
         self.names = [dataset.pairs[index][0] for dataset, index in self._images]
         if len(set(self.names)) < len(self.names):
-            folders = [f"set{number}" for number, view in enumerate(views, start=1) for _ in range(len(view))]
+            folders = [f"set{number}" for number, part in enumerate(parts, start=1) for _ in range(len(part))]
             self.names = [f"{folder}/{name}" for folder, name in zip(folders, self.names, strict=True)]
-        self.labels, self.encoding = views[0].whole.labels, views[0].whole.encoding
+        self.labels, self.encoding = parts[0].dataset.labels, parts[0].dataset.encoding
 
     def __len__(self) -> int:
         return len(self._images)
@@ -84,8 +83,9 @@ def open_images(config: EvaluateConfig, image_size: tuple[int, int]) -> Images:
     prepare(config)
     if config.split == "all":  # the order is that of the files
         sets = [prepared for prepared in prepared_sets(config) if prepared is not None]
-        return Images([SegmentationDataset(part.subset_file, part.image_dir) for part in sets], image_size)
-    train, val = open_sets(config, decode_once=False)
+        all_images = [Split(SegmentationDataset(part.subset_file, part.image_dir)) for part in sets]
+        return Images(all_images, image_size)
+    train, val = open_splits(config, decode_once=False)
     return Images([train if config.split == "train" else val], image_size)
 
 

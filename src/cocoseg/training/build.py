@@ -107,6 +107,6 @@ def build_loss(config: Config, data: SegmentationDataModule) -> nn.Module:
     node = config.loss or {}
     rule = node.get("class_weights")
     if isinstance(rule, str):
-        weights = None if rule == "none" else class_weights(rule, data.class_counts())
+        weights = None if rule == "none" else class_weights(rule, data.train_set.class_counts())
         node = {**node, "class_weights": weights}
     return build(node, "loss")
