@@ -14,7 +14,7 @@ from cocoseg.errors import CocosegError
 from cocoseg.settings import convert, declarations, shown
 
 # Choices inside untyped nodes, which have no declarations.
-CLASS_WEIGHTS = ("none", "enet", "median")
+CLASS_WEIGHTS = ("none", "enet")
 WEIGHTS_PARTS = ("all", "body", "encoder")
 DDP = ("ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
 STRATEGIES = (AUTO, *DDP)  # Lightning's that start train.py for each device

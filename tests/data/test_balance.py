@@ -11,32 +11,23 @@ from tiny import LABELS
 COUNTS = np.array([[90, 10, 0, 0], [50, 0, 30, 0], [100, 0, 0, 0]], dtype=np.int32)
 
 
-def test_enet():
+def test_weights_of_enet():
     expected = [1 / math.log(1.02 + pixels / 280) for pixels in (240, 10, 30)]
-    assert class_weights("enet", COUNTS) == pytest.approx([*expected, 1.0])
+    assert class_weights(COUNTS) == pytest.approx([*expected, 1.0])
 
 
-def test_enet_lies_between_its_bounds():
-    weights = class_weights("enet", np.array([[10**9, 1]]))
+def test_weights_lie_between_their_bounds():
+    weights = class_weights(np.array([[10**9, 1]]))
     assert weights == pytest.approx([1 / math.log(2.02), 1 / math.log(1.02)], rel=1e-4)
 
 
-def test_median():
-    # Each class's share of the pixels of the images that show it.
-    frequency = [240 / 280, 10 / 100, 30 / 80]
-    median = 30 / 80
-    assert class_weights("median", COUNTS) == pytest.approx([*(median / f for f in frequency), 1.0])
+def test_nothing_but_ignored_pixels():
+    assert class_weights(np.zeros((2, 3), np.int32)) == [1.0, 1.0, 1.0]
 
 
-@pytest.mark.parametrize("rule", ["enet", "median"])
-def test_nothing_but_ignored_pixels(rule):
-    assert class_weights(rule, np.zeros((2, 3), np.int32)) == [1.0, 1.0, 1.0]
-
-
-@pytest.mark.parametrize("rule", ["enet", "median"])
-def test_more_pixels_than_an_int32_holds(rule):
+def test_more_pixels_than_an_int32_holds():
     counts = np.full((3, 2), 2**30, dtype=np.int32)
-    assert class_weights(rule, counts) == pytest.approx([class_weights(rule, counts // 2**20)[0]] * 2)
+    assert class_weights(counts) == pytest.approx([class_weights(counts // 2**20)[0]] * 2)
 
 
 # --- classes on one side only

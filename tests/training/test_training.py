@@ -85,7 +85,7 @@ def test_workers_change_no_weight_and_no_score(run):
     [
         ("augment=light",),
         ("augment=default", "data.cache_size=[64,64]"),
-        ("loss=ce_dice", "loss.class_weights=median"),
+        ("loss=ce_dice", "loss.class_weights=enet"),
     ],
     ids=["augmentation", "crops of larger images", "loss"],
 )

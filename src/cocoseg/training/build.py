@@ -103,10 +103,10 @@ def build_trainer(
 
 
 def build_loss(config: Config, data: SegmentationDataModule) -> nn.Module:
-    """Build the loss, with class weights by its rule from the training masks."""
+    """Build the loss, with class weights from the training masks where it asks for them."""
     node = config.loss or {}
     rule = node.get("class_weights")
     if isinstance(rule, str):
-        weights = None if rule == "none" else class_weights(rule, data.train_set.class_counts())
+        weights = None if rule == "none" else class_weights(data.train_set.class_counts())
         node = {**node, "class_weights": weights}
     return build(node, "loss")
