@@ -35,7 +35,6 @@ from cocoseg.inference.pipeline import predict_images
 from cocoseg.inference.predict_folder import DTYPES, resolve_device
 from cocoseg.inference.predictor import Predictor
 from cocoseg.inference.results import Results
-from cocoseg.networks.device import to_channels_last
 from cocoseg.networks.spec import MEAN, STD
 from cocoseg.preparation.mask_files import MaskEncoding
 from cocoseg.workers import available_cores
@@ -117,7 +116,7 @@ def plain(model: SegmentationModel, images: list[ImageFile], output: Path, coars
 def ours(
     model: SegmentationModel, images: list[ImageFile], output: Path, precision: str, draws: bool = False
 ) -> None:
-    predictor = Predictor(to_channels_last(model), autocast=DTYPES[precision])
+    predictor = Predictor(model.to(memory_format=torch.channels_last), autocast=DTYPES[precision])
     encoding = MaskEncoding("palette", model.labels, "class_index")
     results = Results(output, encoding, overlay=draws, gallery=draws)
     workers = max(2, available_cores())

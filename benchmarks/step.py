@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cocoseg.networks.device import resolve_precision, to_channels_last
+from cocoseg.networks.device import resolve_precision
 from cocoseg.networks.unet import UNet
 from cocoseg.training.losses import CrossEntropyLoss
 from cocoseg.training.optimizer import with_fused
@@ -33,7 +33,7 @@ class Stepper:
     """One network and its optimizer; a call makes a step and returns its loss."""
 
     def __init__(self, net: nn.Module, device: torch.device, *, precision: str, fast: bool, compiled: bool):
-        self.net = (to_channels_last(net) if fast else net).to(device)
+        self.net = (net.to(memory_format=torch.channels_last) if fast else net).to(device)
         node = {"_target_": "torch.optim.Adam", "lr": 1e-3}
         fused = fast and "fused" in with_fused(node, {})
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=1e-3, fused=fused or None)

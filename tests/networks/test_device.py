@@ -12,7 +12,6 @@ from cocoseg.networks.device import (
     is_out_of_memory,
     preserve_state,
     resolve_precision,
-    to_channels_last,
     uses_cuda,
 )
 from cocoseg.networks.model_file import save_model
@@ -102,7 +101,7 @@ def test_what_the_user_says_stays(gpu, precision):
 
 def trained(*, channels_last: bool, fused: bool) -> nn.Module:
     net = tiny_unet()
-    net = to_channels_last(net) if channels_last else net
+    net = net.to(memory_format=torch.channels_last) if channels_last else net
     optimizer = torch.optim.Adam(net.parameters(), fused=fused)
     generator = torch.Generator().manual_seed(0)
     for _ in range(3):
@@ -120,7 +119,7 @@ def test_layout_and_fusing_change_nothing_but_the_speed():
 
 
 def test_model_files_hold_plain_layout(tmp_path):
-    net = to_channels_last(tiny_unet())
+    net = tiny_unet().to(memory_format=torch.channels_last)
     assert not net.stem[0].weight.is_contiguous()
     save_model(tmp_path / "model.pth", net.state_dict(), SPEC, None)
     weights = torch.load(tmp_path / "model.pth", weights_only=True)["state_dict"]

@@ -22,7 +22,7 @@ from cocoseg.files import from_here, save_png, write_csv, write_json
 from cocoseg.inference.model import SegmentationModel, load_model
 from cocoseg.inference.upsampling import enlarged_argmax
 from cocoseg.labels import IGNORE_INDEX
-from cocoseg.networks.device import explain_out_of_memory, to_channels_last, uses_cuda
+from cocoseg.networks.device import explain_out_of_memory, uses_cuda
 from cocoseg.networks.pixels import normalize
 from cocoseg.progress import track
 from cocoseg.resizing import resize_mask
@@ -59,7 +59,7 @@ def evaluate(
     model = load_model(config.checkpoint, config.network)
     model.image_size = image_size or model.image_size
     on_gpu = uses_cuda(config.trainer)
-    model = to_channels_last(model.to("cuda" if on_gpu else "cpu"))
+    model = model.to("cuda" if on_gpu else "cpu", memory_format=torch.channels_last)
     images = open_images(config, tuple(model.image_size))
     if difference := model.labels.difference(images.labels):
         raise CocosegError(

@@ -24,7 +24,7 @@ from cocoseg.inference.model import load_model
 from cocoseg.inference.pipeline import predict_images
 from cocoseg.inference.predictor import Predictor
 from cocoseg.inference.results import MASKS, Results
-from cocoseg.networks.device import explain_out_of_memory, resolve_precision, to_channels_last
+from cocoseg.networks.device import explain_out_of_memory, resolve_precision
 from cocoseg.preparation import coco_file as coco
 from cocoseg.preparation.mask_files import MaskEncoding
 from cocoseg.progress import track
@@ -62,7 +62,7 @@ def predict_folder(config: PredictConfig, output: Path, *, begin: Callable[[], N
     manifest = Manifest(output, _sha256(Path(config.checkpoint)), settings)
     manifest.require_distinct_results(images)
     listed = coco.read(Path(config.annotations)).images if config.annotations else None
-    model = to_channels_last(load_model(config.checkpoint, config.network).to(device))
+    model = load_model(config.checkpoint, config.network).to(device, memory_format=torch.channels_last)
     predictor = Predictor(model, **options, autocast=DTYPES[precision])
     encoding = MaskEncoding("palette", model.labels, PIXEL[config.values])
     results = Results(output, encoding, config.overlay, config.gallery)

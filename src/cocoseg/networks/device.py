@@ -13,6 +13,13 @@ SMALLER = (
     "data.batch_size (with trainer.accumulate_grad_batches to make up for it), data.image_size or "
     "model.base_channels"
 )
+# Words of plain RuntimeErrors that CUDA's libraries, MPS and the CPU's allocator raise.
+OUT_OF_MEMORY = (
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "can't allocate memory",
+)
 
 
 def uses_cuda(settings: dict[str, Any]) -> bool:
@@ -47,11 +54,6 @@ def _has_bfloat16(settings: dict[str, Any]) -> bool:
     return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
 
 
-def to_channels_last(net: nn.Module) -> nn.Module:
-    """Return the network with its weights laid out as convolutions are fastest."""
-    return net.to(memory_format=torch.channels_last)
-
-
 @contextmanager
 def preserve_state(net: nn.Module) -> Iterator[None]:
     """Put a network in training mode for trial passes that leave no trace.
@@ -74,16 +76,10 @@ def preserve_state(net: nn.Module) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out. CUDA's libraries and the CPU's allocator raise plain RuntimeErrors for it."""
+    """Whether memory of the device or of the machine ran out."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    phrases = (
-        "CUDA error: out of memory",
-        "CUBLAS_STATUS_ALLOC_FAILED",
-        "CUDNN_STATUS_ALLOC_FAILED",
-        "can't allocate memory",
-    )
-    return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in phrases)
+    return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in OUT_OF_MEMORY)
 
 
 @contextmanager
@@ -94,8 +90,6 @@ def explain_out_of_memory(smaller: str = SMALLER) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             raise TrainingError(f"out of memory: lower {smaller}") from error
-        # In a loader's process, which the system may have killed for it.
-        phrases = ("out of memory", "killed by signal")
-        if any(phrase in str(error).lower() for phrase in phrases):
+        if "killed by signal" in str(error):  # the system kills a process of a loader that takes too much
             raise TrainingError(f"out of memory: lower {smaller}, or use fewer workers") from error
         raise

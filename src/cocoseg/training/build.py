@@ -3,6 +3,7 @@
 from typing import Any
 
 import lightning as L
+import torch
 from torch import nn
 
 from cocoseg import distributed
@@ -14,7 +15,7 @@ from cocoseg.data.class_balance import class_weights
 from cocoseg.data.datamodule import SegmentationDataModule
 from cocoseg.errors import CocosegError
 from cocoseg.networks.custom import arguments_of, is_own, probe
-from cocoseg.networks.device import resolve_precision, to_channels_last
+from cocoseg.networks.device import resolve_precision
 from cocoseg.networks.model_file import read_checkpoint
 from cocoseg.networks.pretrained import Pretrained, read_pretrained
 from cocoseg.networks.spec import ModelSpec
@@ -54,7 +55,7 @@ def build_module(config: Config, run: Run, data: SegmentationDataModule, start: 
         CocosegError: the checkpoint to resume has another network, other labels or other groups of weights.
     """
     network = arguments_of(config.model, len(data.labels))
-    net = to_channels_last(build(network, "model"))
+    net = build(network, "model").to(memory_format=torch.channels_last)
     if isinstance(start, Pretrained):
         start.load_into(net, data.labels)
     optimizer = optimizer_of(config, net, resolve_precision(trainer_settings(config, run.budget)))
