@@ -190,15 +190,3 @@ def test_dropout_acts_in_training_only():
 def test_a_bad_argument_is_named(argument, value):
     with pytest.raises(ValueError, match=rf"^{argument} is {value!r}"):
         UNet(**{"num_classes": 2, "base_channels": 2, "depth": 1, argument: value})
-
-
-@pytest.mark.parametrize("size", [(1, 1), (3, 4), (4, 4)])
-def test_training_needs_more_than_one_value_per_channel(size):
-    net = UNet(num_classes=2, base_channels=2, depth=2)
-
-    with pytest.raises(ValueError, match=f"{size[0]}x{size[1]}.*image_size.*batch_size.*depth"):
-        net(torch.randn(1, 3, *size))
-
-    assert net(torch.randn(2, 3, *size)).isfinite().all()  # a second image
-    assert net(torch.randn(1, 3, size[0], 5)).isfinite().all()  # a second column at the deepest level
-    assert scored(net, torch.randn(1, 3, *size)).isfinite().all()

@@ -1,4 +1,4 @@
-"""Parts of the built-in networks, and the checks of inputs and arguments that they share."""
+"""Parts of the built-in networks, and the checks of arguments that they share."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,10 +6,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from cocoseg.errors import CocosegError
-
-UPSAMPLES = ("transpose", "bilinear")
 
 
 class Up(nn.Module):
@@ -26,11 +22,13 @@ class Up(nn.Module):
         super().__init__()
         if upsample == "transpose":
             self.grow: nn.Module = nn.ConvTranspose2d(inputs, outputs, kernel_size=2, stride=2)
-        else:
+        elif upsample == "bilinear":
             self.grow = nn.Sequential(
                 nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
                 nn.Conv2d(inputs, outputs, kernel_size=1),
             )
+        else:
+            raise ValueError(f"upsample is {upsample!r}; it must be transpose or bilinear")
         self.conv = conv_block(skip + outputs, outputs, convolutions)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
@@ -65,8 +63,6 @@ class EncoderDecoder(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
-        if self.training:
-            require_several_values(image, self.multiple, ", or a smaller depth")
         *skips, x = self.encode(pad_to_multiple(image, self.multiple))
         x = self.dropout(x)
         for block in self.up:
@@ -93,25 +89,6 @@ def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
     return F.pad(image, (0, right, 0, bottom), mode="replicate") if bottom or right else image
 
 
-def require_several_values(image: Tensor, multiple: int, advice: str) -> None:
-    """Refuse a training image (B, C, H, W) that leaves the deepest level a single value per channel, which
-    BatchNorm can't normalise.
-
-    Args:
-        multiple: pixels of the image per pixel of the deepest level, along each side.
-        advice: what to do beside a larger image or batch.
-
-    Raises:
-        CocosegError: it does.
-    """
-    batch, _, height, width = image.shape
-    if batch == 1 and max(height, width) <= multiple:
-        raise CocosegError(
-            f"training on one image of {height}x{width} leaves the deepest level one value per channel: "
-            f"take a larger image_size or batch_size{advice}"
-        )
-
-
 def check_counts(arguments: Mapping[str, Any]) -> None:
     """Raise ValueError, which names the argument, unless all are whole numbers from 1 up."""
     for name, value in arguments.items():
@@ -124,9 +101,3 @@ def check_rates(arguments: Mapping[str, Any]) -> None:
     for name, value in arguments.items():
         if type(value) not in (int, float) or not 0 <= value < 1:
             raise ValueError(f"{name} is {value!r}; it must lie in [0, 1)")
-
-
-def check_upsample(upsample: Any) -> None:
-    """Raise ValueError unless it is one of UPSAMPLES."""
-    if upsample not in UPSAMPLES:
-        raise ValueError(f"upsample is {upsample!r}; it must be {' or '.join(UPSAMPLES)}")

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from cocoseg.networks.blocks import EncoderDecoder, check_counts, check_rates, check_upsample, conv_block
+from cocoseg.networks.blocks import EncoderDecoder, check_counts, check_rates, conv_block
 
 
 class ResidualUNet(EncoderDecoder):
@@ -35,7 +35,6 @@ class ResidualUNet(EncoderDecoder):
         counts = {"num_classes": num_classes, "base_channels": base_channels, "depth": depth}
         check_counts({**counts, "blocks": blocks})
         check_rates({"stochastic_depth": stochastic_depth, "dropout": dropout})
-        check_upsample(upsample)
         widths = [base_channels * 2**level for level in range(depth + 1)]
         self.multiple = 2**depth
         self.encoder = ResidualEncoder(widths, blocks, stochastic_depth)

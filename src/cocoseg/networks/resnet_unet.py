@@ -10,10 +10,8 @@ from cocoseg.networks.blocks import (
     Up,
     check_counts,
     check_rates,
-    check_upsample,
     conv_block,
     pad_to_multiple,
-    require_several_values,
 )
 
 ENCODERS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
@@ -40,8 +38,6 @@ class ResNetUNet(nn.Module):
 
     Raises:
         ValueError: an argument out of range.
-        CocosegError: in training, an input that leaves the deepest level a single value per channel, which
-            BatchNorm can't normalise.
     """
 
     def __init__(
@@ -62,7 +58,6 @@ class ResNetUNet(nn.Module):
                 f"decoder_channels is {widths}; it must be five numbers, the coarsest level first"
             )
         check_counts({f"decoder_channels[{i}]": width for i, width in enumerate(widths)})
-        check_upsample(upsample)
         check_rates({"dropout": dropout})
         self.encoder = ResNetEncoder(encoder)
         self.stem = conv_block(3, widths[-1], 1)
@@ -76,8 +71,6 @@ class ResNetUNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
-        if self.training:
-            require_several_values(image, STRIDE, "")
         image = pad_to_multiple(image, STRIDE)
         *skips, x = self.stem(image), *self.encoder(image)
         x = self.dropout(x)

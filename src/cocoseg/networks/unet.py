@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cocoseg.networks.blocks import EncoderDecoder, check_counts, check_rates, check_upsample, conv_block
+from cocoseg.networks.blocks import EncoderDecoder, check_counts, check_rates, conv_block
 
 
 class UNet(EncoderDecoder):
@@ -21,8 +21,6 @@ class UNet(EncoderDecoder):
 
     Raises:
         ValueError: an argument out of range.
-        CocosegError: in training, an input that leaves the deepest level a single value per channel, which
-            BatchNorm can't normalize.
     """
 
     def __init__(
@@ -35,7 +33,6 @@ class UNet(EncoderDecoder):
     ):
         super().__init__()
         check_counts({"num_classes": num_classes, "base_channels": base_channels, "depth": depth})
-        check_upsample(upsample)
         check_rates({"dropout": dropout})
         widths = [base_channels * 2**level for level in range(depth + 1)]
         self.multiple = 2**depth
