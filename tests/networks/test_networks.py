@@ -61,7 +61,7 @@ def test_defaults_of_ours_are_not_told_to_networks_of_others():
     [
         (None, r"^model: no _target_"),
         ({"width": 3}, r"^model: no _target_"),
-        ({"_target_": "no_such.Net"}, r"^model: no_such\.Net: there is no module no_such; install it"),
+        ({"_target_": "no_such.Net"}, r"^model: no_such\.Net can't be imported .*no_such.*PYTHONPATH"),
         ({"_target_": "torch.nn.NoSuch"}, r"^model: torch\.nn\.NoSuch"),
         ({"_target_": "cocoseg.UNett"}, r"^model: cocoseg\.UNett can't be imported"),
         ({"_target_": "cocoseg.networks.unet.torch"}, r"^model: cocoseg\..*unet\.torch"),
@@ -136,12 +136,15 @@ def fail(logits):
     [
         (lambda x: (x, x), r"returns a tuple; it must return logits \(2, 3, 16, 24\)"),
         (lambda x: None, r"returns a NoneType; "),
-        (lambda x: x[:, :2], r"returns \(2, 2, 16, 24\); it must return logits \(2, 3, 16, 24\)"),
-        (lambda x: x[..., ::4, ::4], r"returns \(2, 3, 4, 6\); "),
+        (
+            lambda x: x[:, :2],
+            r"returns \(2, 2, 16, 24\) of torch\.float32; it must return logits \(2, 3, 16, 24\)",
+        ),
+        (lambda x: x[..., ::4, ::4], r"returns \(2, 3, 4, 6\) of torch\.float32; "),
         (lambda x: x.argmax(1), r"returns \(2, 16, 24\) of torch\.int64; "),
         (lambda x: x.long(), r"returns \(2, 3, 16, 24\) of torch\.int64; "),
-        (lambda x: {"logits": x}, r"returns a mapping of logits; .* as `out`"),
-        (lambda x: {"out": [x]}, r"returns a mapping of out; .* as `out`"),
+        (lambda x: {"logits": x}, r"returns a dict; .* as `out`"),
+        (lambda x: {"out": [x]}, r"returns a dict; .* as `out`"),
         (fail, r"fails on images \(2, 3, 16, 24\): height and width must be divisible by 32$"),
     ],
 )

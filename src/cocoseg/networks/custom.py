@@ -34,9 +34,18 @@ def arguments_of(model: Any, classes: int | None = None) -> dict[str, Any]:
     """
     if not isinstance(model, Mapping) or not isinstance(model.get("_target_"), str):
         raise CocosegError("model: no _target_ in it, the class or function to call")
-    model = rename_target(model)
-    name = model["_target_"]
-    parameters = _parameters(name)
+    network = rename_target(model)
+    name = network["_target_"]
+    try:
+        parameters = inspect.signature(pkgutil.resolve_name(name)).parameters
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise CocosegError(
+            f"model: {name} can't be imported and called ({error}); your own modules must be on PYTHONPATH"
+        ) from error
+    for key, default in OF_TRAINING.items():
+        # Beside a custom network the default still stands there: Hydra's `~` removes no null.
+        if is_own(model) or (key not in parameters and network.get(key) == default):
+            network.pop(key, None)
     takes_any = any(parameter.kind == inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
     argument = next((known for known in CLASSES if known in parameters), CLASSES[0] if takes_any else None)
     if argument is None:
@@ -44,9 +53,8 @@ def arguments_of(model: Any, classes: int | None = None) -> dict[str, Any]:
             f"model: {name} has neither an argument num_classes nor classes; name a function that takes one "
             "and returns the network"
         )
-    network = {key: value for key, value in model.items() if not _is_of_training(model, key, parameters)}
-    known = {*parameters, argument, *(key for key in network if takes_any or key.startswith("_"))}
-    if unknown := [key for key in network if key not in known]:
+    unknown = [key for key in network if key not in parameters and not key.startswith("_")]
+    if unknown and not takes_any:
         listed, leave_out = (join.join(unknown) for join in (", model.", "' '~model."))
         raise CocosegError(f"model.{listed}: {name} has no such argument; to leave out: '~model.{leave_out}'")
     return network if classes is None else {**network, argument: classes}
@@ -74,44 +82,19 @@ def probe(net: nn.Module, name: str, shape: tuple[int, int, int], classes: int) 
             try:
                 output = net(image)
             except Exception as error:  # custom code may raise anything
-                if is_out_of_memory(error) or isinstance(error, CocosegError):
+                if is_out_of_memory(error):
                     raise
                 reason = " ".join(str(error).split()) or type(error).__name__
                 raise CocosegError(f"model: {name} fails on images {tuple(image.shape)}: {reason}") from error
-            _require_logits(output, (images, classes, height, width), f"model: {name}")
+            _require_logits(output, (images, classes, height, width), name)
 
 
-def _require_logits(output: Any, expected: tuple[int, ...], where: str) -> None:
-    wanted = f"it must return logits {expected}, images x classes x height x width"
-    if isinstance(output, Mapping):
-        if not isinstance(output.get("out"), Tensor):
-            keys = ", ".join(map(str, output)) or "nothing"
-            raise CocosegError(f"{where} returns a mapping of {keys}; {wanted}, which as `out`")
-        output = output["out"]
-    if not isinstance(output, Tensor):
-        raise CocosegError(f"{where} returns a {type(output).__name__}; {wanted}")
-    if tuple(output.shape) != expected or not output.is_floating_point():
-        kind = "" if output.is_floating_point() else f" of {output.dtype}"
-        raise CocosegError(f"{where} returns {tuple(output.shape)}{kind}; {wanted}")
-
-
-def _is_of_training(model: Mapping[str, Any], key: str, parameters: Mapping[str, Any]) -> bool:
-    """Whether a key is not for the network.
-
-    Beside a custom network it is one that still has the default: Hydra's `~` removes no null.
-    """
-    if key not in OF_TRAINING:
-        return False
-    return is_own(model) or (key not in parameters and model[key] == OF_TRAINING[key])
-
-
-def _parameters(name: str) -> Mapping[str, inspect.Parameter]:
-    """Parameters of a class or function."""
-    try:
-        return inspect.signature(pkgutil.resolve_name(name)).parameters
-    except ModuleNotFoundError as error:
+def _require_logits(output: Any, shape: tuple[int, ...], name: str) -> None:
+    logits = output.get("out") if isinstance(output, Mapping) else output
+    is_tensor = isinstance(logits, Tensor)
+    if not is_tensor or tuple(logits.shape) != shape or not logits.is_floating_point():
+        found = f"{tuple(logits.shape)} of {logits.dtype}" if is_tensor else f"a {type(output).__name__}"
         raise CocosegError(
-            f"model: {name}: there is no module {error.name}; install it, or add its folder to PYTHONPATH"
-        ) from error
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise CocosegError(f"model: {name} can't be imported and called ({error})") from error
+            f"model: {name} returns {found}; it must return logits {shape}, images x classes x height x "
+            "width, or a mapping with them as `out`"
+        )
