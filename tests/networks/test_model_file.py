@@ -92,12 +92,12 @@ def test_a_checkpoint_loads_too(tmp_path):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("image_size", "ab", "image_size is 'ab'"),
-        ("image_size", [0, -5], r"image_size is \[0, -5\]"),
-        ("image_size", [16, 16.5], "image_size is "),
-        ("network", "UNet", "network is 'UNet'"),
-        ("labels", {"classes": 3}, "no labels of this program"),
-        ("labels", {}, "no labels of this program"),
+        ("image_size", "ab", r"got `str` - at `\$\.image_size`"),
+        ("image_size", [0, -5], r"at `\$\.image_size\[0\]`"),
+        ("image_size", [16, 16.5], r"got `float` - at `\$\.image_size\[1\]`"),
+        ("network", "UNet", r"got `str` - at `\$\.network`"),
+        ("labels", {"classes": 3}, r"got `int` - at `\$\.labels\.classes`"),
+        ("labels", {}, "missing required field `classes`"),
         ("labels", {"classes": LABELS.to_dict()["classes"][:2]}, "2 labels for a network of 3 classes"),
     ],
     ids=str,
@@ -117,7 +117,7 @@ def test_odd_labels_are_refused(tmp_path, change):
     labels["classes"][1] |= change
     content = {"format": 1, "state_dict": tiny_unet().state_dict(), **SPEC.to_dict(), "scores": None}
     torch.save({**content, "labels": labels}, tmp_path / "model.pth")
-    with pytest.raises(CocosegError, match="no labels of this program"):
+    with pytest.raises(CocosegError, match=r"at `\$\.labels\.classes\[1\]"):
         load_model(tmp_path / "model.pth")
 
 

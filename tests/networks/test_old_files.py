@@ -1,6 +1,5 @@
 """Files of earlier versions can be read."""
 
-import copy
 import logging
 
 import pytest
@@ -13,7 +12,6 @@ from cocoseg.networks.old_files import drop_deep_supervision
 from cocoseg.networks.pretrained import Pretrained
 from cocoseg.networks.residual import ResidualUNet
 from cocoseg.networks.spec import ModelSpec
-from cocoseg.training.optimizer import parameter_groups
 from tiny import LABELS
 
 NETWORK = {"_target_": "cocoseg.ResidualUNet", "num_classes": 3, "base_channels": 2, "depth": 3}
@@ -41,37 +39,6 @@ def test_a_model_trained_with_deep_supervision_loads_without_its_heads(deep_supe
     assert [message for message in caplog.messages if "deep_supervision, which is gone" in message] == [
         f"{tmp_path / 'model.pth'}: trained with deep_supervision, which is gone; its extra heads are ignored"
     ] * deep_supervision
-
-
-@pytest.mark.parametrize("encoder_lr", [1.0, 0.1])
-@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_the_optimizer_of_a_checkpoint_loses_the_heads_too(weight_decay, encoder_lr):
-    def optimizer(net: ResidualUNet) -> torch.optim.Adam:
-        slow = net.encoder.parameters() if encoder_lr != 1 else ()
-        groups = parameter_groups(
-            {"lr": 1e-3, "weight_decay": weight_decay}, net.parameters(), slow, encoder_lr
-        )
-        return torch.optim.Adam(groups, weight_decay=weight_decay)
-
-    net = Supervised()
-    before = optimizer(net)
-    for parameter in net.parameters():
-        parameter.grad = torch.randn_like(parameter)
-    before.step()
-    expected = {name: before.state[parameter]["exp_avg"] for name, parameter in net.named_parameters()}
-    state, weights = copy.deepcopy(before.state_dict()), {f"net.{k}": v for k, v in net.state_dict().items()}
-    network = {**NETWORK, "deep_supervision": True}
-
-    assert drop_deep_supervision(network, weights, state)
-
-    assert network == NETWORK
-    net = ResidualUNet(3, base_channels=2, depth=3)
-    net.load_state_dict({name.removeprefix("net."): weight for name, weight in weights.items()})
-    after = optimizer(net)
-    after.load_state_dict(state)
-    assert len(after.state) == len(expected) - 2
-    for name, parameter in net.named_parameters():
-        assert torch.equal(after.state[parameter]["exp_avg"], expected[name]), name
 
 
 def test_arguments_of_other_networks_stay():

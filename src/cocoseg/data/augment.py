@@ -131,15 +131,11 @@ class Augment:
 
 
 def training_size(image_size: tuple[int, int], start: float, progress: float) -> tuple[int, int]:
-    """Height and width of training images: small ones teach the first things in a fraction of the time.
+    """Height and width of training images at a progress of the run, 0 to 1.
 
-    There are three sizes, so that cuDNN's algorithms are chosen and networks compiled three times only:
-    `start` of the full size, the mean of both, and the full size from `FULL_SIZE_FROM` of the run on.
-
-    Args:
-        image_size: full (height, width).
-        start: share of it that training starts with.
-        progress: progress of the run, 0 to 1.
+    Small images teach the first things in a fraction of the time. There are three sizes, so that cuDNN's
+    algorithms are chosen and networks compiled three times only: `start` of the full size, the mean of both,
+    and the full size from `FULL_SIZE_FROM` of the run on.
     """
     if progress >= FULL_SIZE_FROM or start == 1:
         return image_size

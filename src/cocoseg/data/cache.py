@@ -43,11 +43,8 @@ class Arrays:
     """Images, masks and counts of a folder, mapped into memory and shared by all who open them.
 
     Args:
-        folder: holds the files.
+        folder: holds the files; OSError, ValueError or EOFError where they are missing or cut short.
         mode: `r` to read them, `r+` to write to them too.
-
-    Raises:
-        OSError, ValueError, EOFError: a file is missing or cut short.
     """
 
     def __init__(self, folder: Path, mode: str = "r"):

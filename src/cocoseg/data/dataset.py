@@ -92,14 +92,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         return counts[:, : len(self.labels)]
 
     def decode_once(self, workers: int | None = None) -> None:
-        """Read from arrays from now on, see cache.py, and make them first if they are missing.
-
-        Args:
-            workers: number of processes that decode; None for one per core.
-
-        Raises:
-            CocosegError: the disk has too little room, or an image or mask can't be read.
-        """
+        """Read from arrays from now on, see cache.py; `workers` processes make what is missing of them."""
         files = [self.image_dir / image for image, _ in self.pairs]
         files += [self.folder / mask for _, mask in self.pairs]
         key = key_of(files, [self.pairs, self.labels.to_dict(), self.encoding.encoding])
@@ -107,19 +100,14 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         self._arrays = open_arrays(self.folder / "arrays", key, shape, self._decode, workers)
 
     def original(self, index: int) -> tuple[Tensor, np.ndarray]:
-        """Read image (3, h, w) uint8 RGB and mask (h, w) uint8 at the image's own size.
-
-        Raises:
-            CocosegError: they can't be read, or don't belong together.
-        """
+        """Read image (3, h, w) uint8 RGB and mask (h, w) uint8 at the image's own size."""
         image_name, mask_name = self.pairs[index]
         image = tv.pil_to_tensor(read_image(self.image_dir / image_name))
         mask = self.encoding.read(self.folder / mask_name)
         if mask.shape != image.shape[1:]:
             raise CocosegError(
                 f"{self.image_dir / image_name}: {image.shape[2]}x{image.shape[1]}, but its mask is "
-                f"{mask.shape[1]}x{mask.shape[0]}: the image was replaced; "
-                f"delete {self.folder} to prepare anew"
+                f"{mask.shape[1]}x{mask.shape[0]}; delete {self.folder} to prepare anew"
             )
         return image, mask
 
@@ -132,12 +120,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
 
 
 class Split(Subset[tuple[Tensor, Tensor]]):
-    """Some or all images of a data set. To a loader with `collate_fn=as_is` it yields batches of bytes.
-
-    Args:
-        dataset: the data set.
-        indices: images of it; None for all.
-    """
+    """Some images of a data set, or all. A loader with `collate_fn=as_is` gets batches of bytes from it."""
 
     dataset: SegmentationDataset
 

@@ -4,8 +4,6 @@ import io
 import logging
 import pkgutil
 import platform
-import re
-import zipfile
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -44,17 +42,10 @@ def read_file(path: str | Path, *, mmap: bool = False) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except FileNotFoundError as error:
         raise CocosegError(f"{path}: no such file") from error
-    except (PermissionError, IsADirectoryError) as error:
-        raise CocosegError(
-            f"{path}: not a model or checkpoint that can be loaded; {error.strerror}"
-        ) from error
     except Exception as error:  # torch may raise anything on damaged bytes
-        reason = "it is damaged or no torch file"
-        # Bytes of anything may read as a pickle that asks for a class; a zip archive is torch's own.
-        if zipfile.is_zipfile(path) and (
-            unsafe := re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
-        ):
-            reason = f"it needs pickle, which would run code on loading ({unsafe[1]})"
+        reason = "it is damaged or no torch file, or needs pickle, which would run code"
+        if isinstance(error, PermissionError | IsADirectoryError):
+            reason = error.strerror
         raise CocosegError(f"{path}: not a model or checkpoint that can be loaded; {reason}") from error
 
 
@@ -62,7 +53,6 @@ def read_weights(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
     """Read a model file or a checkpoint of this program.
 
     Args:
-        path: the file.
         mmap: read only the tensors that are used, and these when they are.
 
     Returns:
@@ -82,18 +72,16 @@ def interpret(content: Any, path: str | Path) -> dict[str, Any]:
         raise CocosegError(f"{path}: written by another version, in format {content['format']}, not {FORMAT}")
     try:
         is_checkpoint = "pytorch-lightning_version" in content
-        spec = ModelSpec.from_dict(content["spec"] if is_checkpoint else content)
+        spec = ModelSpec.from_dict(content.get("spec") if is_checkpoint else content)
         weights = content["state_dict"]
         if is_checkpoint:
             weights = network_weights(weights)
-        optimizer, *_ = content.get("optimizer_states") or [None]
-        if drop_deep_supervision(spec.network, weights, optimizer):
+        if drop_deep_supervision(spec.network, weights):
             log.warning("%s: trained with deep_supervision, which is gone; its extra heads are ignored", path)
+            content = {**content, "optimizer_states": []}
         return {**content, "spec": spec, "state_dict": weights, "scores": content["scores"]}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CocosegError(f"{path}: not a model or checkpoint of this program (no {error})") from error
-    except CocosegError as error:
-        raise CocosegError(f"{path}: not a model or checkpoint of this program: {error}") from error
+    except (KeyError, TypeError, AttributeError, CocosegError) as error:
+        raise CocosegError(f"{path}: not a model or checkpoint of this program ({error})") from error
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -103,7 +91,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         CocosegError: it can't be read, or is an exported model, which holds no optimizer.
     """
     content = read_weights(path)
-    if "optimizer_states" not in content:
+    if "pytorch-lightning_version" not in content:
         raise CocosegError(f"ckpt_path: {path} is an exported model; training goes on from a .ckpt file")
     return content
 
@@ -114,7 +102,6 @@ def load_network(
     """Build the network that a model file or a checkpoint describes and load its weights, on the CPU.
 
     Args:
-        path: the file.
         net: a custom network to fill, or its class, or the name of that, which is imported. A name in a file
             never is.
 
@@ -130,31 +117,33 @@ def load_network(
     if outputs != len(spec.labels):
         raise CocosegError(f"{path}: damaged: {len(spec.labels)} labels for a network of {outputs} classes")
     if not isinstance(net, nn.Module):
-        arguments = dict(spec.network)
-        name = arguments.pop("_target_", None)
-        kind = net or NETWORKS.get(str(name))
-        if kind is None:
-            raise CocosegError(
-                f"{path}: holds weights of {name}; pass that class, or the network, as net= "
-                f"(on a command line: network={name})"
-            )
-        if isinstance(kind, str):
-            try:
-                kind = pkgutil.resolve_name(kind)
-            except Exception as error:  # the module may raise anything
-                reason = " ".join(str(error).split())
-                raise CocosegError(f"network: no class {kind} ({reason})") from error
-        try:
-            net = kind(**arguments)
-        except (TypeError, ValueError) as error:
-            raise CocosegError(f"{path}: {name} can't be built as the file says ({error})") from error
+        net = _build(path, spec.network, net)
     try:
         net.load_state_dict(content["state_dict"])
-    except RuntimeError as error:
-        raise CocosegError(
-            f"{path}: the weights don't fit the network ({str(error).splitlines()[0]})"
-        ) from error
+    except (RuntimeError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise CocosegError(f"{path}: the weights don't fit the network ({reason})") from error
     return net, spec, content["scores"]
+
+
+def _build(path: str | Path, network: dict[str, Any], kind: type[nn.Module] | str | None) -> nn.Module:
+    """Build a network by the arguments of a file: a built-in one, or of the class that is given or named."""
+    name, arguments = network["_target_"], {key: network[key] for key in network if key != "_target_"}
+    try:
+        if isinstance(kind, str):
+            kind = pkgutil.resolve_name(kind)
+    except Exception as error:  # the module may raise anything
+        raise CocosegError(f"network: no class {kind} ({' '.join(str(error).split())})") from error
+    kind = kind or NETWORKS.get(name)
+    if kind is None:
+        raise CocosegError(
+            f"{path}: holds weights of {name}; pass that class, or the network, as net= "
+            f"(on a command line: network={name})"
+        )
+    try:
+        return kind(**arguments)
+    except (TypeError, ValueError) as error:
+        raise CocosegError(f"{path}: {name} can't be built as the file says ({error})") from error
 
 
 def save_model(

@@ -1,8 +1,10 @@
 """Description of a network in checkpoints and model files, in plain values only."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Self
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Self
+
+import msgspec
 
 from cocoseg.errors import CocosegError
 from cocoseg.labels import LabelMap
@@ -11,6 +13,8 @@ from cocoseg.networks.old_files import rename_target
 # Per channel, of images scaled to 0..1; the statistics of ImageNet, as all of torchvision uses them.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
+
+Side = Annotated[int, msgspec.Meta(ge=1)]
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class ModelSpec:
 
     network: dict[str, Any]
     labels: LabelMap
-    image_size: tuple[int, int]
+    image_size: tuple[Side, Side]
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -40,16 +44,13 @@ class ModelSpec:
         """Invert `to_dict`.
 
         Raises:
-            CocosegError: values are of other types.
-            KeyError: one is missing.
+            CocosegError: values are missing or of other types.
         """
-        network, size = content["network"], content["image_size"]
-        if not isinstance(network, Mapping):
-            raise CocosegError(f"network is {network!r}; it must be a mapping")
-        is_pair = isinstance(size, list | tuple) and len(size) == 2
-        if not is_pair or not all(type(side) is int and side >= 1 for side in size):
-            raise CocosegError(f"image_size is {size!r}; it must be [height, width] in pixels")
-        return cls(rename_target(network), LabelMap.from_dict(content["labels"]), (size[0], size[1]))
+        try:
+            spec = msgspec.convert(content, cls)
+        except msgspec.ValidationError as error:
+            raise CocosegError(str(error)) from error
+        return replace(spec, network=rename_target(spec.network))
 
     def require_same(self, found: "ModelSpec", where: str) -> None:
         """Refuse weights that belong to another network or other labels.

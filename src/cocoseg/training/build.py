@@ -64,7 +64,8 @@ def build_module(config: Config, run: Run, data: SegmentationDataModule, start: 
     if isinstance(start, dict):
         spec.require_same(start["spec"], where=run.checkpoint)
         try:
-            module.configure_optimizers().load_state_dict(start["optimizer_states"][0])
+            for state in start["optimizer_states"]:
+                module.configure_optimizers().load_state_dict(state)
         except ValueError as error:
             raise CocosegError(
                 f"{run.checkpoint}: its optimizer does not fit ({error}); keep finetune.encoder_lr and "

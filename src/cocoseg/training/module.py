@@ -8,7 +8,7 @@ import lightning as L
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cocoseg.networks.old_files import drop_average, drop_callbacks, drop_deep_supervision
+from cocoseg.networks.old_files import drop_average, drop_deep_supervision
 from cocoseg.networks.outputs import Output, logits_of, training_loss
 from cocoseg.networks.spec import ModelSpec
 from cocoseg.scores import Scores
@@ -122,7 +122,7 @@ class SegmentationModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if drop_average(checkpoint["state_dict"]):
             log.info("the checkpoint's averaged weights are left out: there is no `ema` any more")
-        optimizer, *_ = checkpoint.get("optimizer_states") or [None]
-        drop_deep_supervision(checkpoint["spec"]["network"], checkpoint["state_dict"], optimizer)
+        if drop_deep_supervision(checkpoint["spec"]["network"], checkpoint["state_dict"]):
+            # The saved moments are those of the heads too, so Adam begins anew.
+            checkpoint["optimizer_states"] = [self.configure_optimizers().state_dict()]
         self.scores = Scores(**checkpoint["scores"]) if checkpoint["scores"] else None
-        drop_callbacks(checkpoint["callbacks"])
