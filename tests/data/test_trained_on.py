@@ -108,7 +108,7 @@ def test_a_run_takes_along_what_it_goes_on_from(tmp_path: Path) -> None:
 def test_without_its_file_or_with_a_damaged_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert read_training_images(str(tmp_path / "model.pth")) is None
     require_new([("a.jpg", 1)], None, "val")
-    assert "can't be told whether the model was trained on these images" in caplog.text
+    assert "no training_images.json beside the checkpoint: it may have been trained on" in caplog.text
     (tmp_path / FILE).write_text('{"images": [["a.jpg", "large"]]}')
     with pytest.raises(CocosegError, match=r"training_images\.json: damaged .*; delete it to go without"):
         read_training_images(str(tmp_path / "model.pth"))

@@ -100,11 +100,7 @@ class SegmentationDataModule(L.LightningDataModule):
         return self._loader(self.val_set, batch_sampler=batches)
 
     def _rank(self) -> tuple[int, int]:
-        """This process's rank, and the number of processes.
-
-        Raises:
-            CocosegError: there are fewer images than processes.
-        """
+        """Rank of this process, and the number of processes."""
         rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         fewest = min(len(self.train_set), len(self.val_set))
         if fewest < ranks:

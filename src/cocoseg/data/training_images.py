@@ -16,10 +16,6 @@ FILE = "training_images.json"
 Key = tuple[str, int]  # file_name as the annotations list it, and the bytes of the file
 
 
-class _Content(msgspec.Struct):
-    images: list[Key]
-
-
 def keys_of(folder: Path, names: Iterable[str]) -> list[Key]:
     """Name and bytes of each file, which differ also where many data sets hold a `0001.jpg`.
 
@@ -48,8 +44,8 @@ def read_training_images(checkpoint: str) -> set[Key] | None:
     if path is None:
         return None
     try:
-        return set(msgspec.json.decode(path.read_bytes(), type=_Content).images)
-    except (OSError, msgspec.MsgspecError) as error:
+        return set(msgspec.json.decode(path.read_bytes(), type=dict[str, list[Key]])["images"])
+    except (OSError, KeyError, msgspec.MsgspecError) as error:
         raise CocosegError(f"{from_here(path)}: damaged ({error}); delete it to go without") from error
 
 
@@ -64,11 +60,7 @@ def require_new(images: Sequence[Key], trained: Collection[Key] | None, split: s
         CocosegError: `split` is val, and some of the images were trained on.
     """
     if trained is None:
-        log.warning(
-            "warning: without a %s beside the checkpoint it can't be told whether the model was trained on "
-            "these images",
-            FILE,
-        )
+        log.warning("warning: no %s beside the checkpoint: it may have been trained on these images", FILE)
         return
     known = [name for name, size in images if (name, size) in trained]
     if not known:
