@@ -41,7 +41,7 @@ def counts(*shown: set[int]) -> np.ndarray:
 def test_classes_that_only_one_set_shows():
     learned, scored = one_sided(counts({0, 1}, {0}), counts({0, 2}), LABELS)
     assert learned.startswith("classes in validation, but on no training image: dog; their IoU is 0")
-    assert "try more images" in learned
+    assert "data.subset.size" in learned
     assert scored.startswith("classes on training images, but not in validation: cat; no score")
 
 

@@ -128,12 +128,7 @@ def _hue_rotation(hue: Tensor) -> Tensor:
 
 
 def apply_color(image: Tensor, matrix: Tensor, gray_share: Tensor) -> Tensor:
-    """Change the colors of a normalized image (B, 3, H, W); RGB stays within 0..1.
-
-    Args:
-        image: float32, on any device.
-        matrix, gray_share: as `color_matrix` returns them.
-    """
+    """Change the colors of a normalized image (B, 3, H, W) by a `color_matrix`; RGB stays within 0..1."""
     mean, std = torch.tensor(MEAN), torch.tensor(STD)
     # The same matrix for normalized colors n, where RGB = std n + mean.
     matrix_n = matrix * std / std.unsqueeze(1)

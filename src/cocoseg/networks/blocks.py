@@ -13,8 +13,7 @@ class Up(nn.Module):
 
     Args:
         inputs, skip, outputs: channels.
-        upsample: `transpose` (a 2x2 transposed convolution of stride 2) or `bilinear` (followed by a 1x1
-            convolution).
+        upsample: as of `UNet`.
         convolutions: 3x3 ones, after the two are joined.
     """
 
