@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cocoseg.networks.spec import MEAN, STD
-from cocoseg.resizing import nearest_indices
 
 
 def normalize(image: Tensor) -> Tensor:
@@ -41,12 +40,9 @@ def resize_images(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def resize_masks(mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize masks (B, h, w) of any dtype to (height, width), pixel for pixel as `resizing.resize_mask`."""
-    for axis, length in ((1, size[0]), (2, size[1])):
-        if mask.shape[axis] != length:
-            index = torch.tensor(nearest_indices(mask.shape[axis], length), device=mask.device)
-            mask = mask.index_select(axis, index)
-    return mask
+    """Resize masks (B, h, w) of any dtype to (height, width): each pixel takes the nearest old one."""
+    nearest = F.interpolate(mask.unsqueeze(1).float(), size, mode="nearest-exact")
+    return nearest.squeeze(1).to(mask.dtype)
 
 
 def denormalize(image: Tensor) -> np.ndarray:
