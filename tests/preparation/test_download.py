@@ -260,10 +260,24 @@ def test_a_full_disk_ends_it(server: Server, tmp_path: Path, monkeypatch: pytest
 def test_no_network(tmp_path: Path, count: int) -> None:
     images = [entry(n, f"{NOWHERE}/{n}") for n in range(1, count + 1)]
     with pytest.raises(
-        CocosegError, match=r"^http://127\.0\.0\.1:1/\d+ can't be reached \(Connection refused\)"
+        CocosegError,
+        match=r"^http://127\.0\.0\.1:1/\d+: no connection to 127\.0\.0\.1 \(Connection refused\); check",
     ):
         fetch_images(images, tmp_path)
     assert names(tmp_path) == []
+
+
+def test_one_dead_server_among_others(server: Server, tmp_path: Path) -> None:
+    images = [*site(server, 20), entry(21, f"{NOWHERE}/21")]
+    (failure,) = fetch_images(images, tmp_path)
+    assert failure.url == f"{NOWHERE}/21"
+    assert failure.reason == "no connection to 127.0.0.1 (Connection refused)"
+    assert_complete(images[:20], tmp_path)
+
+
+def test_a_mirror_that_is_no_address(tmp_path: Path) -> None:
+    with pytest.raises(CocosegError, match=r"^'ftp://mirror' is no http or https address$"):
+        fetch_images([entry(1, "")], tmp_path, base_url="ftp://mirror")
 
 
 def test_one_process_at_a_time(server: Server, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ that are there are not fetched again, an archive goes on at the byte where it st
 import logging
 import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.pool import ThreadPool
@@ -19,7 +19,14 @@ import msgspec
 from cocoseg.errors import CocosegError
 from cocoseg.files import locked, remove_parts, whole_file
 from cocoseg.preparation.coco_file import Image, is_inside
-from cocoseg.preparation.http_client import CONNECTIONS, MIB, FetchError, HttpClient, parse_address
+from cocoseg.preparation.http_client import (
+    CONNECTIONS,
+    MIB,
+    FetchError,
+    HttpClient,
+    UnreachableError,
+    parse_address,
+)
 from cocoseg.preparation.image_files import check_image, missing_images
 from cocoseg.progress import track
 
@@ -49,8 +56,11 @@ def fetch_images(
         max_bytes: of one image; larger ones fail.
 
     Raises:
-        CocosegError: a server can't be reached, or a file can't be written.
+        CocosegError: `base_url` is no address, as many images in a row as are fetched at a time got no
+            connection, or a file can't be written.
     """
+    if base_url is not None:
+        parse_address(base_url)
     for image in images:
         if not is_inside(image.file_name):  # checked here too: this is where it would be written to
             raise CocosegError(f"the file name {image.file_name!r} leads out of {image_dir}")
@@ -61,7 +71,7 @@ def fetch_images(
             # A pool of concurrent.futures would make Ctrl-C wait for a silent server.
             with ThreadPool(CONNECTIONS) as pool:
                 outcomes = track(pool.imap_unordered(fetch, missing), total=len(missing), what="images")
-                failures = sorted(filter(None, outcomes))
+                failures = _collect_failures(outcomes, min(CONNECTIONS, len(missing)))
         finally:
             for folder in {(image_dir / image.file_name).parent for image in missing}:
                 remove_parts(folder)  # a killed run may have left some, too
@@ -69,9 +79,26 @@ def fetch_images(
     return failures
 
 
+def _collect_failures(
+    outcomes: Iterable[tuple[Image, str, FetchError | None]], down_after: int
+) -> list[Failure]:
+    """Collect the failures by file name; give up once `down_after` images in a row got no connection."""
+    failures = []
+    unreachable = 0
+    for image, url, error in outcomes:
+        unreachable = unreachable + 1 if isinstance(error, UnreachableError) else 0
+        if unreachable == down_after:
+            raise CocosegError(f"{url}: {error}; check network and proxy, or set data.images_url to a mirror")
+        if error is not None:
+            failures.append(Failure(image.file_name, url, str(error)))
+    return sorted(failures)
+
+
 def _fetch_image(
     client: HttpClient, image_dir: Path, base_url: str | None, max_bytes: int, image: Image
-) -> Failure | None:
+) -> tuple[Image, str, FetchError | None]:
+    """Fetch and check an image; return it with its address, and why it could not be fetched."""
+
     def check(part: Path) -> None:
         try:
             check_image(part, image.width, image.height)
@@ -81,14 +108,14 @@ def _fetch_image(
     url = image.coco_url or ""
     if base_url is not None:
         url = f"{base_url.rstrip('/')}/{quote(image.file_name)}"
-    if not url:
-        return Failure(image.file_name, "", "the annotation file has no coco_url for it; set data.images_url")
     try:
+        if not url:
+            raise FetchError("the annotation file has no coco_url for it; set data.images_url")
         with whole_file(image_dir / image.file_name) as part:
             client.fetch(url, part, max_bytes, check)
     except FetchError as error:
-        return Failure(image.file_name, url, str(error))
-    return None
+        return image, url, error
+    return image, url, None
 
 
 def fetch_annotations(url: str, *annotation_files: Path) -> None:

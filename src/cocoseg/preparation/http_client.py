@@ -34,6 +34,10 @@ class FetchError(CocosegError):
     """A file could not be fetched, or is not the one that was expected."""
 
 
+class UnreachableError(FetchError):
+    """There is no connection to the server."""
+
+
 class HttpClient:
     """Fetches files, from any number of threads, and shows the progress of each where asked to."""
 
@@ -61,7 +65,7 @@ class HttpClient:
 
         Raises:
             FetchError: the file can't be had.
-            CocosegError: the server can't be reached.
+            UnreachableError: there is no connection to the server.
             OSError: `path` can't be written.
         """
         retry, damaged = RETRY, False
@@ -150,13 +154,13 @@ def parse_address(url: str, base: str = "") -> Url:
     raise FetchError(f"{url!a} is no http or https address")
 
 
-def _explain(error: HTTPError, url: str) -> CocosegError:
+def _explain(error: HTTPError, url: str) -> FetchError:
     cause: BaseException = error
     while cause.__context__ is not None:  # down to the error of the operating system
         cause = cause.__context__
     reason = getattr(cause, "strerror", None) or ascii(str(cause))[:200]
     if isinstance(error, ConnectTimeoutError | ProxyError | SSLError):
-        return CocosegError(f"{url} can't be reached ({reason}); check address, network and proxy")
+        return UnreachableError(f"no connection to {parse_address(url).host} ({reason})")
     return FetchError(reason)
 
 
