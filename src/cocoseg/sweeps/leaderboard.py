@@ -20,13 +20,14 @@ from cocoseg.durations import clock
 from cocoseg.errors import CocosegError, report_errors
 from cocoseg.files import from_here, write_csv
 from cocoseg.overrides import key_of
-from cocoseg.run_folder import CONFIG, FINISHED, LEDGER, METRICS, OUTCOME, RUNNING, STOPPED, Outcome
+from cocoseg.run_folder import CONFIG, LEDGER, METRICS, OUTCOME, RUNNING, STOPPED, Outcome
 
 TABLE = "leaderboard.csv"
 ALIVE = 15.0  # seconds since a file was last written, after which a run counts as killed
 MAX_REASON = 60  # characters that are printed
 ADDED_BY_SWEEP = ("sweep.", "trainer.max_time")  # keys of a trial that are not of its point
 HEADINGS = {"miou": "mIoU", "seconds": "time", "reason": ""}  # where they differ from the keys
+FORMATS = {"miou": "{:.3f}".format, "seconds": clock}
 
 
 def read_rows(sweep_dir: Path) -> list[dict[str, Any]]:
@@ -56,13 +57,8 @@ def as_text(rows: list[dict[str, Any]]) -> str:
     keys = [*(key for key in rows[0] if key != "reason"), "reason"]
     lines = [[HEADINGS.get(key, key) for key in keys]]
     for row in rows:
-        cells = {key: value for key, value in row.items() if value is not None}
-        cells["reason"] = textwrap.shorten(row["reason"], MAX_REASON, placeholder="…")
-        if "miou" in cells:
-            cells["miou"] = f"{row['miou']:.3f}"
-        if "seconds" in cells:
-            cells["seconds"] = clock(row["seconds"])
-        lines.append([str(cells.get(key, "")) for key in keys])
+        cells = row | {"reason": textwrap.shorten(row["reason"], MAX_REASON, placeholder="…")}
+        lines.append(["" if cells[key] is None else FORMATS.get(key, str)(cells[key]) for key in keys])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     columns = [f"{{:{'>' if 1 <= i <= 3 else ''}{width}}}" for i, width in enumerate(widths)]
     return "\n".join("  ".join(columns).format(*line).rstrip() for line in lines)
@@ -81,15 +77,14 @@ def conclude(sweep_dir: Path, rows: list[dict[str, Any]]) -> None:
 def _read_run(folder: Path) -> dict[str, Any]:
     """Score of the exported model, or of the best one so far; epochs and seconds of all attempts; state and
     reason as in an `Outcome`, or running."""
-    used, finished = None, False
+    used = None
     with suppress(CocosegError):
         if ledger := read_ledger(folder / LEDGER):
-            used, finished = round(ledger["used"], 1), ledger["finished"]
+            used = round(ledger["used"], 1)
     outcome = Outcome.read(folder)
-    if outcome is None:  # it runs, was killed, or is of an older version
+    if outcome is None:  # it runs or was killed
         is_alive = time.time() - folder.stat().st_mtime < ALIVE  # the ledger is replaced every two seconds
-        unknown = Outcome(RUNNING) if is_alive else Outcome(STOPPED, "killed")
-        outcome = Outcome(FINISHED) if finished else unknown
+        outcome = Outcome(RUNNING) if is_alive else Outcome(STOPPED, "killed")
     miou = outcome.miou
     if miou is None:
         with suppress(OSError, ValueError, KeyError, TypeError):
