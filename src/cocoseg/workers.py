@@ -81,20 +81,19 @@ def _start_worker(function: Callable[[Any], Any], parent: int) -> None:
         sys.modules["torch"].set_num_threads(1)
 
 
-def end_with_parent(parent: int | None = None) -> None:
+def end_with_parent(parent: int | None = None, end: Callable[[], object] = lambda: os._exit(1)) -> None:
     """End this process soon after its parent, which may be killed without a chance to end its children.
 
     Args:
         parent: its process id, where the parent may have ended by now.
+        end: ends this process.
     """
-    _when_parent_ends(parent or os.getppid(), lambda: os._exit(1))
+    parent = parent or os.getppid()
 
-
-def _when_parent_ends(parent: int, act: Callable[[], object]) -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
-        act()
+        end()
 
     threading.Thread(target=watch, daemon=True, name="parent").start()
 
@@ -106,7 +105,7 @@ def stop_with_launcher() -> None:
     """
     parent = os.environ.pop(PARENT, None)
     if parent is not None:
-        _when_parent_ends(int(parent), lambda: os.kill(os.getpid(), signal.SIGTERM))
+        end_with_parent(int(parent), lambda: os.kill(os.getpid(), signal.SIGTERM))
 
 
 def leave_group(worker: int) -> None:
