@@ -1,7 +1,7 @@
 """Sweeps: Optuna proposes trials, Hydra composes and runs them in rounds, within one time limit. No torch.
 
-All trials have the same limit, fixed when the sweep begins (`plan_limit`). Time that pruned or failed trials
-save buys further trials.
+All trials have the same limit, fixed when the sweep begins. Time that pruned or failed trials save buys
+further trials.
 """
 
 import logging
@@ -194,7 +194,8 @@ def open_sweep(
     budget.resume(read_ledger(sweep_dir / LEDGER))
     limit = None
     if total is not None:
-        limit = plan_limit(budget.left() - END, parallel, settings.trials, max_time)
+        rounds = 1 if max_time else math.ceil(settings.trials / parallel)  # those that must fit
+        limit = math.floor(min(max_time or math.inf, (budget.left() - END) / rounds - OVERHEAD))
         if limit < SHORTEST and not (sweep_dir / JOURNAL).exists():
             raise CocosegError(
                 f"sweep.total_time: {clock(total)} leave {max(0, limit):.0f} s to each job; they need "
@@ -208,15 +209,3 @@ def open_sweep(
     if config.ckpt_path is None:
         fixed.append("resume=auto")
     return Sweep(settings, study, fixed, launch, parallel, budget, limit)
-
-
-def plan_limit(seconds: float, parallel: int, trials: int | None, max_time: float | None) -> float:
-    """Seconds for each trial of a sweep: `max_time` where it is given, else so that all `trials` fit.
-
-    Args:
-        seconds: time for all rounds.
-        parallel: trials per round.
-    """
-    if max_time is not None:
-        return math.floor(min(max_time, seconds - OVERHEAD))
-    return math.floor(seconds / math.ceil(trials / parallel) - OVERHEAD)
