@@ -263,8 +263,8 @@ def write(coco: Coco, folder: Path, **how: Any) -> Path:
     return file
 
 
-def config(folder: Path, encoding: str = "palette") -> Config:
-    made = Config(
+def config(folder: Path) -> Config:
+    return Config(
         data=DataConfig(
             images=str(folder / "images"),
             annotations=str(folder / "instances.json"),
@@ -273,8 +273,6 @@ def config(folder: Path, encoding: str = "palette") -> Config:
         ),
         prepare=PrepareConfig(workers=1),
     )
-    made.masks.encoding = encoding
-    return made
 
 
 def load(path: Path) -> Any:
@@ -305,12 +303,11 @@ def test_export(tmp_path: Path, export: Callable[[], Coco]) -> None:
     assert_prepared(coco, tmp_path / "prepared")
 
 
-@pytest.mark.parametrize("encoding", ["palette", "uint16", "x100"])
 @pytest.mark.parametrize("ids", IDS, ids=str)
-def test_category_ids(tmp_path: Path, ids: tuple[int, ...], encoding: str) -> None:
+def test_category_ids(tmp_path: Path, ids: tuple[int, ...]) -> None:
     coco = plain(*named(*ids))
     write(coco, tmp_path)
-    prepare(config(tmp_path, encoding))
+    prepare(config(tmp_path))
     assert_prepared(coco, tmp_path / "prepared")
 
 

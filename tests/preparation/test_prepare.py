@@ -206,11 +206,7 @@ def test_same_bytes_when_made_anew(config: Config, tmp_path: Path) -> None:
     assert state(tmp_path / "prepared") == before
 
 
-@pytest.mark.parametrize(
-    "setting",
-    [{"overlap": "smallest"}, {"encoding": "x100"}],
-    ids=str,
-)
+@pytest.mark.parametrize("setting", [{"overlap": "smallest"}, {"encoding": "x100"}], ids=str)
 def test_changed_mask_settings(config: Config, tmp_path: Path, setting: dict[str, str]) -> None:
     prepare(config)
     before = times(tmp_path / "prepared" / "masks")
