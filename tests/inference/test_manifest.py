@@ -69,10 +69,10 @@ def test_a_result_of_an_image_that_is_gone_is_overwritten(tmp_path):
 @pytest.mark.parametrize(
     ("model", "change", "message"),
     [
-        ("abd", {}, "by another model; name another output, or delete"),
-        ("abc", {"scale": 0.5}, "by another scale;"),
-        ("abc", {"tile": [512, 512], "flip": True}, "by another tile, flip;"),
-        ("abc", {"new": 1}, "by another new;"),
+        ("abd", {}, "made with another model; name another output, or delete"),
+        ("abc", {"scale": 0.5}, "made with another scale;"),
+        ("abc", {"tile": [512, 512], "flip": True}, "made with another tile, flip;"),
+        ("abc", {"new": 1}, "made with another new;"),
     ],
     ids=str,
 )

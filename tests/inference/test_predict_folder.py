@@ -302,9 +302,9 @@ def test_two_inputs_share_an_output(tmp_path, photos):
 
 def test_again_with_other_settings_is_refused(tmp_path, photos):
     run(tmp_path, photos)
-    with pytest.raises(CocosegError, match="by another scale"):
+    with pytest.raises(CocosegError, match="made with another scale"):
         run(tmp_path, photos, scale=0.5)
-    with pytest.raises(CocosegError, match="by another values"):
+    with pytest.raises(CocosegError, match="made with another values"):
         run(tmp_path, photos, values="index")
     run(tmp_path, photos, batch_size=1, workers=1, coco_json=True)  # which change no mask
 
@@ -313,7 +313,7 @@ def test_again_with_another_model_is_refused(tmp_path, photos):
     output = run(tmp_path, photos)
     before = written(output)
     saved(tmp_path / "model.pth", size=(30, 30))
-    with pytest.raises(CocosegError, match="predictions by another model"):
+    with pytest.raises(CocosegError, match="predictions made with another model"):
         run(tmp_path, photos)
     assert written(output) == before
 
@@ -396,7 +396,7 @@ def test_a_refusal_changes_nothing_in_the_output(tmp_path, photos):
     overrides = (f"checkpoint={tmp_path / 'model.pth'}", f"input={photos}", f"output={output}", "scale=0.5")
     done = run_program("predict", *overrides, "accelerator=cpu", "precision=32-true", cwd=tmp_path)
     assert done.returncode == 2
-    assert "by another scale" in done.stderr
+    assert "made with another scale" in done.stderr
     after = written(output)
     assert {name: after[name] for name in before} == before
     assert "outcome.json" not in after

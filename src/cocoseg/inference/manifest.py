@@ -60,7 +60,7 @@ class Manifest:
         now, before = {"model": model, **settings}, {"model": found.model, **found.settings}
         if other := [key for key in now if now[key] != before.get(key)]:
             raise CocosegError(
-                f"output: {from_here(output)} holds predictions by another {', '.join(other)}; "
+                f"output: {from_here(output)} holds predictions made with another {', '.join(other)}; "
                 "name another output, or delete that folder"
             )
         self.entries = {entry.name: entry for entry in found.images}
