@@ -36,9 +36,8 @@ class Deployed(nn.Module):
         self.model = model
         self.multiple: int = getattr(model.net, "multiple", DEFAULT_MULTIPLE)
         self.argmax = argmax
-        scale = torch.tensor([1 / (255 * std) for std in STD]).view(3, 1, 1)
         shift = torch.tensor([-mean / std for mean, std in zip(MEAN, STD, strict=True)]).view(3, 1, 1)
-        self.register_buffer("scale", scale)
+        self.register_buffer("scale", torch.tensor([1 / (255 * std) for std in STD]).view(3, 1, 1))
         self.register_buffer("shift", shift)
         self.eval()
 
