@@ -288,3 +288,11 @@ def test_a_palette_holds_the_colors_of_all_values() -> None:
     assert [tuple(color) for color in palette[: len(labels)].tolist()] == [c.color for c in labels.classes]
     assert tuple(palette[IGNORE_INDEX].tolist()) == IGNORE_COLOR
     assert not palette[len(labels) : IGNORE_INDEX].any()
+
+
+def test_control_characters_do_not_reach_a_terminal():
+    labels = LabelMap.from_categories([Category(1, "red\x1b[31m\n"), Category(2, "naïve café")])
+    assert labels.names == ["background", "red [31m", "naïve café"]
+    content = labels.to_dict()
+    content["classes"][1]["name"] = "a\u2028b"
+    assert LabelMap.from_dict(content).names[1] == "a b"

@@ -2,6 +2,7 @@
 
 import colorsys
 import difflib
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from cocoseg.errors import CocosegError
 
 IGNORE_INDEX = 255
 IGNORE_COLOR = (224, 224, 192)  # PASCAL VOC's color for void
+CONTROL = ("Cc", "Zl", "Zp")  # Unicode's categories of control characters and line breaks
 MAX_CLASSES = 254  # class indices 1..254: 0 is background, 255 is ignored
 
 Level = Annotated[int, msgspec.Meta(ge=0, le=255)]  # red, green or blue
@@ -32,13 +34,19 @@ class LabelClass(msgspec.Struct, frozen=True):
 
     Attributes:
         category_ids: categories of the annotation file that it stands for; none for background.
-        name: name of the category, or of the group of categories.
+        name: name of the category, or of the group of categories; blanks in place of control characters,
+            which would change what a terminal shows.
         color: RGB.
     """
 
     category_ids: tuple[int, ...]
     name: str
     color: tuple[Level, Level, Level]
+
+    def __post_init__(self) -> None:
+        if not self.name.isprintable():
+            shown = "".join(" " if unicodedata.category(c) in CONTROL else c for c in self.name)
+            msgspec.structs.force_setattr(self, "name", shown.strip())
 
     @property
     def category_id(self) -> int | None:

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from cocoseg.errors import CocosegError
 from cocoseg.training.optimizer import MIXED, parameter_groups, with_fused
 from tiny import tiny_unet
 
@@ -33,9 +34,10 @@ def test_a_fused_step_is_kept_where_nothing_is_clipped():
     assert with_fused(ADAM, {"precision": "32-true", "gradient_clip_val": 1.0})["fused"]
 
 
-def test_a_fused_step_never_follows_clipping_in_mixed_precision():
+def test_a_fused_step_is_refused_where_it_can_not_follow_clipping():
     settings = {"precision": "bf16-mixed", "gradient_clip_val": 1.0}
-    assert with_fused({**ADAM, "fused": True}, settings) == ADAM
+    with pytest.raises(CocosegError, match=r"^optimizer\.fused=true: .* leave out optimizer\.fused$"):
+        with_fused({**ADAM, "fused": True}, settings)
 
 
 def test_biases_and_norms_do_not_decay():

@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 
 from cocoseg.cli import build
 from cocoseg.config import Config
+from cocoseg.errors import CocosegError
 from cocoseg.training.finetuning import encoder_of
 
 # Optimizers with `fused`: all parameters in one operation. Torch's own choice is a loop over them on a CPU.
@@ -24,7 +25,7 @@ def optimizer_of(
     """Return the function that makes the optimizer of a network from its parameters.
 
     Raises:
-        CocosegError: the network has no encoder.
+        CocosegError: the settings contradict each other, or the network has no encoder.
     """
     node, share = with_fused(config.optimizer or {}, trainer), config.finetune.encoder_lr
     encoder = encoder_of(net) if config.finetune.frozen or share != 1 else None
@@ -39,11 +40,16 @@ def optimizer_of(
 def with_fused(optimizer: dict[str, Any], trainer: dict[str, Any]) -> dict[str, Any]:
     """Return the optimizer's node, with `fused` where torch has that and the user has not decided.
 
-    No fused step can follow clipping in mixed precision; there `fused` is left out whoever set it.
+    Raises:
+        CocosegError: the user asks for a fused step, and for clipping in mixed precision.
     """
-    if trainer.get("gradient_clip_val") and str(trainer.get("precision")) in MIXED:
-        return {key: value for key, value in optimizer.items() if key != "fused"}
-    if optimizer.get("_target_") not in FUSED or {"fused", "foreach"} & optimizer.keys():
+    clips = trainer.get("gradient_clip_val") and str(trainer.get("precision")) in MIXED
+    if clips and optimizer.get("fused"):
+        raise CocosegError(
+            "optimizer.fused=true: a fused step can't follow trainer.gradient_clip_val with "
+            f"trainer.precision={trainer['precision']}; leave out optimizer.fused"
+        )
+    if clips or optimizer.get("_target_") not in FUSED or {"fused", "foreach"} & optimizer.keys():
         return optimizer
     return {**optimizer, "fused": True}
 
