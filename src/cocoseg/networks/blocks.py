@@ -70,7 +70,7 @@ class EncoderDecoder(nn.Module):
 
 
 def conv_block(inputs: int, outputs: int, count: int) -> nn.Sequential:
-    """So many 3x3 convolutions, each with BatchNorm (hence no bias) and ReLU; the size stays."""
+    """3x3 convolutions, `count` of them, each with BatchNorm (hence no bias) and ReLU; the size stays."""
     layers: list[nn.Module] = []
     for channels in (inputs, *[outputs] * (count - 1)):
         layers += [
