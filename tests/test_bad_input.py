@@ -211,6 +211,11 @@ def test_validation_file_of_other_labels(tmp_path: Path):
             ("trainer.max_stepps=3",),
             "trainer.max_stepps: no such setting; did you mean trainer.max_",
         ),
+        (
+            "train",
+            ("-m", "trainer.max_stepps=1,2"),
+            "trainer.max_stepps: no such setting; did you mean trainer.max_",
+        ),
         ("train", ("model.encoder=x",), "model.encoder: no such setting; known: _target_, base_channels, "),
         ("train", ("+data.foo=1",), "data.foo: no such setting; did you mean data."),
         ("train", ("data.root=[1",), "data.root=[1: no viable alternative at input '[1'"),

@@ -129,11 +129,17 @@ def test_good_weights(config, model):
     ("model", "message"),
     [
         ({**UNET, "weights": "no/such.pth"}, r"^model\.weights: no file no/such\.pth"),
-        ({**RESNET, "weights": "IMAGENET1K_V3"}, r"^model\.weights: no file IMAGENET1K_V3; .*IMAGENET1K_V2"),
-        ({**UNET, "weights": "IMAGENET1K_V1"}, r"^model\.weights=IMAGENET1K_V1 is for a ResNet"),
+        (
+            {**RESNET, "weights": "IMAGENET1K_V3"},
+            r"^model\.weights: no file IMAGENET1K_V3; it must be one, IMAGENET1K_V1, IMAGENET1K_V2, or null",
+        ),
+        (
+            {**UNET, "weights": "IMAGENET1K_V1"},
+            r"^model\.weights: no file IMAGENET1K_V1; it must be one, or null; ImageNet weights are for",
+        ),
         (
             {**RESNET, "encoder": "resnet34", "weights": "IMAGENET1K_V2"},
-            r"^model\.weights=IMAGENET1K_V2: for resnet34 there is only IMAGENET1K_V1",
+            r"^model\.weights: no file IMAGENET1K_V2; it must be one, IMAGENET1K_V1, or null",
         ),
         ({**UNET, "weights": None, "weights_part": "head"}, r"^model\.weights_part is 'head'; .*body"),
     ],

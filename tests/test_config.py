@@ -8,13 +8,12 @@ from msgspec import structs
 from omegaconf import DictConfig, OmegaConf
 
 import cocoseg.cli  # noqa: F401  registers resolvers
-from cocoseg.config import Config, DataConfig, EvaluateConfig, PredictConfig, Settings, ShapesConfig
+from cocoseg.config import PROGRAMS, DataConfig, EvaluateConfig, Settings, ShapesConfig
 from cocoseg.errors import CocosegError
 from cocoseg.settings import convert, declarations
 from conftest import ROOT
 
 CONF = ROOT / "conf"
-KINDS = {"train": Config, "prepare": Config, "evaluate": EvaluateConfig}
 OPTIONS = sorted(f"{p.parent.name}={p.stem}" for p in CONF.glob("*/*.yaml") if p.parent.name != "experiment")
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 CHOSEN = (
@@ -39,7 +38,7 @@ def settings(program: str, *overrides: str) -> Settings:
 
 
 def checked(config: DictConfig, program: str = "train") -> Settings:
-    return convert(OmegaConf.to_container(config, resolve=True), KINDS.get(program, PredictConfig))
+    return convert(OmegaConf.to_container(config, resolve=True), PROGRAMS[program])
 
 
 # Keys and defaults
@@ -55,16 +54,15 @@ def leaves(node: dict, prefix: str = "") -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("program", [*KINDS, "predict"])
+@pytest.mark.parametrize("program", PROGRAMS)
 def test_conf_and_declarations_have_the_same_keys(program):
-    kind = KINDS.get(program, PredictConfig)
-    declared = {key for key, setting in declarations(kind).items() if setting.group is None}
+    declared = {key for key, setting in declarations(PROGRAMS[program]).items() if setting.group is None}
     shapes = () if program == "predict" else ("data=shapes",)
     assert leaves(OmegaConf.to_container(composed(program, *shapes))) == declared
 
 
 def test_conf_and_declarations_have_the_same_defaults():
-    for program, kind in {**KINDS, "predict": PredictConfig}.items():
+    for program, kind in PROGRAMS.items():
         found, default = settings(program), kind()
         for name in declarations(kind):
             if "." not in name and name not in CHOSEN:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cocoseg.cli import PROGRAMS
+from cocoseg.config import PROGRAMS
 from cocoseg.manual import options
 from cocoseg.overrides import check_overrides
 from conftest import ROOT

@@ -57,13 +57,13 @@ def test_good_values(key, value, expected):
         ("prepare.workers", "many", "'many'", "a whole number at least 1, or null"),
         ("seed", -1, "-1", "a whole number at least 0 and below 4294967296"),
         ("data.val_fraction", 1.0, "1.0", "a number above 0 and below 1"),
-        ("augment.flip", math.nan, "nan", "a number in 0 … 1"),
+        ("augment.flip", math.nan, "nan", "a number at least 0 and at most 1"),
         ("augment.scale", [0.01, 1], "[0.01,1]", "[least, most], as in [0.5, 2.0], within 0.05 … 20"),
         ("finetune.encoder_lr", math.inf, "inf", "a number above 0 and at most 1000"),
         ("data.image_size", [0, 224], "[0,224]", "[height, width] in pixels"),
         ("data.image_size", [224], "[224]", "[height, width] in pixels"),
         ("data.cache", "maybe", "'maybe'", "true or false"),
-        ("resume", "yes", "'yes'", "auto or null"),
+        ("resume", "yes", "'yes'", "auto, or null"),
         ("export", ["pth", "x"], "[pth,x]", "a list of onnx, pth, torch_export"),
         (
             "data.subset.categories",
@@ -145,8 +145,8 @@ def test_settings_as_text_are_read_again():
 @pytest.mark.parametrize("kind", [Config, PredictConfig])
 def test_every_setting_is_explained(kind: type[Settings]):
     for key, setting in declarations(kind).items():
-        assert setting.group or setting.description, key
-        assert len(setting.description) <= 85, key
+        assert setting.group or setting.meaning, key
+        assert len(setting.meaning) <= 85, key
 
 
 def test_no_removed_key_is_declared():

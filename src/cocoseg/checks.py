@@ -3,7 +3,7 @@
 What one setting alone may be stands in config.py.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from numbers import Integral
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 from cocoseg.config import AUTO, IMAGENET, Config, DataConfig, PredictConfig
 from cocoseg.errors import CocosegError
+from cocoseg.ranks import may_be_several
 from cocoseg.settings import convert, declarations, shown
 
 # Choices inside untyped nodes, which have no declarations.
@@ -36,7 +37,10 @@ def check(config: Config, *, may_download: bool = False) -> None:
     _check_data(config.data)
     if not (may_download and config.data.fetches):
         _check_places(config.data)
-    _check_start(config)
+    if config.resume and config.ckpt_path:
+        raise CocosegError("resume=auto finds its checkpoint itself; leave out ckpt_path")
+    if config.ckpt_path is not None:
+        _require_file("ckpt_path", config.ckpt_path)
     _check_end(config)
     least, most = config.augment.scale
     if least > most:
@@ -57,8 +61,8 @@ def check_predict(config: PredictConfig) -> None:
     check_checkpoint(config.checkpoint)
     if config.input is None:
         raise CocosegError("input is not given: input=<image, folder or pattern>")
-    if config.annotations is not None and not Path(config.annotations).is_file():
-        raise CocosegError(f"annotations: no file {config.annotations}")
+    if config.annotations is not None:
+        _require_file("annotations", config.annotations)
     check_prediction(config.scale, config.tile)
 
 
@@ -66,8 +70,7 @@ def check_checkpoint(checkpoint: str | None) -> None:
     """Raises CocosegError where the file is not given or not there."""
     if checkpoint is None:
         raise CocosegError("checkpoint is not given: checkpoint=<segmentation_model.pth>")
-    if not Path(checkpoint).is_file():
-        raise CocosegError(f"checkpoint: no file {checkpoint}")
+    _require_file("checkpoint", checkpoint)
 
 
 def check_prediction(scale: Any, tile: Any) -> None:
@@ -109,46 +112,34 @@ def _check_data(data: DataConfig) -> None:
             f"data.cache_size is {larger}; it must be no smaller than data.image_size {data.image_size}, "
             "or null for that size"
         )
-    if data.shapes is not None and data.root is None:
-        raise CocosegError("data.root is not set: the folder to draw the shapes in")
-    if data.shapes is None and data.images is None:
-        raise CocosegError("data.images is not set: the folder of the images")
-    if data.shapes is None and data.annotations is None:
-        raise CocosegError("data.annotations is not set: the COCO instances file (JSON)")
+    needed = {"images": "the folder of the images", "annotations": "the COCO instances file (JSON)"}
+    if data.shapes is not None:
+        needed = {"root": "the folder to draw the shapes in"}
+    for key, meaning in needed.items():
+        if getattr(data, key) is None:
+            raise CocosegError(f"data.{key} is not set: {meaning}")
     if data.val_images is not None and data.val_annotations is None:
         raise CocosegError("data.val_images is set without data.val_annotations, which says what is on them")
 
 
 def _check_places(data: DataConfig) -> None:
-    """The folders and files that must exist, drawn shapes apart."""
+    """The folders and files that must exist; drawn shapes need not be there yet."""
+    keys, advice = ["val_images", "val_annotations"], ""
     if data.shapes is None:
+        keys += ["images", "annotations"]
+        advice = f"; {how_to_fetch(data)}" if data.root is not None else ""
         if data.root is not None and not Path(data.root).is_dir():
             raise CocosegError(
                 f"data.root: no folder {data.root}; it should hold the images ({data.images}) and "
-                f"the COCO instances file ({data.annotations}); {how_to_fetch(data)}"
+                f"the COCO instances file ({data.annotations}){advice}"
             )
-        _check_place(data, "images", Path.is_dir)
-        _check_place(data, "annotations", Path.is_file)
-    _check_place(data, "val_images", Path.is_dir)
-    _check_place(data, "val_annotations", Path.is_file)
-
-
-def _check_place(data: DataConfig, key: str, exists: Callable[[Path], bool]) -> None:
-    path = getattr(data, key)
-    if path is not None and not exists(Path(path)):
-        kind = "folder" if exists is Path.is_dir else "file"
-        advice = f"; {how_to_fetch(data)}" if data.root is not None and data.shapes is None else ""
-        raise CocosegError(
-            f"data.{key}: no {kind} {path}; set data.{key}, or data.root to what holds it{advice}"
-        )
-
-
-def _check_start(config: Config) -> None:
-    """The checkpoint that a run begins from."""
-    if config.resume and config.ckpt_path:
-        raise CocosegError("resume=auto finds its checkpoint itself; leave out ckpt_path")
-    if config.ckpt_path is not None and not Path(config.ckpt_path).is_file():
-        raise CocosegError(f"ckpt_path: no file {config.ckpt_path}")
+    for key in keys:
+        path = getattr(data, key)
+        what, exists = ("folder", Path.is_dir) if key.endswith("images") else ("file", Path.is_file)
+        if path is not None and not exists(Path(path)):
+            raise CocosegError(
+                f"data.{key}: no {what} {path}; set data.{key}, or data.root to what holds it{advice}"
+            )
 
 
 def _check_end(config: Config) -> None:
@@ -175,9 +166,7 @@ def _check_nodes(config: Config) -> None:
     _require_choice("trainer.strategy", trainer.get("strategy"), STRATEGIES, "or have a _target_")
     weights = (config.loss or {}).get("class_weights")
     _require_choice("loss.class_weights", weights, CLASS_WEIGHTS, "or a list")
-    devices = trainer.get("devices", 1)
-    several = len(devices) != 1 if isinstance(devices, list) else isinstance(devices, int) and devices != 1
-    if several and config.data.batch_size == AUTO:
+    if may_be_several(trainer) and config.data.batch_size == AUTO:
         raise CocosegError("data.batch_size=auto is for one device; give a number")
     lr = 0.0 if config.optimizer is None else config.optimizer.get("lr")
     if config.finetune.encoder_lr != 1 and not isinstance(lr, int | float):
@@ -191,19 +180,20 @@ def _check_weights(model: Mapping[str, Any], *, resumes: bool) -> None:
     weights, encoder = model.get("weights"), model.get("encoder")
     part = model.get("weights_part", "all")
     _require_choice("model.weights_part", part, WEIGHTS_PARTS, "body is all but the head")
-    if weights in IMAGENET and encoder is None:
-        raise CocosegError(
-            f"model.weights={weights} is for a ResNet (model=unet_resnet34, unet_resnet50); here it must "
-            "be a file, or null"
-        )
-    if weights == IMAGENET[1] and encoder in ("resnet18", "resnet34"):
-        raise CocosegError(f"model.weights={weights}: for {encoder} there is only {IMAGENET[0]}")
-    if not (weights is None or weights in IMAGENET or resumes or Path(str(weights)).is_file()):
-        raise CocosegError(
-            f"model.weights: no file {weights}; it must be one, {' or '.join(IMAGENET)}, or null"
-        )
+    names = IMAGENET[:1] if encoder in ("resnet18", "resnet34") else IMAGENET
+    if encoder is None:
+        names = ()
+    if not (weights is None or weights in names or resumes or Path(str(weights)).is_file()):
+        allowed = ", ".join(["one", *names])
+        hint = "" if names else "; ImageNet weights are for a ResNet, model=unet_resnet34 or unet_resnet50"
+        raise CocosegError(f"model.weights: no file {weights}; it must be {allowed}, or null{hint}")
 
 
 def _require_choice(key: str, value: Any, choices: Sequence[str], more: str) -> None:
     if isinstance(value, str) and value not in choices:
         raise CocosegError(f"{key} is {value!r}; it must be one of {', '.join(choices)}, {more}")
+
+
+def _require_file(key: str, path: str) -> None:
+    if not Path(path).is_file():
+        raise CocosegError(f"{key}: no file {path}")

@@ -5,6 +5,7 @@ import functools
 import inspect
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -12,120 +13,92 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import hydra
-from hydra._internal.utils import get_args_parser
+from hydra._internal import utils as hydra_internals
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException, HydraException, InstantiationException, OverrideParseException
-from hydra.experimental.callback import Callback
+from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cocoseg.checks import check, check_predict
-from cocoseg.config import Config, EvaluateConfig, PredictConfig, Settings
+from cocoseg.config import PROGRAMS, Config, PredictConfig, Settings
 from cocoseg.durations import minutes
-from cocoseg.errors import CocosegError, one_line, report_errors
+from cocoseg.errors import CocosegError, one_line, report_errors, shows_traces
 from cocoseg.manual import help_text, options
 from cocoseg.overrides import check_overrides, is_overridden, sweep_folder
 from cocoseg.ranks import has_launcher, may_be_several
 from cocoseg.run_folder import record_refused_job
-from cocoseg.settings import REMOVED, convert, unknown_key
+from cocoseg.settings import convert
 from cocoseg.workers import stop_with_launcher
 
-BAD_INPUT = CocosegError.exit_code
 INTERRUPTED = 130  # as a shell counts: 128 + SIGINT
 RESTARTS = "SLURM_RESTART_COUNT"  # environment variable
-FULL_ERROR = "HYDRA_FULL_ERROR"  # environment variable: 1 shows stack traces
-# Launchers whose jobs have no command line of their own, by which Lightning could start a job's processes.
-JOBS_IN_A_PROCESS = ("hydra._internal.", "hydra_plugins.hydra_joblib", "hydra_plugins.hydra_submitit")
 
-# The settings that each program takes; its defaults stand in conf/<program>.yaml.
-PROGRAMS: dict[str, type[Settings]] = {
-    "train": Config,
-    "prepare": Config,
-    "evaluate": EvaluateConfig,
-    "predict": PredictConfig,
-}
 Kind = TypeVar("Kind", bound=Settings)
 
-_is_composing = False  # HYDRA_FULL_ERROR is ours, not the user's
+
+class JobFailedError(CocosegError):
+    """A job of a multirun ended; others may have succeeded."""
+
+    exit_code = 1
+
+
 _failed: dict[int, str] = {}  # job number -> how the job of a multirun failed
-
-
-class JobFailedError(CompactHydraException):
-    """A job of a multirun ended; Hydra prints the sentence without a stack trace and goes on."""
-
 
 OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True)
 OmegaConf.register_new_resolver("minutes", minutes, replace=True)
 
 
-def program(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
+def program(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Make a function the main program that conf/<name>.yaml, beside its file, configures.
 
     The docstring of that file is what `--help` begins with.
     """
 
-    def decorate(main: Callable[[DictConfig], Any]) -> Callable[[], Any]:
+    def decorate(main: Callable[[DictConfig], Any]) -> Callable[[], None]:
         conf = Path(inspect.getfile(main)).parent / "conf"
-        run = hydra.main(version_base="1.3", config_path="conf", config_name=name)(entry_point(main))
+        run = hydra.main(version_base="1.3", config_path="conf", config_name=name)(_job(main))
 
         @functools.wraps(main)
-        def checked() -> Any:
-            arguments, _ = get_args_parser().parse_known_args()
-            added = [Path(given) for given in (arguments.config_dir, arguments.config_path) if given]
-            with report_errors(), _hydra_in_one_line(PROGRAMS[name]):
-                check_overrides(arguments.overrides, PROGRAMS[name], options([conf, *added]))
-                if not arguments.help:
-                    return run()
-                about = inspect.getmodule(main).__doc__ or ""
-                print(help_text(name, PROGRAMS[name], about, [conf, *added], arguments.overrides))
+        def checked() -> None:
+            arguments, _ = hydra_internals.get_args_parser().parse_known_args()
+            folders = [conf, *map(Path, filter(None, (arguments.config_dir, arguments.config_path)))]
+            with report_errors(), _hydra_in_one_line():
+                check_overrides(arguments.overrides, PROGRAMS[name], options(folders))
+                if arguments.help:
+                    purpose = inspect.getmodule(main).__doc__ or ""
+                    print(help_text(name, purpose, folders, arguments.overrides))
+                else:
+                    run()
 
         return checked
 
     return decorate
 
 
-class CompositionEnds(Callback):
-    """Hydra callback: from the first job on, Hydra prints errors again, and processes inherit no setting."""
-
-    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        if _is_composing:
-            os.environ.pop(FULL_ERROR, None)
-
-    on_multirun_start = on_run_start
-
-
 @contextmanager
-def _hydra_in_one_line(kind: type[Settings]) -> Iterator[None]:
-    """Turn what Hydra can't compose into a CocosegError; Hydra itself would print several lines.
+def _hydra_in_one_line() -> Iterator[None]:
+    """Turn what Hydra can't compose into a CocosegError.
 
-    Where `HYDRA_FULL_ERROR` is set, Hydra raises errors instead of printing them.
+    `run_and_report` of Hydra 1.3 prints an error in several lines and exits; here it lets the error pass.
     """
-    global _is_composing
-    if os.environ.get(FULL_ERROR) == "1":
-        yield
-        return
-    os.environ[FULL_ERROR] = "1"
-    _is_composing = True
+    run_and_report = hydra_internals.run_and_report
+    hydra_internals.run_and_report = lambda function: function()
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
-        raise CocosegError(_sentence(error, kind)) from error
+        raise CocosegError(_sentence(error)) from error
     finally:
-        os.environ.pop(FULL_ERROR, None)
-        _is_composing = False
+        hydra_internals.run_and_report = run_and_report
 
 
-def _sentence(error: Exception, kind: type[Settings]) -> str:
+def _sentence(error: Exception) -> str:
     """The mistake in a command line that Hydra refuses."""
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and isinstance(cause.parent_node, DictConfig):
-        key = str(cause.full_key)
+        key, known = str(cause.full_key), list(map(str, cause.parent_node))
         node, _, name = key.rpartition(".")
-        if key in REMOVED:
-            return unknown_key(key, kind)
-        known = list(map(str, cause.parent_node))
         close = get_close_matches(name, known, n=1)
         hint = f"did you mean {node}.{close[0]}?" if close else f"known: {', '.join(known)}"
         return f"{key}: no such setting; {hint} (+{key}=… adds it)"
@@ -133,39 +106,37 @@ def _sentence(error: Exception, kind: type[Settings]) -> str:
     return f"{error.override}: {sentence}" if isinstance(error, OverrideParseException) else sentence
 
 
-def entry_point(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
+def _job(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
     """Turn what goes wrong in `main` into one line on stderr and an exit code.
 
     A user's mistake ends a single run with 2. Inside a multirun the job raises instead, the others go on,
-    and Hydra ends with 1; a list of what failed comes last. `HYDRA_FULL_ERROR=1` shows stack traces.
+    and Hydra ends with 1; a list of what failed comes last.
     """
 
     @functools.wraps(main)
-    def wrapped(config: DictConfig) -> Any:
+    def run(config: DictConfig) -> Any:
         stop_with_launcher()
         try:
             return main(config)
         except KeyboardInterrupt:
-            _say("interrupted")
+            print("interrupted", file=sys.stderr)
             sys.exit(INTERRUPTED)
         except SystemExit as end:
             record_refused_job(config, end)  # a signal may have ended the job before its run began
             raise
         except Exception as error:
-            sentence = one_line(error)
-            reason = sentence or f"{type(error).__name__}: {error}"
             record_refused_job(config, error)
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                job = HydraConfig.get().job
-                remember_failure(job.num, f"job {job.num} ({job.override_dirname})", reason)
-            if sentence is None or os.environ.get(FULL_ERROR) == "1":
+            if not _is_in_multirun():
+                with report_errors():
+                    raise
+            sentence, job = one_line(error), HydraConfig.get().job
+            reason = sentence or f"{type(error).__name__}: {error}"
+            remember_failure(job.num, f"job {job.num} ({job.override_dirname})", reason)
+            if sentence is None or shows_traces():
                 raise
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                raise JobFailedError(f"error: {sentence}") from None
-            _say(f"error: {sentence}")
-            sys.exit(getattr(error, "exit_code", BAD_INPUT))
+            raise JobFailedError(sentence) from None
 
-    return wrapped
+    return run
 
 
 def resolve_config(config: DictConfig, kind: type[Kind] = Config, *, may_download: bool = False) -> Kind:
@@ -204,18 +175,15 @@ def refuse_several_in(config: Config) -> None:
     """Refuse several devices where their processes would not be of the same training.
 
     Raises:
-        CocosegError: in the jobs of a sweep, which were seen to train other settings on each device in
-            silence; or where every process would name a run folder of its own.
+        CocosegError: in a multirun whose jobs share a process, as each device was seen to train other
+            settings; or where every process would name a run folder of its own.
     """
     if not may_be_several(config.trainer):
         return
-    hydra = HydraConfig.get()
-    if hydra.mode == RunMode.MULTIRUN and hydra.launcher._target_.startswith(JOBS_IN_A_PROCESS):
+    if _is_in_multirun():
         raise CocosegError(
-            "trainer.devices, trainer.strategy: the processes of several devices would each run the whole "
-            "sweep, and train different settings; start each job as a process of its own "
-            "(hydra/launcher=local; of 8 GPUs hydra.launcher.n_jobs=2 gives each 4), or set trainer=default "
-            "trainer.devices=1"
+            "trainer.devices: a job on several devices needs a process of its own; add hydra/launcher=local "
+            "(of 8 GPUs hydra.launcher.n_jobs=2 gives each job 4), or set trainer=default trainer.devices=1"
         )
     if has_launcher(config.trainer) and not (is_overridden("run_dir") or is_overridden("hydra.run.dir")):
         raise CocosegError(
@@ -236,9 +204,9 @@ def build(node: Any, key: str, *positional: Any, **named: Any) -> Any:
         return instantiate(node, *positional, _convert_="all", **named)
     except InstantiationException as error:
         cause = " ".join(str(error.__cause__ or error).split())
-        settings = ", ".join(f"{name}={value!r}" for name, value in node.items() if name != "_target_")
-        shown = f"{settings[:80]}…" if len(settings) > 80 else settings
-        raise CocosegError(f"{key}: {cause} (from {node['_target_']}({shown}))") from error
+        given = ", ".join(f"{name}={value!r}" for name, value in node.items() if name != "_target_")
+        given = textwrap.shorten(given, 80, placeholder="…")
+        raise CocosegError(f"{key}: {cause} (from {node['_target_']}({given}))") from error
 
 
 def remember_failure(number: int, job: str, reason: str) -> None:
@@ -250,8 +218,4 @@ def remember_failure(number: int, job: str, reason: str) -> None:
 
 def _list_failures() -> None:
     jobs = "job" if len(_failed) == 1 else "jobs"
-    _say(f"{len(_failed)} {jobs} failed:\n  " + "\n  ".join(_failed.values()))
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr)
+    print(f"{len(_failed)} {jobs} failed:", *_failed.values(), sep="\n  ", file=sys.stderr)

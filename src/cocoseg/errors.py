@@ -38,14 +38,20 @@ class TrainingError(CocosegError):
 
 @contextmanager
 def report_errors() -> Iterator[None]:
-    """End the process with one line on stderr where the input is bad; outside of Hydra's jobs."""
+    """End the process with one line on stderr where the error is the user's to mend."""
     try:
         yield
-    except CocosegError as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+    except Exception as error:
+        sentence = one_line(error)
+        if sentence is None or shows_traces():
             raise
-        print(f"error: {error.sentence}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        print(f"error: {sentence}", file=sys.stderr)
+        sys.exit(getattr(error, "exit_code", CocosegError.exit_code))
+
+
+def shows_traces() -> bool:
+    """Whether the user wants stack traces of all errors."""
+    return os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
 def one_line(error: BaseException) -> str | None:

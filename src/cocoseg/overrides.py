@@ -11,14 +11,14 @@ from difflib import get_close_matches
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from msgspec import inspect
 from omegaconf import DictConfig
 
 from cocoseg.config import Settings
 from cocoseg.errors import CocosegError
-from cocoseg.settings import REMOVED, REMOVED_VALUES, declarations, unknown_key
+from cocoseg.settings import REMOVED, declarations, unknown_key
 
 SWEPT = "COCOSEG_SWEPT"  # environment variable: the keys that a multirun chooses, as a JSON list
-ADDED_BY_SWEEPER = ("sweep", "resume")  # keys that a sweeper adds to the command of a trial
 # Keys of nodes that are often typed without the node.
 OFTEN = (
     "optimizer.lr",
@@ -55,8 +55,9 @@ def command() -> Command:
     job = HydraConfig.get()
     overrides = tuple(job.overrides.task)
     keys = json.loads(os.environ.get(SWEPT, "[]"))
-    if any(key_of(override) == "sweep.trial" for override in overrides):
-        overrides = tuple(override for override in overrides if not _is_added_by_sweeper(override, keys))
+    if "sweep.trial" in map(key_of, overrides):  # the sweeper has added settings of its own
+        own = ("sweep", "resume")
+        overrides = tuple(item for item in overrides if key_of(item) in keys or not item.startswith(own))
     swept = tuple(override for override in overrides if key_of(override) in keys)
     return Command(overrides, swept, {str(group): option for group, option in job.runtime.choices.items()})
 
@@ -97,34 +98,30 @@ def check_overrides(
     Args:
         overrides: as typed.
         kind: settings of the program.
-        options: of each config group; not the whole truth where `hydra.searchpath` is given.
+        options: of each config group.
 
     Raises:
         CocosegError: names the key, and what takes its place or what may have been meant.
     """
+    if any(key_of(override) == "hydra.searchpath" for override in overrides):
+        return  # Hydra alone knows what there is
     declared = declarations(kind)
-    nodes = tuple(f"{key}." for key, setting in declared.items() if setting.is_node)
+    nodes = tuple(f"{key}." for key, setting in declared.items() if inspect.DictType in setting.types)
     groups = {group.partition("/")[0] for group in options}
-    searches_elsewhere = any(key_of(override) == "hydra.searchpath" for override in overrides)
     for override in overrides:
         key = key_of(override).partition("@")[0].removeprefix("sweep.space.")
-        value = override.partition("=")[2]
-        if f"{key}={value}" in REMOVED_VALUES:
-            raise CocosegError(f"{key}={value} is gone: {REMOVED_VALUES[f'{key}={value}']}")
-        is_group = key.partition("/")[0] in groups or (searches_elsewhere and "." not in key)
-        is_known = key in declared or key.startswith((*nodes, "hydra.", "hydra/")) or is_group
+        is_known = key in declared or key.startswith((*nodes, "hydra.")) or key.partition("/")[0] in groups
         if key in REMOVED or not is_known:
             raise CocosegError(unknown_key(key, kind, (*groups, *OFTEN)))
-        if key in options and not searches_elsewhere and not key.startswith("hydra"):
-            _check_options(key, value, options[key])
+        if key in options and not key.startswith("hydra/"):
+            _check_options(key, override.partition("=")[2], options[key])
 
 
 def _check_options(group: str, value: str, options: Collection[str]) -> None:
     """Refuse misspelt options of a group; lists, sweep functions and null are left to Hydra."""
     for option in value.split(","):
-        name = option.removesuffix(".yaml")
-        if re.fullmatch(r"\w[\w-]*", name) and name not in (*options, "null"):
-            close = get_close_matches(name, options, n=1)
+        if re.fullmatch(r"\w[\w-]*", option) and option not in (*options, "null"):
+            close = get_close_matches(option, options, n=1)
             hint = f"did you mean {group}={close[0]}?" if close else f"there are {', '.join(options)}"
             raise CocosegError(f"{group}={option}: no such preset; {hint}")
 
@@ -141,8 +138,3 @@ def sweep_folder(method: str | None, name: str | None, overrides: Sequence[str])
         return name
     kept = sorted(item for item in overrides if key_of(item) not in AMOUNT)
     return f"{method}_{hashlib.sha256(chr(10).join(kept).encode()).hexdigest()[:8]}"
-
-
-def _is_added_by_sweeper(override: str, swept: list[str]) -> bool:
-    key = key_of(override)
-    return key not in swept and (key in ADDED_BY_SWEEPER or key.startswith("sweep."))

@@ -7,16 +7,18 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from functools import cache
+from functools import cache, reduce
+from operator import getitem
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec import inspect, structs
 
 from cocoseg.config import Settings
-from cocoseg.durations import Duration, parse_duration
+from cocoseg.durations import parse_duration
 from cocoseg.errors import CocosegError
 
-ALIKE = 0.7  # least likeness of a known key that is suggested for an unknown one
+ALIKE = 0.6  # least likeness of a known key that is suggested for an unknown one
 
 T = TypeVar("T", bound=Settings)
 
@@ -36,10 +38,19 @@ REMOVED = {
     "sweep.prune": "choose sweep.pruner=none, median, halving or hyperband",
     "sweep.factor": "choose sweep.pruner=halving, which has a factor of 3",
 }
-REMOVED_VALUES = {
-    "compile=auto": "choose compile=true or compile=false",
-    "sweep=halving": "choose sweep=tpe sweep.pruner=halving",
+
+# Types and limits in words.
+TYPES = {
+    inspect.IntType: "a whole number",
+    inspect.FloatType: "a number",
+    inspect.BoolType: "true or false",
+    inspect.StrType: "text",
+    inspect.NoneType: "null",
+    inspect.DictType: "a _target_ and its arguments",
+    inspect.CustomType: 'days:hours:minutes:seconds in quotes, as in "00:06:00:00"',
+    inspect.StructType: "a group of settings",
 }
+LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
 @dataclass(frozen=True)
@@ -47,62 +58,55 @@ class Setting:
     """A declaration of config.py.
 
     Attributes:
-        schema: as JSON Schema; `allowed` in it says in words what its types alone do not.
+        meaning: the one line of help.
+        allowed: the values that it takes, in words: `one of max, smallest`, `a number above 0`.
+        types: of these values, classes of `msgspec.inspect`.
+        default: used where a configuration lacks the key.
         group: description of the group of settings that it is, or None for a single setting.
     """
 
-    schema: Mapping[str, Any]
-    group: str | None = None
-
-    @property
-    def description(self) -> str:
-        """The one line of help."""
-        return str(self.schema.get("description", ""))
-
-    @property
-    def allowed(self) -> str:
-        """The values that it takes, in words: `one of max, smallest`, `a number in 0 … 1`."""
-        if "allowed" in self.schema:
-            return str(self.schema["allowed"])
-        parts = [word for one in self._alternatives() for word in _words(one)]
-        if "enum" in self.schema:
-            return f"one of {', '.join(parts)}"
-        last = ", or " if any(" " in part for part in parts) else " or "
-        return last.join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]
-
-    @property
-    def is_node(self) -> bool:
-        """Whether it holds undeclared keys: a `_target_` and its arguments, or names of a user."""
-        return self.has("type", "object")
-
-    def has(self, keyword: str, value: str) -> bool:
-        """Whether one of its alternatives has this value for a keyword of JSON Schema."""
-        return any(one.get(keyword) == value for one in self._alternatives())
-
-    def _alternatives(self) -> list[Mapping[str, Any]]:
-        return list(self.schema.get("anyOf", [self.schema]))
+    meaning: str
+    allowed: str
+    types: tuple[type[inspect.Type], ...]
+    default: Any
+    group: str | None
 
 
 @cache
 def declarations(kind: type[Settings]) -> dict[str, Setting]:
     """All settings of a group, those of its own groups too: `data.subset.size` -> its declaration."""
-    _, structs = msgspec.json.schema_components([kind], schema_hook=_schema, ref_template="{name}")
-    return dict(_declared(kind.__name__, structs))
+    return dict(_declared(inspect.type_info(kind)))
 
 
-def _declared(name: str, structs: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Setting]]:
-    for key, schema in structs[name]["properties"].items():
-        group = next((one["$ref"] for one in schema.get("anyOf", [schema]) if "$ref" in one), None)
-        yield f"{prefix}{key}", Setting(schema, structs[group]["description"] if group else None)
-        if group:
-            yield from _declared(group, structs, f"{prefix}{key}.")
+def _declared(struct: inspect.StructType, prefix: str = "") -> Iterator[tuple[str, Setting]]:
+    for field, declared in zip(struct.fields, structs.fields(struct.cls), strict=True):
+        types = field.type.types if isinstance(field.type, inspect.UnionType) else (field.type,)
+        group = next((one for one in types if isinstance(one, inspect.StructType)), None)
+        texts = [text for text in getattr(declared.type, "__metadata__", ()) if isinstance(text, str)]
+        meaning, allowed = [*texts, "", ""][:2]
+        yield (
+            f"{prefix}{field.name}",
+            Setting(
+                meaning,
+                allowed or ", or ".join(map(_words, types)),
+                types=tuple(map(type, types)),
+                default=field.default,
+                group=group and group.cls.__doc__,
+            ),
+        )
+        if group is not None:
+            yield from _declared(group, f"{prefix}{field.name}.")
 
 
-def _schema(kind: type) -> dict[str, str]:
-    """JSON Schema of the one type of ours."""
-    if kind is not Duration:
-        raise NotImplementedError(kind)
-    return {"format": "duration"}
+def _words(values: inspect.Type) -> str:
+    """The values that a type allows, in words."""
+    if isinstance(values, inspect.LiteralType):
+        return f"one of {', '.join(values.values)}" if len(values.values) > 1 else values.values[0]
+    if isinstance(values, inspect.ListType):
+        return f"a list of {_words(values.item_type).removeprefix('one of ')}"
+    limits = {word: getattr(values, name, None) for name, word in LIMITS.items()}
+    given = [f"{word} {limit:.10g}" for word, limit in limits.items() if limit is not None]
+    return f"{TYPES[type(values)]} {' and '.join(given)}".rstrip()
 
 
 def convert(values: Mapping[str, Any], kind: type[T], prefix: str = "") -> T:
@@ -119,27 +123,30 @@ def convert(values: Mapping[str, Any], kind: type[T], prefix: str = "") -> T:
     values = msgspec.to_builtins(values, enc_hook=str)  # a copy
     while True:
         try:
-            return msgspec.convert(values, kind, strict=False, dec_hook=_duration)
+            return msgspec.convert(
+                values, kind, strict=False, dec_hook=lambda _, value: parse_duration(value, key="")
+            )
         except msgspec.ValidationError as error:
-            key, unknown = _key_in(str(error))
-            if unknown is not None:
-                path = f"{key}.{unknown}" if key else unknown
-                raise CocosegError(prefix + unknown_key(path, kind)) from None
-            value, setting = _value(values, key), declarations(kind)[key]
-            if setting.has("type", "string") and type(value) in (int, float):
-                parent, _, name = key.rpartition(".")
-                _value(values, parent)[name] = str(value)  # YAML reads run_dir=2026 as a number
-                continue
-            if setting.has("format", "duration") and value is not None:
-                parse_duration(value, key=prefix + key)  # its own sentence says more
-            quoted = repr(value) if isinstance(value, str) else shown(value)
-            raise CocosegError(f"{prefix}{key} is {quoted}; it must be {setting.allowed}") from None
+            message = str(error)
+        path = re.search(r"`\$\.?([\w.]*)[^`]*`$", message)
+        key = path[1] if path else ""
+        if unknown := re.match(r"Object contains unknown field `([^`]*)`", message):
+            raise CocosegError(prefix + unknown_key(f"{key}.{unknown[1]}".removeprefix("."), kind))
+        *groups, name = key.split(".")
+        group, setting = reduce(getitem, groups, values), declarations(kind)[key]
+        value = group[name]
+        if inspect.StrType in setting.types and type(value) in (int, float):
+            group[name] = str(value)  # YAML reads run_dir=2026 as a number
+            continue
+        if inspect.CustomType in setting.types:
+            parse_duration(value, key=prefix + key)  # its own sentence says more
+        quoted = repr(value) if isinstance(value, str) else shown(value)
+        raise CocosegError(f"{prefix}{key} is {quoted}; it must be {setting.allowed}")
 
 
 def as_dict(settings: Settings) -> dict[str, Any]:
     """Settings as nested dictionaries of numbers and text, as in YAML."""
-    values: dict[str, Any] = msgspec.to_builtins(settings, enc_hook=str)
-    return values
+    return msgspec.to_builtins(settings, enc_hook=str)
 
 
 def shown(value: Any) -> str:
@@ -162,16 +169,15 @@ def unknown_key(key: str, kind: type[Settings], others: Iterable[str] = ()) -> s
     if key in REMOVED:
         return f"{key} is gone: {REMOVED[key]}"
     known = [other for other, setting in declarations(kind).items() if setting.group is None]
-    likeness = {other: _likeness(key, other) for other in (*known, *others)}
-    closest = max(likeness, key=lambda other: sum(likeness[other]))
-    hint = f"did you mean {closest}?" if max(likeness[closest]) >= ALIKE else "--help lists all"
+    closest = max([*known, *others], key=lambda other: _likeness(key, other))
+    hint = f"did you mean {closest}?" if _likeness(key, closest) >= ALIKE else "--help lists all"
     return f"{key}: no such setting; {hint}"
 
 
-def _likeness(key: str, other: str) -> tuple[float, float]:
-    """Likeness of two keys, in 0 … 1: as a whole, and by their last names."""
+def _likeness(key: str, other: str) -> float:
+    """Likeness of two keys in 0 … 1: as a whole and by their last names, the mean of both."""
     names = key.rpartition(".")[2], other.rpartition(".")[2]
-    return SequenceMatcher(None, key, other).ratio(), SequenceMatcher(None, *names).ratio()
+    return (SequenceMatcher(None, key, other).ratio() + SequenceMatcher(None, *names).ratio()) / 2
 
 
 def drop_removed(values: dict[str, Any], prefix: str = "") -> list[str]:
@@ -185,57 +191,3 @@ def drop_removed(values: dict[str, Any], prefix: str = "") -> list[str]:
         elif isinstance(value, dict):
             dropped += drop_removed(value, f"{key}.")
     return dropped
-
-
-def _duration(kind: type, value: Any) -> Duration:
-    duration = parse_duration(value, key="") if kind is Duration else None
-    if duration is None:
-        raise ValueError(value)
-    return duration
-
-
-def _key_in(message: str) -> tuple[str, str | None]:
-    """The key that msgspec's message is about, and the name that is not declared in it."""
-    path = re.search(r"`\$\.?([^`]*)`$", message)
-    key = re.sub(r"\[.*", "", path[1]) if path else ""
-    unknown = re.match(r"Object contains unknown field `([^`]*)`", message)
-    return key, unknown[1] if unknown else None
-
-
-def _value(values: Any, key: str) -> Any:
-    for name in key.split(".") if key else ():
-        values = values.get(name)
-    return values
-
-
-def _words(schema: Mapping[str, Any]) -> list[str]:
-    """The values that a JSON Schema without alternatives allows, in words."""
-    if "enum" in schema:
-        return [shown(value) for value in schema["enum"]]
-    if schema.get("format") == "duration":
-        return ['days:hours:minutes:seconds in quotes, as in "00:06:00:00"']
-    words = {
-        "integer": ["a whole number"],
-        "number": ["a number"],
-        "boolean": ["true", "false"],
-        "string": ["text"],
-        "null": ["null"],
-        "object": ["a _target_ and its arguments"],
-    }
-    if schema.get("type") == "array":
-        return [f"a list of {', '.join(_words(schema['items']))}"]
-    return [word + _range(schema) for word in words.get(schema.get("type", ""), ["a group of settings"])]
-
-
-def _range(schema: Mapping[str, Any]) -> str:
-    """` in 0 … 1`, ` at least 0 and below 1`, ` above 0`; nothing where every number is allowed."""
-    if {"minimum", "maximum"} <= schema.keys():
-        return f" in {schema['minimum']:g} … {schema['maximum']:g}"
-    words = {
-        "minimum": "at least",
-        "exclusiveMinimum": "above",
-        "maximum": "at most",
-        "exclusiveMaximum": "below",
-    }
-    parts = [f"{words[name]} {schema[name]:.10g}" for name in words if name in schema]
-    return f" {' and '.join(parts)}" if parts else ""

@@ -8,6 +8,7 @@ import pytest
 from cocoseg.budget.budget import Budget
 from cocoseg.budget.run import best_beside, resume_budget
 from cocoseg.config import BudgetConfig, Config
+from cocoseg.durations import Duration
 from cocoseg.errors import CocosegError
 from cocoseg.run_folder import LEDGER
 
@@ -66,7 +67,7 @@ def test_another_folder_takes_the_time_of_the_run_that_it_goes_on_from(tmp_path:
 
 def test_extend_adds_time(tmp_path: Path) -> None:
     make_run(tmp_path, used=600)
-    config = settings(resume="auto", budget=BudgetConfig(extend="00:00:02:00"))
+    config = settings(resume="auto", budget=BudgetConfig(extend=Duration(minutes=2)))
     budget, _ = resume_budget(config, tmp_path, limit_is_typed=False)
     assert budget.limit == 720
     assert not budget.is_spent()
@@ -80,7 +81,7 @@ def test_the_same_command_started_again_extends_once(
     tmp_path: Path, finished: bool, before: float, expected: float
 ) -> None:
     make_run(tmp_path, used=300, finished=finished, extended=before)
-    config = settings(resume="auto", budget=BudgetConfig(extend="00:00:02:00"))
+    config = settings(resume="auto", budget=BudgetConfig(extend=Duration(minutes=2)))
     budget, _ = resume_budget(config, tmp_path, limit_is_typed=False)
     assert budget.limit == expected
     assert budget.extended == 120
@@ -106,7 +107,7 @@ def test_a_spent_budget_with_nothing_to_export(tmp_path: Path) -> None:
 
 def test_no_limit_stays_no_limit(tmp_path: Path) -> None:
     make_run(tmp_path, limit=None)
-    config = settings(resume="auto", budget=BudgetConfig(extend="00:00:02:00"))
+    config = settings(resume="auto", budget=BudgetConfig(extend=Duration(minutes=2)))
     budget, _ = resume_budget(config, tmp_path, limit_is_typed=False)
     assert budget.limit is None
 

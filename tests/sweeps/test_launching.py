@@ -14,6 +14,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 import cocoseg.sweeps.launching
+from cocoseg.errors import CocosegError
 from cocoseg.run_folder import FAILED, FINISHED, STOPPED, Outcome
 from cocoseg.sweeps.launching import (
     OUTPUT,
@@ -144,7 +145,7 @@ def test_how_jobs_ended(play, tmp_path: Path):
     assert states == ["COMPLETED", "FAILED", "FAILED", "COMPLETED"]
     assert results[0].return_value == 0.5
     assert results[3].return_value is None
-    with pytest.raises(Exception, match="error: no"):
+    with pytest.raises(CocosegError, match=r"^no$"):
         _ = results[1].return_value
     outcome = Outcome.read(tmp_path / "2")
     assert outcome.state == FAILED

@@ -11,11 +11,12 @@ import pytest
 import cocoseg.sweeps.search
 from cocoseg.budget.budget import Budget
 from cocoseg.budget.ledger import read_ledger
-from cocoseg.config import Config, SweepConfig
+from cocoseg.config import Config
 from cocoseg.durations import parse_duration
 from cocoseg.errors import CocosegError, TrainingError
 from cocoseg.files import write_json
 from cocoseg.run_folder import FAILED, FINISHED, LEDGER, OUTCOME, PRUNED, STOPPED, Outcome
+from cocoseg.settings import convert
 from cocoseg.sweeps.search import open_sweep
 from cocoseg.sweeps.study import open_storage
 
@@ -113,10 +114,8 @@ def run(
 ) -> int:
     """Sweep the learning rate, unless an argument has a space of its own."""
     typed = [item.split("=", 1)[1] for item in arguments if item.startswith("trainer.max_time=")]
-    config = Config(
-        sweep=SweepConfig(**{"method": "random", **settings}),
-        trainer={"max_time": typed[0] if typed else max_time},
-    )
+    trainer = {"max_time": typed[0] if typed else max_time}
+    config = convert({"sweep": {"method": "random", **settings}, "trainer": trainer}, Config)
     sweep = open_sweep(
         config,
         played.folder,

@@ -204,5 +204,5 @@ def job_return(job: Job, was_stopped: bool) -> JobReturn:
     if outcome.state == FAILED:
         name = f"job {job.number} ({job.config.hydra.job.override_dirname})"
         remember_failure(job.number, name, outcome.reason)
-    error = JobFailedError(f"error: {outcome.reason}")
+    error = JobFailedError(outcome.reason)
     return JobReturn(job.overrides, status=JobStatus.FAILED, _return_value=error)

@@ -73,8 +73,10 @@ def _conclude(sweep_dir: Path) -> None:
     from cocoseg.sweeps.leaderboard import conclude, read_rows
 
     try:
-        if rows := read_rows(sweep_dir):  # else no job has begun
+        if rows := read_rows(sweep_dir):
             conclude(sweep_dir, rows)
+        else:  # no job has begun
+            (sweep_dir / "multirun.yaml").unlink(missing_ok=True)
     except CocosegError as error:
         print(f"leaderboard: {error.sentence}", file=sys.stderr)
 
