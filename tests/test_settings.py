@@ -5,7 +5,7 @@ import math
 import pytest
 from msgspec import structs
 
-from cocoseg.config import AugmentConfig, BudgetConfig, Config, MasksConfig, PredictConfig, Settings
+from cocoseg.config import AugmentConfig, BudgetConfig, Config, PredictConfig, Settings
 from cocoseg.durations import Duration
 from cocoseg.errors import CocosegError
 from cocoseg.settings import REMOVED, as_dict, convert, declarations, drop_removed
@@ -121,11 +121,6 @@ def test_an_unknown_key_is_one_sentence(key, sentence):
     with pytest.raises(CocosegError) as raised:
         convert(nested(key, 3), Config)
     assert str(raised.value) == sentence
-
-
-def test_a_part_of_the_settings_names_whole_keys():
-    with pytest.raises(CocosegError, match=r"^masks\.crowd is 'yes'; it must be one of draw, ignore, skip$"):
-        convert({"crowd": "yes"}, MasksConfig, "masks.")
 
 
 def test_settings_are_set_by_name_only_where_they_are_declared():

@@ -109,13 +109,12 @@ def _words(values: inspect.Type) -> str:
     return f"{TYPES[type(values)]} {' and '.join(given)}".rstrip()
 
 
-def convert(values: Mapping[str, Any], kind: type[T], prefix: str = "") -> T:
+def convert(values: Mapping[str, Any], kind: type[T]) -> T:
     """Check settings against their declarations.
 
     Args:
         values: as composed, interpolations resolved.
         kind: group of settings.
-        prefix: of its keys in errors, as in `masks.`.
 
     Raises:
         CocosegError: names the key, its value and what is allowed.
@@ -131,7 +130,7 @@ def convert(values: Mapping[str, Any], kind: type[T], prefix: str = "") -> T:
         path = re.search(r"`\$\.?([\w.]*)[^`]*`$", message)
         key = path[1] if path else ""
         if unknown := re.match(r"Object contains unknown field `([^`]*)`", message):
-            raise CocosegError(prefix + unknown_key(f"{key}.{unknown[1]}".removeprefix("."), kind))
+            raise CocosegError(unknown_key(f"{key}.{unknown[1]}".removeprefix("."), kind))
         *groups, name = key.split(".")
         group, setting = reduce(getitem, groups, values), declarations(kind)[key]
         value = group[name]
@@ -139,9 +138,9 @@ def convert(values: Mapping[str, Any], kind: type[T], prefix: str = "") -> T:
             group[name] = str(value)  # YAML reads run_dir=2026 as a number
             continue
         if inspect.CustomType in setting.types:
-            parse_duration(value, key=prefix + key)  # its own sentence says more
+            parse_duration(value, key=key)  # its own sentence says more
         quoted = repr(value) if isinstance(value, str) else shown(value)
-        raise CocosegError(f"{prefix}{key} is {quoted}; it must be {setting.allowed}")
+        raise CocosegError(f"{key} is {quoted}; it must be {setting.allowed}")
 
 
 def as_dict(settings: Settings) -> dict[str, Any]:

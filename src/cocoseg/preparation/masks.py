@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cocoseg.config import DataConfig, MasksConfig
+from cocoseg.config import Config, MasksConfig
 from cocoseg.errors import CocosegError
 from cocoseg.labels import IGNORE_INDEX, LabelMap
 from cocoseg.preparation import coco_file as coco_format
@@ -113,11 +113,11 @@ def create_segmentation_masks(
     Raises:
         CocosegError: bad annotations or images, named in the message.
     """
-    convert({"labels": labels, "subset": {"other": other}}, DataConfig, "data.")
+    rules = {"overlap": overlap, "rasterizer": rasterizer, "crowd": crowd, "encoding": encoding}
+    data = {"labels": labels, "subset": {"other": other}}
+    settings = convert({"masks": rules, "data": data}, Config).masks
     coco = coco_format.read(Path(annotation_file))
     label_map = LabelMap.from_categories(coco.categories, categories, labels)
-    rules = {"overlap": overlap, "rasterizer": rasterizer, "crowd": crowd, "encoding": encoding}
-    settings = convert(rules, MasksConfig, "masks.")
     folders = Path(image_dir), Path(output_dir)
     return draw_masks(coco, coco.images, *folders, label_map, settings, other, workers)
 
