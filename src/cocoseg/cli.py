@@ -1,6 +1,5 @@
 """The frame of the programs: command line, checked configuration, errors in one line and exit codes."""
 
-import atexit
 import functools
 import inspect
 import os
@@ -43,8 +42,6 @@ class JobFailedError(CocosegError):
 
     exit_code = 1
 
-
-_failed: dict[int, str] = {}  # job number -> how the job of a multirun failed
 
 OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True)
 OmegaConf.register_new_resolver("minutes", minutes, replace=True)
@@ -126,15 +123,11 @@ def _job(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
             raise
         except Exception as error:
             record_refused_job(config, error)
-            if not _is_in_multirun():
-                with report_errors():
-                    raise
-            sentence, job = one_line(error), HydraConfig.get().job
-            reason = sentence or f"{type(error).__name__}: {error}"
-            remember_failure(job.num, f"job {job.num} ({job.override_dirname})", reason)
-            if sentence is None or shows_traces():
+            sentence = one_line(error)
+            if _is_in_multirun() and sentence and not shows_traces():
+                raise JobFailedError(sentence) from None
+            with report_errors():
                 raise
-            raise JobFailedError(sentence) from None
 
     return run
 
@@ -207,15 +200,3 @@ def build(node: Any, key: str, *positional: Any, **named: Any) -> Any:
         given = ", ".join(f"{name}={value!r}" for name, value in node.items() if name != "_target_")
         given = textwrap.shorten(given, 80, placeholder="…")
         raise CocosegError(f"{key}: {cause} (from {node['_target_']}({given}))") from error
-
-
-def remember_failure(number: int, job: str, reason: str) -> None:
-    """Have a job's failure listed when the process ends; the last word about a job counts."""
-    if not _failed:
-        atexit.register(_list_failures)
-    _failed[number] = f"{job}: {reason}"
-
-
-def _list_failures() -> None:
-    jobs = "job" if len(_failed) == 1 else "jobs"
-    print(f"{len(_failed)} {jobs} failed:", *_failed.values(), sep="\n  ", file=sys.stderr)

@@ -41,7 +41,6 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             "command",
             lambda job: [sys.executable, str(tmp_path / "program.py"), str(job.folder)],
         )
-        monkeypatch.setattr(cocoseg.sweeps.launching, "remember_failure", lambda *_: None)
         jobs = [Job(number, ["x=1"], config, tmp_path / str(number)) for number in range(count)]
         return list(run_jobs(jobs, side_by_side, [] if received is None else received))
 

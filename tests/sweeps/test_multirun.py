@@ -143,7 +143,7 @@ def test_a_second_process_on_a_sweep_is_refused(
     launcher = {"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}
     config = OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}, "launcher": launcher}})
     with locked(folder, key="sweep.name"), pytest.raises(SystemExit) as ended:
-        MultirunInOrder(leaderboard=True).on_multirun_start(config)
+        MultirunInOrder().on_multirun_start(config)
     assert ended.value.code == 2
     assert capsys.readouterr().err == (
         f"error: sweep.name, hydra.sweep.dir: another process writes to {folder}; "

@@ -105,7 +105,6 @@ def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Played:
         return played.budget
 
     monkeypatch.setattr(cocoseg.sweeps.search, "Budget", opened)
-    monkeypatch.setattr(cocoseg.sweeps.search, "remember_failure", lambda *_: None)
     return played
 
 

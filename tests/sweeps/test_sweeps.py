@@ -258,8 +258,8 @@ def test_trials_side_by_side(tmp_path: Path):
         "0": "finished", "1": "failed", "2": "finished",
     }  # fmt: skip
     assert done.stderr.splitlines()[-2:] == [
-        "1 job failed:",
-        "  job 1 (optimizer.lr=-1): " + rows(sweep)["1"]["reason"],
+        "failed: 1",
+        "  outputs/multirun/side/1: " + rows(sweep)["1"]["reason"],
     ]
     study = optuna.load_study(study_name="side", storage=open_storage(sweep))
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "COMPLETE"]

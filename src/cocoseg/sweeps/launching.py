@@ -18,7 +18,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from cocoseg.cli import JobFailedError, remember_failure
+from cocoseg.cli import JobFailedError
 from cocoseg.errors import CocosegError
 from cocoseg.files import from_here
 from cocoseg.overrides import key_of
@@ -201,8 +201,5 @@ def job_return(job: Job, was_stopped: bool) -> JobReturn:
     log.info("job %d %s: %s  %s", job.number, outcome.state, outcome.reason or score, from_here(job.folder))
     if not code:
         return JobReturn(job.overrides, status=JobStatus.COMPLETED, _return_value=outcome.miou)
-    if outcome.state == FAILED:
-        name = f"job {job.number} ({job.config.hydra.job.override_dirname})"
-        remember_failure(job.number, name, outcome.reason)
     error = JobFailedError(outcome.reason)
     return JobReturn(job.overrides, status=JobStatus.FAILED, _return_value=error)

@@ -21,20 +21,16 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from cocoseg.errors import CocosegError, report_errors
-from cocoseg.files import locked
+from cocoseg.files import from_here, locked
 from cocoseg.overrides import tell_jobs
+from cocoseg.run_folder import FAILED, OUTCOME, Outcome
 from cocoseg.workers import SIGNALS, exit_code
 
 
 class MultirunInOrder(Callback):
-    """Hydra's callback at the start of a multirun, and around each job in the process that runs it.
+    """Hydra's callback at the start of a multirun, and around each job in the process that runs it."""
 
-    Args:
-        leaderboard: the jobs are trainings; a table of them is written at the end.
-    """
-
-    def __init__(self, leaderboard: bool) -> None:
-        self.leaderboard = leaderboard
+    def __init__(self) -> None:
         self._job = ExitStack()
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -45,9 +41,8 @@ class MultirunInOrder(Callback):
             owned = ExitStack()
             owned.enter_context(locked(sweep_dir, key="sweep.name, hydra.sweep.dir"))
         atexit.register(owned.close)
-        if self.leaderboard:
-            # Not at `on_multirun_end`, which is left out when a job has failed or a signal has come.
-            atexit.register(_conclude, sweep_dir)
+        # Not at `on_multirun_end`, which is left out when a job has failed or a signal has come.
+        atexit.register(_conclude, sweep_dir, config.hydra.job.name)
         tell_jobs(config)
         for number in SIGNALS:
             signal.signal(number, _leave)
@@ -67,18 +62,28 @@ def _leave(number: int, frame: FrameType | None) -> None:
     sys.exit(exit_code(signal.Signals(number)))
 
 
-def _conclude(sweep_dir: Path) -> None:
+def _conclude(sweep_dir: Path, program: str) -> None:
     for number in SIGNALS:  # from here on they end the process at once
         signal.signal(number, signal.SIG_DFL)
-    from cocoseg.sweeps.leaderboard import conclude, read_rows
+    _list_failures(sweep_dir)
+    if not any(path.is_dir() for path in sweep_dir.iterdir()):  # no job has begun
+        (sweep_dir / "multirun.yaml").unlink(missing_ok=True)
+    elif program == "train":
+        from cocoseg.sweeps.leaderboard import conclude, read_rows
 
-    try:
-        if rows := read_rows(sweep_dir):
-            conclude(sweep_dir, rows)
-        else:  # no job has begun
-            (sweep_dir / "multirun.yaml").unlink(missing_ok=True)
-    except CocosegError as error:
-        print(f"leaderboard: {error.sentence}", file=sys.stderr)
+        try:
+            if rows := read_rows(sweep_dir):
+                conclude(sweep_dir, rows)
+        except CocosegError as error:
+            print(f"leaderboard: {error.sentence}", file=sys.stderr)
+
+
+def _list_failures(sweep_dir: Path) -> None:
+    files = sorted(sweep_dir.rglob(OUTCOME), key=lambda file: (len(str(file)), file))  # 10 after 9
+    outcomes = [(from_here(file.parent), Outcome.read(file.parent)) for file in files]
+    reasons = [f"{job}: {end.reason}" for job, end in outcomes if end is not None and end.state == FAILED]
+    if reasons:
+        print(f"failed: {len(reasons)}", *reasons, sep="\n  ", file=sys.stderr)
 
 
 @contextmanager

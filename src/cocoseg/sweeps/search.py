@@ -16,7 +16,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from cocoseg.budget.budget import Budget, process_age
 from cocoseg.budget.ledger import keep_ledger, read_ledger
-from cocoseg.cli import remember_failure
 from cocoseg.config import Config, SweepConfig
 from cocoseg.durations import as_duration, clock, in_seconds
 from cocoseg.errors import CocosegError, TrainingError
@@ -147,7 +146,6 @@ class Sweep:
             log.info("trial %d %s: %s  %s", trial.number, outcome.state, result, point)
             return
         self.failed += 1
-        remember_failure(trial.number, f"job {trial.number} ({point})", outcome.reason)
         log.info("trial %d failed: %s", trial.number, outcome.reason)
         if self.failed >= MAX_FAILURES and not self.succeeded and self.settings.method != "grid":
             raise TrainingError(f"sweep: the first {self.failed} trials have all failed")
