@@ -49,7 +49,7 @@ def test_help_shows_values_as_composed_and_as_typed():
     assert re.search(r"^  data\.cache=true ", text, re.MULTILINE)
     assert re.search(r"^  data\.images=<data\.root>/images ", text, re.MULTILINE)
     assert re.search(r"^  masks\.overlap=smallest .*\(ignore, max, smallest\)$", text, re.MULTILINE)
-    assert re.search(r"^ +model\.\*: _target_=cocoseg\.UNet base_channels=8 depth=3 ", text, re.MULTILINE)
+    assert re.search(r"^ +model\.\*: base_channels=8 depth=3 ", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

@@ -54,8 +54,11 @@ def help_text(program: str, purpose: str, folders: Sequence[Path], overrides: Se
             meaning = f"{setting.meaning} ({choices})" if choices != setting.allowed else setting.meaning
             lines.append(_entry(f"{key}={_value(key, setting, values)}", meaning))
             if key in chosen and values[key]:
-                arguments = " ".join(f"{name}={shown(value)}" for name, value in values[key].items())
-                lines.append(_entry("", f"{key}.*: {arguments}"))
+                arguments = [
+                    f"{name}={shown(value)}" for name, value in values[key].items() if name != "_target_"
+                ]
+                text = " ".join([f"{key}.*:", *arguments])
+                lines.append(_entry("", textwrap.shorten(text, WIDTH - COLUMN - 4, placeholder=" …")))
     several = [group for group in presets if group in chosen and len(presets[group]) > 1]
     lines += ["", "presets:", *(f"  {group}={', '.join(presets[group])}" for group in several)]
     lines += ["", f"python {program}.py --hydra-help lists the options of Hydra, as -m and --cfg."]
