@@ -79,9 +79,10 @@ def test_settings_that_exclude_each_other(config):
     with pytest.raises(CocosegError, match=r"^resume=auto finds its checkpoint itself; leave out ckpt_path"):
         check(changed(config, "ckpt_path", "x"))
     config.resume = config.ckpt_path = None
-    changed(config, "trainer.devices", 2)
-    with pytest.raises(CocosegError, match=r"^data\.batch_size=auto is for one device; give a number"):
-        check(changed(config, "data.batch_size", "auto"))
+    check(changed(config, "data.batch_size", "auto"))
+    for devices in (2, [0, 1], "auto"):
+        with pytest.raises(CocosegError, match=r"^data\.batch_size=auto is for one device; give a number"):
+            check(changed(config, "trainer.devices", devices))
 
 
 @pytest.mark.parametrize(("key", "value"), [("finetune.frozen", 0.5), ("augment.start_size", 0.5)])

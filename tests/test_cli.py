@@ -542,11 +542,8 @@ def test_help(program: str, tmp_path: Path, no_torch: dict[str, str]):
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (("data.bach_size=3",), "data.bach_size: no such setting; did you mean data.batch_size?"),
         (("-m", "seed=1,2", "sead=3"), "sead: no such setting; did you mean seed?"),
-        (("data.sampling=balanced",), "data.sampling is gone: loss.class_weights=enet gives rare classes"),
         (("-m", "++sweep.factor=2,3"), "sweep.factor is gone: choose sweep.pruner=halving, which has a"),
-        (("model.deep_supervision=true",), "model.deep_supervision is gone: only the finest logits are"),
     ],
     ids=str,
 )
