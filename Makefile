@@ -24,7 +24,7 @@ format: $(VENV)/ready
 
 # Writes docs/settings.md from the declarations in src/cocoseg/config.py.
 docs: $(VENV)/ready
-	$(BIN)/python -m cocoseg.manual
+	$(BIN)/python -m cocoseg.config_help
 
 tensorboard: $(VENV)/ready
 	$(BIN)/tensorboard --logdir outputs

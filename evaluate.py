@@ -11,9 +11,9 @@ images that were trained on; the other splits warn of them. All settings of trai
 
 from omegaconf import DictConfig
 
-from cocoseg.checks import check_checkpoint
 from cocoseg.cli import program, resolve_config
 from cocoseg.config import EvaluateConfig
+from cocoseg.config_cross_checks import check_checkpoint
 from cocoseg.evaluation.training_settings import as_trained
 from cocoseg.overrides import command, is_overridden, key_of
 from cocoseg.run_folder import open_folder

@@ -11,7 +11,7 @@ chosen, and model._target_=my.package.Net names a class of your own.
 
 from omegaconf import DictConfig
 
-from cocoseg.budget.run import open_run
+from cocoseg.budget.open_run import open_run
 from cocoseg.cli import program, resolve_config
 
 

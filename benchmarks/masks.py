@@ -33,9 +33,9 @@ from pycocotools import mask as coco_mask
 from cocoseg.config import MasksConfig
 from cocoseg.labels import LabelMap
 from cocoseg.preparation import coco_file as coco_format
-from cocoseg.preparation import masks
+from cocoseg.preparation import draw_masks
 from cocoseg.preparation.mask_files import MaskEncoding
-from cocoseg.preparation.rasterize import paint
+from cocoseg.preparation.paint_mask import paint
 from cocoseg.preparation.segmentations import Instance, parse_layers
 from cocoseg.preparation.survey import sample, survey
 from cocoseg.workers import available_cores
@@ -284,11 +284,11 @@ def _folder_seconds(
 ) -> float:
     """`extra` 0: masks and PNGs; 1: with the survey of overlaps; 2: with the check of every image."""
     shutil.rmtree(folder / "masks", ignore_errors=True)
-    check_image = masks.check_image
+    check_image = draw_masks.check_image
     if extra < 2:
-        masks.check_image = lambda *_: None  # as if every image were whole
+        draw_masks.check_image = lambda *_: None  # as if every image were whole
     begin = time.perf_counter()
-    for _ in masks.draw_masks(
+    for _ in draw_masks.draw_masks(
         coco,
         coco.images,
         folder / "images",
@@ -299,7 +299,7 @@ def _folder_seconds(
         sample=sample(coco.images, 0) if extra else (),
     ):
         pass
-    masks.check_image = check_image
+    draw_masks.check_image = check_image
     return time.perf_counter() - begin
 
 

@@ -23,7 +23,7 @@ from hydra import compose, initialize_config_dir
 from step import Stepper, seconds, wait
 
 from cocoseg.budget.budget import Budget
-from cocoseg.budget.run import Run
+from cocoseg.budget.open_run import Run
 from cocoseg.cli import resolve_config
 from cocoseg.config import Config
 from cocoseg.data.augment import Augment

@@ -18,7 +18,7 @@ from unittest import mock
 import pytest
 from hydra.core.hydra_config import HydraConfig
 
-from cocoseg.preparation.shapes import draw_shapes
+from cocoseg.preparation.demo_shapes import draw_shapes
 from server import Server
 
 # Two test processes share two cores.

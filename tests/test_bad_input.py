@@ -1,6 +1,7 @@
 """Bad input, one case each: an error that names what is wrong, and nothing half done.
 
-Settings that are wrong by themselves: test_settings.py; that don't fit each other: test_checks.py.
+Settings that are wrong by themselves: test_config_checks.py; that do not fit each other:
+test_config_cross_checks.py.
 """
 
 import contextlib
@@ -269,7 +270,7 @@ def test_checkpoint_of_garbage(trained: SimpleNamespace, tmp_path: Path, content
     (tmp_path / "bad.ckpt").write_bytes(content)
     said = refusal(trained, tmp_path / "run", f"ckpt_path={tmp_path / 'bad.ckpt'}")
     assert "bad.ckpt" in said
-    assert "run code" not in said
+    assert "it is damaged or no torch file" in said
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cocoseg.networks.model_file import read_weights
-from cocoseg.preparation.shapes import draw_shapes
+from cocoseg.preparation.demo_shapes import draw_shapes
 from conftest import ROOT, SMALL, run_here, run_program, write_coco
 from tensorboard_api import TensorBoardApi
 

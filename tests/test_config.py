@@ -9,8 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 
 import cocoseg.cli  # noqa: F401  registers resolvers
 from cocoseg.config import PROGRAMS, DataConfig, EvaluateConfig, Settings, ShapesConfig
+from cocoseg.config_checks import convert, declarations
 from cocoseg.errors import CocosegError
-from cocoseg.settings import convert, declarations
 from conftest import ROOT
 
 CONF = ROOT / "conf"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cocoseg.config import PROGRAMS
-from cocoseg.manual import options
+from cocoseg.config_help import options
 from cocoseg.overrides import check_overrides
 from conftest import ROOT
 

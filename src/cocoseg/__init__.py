@@ -14,7 +14,7 @@ _PUBLIC = {
     "ResidualUNet": "cocoseg.networks.residual",
     "SegmentationDataset": "cocoseg.data.dataset",
     "UNet": "cocoseg.networks.unet",
-    "create_segmentation_masks": "cocoseg.preparation.masks",
+    "create_segmentation_masks": "cocoseg.preparation.draw_masks",
     "load_model": "cocoseg.inference.model",
 }
 __all__ = list(_PUBLIC)

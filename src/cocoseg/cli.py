@@ -20,15 +20,15 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cocoseg.checks import check, check_predict
 from cocoseg.config import PROGRAMS, Config, PredictConfig, Settings
+from cocoseg.config_checks import convert
+from cocoseg.config_cross_checks import check, check_predict
+from cocoseg.config_help import help_text, options
 from cocoseg.durations import minutes
 from cocoseg.errors import CocosegError, one_line, report_errors, shows_traces
-from cocoseg.manual import help_text, options
 from cocoseg.overrides import check_overrides, is_overridden, sweep_folder
-from cocoseg.ranks import has_launcher, may_be_several
+from cocoseg.rank_environment import has_launcher, may_be_several
 from cocoseg.run_folder import record_refused_job
-from cocoseg.settings import convert
 from cocoseg.workers import stop_with_launcher
 
 INTERRUPTED = 130  # as a shell counts: 128 + SIGINT
@@ -138,7 +138,7 @@ def resolve_config(config: DictConfig, kind: type[Kind] = Config, *, may_downloa
     Args:
         config: as Hydra composes it, without Hydra's own part.
         kind: Config, EvaluateConfig or PredictConfig.
-        may_download: as in `cocoseg.checks.check`.
+        may_download: as in `cocoseg.config_cross_checks.check`.
 
     Raises:
         CocosegError: names the key.

@@ -1,8 +1,9 @@
 """Declarations of our own settings: name, type, choices or range, default and one line of help of each.
 
-settings.py checks a composed configuration against them, manual.py makes `--help` and docs/settings.md from
-them, and conf/ holds the same keys with the same defaults. Parts that users swap as a whole (model, loss,
-optimizer, trainer, logger, callbacks) are untyped nodes with a `_target_`. No torch, no Hydra.
+config_checks.py checks a composed configuration against them, config_help.py makes `--help` and
+docs/settings.md from them, and conf/ holds the same keys with the same defaults. Parts that users swap as a
+whole (model, loss, optimizer, trainer, logger, callbacks) are untyped nodes with a `_target_`. No torch, no
+Hydra.
 
 The first text in an `Annotated` is the line of help. A second one says which values are allowed, where the
 type does not say enough.

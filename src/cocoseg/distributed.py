@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from cocoseg.cli import build
 from cocoseg.errors import CocosegError, TrainingError
-from cocoseg.ranks import may_be_several
+from cocoseg.rank_environment import may_be_several
 
 PATIENCE = timedelta(days=30)  # preparing a large data set takes longer than torch's half an hour
 # Messages of errors that another process has ended.

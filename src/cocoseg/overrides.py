@@ -15,8 +15,8 @@ from msgspec import inspect
 from omegaconf import DictConfig
 
 from cocoseg.config import Settings
+from cocoseg.config_checks import REMOVED, declarations, unknown_key
 from cocoseg.errors import CocosegError
-from cocoseg.settings import REMOVED, declarations, unknown_key
 
 SWEPT = "COCOSEG_SWEPT"  # environment variable: the keys that a multirun chooses, as a JSON list
 # Keys of nodes that are often typed without the node.

@@ -11,8 +11,8 @@ from cocoseg.data.datamodule import SegmentationDataModule
 from cocoseg.data.dataset import Split, as_is
 from cocoseg.errors import CocosegError
 from cocoseg.networks.pixels import normalize
+from cocoseg.preparation.demo_shapes import draw_shapes
 from cocoseg.preparation.prepare import prepare
-from cocoseg.preparation.shapes import draw_shapes
 from tiny import shapes_config
 
 

@@ -7,9 +7,9 @@ from omegaconf import DictConfig, OmegaConf
 
 import cocoseg.cli  # noqa: F401  registers resolvers
 from cocoseg.config import EvaluateConfig
+from cocoseg.config_checks import convert
 from cocoseg.errors import CocosegError
 from cocoseg.evaluation.training_settings import as_trained, run_settings
-from cocoseg.settings import convert
 from conftest import ROOT
 
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from cocoseg.checks import check_export
+from cocoseg.config_cross_checks import check_export
 from cocoseg.errors import CocosegError
 from cocoseg.inference import export_cli as export_main
 from cocoseg.inference import torch_export
-from cocoseg.inference.deployed import Deployed
 from cocoseg.inference.export_cli import Settings, parse
 from cocoseg.inference.export_formats import FORMATS, compare, export_format
+from cocoseg.inference.exported_module import Deployed
 from cocoseg.inference.model import SegmentationModel
 from cocoseg.networks.model_file import save_model
 from cocoseg.networks.pixels import normalize
@@ -225,7 +225,9 @@ def test_bad_arguments(arguments: list[str], message: str) -> None:
 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cocoseg.checks.find_spec", lambda name: None if name == "onnxruntime" else object())
+    monkeypatch.setattr(
+        "cocoseg.config_cross_checks.find_spec", lambda name: None if name == "onnxruntime" else object()
+    )
     with pytest.raises(CocosegError, match=r"^export: onnx needs onnxruntime; .*'\.\[onnx\]'$"):
         check_export(["pth", "onnx"], key="export")
     check_export(["pth", "torch_export"], key="export")

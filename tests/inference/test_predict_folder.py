@@ -11,8 +11,8 @@ import PIL.Image
 import pytest
 import torch
 
-from cocoseg.checks import check_predict
 from cocoseg.config import PredictConfig
+from cocoseg.config_cross_checks import check_predict
 from cocoseg.errors import CocosegError, IncompleteError, TrainingError
 from cocoseg.inference import pipeline as pipeline_module
 from cocoseg.inference.predict_folder import predict_folder

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from cocoseg.errors import CocosegError
 from cocoseg.preparation import coco_file as coco
-from cocoseg.preparation.masks import create_segmentation_masks
+from cocoseg.preparation.draw_masks import create_segmentation_masks
 
 IGNORED = 255
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from cocoseg.checks import check
 from cocoseg.config import (
     DEFAULT_ROOT,
     Config,
@@ -18,6 +17,7 @@ from cocoseg.config import (
     ShapesConfig,
     SubsetConfig,
 )
+from cocoseg.config_cross_checks import check
 from cocoseg.errors import CocosegError, IncompleteError
 from cocoseg.preparation.prepare import prepare
 from conftest import run_program

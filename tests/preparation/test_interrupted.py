@@ -20,8 +20,8 @@ import pytest
 
 from cocoseg.config import Config, DataConfig, MasksConfig, PrepareConfig, SubsetConfig
 from cocoseg.files import write_bytes
+from cocoseg.preparation.demo_shapes import draw_shapes
 from cocoseg.preparation.prepare import prepare
-from cocoseg.preparation.shapes import draw_shapes
 from conftest import ROOT, write_coco
 
 CHILD = """

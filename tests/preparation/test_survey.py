@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cocoseg.config import MasksConfig
 from cocoseg.preparation.coco_file import Image
-from cocoseg.preparation.rasterize import paint
+from cocoseg.preparation.paint_mask import paint
 from cocoseg.preparation.segmentations import Instance, parse_layers
 from cocoseg.preparation.survey import COVERED, sample, survey
 

@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from optuna.trial import TrialState, create_trial
 
 from cocoseg.budget.budget import Budget
-from cocoseg.budget.run import Run
+from cocoseg.budget.open_run import Run
 from cocoseg.cli import resolve_config
 from cocoseg.config import SweepConfig
 from cocoseg.inference.model import load_model

@@ -12,11 +12,11 @@ import cocoseg.sweeps.search
 from cocoseg.budget.budget import Budget
 from cocoseg.budget.ledger import read_ledger
 from cocoseg.config import Config
+from cocoseg.config_checks import convert
 from cocoseg.durations import parse_duration
 from cocoseg.errors import CocosegError, TrainingError
 from cocoseg.files import write_json
 from cocoseg.run_folder import FAILED, FINISHED, LEDGER, OUTCOME, PRUNED, STOPPED, Outcome
-from cocoseg.settings import convert
 from cocoseg.sweeps.search import open_sweep
 from cocoseg.sweeps.study import open_storage
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from cocoseg.budget.run import Run
+from cocoseg.budget.open_run import Run
 from cocoseg.errors import CocosegError
 from cocoseg.networks.unet import UNet
 from cocoseg.overrides import Command

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from cocoseg import distributed
-from cocoseg.budget import stopping
-from cocoseg.budget.stopping import StopOnSignal, StoppedBySignalError
+from cocoseg.budget import signals
+from cocoseg.budget.signals import StopOnSignal, StoppedBySignalError
 from cocoseg.data.datamodule import SegmentationDataModule
 from cocoseg.data.sampling import in_batches
 from cocoseg.inference.model import load_model
@@ -35,7 +35,7 @@ def test_one_process_has_nobody_to_agree_with() -> None:
 def test_a_signal_to_another_rank_stops_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
     stop = StopOnSignal()
     stop.on_train_batch_start()
-    monkeypatch.setattr(stopping, "largest", lambda own: (signal.SIGTERM,))
+    monkeypatch.setattr(signals, "largest", lambda own: (signal.SIGTERM,))
     with pytest.raises(StoppedBySignalError):
         stop.on_validation_batch_start()
     assert stop.received == signal.SIGTERM

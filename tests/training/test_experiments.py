@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from cocoseg.budget.run import Run
+from cocoseg.budget.open_run import Run
 from cocoseg.cli import resolve_config
 from cocoseg.inference.model import load_model
 from cocoseg.training.recipe import train

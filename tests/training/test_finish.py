@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from cocoseg.budget.budget import END, Budget
-from cocoseg.budget.run import Run
+from cocoseg.budget.open_run import Run
 from cocoseg.figures.comparison import GAP
 from cocoseg.figures.text import LINE
 from cocoseg.networks.model_file import save_model

@@ -12,7 +12,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
-from cocoseg.budget.run import Run
+from cocoseg.budget.open_run import Run
 from cocoseg.cli import resolve_config
 from cocoseg.config import Config
 from cocoseg.data.datamodule import SegmentationDataModule

@@ -10,9 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from cocoseg.config_checks import drop_removed
 from cocoseg.errors import CocosegError
 from cocoseg.files import from_here
-from cocoseg.settings import drop_removed
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from cocoseg.checks import check_export
+from cocoseg.config_cross_checks import check_export
 from cocoseg.errors import CocosegError, report_errors
 from cocoseg.files import from_here
 from cocoseg.workers import sigterm_as_exit
@@ -67,8 +67,8 @@ def parse(arguments: Sequence[str]) -> Settings:
 
 def run(settings: Settings) -> None:
     """Write the formats, one after the other; the first that can't be written ends it."""
-    from cocoseg.inference.deployed import Deployed
     from cocoseg.inference.export_formats import export_format
+    from cocoseg.inference.exported_module import Deployed
     from cocoseg.inference.model import load_model
     from cocoseg.networks.model_file import read_weights, save_model
 

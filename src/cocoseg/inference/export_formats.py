@@ -9,7 +9,7 @@ from torch import Tensor
 from cocoseg.errors import CocosegError
 from cocoseg.files import from_here, whole_file
 from cocoseg.inference import onnx_export, torch_export
-from cocoseg.inference.deployed import Deployed
+from cocoseg.inference.exported_module import Deployed
 
 FORMATS = {"onnx": ".onnx", "torch_export": ".pt2"}  # name -> suffix of its file
 MODULES = {"onnx": onnx_export, "torch_export": torch_export}

@@ -12,8 +12,8 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
-from cocoseg.checks import check_prediction
 from cocoseg.config import AUTO
+from cocoseg.config_cross_checks import check_prediction
 from cocoseg.inference.tiling import Size, choose_tile, spans
 from cocoseg.inference.upsampling import Neighbors, argmax_between, enlarged_argmax
 from cocoseg.networks.pixels import normalize, resize_images

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim
 
-from cocoseg.inference.deployed import Deployed
+from cocoseg.inference.exported_module import Deployed
 
 
 def write(deployed: Deployed, path: Path) -> tuple[Callable[[Tensor], Tensor], list[Tensor]]:

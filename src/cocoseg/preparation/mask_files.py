@@ -12,7 +12,7 @@ import PIL.Image
 from cocoseg.errors import CocosegError
 from cocoseg.files import RUN_LENGTHS, save_png, write_json
 from cocoseg.labels import IGNORE_INDEX, LabelMap
-from cocoseg.preparation.rasterize import INDICES
+from cocoseg.preparation.paint_mask import INDICES
 
 _NAME_LIMIT = 240  # bytes of a mask's name without its ending; most file systems allow 255
 REMEDY = "delete it and run prepare.py again"

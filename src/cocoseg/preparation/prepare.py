@@ -12,8 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cocoseg.checks import how_to_fetch
 from cocoseg.config import Config, DataConfig
+from cocoseg.config_cross_checks import how_to_fetch
 from cocoseg.errors import CocosegError, IncompleteError
 from cocoseg.figures.comparison import spread
 from cocoseg.files import locked, remove_parts, write_bytes, write_json
@@ -21,12 +21,12 @@ from cocoseg.labels import IGNORE_INDEX, LabelMap
 from cocoseg.preparation import coco_file as coco_format
 from cocoseg.preparation.coco_file import CocoFile, Image
 from cocoseg.preparation.contact_sheet import EXAMPLES, write_contact_sheet
+from cocoseg.preparation.demo_shapes import draw_shapes
+from cocoseg.preparation.draw_masks import MaskRecord, draw_masks
 from cocoseg.preparation.image_files import missing_images
 from cocoseg.preparation.mask_files import MaskEncoding
-from cocoseg.preparation.masks import MaskRecord, draw_masks
 from cocoseg.preparation.prepared_folder import PREVIEW, PreparedSet, claim, find_current, prepared_sets
 from cocoseg.preparation.report import Tally, find_warnings, report
-from cocoseg.preparation.shapes import draw_shapes
 from cocoseg.preparation.subset import choose
 from cocoseg.preparation.survey import sample
 

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from cocoseg.config import Config, DataConfig, MasksConfig
+from cocoseg.config_checks import as_dict
 from cocoseg.errors import CocosegError
 from cocoseg.labels import LabelMap
 from cocoseg.preparation.mask_files import MaskEncoding
-from cocoseg.settings import as_dict
 
 PREVIEW = "preview.png"
 LAYOUT = 2  # counted up when what is written changes: older folders are then made anew

@@ -7,7 +7,7 @@ from heapq import nsmallest
 from cocoseg.config import OVERLAPS, MasksConfig
 from cocoseg.labels import IGNORE_INDEX, LabelMap
 from cocoseg.preparation.coco_file import CocoFile, Image
-from cocoseg.preparation.masks import MaskRecord
+from cocoseg.preparation.draw_masks import MaskRecord
 from cocoseg.preparation.survey import COVERED
 
 FIRST = 5  # ids that a warning names

@@ -13,7 +13,7 @@ import numpy as np
 from cocoseg.config import OVERLAPS, MasksConfig
 from cocoseg.labels import IGNORE_INDEX
 from cocoseg.preparation.coco_file import Image
-from cocoseg.preparation.rasterize import paint
+from cocoseg.preparation.paint_mask import paint
 from cocoseg.preparation.segmentations import Layers
 from cocoseg.preparation.subset import rank
 

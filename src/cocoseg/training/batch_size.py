@@ -8,7 +8,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from cocoseg.budget.run import Run
+from cocoseg.budget.open_run import Run
 from cocoseg.data.datamodule import SegmentationDataModule
 from cocoseg.errors import CocosegError, TrainingError
 from cocoseg.files import from_here

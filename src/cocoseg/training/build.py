@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from cocoseg import distributed
+from cocoseg.budget.open_run import Run
 from cocoseg.budget.pacing import trainer_settings
-from cocoseg.budget.run import Run
 from cocoseg.cli import build
 from cocoseg.config import AUTO, Config
 from cocoseg.data.class_balance import class_weights

@@ -5,10 +5,10 @@ import sys
 import lightning as L
 
 from cocoseg import distributed
+from cocoseg.budget.open_run import Run, best_beside
 from cocoseg.budget.pacing import KeepBudget
-from cocoseg.budget.run import Run, best_beside
 from cocoseg.budget.schedule import ScheduleRate
-from cocoseg.budget.stopping import StopOnSignal
+from cocoseg.budget.signals import StopOnSignal
 from cocoseg.cli import build
 from cocoseg.config import Config
 from cocoseg.data.datamodule import SegmentationDataModule
@@ -16,14 +16,14 @@ from cocoseg.run_folder import CHECKPOINTS
 from cocoseg.sweeps.pruning import PruneTrial
 from cocoseg.training.batch_size import CheckMemory
 from cocoseg.training.checkpoints import BestCheckpoint, LastCheckpoint
+from cocoseg.training.collapse_warning import Diagnostics
 from cocoseg.training.compiling import CompileNetwork
 from cocoseg.training.console import BarProgress, LineProgress
-from cocoseg.training.dashboard import Figures, RunTexts
-from cocoseg.training.diagnostics import Diagnostics
 from cocoseg.training.finetuning import FreezeEncoder
 from cocoseg.training.finish import Exporter
-from cocoseg.training.hparams import HyperparameterRow
 from cocoseg.training.nan_guard import StopOnNaN
+from cocoseg.training.tensorboard_figures import Figures, RunTexts
+from cocoseg.training.tensorboard_hparams import HyperparameterRow
 
 
 def build_callbacks(

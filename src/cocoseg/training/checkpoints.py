@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from cocoseg.budget.budget import Budget
-from cocoseg.budget.stopping import StoppedBySignalError
+from cocoseg.budget.signals import StoppedBySignalError
 from cocoseg.distributed import agree, rank, world_size
 from cocoseg.errors import CocosegError
 from cocoseg.files import whole_file, write_bytes

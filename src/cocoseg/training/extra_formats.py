@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cocoseg.budget.budget import END
-from cocoseg.budget.run import Run
+from cocoseg.budget.open_run import Run
 from cocoseg.files import PART, from_here
 from cocoseg.inference.export_formats import FORMATS
 from cocoseg.networks.model_file import NETWORKS

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from cocoseg.budget.budget import time_line
-from cocoseg.budget.run import Run
-from cocoseg.budget.stopping import StopOnSignal, find_callback
+from cocoseg.budget.open_run import Run
+from cocoseg.budget.signals import StopOnSignal, find_callback
 from cocoseg.data.datamodule import SegmentationDataModule
 from cocoseg.figures.comparison import draw_sheet, spread
 from cocoseg.files import from_here, save_png, write_json
@@ -24,9 +24,9 @@ from cocoseg.scores import Scores
 from cocoseg.sweeps.pruning import PruneTrial
 from cocoseg.training.checkpoints import BestCheckpoint, LastCheckpoint
 from cocoseg.training.console import score_table
-from cocoseg.training.dashboard import EXAMPLES, examples_of
 from cocoseg.training.extra_formats import write_formats
 from cocoseg.training.module import SegmentationModule
+from cocoseg.training.tensorboard_figures import EXAMPLES, examples_of
 from cocoseg.workers import exit_code
 
 log = logging.getLogger(__name__)

@@ -5,8 +5,8 @@ import logging
 from lightning import seed_everything
 
 from cocoseg import distributed
-from cocoseg.budget.run import Run
-from cocoseg.budget.stopping import stop_on_signal
+from cocoseg.budget.open_run import Run
+from cocoseg.budget.signals import stop_on_signal
 from cocoseg.config import Config
 from cocoseg.data.datamodule import SegmentationDataModule
 from cocoseg.durations import clock

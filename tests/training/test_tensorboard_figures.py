@@ -20,8 +20,8 @@ from cocoseg.config import Config, DataConfig
 from cocoseg.figures.comparison import GAP
 from cocoseg.figures.text import LINE
 from cocoseg.overrides import Command
-from cocoseg.training import dashboard
-from cocoseg.training.dashboard import EXAMPLES, SHARE, Figures, RunTexts
+from cocoseg.training import tensorboard_figures
+from cocoseg.training.tensorboard_figures import EXAMPLES, SHARE, Figures, RunTexts
 from tensorboard_api import TensorBoardApi
 from tiny import Reads, loader, painted, random_batch, tiny_module, tiny_trainer
 
@@ -150,16 +150,16 @@ class Clock:
     def __init__(self, monkeypatch, figure: float):
         self.now = 0.0
         watch = SimpleNamespace(monotonic=lambda: self.now)
-        for module in (budget_module, dashboard):
+        for module in (budget_module, tensorboard_figures):
             monkeypatch.setattr(module, "time", watch)
-        draw = dashboard.figures
+        draw = tensorboard_figures.figures
 
         def slow(*args):
             for drawn in draw(*args):
                 self.now += figure
                 yield drawn
 
-        monkeypatch.setattr(dashboard, "figures", slow)
+        monkeypatch.setattr(tensorboard_figures, "figures", slow)
 
     def epoch(self, seconds: float) -> L.Callback:
         return LambdaCallback(on_train_epoch_start=lambda *_: setattr(self, "now", self.now + seconds))
@@ -205,11 +205,13 @@ def test_the_last_figures_keep_to_the_limit(tmp_path, monkeypatch):
 
 
 def test_figures_that_fail_do_not_end_the_training(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(dashboard, "draw_comparison", lambda *_: 1 / 0)
+    monkeypatch.setattr(tensorboard_figures, "draw_comparison", lambda *_: 1 / 0)
     trainer = trainer_with(tmp_path, Figures(Budget(None)))
     trainer.fit(tiny_module(), train(), val_loader(5))
     assert trainer.global_step == 6
-    said = [record.message for record in caplog.records if record.name == "cocoseg.training.dashboard"]
+    said = [
+        record.message for record in caplog.records if record.name == "cocoseg.training.tensorboard_figures"
+    ]
     assert len(said) == 2  # validations
     assert said[0].startswith("TensorBoard's figures: ZeroDivisionError")
 
@@ -244,7 +246,7 @@ def test_a_resumed_run_shows_the_same_images_and_no_step_twice(tmp_path, monkeyp
 
 
 def test_without_tensorboard_nothing_is_drawn(tmp_path, monkeypatch):
-    monkeypatch.setattr(dashboard, "figures", lambda *_: 1 / 0)
+    monkeypatch.setattr(tensorboard_figures, "figures", lambda *_: 1 / 0)
     trainer = tiny_trainer(
         tmp_path, max_epochs=1, callbacks=[Figures(Budget(None)), RunTexts(Config(), Command())]
     )

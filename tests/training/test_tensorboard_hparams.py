@@ -10,7 +10,7 @@ from cocoseg.config import Config, DataConfig
 from cocoseg.overrides import Command
 from cocoseg.scores import Scores
 from cocoseg.training.checkpoints import BestCheckpoint
-from cocoseg.training.hparams import LOSS, MIOU, HyperparameterRow, hyperparameters
+from cocoseg.training.tensorboard_hparams import LOSS, MIOU, HyperparameterRow, hyperparameters
 from tensorboard_api import TensorBoardApi
 from tiny import loader, random_batch, tiny_module, tiny_trainer
 

@@ -6,9 +6,9 @@ import pytest
 from msgspec import structs
 
 from cocoseg.config import AugmentConfig, BudgetConfig, Config, PredictConfig, Settings
+from cocoseg.config_checks import REMOVED, as_dict, convert, declarations, drop_removed
 from cocoseg.durations import Duration
 from cocoseg.errors import CocosegError
-from cocoseg.settings import REMOVED, as_dict, convert, declarations, drop_removed
 
 LABELS = "all, supercategories, or groups as in {vehicle: [car, bus], …}, none of them named background"
 

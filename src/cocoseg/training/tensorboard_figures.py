@@ -20,6 +20,7 @@ from torch.utils.tensorboard import FileWriter
 from cocoseg.budget.budget import Budget
 from cocoseg.budget.pacing import is_last_step
 from cocoseg.config import Config
+from cocoseg.config_checks import as_dict
 from cocoseg.figures.charts import confusion_matrix, iou_bars
 from cocoseg.figures.comparison import Example, draw_comparison, spread
 from cocoseg.labels import LabelMap
@@ -27,7 +28,6 @@ from cocoseg.networks.pixels import denormalize
 from cocoseg.overrides import Command
 from cocoseg.preparation.prepared_folder import prepared_sets
 from cocoseg.scores import Scores
-from cocoseg.settings import as_dict
 from cocoseg.training.module import Batch, SegmentationModule
 
 log = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from cocoseg.ranks import has_launcher, is_rank_zero, may_be_several
+from cocoseg.rank_environment import has_launcher, is_rank_zero, may_be_several
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pycocotools.coco import COCO
 
 from cocoseg.errors import CocosegError
 from cocoseg.preparation import coco_file as coco
-from cocoseg.preparation.masks import create_segmentation_masks
+from cocoseg.preparation.draw_masks import create_segmentation_masks
 from cocoseg.preparation.segmentations import LEFT_OUT
 from conftest import write_coco
 

@@ -8,10 +8,10 @@ from omegaconf import OmegaConf
 from torch.utils.tensorboard.summary import hparams
 
 from cocoseg.config import Config
+from cocoseg.config_checks import as_dict, shown
 from cocoseg.overrides import Command, key_of
-from cocoseg.settings import as_dict, shown
-from cocoseg.training.dashboard import event_file, is_shown
 from cocoseg.training.module import SegmentationModule
+from cocoseg.training.tensorboard_figures import event_file, is_shown
 
 ALWAYS = ("optimizer.lr", "data.batch_size", "seed")  # few: TensorBoard shows five columns at first
 MIOU, LOSS = "hp/val_miou", "hp/val_loss"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from cocoseg.checks import check, check_export, check_predict, check_prediction
 from cocoseg.config import Config, DataConfig, PredictConfig, ShapesConfig, SweepConfig
+from cocoseg.config_cross_checks import check, check_export, check_predict, check_prediction
 from cocoseg.durations import Duration
 from cocoseg.errors import CocosegError
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cocoseg.budget.budget import Budget
-from cocoseg.training.diagnostics import EARLY, Diagnostics, collapse
+from cocoseg.training.collapse_warning import EARLY, Diagnostics, collapse
 from tiny import LABELS
 
 COLLAPSED = torch.tensor([[600, 0, 0], [300, 5, 0], [95, 0, 0]])

@@ -5,8 +5,8 @@ import re
 import pytest
 
 from cocoseg.config import PROGRAMS, Config, EvaluateConfig
-from cocoseg.manual import PAGE, help_text, options, page
-from cocoseg.settings import declarations
+from cocoseg.config_checks import declarations
+from cocoseg.config_help import PAGE, help_text, options, page
 from conftest import ROOT
 
 CONF = ROOT / "conf"

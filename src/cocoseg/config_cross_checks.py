@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from cocoseg.config import AUTO, IMAGENET, Config, DataConfig, PredictConfig
+from cocoseg.config_checks import convert, declarations, shown
 from cocoseg.errors import CocosegError
-from cocoseg.ranks import may_be_several
-from cocoseg.settings import convert, declarations, shown
+from cocoseg.rank_environment import may_be_several
 
 # Choices inside untyped nodes, which have no declarations.
 CLASS_WEIGHTS = ("none", "enet")

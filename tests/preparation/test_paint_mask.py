@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 
 from cocoseg.config import MasksConfig
 from cocoseg.errors import CocosegError
-from cocoseg.preparation.rasterize import paint
+from cocoseg.preparation.paint_mask import paint
 from cocoseg.preparation.segmentations import LEFT_OUT, Instance, parse_layers, rle_runs
 
 HEIGHT, WIDTH = 6, 8

@@ -16,7 +16,7 @@ from cocoseg.durations import clock, in_seconds
 from cocoseg.errors import CocosegError
 from cocoseg.files import from_here, remove_parts, write_bytes
 from cocoseg.overrides import Command, command, is_overridden
-from cocoseg.ranks import as_worker_rank, is_rank_zero
+from cocoseg.rank_environment import as_worker_rank, is_rank_zero
 from cocoseg.run_folder import CHECKPOINTS, LEDGER, current_folder, open_folder
 
 

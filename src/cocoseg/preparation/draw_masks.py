@@ -10,17 +10,17 @@ from typing import NamedTuple
 import numpy as np
 
 from cocoseg.config import Config, MasksConfig
+from cocoseg.config_checks import convert
 from cocoseg.errors import CocosegError
 from cocoseg.labels import IGNORE_INDEX, LabelMap
 from cocoseg.preparation import coco_file as coco_format
 from cocoseg.preparation.coco_file import CocoFile, Image
 from cocoseg.preparation.image_files import check_image
 from cocoseg.preparation.mask_files import MaskEncoding
-from cocoseg.preparation.rasterize import paint
+from cocoseg.preparation.paint_mask import paint
 from cocoseg.preparation.segmentations import Instance, Layers, SegmentationError, parse_layers
 from cocoseg.preparation.survey import survey
 from cocoseg.progress import track
-from cocoseg.settings import convert
 from cocoseg.workers import parallel_map
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from cocoseg.budget.budget import Budget
-from cocoseg.budget.run import best_beside, resume_budget
+from cocoseg.budget.open_run import best_beside, resume_budget
 from cocoseg.config import BudgetConfig, Config
 from cocoseg.durations import Duration
 from cocoseg.errors import CocosegError

@@ -1,7 +1,7 @@
 """The settings as people read them: `--help` of the programs, and the tables of docs/settings.md.
 
-Both are made from the declarations in config.py and the values in conf/. `python -m cocoseg.manual` writes
-docs/settings.md anew. No torch.
+Both are made from the declarations in config.py and the values in conf/.
+`python -m cocoseg.config_help` writes docs/settings.md anew. No torch.
 """
 
 import re
@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from cocoseg.config import PROGRAMS, Config, EvaluateConfig
-from cocoseg.settings import Setting, declarations, shown
+from cocoseg.config_checks import Setting, declarations, shown
 
 PAGE = Path("docs", "settings.md")
 COLUMN = 36  # characters of `key=value`

@@ -9,7 +9,7 @@ import pytest
 from pycocotools.coco import COCO
 
 from cocoseg.errors import CocosegError
-from cocoseg.preparation.shapes import draw_shapes
+from cocoseg.preparation.demo_shapes import draw_shapes
 
 
 def content_of(root: Path) -> dict[str, bytes]:
