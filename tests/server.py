@@ -139,8 +139,8 @@ def ranged(body: bytes, cut: int | None = None) -> Answer:
 
 
 def names(folder: Path) -> list[str]:
-    """All files but the lock."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    """All files but the locks."""
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".lock"))
     return sorted(str(path.relative_to(folder)) for path in files)
 
 

@@ -154,3 +154,10 @@ def test_others_wait_for_a_folder_without_a_key(tmp_path: Path, caplog: pytest.L
     assert order == ["first", "second"]
     assert caplog.messages[0].endswith("another process writes to it; waiting")
     assert list(tmp_path.iterdir()) == []  # a lock alone does not stay
+
+
+def test_a_folder_named_twice_in_a_command_is_no_deadlock(tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(CocosegError, match="is named for two things"), locked(tmp_path):
+        pass
+    with locked(tmp_path), locked(tmp_path, name=".other.lock"):
+        pass

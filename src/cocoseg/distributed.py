@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from cocoseg.cli import build
 from cocoseg.errors import CocosegError, TrainingError
-from cocoseg.rank_environment import may_be_several
+from cocoseg.rank_environment import is_rank_zero, may_be_several
 
 PATIENCE = timedelta(days=30)  # preparing a large data set takes longer than torch's half an hour
 # Messages of errors that another process has ended.
@@ -49,6 +49,8 @@ def join_ranks(trainer: Mapping[str, Any]) -> None:
     if strategy.launcher is None:
         return
     strategy.launcher.launch(strategy.setup_environment)
+    if (dist.get_rank() == 0) != is_rank_zero(trainer):
+        raise RuntimeError(f"the environment of this process does not fit its rank, {dist.get_rank()}")
     _group = dist.new_group(backend="gloo", timeout=PATIENCE)
     _local_rank = strategy.local_rank
 

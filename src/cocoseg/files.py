@@ -91,17 +91,19 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 @contextmanager
-def locked(folder: Path, *, key: str | None = None) -> Iterator[None]:
+def locked(folder: Path, *, key: str | None = None, name: str = LOCK) -> Iterator[None]:
     """Keep other processes out of a folder for the block, which leaves nothing where it writes nothing.
 
     Args:
         key: of the configuration, that names the folder; None to wait as long as it takes.
+        name: of the lock file.
 
     Raises:
-        CocosegError: with a key, another process is still there after PATIENCE seconds.
+        CocosegError: with a key, another process is still there after PATIENCE seconds; or this process has
+            locked the folder for something else.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
+    lock = FileLock(folder / name)
     with suppress(Timeout):
         lock.acquire(timeout=0)
     if not lock.is_locked:
@@ -112,11 +114,17 @@ def locked(folder: Path, *, key: str | None = None) -> Iterator[None]:
             raise CocosegError(
                 f"{key}: another process writes to {from_here(folder)}; wait for it, or name another folder"
             ) from error
+        except RuntimeError as error:  # filelock sees that it would wait for itself
+            raise CocosegError(
+                f"{from_here(folder)} is named for two things that this command writes; name another folder "
+                "for one of them"
+            ) from error
     try:
         yield
     finally:
-        if [file.name for file in folder.glob("*")] == [LOCK]:
-            (folder / LOCK).unlink()
+        if [file.name for file in folder.glob("*")] == [name]:
+            with suppress(OSError):  # Windows deletes no file that is open
+                (folder / name).unlink()
         lock.release()
 
 

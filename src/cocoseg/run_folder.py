@@ -64,7 +64,7 @@ class Outcome:
     @classmethod
     def read(cls, folder: Path) -> Self | None:
         """None where the run goes on, was killed, or the file is damaged."""
-        with suppress(OSError, msgspec.DecodeError):
+        with suppress(OSError, ValueError, msgspec.DecodeError):
             return msgspec.json.decode((folder / OUTCOME).read_bytes(), type=cls)
         return None
 

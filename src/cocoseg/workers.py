@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from cocoseg.errors import TrainingError
 
 CHUNK = 16  # tasks that a process is given at a time
-CHUNKS = 32  # number of chunks per process whose tasks are in memory
+CHUNKS = 16  # number of chunks per process whose tasks are read at a time
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # they end a run or a sweep in order
 if hasattr(signal, "SIGUSR1"):
     SIGNALS += (signal.SIGUSR1,)  # a scheduler's warning that the job's time is nearly up
@@ -54,13 +54,20 @@ def parallel_map(
     context = get_context("fork" if sys.platform == "linux" else None)
     pool = ProcessPoolExecutor(workers, context, _start_worker, (function, os.getpid()))
     with sigterm_as_exit(), pool:
+        results: Iterator[R] = iter(())
         try:
             while batch := list(islice(tasks, CHUNKS * CHUNK * workers)):
-                yield from pool.map(_call, batch, chunksize=CHUNK)
+                following = pool.map(_call, batch, chunksize=CHUNK)  # begins at once: no process waits
+                yield from results
+                results = following
+            yield from results
         except BrokenProcessPool as error:
             raise TrainingError(
                 "a worker process was ended from outside, for want of memory perhaps; lower prepare.workers"
             ) from error
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # waits for what is being done: nothing is written later
+            raise
 
 
 _function: Callable[[Any], Any]  # what this worker process calls

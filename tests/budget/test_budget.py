@@ -172,6 +172,14 @@ def test_a_ledger_of_an_earlier_version_counts_too(watch: Clock) -> None:
     assert budget.expected["figures"] == 0
 
 
+def test_the_ledger_with_more_time_counts(watch: Clock) -> None:
+    budget = started(watch, 100)
+    budget.resume({**started(watch, 100).to_dict(), "used": 30})
+    budget.resume({**started(watch, 100).to_dict(), "used": 20})  # an older one, of a checkpoint
+    budget.resume(None)
+    assert budget.used() == 30
+
+
 def test_the_ledger_is_written_while_the_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger, "WRITE_EVERY", 0.02)
     budget = Budget(60.0)

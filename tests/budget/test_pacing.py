@@ -186,10 +186,13 @@ def test_a_killed_run_goes_on_with_the_time_it_had_used(
     monkeypatch.setattr(first, "_pass_by", killed_at_70)
     with pytest.raises(Kill):
         first.fit()
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
     ledger = first.budget.to_dict()
+    assert saved["budget"]["used"] <= ledger["used"]
 
     second = Run(tmp_path, monkeypatch, 100.0)
     second.budget.resume(ledger)
+    second.budget.resume(saved["budget"])  # older than the ledger
     second.fit(ckpt_path=tmp_path / "last.ckpt")
     used_before = ledger["used"]
     assert used_before + second.now <= 100 - END

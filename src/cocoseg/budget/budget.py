@@ -154,7 +154,7 @@ class Budget:
         return self.left() > self.seconds_reserved() + seconds + self.expected["step"]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, for the ledger."""
+        """Return plain values, for the ledger and for checkpoints."""
         return {
             "limit": self.limit,
             "used": self.used(),
@@ -166,8 +166,8 @@ class Budget:
         }
 
     def resume(self, ledger: dict[str, Any] | None) -> None:
-        """Take over what earlier attempts used, if there were any."""
-        if ledger is None:
+        """Take over what earlier attempts used; of several ledgers the one with the most counts."""
+        if ledger is None or ledger["used"] <= self.used_before:
             return
         self.used_before = float(ledger["used"])
         self.trained_from = ledger["trained_from"]

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -72,7 +72,8 @@ def open_run(cfg: DictConfig, config: Config) -> Iterator[Run]:
                 budget.finished = True
         except CocosegError:
             if not folder.has_begun:  # a refused command changes nothing
-                ledger.unlink() if before is None else write_bytes(ledger, before)
+                with suppress(CocosegError):  # a full disk may be what ended it
+                    ledger.unlink(missing_ok=True) if before is None else write_bytes(ledger, before)
             raise
 
 

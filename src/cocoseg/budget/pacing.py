@@ -133,7 +133,13 @@ class KeepBudget(L.Callback):
         else:
             self.budget.expect("validation", seconds)
 
-    # --- curves
+    # --- records
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        # A checkpoint may be resumed without its run folder, where the ledger is.
+        checkpoint["budget"] = self.budget.to_dict()
 
     def _log(self, trainer: L.Trainer, pl_module: L.LightningModule, images: int) -> None:
         budget = self.budget

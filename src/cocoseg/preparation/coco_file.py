@@ -6,6 +6,7 @@ is drawn. Format: https://cocodataset.org/#format-data (instances).
 
 import codecs
 import re
+from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import compress
@@ -18,6 +19,7 @@ from cocoseg.files import write_bytes
 from cocoseg.labels import Category
 
 MAX_PIXELS = 178_956_970  # Pillow refuses larger images as decompression bombs
+_PIECE = 2**20  # bytes that are decoded at a time
 _CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")  # these would tear messages and tables apart
 
 
@@ -92,8 +94,10 @@ def read(path: Path) -> CocoFile:
     except OSError as error:
         raise CocosegError(f"{path}: can't be read ({error.strerror})") from error
     try:
-        if not content.isascii():
-            content.decode()  # msgspec does not check what it skips
+        if not content.isascii():  # msgspec does not check what it skips
+            # In pieces: one string would take up to four times the file's size.
+            pieces = (content[start : start + _PIECE] for start in range(0, len(content), _PIECE))
+            deque(codecs.iterdecode(pieces, "utf-8"), maxlen=0)
         decoded = msgspec.json.decode(content, type=_Content)
     except msgspec.ValidationError as error:
         raise CocosegError(f"{path}: not a COCO instances file ({error})") from error

@@ -32,7 +32,9 @@ from cocoseg.progress import track
 
 log = logging.getLogger(__name__)
 
+LOCK = ".download.lock"  # of its own: preparation may hold the lock of the same folder
 ANNOTATIONS_LIMIT = 4 * 2**30  # bytes of the archive, and of a file in it
+ANEW = "delete that file to fetch it anew"
 
 
 @dataclass(frozen=True, order=True)
@@ -64,7 +66,7 @@ def fetch_images(
     for image in images:
         if not is_inside(image.file_name):  # checked here too: this is where it would be written to
             raise CocosegError(f"the file name {image.file_name!r} leads out of {image_dir}")
-    with locked(image_dir):
+    with locked(image_dir, name=LOCK):
         missing = missing_images(images, image_dir)  # another process may have fetched some meanwhile
         fetch = partial(_fetch_image, HttpClient(), image_dir, base_url, max_bytes)
         try:
@@ -88,7 +90,7 @@ def _collect_failures(
     for image, url, error in outcomes:
         unreachable = unreachable + 1 if isinstance(error, UnreachableError) else 0
         if unreachable == down_after:
-            raise CocosegError(f"{url}: {error}; check network and proxy, or set data.images_url to a mirror")
+            raise CocosegError(f"{error}; check network and proxy, or set data.images_url to a mirror")
         if error is not None:
             failures.append(Failure(image.file_name, url, str(error)))
     return sorted(failures)
@@ -135,7 +137,7 @@ def fetch_annotations(url: str, *annotation_files: Path) -> None:
     if len(annotation_files) > 1 and not is_archive:
         raise CocosegError(f"{url} is one file, not an archive of {len(annotation_files)}")
     folder = annotation_files[0].parent
-    with locked(folder):
+    with locked(folder, name=LOCK):
         missing = [path for path in annotation_files if not path.is_file()]
         if not missing:
             return  # another process has fetched them meanwhile
@@ -166,9 +168,9 @@ def _extract(annotation_files: Sequence[Path], archive: Path) -> None:
             for path in annotation_files:
                 name = f"annotations/{path.name}"
                 if name not in opened.namelist():
-                    raise CocosegError(f"{archive}: no {name} in it, but {opened.namelist()[:10]!a}")
+                    raise CocosegError(f"{archive}: no {name} in it, but {opened.namelist()[:10]!a}; {ANEW}")
                 if opened.getinfo(name).file_size > ANNOTATIONS_LIMIT:  # zipfile reads no more than this size
-                    raise CocosegError(f"{archive}: {name} is larger than {ANNOTATIONS_LIMIT} bytes")
+                    raise CocosegError(f"{archive}: {name} is larger than {ANNOTATIONS_LIMIT} bytes; {ANEW}")
                 log.info("%s: extracting", path)
                 with opened.open(name) as source:
                     remove_parts(path.parent)  # a killed run may have left some

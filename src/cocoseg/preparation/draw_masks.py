@@ -1,5 +1,6 @@
 """Masks for a whole folder of images: checked, drawn and written by several processes."""
 
+import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -183,7 +184,9 @@ def _tasks(
 
 def _check_names(images: Sequence[Image], image_dir: Path) -> None:
     """Refuse two images of one stem: masks are named after the stems."""
-    stems = Counter(PurePosixPath(image.file_name).with_suffix("") for image in images)
+    stems = Counter(str(PurePosixPath(image.file_name).with_suffix("")) for image in images)
+    if sys.platform in ("darwin", "win32"):  # their file systems don't tell upper from lower case
+        stems = Counter(stem.casefold() for stem in stems.elements())
     stem, count = stems.most_common(1)[0]
     if count > 1:
         raise CocosegError(

@@ -122,7 +122,7 @@ class HttpClient:
             manager = self._direct if proxy is None or proxy_bypass(address.netloc) else proxy
             response = manager.request(
                 "GET",
-                address._replace(auth=None, fragment=None).url,
+                address._replace(fragment=None).url,
                 headers={**HEADERS, "Range": f"bytes={begin}-"} if begin else HEADERS,
                 timeout=TIMEOUT,
                 retries=False,
@@ -145,8 +145,17 @@ def parse_address(url: str, base: str = "") -> Url:
     """Parse an http or https address; a relative one is relative to `base`.
 
     Raises:
-        FetchError: it is none.
+        FetchError: it is none, or holds a user and password, which would be written to logs.
     """
+    address = _parse(url, base)
+    if address.auth:
+        raise FetchError(
+            f"no user and password can be sent to {address.host}; fetch the files by other means"
+        )
+    return address
+
+
+def _parse(url: str, base: str = "") -> Url:
     with suppress(ValueError):
         address = parse_url(urljoin(base, url))
         if address.scheme in ("http", "https") and address.host:
@@ -170,7 +179,7 @@ def _size(path: Path) -> int:
 
 def _connect_proxy(scheme: str, url: str) -> urllib3.ProxyManager:
     try:
-        proxy = parse_address(url if "://" in url else f"http://{url}")
+        proxy = _parse(url if "://" in url else f"http://{url}")
     except FetchError as error:
         raise CocosegError(f"{scheme}_proxy: no http or https address; unset it, or correct it") from error
     login = make_headers(proxy_basic_auth=unquote(proxy.auth)) if proxy.auth else None

@@ -115,6 +115,8 @@ def _start(job: Job, slot: int, side_by_side: int, gpus: str | None) -> None:
     job.folder.mkdir(parents=True, exist_ok=True)
     job.slot = slot
     own = {"PYTHONUNBUFFERED": "1", PARENT: str(os.getpid())}
+    if not hasattr(os, "sched_setaffinity"):
+        own["OMP_NUM_THREADS"] = str(max(1, available_cores() // side_by_side))
     if gpus is not None:
         own["CUDA_VISIBLE_DEVICES"] = gpus
     with (job.folder / OUTPUT).open("ab") as output:

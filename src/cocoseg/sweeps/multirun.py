@@ -42,7 +42,7 @@ class MultirunInOrder(Callback):
             owned.enter_context(locked(sweep_dir, key="sweep.name, hydra.sweep.dir"))
         atexit.register(owned.close)
         # Not at `on_multirun_end`, which is left out when a job has failed or a signal has come.
-        atexit.register(_conclude, sweep_dir, config.hydra.job.name)
+        atexit.register(_conclude, sweep_dir)
         tell_jobs(config)
         for number in SIGNALS:
             signal.signal(number, _leave)
@@ -62,13 +62,13 @@ def _leave(number: int, frame: FrameType | None) -> None:
     sys.exit(exit_code(signal.Signals(number)))
 
 
-def _conclude(sweep_dir: Path, program: str) -> None:
+def _conclude(sweep_dir: Path) -> None:
     for number in SIGNALS:  # from here on they end the process at once
         signal.signal(number, signal.SIG_DFL)
     _list_failures(sweep_dir)
     if not any(path.is_dir() for path in sweep_dir.iterdir()):  # no job has begun
         (sweep_dir / "multirun.yaml").unlink(missing_ok=True)
-    elif program == "train":
+    else:
         from cocoseg.sweeps.leaderboard import conclude, read_rows
 
         try:

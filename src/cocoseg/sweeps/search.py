@@ -19,7 +19,7 @@ from cocoseg.budget.ledger import keep_ledger, read_ledger
 from cocoseg.config import Config, SweepConfig
 from cocoseg.durations import as_duration, clock, in_seconds
 from cocoseg.errors import CocosegError, TrainingError
-from cocoseg.files import from_here
+from cocoseg.files import from_here, locked
 from cocoseg.overrides import key_of
 from cocoseg.run_folder import FAILED, Outcome
 from cocoseg.sweeps.space import split_overrides
@@ -73,6 +73,9 @@ class Sweep:
         if started := self.study.started():
             log.info("%s: resumed with %d trials", from_here(self.study.sweep_dir), started)
         interrupted = self.study.interrupted()
+        for trial in interrupted:
+            with locked(trial.folder, key="sweep.name"):
+                pass  # the job of a sweep that was killed may still be saving
         with keep_ledger(self.study.sweep_dir / LEDGER, self.budget):
             while trials := self.next_round(interrupted):
                 limits = [self.limit_of(trial) for trial in trials]
@@ -146,6 +149,8 @@ class Sweep:
             log.info("trial %d %s: %s  %s", trial.number, outcome.state, result, point)
             return
         self.failed += 1
+        if outcome != Outcome.read(trial.folder):  # it ended, but not as a trial must
+            outcome.write(trial.folder)
         log.info("trial %d failed: %s", trial.number, outcome.reason)
         if self.failed >= MAX_FAILURES and not self.succeeded and self.settings.method != "grid":
             raise TrainingError(f"sweep: the first {self.failed} trials have all failed")
