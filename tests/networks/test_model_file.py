@@ -8,7 +8,7 @@ from torch import nn
 from cocoseg.errors import CocosegError
 from cocoseg.inference.model import load_model
 from cocoseg.labels import LabelClass, LabelMap
-from cocoseg.networks.model_file import read_weights, save_model
+from cocoseg.networks.model_file import read_checkpoint, read_weights, save_model
 from cocoseg.networks.spec import MEAN, STD, ModelSpec
 from tiny import LABELS, NETWORK, SPEC, Reads, loader, random_batch, tiny_module, tiny_trainer, tiny_unet
 
@@ -282,3 +282,12 @@ def test_a_later_format_is_refused(model_file):
 
     with pytest.raises(CocosegError, match="format 2"):
         load_model(model_file)
+
+
+def test_a_checkpoint_without_its_optimizer_is_not_resumed(tmp_path):
+    """As ModelCheckpoint(save_weights_only=True) writes them."""
+    trainer = tiny_trainer(tmp_path, max_epochs=1)
+    trainer.fit(tiny_module(), loader(random_batch()), loader(random_batch(seed=1)))
+    trainer.save_checkpoint(tmp_path / "a.ckpt", weights_only=True)
+    with pytest.raises(CocosegError, match=r"^ckpt_path: .*a\.ckpt .*saved without its optimizer"):
+        read_checkpoint(tmp_path / "a.ckpt")

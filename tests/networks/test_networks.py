@@ -127,6 +127,11 @@ def test_what_fits_passes_and_is_left_as_it_was(make):
     assert not net.training
 
 
+def test_a_list_of_auxiliary_logits_is_refused():
+    with pytest.raises(CocosegError, match=r"^model: my\.Net returns `aux` that is no tensor"):
+        probed(Returns(lambda logits: {"out": logits, "aux": [logits]}))
+
+
 def fail(logits):
     raise RuntimeError("height and width\nmust be divisible by 32")
 

@@ -117,6 +117,19 @@ def test_the_command_keeps_what_was_typed_and_halves_the_batch(tmp_path):
     )
 
 
+def test_a_folder_stays_quoted_as_it_was_typed():
+    typed = Command(('run_dir="my cöco"',))
+    line = half_batch_command(Run(Path("my cöco").absolute(), command=typed), 8, 1)
+    assert str(line).startswith("""python train.py 'run_dir="my cöco"' resume=auto""")
+
+
+def test_a_batch_that_is_too_small_for_batchnorm():
+    norm = nn.BatchNorm2d(8)
+    message = r"take a larger data\.batch_size"
+    with pytest.raises(CocosegError, match=message), explain_half_batch(None, None, None):
+        norm(torch.zeros(1, 8, 1, 1))
+
+
 def test_the_command_of_a_resumed_run(tmp_path):
     """Without a checkpoint in its own folder the earlier one is needed."""
     typed = Command(("ckpt_path=runs/a/checkpoints/last.ckpt",))

@@ -10,7 +10,14 @@ from cocoseg.config import Config, DataConfig
 from cocoseg.overrides import Command
 from cocoseg.scores import Scores
 from cocoseg.training.checkpoints import BestCheckpoint
-from cocoseg.training.tensorboard_hparams import LOSS, MIOU, HyperparameterRow, hyperparameters
+from cocoseg.training.tensorboard_hparams import (
+    ALWAYS,
+    COMPARED,
+    LOSS,
+    MIOU,
+    HyperparameterRow,
+    hyperparameters,
+)
 from tensorboard_api import TensorBoardApi
 from tiny import loader, random_batch, tiny_module, tiny_trainer
 
@@ -26,10 +33,14 @@ def config(lr: float = 1e-3) -> Config:
 
 
 def test_a_row_has_what_was_typed_and_a_few_settings_more():
-    overrides = ("model=unet", "loss.class_weights=null", "+trainer.max_epochs=3", "data.image_size=[16,16]")
-    assert hyperparameters(config(), Command(overrides, choices=CHOICES)) == {
+    overrides = ("loss.class_weights=null", "+trainer.max_epochs=3", "data.root=/a", "ckpt_path=b.ckpt")
+    values = hyperparameters(config(), Command(overrides, choices=CHOICES))
+    # Columns that all runs have: TensorBoard takes those of the first run that it finds.
+    assert {*ALWAYS, *COMPARED} <= values.keys()
+    assert values.keys() - {*ALWAYS, *COMPARED} == {"trainer.max_epochs"}
+    assert {key: values[key] for key in (*ALWAYS, "model", "data.image_size", "trainer.max_epochs")} == {
         **{"optimizer.lr": 1e-3, "data.batch_size": 2, "seed": 0},
-        **{"model": "unet", "loss.class_weights": "null", "data.image_size": "[16, 16]"},
+        **{"model": "unet", "data.image_size": "[16, 16]"},
         "trainer.max_epochs": 2,  # the value in the configuration, whatever was typed
     }
 

@@ -9,6 +9,7 @@ A folder `arrays/<height>x<width>-<key of the files>` beside the masks holds
 The folder gets its name when it is complete.
 """
 
+import errno
 import json
 import logging
 import os
@@ -153,9 +154,11 @@ def _allocate(folder: Path, shape: tuple[int, int, int]) -> None:
     try:
         for name, (size, dtype) in files.items():
             np.lib.format.open_memmap(folder / name, mode="w+", dtype=dtype, shape=size)
-            if hasattr(os, "posix_fallocate"):  # macOS has none
+            if hasattr(os, "posix_fallocate"):
                 with (folder / name).open("r+b") as file:
                     os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+            elif shutil.disk_usage(folder).free < 4 * images * height * width:  # macOS, Windows
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
         raise CocosegError(
             f"{folder.parent}: {images} decoded images of {height}x{width} need "

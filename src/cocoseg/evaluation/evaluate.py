@@ -84,14 +84,17 @@ def evaluate(
 def write_images(
     config: EvaluateConfig, folder: Path, images: Images, index: int, predicted: np.ndarray
 ) -> None:
-    """Write the files of one image with its prediction (h, w) uint8."""
+    """Write the files of one image with its prediction (h, w) uint8; the scores go without them."""
     name = images.names[index]
-    if config.save_predictions:
-        images.encoding.write(predicted, folder / PREDICTIONS / f"{name}.png")
-    if config.gallery:
-        image, mask = images.original(index)
-        pixels = image.permute(1, 2, 0).numpy()
-        write_thumbnails(folder, name, pixels, predicted, images.labels, target=mask)
+    try:
+        if config.save_predictions:
+            images.encoding.write(predicted, folder / PREDICTIONS / f"{name}.png")
+        if config.gallery:
+            image, mask = images.original(index)
+            pixels = image.permute(1, 2, 0).numpy()
+            write_thumbnails(folder, name, pixels, predicted, images.labels, target=mask)
+    except CocosegError as error:
+        log.warning("warning: %s", error)
 
 
 class Scorer:

@@ -90,7 +90,12 @@ def probe(net: nn.Module, name: str, shape: tuple[int, int, int], classes: int) 
 
 
 def _require_logits(output: Any, shape: tuple[int, ...], name: str) -> None:
-    logits = output.get("out") if isinstance(output, Mapping) else output
+    is_mapping = isinstance(output, Mapping)
+    if is_mapping and "aux" in output and not isinstance(output["aux"], Tensor):
+        raise CocosegError(
+            f"model: {name} returns `aux` that is no tensor; it must be further logits, or absent"
+        )
+    logits = output.get("out") if is_mapping else output
     is_tensor = isinstance(logits, Tensor)
     if not is_tensor or tuple(logits.shape) != shape or not logits.is_floating_point():
         found = f"{tuple(logits.shape)} of {logits.dtype}" if is_tensor else f"a {type(output).__name__}"

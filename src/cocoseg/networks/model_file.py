@@ -88,11 +88,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint that training can go on from; see `read_weights`.
 
     Raises:
-        CocosegError: it can't be read, or is an exported model, which holds no optimizer.
+        CocosegError: it can't be read, or holds no optimizer, as an exported model.
     """
     content = read_weights(path)
-    if "pytorch-lightning_version" not in content:
-        raise CocosegError(f"ckpt_path: {path} is an exported model; training goes on from a .ckpt file")
+    if not {"pytorch-lightning_version", "optimizer_states"} <= content.keys():
+        raise CocosegError(
+            f"ckpt_path: {path} is an exported model, or was saved without its optimizer; training goes on "
+            "from a whole .ckpt file"
+        )
     return content
 
 

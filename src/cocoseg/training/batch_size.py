@@ -134,9 +134,17 @@ def explain_half_batch(data: SegmentationDataModule, trainer: L.Trainer, run: Ru
 
     Raises:
         TrainingError: instead of the library's own error, unless the batch is a single image.
+        CocosegError: a batch is too small for BatchNorm.
     """
     try:
         yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise CocosegError(
+            "a batch of one small image leaves the network's deepest level one value per channel, which "
+            "BatchNorm can't normalize; take a larger data.batch_size or data.image_size"
+        ) from error
     except RuntimeError as error:
         if not is_out_of_memory(error) or data.batch_size == 1:
             raise
@@ -151,8 +159,9 @@ def half_batch_command(run: Run, batch_size: int, accumulate: int) -> Command:
     kept = [typed for typed in run.command.overrides if key_of(typed) not in OF_ATTEMPT]
     # A run that was resumed from another folder may not have a checkpoint yet.
     is_elsewhere = run.checkpoint is not None and not (run.folder / CHECKPOINTS / "last.ckpt").is_file()
+    folder = [typed for typed in run.command.overrides if key_of(typed) == "run_dir"]
     changed = [
-        f"run_dir={from_here(run.folder)}",
+        *(folder or [f"run_dir={from_here(run.folder)}"]),
         f"ckpt_path={run.checkpoint}" if is_elsewhere else "resume=auto",
         f"data.batch_size={batch_size // 2}",
         f"trainer.accumulate_grad_batches={2 * accumulate}",

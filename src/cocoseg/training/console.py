@@ -31,6 +31,7 @@ def quiet_lightning() -> None:
         "Checkpoint directory .* exists and is not empty",  # a resumed run
         "The dirpath has changed from",  # a resumed run has a folder of its own
         "It is recommended to use `self.log.*sync_dist=True",  # ours are reduced already
+        "Be aware that when using `ckpt_path`, callbacks used to create",  # one of an earlier version
         "You're resuming from a checkpoint that ended before the epoch ended",
         "`ModelCheckpoint.*could not find the monitored key",  # the run ended before the first validation
     ):

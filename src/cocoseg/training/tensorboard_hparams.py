@@ -14,6 +14,13 @@ from cocoseg.training.module import SegmentationModule
 from cocoseg.training.tensorboard_figures import event_file, is_shown
 
 ALWAYS = ("optimizer.lr", "data.batch_size", "seed")  # few: TensorBoard shows five columns at first
+# Outside of a sweep: TensorBoard takes the columns of the first run that it finds in a folder.
+COMPARED = (
+    *("experiment", "model", "model.base_channels", "model.encoder", "augment", "loss.class_weights"),
+    *("optimizer.weight_decay", "schedule.name", "data.image_size", "data.subset.size", "trainer.max_time"),
+)
+# Beginnings of keys without influence on the result.
+LEFT_OUT = ("run_dir", "ckpt_path", "resume", "budget.", "hydra", "logger", "data.root", "data.prepared_dir")
 MIOU, LOSS = "hp/val_miou", "hp/val_loss"
 
 
@@ -52,8 +59,9 @@ class HyperparameterRow(L.Callback):
 
 
 def hyperparameters(config: Config, command: Command) -> dict[str, float | str]:
-    """Return the settings of ALWAYS, and those that a sweep chose or, outside of one, that were typed."""
+    """Return ALWAYS and what a sweep chose; outside of a sweep ALWAYS, COMPARED and what was typed."""
     settings = OmegaConf.create(as_dict(config))
-    keys = (*ALWAYS, *map(key_of, command.swept or command.overrides))
+    typed = [key for key in map(key_of, command.overrides) if not key.startswith(LEFT_OUT)]
+    keys = (*ALWAYS, *(map(key_of, command.swept) if command.swept else (*COMPARED, *typed)))
     values = {key: command.choices.get(key) or OmegaConf.select(settings, key) for key in keys}
     return {key: value if type(value) in (int, float) else shown(value) for key, value in values.items()}
