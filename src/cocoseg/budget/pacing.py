@@ -37,6 +37,7 @@ def trainer_settings(config: Config, budget: Budget) -> dict[str, Any]:
     settings["use_distributed_sampler"] = False  # the data module gives each process its own images
     if is_paced(config, budget):
         settings["val_check_interval"] = NEVER  # until KeepBudget says otherwise
+    # An interval in batches may span epochs, a share of an epoch may not.
     elif settings.get("check_val_every_n_epoch") is None and not isinstance(
         settings.get("val_check_interval"), int
     ):
@@ -47,9 +48,9 @@ def trainer_settings(config: Config, budget: Budget) -> dict[str, Any]:
 class KeepBudget(L.Callback):
     """Stops training when only the time for the last validation, checkpoints and export is left.
 
-    Validation gets a share of the time that grows with the progress, so that it comes more often near the
-    end, unless Lightning's own settings say when it comes. A validation that does not fit any more is run on
-    as many batches as do.
+    Settings of `trainer` decide when to validate, if they name an interval. Otherwise validation gets a share
+    of the time that grows with the progress, so that it comes more often near the end. A validation too long
+    for the time left runs on as many batches as fit.
 
     Args:
         budget: receives what is measured here.
@@ -81,7 +82,7 @@ class KeepBudget(L.Callback):
         self.budget.advance(_position(trainer))
         (self.budget.progress,) = agree(self.budget.progress)
         loading = self.budget.charge("loading")
-        self._waits.append(loading if self._steps else 0.0)  # the first one waits for the loaders to start
+        self._waits.append(loading if self._steps else 0.0)  # not counted: it includes the loaders' start
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -119,7 +120,7 @@ class KeepBudget(L.Callback):
 
     def on_validation_batch_end(self, *args: Any) -> None:
         self._batches += 1
-        if self._batches > 1:  # the first one waits for the loaders to start
+        if self._batches > 1:  # not counted: it includes the loaders' start
             self._batch_seconds = max(self._batch_seconds, time.monotonic() - self._batch_began)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -33,7 +33,7 @@ class MaskRecord(NamedTuple):
         mask: file, relative to the folder of the masks.
         pixels: class index -> pixels of the mask, background (0) and ignored (255) included.
         warnings: fault -> ids of the annotations that have it.
-        overlaps: what `survey` returns, for the images in its sample; else None.
+        overlaps: pixels that each overlap rule hides, see `survey`; None for images outside its sample.
     """
 
     image: str
@@ -158,7 +158,8 @@ def draw_masks(
 def _count_pixels(mask: np.ndarray, layers: Layers, values: Sequence[int]) -> dict[int, int]:
     """Class index -> pixels of a mask, (H, W) uint8, painted in `values`; classes without a pixel left out.
 
-    A comparison per class drawn is several times faster than `np.bincount`, which converts to 64 bits.
+    One comparison per class that was drawn is several times faster than `np.bincount`, which converts to
+    64 bits.
     """
     indices = {shape.class_index for shape in layers.shapes} | {IGNORE_INDEX}
     pixels = {index: int(np.count_nonzero(mask == values[index])) for index in sorted(indices)}

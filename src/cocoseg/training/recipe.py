@@ -36,7 +36,7 @@ def train(config: Config, run: Run) -> float | None:
     """
     quiet_lightning()
     join_ranks(config, run)
-    # Each rank drops other channels; rank zero's weights are those of all.
+    # A seed for each rank, so that their dropout differs; the first weights are copied from rank zero.
     seed_everything((config.seed + distributed.rank()) % 2**32, workers=True, verbose=False)
     start = read_start(config, run)  # before the data, which take longer to check
     data = SegmentationDataModule(config, progress=lambda: run.budget.progress)
@@ -47,10 +47,11 @@ def train(config: Config, run: Run) -> float | None:
     callbacks = build_callbacks(config, run, data, exporter)
     trainer = build_trainer(config, run, callbacks, module, data)
     run.begin()  # all checks have passed: from here on the run folder is written to
-    if is_spent(run):
+    if has_no_time_left(run):
         return exporter.finish(trainer)
     data.write_training_images(run.folder, (run.checkpoint, config.model.get("weights")))
     with explain_half_batch(data, trainer, run), stop_on_signal(callbacks):
+        # weights_only is the safe mode of torch.load: optimizer and loops are restored, too.
         trainer.fit(module, data, ckpt_path=run.checkpoint, weights_only=True)
         if module.scores is None:  # a limit in steps can end before the first validation
             trainer.validate(module, data, verbose=False)
@@ -65,7 +66,7 @@ def join_ranks(config: Config, run: Run) -> None:
         run.budget.follow(ledger)
 
 
-def is_spent(run: Run) -> bool:
+def has_no_time_left(run: Run) -> bool:
     """Tell whether a resumed run has no time left to train, and say so."""
     budget = run.budget
     if run.checkpoint is None or not distributed.agree(budget.is_spent())[0]:
