@@ -20,6 +20,7 @@ from cocoseg.inference.model import SegmentationModel
 from cocoseg.networks.model_file import save_model
 from cocoseg.networks.pixels import normalize
 from cocoseg.networks.spec import ModelSpec
+from cocoseg.networks.unet import UNet
 from tiny import LABELS, SPEC, Reads, random_batch, tiny_unet
 
 
@@ -101,6 +102,15 @@ def test_torch_export_takes_multiples(model: SegmentationModel, tmp_path: Path) 
         torch.testing.assert_close(program(image), deployed(image))
     with pytest.raises(AssertionError, match="Guard failed"):
         program(pixels(1, 30, 32))
+
+
+def test_torch_export_of_a_deep_network(tmp_path: Path) -> None:
+    """Its sizes are multiples of 64, from 128 up."""
+    network = {"_target_": "cocoseg.UNet", "num_classes": 3, "base_channels": 1, "depth": 6}
+    net = UNet(num_classes=3, base_channels=1, depth=6)
+    model = SegmentationModel(net, ModelSpec(network, LABELS, (128, 128)), None)
+    export_format("torch_export", Deployed(model), tmp_path / "model")
+    assert (tmp_path / "model.pt2").is_file()
 
 
 def test_a_file_that_gives_other_results_does_not_count(

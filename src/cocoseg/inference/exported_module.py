@@ -11,7 +11,7 @@ from cocoseg.inference.model import SegmentationModel
 from cocoseg.networks.spec import MEAN, STD
 
 DEFAULT_MULTIPLE = 32  # assumed for custom networks without an attribute `multiple`
-EXAMPLES = ((1, 1, 2), (2, 3, 2), (3, 2, 1))  # batch, height, width in units of 64 pixels or a multiple
+EXAMPLES = ((1, 1, 2), (2, 3, 2), (3, 2, 1))  # batch, height, width in units of some multiples
 
 
 class Deployed(nn.Module):
@@ -50,8 +50,11 @@ class Deployed(nn.Module):
         return self.model(image.permute(0, 3, 1, 2).float() * self.scale + self.shift)
 
     def examples(self, *, less: int = 0) -> list[Tensor]:
-        """Noise of three sizes to check a file with; heights and widths are `less` than multiples."""
-        unit = math.ceil(64 / self.multiple) * self.multiple
+        """Noise of three sizes to check a file with; heights and widths are `less` than multiples.
+
+        They are two multiples, and 64 pixels, at least.
+        """
+        unit = max(2, math.ceil(64 / self.multiple)) * self.multiple
         shapes = [(batch, rows * unit - less, columns * unit - less, 3) for batch, rows, columns in EXAMPLES]
         generator = torch.Generator().manual_seed(0)
         return [torch.randint(256, shape, dtype=torch.uint8, generator=generator) for shape in shapes]
