@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,22 @@ def test_a_pattern_that_is_none(photos, pattern):
 def test_links_that_lead_round_in_circles(photos):
     (photos / "deep/round").symlink_to(photos, target_is_directory=True)
     assert names(photos) == ["a.jpg", "b.PNG", "deep/a.webp", "deep/er/c.tif"]
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(photos, monkeypatch):
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path).name in ("er", ".git"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # root may read all folders
+    with pytest.raises(CocosegError, match=r"input: .*photos/deep/er: Permission denied"):
+        names(photos)
+    (photos / "deep/er/c.tif").unlink()
+    (photos / "deep/er").rmdir()
+    assert names(photos) == ["a.jpg", "b.PNG", "deep/a.webp"]
 
 
 @pytest.mark.parametrize("input", ["nothing", "nothing/*.jpg", "*.gif"])
