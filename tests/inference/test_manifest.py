@@ -1,4 +1,6 @@
+import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,18 @@ def test_results_of_another_image_are_not_overwritten(tmp_path, monkeypatch, nam
         manifest.require_distinct_results(images)
 
 
+@pytest.mark.parametrize("platform", ["darwin", "win32", "linux"])
+def test_names_that_differ_by_case(tmp_path, monkeypatch, platform):
+    monkeypatch.setattr(sys, "platform", platform)
+    images = [ImageFile(Path("in", name), name) for name in ("A.jpg", "a.jpg")]
+    manifest = Manifest(tmp_path, "abc", SETTINGS)
+    if platform == "linux":
+        manifest.require_distinct_results(images)
+    else:
+        with pytest.raises(CocosegError, match=r"in/a\.jpg and .*in/A\.jpg would have the same results"):
+            manifest.require_distinct_results(images)
+
+
 def test_a_result_of_an_image_that_is_gone_is_overwritten(tmp_path):
     manifest_of(tmp_path, entry()).require_distinct_results([ImageFile(Path("a.png"), "a.png")])
 
@@ -80,6 +94,16 @@ def test_another_model_or_other_settings_are_refused(tmp_path, model, change, me
     Manifest(tmp_path, "abc", SETTINGS).write()
     with pytest.raises(CocosegError, match=message):
         Manifest(tmp_path, model, {**SETTINGS, **change})
+
+
+def test_a_setting_that_is_gone_is_refused_unless_it_changed_nothing(tmp_path):
+    content = {"model": "abc", "settings": {**SETTINGS, "scales": [1.0]}, "images": []}
+    (tmp_path / MANIFEST).write_text(json.dumps(content))
+    Manifest(tmp_path, "abc", SETTINGS)
+    content["settings"]["scales"] = [0.5, 1.0]
+    (tmp_path / MANIFEST).write_text(json.dumps(content))
+    with pytest.raises(CocosegError, match="made with another scales;"):
+        Manifest(tmp_path, "abc", SETTINGS)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"model": 1}', b"\xff"])

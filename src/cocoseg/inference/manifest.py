@@ -1,6 +1,7 @@
 """List of the predictions in an output folder, with their model and settings: `predictions.json`."""
 
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,9 @@ class Manifest:
         self.output, self.model, self.settings = output, model, settings
         found = self._read()
         now, before = {"model": model, **settings}, {"model": found.model, **found.settings}
-        if other := [key for key in now if now[key] != before.get(key)]:
+        if before.get("scales") == [1.0]:  # a setting that is gone, at the value that changed nothing
+            del before["scales"]
+        if other := [key for key in {**now, **before} if now.get(key) != before.get(key)]:
             raise CocosegError(
                 f"output: {from_here(output)} holds predictions made with another {', '.join(other)}; "
                 "name another output, or delete that folder"
@@ -92,11 +95,13 @@ class Manifest:
 
         The other one is among `images` or was predicted before.
         """
+        # Most file systems of macOS and Windows do not tell upper from lower case.
+        fold = str.casefold if sys.platform in ("darwin", "win32") else str
         entries = self.entries.values()
-        owners = {entry.name: entry.image for entry in entries if (self.output / entry.image).exists()}
+        owners = {fold(one.name): one.image for one in entries if (self.output / one.image).exists()}
         for image in images:
             path = relative_path(image.path, self.output)
-            owner = owners.setdefault(image.result_name, path)
+            owner = owners.setdefault(fold(image.result_name), path)
             if owner != path:
                 other = from_here(os.path.normpath(self.output.absolute() / owner))
                 raise CocosegError(
