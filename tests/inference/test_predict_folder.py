@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from cocoseg.config import PredictConfig
 from cocoseg.config_cross_checks import check_predict
 from cocoseg.errors import CocosegError, IncompleteError, TrainingError
 from cocoseg.inference import pipeline as pipeline_module
+from cocoseg.inference import predict_folder as folder_module
 from cocoseg.inference.predict_folder import predict_folder
 from cocoseg.inference.predictor import Predictor
 from cocoseg.inference.results import Results
@@ -152,6 +154,20 @@ def test_results_with_the_ids_of_a_file(tmp_path, photos, caplog):
     assert "does not list 2 of the images" in caplog.text
 
 
+def test_results_in_cocos_format_are_written_as_they_are_made(tmp_path, photos, monkeypatch):
+    sizes = []
+
+    def entries(mask, image_id, name, labels):
+        sizes.append(sum(part.stat().st_size for part in (tmp_path / "out").glob(".part-*.json")))
+        return [{"image_id": image_id, "text": 100_000 * "x"}]
+
+    monkeypatch.setattr(folder_module, "entries_of", entries)
+    monkeypatch.setattr(folder_module, "AT_A_TIME", 1, raising=False)
+    output = run(tmp_path, photos, coco_json=True)
+    assert len(json.loads((output / "coco_results.json").read_bytes())) == len(sizes) == 3
+    assert sizes[-1] > 100_000
+
+
 # ---- any picture
 
 
@@ -191,6 +207,54 @@ def test_large_images_are_predicted_too(tmp_path, photos, monkeypatch):
     assert len(list((output / "masks").rglob("*.png"))) == 3
 
 
+def test_few_images_are_decoded_ahead(tmp_path, photos, monkeypatch):
+    read_upright, masks = pipeline_module.read_upright, Predictor.masks
+    for number in range(56):
+        (photos / f"{number}.png").write_bytes((photos / "a.png").read_bytes())
+    (tmp_path / "read").mkdir()
+    ahead = []
+
+    def read(path):
+        (tmp_path / "read" / f"{path.parent.name}-{path.name}").touch()
+        return read_upright(path)
+
+    def slow(self, inputs, owns):
+        if not ahead:
+            time.sleep(1)
+            ahead.append(len(list((tmp_path / "read").iterdir())))
+        return masks(self, inputs, owns)
+
+    monkeypatch.setattr(pipeline_module, "read_upright", read)
+    monkeypatch.setattr(Predictor, "masks", slow)
+    monkeypatch.setattr(pipeline_module, "AHEAD", 8, raising=False)
+    run(tmp_path, photos, batch_size=8, workers=2, overlay=False, gallery=False)
+    assert ahead[0] <= 8 + 8  # a batch, and what follows
+
+
+def test_few_pixels_wait_to_be_written(tmp_path, photos, monkeypatch):
+    masks, write = Predictor.masks, Results.write
+    predicted, finished, waiting = [], [], []
+
+    def counted(self, inputs, owns):
+        predicted.extend(owns)
+        waiting.append(len(predicted) - len(finished))
+        return masks(self, inputs, owns)
+
+    def slow(self, entry, mask, canvas):
+        time.sleep(0.2)
+        finished.append(entry.name)
+        return write(self, entry, mask, canvas)
+
+    for number in range(3):
+        drawn(stripes()).save(photos / f"{number}.png")
+    monkeypatch.setattr(Predictor, "masks", counted)
+    monkeypatch.setattr(Results, "write", slow)
+    monkeypatch.setattr(pipeline_module, "WAITING_PIXELS", 60 * 90, raising=False)
+    run(tmp_path, photos, batch_size=1, workers=1)
+    assert len(finished) == 6
+    assert max(waiting) <= 2
+
+
 SHORT = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 10000000000 bytes"
 
 
@@ -220,6 +284,21 @@ def test_a_broken_picture_is_reported_and_the_rest_is_done(tmp_path, photos, cap
     (photos / "d.png").unlink()
     run(tmp_path, photos)  # mended: done now
     assert mask_of(output, "c").shape == (60, 90)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError(SHORT)], ids=repr)
+def test_an_image_that_memory_is_too_short_for(tmp_path, photos, monkeypatch, caplog, error):
+    read_upright = pipeline_module.read_upright
+
+    def read(path):
+        if path.name == "b.bmp":
+            raise error
+        return read_upright(path)
+
+    monkeypatch.setattr(pipeline_module, "read_upright", read)
+    with pytest.raises(IncompleteError, match="1 of 3 images are left out"):
+        run(tmp_path, photos)
+    assert "b.bmp: not enough memory to read it" in caplog.text
 
 
 def test_a_name_that_is_not_utf8_is_reported_and_the_rest_is_done(tmp_path, photos, caplog):
@@ -336,6 +415,14 @@ def test_an_interrupted_run_keeps_what_is_done(tmp_path, photos, monkeypatch):
     output = run(tmp_path, photos)
     assert len(json.loads((output / "predictions.json").read_bytes())["images"]) == 3
     assert [path for path in written(output) if ".part-" in path] == []
+
+
+def test_unfinished_files_of_others_are_kept(tmp_path, photos):
+    for name in ("out/.part-1.json", "out/runs/1/.part-2.ckpt", "out/masks/deep/.part-3.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    output = run(tmp_path, photos)
+    assert {name for name in written(output) if ".part-" in name} == {".part-1.json", "runs/1/.part-2.ckpt"}
 
 
 # ---- the command line

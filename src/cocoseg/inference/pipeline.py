@@ -1,6 +1,6 @@
 """Images from file to file: worker processes decode, the network predicts, threads write.
 
-The number of images in memory is bounded, and large ones are decoded one at a time.
+The number of images and of pixels in memory is bounded, and large ones are decoded one at a time.
 """
 
 import logging
@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import chain, groupby, islice
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from cocoseg.inference.find_images import ImageFile
 from cocoseg.inference.manifest import Entry, relative_path
 from cocoseg.inference.predictor import InputResize, Predictor
 from cocoseg.inference.results import Results
+from cocoseg.networks.device import is_out_of_memory
 from cocoseg.networks.pixels import to_tensor
 from cocoseg.preparation.image_files import read_upright, size_of
 from cocoseg.workers import leave_group
@@ -29,7 +30,9 @@ log = logging.getLogger(__name__)
 
 LARGE = 2**25  # pixels of an image and its network input; larger ones are decoded one at a time
 FORWARD_PIXELS = 2**22  # pixels of the network's input in one forward pass
+AHEAD = 32  # images that are decoded ahead, or one per worker process if that is more
 WAITING = 4  # masks per thread that wait to be written
+WAITING_PIXELS = 2**26  # pixels of these masks, where there are several
 
 
 @dataclass
@@ -67,16 +70,23 @@ class _Images(Dataset[Decoded | str | int]):
 
     def decode(self, index: int) -> Decoded | str:
         image = self.images[index]
-        path = relative_path(image.path, self.results.output)
         try:
-            path.encode()  # JSON and HTML are UTF-8
-            stat = image.path.stat()
-            pixels = read_upright(image.path)
+            return self._decode(image)
         except UnicodeEncodeError:
             shown = os.fsencode(image.path).decode(errors="backslashreplace")
             return f"{shown}: its name is not UTF-8; rename it"
         except (CocosegError, OSError) as error:
             return str(error)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return f"{image.path}: not enough memory to read it"
+
+    def _decode(self, image: ImageFile) -> Decoded:
+        path = relative_path(image.path, self.results.output)
+        path.encode()  # JSON and HTML are UTF-8
+        stat = image.path.stat()
+        pixels = read_upright(image.path)
         entry = Entry(path, image.result_name, stat.st_size, stat.st_mtime_ns, pixels.height, pixels.width)
         tensor = self.resize(to_tensor(pixels)[None])[0]
         return Decoded(entry, tensor.permute(1, 2, 0).contiguous().numpy(), self.results.canvas(pixels))
@@ -97,7 +107,7 @@ def predict_images(
     Raises:
         CocosegError: results can't be written.
     """
-    writing: deque[Future[Entry]] = deque()
+    writing: deque[tuple[int, Future[Entry]]] = deque()  # with the number of pixels
     writers = ThreadPoolExecutor(workers)  # its threads start after the processes that decode
     try:
         for batch in _read(_Images(images, predictor.resize, results), batch_size, workers):
@@ -105,13 +115,20 @@ def predict_images(
                 log.warning("left out: %s", problem)
                 yield None
             for decoded, mask in _predict(predictor, [item for item in batch if isinstance(item, Decoded)]):
-                writing.append(writers.submit(results.write, decoded.entry, mask, decoded.canvas))
-                while writing and (writing[0].done() or len(writing) > WAITING * workers):
-                    yield writing.popleft().result()
+                future = writers.submit(results.write, decoded.entry, mask, decoded.canvas)
+                writing.append((mask.size, future))
+                while writing and (writing[0][1].done() or _is_full(writing, workers)):
+                    yield writing.popleft()[1].result()
         while writing:
-            yield writing.popleft().result()
+            yield writing.popleft()[1].result()
     finally:
         writers.shutdown(cancel_futures=True)  # files that are being written become whole
+
+
+def _is_full(writing: Sequence[tuple[int, Future[Entry]]], workers: int) -> bool:
+    """Whether as many masks wait to be written as memory should hold."""
+    pixels = sum(pixels for pixels, _ in writing)
+    return len(writing) > WAITING * workers or (len(writing) > 1 and pixels > WAITING_PIXELS)
 
 
 def _read(images: _Images, batch_size: int, workers: int) -> Iterator[list[Decoded | str | int]]:
@@ -120,13 +137,14 @@ def _read(images: _Images, batch_size: int, workers: int) -> Iterator[list[Decod
     workers = 0 if batches <= 1 else min(workers, batches)  # for a single batch they would start too late
     loader = DataLoader(
         images,
-        batch_size,
+        max(1, min(batch_size, AHEAD // max(1, workers))),
         num_workers=workers,
         collate_fn=list,
         prefetch_factor=1 if workers else None,
         worker_init_fn=leave_group,
     )
-    for batch in loader:
+    items = chain.from_iterable(loader)
+    while batch := list(islice(items, batch_size)):
         yield batch
         for index in batch:
             if isinstance(index, int):

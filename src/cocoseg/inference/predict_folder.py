@@ -15,15 +15,15 @@ import torch
 
 from cocoseg.config import AUTO, PredictConfig
 from cocoseg.errors import CocosegError, IncompleteError
-from cocoseg.figures.gallery import Card, write_gallery
-from cocoseg.files import from_here, remove_parts, write_bytes
+from cocoseg.figures.gallery import FOLDER, Card, write_gallery
+from cocoseg.files import from_here, remove_parts, whole_file
 from cocoseg.inference.coco_results import entries_of, image_ids
 from cocoseg.inference.find_images import ImageFile, find_images
 from cocoseg.inference.manifest import Manifest
 from cocoseg.inference.model import load_model
 from cocoseg.inference.pipeline import predict_images
 from cocoseg.inference.predictor import Predictor
-from cocoseg.inference.results import MASKS, Results
+from cocoseg.inference.results import MASKS, OVERLAYS, Results
 from cocoseg.networks.device import explain_out_of_memory, resolve_precision
 from cocoseg.preparation import coco_file as coco
 from cocoseg.preparation.mask_files import MaskEncoding
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 PAGE, RESULTS = "gallery.html", "coco_results.json"
 SAVE_EVERY = 5.0  # seconds between writes of the manifest: the work that a kill loses
+AT_A_TIME = 64  # images whose COCO results are in memory
 PIXEL = {"category_id": "category_id", "index": "class_index"}  # `values` -> `pixel` of labels.json
 DTYPES = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
@@ -119,8 +120,9 @@ def _predict(
     config: PredictConfig,
 ) -> set[str]:
     """Predict and keep the manifest up to date. Returns the names of the results."""
-    for folder in results.output.glob("**/"):
-        remove_parts(folder)  # of a process that was killed
+    for name in (MASKS, OVERLAYS, FOLDER):  # the output may hold files that other programs are writing
+        for folder in (results.output / name).glob("**/"):
+            remove_parts(folder)  # of a process that was killed
     if results.encoding.pixel != PIXEL[config.values]:
         log.warning("masks hold class indices, because category ids don't fit; see labels.json")
     workers = config.workers or max(2, available_cores())
@@ -150,6 +152,13 @@ def _write_coco_results(images: Sequence[ImageFile], ids: dict[str, int], result
         mask = results.encoding.read(results.mask(image.result_name))
         return entries_of(mask, ids[image.name], image.name, results.encoding.labels)
 
-    with ThreadPoolExecutor(available_cores()) as pool:
-        lines = [msgspec.json.encode(entry) for found in pool.map(entries, listed) for entry in found]
-    write_bytes(results.output / RESULTS, b"[\n" + b",\n".join(lines) + b"\n]\n")
+    path = results.output / RESULTS
+    with whole_file(path) as part, part.open("wb") as file, ThreadPoolExecutor(available_cores()) as pool:
+        file.write(b"[")
+        separator = b"\n"
+        for first in range(0, len(listed), AT_A_TIME):
+            for found in pool.map(entries, listed[first : first + AT_A_TIME]):
+                for entry in found:
+                    file.write(separator + msgspec.json.encode(entry))
+                    separator = b",\n"
+        file.write(b"\n]\n")
