@@ -7,13 +7,14 @@ import logging
 import math
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, groupby, islice
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cocoseg.errors import CocosegError
@@ -115,14 +116,18 @@ def predict_images(
                 log.warning("left out: %s", problem)
                 yield None
             for decoded, mask in _predict(predictor, [item for item in batch if isinstance(item, Decoded)]):
-                future = writers.submit(results.write, decoded.entry, mask, decoded.canvas)
-                writing.append((mask.size, future))
+                future = writers.submit(_write, results, decoded, mask)
+                writing.append((decoded.entry.height * decoded.entry.width, future))
                 while writing and (writing[0][1].done() or _is_full(writing, workers)):
                     yield writing.popleft()[1].result()
         while writing:
             yield writing.popleft()[1].result()
     finally:
         writers.shutdown(cancel_futures=True)  # files that are being written become whole
+
+
+def _write(results: Results, decoded: Decoded, mask: Callable[[], Tensor]) -> Entry:
+    return results.write(decoded.entry, mask().cpu().numpy(), decoded.canvas)
 
 
 def _is_full(writing: Sequence[tuple[int, Future[Entry]]], workers: int) -> bool:
@@ -151,8 +156,10 @@ def _read(images: _Images, batch_size: int, workers: int) -> Iterator[list[Decod
                 yield [images.decode(index)]
 
 
-def _predict(predictor: Predictor, images: Sequence[Decoded]) -> Iterator[tuple[Decoded, np.ndarray]]:
-    """Yield images with their masks, (h, w) uint8 class indices; equal inputs share a forward pass."""
+def _predict(
+    predictor: Predictor, images: Sequence[Decoded]
+) -> Iterator[tuple[Decoded, Callable[[], Tensor]]]:
+    """Yield images with functions that give their masks; equal inputs share a forward pass."""
 
     def shape(decoded: Decoded) -> tuple[int, ...]:
         return decoded.input.shape
@@ -161,4 +168,4 @@ def _predict(predictor: Predictor, images: Sequence[Decoded]) -> Iterator[tuple[
         while part := list(islice(group, max(1, FORWARD_PIXELS // (height * width)))):
             inputs = torch.from_numpy(np.stack([decoded.input for decoded in part])).permute(0, 3, 1, 2)
             masks = predictor.masks(inputs, [(one.entry.height, one.entry.width) for one in part])
-            yield from zip(part, (mask.cpu().numpy() for mask in masks), strict=True)
+            yield from zip(part, masks, strict=True)

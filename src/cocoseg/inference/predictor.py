@@ -4,9 +4,10 @@ The network sees what it was trained on: the image resized to the size of traini
 bilinearly to the image's own size, and the highest one wins.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 
 import torch
@@ -85,20 +86,30 @@ class Predictor:
 
     def __call__(self, image: Tensor) -> Tensor:
         """Predict class indices of images (B, 3, h, w) uint8 RGB: (B, h, w) uint8, on the model's device."""
-        return torch.stack(self.masks(self.resize(image), [tuple(image.shape[-2:])] * len(image)))
+        masks = self.masks(self.resize(image), [tuple(image.shape[-2:])] * len(image))
+        return torch.stack([finish() for finish in masks])
 
     @torch.inference_mode()
-    def masks(self, image: Tensor, owns: Sequence[Size]) -> list[Tensor]:
-        """Predict class indices of a batch: (h, w) uint8 each, on the model's device.
+    def masks(self, image: Tensor, owns: Sequence[Size]) -> list[Callable[[], Tensor]]:
+        """Predict a batch.
 
         Args:
             image: (B, 3, H, W) uint8, as `resize` makes it.
             owns: height and width of each of the B images before that.
+
+        Returns:
+            functions that give the class indices of each image, (h, w) uint8 on the model's device. On a CPU
+            the arg-max of an image in one piece is left to them, for other threads to do.
         """
         tile = self._tile_size(tuple(image.shape[-2:]))
-        if tile is not None:
-            return [self._mask_of_tiles(one, tile, own) for one, own in zip(image, owns, strict=True)]
-        return [enlarged_argmax(one, own) for one, own in zip(self._scores(image), owns, strict=True)]
+        if tile is None:
+            masks = [partial(enlarged_argmax, *pair) for pair in zip(self._scores(image), owns, strict=True)]
+            if self.device.type == "cpu":
+                return masks
+            done = [mask() for mask in masks]  # else scores would wait in the GPU's memory
+        else:
+            done = [self._mask_of_tiles(one, tile, own) for one, own in zip(image, owns, strict=True)]
+        return [lambda mask=mask: mask for mask in done]
 
     def _tile_size(self, size: Size) -> Size | None:
         """Height and width of tiles, or None for an input of this size in one piece."""

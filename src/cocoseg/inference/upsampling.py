@@ -47,6 +47,7 @@ class Neighbors:
         return Neighbors(self.low[start:stop] - first, self.high[start:stop] - first, self.weight[start:stop])
 
 
+@torch.inference_mode()
 def enlarged_argmax(scores: Tensor, size: tuple[int, int]) -> Tensor:
     """Index of the highest of scores (C, H, W) float32, C ≤ 256, at another size (h, w): (h, w) uint8."""
     rows, columns = (
