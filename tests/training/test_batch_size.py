@@ -125,7 +125,7 @@ def test_a_folder_stays_quoted_as_it_was_typed():
 
 def test_a_batch_that_is_too_small_for_batchnorm():
     norm = nn.BatchNorm2d(8)
-    message = r"take a larger data\.batch_size"
+    message = r"^data\.batch_size, data\.image_size: .*larger$"
     with pytest.raises(CocosegError, match=message), explain_half_batch(None, None, None):
         norm(torch.zeros(1, 8, 1, 1))
 

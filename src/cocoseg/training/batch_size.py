@@ -142,8 +142,8 @@ def explain_half_batch(data: SegmentationDataModule, trainer: L.Trainer, run: Ru
         if "more than 1 value per channel" not in str(error):
             raise
         raise CocosegError(
-            "a batch of one small image leaves the network's deepest level one value per channel, which "
-            "BatchNorm can't normalize; take a larger data.batch_size or data.image_size"
+            "data.batch_size, data.image_size: a batch of a single small image leaves the network's deepest "
+            "level one value per channel, which BatchNorm can't normalize; make one of the two larger"
         ) from error
     except RuntimeError as error:
         if not is_out_of_memory(error) or data.batch_size == 1:
