@@ -226,12 +226,12 @@ def test_few_images_are_decoded_ahead(tmp_path, photos, monkeypatch):
 
     monkeypatch.setattr(pipeline_module, "read_upright", read)
     monkeypatch.setattr(Predictor, "masks", slow)
-    monkeypatch.setattr(pipeline_module, "AHEAD", 8, raising=False)
+    monkeypatch.setattr(pipeline_module, "AHEAD", 8)
     run(tmp_path, photos, batch_size=8, workers=2, overlay=False, gallery=False)
     assert ahead[0] <= 8 + 8  # a batch, and what follows
 
 
-def test_few_pixels_wait_to_be_written(tmp_path, photos, monkeypatch):
+def test_few_bytes_wait_to_be_written(tmp_path, photos, monkeypatch):
     masks, write = Predictor.masks, Results.write
     predicted, finished, waiting = [], [], []
 
@@ -249,7 +249,7 @@ def test_few_pixels_wait_to_be_written(tmp_path, photos, monkeypatch):
         drawn(stripes()).save(photos / f"{number}.png")
     monkeypatch.setattr(Predictor, "masks", counted)
     monkeypatch.setattr(Results, "write", slow)
-    monkeypatch.setattr(pipeline_module, "WAITING_PIXELS", 60 * 90, raising=False)
+    monkeypatch.setattr(pipeline_module, "WAITING_BYTES", 60 * 90)  # a mask; scores are larger
     run(tmp_path, photos, batch_size=1, workers=1)
     assert len(finished) == 6
     assert max(waiting) <= 2

@@ -78,8 +78,8 @@ def test_images_of_several_sizes_are_one_batch():
     predictor = Predictor(model())
     images = [picture(20, 90, seed=1), picture(64, 31, seed=2)]
     batch = torch.cat([predictor.resize(image) for image in images])
-    for mask, image in zip(predictor.masks(batch, [(20, 90), (64, 31)]), images, strict=True):
-        assert (mask() == predictor(image)[0]).float().mean() > 0.999
+    for pending, image in zip(predictor.masks(batch, [(20, 90), (64, 31)]), images, strict=True):
+        assert (pending.mask() == predictor(image)[0]).float().mean() > 0.999
 
 
 def test_a_scale_gives_the_network_the_images_own_pixels():

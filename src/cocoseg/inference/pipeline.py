@@ -7,20 +7,19 @@ import logging
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, groupby, islice
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cocoseg.errors import CocosegError
 from cocoseg.inference.find_images import ImageFile
 from cocoseg.inference.manifest import Entry, relative_path
-from cocoseg.inference.predictor import InputResize, Predictor
+from cocoseg.inference.predictor import InputResize, Pending, Predictor
 from cocoseg.inference.results import Results
 from cocoseg.networks.device import is_out_of_memory
 from cocoseg.networks.pixels import to_tensor
@@ -32,8 +31,8 @@ log = logging.getLogger(__name__)
 LARGE = 2**25  # pixels of an image and its network input; larger ones are decoded one at a time
 FORWARD_PIXELS = 2**22  # pixels of the network's input in one forward pass
 AHEAD = 32  # images that are decoded ahead, or one per worker process if that is more
-WAITING = 4  # masks per thread that wait to be written
-WAITING_PIXELS = 2**26  # pixels of these masks, where there are several
+WAITING = 4  # predictions per thread that wait to be written
+WAITING_BYTES = 2**28  # bytes of these masks and scores, where there are several
 
 
 @dataclass
@@ -108,16 +107,17 @@ def predict_images(
     Raises:
         CocosegError: results can't be written.
     """
-    writing: deque[tuple[int, Future[Entry]]] = deque()  # with the number of pixels
+    writing: deque[tuple[int, Future[Entry]]] = deque()  # with the number of bytes
     writers = ThreadPoolExecutor(workers)  # its threads start after the processes that decode
     try:
         for batch in _read(_Images(images, predictor.resize, results), batch_size, workers):
             for problem in (item for item in batch if isinstance(item, str)):
                 log.warning("left out: %s", problem)
                 yield None
-            for decoded, mask in _predict(predictor, [item for item in batch if isinstance(item, Decoded)]):
-                future = writers.submit(_write, results, decoded, mask)
-                writing.append((decoded.entry.height * decoded.entry.width, future))
+            readable = [item for item in batch if isinstance(item, Decoded)]
+            for decoded, pending in _predict(predictor, readable):
+                future = writers.submit(_write, results, decoded, pending)
+                writing.append((pending.tensor.nbytes, future))
                 while writing and (writing[0][1].done() or _is_full(writing, workers)):
                     yield writing.popleft()[1].result()
         while writing:
@@ -126,14 +126,14 @@ def predict_images(
         writers.shutdown(cancel_futures=True)  # files that are being written become whole
 
 
-def _write(results: Results, decoded: Decoded, mask: Callable[[], Tensor]) -> Entry:
-    return results.write(decoded.entry, mask().cpu().numpy(), decoded.canvas)
+def _write(results: Results, decoded: Decoded, pending: Pending) -> Entry:
+    return results.write(decoded.entry, pending.mask().cpu().numpy(), decoded.canvas)
 
 
 def _is_full(writing: Sequence[tuple[int, Future[Entry]]], workers: int) -> bool:
-    """Whether as many masks wait to be written as memory should hold."""
-    pixels = sum(pixels for pixels, _ in writing)
-    return len(writing) > WAITING * workers or (len(writing) > 1 and pixels > WAITING_PIXELS)
+    """Whether as many predictions wait to be written as memory should hold."""
+    held = sum(size for size, _ in writing)
+    return len(writing) > WAITING * workers or (len(writing) > 1 and held > WAITING_BYTES)
 
 
 def _read(images: _Images, batch_size: int, workers: int) -> Iterator[list[Decoded | str | int]]:
@@ -156,10 +156,8 @@ def _read(images: _Images, batch_size: int, workers: int) -> Iterator[list[Decod
                 yield [images.decode(index)]
 
 
-def _predict(
-    predictor: Predictor, images: Sequence[Decoded]
-) -> Iterator[tuple[Decoded, Callable[[], Tensor]]]:
-    """Yield images with functions that give their masks; equal inputs share a forward pass."""
+def _predict(predictor: Predictor, images: Sequence[Decoded]) -> Iterator[tuple[Decoded, Pending]]:
+    """Yield images with their predictions; equal inputs share a forward pass."""
 
     def shape(decoded: Decoded) -> tuple[int, ...]:
         return decoded.input.shape
@@ -167,5 +165,5 @@ def _predict(
     for (height, width, _), group in groupby(sorted(images, key=shape), key=shape):
         while part := list(islice(group, max(1, FORWARD_PIXELS // (height * width)))):
             inputs = torch.from_numpy(np.stack([decoded.input for decoded in part])).permute(0, 3, 1, 2)
-            masks = predictor.masks(inputs, [(one.entry.height, one.entry.width) for one in part])
-            yield from zip(part, masks, strict=True)
+            predictions = predictor.masks(inputs, [(one.entry.height, one.entry.width) for one in part])
+            yield from zip(part, predictions, strict=True)

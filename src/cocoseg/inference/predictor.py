@@ -4,11 +4,11 @@ The network sees what it was trained on: the image resized to the size of traini
 bilinearly to the image's own size, and the highest one wins.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,21 @@ class InputResize:
             return self.image_size
         # At least 2: torch's antialiased resize fails for a single pixel.
         return max(2, round(own[0] * self.scale)), max(2, round(own[1] * self.scale))
+
+
+class Pending(NamedTuple):
+    """A prediction: class indices (h, w) uint8, or scores whose arg-max at another size is left to do.
+
+    Attributes:
+        tensor: the mask, or scores (C, H, W) float32.
+        size: height and width of the mask that the scores give; None for a mask.
+    """
+
+    tensor: Tensor
+    size: Size | None = None
+
+    def mask(self) -> Tensor:
+        return self.tensor if self.size is None else enlarged_argmax(self.tensor, self.size)
 
 
 class Predictor:
@@ -86,11 +101,11 @@ class Predictor:
 
     def __call__(self, image: Tensor) -> Tensor:
         """Predict class indices of images (B, 3, h, w) uint8 RGB: (B, h, w) uint8, on the model's device."""
-        masks = self.masks(self.resize(image), [tuple(image.shape[-2:])] * len(image))
-        return torch.stack([finish() for finish in masks])
+        pending = self.masks(self.resize(image), [tuple(image.shape[-2:])] * len(image))
+        return torch.stack([one.mask() for one in pending])
 
     @torch.inference_mode()
-    def masks(self, image: Tensor, owns: Sequence[Size]) -> list[Callable[[], Tensor]]:
+    def masks(self, image: Tensor, owns: Sequence[Size]) -> list[Pending]:
         """Predict a batch.
 
         Args:
@@ -98,18 +113,17 @@ class Predictor:
             owns: height and width of each of the B images before that.
 
         Returns:
-            functions that give the class indices of each image, (h, w) uint8 on the model's device. On a CPU
-            the arg-max of an image in one piece is left to them, for other threads to do.
+            the images' masks, on the model's device. On a CPU the arg-max is left to do, for other threads.
         """
         tile = self._tile_size(tuple(image.shape[-2:]))
-        if tile is None:
-            masks = [partial(enlarged_argmax, *pair) for pair in zip(self._scores(image), owns, strict=True)]
-            if self.device.type == "cpu":
-                return masks
-            done = [mask() for mask in masks]  # else scores would wait in the GPU's memory
-        else:
-            done = [self._mask_of_tiles(one, tile, own) for one, own in zip(image, owns, strict=True)]
-        return [lambda mask=mask: mask for mask in done]
+        if tile is not None:
+            return [
+                Pending(self._mask_of_tiles(one, tile, own)) for one, own in zip(image, owns, strict=True)
+            ]
+        pending = [Pending(scores, own) for scores, own in zip(self._scores(image), owns, strict=True)]
+        if self.device.type == "cpu":
+            return pending
+        return [Pending(one.mask()) for one in pending]  # else scores would wait in the GPU's memory
 
     def _tile_size(self, size: Size) -> Size | None:
         """Height and width of tiles, or None for an input of this size in one piece."""
