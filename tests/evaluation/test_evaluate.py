@@ -1,7 +1,10 @@
+import contextlib
 import csv
+import errno
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -14,7 +17,7 @@ from cocoseg.config import EvaluateConfig
 from cocoseg.data.datamodule import SegmentationDataModule
 from cocoseg.errors import CocosegError
 from cocoseg.evaluation.bootstrap import intervals
-from cocoseg.evaluation.evaluate import evaluate
+from cocoseg.evaluation.evaluate import evaluate, write_images
 from cocoseg.evaluation.images import open_images
 from cocoseg.evaluation.report import View
 from cocoseg.inference.model import load_model
@@ -277,3 +280,18 @@ def test_classes_of_one_name_are_all_there(scored: SimpleNamespace) -> None:
     view = View("own size", same, seed=0)
     view.add(np.zeros((2, 2), np.uint8), np.zeros((2, 2), np.uint8))
     assert len(view.scores()["iou"]) == len(same)
+
+
+@pytest.mark.parametrize(("number", "is_fatal"), [(errno.ENAMETOOLONG, False), (errno.ENOSPC, True)])
+def test_a_name_too_long_is_a_warning_and_a_full_disk_an_error(
+    number: int, is_fatal: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise CocosegError("x.png: can't be written") from OSError(number, "no")
+
+    monkeypatch.setattr("cocoseg.evaluation.evaluate.write_thumbnails", refuse)
+    images = SimpleNamespace(names=["x"], labels=None, original=lambda index: (torch.zeros(3, 1, 1), None))
+    config = SimpleNamespace(save_predictions=False, gallery=True)
+    with pytest.raises(CocosegError) if is_fatal else contextlib.nullcontext():
+        write_images(config, tmp_path, images, 0, None)
+    assert ("x.png: can't be written" in caplog.text) != is_fatal

@@ -162,7 +162,7 @@ def test_results_in_cocos_format_are_written_as_they_are_made(tmp_path, photos, 
         return [{"image_id": image_id, "text": 100_000 * "x"}]
 
     monkeypatch.setattr(folder_module, "entries_of", entries)
-    monkeypatch.setattr(folder_module, "AT_A_TIME", 1, raising=False)
+    monkeypatch.setattr(folder_module, "AT_A_TIME", 1)
     output = run(tmp_path, photos, coco_json=True)
     assert len(json.loads((output / "coco_results.json").read_bytes())) == len(sizes) == 3
     assert sizes[-1] > 100_000

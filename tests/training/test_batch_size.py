@@ -15,7 +15,7 @@ from cocoseg.overrides import Command
 from cocoseg.training import batch_size
 from cocoseg.training.batch_size import (
     CheckMemory,
-    explain_half_batch,
+    explain_batch_errors,
     half_batch_command,
     largest_batch,
     trial_step,
@@ -126,7 +126,7 @@ def test_a_folder_stays_quoted_as_it_was_typed():
 def test_a_batch_that_is_too_small_for_batchnorm():
     norm = nn.BatchNorm2d(8)
     message = r"^data\.batch_size, data\.image_size: .*larger$"
-    with pytest.raises(CocosegError, match=message), explain_half_batch(None, None, None):
+    with pytest.raises(CocosegError, match=message), explain_batch_errors(None, None, None):
         norm(torch.zeros(1, 8, 1, 1))
 
 
@@ -151,7 +151,7 @@ def test_what_half_a_batch_does_not_help_is_passed_on(images, error):
     data = SimpleNamespace(batch_size=images)
     with (
         pytest.raises(RuntimeError) as raised,
-        explain_half_batch(data, SimpleNamespace(accumulate_grad_batches=1), Run(Path("run"))),
+        explain_batch_errors(data, SimpleNamespace(accumulate_grad_batches=1), Run(Path("run"))),
     ):
         raise error
     assert raised.value is error

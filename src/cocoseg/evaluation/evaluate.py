@@ -1,5 +1,6 @@
 """Scores of a model on a prepared set, at the network's size and at each image's own. No Hydra."""
 
+import errno
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -84,7 +85,7 @@ def evaluate(
 def write_images(
     config: EvaluateConfig, folder: Path, images: Images, index: int, predicted: np.ndarray
 ) -> None:
-    """Write the files of one image with its prediction (h, w) uint8; the scores go without them."""
+    """Write the files of one image with its prediction (h, w) uint8; a name that is too long is a warning."""
     name = images.names[index]
     try:
         if config.save_predictions:
@@ -94,6 +95,8 @@ def write_images(
             pixels = image.permute(1, 2, 0).numpy()
             write_thumbnails(folder, name, pixels, predicted, images.labels, target=mask)
     except CocosegError as error:
+        if getattr(error.__cause__, "errno", None) != errno.ENAMETOOLONG:
+            raise  # a full disk would end the report, too
         log.warning("warning: %s", error)
 
 

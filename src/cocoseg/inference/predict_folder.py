@@ -122,7 +122,7 @@ def _predict(
     """Predict and keep the manifest up to date. Returns the names of the results."""
     for name in (MASKS, OVERLAYS, FOLDER):  # the output may hold files that other programs are writing
         for folder in (results.output / name).glob("**/"):
-            remove_parts(folder)  # of a process that was killed
+            remove_parts(folder)  # a process may have been killed
     if results.encoding.pixel != PIXEL[config.values]:
         log.warning("masks hold class indices, because category ids don't fit; see labels.json")
     workers = config.workers or max(2, available_cores())

@@ -131,7 +131,7 @@ def _fetched(encoder: str, name: str) -> dict[str, Tensor]:
     try:
         with _impatient():
             return weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except Exception as error:  # of the network, of files, of what damaged bytes make torch raise
+    except Exception as error:  # the network, the disk or damaged bytes may raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
         if was_there:
             raise CocosegError(

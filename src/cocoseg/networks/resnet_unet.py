@@ -15,7 +15,7 @@ from cocoseg.networks.blocks import (
 )
 
 ENCODERS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-STRIDE = 32  # of the deepest level
+STRIDE = 32  # pixels of the image per pixel of the deepest level, along each side
 
 
 class ResNetUNet(nn.Module):

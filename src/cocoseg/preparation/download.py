@@ -32,7 +32,7 @@ from cocoseg.progress import track
 
 log = logging.getLogger(__name__)
 
-LOCK = ".download.lock"  # of its own: preparation may hold the lock of the same folder
+LOCK = ".download.lock"  # another name than the lock of preparation, which may hold the same folder
 ANNOTATIONS_LIMIT = 4 * 2**30  # bytes of the archive, and of a file in it
 ANEW = "delete that file to fetch it anew"
 

@@ -129,11 +129,12 @@ def largest_batch(module: SegmentationModule, images: int, trainer: L.Trainer) -
 
 
 @contextmanager
-def explain_half_batch(data: SegmentationDataModule, trainer: L.Trainer, run: Run) -> Iterator[None]:
-    """Report memory that runs out with the command that resumes the run with half the batch.
+def explain_batch_errors(data: SegmentationDataModule, trainer: L.Trainer, run: Run) -> Iterator[None]:
+    """Say what to do about a batch that is too large for the memory, or too small for BatchNorm.
 
     Raises:
-        TrainingError: instead of the library's own error, unless the batch is a single image.
+        TrainingError: memory runs out; it names the command that resumes the run with half the batch. The
+            error of a single image passes.
         CocosegError: a batch is too small for BatchNorm.
     """
     try:

@@ -11,7 +11,7 @@ from cocoseg.config import Config
 from cocoseg.data.datamodule import SegmentationDataModule
 from cocoseg.durations import clock
 from cocoseg.networks.device import explain_out_of_memory
-from cocoseg.training.batch_size import explain_half_batch
+from cocoseg.training.batch_size import explain_batch_errors
 from cocoseg.training.build import build_module, build_trainer, read_start
 from cocoseg.training.callbacks import build_callbacks
 from cocoseg.training.console import quiet_lightning
@@ -50,7 +50,7 @@ def train(config: Config, run: Run) -> float | None:
     if has_no_time_left(run):
         return exporter.finish(trainer)
     data.write_training_images(run.folder, (run.checkpoint, config.model.get("weights")))
-    with explain_half_batch(data, trainer, run), stop_on_signal(callbacks):
+    with explain_batch_errors(data, trainer, run), stop_on_signal(callbacks):
         # weights_only is the safe mode of torch.load: optimizer and loops are restored, too.
         trainer.fit(module, data, ckpt_path=run.checkpoint, weights_only=True)
         if module.scores is None:  # a limit in steps can end before the first validation

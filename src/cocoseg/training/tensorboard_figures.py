@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 EXAMPLES = 8  # images shown all through a run, and on the sheet at its end
 RARER = 1.25  # factor between the steps of figures and the steps of the next ones
 SHARE = 0.02  # share of the time used so far that figures may take before the end of a run
-GUESS = 2.0  # seconds that figures take, until some were measured
+GUESS = 2.0  # seconds that figures are expected to take at least
 GUESS_SHARE = 0.01  # share of the limit that the guess is at most
 
 
