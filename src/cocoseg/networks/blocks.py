@@ -12,7 +12,7 @@ class Up(nn.Module):
     """One level of a decoder: (B, inputs, H, W) and its skip (B, skip, 2H, 2W) -> (B, outputs, 2H, 2W).
 
     Args:
-        inputs, skip, outputs: channels.
+        inputs, skip, outputs: channels; without a skip it has 0.
         upsample: as of `UNet`.
         convolutions: 3x3 ones, after the two are joined.
     """
@@ -30,8 +30,9 @@ class Up(nn.Module):
             raise ValueError(f"upsample is {upsample!r}; it must be transpose or bilinear")
         self.conv = conv_block(skip + outputs, outputs, convolutions)
 
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        return self.conv(torch.cat((skip, self.grow(x)), dim=1))
+    def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
+        x = self.grow(x)
+        return self.conv(x if skip is None else torch.cat((skip, x), dim=1))
 
 
 class EncoderDecoder(nn.Module):

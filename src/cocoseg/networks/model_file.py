@@ -16,8 +16,8 @@ from cocoseg.errors import CocosegError
 from cocoseg.files import write_bytes
 from cocoseg.networks.old_files import drop_deep_supervision, network_weights
 from cocoseg.networks.residual import ResidualUNet
-from cocoseg.networks.resnet_unet import ResNetUNet
 from cocoseg.networks.spec import ModelSpec
+from cocoseg.networks.timm_unet import TimmUNet
 from cocoseg.networks.unet import UNet
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ FORMAT = 1
 NETWORKS: dict[str, type[nn.Module]] = {
     "cocoseg.UNet": UNet,
     "cocoseg.ResidualUNet": ResidualUNet,
-    "cocoseg.ResNetUNet": ResNetUNet,
+    "cocoseg.TimmUNet": TimmUNet,
 }
 
 

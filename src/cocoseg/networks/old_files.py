@@ -4,15 +4,18 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-# Modules of networks in older files and configurations: cocoseg.unet.UNet is cocoseg.UNet now.
+# Modules of networks in older files and configurations: cocoseg.unet.UNet is cocoseg.UNet now. Torchvision's
+# ResNets have the same names of weights in timm.
 OLD_MODULES = re.compile(r"^cocoseg\.(unet|residual|resnet_unet)\.")
+OLD_NETWORKS = {"cocoseg.ResNetUNet": "cocoseg.TimmUNet"}
 AUX_HEADS = "aux_heads."  # names of weights of heads for deep supervision
 NETWORK, AVERAGE = "net.", "average.net."  # names of weights in a checkpoint; the second ones with `ema` only
 
 
 def rename_target(network: Mapping[str, Any]) -> dict[str, Any]:
     """Return a network's `_target_` and arguments with today's name of the network."""
-    return {**network, "_target_": OLD_MODULES.sub("cocoseg.", str(network.get("_target_")))}
+    name = OLD_MODULES.sub("cocoseg.", str(network.get("_target_")))
+    return {**network, "_target_": OLD_NETWORKS.get(name, name)}
 
 
 def network_weights(weights: Mapping[str, Any]) -> dict[str, Any]:

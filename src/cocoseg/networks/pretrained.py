@@ -1,29 +1,26 @@
-"""Weights to begin with: an encoder's, as torchvision offers them, or those of a file."""
+"""Weights to begin with: those that belong to an encoder's name, or those of a file."""
 
 import logging
-import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
-import torch
-import torchvision
 from torch import Tensor, nn
 
-from cocoseg.config import IMAGENET
+from cocoseg.config import DEFAULT_WEIGHTS
 from cocoseg.errors import CocosegError
 from cocoseg.labels import LabelMap
 from cocoseg.networks.custom import is_own
+from cocoseg.networks.encoder_weights import default_weights
+from cocoseg.networks.encoders import make_encoder
 from cocoseg.networks.model_file import interpret, read_file
 from cocoseg.networks.old_files import AUX_HEADS
 
 log = logging.getLogger(__name__)
 
 HEAD = "head."  # the layer that gives the classes, in our own networks
-TIMEOUT = 30.0  # seconds without a byte, after which a download is given up
+# Licences under which weights may be used commercially, as timm names them.
+FREE = ("apache-2.0", "mit", "bsd-3-clause", "bsd-2-clause", "cc-by-4.0", "cc0-1.0")
 
 
 @dataclass(frozen=True)
@@ -35,17 +32,19 @@ class Pretrained:
         weights: by the names of the network that they were made for.
         part: `all`, `body` (all but the head), `encoder`.
         labels: that the head was trained on, or None where that is not known.
+        license: of the weights, as timm names it, or None where it is not known.
     """
 
     source: str
-    weights: dict[str, Tensor]
+    weights: Mapping[str, Tensor]
     part: str = "all"
     labels: LabelMap | None = None
+    license: str | None = None
 
     def load_into(self, net: nn.Module, labels: LabelMap) -> None:
         """Put the weights into a network, each of them or none.
 
-        Weights of an encoder alone, as torchvision's ResNets are, go into the network's encoder.
+        Weights of an encoder alone, perhaps with a classifier behind it, go into the network's encoder.
 
         Args:
             net: one of our own.
@@ -61,7 +60,14 @@ class Pretrained:
         missing = [n for n in own if n not in weights and not n.startswith(may_miss)]
         self._require_fit(own, weights, missing, type(target).__name__)
         target.load_state_dict(weights, strict=False)
-        log.info("%s: %d tensors, into %s", self.source, len(weights), type(target).__name__)
+        terms = f"; licence {self.license}" if self.license else ""
+        log.info("%s: %d tensors, into %s%s", self.source, len(weights), type(target).__name__, terms)
+        if self.license is not None and self.license not in FREE:
+            log.warning(
+                "warning: %s: the licence of these weights (%s) restricts their use and that of the model",
+                self.source,
+                self.license,
+            )
 
     def _chosen(self, net: nn.Module, labels: LabelMap) -> tuple[dict[str, Tensor], nn.Module]:
         """The weights that are wanted, and what they are of: the network, or its encoder."""
@@ -73,7 +79,7 @@ class Pretrained:
             )
         alone = not any(name.startswith(("encoder.", HEAD)) for name in self.weights)
         if encoder is not None and (self.part == "encoder" or alone):
-            return _encoder_part(self.weights), encoder
+            return _encoder_part(self.weights, encoder), encoder
         if self.part == "body":
             return _without(self.weights, (HEAD,)), net
         self._require_same_head(net, labels)
@@ -109,49 +115,37 @@ class Pretrained:
 
 
 def read_pretrained(model: Any) -> Pretrained | None:
-    """The weights that a model's node asks for, fetched or read; None where it asks for none, or names a
-    network of others, which takes care of its weights itself.
+    """Read the weights that a model's node asks for.
+
+    Returns:
+        None where it asks for none, or names a custom network, which takes care of its weights itself.
 
     Raises:
         CocosegError: they can't be had.
     """
     if not is_own(model) or model.get("weights") is None:
         return None
-    name, part = model["weights"], model.get("weights_part", "all")
-    if name in IMAGENET:
-        return Pretrained(f"model.weights={name}", _fetched(model["encoder"], name), part)
-    return _from_file(name, part)
-
-
-def _fetched(encoder: str, name: str) -> dict[str, Tensor]:
-    """The weights of one of torchvision's classification networks, by torchvision's own loader."""
-    weights = torchvision.models.get_model_weights(encoder)[name]
-    path = Path(torch.hub.get_dir(), "checkpoints", PurePosixPath(urlsplit(weights.url).path).name)
-    was_there = path.exists()
+    part = model.get("weights_part", "all")
+    if model["weights"] != DEFAULT_WEIGHTS:
+        return _from_file(model["weights"], part)
+    name = model["encoder"]
     try:
-        with _impatient():
-            return weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except Exception as error:  # the network, the disk or damaged bytes may raise anything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        if was_there:
-            raise CocosegError(
-                f"model.weights: {path} can't be loaded ({reason[:200]}); delete it"
-            ) from error
-        raise CocosegError(
-            f"model.weights: {weights.url} can't be fetched ({reason}); put that file at {path}, or set "
-            "model.weights=null to begin with random weights"
-        ) from error
+        found = default_weights(name, make_encoder(name))
+    except ValueError as error:
+        raise CocosegError(f"model.{error}") from error
+    return Pretrained(f"model.weights: {found.source}", found.state, part, license=found.license)
 
 
 def _from_file(name: str, part: str) -> Pretrained:
     source = f"model.weights: {name}"
     try:
-        content = read_file(name)
+        content = _safetensors(name) if name.endswith(".safetensors") else read_file(name)
     except CocosegError as error:
         raise CocosegError(f"model.weights: {error}") from error
     if (isinstance(content, Mapping) and "spec" in content) or _is_model_file(content):
         ours = interpret(content, source)
-        return Pretrained(source, ours["state_dict"], part, ours["spec"].labels)
+        spec = ours["spec"]
+        return Pretrained(source, ours["state_dict"], part, spec.labels, spec.license)
     if isinstance(content, Mapping):
         for key in ("state_dict", "model"):
             content = content[key] if isinstance(content.get(key), Mapping) else content
@@ -168,24 +162,38 @@ def _is_weight(item: tuple[Any, Any]) -> bool:
     return isinstance(item[0], str) and isinstance(item[1], Tensor)
 
 
-def _encoder_part(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Those of the encoder, by its own names, of a whole network's or of a classification network's."""
+def _safetensors(name: str) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(name)
+    except (OSError, SafetensorError) as error:
+        raise CocosegError(f"{name}: can't be read ({error})") from error
+
+
+def _encoder_part(weights: Mapping[str, Tensor], encoder: nn.Module) -> dict[str, Tensor]:
+    """Those of the encoder, by its own names, of a whole network's or of a classification network's.
+
+    Layers that the encoder has nothing of belong to the classifier and are left out. timm's encoders call
+    `stages_0` what the classification network calls `stages.0`.
+    """
     of_whole = {
         name.removeprefix("encoder."): value for name, value in weights.items() if name.startswith("encoder.")
     }
-    return _without(of_whole or weights, ("fc.",))
+    own = encoder.state_dict()
+    names = {_in_classifier(name): name for name in own}
+    chosen = {names.get(name, name): value for name, value in (of_whole or weights).items()}
+    layers = {name.partition(".")[0] for name in (*own, *names)}
+    return {name: value for name, value in chosen.items() if name.partition(".")[0] in layers}
+
+
+def _in_classifier(name: str) -> str:
+    """Name that timm's classification network has for a weight of its encoder."""
+    layer, dot, rest = name.partition(".")
+    sequence, _, number = layer.rpartition("_")
+    return f"{sequence}.{number}{dot}{rest}" if sequence and number.isdigit() else name
 
 
 def _without(weights: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
     return {name: value for name, value in weights.items() if not name.startswith(prefixes)}
-
-
-@contextmanager
-def _impatient() -> Iterator[None]:
-    """Connections that don't answer are given up: torch would wait for them forever."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)

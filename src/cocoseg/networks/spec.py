@@ -25,11 +25,13 @@ class ModelSpec:
         network: `_target_` and arguments, `num_classes` among them.
         labels: the classes, in the order of the logits' channels.
         image_size: (height, width) in pixels that it was trained at.
+        license: of the weights that its training began with, as timm names it; None where there were none.
     """
 
     network: dict[str, Any]
     labels: LabelMap
     image_size: tuple[Side, Side]
+    license: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -37,6 +39,7 @@ class ModelSpec:
             "labels": self.labels.to_dict(),
             "image_size": list(self.image_size),
             "normalization": {"mean": list(MEAN), "std": list(STD)},
+            "license": self.license,
         }
 
     @classmethod

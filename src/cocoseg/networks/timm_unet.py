@@ -1,0 +1,106 @@
+"""A U-Net on any encoder of timm, which come with weights trained on ImageNet."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cocoseg.networks.blocks import Up, check_counts, check_rates, conv_block, pad_to_multiple
+from cocoseg.networks.encoders import features_of, make_encoder, statistics
+from cocoseg.networks.spec import MEAN, STD
+
+
+class TimmUNet(nn.Module):
+    """An encoder of timm and a U-Net's decoder, with a skip wherever there are features of a level's stride.
+
+    `forward` maps image (B, 3, H, W) to logits (B, num_classes, H, W), of any height and width from 1 up:
+    the image is padded inside to multiples of the encoder's largest stride. Images are normalized by
+    ImageNet's statistics as for all networks; where the encoder was trained with others they are converted.
+
+    Args:
+        num_classes: channels of the logits.
+        encoder: name in timm, see `make_encoder`.
+        decoder_channels: of the decoder's levels, the coarsest first; each doubles the size. One level less
+            than the encoder has halvings ends at half the size, and the logits are enlarged (bilinear).
+        upsample: `transpose` (a 2x2 transposed convolution of stride 2) or `bilinear` (followed by a 1x1
+            convolution).
+        dropout: probability with which whole channels of the deepest level are dropped in training.
+
+    Attributes:
+        encoder: its parameters have timm's names.
+        multiple: largest stride of the encoder.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        encoder: str = "resnet34.ra4_e3600_r224_in1k",
+        decoder_channels: Sequence[int] = (256, 128, 64, 32, 16),
+        upsample: str = "transpose",
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        check_counts({"num_classes": num_classes})
+        check_rates({"dropout": dropout})
+        self.encoder = make_encoder(encoder)
+        info = self.encoder.feature_info
+        widths = dict(zip(info.reduction(), info.channels(), strict=True))
+        self.multiple = max(widths)
+        channels = list(decoder_channels)
+        halvings = self.multiple.bit_length() - 1
+        if not 1 <= len(channels) <= halvings:
+            raise ValueError(
+                f"decoder_channels is {channels}; {encoder} halves the size {halvings} times, so it must be "
+                f"1 to {halvings} numbers, the coarsest level first"
+            )
+        check_counts({f"decoder_channels[{i}]": width for i, width in enumerate(channels)})
+        self.convert = _Convert(*statistics(encoder))
+        self.stride = self.multiple >> len(channels)  # of the logits
+        # Borders are as blurred as the finest features: the image itself gives the skip at full size.
+        self.stem = conv_block(3, channels[-1], 1) if self.stride == 1 and 1 not in widths else None
+        if self.stem is not None:
+            widths[1] = channels[-1]
+        self.dropout = nn.Dropout2d(dropout)
+        self.up = nn.ModuleList(
+            Up(inputs, widths.get(self.multiple >> level, 0), outputs, upsample)
+            for level, (inputs, outputs) in enumerate(
+                zip((widths[self.multiple], *channels), channels, strict=False), start=1
+            )
+        )
+        self.head = nn.Conv2d(channels[-1], num_classes, kernel_size=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        height, width = image.shape[-2:]
+        image = pad_to_multiple(self.convert(image), self.multiple)
+        features = features_of(self.encoder, image)
+        if self.stem is not None:
+            features[1] = self.stem(image)
+        x = self.dropout(features[self.multiple])
+        for level, block in enumerate(self.up, start=1):
+            x = block(x, features.get(self.multiple >> level))
+        logits = self.head(x)
+        if self.stride > 1:
+            logits = F.interpolate(logits, scale_factor=float(self.stride), mode="bilinear")
+        return logits[..., :height, :width]
+
+
+class _Convert(nn.Module):
+    """Convert images (B, 3, H, W) from ImageNet's normalization to another one.
+
+    The statistics travel with the weights, because a later version of timm may name others.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]):
+        super().__init__()
+        self.is_needed = (tuple(mean), tuple(std)) != (MEAN, STD)
+        if self.is_needed:
+            ours, theirs = torch.tensor([MEAN, STD]), torch.tensor([tuple(mean), tuple(std)])
+            self.register_buffer("scale", (ours[1] / theirs[1]).view(3, 1, 1))
+            self.register_buffer("shift", ((ours[0] - theirs[0]) / theirs[1]).view(3, 1, 1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return torch.addcmul(self.shift, image, self.scale) if self.is_needed else image

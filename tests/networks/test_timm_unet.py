@@ -1,0 +1,152 @@
+"""A U-Net on encoders of timm, with random weights."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from timm.layers import Conv2dSame
+
+from cocoseg.networks.encoders import StridedSame, features_of, make_encoder
+from cocoseg.networks.pixels import normalize
+from cocoseg.networks.timm_unet import TimmUNet
+
+NARROW = (8, 8, 8, 8, 4)
+
+
+def small(
+    encoder: str = "resnet18", classes: int = 3, channels: tuple = NARROW, **options: object
+) -> TimmUNet:
+    return TimmUNet(classes, encoder, decoder_channels=channels, **options)
+
+
+@pytest.mark.parametrize("upsample", ["transpose", "bilinear"])
+@pytest.mark.parametrize("size", [(1, 1), (33, 65), (64, 32)])
+def test_logits_have_the_size_of_the_image(size, upsample):
+    net = small(upsample=upsample).eval()
+
+    with torch.inference_mode():
+        logits = net(torch.randn(2, 3, *size))
+
+    assert logits.shape == (2, 3, *size)
+    assert logits.isfinite().all()
+
+
+# Strides 2 to 32, 4 to 32 (no skip at half the size), 1 to 32, and features with channels last.
+@pytest.mark.parametrize(
+    "name", ["tf_efficientnet_lite0", "convnext_atto", "hgnetv2_b0", "vgg11_bn", "mobilenetv4_conv_small"]
+)
+@pytest.mark.parametrize("levels", [5, 4, 3])
+def test_encoders_of_many_kinds_fit_the_decoder(name, levels):
+    with torch.device("meta"):
+        net = small(name, channels=NARROW[:levels]).eval()
+        logits = net(torch.zeros(1, 3, 70, 40))
+
+    assert logits.shape == (1, 3, 70, 40)
+    assert net.multiple == 32
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_resnets_are_torchvisions(name):
+    """So model files with torchvision's ResNets load."""
+    torch.manual_seed(0)
+    theirs = torchvision.models.get_model(name, weights=None).eval()
+    encoder = make_encoder(name).eval()
+    state = theirs.state_dict()
+
+    encoder.load_state_dict({key: value for key, value in state.items() if not key.startswith("fc.")})
+
+    image = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        features = features_of(encoder, image)
+        torch.testing.assert_close(theirs.fc(features[32].mean((2, 3))), theirs(image))
+    assert list(features) == [2, 4, 8, 16, 32]
+    assert all(feature.shape[2:] == (64 // stride, 96 // stride) for stride, feature in features.items())
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_constant_padding_is_tensorflows_same(kernel):
+    torch.manual_seed(0)
+    theirs = Conv2dSame(4, 6, kernel, stride=2)
+    ours = StridedSame(4, 6, kernel, stride=2)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(2, 4, 64, 32)
+    assert torch.equal(ours(x), theirs(x))
+
+
+def test_no_padding_by_size_is_left():
+    encoder = make_encoder("tf_efficientnet_lite0")
+    assert not any(isinstance(layer, Conv2dSame) for layer in encoder.modules())
+    assert sum(isinstance(layer, StridedSame) for layer in encoder.modules()) == 5
+
+
+def test_images_are_converted_to_the_encoders_own_normalization():
+    """tf_efficientnet_lite0 was trained on images in -1..1."""
+    net = small("tf_efficientnet_lite0")
+    image = torch.randint(256, (1, 3, 4, 6), dtype=torch.uint8)
+
+    converted = net.convert(normalize(image))
+
+    torch.testing.assert_close(converted, image / 127.5 - 1, atol=1e-5, rtol=0)
+    assert {"convert.scale", "convert.shift"} <= net.state_dict().keys()
+    assert not any(key.startswith("convert") for key in small().state_dict())
+
+
+def test_every_parameter_gets_a_finite_gradient():
+    torch.manual_seed(0)
+    net = small("tf_efficientnet_lite0")
+
+    net(torch.randn(2, 3, 40, 64)).square().mean().backward()
+
+    for name, parameter in net.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+
+def test_four_levels_end_at_half_the_size():
+    net = small(channels=NARROW[:4]).eval()
+    seen = []
+    net.head.register_forward_hook(lambda *_, **__: seen.append(_[2]))
+
+    with torch.inference_mode():
+        logits = net(torch.randn(1, 3, 64, 96))
+
+    assert seen[0].shape == (1, 3, 32, 48)
+    torch.testing.assert_close(logits, F.interpolate(seen[0], size=(64, 96), mode="bilinear"))
+    assert net.stem is None
+
+
+def test_dropout_acts_in_training_only():
+    torch.manual_seed(0)
+    net = small(dropout=0.5)
+    image = torch.randn(2, 3, 32, 32)
+
+    assert not torch.equal(net(image), net(image))
+    assert torch.equal(net.eval()(image), net(image))
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("num_classes", 0),
+        ("encoder", "resnet33"),
+        ("encoder", None),
+        ("encoder", "vit_tiny_patch16_224"),
+        ("decoder_channels", []),
+        ("decoder_channels", [8] * 6),
+        ("upsample", "nearest"),
+        ("dropout", 1.0),
+    ],
+)
+def test_a_bad_argument_is_named(argument, value):
+    with pytest.raises(ValueError, match=rf"^{argument} is "):
+        TimmUNet(**{"num_classes": 2, "encoder": "resnet18", argument: value})
+
+
+def test_a_misspelt_encoder_is_corrected():
+    with pytest.raises(ValueError, match=r"did you mean resnet34"):
+        make_encoder("resnet34.ra4_e3600_r224_in1")
+
+
+def test_a_bad_width_is_named():
+    with pytest.raises(ValueError, match=r"^decoder_channels\[1\] is 0"):
+        TimmUNet(2, "resnet18", decoder_channels=[8, 0, 8, 8, 8])
