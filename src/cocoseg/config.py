@@ -20,7 +20,7 @@ from cocoseg.durations import Duration, parse_duration
 COCO_ANNOTATIONS = "http://images.cocodataset.org/annotations/annotations_trainval2017.zip"
 DEFAULT_ROOT = "data/coco"  # data.root of data=coco; prepare.py fetches into it without being asked
 AUTO = "auto"
-IMAGENET = ("IMAGENET1K_V1", "IMAGENET1K_V2")  # torchvision's names of weights
+DEFAULT_WEIGHTS = "default"  # model.weights: those that belong to the encoder's name
 
 Overlap = Literal["max", "smallest", "ignore"]
 OVERLAPS = get_args(Overlap)

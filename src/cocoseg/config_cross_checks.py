@@ -9,7 +9,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from cocoseg.config import AUTO, IMAGENET, Config, DataConfig, PredictConfig
+from cocoseg.config import AUTO, DEFAULT_WEIGHTS, Config, DataConfig, PredictConfig
 from cocoseg.config_checks import convert, declarations, shown
 from cocoseg.errors import CocosegError
 from cocoseg.rank_environment import may_be_several
@@ -180,13 +180,10 @@ def _check_weights(model: Mapping[str, Any], *, resumes: bool) -> None:
     weights, encoder = model.get("weights"), model.get("encoder")
     part = model.get("weights_part", "all")
     _require_choice("model.weights_part", part, WEIGHTS_PARTS, "body is all but the head")
-    names = IMAGENET[:1] if encoder in ("resnet18", "resnet34") else IMAGENET
-    if encoder is None:
-        names = ()
-    if not (weights is None or weights in names or resumes or Path(str(weights)).is_file()):
-        allowed = ", ".join(["one", *names])
-        hint = "" if names else "; ImageNet weights are for a ResNet, model=unet_resnet34 or unet_resnet50"
-        raise CocosegError(f"model.weights: no file {weights}; it must be {allowed}, or null{hint}")
+    is_default = weights == DEFAULT_WEIGHTS and encoder is not None
+    if not (weights is None or is_default or resumes or Path(str(weights)).is_file()):
+        allowed = "one or null" if encoder is None else f"one, {DEFAULT_WEIGHTS} (timm's for that encoder) or null"
+        raise CocosegError(f"model.weights: no file {weights}; it must be {allowed}")
 
 
 def _require_choice(key: str, value: Any, choices: Sequence[str], more: str) -> None:

@@ -103,7 +103,7 @@ def test_without_a_network_the_way_out_is_told(no_hub):
 
 def test_an_encoder_without_weights():
     with pytest.raises(CocosegError, match=r"^model\.weights: timm has no weights"):
-        read_pretrained({**RESNET, "encoder": "resnet18.fake", "weights": "default"})
+        read_pretrained({**RESNET, "encoder": "cspresnet50d", "weights": "default"})
 
 
 def test_weights_from_a_package(no_hub):

@@ -77,7 +77,7 @@ class Pretrained:
                 f"model.weights_part is encoder, but {type(net).__name__} has none of its own; "
                 "body takes all but the head"
             )
-        alone = not any(name.startswith(("encoder.", HEAD)) for name in self.weights)
+        alone = not any(name.startswith(("encoder.", "up.")) for name in self.weights)
         if encoder is not None and (self.part == "encoder" or alone):
             return _encoder_part(self.weights, encoder), encoder
         if self.part == "body":
