@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from torch import nn
 from cocoseg.errors import CocosegError
 from cocoseg.inference.model import load_model
 from cocoseg.labels import LabelClass, LabelMap
-from cocoseg.networks.model_file import read_checkpoint, read_weights, save_model
+from cocoseg.networks.model_file import load_network, read_checkpoint, read_weights, save_model
 from cocoseg.networks.spec import MEAN, STD, ModelSpec
 from tiny import LABELS, NETWORK, SPEC, Reads, loader, random_batch, tiny_module, tiny_trainer, tiny_unet
 
@@ -291,3 +292,28 @@ def test_a_checkpoint_without_its_optimizer_is_not_resumed(tmp_path):
     trainer.save_checkpoint(tmp_path / "a.ckpt", weights_only=True)
     with pytest.raises(CocosegError, match=r"^ckpt_path: .*a\.ckpt .*saved without its optimizer"):
         read_checkpoint(tmp_path / "a.ckpt")
+
+
+def test_a_network_of_others_fetches_no_weights(tmp_path):
+    """They would be overwritten, and without a network loading would fail."""
+
+    class Net(nn.Conv2d):
+        def __init__(self, classes: int, encoder_weights: str | None):
+            assert encoder_weights is None
+            super().__init__(3, classes, kernel_size=1)
+
+    network = {"_target_": "smp.Unet", "classes": 3, "encoder_weights": "imagenet"}
+    spec = ModelSpec(network, LABELS, (16, 16))
+    net = Net(3, None)
+    save_model(tmp_path / "a.pth", net.state_dict(), spec, None)
+
+    loaded, found, _ = load_network(tmp_path / "a.pth", Net)
+
+    assert torch.equal(loaded.weight, net.weight)
+    assert found.network == network
+
+
+def test_the_licence_of_the_weights_is_kept(tmp_path):
+    spec = replace(SPEC, license="cc-by-nc-4.0")
+    save_model(tmp_path / "a.pth", tiny_unet().state_dict(), spec, None)
+    assert load_network(tmp_path / "a.pth")[1].license == "cc-by-nc-4.0"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cocoseg.networks.resnet_unet import ResNetUNet
 from hydra import compose, initialize_config_dir
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
@@ -19,7 +20,6 @@ from cocoseg.data.datamodule import SegmentationDataModule
 from cocoseg.errors import CocosegError, TrainingError
 from cocoseg.files import from_here
 from cocoseg.inference.model import load_model
-from cocoseg.networks.resnet_unet import ResNetUNet
 from cocoseg.networks.unet import UNet
 from cocoseg.scores import Scores
 from cocoseg.training import build

@@ -32,6 +32,15 @@ NETWORKS: dict[str, type[nn.Module]] = {
 }
 
 
+# Arguments by which networks of torchvision, segmentation_models_pytorch and timm fetch weights.
+WEIGHTS = ("weights", "weights_backbone", "encoder_weights", "pretrained")
+
+
+def without_weights(network: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a network whose weights are overwritten, so that it fetches none."""
+    return {key: None if key in WEIGHTS else value for key, value in network.items()}
+
+
 def read_file(path: str | Path, *, mmap: bool = False) -> Any:
     """Read a file that torch has saved, without unpickling anything but tensors and plain values.
 
@@ -131,7 +140,8 @@ def load_network(
 
 def _build(path: str | Path, network: dict[str, Any], kind: type[nn.Module] | str | None) -> nn.Module:
     """Build a network by the arguments of a file: a built-in one, or of the class that is given or named."""
-    name, arguments = network["_target_"], {key: network[key] for key in network if key != "_target_"}
+    arguments = without_weights(network)
+    name = arguments.pop("_target_")
     try:
         if isinstance(kind, str):
             kind = pkgutil.resolve_name(kind)

@@ -130,9 +130,10 @@ def read_pretrained(model: Any) -> Pretrained | None:
         return _from_file(model["weights"], part)
     name = model["encoder"]
     try:
-        found = default_weights(name, make_encoder(name))
+        encoder = make_encoder(name)
     except ValueError as error:
         raise CocosegError(f"model.{error}") from error
+    found = default_weights(name, encoder)
     return Pretrained(f"model.weights: {found.source}", found.state, part, license=found.license)
 
 

@@ -16,7 +16,7 @@ from cocoseg.data.datamodule import SegmentationDataModule
 from cocoseg.errors import CocosegError
 from cocoseg.networks.custom import arguments_of, is_own, probe
 from cocoseg.networks.device import resolve_precision
-from cocoseg.networks.model_file import read_checkpoint
+from cocoseg.networks.model_file import read_checkpoint, without_weights
 from cocoseg.networks.pretrained import Pretrained, read_pretrained
 from cocoseg.networks.spec import ModelSpec
 from cocoseg.training.batch_size import largest_batch
@@ -55,13 +55,17 @@ def build_module(config: Config, run: Run, data: SegmentationDataModule, start: 
         CocosegError: the checkpoint to resume has another network, other labels or other groups of weights.
     """
     network = arguments_of(config.model, len(data.labels))
-    net = build(network, "model").to(memory_format=torch.channels_last)
+    is_resumed = isinstance(start, dict)
+    net = build(without_weights(network) if is_resumed else network, "model")
+    net = net.to(memory_format=torch.channels_last)
+    license = start["spec"].license if is_resumed else None
     if isinstance(start, Pretrained):
         start.load_into(net, data.labels)
+        license = start.license
     optimizer = optimizer_of(config, net, resolve_precision(trainer_settings(config, run.budget)))
-    spec = ModelSpec(network, data.labels, tuple(config.data.image_size))
+    spec = ModelSpec(network, data.labels, tuple(config.data.image_size), license)
     module = SegmentationModule(net=net, loss=build_loss(config, data), optimizer=optimizer, spec=spec)
-    if isinstance(start, dict):
+    if is_resumed:
         spec.require_same(start["spec"], where=run.checkpoint)
         try:
             for state in start["optimizer_states"]:
