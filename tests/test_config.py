@@ -81,7 +81,9 @@ def test_every_option_of_every_group_composes(option):
 
     assert (config.data.shapes is not None) == (option == "data=shapes")
     assert (not config.logger) == (option == "logger=none")
-    assert bool(config.model.get("weights")) == option.startswith("model=unet_resnet")
+    assert bool(config.model.get("weights")) == option.startswith(
+        ("model=unet_timm", "model=unet_resnet", "model=unet_lite")
+    )
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

@@ -109,14 +109,14 @@ def test_drawn_shapes_need_a_root_but_no_files_yet(config):
 
 
 UNET = {"_target_": "cocoseg.UNet"}
-RESNET = {"_target_": "cocoseg.ResNetUNet", "encoder": "resnet50"}
+TIMM = {"_target_": "cocoseg.TimmUNet", "encoder": "resnet50"}
 
 
 @pytest.mark.parametrize(
     "model",
     [
-        {**RESNET, "weights": "IMAGENET1K_V1"},
-        {**RESNET, "weights": "IMAGENET1K_V2", "weights_part": "encoder"},
+        {**TIMM, "weights": "default"},
+        {**TIMM, "weights": "default", "weights_part": "encoder"},
         {**UNET, "weights": __file__, "weights_part": "body"},
         {**UNET, "weights": None},
         {"_target_": "my.Net", "weights": "whatever"},
@@ -131,16 +131,12 @@ def test_good_weights(config, model):
     [
         ({**UNET, "weights": "no/such.pth"}, r"^model\.weights: no file no/such\.pth"),
         (
-            {**RESNET, "weights": "IMAGENET1K_V3"},
-            r"^model\.weights: no file IMAGENET1K_V3; it must be one, IMAGENET1K_V1, IMAGENET1K_V2, or null",
+            {**TIMM, "weights": "IMAGENET1K_V1"},
+            r"^model\.weights: no file IMAGENET1K_V1; it must be one, default \(timm's for that encoder\) or null",
         ),
         (
-            {**UNET, "weights": "IMAGENET1K_V1"},
-            r"^model\.weights: no file IMAGENET1K_V1; it must be one, or null; ImageNet weights are for",
-        ),
-        (
-            {**RESNET, "encoder": "resnet34", "weights": "IMAGENET1K_V2"},
-            r"^model\.weights: no file IMAGENET1K_V2; it must be one, IMAGENET1K_V1, or null",
+            {**UNET, "weights": "default"},
+            r"^model\.weights: no file default; it must be one or null",
         ),
         ({**UNET, "weights": None, "weights_part": "head"}, r"^model\.weights_part is 'head'; .*body"),
     ],

@@ -182,7 +182,9 @@ def _check_weights(model: Mapping[str, Any], *, resumes: bool) -> None:
     _require_choice("model.weights_part", part, WEIGHTS_PARTS, "body is all but the head")
     is_default = weights == DEFAULT_WEIGHTS and encoder is not None
     if not (weights is None or is_default or resumes or Path(str(weights)).is_file()):
-        allowed = "one or null" if encoder is None else f"one, {DEFAULT_WEIGHTS} (timm's for that encoder) or null"
+        allowed = (
+            "one or null" if encoder is None else f"one, {DEFAULT_WEIGHTS} (timm's for that encoder) or null"
+        )
         raise CocosegError(f"model.weights: no file {weights}; it must be {allowed}")
 
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
-from torchvision.models.resnet import Bottleneck, ResNet
 
 from cocoseg.budget.open_run import Run
 from cocoseg.cli import resolve_config
@@ -38,13 +37,8 @@ SMALLER = (
 NARROWER = {
     "UNet": {"base_channels": 4},
     "ResidualUNet": {"base_channels": 4},
-    "ResNetUNet": {"decoder_channels": [8, 8, 8, 8, 8], "weights": None},  # nothing is downloaded
+    "TimmUNet": {"encoder": "test_resnet", "decoder_channels": [8, 8, 8, 8, 8], "weights": None},
 }
-
-
-def narrow_resnet(name: str, weights: None) -> ResNet:
-    """A ResNet with a tenth of the weights of resnet50, which take seconds to save."""
-    return ResNet(Bottleneck, [1, 1, 1, 1], width_per_group=4)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +69,6 @@ def composed(experiment: str, root: Path, shapes_root: Path) -> DictConfig:
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_trains(experiment, precision, shapes_root, root, tmp_path, monkeypatch):
     monkeypatch.chdir(root)
-    monkeypatch.setattr("torchvision.models.get_model", narrow_resnet)
     of_precision = {"trainer": {"precision": precision}}
     config = resolve_config(OmegaConf.merge(composed(experiment, root, shapes_root), of_precision))
     run_dir = tmp_path / "run"

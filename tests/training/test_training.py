@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from cocoseg.networks.resnet_unet import ResNetUNet
 from hydra import compose, initialize_config_dir
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
@@ -20,6 +19,7 @@ from cocoseg.data.datamodule import SegmentationDataModule
 from cocoseg.errors import CocosegError, TrainingError
 from cocoseg.files import from_here
 from cocoseg.inference.model import load_model
+from cocoseg.networks.timm_unet import TimmUNet
 from cocoseg.networks.unet import UNet
 from cocoseg.scores import Scores
 from cocoseg.training import build
@@ -389,7 +389,7 @@ def test_an_argument_that_the_network_does_not_have(run):
 
 def resnet_file(tmp_path: Path, classes: int = 21) -> Path:
     torch.manual_seed(5)
-    net = ResNetUNet(classes, "resnet18", decoder_channels=(4, 4, 4, 4, 4))
+    net = TimmUNet(classes, "resnet18", decoder_channels=(4, 4, 4, 4, 4))
     torch.save(net.state_dict(), tmp_path / "weights.pth")
     return tmp_path / "weights.pth"
 
