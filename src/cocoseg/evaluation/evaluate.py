@@ -77,6 +77,8 @@ def evaluate(
             write_images(config, folder, images, sample.index, prediction)
 
     write_report(config, scorer, images, folder)
+    if model.license is not None:
+        log.info("licence      %s, of the weights that the training began with", model.license)
     log.info("time         %.1f s", time.monotonic() - start)
     log.info("scores       %s", from_here(folder))
     return scorer.views
@@ -179,7 +181,7 @@ def write_report(config: EvaluateConfig, scorer: Scorer, images: Images, folder:
     views = list(scorer.views.values())
     quoted = views[0]
     about = {"checkpoint": config.checkpoint, "split": config.split, "score_at": config.score_at}
-    about |= {"network_size": list(scorer.size), "images": len(images)}
+    about |= {"network_size": list(scorer.size), "images": len(images), "license": scorer.model.license}
     write_json(folder / METRICS, about | {name: view.scores() for name, view in scorer.views.items()})
     write_csv(folder / PER_CLASS, quoted.per_class())
     worst = quoted.worst_first()

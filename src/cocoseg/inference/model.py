@@ -25,6 +25,7 @@ class SegmentationModel(nn.Module):
         labels: the classes, in the order of the channels.
         image_size: (height, width) in pixels that it was trained at.
         scores: validation scores, or None.
+        license: of the weights that the training began with, as timm names it, or None.
     """
 
     def __init__(self, net: nn.Module, spec: ModelSpec, scores: dict[str, Any] | None):
@@ -33,6 +34,7 @@ class SegmentationModel(nn.Module):
         self.labels = spec.labels
         self.image_size = spec.image_size
         self.scores = scores
+        self.license = spec.license
         self.eval()
 
     def forward(self, image: Tensor) -> Tensor:
