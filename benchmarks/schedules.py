@@ -8,20 +8,17 @@ the cores, so that other load slows them alike. The table shows validation mIoU 
 """
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+from training_runs import limit, train_once
 
 from cocoseg.workers import available_cores
 
-ROOT = Path(__file__).parents[1]
 CALIBRATION = 60  # seconds of a first run, which tells how many steps come
 
 
@@ -46,27 +43,15 @@ def side_by_side(
     folder: Path, seconds: int, seed: int, overrides: list[str], ways: dict[str, list[str]]
 ) -> dict[str, dict[str, float]]:
     """Train in every way at once; score and steps of each."""
-    running = {}
     threads = max(1, available_cores() // len(ways))
-    for name, extra in ways.items():
-        run_dir = folder / str(len(running))
-        command = [
-            *(sys.executable, str(ROOT / "train.py"), *overrides, *extra),
-            *(f"seed={seed}", f"run_dir={run_dir}"),
-            f"trainer.max_time=00:00:{seconds // 60:02d}:{seconds % 60:02d}",
-        ]
-        path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
-        running[name] = process, run_dir
-    results = {}
-    for name, (process, run_dir) in running.items():
-        if process.wait():
-            raise SystemExit(f"{name}: train.py ended with {process.returncode}")
-        line = next(line for line in (run_dir / "train.log").read_text().splitlines() if "trained " in line)
-        scores = json.loads((run_dir / "metrics.json").read_bytes())
-        results[name] = {"miou": scores["miou"], "steps": int(line.split()[-2])}
-    return results
+
+    def run(number: int, extra: list[str]) -> dict[str, float]:
+        return train_once(
+            [*overrides, *extra, f"seed={seed}", *limit(seconds)], folder / str(number), threads
+        )
+
+    with ThreadPoolExecutor(len(ways)) as pool:
+        return dict(zip(ways, pool.map(run, range(len(ways)), ways.values()), strict=True))
 
 
 def main() -> None:
