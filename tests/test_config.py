@@ -41,6 +41,11 @@ def checked(config: DictConfig, program: str = "train") -> Settings:
     return convert(OmegaConf.to_container(config, resolve=True), PROGRAMS[program])
 
 
+@pytest.mark.parametrize(("data", "keeps"), [("coco", False), ("custom", True), ("train_val", True)])
+def test_presets_that_use_all_images_keep_those_without_annotations(data: str, keeps: bool) -> None:
+    assert composed("train", f"data={data}").data.subset.keep_empty is keeps
+
+
 # Keys and defaults
 
 

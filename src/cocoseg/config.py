@@ -53,7 +53,9 @@ class SubsetConfig(Settings, kw_only=True):
         "a list of names or ids, as in [dog, 18], or null",
     ] = None
     other: Annotated[Literal["background", "ignore"], "pixels of objects of no class"] = "background"
-    keep_empty: Annotated[bool, "use images without annotations too"] = False
+    keep_empty: Annotated[
+        bool, "keep images without annotations, all background; validation files keep theirs"
+    ] = False
     min_pixels: Annotated[NotNegative, "leave out images with a smaller annotated area"] = 0
 
 

@@ -106,6 +106,21 @@ def test_other_data_bring_nothing_of_the_run(model: Path, override: str) -> None
     assert (config.seed, config.data, config.masks) == (plain.seed, plain.data, plain.masks)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "keeps"),
+    [
+        (("data.images=/i", "split=all"), True),  # only there do false alarms show
+        (("data.images=/i", "split=all", "data.subset.keep_empty=false"), False),
+        (("data.images=/i", "split=train"), False),  # the halves of a split are those of the training
+        (("data=custom", "split=val"), True),
+        (("split=all",), False),
+    ],
+)
+def test_images_without_annotations(tmp_path: Path, overrides: tuple[str, ...], keeps: bool) -> None:
+    config = evaluation_of(write_run(tmp_path / "run", "data=coco"), *overrides)
+    assert config.data.subset.keep_empty is keeps
+
+
 def test_drawn_shapes_of_a_run(tmp_path: Path) -> None:
     config = evaluation_of(write_run(tmp_path / "run", "data=shapes", "data.shapes.images=12"))
     assert config.data.shapes.images == 12

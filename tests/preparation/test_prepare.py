@@ -140,11 +140,12 @@ def test_everything_is_there(config: Config, tmp_path: Path) -> None:
 def test_the_result_is_a_data_set(config: Config, tmp_path: Path) -> None:
     with_validation(config, tmp_path)
     prepare(config)
-    for prepared, images in zip(prepared_sets(config), (range(1, 6), range(11, 14)), strict=True):
+    for prepared, images in zip(prepared_sets(config), (range(1, 6), [*range(11, 14), SPARE]), strict=True):
         assert prepared is not None
         dataset = SegmentationDataset(prepared.subset_file, prepared.image_dir, image_size=(6, 8))
         assert [image for image, _ in dataset.pairs] == [f"{i}.png" for i in images]
-        assert [dataset[n][1].max() for n in range(len(images))] == [1 if i % 2 else 2 for i in images]
+        classes = [0 if i == SPARE else 1 if i % 2 else 2 for i in images]
+        assert [dataset[n][1].max() for n in range(len(images))] == classes
         assert dataset.labels == MaskEncoding.load(prepared.folder).labels
 
 
@@ -379,10 +380,11 @@ def test_validation_set(config: Config, tmp_path: Path) -> None:
     prepare(config)
     folder = tmp_path / "prepared"
     assert len(masks(folder)) == 2
-    # The size is that of the training subset.
-    assert masks(folder / "val") == ["11_mask_cats_2.png", "12_mask_cats_5.png", "13_mask_cats_2.png"]
+    # The size is that of the training subset, and false alarms show on images without annotations.
+    names = ["11_mask_cats_2.png", "12_mask_cats_5.png", "13_mask_cats_2.png", f"{SPARE}_mask_cats_none.png"]
+    assert masks(folder / "val") == names
     subset = load(folder / "val" / "subset_val_annotations.json")
-    assert [image["id"] for image in subset["images"]] == [11, 12, 13]
+    assert [image["id"] for image in subset["images"]] == [11, 12, 13, SPARE]
     assert load(folder / "val" / "labels.json") == load(folder / "labels.json")
 
 
@@ -392,7 +394,7 @@ def test_validation_images_default_to_the_folder_of_the_others(config: Config, t
         shutil.copy(image, tmp_path / "data" / "images")
     config.data.val_images = None
     prepare(config)
-    assert len(masks(tmp_path / "prepared" / "val")) == 3
+    assert len(masks(tmp_path / "prepared" / "val")) == 4
     assert prepared_sets(config)[1].image_dir == tmp_path / "data" / "images"
 
 
@@ -428,8 +430,18 @@ def test_only_what_changed_is_redone(config: Config, tmp_path: Path) -> None:
     before = {p: t for p, t in times(folder).items() if "val" not in p.parts}
     make_data(tmp_path / "val_data", range(11, 13))
     prepare(config)
-    assert len(masks(folder / "val")) == 2
+    assert len(masks(folder / "val")) == 3
     assert {p: t for p, t in times(folder).items() if "val" not in p.parts} == before
+
+
+def test_chosen_categories_leave_no_validation_image_out(config: Config, tmp_path: Path) -> None:
+    """A model of dogs raises false alarms on cats, too."""
+    with_validation(config, tmp_path)
+    config.data.subset.categories = ["dog"]
+    prepare(config)
+    assert masks(tmp_path / "prepared") == ["2_mask_cats_5.png", "4_mask_cats_5.png"]
+    none = [f"{i}_mask_cats_none.png" for i in (11, 13, SPARE)]
+    assert masks(tmp_path / "prepared" / "val") == sorted([*none, "12_mask_cats_5.png"])
 
 
 # --- the default place

@@ -1,12 +1,13 @@
 import logging
 from pathlib import Path
+from typing import Any
 
 import PIL.Image
 import pytest
 
 from cocoseg.config import Config, DataConfig, MasksConfig, PrepareConfig, SubsetConfig
 from cocoseg.preparation.prepare import prepare
-from cocoseg.preparation.report import NO_ANNOTATION, UNSEEN
+from cocoseg.preparation.report import NO_ANNOTATION, NOT_CHOSEN, UNSEEN
 from cocoseg.preparation.segmentations import LEFT_OUT, OUTSIDE
 from conftest import write_coco
 
@@ -143,8 +144,22 @@ def test_warnings_are_said_and_written(tmp_path: Path, caplog: pytest.LogCapture
     assert [record.getMessage() for record in caplog.records] == [f"  warning: {text}" for text in expected]
 
 
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ({}, f"1 image: {NOT_CHOSEN} (3)"),
+        ({"categories": ["dining table"]}, f"2 images: {NOT_CHOSEN} (2, 3)"),
+        ({"categories": ["dining table"], "keep_empty": True}, f"1 image: {NO_ANNOTATION} (3)"),
+    ],
+)
+def test_images_that_show_nothing(tmp_path: Path, choice: dict[str, Any], expected: str) -> None:
+    config = make_config(tmp_path)
+    config.data.subset = SubsetConfig(**{"size": None, "keep_empty": False, **choice})
+    assert expected in warnings_in(report_of(config))
+
+
 def test_nothing_to_warn_of(tmp_path: Path) -> None:
     config = make_config(tmp_path)
     config.data.subset = SubsetConfig(size=None, categories=["dining table"])
-    write_coco(tmp_path / "c.json", images=IMAGES[:2], annotations=ANNOTATIONS, categories=CATEGORIES)
+    write_coco(tmp_path / "c.json", images=IMAGES[:1], annotations=ANNOTATIONS[:2], categories=CATEGORIES)
     assert "## Warnings\n\nNone.\n" in report_of(config)

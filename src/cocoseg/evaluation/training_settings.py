@@ -26,7 +26,8 @@ def as_trained(config: DictConfig, keys: Collection[str]) -> DictConfig:
     """The settings with data, masks and seed of the run that trained `checkpoint`, overridden keys apart.
 
     An overridden `data.root` moves the paths below the run's own root. Other data have their own settings; a
-    warning names those of `masks` that differ from the run's.
+    warning names those of `masks` that differ from the run's. `split=all` of them keeps images without
+    annotations, where only false alarms can show, if nothing else is typed.
 
     Args:
         config: as composed.
@@ -39,6 +40,8 @@ def as_trained(config: DictConfig, keys: Collection[str]) -> DictConfig:
     if not set(OTHER_DATA).isdisjoint(keys):
         with suppress(CocosegError):
             _warn_of_masks(config, run_settings(config.checkpoint))
+        if config.split == "all" and "data.subset.keep_empty" not in keys:
+            OmegaConf.update(config, "data.subset.keep_empty", True)
         return config
     trained = run_settings(config.checkpoint)
     if trained is None:

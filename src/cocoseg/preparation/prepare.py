@@ -114,7 +114,7 @@ def _read(prepared: PreparedSet, fingerprint: dict[str, Any]) -> _Source:
         size=prepared.size,
         seed=subset.seed,
         category_ids=labels.index_of.keys(),
-        keep_empty=subset.keep_empty,
+        keep_empty=prepared.keep_empty,
         min_pixels=subset.min_pixels,
     )
     return _Source(prepared, fingerprint, coco, labels, images)
@@ -186,7 +186,7 @@ def _prepare_set(source: _Source, workers: int | None, *, fetches: bool) -> None
             source.coco, images, prepared.image_dir, new / "masks", *rules, workers, surveyed
         )
         tally = Tally(records)
-        warnings = find_warnings(source.coco, source.labels, tally)
+        warnings = find_warnings(source.coco, images, source.labels, tally, keeps_empty=prepared.keep_empty)
         _write_files(source, records, tally, warnings)
         _publish(prepared, source.fingerprint)
     finally:

@@ -37,6 +37,7 @@ class PreparedSet:
     Attributes:
         name: train or val.
         size: number of images to choose; None for all that qualify.
+        keep_empty: images without annotations qualify; they show false alarms in a validation.
     """
 
     name: str
@@ -44,6 +45,7 @@ class PreparedSet:
     image_dir: Path
     annotation_file: Path
     size: int | None
+    keep_empty: bool
     data: DataConfig
     masks: MasksConfig
 
@@ -61,7 +63,7 @@ class PreparedSet:
             "annotations_bytes": status.st_size,
             "annotations_changed_ns": status.st_mtime_ns,
             "images": str(self.image_dir.resolve()),
-            "subset": {**as_dict(self.data.subset), "size": self.size},
+            "subset": {**as_dict(self.data.subset), "size": self.size, "keep_empty": self.keep_empty},
             "labels": _plain_labels(self.data),
             "masks": as_dict(self.masks),
         }
@@ -70,13 +72,14 @@ class PreparedSet:
 def prepared_sets(config: Config) -> tuple[PreparedSet, PreparedSet | None]:
     """The training set, and the validation set where it has a file of its own."""
     data, folder = config.data, prepared_dir(config)
+    subset = data.subset
     settings = data, config.masks
     images, annotations = Path(data.images), Path(data.annotations)
-    train = PreparedSet("train", folder, images, annotations, data.subset.size, *settings)
+    train = PreparedSet("train", folder, images, annotations, subset.size, subset.keep_empty, *settings)
     if data.val_annotations is None:
         return train, None
     images, annotations = Path(data.val_images or data.images), Path(data.val_annotations)
-    return train, PreparedSet("val", folder / "val", images, annotations, None, *settings)
+    return train, PreparedSet("val", folder / "val", images, annotations, None, True, *settings)
 
 
 def prepared_dir(config: Config) -> Path:
