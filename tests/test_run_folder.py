@@ -1,4 +1,7 @@
 import logging
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -6,9 +9,10 @@ from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
+from cocoseg import files
 from cocoseg.errors import CocosegError
 from cocoseg.run_folder import FAILED, STOPPED, Outcome, open_folder, require_free
-from conftest import run_program
+from conftest import run_here, run_program
 
 
 @pytest.fixture
@@ -77,6 +81,78 @@ def test_the_log_holds_what_was_said_before_the_run_began(opened, tmp_path: Path
     assert (tmp_path / "run/.hydra/config.yaml").read_text() == "seed: 3\n"
     log.info("after")
     assert (tmp_path / "run/evaluate.log").read_text().splitlines() == lines
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from cocoseg.files import locked
+folder, seconds = Path(sys.argv[1]), float(sys.argv[2])
+with locked(folder):
+    print("locked", flush=True)
+    time.sleep(seconds)
+    (folder / "config.yaml").write_text("program: train\\n")  # it begins when its checks have passed
+    time.sleep(seconds)
+"""
+
+
+@pytest.fixture
+def busy(tmp_path: Path) -> Iterator[Callable[[float], None]]:
+    """Lets another process hold `run`, and begin a training there after so many seconds."""
+    processes = []
+
+    def hold(seconds: float) -> None:
+        command = [sys.executable, "-c", HOLD, str(tmp_path / "run"), str(seconds)]
+        processes.append(subprocess.Popen(command, stdout=subprocess.PIPE))
+        assert processes[-1].stdout.readline() == b"locked\n"
+
+    yield hold
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_is_claimed_before_it_is_checked(
+    busy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool, opened
+) -> None:
+    busy(1.0)
+    assert not (tmp_path / "run/config.yaml").exists()  # a check before the claim would pass
+    config = OmegaConf.create({"seed": 3})
+    program = "train" if not overwrite else "evaluate"
+    with (
+        pytest.raises(CocosegError, match=r"already holds a run; |of another program; "),
+        open_folder(config, program, key="run_dir", overwrite=overwrite),
+    ):
+        pass
+    assert (tmp_path / "run/config.yaml").read_text() == "program: train\n"
+
+
+RUN = ("config.yaml", "outcome.json", ".hydra/config.yaml", "segmentation_model.pth", "predictions.json")
+
+
+@pytest.mark.parametrize("program", ["train", "prepare", "evaluate", "predict"])
+def test_a_folder_that_another_process_writes_to_is_left_alone(
+    busy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, shapes_root: Path
+) -> None:
+    monkeypatch.setattr(files, "PATIENCE", 0.3)
+    for name in RUN:
+        (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / name).write_text(f"program: {program}\n")
+    (tmp_path / "model.pth").touch()
+    busy(60.0)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    data = [f"data.root={shapes_root}", "data=shapes"]
+    overrides = {
+        "train": [*data, "run_dir=run", "resume=auto"],
+        "prepare": [*data, "run_dir=run"],
+        "evaluate": [*data, "run_dir=run", "checkpoint=model.pth"],
+        "predict": ["checkpoint=model.pth", f"input={shapes_root}/images", "output=run"],
+    }
+    done = run_here(program, *overrides[program], cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "another process writes to run" in done.stderr
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
 def test_a_failure_after_the_begin_is_recorded(opened, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from cocoseg.durations import Duration, parse_duration
 
 COCO_ANNOTATIONS = "http://images.cocodataset.org/annotations/annotations_trainval2017.zip"
 DEFAULT_ROOT = "data/coco"  # data.root of data=coco; prepare.py fetches into it without being asked
+SHAPES_ROOT = "data/shapes"  # data.root of data=shapes
 AUTO = "auto"
 DEFAULT_WEIGHTS = "default"  # model.weights: those that belong to the encoder's name
 

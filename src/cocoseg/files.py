@@ -54,6 +54,11 @@ def remove_parts(folder: Path) -> None:
         part.unlink(missing_ok=True)
 
 
+def is_empty(folder: Path) -> bool:
+    """Tell whether a folder holds nothing but what this program leaves while it works; hidden files count."""
+    return all(entry.name == LOCK or entry.name.startswith(PART) for entry in folder.iterdir())
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path`, whole or not at all."""
     with whole_file(path) as temporary:

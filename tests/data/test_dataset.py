@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -178,4 +179,18 @@ def test_image_without_a_mask(tmp_path: Path) -> None:
     config = make(tmp_path, gradient())
     (tmp_path / "prepared" / "index.json").write_text('{"pairs": []}')
     with pytest.raises(CocosegError, match=r"prepared: not a prepared folder .*a\.png"):
+        dataset_of(config)
+
+
+@pytest.mark.parametrize(("key", "name"), [("image", "../../a.png"), ("mask", "/etc/a.png"), ("image", 3)])
+def test_a_prepared_folder_that_leads_out_of_it_is_refused(tmp_path: Path, key: str, name: Any) -> None:
+    config = make(tmp_path, gradient())
+    index = tmp_path / "prepared/index.json"
+    content = json.loads(index.read_bytes())
+    content["pairs"][0][key] = name
+    index.write_text(json.dumps(content))
+    if key == "image":
+        subset = tmp_path / "prepared/subset_train_annotations.json"
+        subset.write_text(subset.read_text().replace('"a.png"', json.dumps(name)))
+    with pytest.raises(CocosegError, match=r"prepared: not a prepared folder \(.*; run prepare\.py"):
         dataset_of(config)

@@ -6,10 +6,12 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 import cocoseg.cli  # noqa: F401  registers resolvers
-from cocoseg.config import EvaluateConfig
+from cocoseg.config import Config, EvaluateConfig
 from cocoseg.config_checks import convert
 from cocoseg.errors import CocosegError
 from cocoseg.evaluation.training_settings import as_trained, run_settings
+from cocoseg.preparation.demo_shapes import draw_shapes
+from cocoseg.preparation.prepare import prepare
 from conftest import ROOT
 
 
@@ -22,7 +24,8 @@ def composed(program: str, *overrides: str) -> DictConfig:
 def write_run(folder: Path, *overrides: str) -> Path:
     """A run's folder; returns its model."""
     (folder / "checkpoints").mkdir(parents=True)
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(composed("train", *overrides), resolve=True))
+    text = OmegaConf.to_yaml(composed("train", *overrides), resolve=True)
+    (folder / "config.yaml").write_text(text)
     return folder / "segmentation_model.pth"
 
 
@@ -130,6 +133,57 @@ def test_drawn_shapes_of_a_run(tmp_path: Path) -> None:
 def test_a_config_file_of_something_else_is_no_run(tmp_path: Path, content: str) -> None:
     (tmp_path / "config.yaml").write_text(content)
     assert run_settings(str(tmp_path / "model.pth")) is None
+
+
+def with_data(folder: Path, shapes_root: Path, *overrides: str) -> Path:
+    """A run on the built-in data set; returns its model."""
+    files = f"data.images={shapes_root}/images", f"data.annotations={shapes_root}/annotations/instances.json"
+    return write_run(folder, "data=custom", *files, *overrides)
+
+
+def test_a_run_does_not_say_where_masks_are_written(tmp_path: Path, shapes_root: Path) -> None:
+    place = tmp_path / "another_data_set"
+    model = with_data(tmp_path / "run", shapes_root, f"data.prepared_dir={place}")
+    assert evaluation_of(model).data.prepared_dir is None
+    assert evaluation_of(model, f"data.prepared_dir={place}").data.prepared_dir == str(place)
+
+
+def test_what_a_run_has_prepared_is_used(tmp_path: Path, shapes_root: Path) -> None:
+    model = with_data(tmp_path / "run", shapes_root, f"data.prepared_dir={tmp_path}/prepared")
+    settings = OmegaConf.load(model.with_name("config.yaml"))
+    prepare(convert(OmegaConf.to_container(settings), Config))
+    before = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))
+    config = evaluation_of(model)
+    assert config.data.prepared_dir == f"{tmp_path}/prepared"
+    prepare(convert(OmegaConf.to_container(config, resolve=True), EvaluateConfig))
+    assert sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*")) == before
+    assert evaluation_of(model, "masks.crowd=skip").data.prepared_dir is None
+
+
+def test_a_run_does_not_say_where_shapes_are_drawn(tmp_path: Path) -> None:
+    root = tmp_path / "shapes"
+    shapes = "data=shapes", "data.shapes.images=2", f"data.root={root}"
+    model = write_run(tmp_path / "run", *shapes)
+    with pytest.raises(CocosegError, match=r"data\.root: the shapes that .* name a folder to draw them in"):
+        evaluation_of(model)
+    assert not root.exists()
+    assert evaluation_of(model, f"data.root={tmp_path}/typed").data.shapes.images == 2
+    draw_shapes(root, images=2, seed=0)
+    assert evaluation_of(model).data.shapes is None  # they are there: nothing is drawn
+    draw_shapes(root, images=3, seed=0)
+    with pytest.raises(CocosegError, match=r"data\.root: the shapes that "):
+        evaluation_of(model)
+
+
+def test_shapes_at_the_usual_place_are_not_drawn_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = write_run(tmp_path / "run", "data=shapes", "data.shapes.images=2")
+    assert evaluation_of(model).data.shapes.images == 2
+    draw_shapes(Path("data/shapes"), images=3, seed=0)
+    with pytest.raises(CocosegError, match=r"data\.root: the shapes that .* data/shapes any more"):
+        evaluation_of(model)
 
 
 def test_no_run_at_all(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from pycocotools.coco import COCO
 
 from cocoseg.errors import CocosegError
-from cocoseg.preparation.demo_shapes import draw_shapes
+from cocoseg.preparation.demo_shapes import draw_shapes, is_drawn
 
 
 def content_of(root: Path) -> dict[str, bytes]:
@@ -76,6 +76,29 @@ def test_damaged_annotation_file_is_drawn_anew(tmp_path: Path, content: bytes) -
     (tmp_path / "annotations" / "instances.json").write_bytes(content)
     draw_shapes(tmp_path, images=2, seed=0)
     assert content_of(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["photo.jpg", ".ssh/id", ".DS_Store"])
+def test_a_folder_that_holds_anything_else_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"mine")
+    with pytest.raises(CocosegError, match=r"^data\.root: .* are not the built-in shapes"):
+        draw_shapes(tmp_path, images=2, seed=0)
+    assert [path.name for path in tmp_path.iterdir()] == [name.partition("/")[0]]
+
+
+def test_drawn_anew_without_what_was_there(tmp_path: Path) -> None:
+    draw_shapes(tmp_path, images=3, seed=0)
+    (tmp_path / "images/mine.jpg").write_bytes(b"mine")
+    (tmp_path / "images/image_001_mine.jpg").write_bytes(b"mine")
+    assert is_drawn(tmp_path, images=3, seed=0)
+    assert not is_drawn(tmp_path, images=2, seed=0)
+    assert not is_drawn(tmp_path / "images", images=3, seed=0)
+    draw_shapes(tmp_path, images=2, seed=0)
+    assert {path.name for path in (tmp_path / "images").iterdir()} == {
+        *("image_001.jpg", "image_002.jpg", "image_001_mine.jpg", "mine.jpg"),
+    }
+    assert (tmp_path / "images/mine.jpg").read_bytes() == b"mine"
 
 
 def test_images_are_as_listed(shapes_root: Path, instances: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from cocoseg.data.dataset import SegmentationDataset
 from cocoseg.errors import CocosegError
 from cocoseg.preparation.mask_files import MaskEncoding
 from cocoseg.preparation.prepare import prepare
-from cocoseg.preparation.prepared_folder import prepared_dir, prepared_sets
+from cocoseg.preparation.prepared_folder import is_prepared, prepared_dir, prepared_sets
 from conftest import MASK_NAME, run_program, write_coco
 
 SIZE = (8, 6)  # width, height
@@ -340,15 +340,70 @@ def test_what_was_there_stays_whole_when_the_disk_is_full(
     assert state(tmp_path / "prepared") == before
 
 
-@pytest.mark.parametrize("name", ["photo.jpg", "masks/mine.png", "labels.json"])
+@pytest.mark.parametrize("name", ["photo.jpg", "masks/mine.png", "labels.json", ".git/HEAD", "prepared.json"])
 def test_foreign_folder(config: Config, tmp_path: Path, name: str) -> None:
     file = tmp_path / "prepared" / name
     file.parent.mkdir(parents=True)
-    file.write_bytes(b"mine")
+    file.write_bytes(b'{"mine": 1}')
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "prepared").rglob("*")}
     with pytest.raises(CocosegError, match=r"data\.prepared_dir: .*/prepared holds files"):
         prepare(config)
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "prepared").rglob("*")} == before
+
+
+def test_files_of_others_stay(config: Config, tmp_path: Path) -> None:
+    prepare(with_validation(config, tmp_path))
+    theirs = [tmp_path / "prepared" / name for name in ("mine.txt", "masks/mine.png", "val/masks/a/mine.png")]
+    for file in theirs:
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"mine")
+    before = masks(tmp_path / "prepared")
+    touch(config.data.annotations)
+    touch(config.data.val_annotations)
+    config.masks.encoding = "x100"
+    config.data.subset.categories = ["cat"]
+    prepare(config)
+    assert {file.read_bytes() for file in theirs} == {b"mine"}
+    assert masks(tmp_path / "prepared") == [name for name in before if not name.endswith("_5.png")]
+    assert not (tmp_path / "prepared/new.part").exists()
+
+
+def test_a_folder_for_the_validation_set_that_is_not_ours(config: Config, tmp_path: Path) -> None:
+    prepare(config)
+    mine = tmp_path / "prepared/val/masks/mine.png"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"mine")
+    with pytest.raises(CocosegError, match=r"data\.prepared_dir: .*/prepared/val holds files"):
+        prepare(with_validation(config, tmp_path))
+    assert mine.read_bytes() == b"mine"
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_that_is_prepared_is_used(config: Config, tmp_path: Path) -> None:
+    prepare(config)
+    (tmp_path / "prepared").chmod(0o555)
+    prepare(config)
+    (tmp_path / "prepared").chmod(0o755)
+
+
+@pytest.mark.parametrize("key", ["image", "mask"])
+def test_an_index_that_leads_out_of_the_folder_is_out_of_date(
+    config: Config, tmp_path: Path, key: str
+) -> None:
+    prepare(config)
+    before = masks(tmp_path / "prepared")
+    precious = tmp_path / "precious_mask_cats_2.png"
+    precious.write_bytes(b"mine")
+    index = load(tmp_path / "prepared/index.json")
+    index["pairs"][0][key] = {
+        "image": "../../precious_mask_cats_2.png",
+        "mask": "../precious_mask_cats_2.png",
+    }[key]
+    (tmp_path / "prepared/index.json").write_text(json.dumps(index))
+    assert not is_prepared(config)
+    prepare(config)
+    assert precious.read_bytes() == b"mine"
+    assert masks(tmp_path / "prepared") == before
 
 
 def test_file_instead_of_a_folder(config: Config, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import errno
 import json
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 LAYOUT = 3  # counted up when what is written changes, or how images are resized
 IMAGES, MASKS, COUNTS = "images.npy", "masks.npy", "counts.npy"
 NEW = "new.part"  # folder in which arrays are made before they get their name
+OURS = re.compile(rf"\d+x\d+-[0-9a-f]{{16}}|{re.escape(NEW)}")  # folders that may be removed
 
 Decode = Callable[[int], tuple[np.ndarray, np.ndarray]]
 
@@ -108,7 +110,8 @@ def open_arrays(
     with locked(folder):
         if arrays := _open(path):  # another process has made them meanwhile
             return arrays
-        for old in folder.glob("[!.]*"):  # what a killed process left, and arrays of files as they were once
+        # What a killed process left, and arrays of files as they were once.
+        for old in [found for found in folder.iterdir() if OURS.fullmatch(found.name)]:
             if old == path or not old.name.endswith(key):
                 shutil.rmtree(old, ignore_errors=True)
         try:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,7 @@ from torchvision.transforms.v2 import functional as tv
 from cocoseg.data.cache import Arrays, count, key_of, open_arrays
 from cocoseg.errors import CocosegError
 from cocoseg.networks.pixels import normalize
+from cocoseg.preparation.coco_file import is_inside
 from cocoseg.preparation.image_files import read_image
 from cocoseg.preparation.mask_files import MaskEncoding
 from cocoseg.resizing import resize_mask
@@ -62,7 +64,10 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
             index = json.loads((self.folder / "index.json").read_bytes())["pairs"]
             masks = {pair["image"]: pair["mask"] for pair in index}
             self.pairs: list[tuple[str, str]] = [(i.file_name, masks[i.file_name]) for i in listed]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            for name in chain.from_iterable(self.pairs):
+                if not is_inside(name):  # files of the same names may be written elsewhere
+                    raise ValueError(f"{name!r} leads out of it")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CocosegError(f"{self.folder}: not a prepared folder ({error}); run prepare.py") from error
         self._arrays: Arrays | None = None
 

@@ -10,9 +10,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from cocoseg.config_checks import drop_removed
+from cocoseg.config import SHAPES_ROOT, EvaluateConfig
+from cocoseg.config_checks import as_dict, convert, drop_removed
 from cocoseg.errors import CocosegError
 from cocoseg.files import from_here
+from cocoseg.preparation.demo_shapes import is_drawn
+from cocoseg.preparation.prepared_folder import is_prepared
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +67,35 @@ def as_trained(config: DictConfig, keys: Collection[str]) -> DictConfig:
     for key in keys:
         if key.partition(".")[0] in trained:
             OmegaConf.update(merged, key, OmegaConf.select(config, key), merge=False)
+    keep_places(merged, keys)
     return merged
+
+
+def keep_places(config: DictConfig, keys: Collection[str]) -> None:
+    """Leave out of a run's settings what would let them choose where this command writes.
+
+    They say which data to look for. Shapes are drawn only at a place that is typed, or at the usual one where
+    nothing is yet. A prepared folder that is not typed is used only where nothing is left to prepare.
+
+    Args:
+        config: merged settings, which are changed.
+        keys: overridden keys.
+
+    Raises:
+        CocosegError: a value is bad, or the shapes are not where the run drew them.
+    """
+    settings = convert(OmegaConf.to_container(config, resolve=True), EvaluateConfig)
+    shapes, root = settings.data.shapes, settings.data.root
+    if shapes is not None and root is not None and "data.root" not in keys:
+        if is_drawn(Path(root), **as_dict(shapes)):
+            config.data.shapes = settings.data.shapes = None
+        elif root != SHAPES_ROOT or Path(root).exists():
+            raise CocosegError(
+                f"data.root: the shapes that the model was trained on are not in {root} any more; name a "
+                "folder to draw them in, as in data.root=shapes_of_the_training"
+            )
+    if "data.prepared_dir" not in keys and not is_prepared(settings):
+        config.data.prepared_dir = None
 
 
 def run_settings(checkpoint: str) -> dict[str, Any] | None:

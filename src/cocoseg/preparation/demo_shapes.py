@@ -8,7 +8,7 @@ sizes, a grayscale one. Later classes are painted over earlier ones, as the over
 import colorsys
 import json
 import math
-import shutil
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +21,7 @@ import PIL.ImageFilter
 from pycocotools import mask as coco_mask
 
 from cocoseg.errors import CocosegError
-from cocoseg.files import locked, remove_parts, write_bytes
+from cocoseg.files import is_empty, locked, remove_parts, write_bytes
 
 # Category id -> name, hue, and radii of an outline's corners. Ids have gaps, as COCO's have.
 CATEGORIES = {
@@ -34,6 +34,8 @@ CATEGORIES = {
 }
 HUE_SPREAD = 0.06  # neighbouring hues overlap
 SIZES = ((128, 96), (96, 128), (112, 112), (160, 120), (90, 75))  # width, height
+ANNOTATIONS = "annotations/instances.json"  # below the data set's root
+IMAGE_NAME = re.compile(r"image_\d{3,}\.jpg")
 Polygon = Sequence[tuple[float, float]]
 
 
@@ -45,28 +47,46 @@ def draw_shapes(root: Path, *, images: int, seed: int) -> None:
     Raises:
         CocosegError: `root` holds something else.
     """
-    annotation_file = root / "annotations" / "instances.json"
-    head = json.dumps({"info": {"generator": 2, "images": images, "seed": seed}}).encode().removesuffix(b"}")
+    annotation_file = root / ANNOTATIONS
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CocosegError(f"data.root: {root} can't be made ({error.strerror})") from error
+    mark = root / ".shapes"
+    if not mark.exists() and not is_empty(root):
+        raise CocosegError(
+            f"data.root: {root} holds files that are not the built-in shapes; name another folder"
+        )
     with locked(root):
-        mark = root / ".shapes"
-        if not mark.exists() and any(not entry.name.startswith(".") for entry in root.iterdir()):
-            raise CocosegError(
-                f"data.root: {root} holds files that are not the built-in shapes; name another folder"
-            )
         remove_parts(annotation_file.parent)  # a killed run may have left one
-        if annotation_file.is_file() and annotation_file.read_bytes().startswith(head):
+        if is_drawn(root, images=images, seed=seed):
             return
         mark.touch()
         # The annotation file goes first and comes last: where it is, the images are its own.
         annotation_file.unlink(missing_ok=True)
-        shutil.rmtree(root / "images", ignore_errors=True)
-        (root / "images").mkdir()
+        (root / "images").mkdir(exist_ok=True)
+        for file in (root / "images").iterdir():
+            if IMAGE_NAME.fullmatch(file.name):
+                file.unlink()
         content = _draw_all(root / "images", images, seed)
-        write_bytes(annotation_file, head + b", " + json.dumps(content).encode().removeprefix(b"{"))
+        write_bytes(
+            annotation_file, _head(images, seed) + b", " + json.dumps(content).encode().removeprefix(b"{")
+        )
+
+
+def is_drawn(root: Path, *, images: int, seed: int) -> bool:
+    """Tell whether `draw_shapes` has nothing to do."""
+    head = _head(images, seed)
+    try:
+        with (root / ANNOTATIONS).open("rb") as file:
+            return file.read(len(head)) == head
+    except OSError:
+        return False
+
+
+def _head(images: int, seed: int) -> bytes:
+    """Beginning of the annotation file: what it was drawn from."""
+    return json.dumps({"info": {"generator": 2, "images": images, "seed": seed}}).encode().removesuffix(b"}")
 
 
 def _draw_all(folder: Path, images: int, seed: int) -> dict[str, list[dict[str, Any]]]:

@@ -25,14 +25,21 @@ from cocoseg.preparation.demo_shapes import draw_shapes
 from cocoseg.preparation.draw_masks import MaskRecord, draw_masks
 from cocoseg.preparation.image_files import missing_images
 from cocoseg.preparation.mask_files import MaskEncoding
-from cocoseg.preparation.prepared_folder import PREVIEW, PreparedSet, claim, find_current, prepared_sets
+from cocoseg.preparation.prepared_folder import (
+    NEW,
+    PREVIEW,
+    PreparedSet,
+    claim,
+    find_current,
+    is_prepared,
+    prepared_sets,
+    remove_masks,
+)
 from cocoseg.preparation.report import Tally, find_warnings, report
 from cocoseg.preparation.subset import choose
 from cocoseg.preparation.survey import sample
 
 log = logging.getLogger(__name__)
-
-NEW = "new.part"  # folder that all files are written to before they replace the old ones
 
 
 class _Source(NamedTuple):
@@ -63,7 +70,12 @@ def prepare(config: Config, *, may_download: bool = False, begin: Callable[[], N
     sets = [prepared for prepared in prepared_sets(config) if prepared is not None]
     if config.data.shapes is not None:
         draw_shapes(Path(config.data.root), images=config.data.shapes.images, seed=config.data.shapes.seed)
-    claim(sets[0].folder)
+    if is_prepared(config):
+        for prepared in sets:
+            log.info("%s: prepared already, nothing changed", prepared.folder)
+        begin()
+        return
+    claim(sets)
     with locked(sets[0].folder):
         for prepared in sets:
             remove_parts(prepared.folder)
@@ -229,11 +241,14 @@ def _write_files(
 
 def _publish(prepared: PreparedSet, fingerprint: dict[str, Any]) -> None:
     """Replace what was there; `prepared.json` says so first and last, so a kill between is noticed."""
-    folder = prepared.folder
+    folder, new = prepared.folder, prepared.folder / NEW
     write_json(folder / "prepared.json", {"complete": False})
-    for path in (folder / NEW).iterdir():
-        target = folder / path.name
-        if path.is_dir():
-            shutil.rmtree(target, ignore_errors=True)
+    remove_masks(folder)
+    (new / "index.json").replace(folder / "index.json")  # first: it says which masks are ours
+    if not (folder / "masks").exists():
+        (new / "masks").replace(folder / "masks")
+    for path in [path for path in new.rglob("*") if not path.is_dir()]:
+        target = folder / path.relative_to(new)
+        target.parent.mkdir(parents=True, exist_ok=True)
         path.replace(target)
     write_json(folder / "prepared.json", {"complete": True, **fingerprint})

@@ -15,6 +15,8 @@ A prepared folder holds
 """
 
 import json
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -23,10 +25,14 @@ from typing import Any
 from cocoseg.config import Config, DataConfig, MasksConfig
 from cocoseg.config_checks import as_dict
 from cocoseg.errors import CocosegError
+from cocoseg.files import PART, is_empty
 from cocoseg.labels import LabelMap
+from cocoseg.preparation.coco_file import is_inside
 from cocoseg.preparation.mask_files import MaskEncoding
 
 PREVIEW = "preview.png"
+NEW = "new.part"  # folder that all files are written to before they replace the old ones
+MASK = "_mask_cats_"  # part of the name of every mask
 LAYOUT = 2  # counted up when what is written changes: older folders are then made anew
 
 
@@ -99,17 +105,41 @@ def _plain_labels(data: DataConfig) -> Any:
     return data.labels if isinstance(data.labels, str) else [list(item) for item in data.labels.items()]
 
 
-def claim(folder: Path) -> None:
-    """Make the folder, or refuse one that holds something else."""
-    ours = (folder / "prepared.json").exists()
-    if folder.is_dir() and not ours and any(not entry.name.startswith(".") for entry in folder.iterdir()):
-        raise CocosegError(
-            f"data.prepared_dir: {folder} holds files that prepare.py did not write; name another folder"
-        )
+def claim(sets: Sequence[PreparedSet]) -> None:
+    """Make the folder of the first set, within which are the others; refuse any that holds something else."""
+    for prepared in sets:
+        folder = prepared.folder
+        if folder.is_dir() and not is_empty(folder) and not _is_ours(folder):
+            raise CocosegError(
+                f"data.prepared_dir: {folder} holds files that prepare.py did not write; name another folder"
+            )
+    folder = sets[0].folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CocosegError(f"data.prepared_dir: {folder} can't be made ({error.strerror})") from error
+
+
+def _is_ours(folder: Path) -> bool:
+    try:
+        content = json.loads((folder / "prepared.json").read_bytes())
+    except ValueError:  # empty after a power failure, say
+        return True
+    except (OSError, RecursionError):
+        return False
+    return not isinstance(content, dict) or "complete" in content
+
+
+def is_prepared(config: Config) -> bool:
+    """Tell whether nothing is to be prepared or cleared away. Writes nothing: folders may be read-only."""
+    sets = [prepared for prepared in prepared_sets(config) if prepared is not None]
+    if any((prepared.folder / NEW).exists() or [*prepared.folder.glob(f"{PART}*")] for prepared in sets):
+        return False  # what a killed process left
+    try:
+        labels = [find_current(prepared, prepared.fingerprint()) for prepared in sets]
+    except OSError:  # an annotation file is missing
+        return False
+    return None not in labels and not any(labels[0].difference(others) for others in labels[1:])
 
 
 def find_current(prepared: PreparedSet, fingerprint: dict[str, Any]) -> LabelMap | None:
@@ -123,6 +153,22 @@ def find_current(prepared: PreparedSet, fingerprint: dict[str, Any]) -> LabelMap
         files = [prepared.subset_file, folder / "report.md", folder / PREVIEW]
         files += [folder / pair["mask"] for pair in pairs]
         files += [prepared.image_dir / pair["image"] for pair in pairs]
-    except (OSError, ValueError, KeyError, TypeError):
+        are_inside = all(is_inside(pair["image"]) and is_inside(pair["mask"]) for pair in pairs)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return labels if all(path.is_file() for path in files) else None
+    return labels if are_inside and all(path.is_file() for path in files) else None
+
+
+def remove_masks(folder: Path) -> None:
+    """Remove the masks that the folder's index lists; files of others stay where they are."""
+    try:
+        names = [pair["mask"] for pair in json.loads((folder / "index.json").read_bytes())["pairs"]]
+        masks = [folder / name for name in names if is_inside(name) and MASK in name]
+    except (OSError, ValueError, KeyError, TypeError):
+        masks = []
+    for mask in masks:
+        mask.unlink(missing_ok=True)
+    subfolders = sorted(path for path in (folder / "masks").glob("**/") if path.is_dir())
+    for emptied in reversed(subfolders):
+        with suppress(OSError):  # not empty
+            emptied.rmdir()
