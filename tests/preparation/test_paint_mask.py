@@ -2,6 +2,9 @@
 
 import itertools
 import json
+import random
+import time
+import tracemalloc
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -260,6 +263,62 @@ def test_max_with_coco_is_pycocotools(
     np.testing.assert_array_equal(drawn.mask, expected)
 
 
+def by_pycocotools(polygon: list[float], height: int, width: int) -> np.ndarray:
+    return coco_mask.decode(coco_mask.frPyObjects([polygon], height, width))[..., 0]
+
+
+@pytest.mark.parametrize("reach", [1, 1.5, 300])
+@pytest.mark.parametrize("digits", [0, 1, 2, 9])
+def test_coco_on_larger_images(digits: int, reach: float) -> None:
+    """Coordinates of one decimal lie on the edges of pycocotools' roundings, or just beside them."""
+    rng = random.Random(digits)
+    for height, width in ((123, 77), (1, 300), (300, 1), (64, 257)):
+        for points in (3, 4, 9, 40):
+            polygon = []
+            for _ in range(points):
+                polygon += [
+                    round(side * (0.5 + reach * rng.uniform(-0.5, 0.5)), digits) for side in (width, height)
+                ]
+            polygon += polygon[: 2 * (points == 9)]  # closed by its first point once more
+            drawn = draw(instance([polygon]), height=height, width=width, rasterizer="coco")
+            np.testing.assert_array_equal(drawn.mask, by_pycocotools(polygon, height, width))
+
+
+def test_coco_of_far_points() -> None:
+    """All the triangles of a fan together are the same. Of 1,000 points pycocotools takes 4 GB at once."""
+    rng = random.Random(0)
+    far = [[round(rng.uniform(-1e5, 1e5), 1) for _ in range(2)] for _ in range(500)]
+    points = [point for one in far for point in (one, [rng.uniform(0, 60), rng.uniform(0, 40)])]
+    expected = np.zeros((40, 60), dtype=np.uint8)
+    for begin, end in itertools.pairwise(points[1:41]):
+        expected ^= by_pycocotools([*points[0], *begin, *end], 40, 60)
+    assert 0 < expected.sum() < expected.size
+    polygon = list(itertools.chain.from_iterable(points))
+    drawn = draw(instance([polygon[:82]]), height=40, width=60, rasterizer="coco")
+    np.testing.assert_array_equal(drawn.mask, expected)
+
+    tracemalloc.start()
+    draw(instance([polygon]), height=400, width=600, rasterizer="coco")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6
+
+
+@pytest.mark.parametrize("kind", ["polygon", "runs"])
+def test_small_objects_cost_no_more_in_a_large_image(kind: str) -> None:
+    def seconds(side: int) -> float:
+        segmentation: Any = [[10, 10, 30, 12, 28, 30, 12, 25]]
+        if kind == "runs":
+            lengths = [side * 10 + 10, *[10, side - 10] * 9, 10]
+            segmentation = {"size": [side, side], "counts": [*lengths, side**2 - sum(lengths)]}
+        layers = parse_layers([instance(segmentation)] * 50, side, side, "ignore")
+        begin = time.perf_counter()
+        paint(layers, MasksConfig(rasterizer="coco"))
+        return time.perf_counter() - begin
+
+    assert min(seconds(2048) for _ in range(3)) < 10 * min(seconds(64) for _ in range(3))
+
+
 boxes = st.tuples(
     st.integers(1, 4),  # class
     st.sampled_from(KINDS),
@@ -312,6 +371,18 @@ def test_area_is_that_of_all_parts() -> None:
 
 
 # --- run lengths
+
+
+@examples(40)
+@given(st.integers(1, 12), st.integers(1, 12), st.randoms(use_true_random=False), st.sampled_from(KINDS[1:]))
+def test_any_region_in_runs(height: int, width: int, rng: random.Random, kind: str) -> None:
+    """Pixels anywhere in a part of the image: runs that end at borders, and go on in the next column."""
+    region = np.zeros((height, width), dtype=bool)
+    part = region[rng.randint(0, height - 1) :, rng.randint(0, width - 1) :]
+    share = rng.choice([0, 0.2, 0.8, 1])
+    part[:] = np.reshape([rng.random() < share for _ in range(part.size)], part.shape)
+    drawn = draw(instance(rle(region, kind)), height=height, width=width)
+    np.testing.assert_array_equal(drawn.mask, region)
 
 
 @examples(40)

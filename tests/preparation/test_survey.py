@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -134,3 +135,15 @@ def test_the_sample_is_seeded_and_bounded() -> None:
     assert len(sample(images, 0)) == 256
     assert sample(images, 0) == sample(images[::-1], 0) != sample(images, 1)
     assert sample(images[:10], 0) == set(range(10))
+
+
+def test_memory_does_not_grow_with_the_classes() -> None:
+    square = json.dumps([corners(5, 5, 600, 600)]).encode()
+    layers = parse_layers([Instance(i, i, False, square) for i in range(1, 101)], 1000, 1000, "ignore")
+    tracemalloc.start()
+    found = survey(layers, "pillow")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found["max"][1] == found[COVERED][1] > 0
+    assert found["max"][100] == 0
+    assert peak < 30e6  # a canvas has a million bytes

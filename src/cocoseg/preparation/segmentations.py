@@ -20,7 +20,7 @@ from cocoseg.labels import IGNORE_INDEX
 LEFT_OUT = "no outline, or polygons of fewer than 3 points or an odd number of coordinates, left out"
 OUTSIDE = "coordinates outside the image"
 
-_COORDINATE_LIMIT = 1e5  # pixels; pycocotools walks along every outline, and its integers overflow
+_COORDINATE_LIMIT = 1e5  # pixels; beyond it lie mistakes, and far beyond it integers overflow
 
 
 class SegmentationError(CocosegError):
