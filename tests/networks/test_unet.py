@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cocoseg.networks.residual import ResidualUNet
 from cocoseg.networks.unet import UNet
 
 UPSAMPLES = ("transpose", "bilinear")
@@ -190,3 +191,12 @@ def test_dropout_acts_in_training_only():
 def test_a_bad_argument_is_named(argument, value):
     with pytest.raises(ValueError, match=rf"^{argument} is {value!r}"):
         UNet(**{"num_classes": 2, "base_channels": 2, "depth": 1, argument: value})
+
+
+@pytest.mark.parametrize(
+    "net", [UNet(3, base_channels=4, depth=3), ResidualUNet(3, base_channels=4, depth=3)]
+)
+def test_compiled_it_is_one_graph(net):
+    """Torch 2.11 takes starred targets for tuples, and split the decoder at every level."""
+    compiled = torch.compile(net, fullgraph=True, backend="eager")
+    assert compiled(torch.randn(2, 3, 30, 40)).shape == (2, 3, 30, 40)

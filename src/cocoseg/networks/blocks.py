@@ -63,10 +63,10 @@ class EncoderDecoder(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
-        *skips, x = self.encode(pad_to_multiple(image, self.multiple))
-        x = self.dropout(x)
+        features = self.encode(pad_to_multiple(image, self.multiple))
+        x = self.dropout(features.pop())
         for block in self.up:
-            x = block(x, skips.pop())
+            x = block(x, features.pop())
         return self.head(x)[..., :height, :width]
 
 
