@@ -183,7 +183,7 @@ def test_one_image_alone():
     assert image.shape[0] == mask.shape[0] == 1
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("name", STRONG)
 def test_a_gpu_does_the_same(name):
     ours = augment(**STRONG[name])(*blobs())

@@ -35,7 +35,7 @@ def test_several_devices_are_refused():
         largest_batch(tiny_module(), 100, SimpleNamespace(world_size=2))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_on_a_gpu_it_fits():
     module = tiny_module()
     trainer = L.Trainer(accelerator="gpu", devices=1, precision="bf16-mixed", logger=False)
