@@ -108,6 +108,9 @@ def annotation(**changes: Any) -> Setup:
     return coco(annotations=[{**ANNOTATION, **changes}])
 
 
+BRUSH = {"segmentation": {"size": [6, 8], "counts": [7, 4, 37]}, "iscrowd": 1}
+
+
 CASES: dict[str, tuple[Setup, tuple[str, ...]]] = {
     "empty_file": (text(""), ("instances.json", "JSON")),
     "no_json": (text("<xml/>"), ("instances.json", "JSON")),
@@ -116,6 +119,9 @@ CASES: dict[str, tuple[Setup, tuple[str, ...]]] = {
     "no_categories": (coco(categories=None), ("instances.json", "`categories`")),
     "unknown_image": (annotation(image_id=42), ("instances.json", "annotation 7", "image 42")),
     "unknown_category": (annotation(category_id=42), ("instances.json", "annotation 7", "category 42")),
+    "boxes": (annotation(segmentation=[]), ("instances.json: nothing to learn", "boxes")),
+    "boxes_in_a_crowd": (annotation(segmentation=None, iscrowd=1), ("nothing to learn", "boxes")),
+    "brush": (annotation(**BRUSH), ("instances.json: nothing to learn", "CVAT", "masks.crowd=draw")),
     "bad_rle": (annotation(segmentation={"size": [6, 8], "counts": [1, 2]}), ("annotation 7",)),
     "absolute_name": (file_name("{cwd}/secret.png"), ("image 1", "/secret.png", "inside")),
     "name_that_climbs_out": (file_name("../secret.png"), ("image 1", "../secret.png", "inside")),

@@ -50,12 +50,12 @@ class SubsetConfig(Settings, kw_only=True):
     seed: Annotated[int, "seed of the choice; 2,000 images are part of the 4,000 of the same seed"] = 0
     categories: Annotated[
         list[int | str] | None,
-        "classes to use, on images that show one of them; null: all",
+        "classes to use; null: all",
         "a list of names or ids, as in [dog, 18], or null",
     ] = None
     other: Annotated[Literal["background", "ignore"], "pixels of objects of no class"] = "background"
     keep_empty: Annotated[
-        bool, "keep images without annotations, all background; validation files keep theirs"
+        bool, "keep images without annotations of these classes; validation files keep theirs"
     ] = False
     min_pixels: Annotated[NotNegative, "leave out images with a smaller annotated area"] = 0
 

@@ -3,7 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from cocoseg.data.class_balance import class_weights, one_sided
+from cocoseg.data.class_balance import class_weights, one_sided, require_classes
+from cocoseg.errors import CocosegError
 from cocoseg.labels import LabelClass, LabelMap
 from tiny import LABELS
 
@@ -28,6 +29,12 @@ def test_nothing_but_ignored_pixels():
 def test_more_pixels_than_an_int32_holds():
     counts = np.full((3, 2), 2**30, dtype=np.int32)
     assert class_weights(counts) == pytest.approx([class_weights(counts // 2**20)[0]] * 2)
+
+
+def test_classes_that_resizing_takes_away():
+    require_classes(COUNTS, (32, 64))
+    with pytest.raises(CocosegError, match=r"none of the 2 training images .* 64x32 pixels; .*image_size"):
+        require_classes(np.array([[100, 0], [90, 0]]), (32, 64))
 
 
 # --- classes on one side only

@@ -126,6 +126,7 @@ def test_everything_is_there(config: Config, tmp_path: Path) -> None:
     assert load(folder / "index.json") == {
         "pixels": [5 * (48 - 20), 3 * 20, 2 * 20],
         "ignored_pixels": 0,
+        "unseen": [],
         "pairs": [
             {"image": f"{i}.png", "mask": f"masks/{name}"} for i, name in zip(range(1, 6), names, strict=True)
         ],

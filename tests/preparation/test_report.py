@@ -6,9 +6,10 @@ import PIL.Image
 import pytest
 
 from cocoseg.config import Config, DataConfig, MasksConfig, PrepareConfig, SubsetConfig
+from cocoseg.preparation.faults import NO_ANNOTATION, NOT_CHOSEN
 from cocoseg.preparation.prepare import prepare
-from cocoseg.preparation.report import NO_ANNOTATION, NOT_CHOSEN, UNSEEN
 from cocoseg.preparation.segmentations import LEFT_OUT, OUTSIDE
+from cocoseg.preparation.unseen_classes import NOT_ANNOTATED, UNSEEN
 from conftest import write_coco
 
 WIDTH, HEIGHT = 20, 10  # of images 1 and 2
@@ -78,7 +79,10 @@ def test_counts(tmp_path: Path) -> None:
         "- rules: overlap `max`, rasterizer `pillow`, crowd `ignore`",
     ):
         assert line in markdown.splitlines()
-    assert warnings_in(markdown) == [f"1 image: {NO_ANNOTATION} (3)", f"1 class: {UNSEEN} (toaster)"]
+    assert warnings_in(markdown) == [
+        f"1 image: {NO_ANNOTATION} (3)",
+        f"1 class: {UNSEEN}: {NOT_ANNOTATED} (toaster)",
+    ]
     assert table_rows(markdown, "Classes") == [
         ["cup", "1", "47", "1", "3", "4", "0.8 %"],  # on the first image it is hidden
         ["dining table", "2", "67", "1", "1", "150", "30.0 %"],
@@ -121,7 +125,7 @@ def test_names_do_not_break_tables_and_lines(tmp_path: Path, name: str) -> None:
     markdown = report_of(config).replace(r"\|", "")  # as Markdown escapes it
     for heading, classes, columns in (("What overlaps hide", 1, 5), ("Classes", 3, 7)):
         assert [len(row) for row in table_rows(markdown, heading)] == classes * [columns]
-    assert warnings_in(markdown)[1].startswith(f"1 class: {UNSEEN} (no ")
+    assert warnings_in(markdown)[1].startswith(f"1 class: {UNSEEN}: {NOT_ANNOTATED} (no ")
     assert warnings_in(markdown)[1].endswith(")")
 
 

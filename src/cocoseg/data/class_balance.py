@@ -1,9 +1,11 @@
 """Class balance: weights for the loss, and warnings about classes that can't be learned or scored."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
+from cocoseg.errors import CocosegError
 from cocoseg.labels import LabelMap
 
 MAX_NAMES = 5  # names of classes in a warning
@@ -21,6 +23,24 @@ def class_weights(counts: np.ndarray) -> list[float]:
     pixels = counts.sum(0, dtype=np.int64)
     shares = pixels / max(1, pixels.sum())
     return [1 / math.log(1.02 + share) if share else 1.0 for share in shares.tolist()]
+
+
+def require_classes(train_counts: np.ndarray, image_size: Sequence[int]) -> None:
+    """Refuse training images without a pixel of any class at the network's size.
+
+    Args:
+        train_counts: pixels per image and class, (N, C).
+        image_size: (height, width) in pixels.
+
+    Raises:
+        CocosegError: background is all there is.
+    """
+    if not train_counts[:, 1:].any():
+        height, width = image_size
+        raise CocosegError(
+            f"nothing to learn: none of the {len(train_counts)} training images has a pixel of any class at "
+            f"{width}x{height} pixels; raise data.image_size, or give more images"
+        )
 
 
 def one_sided(train_counts: np.ndarray, val_counts: np.ndarray, labels: LabelMap) -> list[str]:

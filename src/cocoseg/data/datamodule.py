@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from cocoseg import distributed
 from cocoseg.config import Config
 from cocoseg.data.augment import Augment
-from cocoseg.data.class_balance import one_sided
+from cocoseg.data.class_balance import one_sided, require_classes
 from cocoseg.data.dataset import Split, as_is
 from cocoseg.data.sampling import Shuffle, in_batches, open_splits
 from cocoseg.data.training_images import keys_of, write_training_images
@@ -75,6 +75,7 @@ class SegmentationDataModule(L.LightningDataModule):
         log.info("training on %d images, validating on %d", len(self.train_set), len(self.val_set))
         if self.data.cache:  # else all masks would be read for it
             counts = self.train_set.class_counts(), self.val_set.class_counts()
+            require_classes(counts[0], self.data.cache_size or self.data.image_size)
             for warning in one_sided(*counts, self.labels):
                 log.warning(warning)
 

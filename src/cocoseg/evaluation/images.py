@@ -80,7 +80,7 @@ def open_images(config: EvaluateConfig, image_size: tuple[int, int]) -> Images:
     Raises:
         CocosegError: bad data.
     """
-    prepare(config)
+    prepare(config, is_learned=False)  # images without any object show false alarms
     if config.split == "all":  # the order is that of the files
         sets = [prepared for prepared in prepared_sets(config) if prepared is not None]
         all_images = [Split(SegmentationDataset(part.subset_file, part.image_dir)) for part in sets]

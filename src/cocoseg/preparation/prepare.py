@@ -23,6 +23,7 @@ from cocoseg.preparation.coco_file import CocoFile, Image
 from cocoseg.preparation.contact_sheet import EXAMPLES, write_contact_sheet
 from cocoseg.preparation.demo_shapes import draw_shapes
 from cocoseg.preparation.draw_masks import MaskRecord, draw_masks
+from cocoseg.preparation.faults import find_faults
 from cocoseg.preparation.image_files import missing_images
 from cocoseg.preparation.mask_files import MaskEncoding
 from cocoseg.preparation.prepared_folder import (
@@ -33,11 +34,13 @@ from cocoseg.preparation.prepared_folder import (
     find_current,
     is_prepared,
     prepared_sets,
+    read_index,
     remove_masks,
 )
-from cocoseg.preparation.report import Tally, find_warnings, report
+from cocoseg.preparation.report import Tally, report
 from cocoseg.preparation.subset import choose
 from cocoseg.preparation.survey import sample
+from cocoseg.preparation.unseen_classes import find_unseen, require_classes
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +55,13 @@ class _Source(NamedTuple):
     images: list[Image]
 
 
-def prepare(config: Config, *, may_download: bool = False, begin: Callable[[], None] = lambda: None) -> None:
+def prepare(
+    config: Config,
+    *,
+    may_download: bool = False,
+    is_learned: bool = True,
+    begin: Callable[[], None] = lambda: None,
+) -> None:
     """Prepare the training set, and the validation set where it has a file of its own.
 
     What is there and unchanged is left alone. One process at a time: others wait.
@@ -60,6 +69,7 @@ def prepare(config: Config, *, may_download: bool = False, begin: Callable[[], N
     Args:
         config: all settings.
         may_download: fetch what is missing, where `data.download` lets it.
+        is_learned: a network is to be trained on the set; else no class needs a pixel.
         begin: called once the annotations have been read and checked.
 
     Raises:
@@ -72,7 +82,7 @@ def prepare(config: Config, *, may_download: bool = False, begin: Callable[[], N
         draw_shapes(Path(config.data.root), images=config.data.shapes.images, seed=config.data.shapes.seed)
     if is_prepared(config):
         for prepared in sets:
-            log.info("%s: prepared already, nothing changed", prepared.folder)
+            _report_prepared(prepared, is_learned=is_learned)
         begin()
         return
     claim(sets)
@@ -82,20 +92,20 @@ def prepare(config: Config, *, may_download: bool = False, begin: Callable[[], N
             shutil.rmtree(prepared.folder / NEW, ignore_errors=True)
         if fetches:
             _fetch_annotations(config.data, sets)
-        sources = _read_outdated(sets)
+        sources = _read_outdated(sets, is_learned=is_learned)
         if not fetches:
             for source in sources:
                 _require_images(source)
         begin()
         for source in sources:
-            _prepare_set(source, config.prepare.workers, fetches=fetches)
+            _prepare_set(source, config.prepare.workers, fetches=fetches, is_learned=is_learned)
 
 
-def _read_outdated(sets: Sequence[PreparedSet]) -> list[_Source]:
+def _read_outdated(sets: Sequence[PreparedSet], *, is_learned: bool) -> list[_Source]:
     """Read the sets that are not prepared, or changed since.
 
     Raises:
-        CocosegError: an annotation file is bad, or the labels of two sets differ.
+        CocosegError: an annotation file is bad, the labels of two sets differ, or there is nothing to learn.
     """
     sources: list[_Source] = []
     expected = None
@@ -106,13 +116,26 @@ def _read_outdated(sets: Sequence[PreparedSet]) -> list[_Source]:
             sources.append(_read(prepared, fingerprint))
             labels = sources[-1].labels
         else:
-            log.info("%s: prepared already, nothing changed", prepared.folder)
+            _report_prepared(prepared, is_learned=is_learned)
         if expected is not None and (difference := expected.difference(labels)):
             raise CocosegError(
                 f"{prepared.annotation_file}: other labels than the training file's: {difference}"
             )
         expected = labels
     return sources
+
+
+def _report_prepared(prepared: PreparedSet, *, is_learned: bool) -> None:
+    """Say that a set is prepared already, and which classes have no pixel.
+
+    Raises:
+        CocosegError: there is nothing to learn.
+    """
+    index = read_index(prepared.folder)
+    if is_learned:
+        require_classes(prepared, index)
+    log.info("%s: prepared already, nothing changed", prepared.folder)
+    _log_warnings(index["unseen"])
 
 
 def _read(prepared: PreparedSet, fingerprint: dict[str, Any]) -> _Source:
@@ -181,7 +204,7 @@ def _fetch_images(source: _Source, failed_file: Path) -> None:
         )
 
 
-def _prepare_set(source: _Source, workers: int | None, *, fetches: bool) -> None:
+def _prepare_set(source: _Source, workers: int | None, *, fetches: bool, is_learned: bool) -> None:
     begin = time.monotonic()
     prepared = source.prepared
     folder, new = prepared.folder, prepared.folder / NEW
@@ -198,7 +221,13 @@ def _prepare_set(source: _Source, workers: int | None, *, fetches: bool) -> None
             source.coco, images, prepared.image_dir, new / "masks", *rules, workers, surveyed
         )
         tally = Tally(records)
-        warnings = find_warnings(source.coco, images, source.labels, tally, keeps_empty=prepared.keep_empty)
+        unseen = find_unseen(source.coco, images, source.labels, tally.images, prepared.masks)
+        index = _index(source, records, tally, unseen)
+        if is_learned:
+            require_classes(prepared, index)
+        warnings = find_faults(source.coco, images, source.labels, tally, keeps_empty=prepared.keep_empty)
+        warnings += unseen
+        write_json(new / "index.json", index)
         _write_files(source, records, tally, warnings)
         _publish(prepared, source.fingerprint)
     finally:
@@ -212,25 +241,35 @@ def _prepare_set(source: _Source, workers: int | None, *, fetches: bool) -> None
         100 * tally.pixels[0] / total,
         100 * tally.pixels[IGNORE_INDEX] / total,
     )
-    for warning in warnings:
-        log.warning("  warning: %s", warning)
+    _log_warnings(warnings)
     log.info("  %s and %s show more", folder / "report.md", PREVIEW)
+
+
+def _log_warnings(lines: Sequence[str]) -> None:
+    for line in lines:
+        log.warning("  warning: %s", line)
+
+
+def _index(
+    source: _Source, records: Sequence[MaskRecord], tally: Tally, unseen: Sequence[str]
+) -> dict[str, Any]:
+    """The content of `index.json`."""
+    return {
+        "pixels": [tally.pixels[i] for i in range(len(source.labels))],
+        "ignored_pixels": tally.pixels[IGNORE_INDEX],
+        "unseen": unseen,
+        "pairs": [{"image": record.image, "mask": f"masks/{record.mask}"} for record in records],
+    }
 
 
 def _write_files(
     source: _Source, records: Sequence[MaskRecord], tally: Tally, warnings: Sequence[str]
 ) -> None:
-    """Write all but the masks, which are in the folder already."""
+    """Write what is not there yet: masks and `index.json` are."""
     prepared, labels, new = source.prepared, source.labels, source.prepared.folder / NEW
     source.coco.write_subset({image.id for image in source.images}, new / prepared.subset_file.name)
     encoding = MaskEncoding(prepared.masks.encoding, labels)
     encoding.save(new)
-    index = {
-        "pixels": [tally.pixels[i] for i in range(len(labels))],
-        "ignored_pixels": tally.pixels[IGNORE_INDEX],
-        "pairs": [{"image": record.image, "mask": f"masks/{record.mask}"} for record in records],
-    }
-    write_json(new / "index.json", index)
     text = report(source.coco, source.images, labels, prepared.masks, tally, warnings)
     write_bytes(new / "report.md", text.encode())
     shown = [record for record in records if record.visible] or records

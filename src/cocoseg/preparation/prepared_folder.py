@@ -5,7 +5,7 @@ A prepared folder holds
     subset_train_annotations.json   COCO file of the chosen images
     masks/                          a PNG per image
     labels.json                     the classes, and how the masks hold them
-    index.json                      image and mask of each pair, pixels per class
+    index.json                      image and mask of each pair, pixels per class, classes without any
     report.md                       counts, warnings, and what overlaps hide
     preview.png                     some images with their masks laid over them
     prepared.json                   the settings and the input that all this was made from
@@ -33,7 +33,7 @@ from cocoseg.preparation.mask_files import MaskEncoding
 PREVIEW = "preview.png"
 NEW = "new.part"  # folder that all files are written to before they replace the old ones
 MASK = "_mask_cats_"  # part of the name of every mask
-LAYOUT = 2  # counted up when what is written changes: older folders are then made anew
+LAYOUT = 3  # counted up when what is written changes: older folders are then made anew
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,8 @@ def find_current(prepared: PreparedSet, fingerprint: dict[str, Any]) -> LabelMap
         if json.loads((folder / "prepared.json").read_bytes()) != {"complete": True, **fingerprint}:
             return None
         labels = MaskEncoding.load(folder).labels
-        pairs = json.loads((folder / "index.json").read_bytes())["pairs"]
+        index = read_index(folder)
+        pairs, _, _ = index["pairs"], index["pixels"], index["unseen"]
         files = [prepared.subset_file, folder / "report.md", folder / PREVIEW]
         files += [folder / pair["mask"] for pair in pairs]
         files += [prepared.image_dir / pair["image"] for pair in pairs]
@@ -157,6 +158,11 @@ def find_current(prepared: PreparedSet, fingerprint: dict[str, Any]) -> LabelMap
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return labels if are_inside and all(path.is_file() for path in files) else None
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """The content of `index.json` in a folder that is current."""
+    return json.loads((folder / "index.json").read_bytes())
 
 
 def remove_masks(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from heapq import nsmallest
 
 from cocoseg.config import OVERLAPS, MasksConfig
 from cocoseg.labels import IGNORE_INDEX, LabelMap
@@ -10,12 +9,7 @@ from cocoseg.preparation.coco_file import CocoFile, Image
 from cocoseg.preparation.draw_masks import MaskRecord
 from cocoseg.preparation.survey import COVERED
 
-FIRST = 5  # ids that a warning names
 MOST_HIDDEN = 20  # classes of the table of overlaps
-# Warnings: faults of images and of classes.
-NO_ANNOTATION = "no annotation, all background"
-NOT_CHOSEN = "no annotation of the chosen classes, left out; data.subset.keep_empty=true keeps them"
-UNSEEN = "not a single pixel"
 
 
 class Tally:
@@ -46,30 +40,6 @@ class Tally:
                 self.surveyed += 1
                 for name, pixels in record.overlaps.items():
                     self.overlaps[name].update(pixels)
-
-
-def find_warnings(
-    coco: CocoFile, images: Iterable[Image], labels: LabelMap, tally: Tally, *, keeps_empty: bool
-) -> list[str]:
-    """Warnings about the file and the chosen images: a line for each fault, with the first that have it.
-
-    Args:
-        keeps_empty: images without annotations were not left out.
-    """
-    class_of = labels.index_of
-    annotated = {a.image_id for a in coco.annotations if keeps_empty or a.category_id in class_of}
-    empty = [image.id for image in (images if keeps_empty else coco.images) if image.id not in annotated]
-    reason = NO_ANNOTATION if keeps_empty else NOT_CHOSEN
-    classes = enumerate(labels.names)
-    unseen = [" ".join(name.split()) for index, name in classes if index and not tally.images[index]]
-    found = [("annotation", "annotations", fault, ids) for fault, ids in sorted(tally.warnings.items())]
-    found += [("image", "images", reason, empty), ("class", "classes", UNSEEN, unseen)]
-    lines = []
-    for one, several, fault, ids in found:
-        first = ", ".join(map(str, nsmallest(FIRST, ids))) + ", …" * (len(ids) > FIRST)
-        if ids:
-            lines.append(f"{len(ids)} {one if len(ids) == 1 else several}: {fault} ({first})")
-    return lines
 
 
 def report(
