@@ -122,6 +122,7 @@ CASES: dict[str, tuple[Setup, tuple[str, ...]]] = {
     "boxes": (annotation(segmentation=[]), ("instances.json: nothing to learn", "boxes")),
     "boxes_in_a_crowd": (annotation(segmentation=None, iscrowd=1), ("nothing to learn", "boxes")),
     "brush": (annotation(**BRUSH), ("instances.json: nothing to learn", "CVAT", "masks.crowd=draw")),
+    "shares": (annotation(segmentation=[[0.1, 0.1, 0.5, 0.1, 0.5, 0.9]]), ("instances.json", "0 and 1")),
     "bad_rle": (annotation(segmentation={"size": [6, 8], "counts": [1, 2]}), ("annotation 7",)),
     "absolute_name": (file_name("{cwd}/secret.png"), ("image 1", "/secret.png", "inside")),
     "name_that_climbs_out": (file_name("../secret.png"), ("image 1", "../secret.png", "inside")),

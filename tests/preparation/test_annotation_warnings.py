@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cocoseg.preparation.segmentations import LEFT_OUT, OUTSIDE, Instance, parse_layers
+from cocoseg.preparation.segmentations import LEFT_OUT, NORMALIZED, OUTSIDE, Instance, parse_layers
 
 HEIGHT, WIDTH = 18, 24
 
@@ -40,6 +40,11 @@ def warnings_of(*scene: tuple[int, Any, int], crowd: str = "ignore") -> dict[str
         ([corners(1, 1, 5, 5), corners(0, -1, 5, 5)], [OUTSIDE]),
         ([[1, 1], corners(0, -1, 5, 5)], [LEFT_OUT, OUTSIDE]),
         ({"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]}, []),
+        ([corners(0.1, 0.2, 0.5, 0.9)], [NORMALIZED]),
+        ([corners(0, 0, 1, 0.5), corners(0, 0, 1.0000001, 1)], [NORMALIZED]),
+        ([corners(0, 0, 1, 1)], []),  # pixels of the corner
+        ([corners(0.1, 0.2, 0.5, 1.5)], []),
+        ([corners(0.1, 0.2, 0.5, 0.9), corners(1, 1, 5, 5)], []),
     ],
 )
 def test_warnings(segmentation: Any, what: list[str], index: int) -> None:

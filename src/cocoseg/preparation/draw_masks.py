@@ -18,6 +18,7 @@ from cocoseg.preparation import coco_file as coco_format
 from cocoseg.preparation.coco_file import CocoFile, Image
 from cocoseg.preparation.image_files import check_image
 from cocoseg.preparation.mask_files import MaskEncoding
+from cocoseg.preparation.normalized import refuse_normalized
 from cocoseg.preparation.paint_mask import paint
 from cocoseg.preparation.segmentations import Instance, Layers, SegmentationError, parse_layers
 from cocoseg.preparation.survey import survey
@@ -118,6 +119,7 @@ def create_segmentation_masks(
     data = {"labels": labels, "subset": {"other": other}}
     settings = convert({"masks": rules, "data": data}, Config).masks
     coco = coco_format.read(Path(annotation_file))
+    refuse_normalized(coco)
     label_map = LabelMap.from_categories(coco.categories, categories, labels)
     folders = Path(image_dir), Path(output_dir)
     return draw_masks(coco, coco.images, *folders, label_map, settings, other, workers)

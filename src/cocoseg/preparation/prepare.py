@@ -26,6 +26,7 @@ from cocoseg.preparation.draw_masks import MaskRecord, draw_masks
 from cocoseg.preparation.faults import find_faults
 from cocoseg.preparation.image_files import missing_images
 from cocoseg.preparation.mask_files import MaskEncoding
+from cocoseg.preparation.normalized import refuse_normalized
 from cocoseg.preparation.prepared_folder import (
     NEW,
     PREVIEW,
@@ -142,6 +143,7 @@ def _read(prepared: PreparedSet, fingerprint: dict[str, Any]) -> _Source:
     """Read the annotation file and choose the images."""
     log.info("%s: reading", prepared.annotation_file)
     coco = coco_format.read(prepared.annotation_file)
+    refuse_normalized(coco)
     subset = prepared.data.subset
     labels = LabelMap.from_categories(coco.categories, subset.categories, prepared.data.labels)
     images = choose(

@@ -19,6 +19,7 @@ from cocoseg.labels import IGNORE_INDEX
 # Warnings: faults of an annotation that are no errors.
 LEFT_OUT = "no outline, or polygons of fewer than 3 points or an odd number of coordinates, left out"
 OUTSIDE = "coordinates outside the image"
+NORMALIZED = "coordinates between 0 and 1, drawn as pixels, but probably shares of the image"
 
 _COORDINATE_LIMIT = 1e5  # pixels; beyond it lie mistakes, and far beyond it integers overflow
 
@@ -90,6 +91,11 @@ class Layers:
         found = {
             LEFT_OUT: [shape.annotation_id for shape in polygons if not shape.is_whole],
             OUTSIDE: [shape.annotation_id for shape in polygons if self._is_outside(shape.outline)],
+            NORMALIZED: [
+                shape.annotation_id
+                for shape in polygons
+                if is_normalized(shape.outline, self.height, self.width)
+            ],
         }
         return {fault: ids for fault, ids in found.items() if ids}
 
@@ -98,6 +104,15 @@ class Layers:
             min(part) < 0 or max(part[0::2]) > self.width or max(part[1::2]) > self.height
             for part in polygons
         )
+
+
+def is_normalized(polygons: Polygons, height: int, width: int) -> bool:
+    """Whether coordinates look like shares of a larger image: all within 0..1, and not all whole."""
+    if max(height, width) <= 2 or not polygons:
+        return False
+    # A little beyond is what rounding leaves.
+    within = all(-0.01 <= value <= 1.01 for part in polygons for value in part)
+    return within and any(value % 1 for part in polygons for value in part)
 
 
 def parse_layers(instances: Iterable[Instance], height: int, width: int, crowd: str) -> Layers:
