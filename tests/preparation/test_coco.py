@@ -100,7 +100,7 @@ def test_no_file(tmp_path: Path) -> None:
         *[({"images": [IMAGE, without(IMAGE, key)]}, rf"{key}.*images\[1\]") for key in IMAGE],
         *[
             ({"annotations": [ANNOTATION, without(ANNOTATION, key)]}, rf"{key}.*annotations\[1\]")
-            for key in ("id", "image_id", "category_id")
+            for key in ("image_id", "category_id")
         ],
         *[
             ({"categories": [CATEGORY, without(CATEGORY, key)]}, rf"{key}.*categories\[1\]")
@@ -114,9 +114,12 @@ def test_no_file(tmp_path: Path) -> None:
         ({"annotations": [ANNOTATION, [1]]}, r"annotations\[1\]"),
         ({"categories": [CATEGORY, {"id": 3, "name": 3}]}, r"categories\[1\].*name"),
         # Ids that contradict each other.
-        ({"images": [IMAGE, {**IMAGE, "file_name": "b.png"}]}, "id 1 occurs twice in 'images'"),
-        ({"annotations": [ANNOTATION, ANNOTATION]}, "id 1 occurs twice in 'annotations'"),
-        ({"categories": [CATEGORY, CATEGORY]}, "id 2 occurs twice in 'categories'"),
+        (
+            {"images": [IMAGE, {**IMAGE, "file_name": "b.png"}]},
+            "id 1 occurs twice in 'images', for 'a.png' and 'b.png'",
+        ),
+        ({"categories": [CATEGORY, CATEGORY]}, "id 2 occurs twice in 'categories', for 'cat' and 'cat'"),
+        ({"annotations": [ANNOTATION, {"image_id": 9, "category_id": 2}]}, "annotation no. 2 .*image 9"),
         ({"annotations": [{**ANNOTATION, "id": 77, "image_id": 9}]}, "annotation 77 .*image 9"),
         ({"annotations": [{**ANNOTATION, "id": 77, "category_id": 9}]}, "annotation 77 .*category 9"),
     ],

@@ -183,7 +183,23 @@ def test_bad_image(tmp_path: Path, kind: str, message: str, workers: int) -> Non
 def test_same_stem(tmp_path: Path, first: str, second: str) -> None:
     images = make_images(tmp_path / "in", first, second)
     file = write_coco(tmp_path / "c.json", images=images, annotations=[])
-    with pytest.raises(CocosegError, match=f"2 images are called {Path(first).with_suffix('')}, "):
+    with pytest.raises(CocosegError, match=rf"the masks of {first} .image 1. and {second} .image 2. would"):
+        create_segmentation_masks(tmp_path / "in", file, tmp_path / "out", workers=1)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["a.png", "b.png", "a.png"], r"a\.png is listed twice \(images 1 and 3\)"),
+        (["s/a.png", "./s//a.png", "s/a.png"], r"s/a\.png is listed 3 times \(images 1, 2, …\)"),
+    ],
+)
+def test_a_file_listed_twice(tmp_path: Path, names: list[str], words: str) -> None:
+    """As by an entry for each annotation, or in merged files."""
+    images = make_images(tmp_path / "in", *names)
+    file = write_coco(tmp_path / "c.json", images=images, annotations=[])
+    with pytest.raises(CocosegError, match=rf"c\.json: {words}; list it once"):
         create_segmentation_masks(tmp_path / "in", file, tmp_path / "out", workers=1)
     assert not (tmp_path / "out").exists()
 

@@ -234,6 +234,15 @@ def booleans() -> Coco:
     return coco
 
 
+def other_annotation_ids() -> Coco:
+    """TACO's file has one of them twice, others have texts or none."""
+    coco = plain(*named(1, 2, 3), id=4040)
+    extra = [{**coco["annotations"][0], "id": identity} for identity in ("6f1c-a", None, "", "a\nb", 4040)]
+    coco["annotations"] += extra
+    del coco["annotations"][2]["id"]
+    return coco
+
+
 EXPORTS: list[Callable[[], Coco]] = [
     cvat,
     label_studio,
@@ -245,6 +254,7 @@ EXPORTS: list[Callable[[], Coco]] = [
     other_alphabets,
     unknown_keys,
     booleans,
+    other_annotation_ids,
 ]
 IDS = [(7000, 9001), (0, 1), (3, 90), (0, 254), (1, 2, 254, 255), (65534, 65535), (9, 5, 1)]
 
@@ -361,7 +371,7 @@ def test_backslash_in_a_file_name(tmp_path: Path) -> None:
     assert not (tmp_path / "prepared" / "masks").exists()
 
 
-@pytest.mark.parametrize("key", ["id", "image_id", "category_id"])
+@pytest.mark.parametrize("key", ["image_id", "category_id"])
 @pytest.mark.parametrize("value", ["1", 1.5])
 def test_ids_of_another_kind(tmp_path: Path, key: str, value: Any) -> None:
     """The error names the place."""

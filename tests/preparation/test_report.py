@@ -6,7 +6,7 @@ import PIL.Image
 import pytest
 
 from cocoseg.config import Config, DataConfig, MasksConfig, PrepareConfig, SubsetConfig
-from cocoseg.preparation.faults import NO_ANNOTATION, NOT_CHOSEN
+from cocoseg.preparation.faults import NO_ANNOTATION, NO_ID, NOT_CHOSEN, SAME_NAME, SHARED_ID
 from cocoseg.preparation.prepare import prepare
 from cocoseg.preparation.segmentations import LEFT_OUT, OUTSIDE
 from cocoseg.preparation.unseen_classes import NOT_ANNOTATED, UNSEEN
@@ -160,6 +160,36 @@ def test_images_that_show_nothing(tmp_path: Path, choice: dict[str, Any], expect
     config = make_config(tmp_path)
     config.data.subset = SubsetConfig(**{"size": None, "keep_empty": False, **choice})
     assert expected in warnings_in(report_of(config))
+
+
+def test_annotation_ids_that_name_none_or_several(tmp_path: Path) -> None:
+    """Masks don't depend on them. A fault names its annotation by the place in the file."""
+    config = make_config(tmp_path)
+    outside = {"image_id": 1, "category_id": 80, "segmentation": corners(0, 0, 30, 5)}
+    repeated = [{**ANNOTATIONS[0], "id": identity} for identity in (11, 13, 13, "x")]
+    write_coco(
+        tmp_path / "c.json",
+        images=IMAGES[:2],
+        annotations=[*ANNOTATIONS, *repeated, outside, {**outside, "id": None}],
+        categories=CATEGORIES,
+    )
+    assert warnings_in(report_of(config)) == [
+        f"2 annotations: {OUTSIDE} (no. 9, no. 10)",
+        f"2 annotations: {NO_ID} (no. 9, no. 10)",
+        f"2 annotation ids: {SHARED_ID} (11, 13)",
+    ]
+
+
+def test_classes_of_one_name(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    names = ["Wine_glass", "cup", "wine  glass", "cup", "table", "wine-glass"]
+    categories = [{"id": 47 + n, "name": name} for n, name in enumerate(names)]
+    annotations = [{**ANNOTATIONS[0], "id": n, "category_id": 47 + n} for n in range(6)]
+    write_coco(tmp_path / "c.json", images=IMAGES[:1], annotations=annotations, categories=categories)
+    ids = "Wine_glass (id 47), cup (id 48), cup (id 50), wine glass (id 49), wine-glass (id 52)"
+    assert f"5 classes: {SAME_NAME} ({ids})" in warnings_in(report_of(config))
+    config.data.labels = {"glass": [47, 49, 52], "cup": [48, 50], "table": [51]}
+    assert SAME_NAME not in report_of(config)
 
 
 def test_nothing_to_warn_of(tmp_path: Path) -> None:

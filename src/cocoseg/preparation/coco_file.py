@@ -7,7 +7,7 @@ is drawn. Format: https://cocodataset.org/#format-data (instances).
 import codecs
 import re
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path, PureWindowsPath
@@ -19,6 +19,7 @@ from cocoseg.files import write_bytes
 from cocoseg.labels import Category
 
 MAX_PIXELS = 178_956_970  # Pillow refuses larger images as decompression bombs
+UNNAMED = "no. "  # in place of the id of an annotation without one: its place in the file, from 1
 _PIECE = 2**20  # bytes that are decoded at a time
 _CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")  # these would tear messages and tables apart
 
@@ -32,9 +33,11 @@ class Image(msgspec.Struct, frozen=True, gc=False):
 
 
 class Annotation(msgspec.Struct, frozen=True, gc=False):
-    id: int
+    """An entry of `annotations`; the id only names it in messages, and need not be there or be unique."""
+
     image_id: int
     category_id: int
+    id: int | str | None = None
     iscrowd: int | bool = 0
     area: float | None = None
     segmentation: msgspec.Raw = msgspec.Raw(b"null")
@@ -123,7 +126,7 @@ def _check(path: Path, content: _Content) -> None:
         raise CocosegError(f"{path}: no categories in it")
     image_ids = _unique(path, "images", content.images)
     category_ids = _unique(path, "categories", content.categories)
-    _unique(path, "annotations", content.annotations)
+    _name_annotations(content.annotations)
     for image in content.images:
         _check_image(path, image)
     for annotation in content.annotations:
@@ -136,13 +139,21 @@ def _check(path: Path, content: _Content) -> None:
         raise CocosegError(f"{path}: annotation {annotation.id} is of {missing}, which is not listed")
 
 
-def _unique(path: Path, key: str, items: list) -> set[int]:
-    ids = {item.id for item in items}
-    if len(ids) < len(items):
-        seen: set[int] = set()
-        duplicate = next(item.id for item in items if item.id in seen or seen.add(item.id))
-        raise CocosegError(f"{path}: the id {duplicate} occurs twice in '{key}'")
-    return ids
+def _unique(path: Path, key: str, items: list[Image] | list[Category]) -> set[int]:
+    first: dict[int, Image | Category] = {}
+    for item in items:
+        if first.setdefault(item.id, item) is not item:
+            name = "file_name" if key == "images" else "name"
+            both = " and ".join(repr(getattr(one, name)) for one in (first[item.id], item))
+            raise CocosegError(f"{path}: the id {item.id} occurs twice in '{key}', for {both}")
+    return first.keys()
+
+
+def _name_annotations(annotations: Sequence[Annotation]) -> None:
+    """Name annotations without an id, or with one that would tear a message apart, by their place."""
+    for number, annotation in enumerate(annotations, start=1):
+        if not isinstance(annotation.id, int) and not (annotation.id and annotation.id.isprintable()):
+            msgspec.structs.force_setattr(annotation, "id", f"{UNNAMED}{number}")
 
 
 def _check_image(path: Path, image: Image) -> None:

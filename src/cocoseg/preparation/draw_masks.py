@@ -1,7 +1,7 @@
 """Masks for a whole folder of images: checked, drawn and written by several processes."""
 
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from cocoseg.preparation.image_files import check_image
 from cocoseg.preparation.mask_files import MaskEncoding
 from cocoseg.preparation.normalized import refuse_normalized
 from cocoseg.preparation.paint_mask import paint
-from cocoseg.preparation.segmentations import Instance, Layers, SegmentationError, parse_layers
+from cocoseg.preparation.segmentations import AnnotationId, Instance, Layers, SegmentationError, parse_layers
 from cocoseg.preparation.survey import survey
 from cocoseg.progress import track
 from cocoseg.workers import parallel_map
@@ -40,7 +40,7 @@ class MaskRecord(NamedTuple):
     image: str
     mask: str
     pixels: dict[int, int]
-    warnings: dict[str, list[int]]
+    warnings: dict[str, list[AnnotationId]]
     overlaps: dict[str, Counter[int]] | None = None
 
     @property
@@ -140,7 +140,7 @@ def draw_masks(
 
     The images whose ids are in `sample` are surveyed for overlaps. The records are in the order of `images`.
     """
-    _check_names(images, image_dir)
+    _check_names(images, coco.path)
     tasks = _tasks(coco, images, labels, other, sample)
     painter = _Painter(coco.path, image_dir, output_dir, settings, MaskEncoding(settings.encoding, labels))
     records: list[MaskRecord] = []
@@ -185,14 +185,32 @@ def _tasks(
         yield _Task(image, instances, image.id in sample)
 
 
-def _check_names(images: Sequence[Image], image_dir: Path) -> None:
-    """Refuse two images of one stem: masks are named after the stems."""
-    stems = Counter(str(PurePosixPath(image.file_name).with_suffix("")) for image in images)
-    if sys.platform in ("darwin", "win32"):  # their file systems don't tell upper from lower case
-        stems = Counter(stem.casefold() for stem in stems.elements())
-    stem, count = stems.most_common(1)[0]
-    if count > 1:
-        raise CocosegError(
-            f"{image_dir}: {count} images are called {stem}, so their masks would have the same name; "
-            "list each image once, and rename those that differ in their ending only"
-        )
+def _check_names(images: Sequence[Image], file: Path) -> None:
+    """Refuse a file that is listed twice, and two images of one stem: masks are named after the stems."""
+    of_path: dict[PurePosixPath, list[Image]] = defaultdict(list)
+    of_stem: dict[str, list[Image]] = defaultdict(list)
+    folds = sys.platform in ("darwin", "win32")  # their file systems don't tell upper from lower case
+    for image in images:
+        path = PurePosixPath(image.file_name)
+        of_path[path].append(image)
+        stem = str(path.with_suffix(""))
+        of_stem[stem.casefold() if folds else stem].append(image)
+    for path, same in of_path.items():
+        if len(same) > 1:
+            raise CocosegError(
+                f"{file}: {path} is listed {_times(same)}; list it once, with all annotations that are on it"
+            )
+    for same in of_stem.values():
+        if len(same) > 1:
+            names = " and ".join(f"{image.file_name} (image {image.id})" for image in same[:2])
+            raise CocosegError(
+                f"{file}: the masks of {names} would have the same name; rename one of them, in the folder "
+                "and in the file"
+            )
+
+
+def _times(images: Sequence[Image]) -> str:
+    """As in `twice (images 1 and 2)`."""
+    if len(images) == 2:
+        return f"twice (images {images[0].id} and {images[1].id})"
+    return f"{len(images)} times (images {images[0].id}, {images[1].id}, …)"

@@ -1,15 +1,26 @@
-"""Faults of annotations and images that are no errors: a line of warning for each kind."""
+"""Faults of annotations, images and classes that are no errors: a line of warning for each kind."""
 
+import re
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from heapq import nsmallest
+from typing import TypeVar
 
 from cocoseg.labels import LabelMap
-from cocoseg.preparation.coco_file import CocoFile, Image
+from cocoseg.preparation.coco_file import UNNAMED, CocoFile, Image
 from cocoseg.preparation.report import Tally
 
+Key = TypeVar("Key", int, str)
+
 FIRST = 5  # ids or names that a warning lists
-# Faults of images; those of annotations are in segmentations.py, those of classes in unseen_classes.py.
+# More faults of annotations are in segmentations.py, more of classes in unseen_classes.py.
 NO_ANNOTATION = "no annotation, all background"
+NO_ID = "no id; messages name them by their place in the file"
+SHARED_ID = "on several annotations each; masks don't depend on ids, but messages name annotations by them"
+SAME_NAME = (
+    "called like another class, and trained against it; data.labels makes one class of several categories"
+)
 NOT_CHOSEN = "no annotation of the chosen classes, left out; data.subset.keep_empty=true keeps them"
 
 
@@ -24,14 +35,46 @@ def find_faults(
     class_of = labels.index_of
     annotated = {a.image_id for a in coco.annotations if keeps_empty or a.category_id in class_of}
     empty = [image.id for image in (images if keeps_empty else coco.images) if image.id not in annotated]
-    lines = [warning("annotation", fault, ids) for fault, ids in sorted(tally.warnings.items())]
-    if empty:
-        lines.append(warning("image", NO_ANNOTATION if keeps_empty else NOT_CHOSEN, empty))
-    return lines
+    found = [("annotation", fault, ids) for fault, ids in sorted(tally.warnings.items())]
+    found += [
+        (
+            "annotation",
+            NO_ID,
+            [a.id for a in coco.annotations if isinstance(a.id, str) and a.id.startswith(UNNAMED)],
+        ),
+        ("annotation id", SHARED_ID, _repeated(annotation.id for annotation in coco.annotations)),
+        ("image", NO_ANNOTATION if keeps_empty else NOT_CHOSEN, empty),
+        ("class", SAME_NAME, _of_one_name(labels)),
+    ]
+    return [warning(noun, fault, which) for noun, fault, which in found if which]
 
 
-def warning(noun: str, fault: str, which: Sequence[int] | Sequence[str]) -> str:
+def _repeated(items: Iterable[Key]) -> list[Key]:
+    return [item for item, count in Counter(items).items() if count > 1]
+
+
+def _of_one_name(labels: LabelMap) -> list[str]:
+    """Classes that other classes are called alike, but for case, blanks, `_` and `-`."""
+    keys = [
+        " ".join(re.sub("[_-]", " ", unicodedata.normalize("NFKC", name)).casefold().split())
+        for name in labels.names
+    ]
+    repeated = set(_repeated(keys))
+    return [
+        f"{' '.join(label.name.split())} (id {label.ids})"
+        for key, label in zip(keys, labels.classes, strict=True)
+        if key in repeated
+    ]
+
+
+def warning(noun: str, fault: str, which: Sequence[int | str]) -> str:
     """A line on a fault, with the number of things that have it and the first of them."""
     plural = "es" if noun.endswith("s") else "s"
-    first = ", ".join(map(str, nsmallest(FIRST, which))) + ", …" * (len(which) > FIRST)
+    first = ", ".join(map(str, nsmallest(FIRST, which, key=_rank))) + ", …" * (len(which) > FIRST)
     return f"{len(which)} {noun}{plural if len(which) > 1 else ''}: {fault} ({first})"
+
+
+def _rank(name: int | str) -> tuple[int, str]:
+    """Sort key: ids and places in the file by number, names by letter."""
+    number = str(name).removeprefix(UNNAMED)
+    return (int(number), "") if number.isdecimal() else (0, number)

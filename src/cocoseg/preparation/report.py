@@ -7,6 +7,7 @@ from cocoseg.config import OVERLAPS, MasksConfig
 from cocoseg.labels import IGNORE_INDEX, LabelMap
 from cocoseg.preparation.coco_file import CocoFile, Image
 from cocoseg.preparation.draw_masks import MaskRecord
+from cocoseg.preparation.segmentations import AnnotationId
 from cocoseg.preparation.survey import COVERED
 
 MOST_HIDDEN = 20  # classes of the table of overlaps
@@ -28,7 +29,7 @@ class Tally:
         self.empty = self.surveyed = 0
         self.images: Counter[int] = Counter()
         self.pixels: Counter[int] = Counter()
-        self.warnings: dict[str, list[int]] = defaultdict(list)
+        self.warnings: dict[str, list[AnnotationId]] = defaultdict(list)
         self.overlaps: dict[str, Counter[int]] = defaultdict(Counter)
         for record in records:
             self.empty += not record.visible

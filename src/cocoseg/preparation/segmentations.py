@@ -21,6 +21,8 @@ LEFT_OUT = "no outline, or polygons of fewer than 3 points or an odd number of c
 OUTSIDE = "coordinates outside the image"
 NORMALIZED = "coordinates between 0 and 1, drawn as pixels, but probably shares of the image"
 
+AnnotationId = int | str
+
 _COORDINATE_LIMIT = 1e5  # pixels; beyond it lie mistakes, and far beyond it integers overflow
 
 
@@ -31,7 +33,7 @@ class SegmentationError(CocosegError):
 class Instance(NamedTuple):
     """One annotation, ready to draw; `class_index` 255 makes it an ignored region."""
 
-    annotation_id: int
+    annotation_id: AnnotationId
     class_index: int
     crowd: bool
     segmentation: bytes  # JSON, as in the annotation file
@@ -59,7 +61,7 @@ class Shape:
         is_whole: no polygon was left out, and there is something to draw.
     """
 
-    annotation_id: int
+    annotation_id: AnnotationId
     class_index: int
     outline: Polygons | Runs
     is_whole: bool = True
@@ -85,7 +87,7 @@ class Layers:
     width: int
     shapes: list[Shape]
 
-    def warnings(self) -> dict[str, list[int]]:
+    def warnings(self) -> dict[str, list[AnnotationId]]:
         """Find faults: fault -> ids of the annotations that have it. Takes about as long as parsing."""
         polygons = [shape for shape in self.shapes if isinstance(shape.outline, list)]
         found = {
@@ -165,7 +167,7 @@ def _decode(instance: Instance) -> Polygons | _RLE:
         raise SegmentationError(f"annotation {instance.annotation_id}: {reason}") from error
 
 
-def _read_runs(annotation_id: int, rle: _RLE, height: int, width: int) -> Runs:
+def _read_runs(annotation_id: AnnotationId, rle: _RLE, height: int, width: int) -> Runs:
     if rle.size != (height, width):
         raise SegmentationError(
             f"annotation {annotation_id}: the RLE is {rle.size[1]}x{rle.size[0]} pixels (width x height), "
