@@ -359,24 +359,6 @@ class Now(lightning.Callback):
         if not self.pressed:
             self.pressed = True
             os.kill(os.getpid(), signal.SIGINT)
-
-class WhileALockIsTaken(lightning.Callback):
-    def on_train_epoch_end(self, trainer, *_):
-        queue = trainer.logger.experiment.file_writer.event_writer._async_writer._byte_queue
-        queue.not_full = Condition(queue.not_full)
-
-class Condition:
-    def __init__(self, real):
-        self.real, self.presses = real, 1
-    def __getattr__(self, name):
-        return getattr(self.real, name)
-    def __enter__(self):
-        self.real.__enter__()
-        while self.presses:
-            self.presses -= 1
-            os.kill(os.getpid(), signal.SIGINT)
-    def __exit__(self, *error):
-        return self.real.__exit__(*error)
 """
 
 
@@ -448,16 +430,6 @@ def test_a_loss_that_is_no_number_ends_with_one_line(tmp_path: Path):
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: the loss is ")
     assert "lower optimizer.lr" in line
-
-
-@pytest.mark.slow
-def test_ctrl_c_while_tensorboard_takes_a_lock(start, tmp_path: Path):
-    """An exception that is raised right there leaves the lock taken, and closing the log waits forever."""
-    (tmp_path / "ctrl_c.py").write_text(CTRL_C.replace("{hook}", "never"))
-    limits = (*SMALL, "trainer.max_steps=20", "+callbacks.ctrl_c._target_=ctrl_c.WhileALockIsTaken")
-    process = start("train", *limits, cwd=tmp_path, PYTHONPATH=str(tmp_path))
-    _, stderr = ended(process, tmp_path)
-    assert process.returncode == 130, stderr
 
 
 @pytest.mark.slow

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from cocoseg.budget.budget import Budget
 from cocoseg.config import Config, DataConfig, PrepareConfig
 from cocoseg.labels import LabelClass, LabelMap
 from cocoseg.networks.spec import ModelSpec
 from cocoseg.networks.unet import UNet
+from cocoseg.training.checkpoints import WholeCheckpointIO
 from cocoseg.training.losses import CrossEntropyLoss
 from cocoseg.training.module import SegmentationModule
 
@@ -75,6 +77,7 @@ def tiny_trainer(folder: Path, **options: Any) -> L.Trainer:
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
+        "plugins": [WholeCheckpointIO(Budget(None))],
     }
     return L.Trainer(accelerator="cpu", default_root_dir=folder, **{**defaults, **options})
 

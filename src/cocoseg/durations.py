@@ -2,6 +2,7 @@
 
 import math
 import re
+import time
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -9,7 +10,19 @@ from typing import Any
 from cocoseg.errors import CocosegError
 
 YEAR = 366 * 24 * 60  # minutes: for programs that want a limit where there is none
+# Linux stops CLOCK_MONOTONIC, which `time.monotonic` reads there, while the machine sleeps; macOS does not.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
 CLOCK = re.compile(r"(?P<days>\d+):(?P<hours>[01]?\d|2[0-3]):(?P<minutes>[0-5]?\d):(?P<seconds>[0-5]?\d)")
+
+
+def now() -> float:
+    """The clock of the project: seconds since some moment, those that a laptop slept included."""
+    return time.monotonic() if _CLOCK is None else time.clock_gettime(_CLOCK)
+
+
+# Beginning of this process: not that of the system's records, which count what a script did before it called
+# `exec`. The processor's time tells how long Python took to come here.
+STARTED = now() - time.process_time()
 
 
 class Duration(timedelta):

@@ -24,6 +24,10 @@ class CocosegError(ValueError):
         return str(self).rsplit("CocosegError: ", 1)[-1].strip()
 
 
+class WriteError(CocosegError):
+    """A file can't be written: the disk is full, read-only or the like."""
+
+
 class IncompleteError(CocosegError):
     """Some of the data could not be fetched; running the program again may be all that is needed."""
 

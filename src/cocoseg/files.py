@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from filelock import FileLock, Timeout
 
-from cocoseg.errors import CocosegError
+from cocoseg.errors import CocosegError, WriteError
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -33,7 +33,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` to write to; it replaces `path` when the block ends without error.
 
     Raises:
-        CocosegError: the disk is full, the folder can't be written to, or the like.
+        WriteError: the disk is full, the folder can't be written to, or the like.
     """
     temporary = path.with_name(f"{PART}{os.urandom(6).hex()}{path.suffix}")
     try:
@@ -44,7 +44,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise CocosegError(f"{path}: can't be written ({error.strerror or error})") from error
+            raise WriteError(f"{path}: can't be written ({error.strerror or error})") from error
         raise
 
 

@@ -2,11 +2,12 @@
 
 import logging
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from tqdm import tqdm
+
+from cocoseg.durations import now
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -33,16 +34,16 @@ def track(
                 yield item
                 bar.update(count(item))
         return
-    begin = shown = time.monotonic()
+    begin = shown = now()
     done = 0
     for item in items:
         yield item
         done += count(item)
-        now = time.monotonic()
-        if now - shown >= LINE_EVERY:
-            left = "" if total is None else f", {(now - begin) / done * (total - done):.0f} s left"
+        seconds = now() - begin
+        if begin + seconds - shown >= LINE_EVERY:
+            left = "" if total is None else f", {seconds / done * (total - done):.0f} s left"
             log.info("%s: %s%s", what, _amount(done, total, in_bytes=size is not None), left)
-            shown = now
+            shown = begin + seconds
 
 
 def _amount(done: int, total: int | None, *, in_bytes: bool) -> str:

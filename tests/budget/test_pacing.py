@@ -5,7 +5,6 @@ import logging
 import sys
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -32,9 +31,8 @@ class Run:
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch, limit: float | None, **more: Any):
         self.now = 0.0
-        watch = SimpleNamespace(monotonic=lambda: self.now)
         for module in (budget_module, checkpoints, pacing):
-            patch.setattr(module, "time", watch)
+            patch.setattr(module, "now", lambda: self.now)
         self.folder, self.more = folder, more
         self.budget = Budget(limit, began=0.0)
         self.validated: list[tuple[int, float, int]] = []  # step, time at the end, batches

@@ -1,6 +1,5 @@
 """Sweeps whose jobs are played: they take their time on a clock of the test and write a score."""
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from cocoseg.budget.budget import Budget
 from cocoseg.budget.ledger import read_ledger
 from cocoseg.config import Config
 from cocoseg.config_checks import convert
-from cocoseg.durations import parse_duration
+from cocoseg.durations import now, parse_duration
 from cocoseg.errors import CocosegError, TrainingError
 from cocoseg.files import write_json
 from cocoseg.run_folder import FAILED, FINISHED, LEDGER, OUTCOME, PRUNED, STOPPED, Outcome
@@ -101,7 +100,7 @@ def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Played:
     played = Played(tmp_path / "sweep")
 
     def opened(*arguments: Any, **named: Any) -> Budget:
-        played.budget = Budget(*arguments, **{**named, "began": time.monotonic()})
+        played.budget = Budget(*arguments, **{**named, "began": now()})
         return played.budget
 
     monkeypatch.setattr(cocoseg.sweeps.search, "Budget", opened)

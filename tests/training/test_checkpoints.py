@@ -1,15 +1,23 @@
-import errno
-import os
+import math
+import resource
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import lightning as L
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cocoseg.budget.budget import Budget
-from cocoseg.errors import CocosegError
-from cocoseg.training.checkpoints import BestCheckpoint, LastCheckpoint, WholeCheckpointIO
+from cocoseg.budget.signals import find_callback
+from cocoseg.errors import WriteError
+from cocoseg.files import write_bytes
+from cocoseg.training import checkpoints
+from cocoseg.training.checkpoints import BestCheckpoint, LastCheckpoint, Retries, WholeCheckpointIO
+from cocoseg.training.event_file import TensorBoardLogger
 from tiny import loader, random_batch, tiny_module, tiny_trainer
 
 
@@ -44,22 +52,99 @@ def test_saving_is_timed(tmp_path: Path) -> None:
     assert 0 < budget.expected["checkpoint"] <= budget.spent["saving"]
 
 
-def test_a_full_disk_names_the_file_and_leaves_the_old_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+class FullDisk(L.Callback):
+    """No file can grow beyond 100 bytes from a step on, until another one."""
+
+    def __init__(self, full: int, free: int | None = None):
+        self.full, self.free = full, free
+
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        limit = {self.full: 100, self.free: -1}.get(trainer.global_step)
+        if limit is not None:
+            limit_files(limit)
+            find_callback(trainer.callbacks, LastCheckpoint)._due_at = -math.inf
+
+
+def limit_files(size: int) -> None:
+    """Let the system refuse larger files of this process; -1 ends that."""
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
+
+
+@pytest.fixture
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in ("FIRST_RETRY", "RETRY", "AT_END"):
+        monkeypatch.setattr(checkpoints, name, 0.0)
+    yield
+    limit_files(-1)
+
+
+def fit_on(folder: Path, full: FullDisk, every: float) -> L.Trainer:
+    """A training of 12 steps with a TensorBoard file, checkpoints and a validation after every second one."""
+    budget, exports = Budget(None), []
+
+    def export(path: Path) -> None:
+        exports.append(torch.load(path, weights_only=True)["global_step"])
+        write_bytes(folder / "model.pth", bytes(5000))
+
+    last = LastCheckpoint(folder, timedelta(seconds=every), budget)
+    best = BestCheckpoint(folder, export=export)
+    best.check_monitor_top_k = lambda *_: True  # every validation counts as better than the one before
+    trainer = tiny_trainer(
+        folder,
+        max_epochs=6,
+        callbacks=[full, last, best],
+        enable_checkpointing=True,
+        plugins=[WholeCheckpointIO(budget)],
+        logger=TensorBoardLogger(folder, name="", version="", flush_secs=0),
+        log_every_n_steps=1,
+    )
+    trainer.fit(tiny_module(), loader(random_batch(), random_batch(seed=1)), loader(random_batch(seed=2)))
+    trainer.last, trainer.exports = last, exports
+    return trainer
+
+
+def test_a_disk_that_is_full_for_a_while_costs_nothing(
+    tmp_path: Path, short_waits: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    fit(tmp_path, Budget(None), epochs=1)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    replace = Path.replace
+    trainer = fit_on(tmp_path, FullDisk(3, 7), every=60)
+    assert trainer.global_step == 12
+    assert not trainer.last.failure
+    assert trainer.exports == [2, 6, 8, 10, 12]  # that of step 6 waited in memory
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 12
+    said = [message for message in caplog.messages if "can't be written" in message]
+    assert any("last.ckpt: can't be written (File too large); the run goes on" in message for message in said)
+    assert any("best.ckpt: can't be written" in message for message in said)
+    assert sum("TensorBoard's file can't be written now" in message for message in said) == 1
+    events = EventAccumulator(str(tmp_path)).Reload().Scalars("train/loss_step")
+    assert [event.step for event in events] == list(range(12))  # none is lost
+    assert not list(tmp_path.glob(".part-*"))
 
-    def fail(path: Path, target: Path) -> None:
-        if target.name.endswith(".ckpt"):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        replace(path, target)
 
-    monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(CocosegError, match=r"\.ckpt: can't be written \(No space left on device\)"):
-        fit(tmp_path, Budget(None), epochs=2)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+def test_training_ends_in_order_where_nothing_can_be_saved_for_long(
+    tmp_path: Path, short_waits: None
+) -> None:
+    trainer = fit_on(tmp_path, FullDisk(3), every=0.2)
+    assert 3 < trainer.global_step <= 12
+    assert trainer.last.failure.startswith("no checkpoint could be written for 0.2 s: ")
+    assert trainer.last.step < 3
+    assert trainer.exports == [2]
+    assert torch.load(tmp_path / "best.ckpt", weights_only=True)["global_step"] == 2
+
+
+def test_times_of_the_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(checkpoints, "now", lambda: clock.now)
+    retries = Retries()
+    tries = []
+    while clock.now < 400:
+        retries.note(WriteError("full"))
+        tries.append((clock.now - 100, retries.failing()))
+        assert not retries.are_due()
+        clock.now = retries.at
+    assert tries == [(seconds, seconds) for seconds in (0, 10, 70, 130, 190, 250)]
+    retries.note(None)
+    assert (retries.are_due(), retries.failing(), retries.reason) == (True, 0, "")
 
 
 def saved(path: Path, miou: float) -> Path:

@@ -42,7 +42,7 @@ class Clock:
 
     def __init__(self, module, monkeypatch):
         self.now = 100.0
-        monkeypatch.setattr(module, "time", types.SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(module, "now", lambda: self.now)
 
 
 @pytest.fixture

@@ -4,12 +4,12 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from cocoseg.config import Config, DataConfig
 from cocoseg.overrides import Command
 from cocoseg.scores import Scores
 from cocoseg.training.checkpoints import BestCheckpoint
+from cocoseg.training.event_file import TensorBoardLogger
 from cocoseg.training.tensorboard_hparams import (
     ALWAYS,
     COMPARED,

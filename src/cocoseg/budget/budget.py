@@ -6,15 +6,12 @@ which nothing ran is not charged.
 """
 
 import itertools
-import os
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from cocoseg.durations import clock
+from cocoseg.durations import STARTED, clock, now
 
 END = 2.0  # seconds to leave the process: with torch and Lightning loaded, Python alone takes 1.4
 MARGIN = 1.1  # factor on durations that were measured
@@ -25,7 +22,6 @@ FORMATS_LIMIT = 0.1  # share of the limit: the most that is kept for them
 KINDS = ("starting", "loading", "computing", "validating", "saving")
 PARTS = ("step", "validation", "figures", "checkpoint", "export")
 
-_IMPORTED = time.monotonic()
 _jobs = itertools.count()  # jobs that this process has begun
 
 
@@ -36,7 +32,7 @@ class Budget:
     Attributes:
         limit: seconds; None for no limit.
         used_before: seconds that earlier attempts used.
-        began: `time.monotonic()` when this attempt began.
+        began: `now()` when this attempt began.
         trained_from: seconds used when training first began, in whichever attempt.
         progress: 0 when training begins, 1 when it ends; schedules follow it.
         spent: seconds of all attempts by KINDS. `starting` is everything before the first step.
@@ -49,7 +45,7 @@ class Budget:
 
     limit: float | None
     used_before: float = 0.0
-    began: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=now)
     trained_from: float | None = None
     progress: float = 0.0
     spent: dict[str, float] = field(default_factory=lambda: dict.fromkeys(KINDS, 0.0))
@@ -63,7 +59,7 @@ class Budget:
 
     def used(self) -> float:
         """Seconds used so far, earlier attempts included."""
-        return self.used_before + time.monotonic() - self.began
+        return self.used_before + now() - self.began
 
     def left(self) -> float:
         """Seconds until the limit; infinite without one."""
@@ -71,18 +67,18 @@ class Budget:
 
     def charge(self, kind: str) -> float:
         """Charge the time since the last charge, without what was spent on saving. Returns the seconds."""
-        before, self._charged_until = self._charged_until, time.monotonic()
+        before, self._charged_until = self._charged_until, now()
         self.spent[kind] += self._charged_until - before
         return self._charged_until - before
 
     @contextmanager
     def saving(self, part: str) -> Iterator[None]:
         """Charge the block as saving, also where it raises, and expect it to take as long the next time."""
-        begin = time.monotonic()
+        begin = now()
         try:
             yield
         finally:
-            seconds = time.monotonic() - begin
+            seconds = now() - begin
             self.spent["saving"] += seconds
             self._charged_until += seconds
             self.expect(part, max(self.expected.get(part, 0.0), seconds))
@@ -178,25 +174,13 @@ class Budget:
     def follow(self, ledger: dict[str, Any]) -> None:
         """Take over the clock of rank zero: its `to_dict` of now."""
         self.limit = ledger["limit"]
-        self.began = self._charged_until = time.monotonic()
+        self.began = self._charged_until = now()
         self.resume(ledger)
 
 
 def open_budget(limit: float | None, *, writes_formats: bool = False) -> Budget:
     """Start the clock of a job: for the first one of a process when the process began, for later ones now."""
-    age = process_age() if next(_jobs) == 0 else 0.0
-    return Budget(limit, began=time.monotonic() - age, writes_formats=writes_formats)
-
-
-def process_age() -> float:
-    """Seconds since this process began, or since this module was imported if the system doesn't say."""
-    with suppress(OSError, ValueError, IndexError, AttributeError):
-        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-        started = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # field 22 of proc(5), since boot
-        age = time.clock_gettime(time.CLOCK_BOOTTIME) - started
-        if 0 <= age < 86400:
-            return age
-    return time.monotonic() - _IMPORTED
+    return Budget(limit, began=STARTED if next(_jobs) == 0 else now(), writes_formats=writes_formats)
 
 
 def time_line(budget: Budget) -> str:

@@ -1,7 +1,6 @@
 """Keeps a training within its budget: when to validate, when to stop, and where the time goes."""
 
 import logging
-import time
 from collections import deque
 from typing import Any
 
@@ -16,7 +15,7 @@ from cocoseg.budget.lightning_internals import (
 )
 from cocoseg.config import Config
 from cocoseg.distributed import agree
-from cocoseg.durations import clock
+from cocoseg.durations import clock, now
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +111,7 @@ class KeepBudget(L.Callback):
         self._batches = 0
 
     def on_validation_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        self._batch_began = time.monotonic()
+        self._batch_began = now()
         (fits,) = agree(self.budget.fits_validation_batch(self._batch_seconds))
         # One batch at least: there are no scores without.
         if self._batches and not (trainer.sanity_checking or fits):
@@ -121,7 +120,7 @@ class KeepBudget(L.Callback):
     def on_validation_batch_end(self, *args: Any) -> None:
         self._batches += 1
         if self._batches > 1:  # not counted: it includes the loaders' start
-            self._batch_seconds = max(self._batch_seconds, time.monotonic() - self._batch_began)
+            self._batch_seconds = max(self._batch_seconds, now() - self._batch_began)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking:

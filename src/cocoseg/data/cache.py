@@ -15,7 +15,6 @@ import logging
 import os
 import re
 import shutil
-import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from functools import partial
@@ -27,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cocoseg.durations import now
 from cocoseg.errors import CocosegError
 from cocoseg.files import locked
 from cocoseg.progress import track
@@ -130,7 +130,7 @@ def _open(folder: Path) -> Arrays | None:
 
 
 def _make(folder: Path, shape: tuple[int, int, int], decode: Decode, workers: int | None) -> None:
-    begin, total = time.monotonic(), shape[0]
+    begin, total = now(), shape[0]
     log.info("%s: decoding %d images once", folder.parent, total)
     _allocate(folder, shape)
     fill = partial(_fill, Arrays(folder, "r+"), decode)
@@ -141,7 +141,7 @@ def _make(folder: Path, shape: tuple[int, int, int], decode: Decode, workers: in
     for file in folder.iterdir():
         with file.open("r+b") as opened:
             os.fsync(opened.fileno())
-    log.info("%s: %d images in %.1f s", folder.parent, total, time.monotonic() - begin)
+    log.info("%s: %d images in %.1f s", folder.parent, total, now() - begin)
 
 
 def _fill(arrays: Arrays, decode: Decode, index: int) -> None:

@@ -2,7 +2,6 @@
 
 import errno
 import logging
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from cocoseg.config import EvaluateConfig
 from cocoseg.data.training_images import read_training_images, require_new
+from cocoseg.durations import now
 from cocoseg.errors import CocosegError
 from cocoseg.evaluation.images import Images, Sample, make_loader, open_images
 from cocoseg.evaluation.report import View, as_text, number
@@ -56,7 +56,7 @@ def evaluate(
         CocosegError: the model can't be loaded, the data are bad, their labels differ from the model's, or
             validation images were trained on.
     """
-    start = time.monotonic()
+    start = now()
     model = load_model(config.checkpoint, config.network)
     model.image_size = image_size or model.image_size
     on_gpu = uses_cuda(config.trainer)
@@ -79,7 +79,7 @@ def evaluate(
     write_report(config, scorer, images, folder)
     if model.license is not None:
         log.info("licence      %s, of the weights that the training began with", model.license)
-    log.info("time         %.1f s", time.monotonic() - start)
+    log.info("time         %.1f s", now() - start)
     log.info("scores       %s", from_here(folder))
     return scorer.views
 

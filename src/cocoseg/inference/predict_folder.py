@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ import msgspec
 import torch
 
 from cocoseg.config import AUTO, PredictConfig
+from cocoseg.durations import now
 from cocoseg.errors import CocosegError, IncompleteError
 from cocoseg.figures.gallery import FOLDER, Card, write_gallery
 from cocoseg.files import from_here, remove_parts, whole_file
@@ -53,7 +53,7 @@ def predict_folder(config: PredictConfig, output: Path, *, begin: Callable[[], N
             output holds predictions of another model or other settings; nothing is written.
         IncompleteError: some images are left out.
     """
-    start = time.monotonic()
+    start = now()
     # Pillow warns of large images before it refuses larger ones, and of odd metadata.
     warnings.filterwarnings("ignore", module="PIL")
     device, precision = resolve_device(config.accelerator, config.precision)
@@ -82,7 +82,7 @@ def predict_folder(config: PredictConfig, output: Path, *, begin: Callable[[], N
             entries = [(image.name, manifest.entries[image.result_name]) for image in done]
             cards = [Card(name, one.name, (one.height, one.width), one.pixels) for name, one in entries]
             write_gallery(output / PAGE, cards, model.labels, "Predictions", about)
-    log.info("predicted    %d of %d images in %.1f s", len(names), len(images), time.monotonic() - start)
+    log.info("predicted    %d of %d images in %.1f s", len(names), len(images), now() - start)
     if old:
         log.info("skipped      %d that exist already", len(old))
     log.info("masks        %s (pixel: %s)", from_here(output / MASKS), encoding.pixel.replace("_", " "))
@@ -134,9 +134,9 @@ def _predict(
                 if entry is not None:
                     manifest.entries[entry.name] = entry
                     names.add(entry.name)
-                if time.monotonic() - saved > SAVE_EVERY:
+                if now() - saved > SAVE_EVERY:
                     manifest.write()
-                    saved = time.monotonic()
+                    saved = now()
     finally:
         manifest.write()
     return names

@@ -6,7 +6,6 @@ inputs change.
 
 import logging
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 
 from cocoseg.config import Config, DataConfig
 from cocoseg.config_cross_checks import how_to_fetch
+from cocoseg.durations import now
 from cocoseg.errors import CocosegError, IncompleteError
 from cocoseg.figures.comparison import spread
 from cocoseg.files import locked, remove_parts, write_bytes, write_json
@@ -207,7 +207,7 @@ def _fetch_images(source: _Source, failed_file: Path) -> None:
 
 
 def _prepare_set(source: _Source, workers: int | None, *, fetches: bool, is_learned: bool) -> None:
-    begin = time.monotonic()
+    begin = now()
     prepared = source.prepared
     folder, new = prepared.folder, prepared.folder / NEW
     if not (folder / "prepared.json").exists():
@@ -234,7 +234,7 @@ def _prepare_set(source: _Source, workers: int | None, *, fetches: bool, is_lear
         _publish(prepared, source.fingerprint)
     finally:
         shutil.rmtree(new, ignore_errors=True)
-    log.info("%s: %d masks in %.1f s", folder / "masks", len(records), time.monotonic() - begin)
+    log.info("%s: %d masks in %.1f s", folder / "masks", len(records), now() - begin)
     total = tally.pixels.total()
     log.info(
         "  %d of %d classes occur; %.1f %% of the pixels are background, %.1f %% ignored",

@@ -6,7 +6,6 @@ further trials.
 
 import logging
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,10 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from cocoseg.budget.budget import Budget, process_age
+from cocoseg.budget.budget import Budget
 from cocoseg.budget.ledger import keep_ledger, read_ledger
 from cocoseg.config import Config, SweepConfig
-from cocoseg.durations import as_duration, clock, in_seconds
+from cocoseg.durations import STARTED, as_duration, clock, in_seconds
 from cocoseg.errors import CocosegError, TrainingError
 from cocoseg.files import from_here, locked
 from cocoseg.overrides import key_of
@@ -193,7 +192,7 @@ def open_sweep(
         )
     settings.name = settings.name or sweep_dir.name
 
-    budget = Budget(total, began=time.monotonic() - process_age())
+    budget = Budget(total, began=STARTED)
     budget.resume(read_ledger(sweep_dir / LEDGER))
     limit = None
     if total is not None:

@@ -1,9 +1,12 @@
-"""Checkpoints of a run: the best one by validation mIoU, and the last one."""
+"""Checkpoints of a run: the best one by validation mIoU, and the last one.
+
+A checkpoint that can't be written stays in memory and is tried again; `Retries` says when.
+"""
 
 import io
+import logging
 import math
 import shutil
-import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -17,47 +20,124 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from cocoseg.budget.budget import Budget
 from cocoseg.budget.signals import StoppedBySignalError
 from cocoseg.distributed import agree, rank, world_size
-from cocoseg.errors import CocosegError
+from cocoseg.durations import clock, now
+from cocoseg.errors import CocosegError, WriteError
 from cocoseg.files import whole_file, write_bytes
+
+log = logging.getLogger(__name__)
+
+# Seconds until the first try again, each later one, and each one at the end of a run.
+FIRST_RETRY, RETRY, AT_END = 10.0, 60.0, 1.0
+
+
+class Retries:
+    """When to try again to write what a full disk refused, and since when nothing could be written.
+
+    Attributes:
+        at: time of the next try.
+        reason: error of the last try; empty after one that succeeded.
+        at_end: the run ends, so tries follow each other soon.
+    """
+
+    def __init__(self) -> None:
+        self.at, self._since = -math.inf, math.inf
+        self.reason = ""
+        self.at_end = False
+
+    def note(self, error: WriteError | None) -> None:
+        """Note the end of a try; a failure is a warning."""
+        if error is None:
+            self.at, self._since, self.reason = -math.inf, math.inf, ""
+            return
+        is_news, self.reason = self.reason != str(error), str(error)
+        self._since = min(self._since, now())
+        wait = AT_END if self.at_end else FIRST_RETRY if self.failing() < FIRST_RETRY else RETRY
+        self.at = now() + wait
+        if is_news or not self.at_end:
+            log.warning("warning: %s; the run goes on, next try in %g s", error, wait)
+
+    def are_due(self) -> bool:
+        """Tell whether it is time to write; always where the last try succeeded."""
+        return self.at_end or now() >= self.at
+
+    def failing(self) -> float:
+        """Seconds since the first failure after the last success."""
+        return max(0.0, now() - self._since)
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
     """Writes checkpoints whole or not at all, on the account of the budget.
 
     Lightning's own class moves the file from the system's temporary folder: not at once from another disk.
+
+    Attributes:
+        kept: content of files that could not be written.
     """
 
     def __init__(self, budget: Budget):
         super().__init__()
         self.budget = budget
+        self.retries = Retries()
+        self.kept: dict[Path, bytes] = {}
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str, storage_options: Any = None) -> None:
+        """Write a checkpoint, or keep it in memory where that fails."""
         with self.budget.saving("checkpoint"):
             buffer = io.BytesIO()
             torch.save(checkpoint, buffer)
-            write_bytes(Path(path), buffer.getvalue())
+            self._write(Path(path), buffer.getvalue())
+
+    def write_kept(self) -> None:
+        """Try again to write what is kept."""
+        for path, content in list(self.kept.items()):
+            with self.budget.saving("checkpoint"):
+                self._write(path, content)
+
+    def _write(self, path: Path, content: bytes) -> None:
+        if not self.retries.are_due():
+            self.kept[path] = content
+            return
+        try:
+            write_bytes(path, content)
+        except WriteError as error:
+            self.kept[path] = content
+            self.retries.note(error)
+        else:
+            self.kept.pop(path, None)
+            self.retries.note(None)
 
 
 class LastCheckpoint(L.Callback):
     """Saves `last.ckpt`, the state of training, every few minutes, at the end and when a signal ends it.
 
     They are saved at the end of a step, the first one after the first step, to measure how long it takes.
+    Training ends where no file could be written for as long as that.
+
+    Attributes:
+        step: step of the last save that succeeded.
+        failure: why training was ended, or empty.
     """
 
     def __init__(self, folder: Path, every: timedelta, budget: Budget):
         self.path = folder / "last.ckpt"
         self.every, self.budget = every.total_seconds(), budget
-        self.saved_at = -math.inf  # time of the last save
-        self.step = -1  # step of the last save
+        self.step = -1
+        self.failure = ""
         self.training = self._validating = False
+        self._due_at = -math.inf
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.training = True
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        due = time.monotonic() - self.saved_at >= self.every and self.budget.fits_checkpoint()
-        if agree(due)[0]:
-            self.save(trainer)
+        due = now() >= self._due_at and self.budget.fits_checkpoint()
+        if not agree(due)[0]:
+            return
+        self.save(trainer)
+        retries = trainer.strategy.checkpoint_io.retries
+        if agree(retries.failing() >= self.every)[0]:
+            self.failure = f"no checkpoint could be written for {clock(self.every)}: {retries.reason}"
+            trainer.should_stop = True
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.save(trainer)
@@ -77,6 +157,7 @@ class LastCheckpoint(L.Callback):
         if world_size() > 1 and not isinstance(exception, StoppedBySignalError):
             return
         if self.training and not isinstance(exception, CocosegError) and trainer.global_step > 0:
+            trainer.strategy.checkpoint_io.retries.at_end = True
             for callback in trainer.callbacks:
                 # In a validation averaged and trained weights have exchanged their places.
                 if self._validating and isinstance(callback, WeightAveraging):
@@ -85,7 +166,11 @@ class LastCheckpoint(L.Callback):
 
     def save(self, trainer: L.Trainer) -> None:
         trainer.save_checkpoint(self.path)
-        self.saved_at, self.step = time.monotonic(), trainer.global_step
+        disk = trainer.strategy.checkpoint_io
+        if self.path in disk.kept:  # the next try saves a newer state
+            self._due_at = disk.retries.at
+        else:
+            self._due_at, self.step = now() + self.every, trainer.global_step
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -95,6 +180,9 @@ class BestCheckpoint(ModelCheckpoint):
         folder: folder of the checkpoint.
         export: called on rank zero with the file after each new best one.
         earlier: best checkpoint of the run that is resumed.
+
+    Attributes:
+        owes_export: the best checkpoint is not exported yet.
     """
 
     def __init__(self, folder: Path, export: Callable[[Path], None], earlier: Path | None = None):
@@ -108,6 +196,7 @@ class BestCheckpoint(ModelCheckpoint):
         )
         self.export = export
         self.earlier = earlier
+        self.owes_export = False
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Scores on a part of the validation set don't compare with scores on all of it.
@@ -116,7 +205,25 @@ class BestCheckpoint(ModelCheckpoint):
         before = self.best_model_score
         super().on_validation_end(trainer, pl_module)
         if self.best_model_score is not before and trainer.is_global_zero:
+            self.owes_export = True
+            self.try_to_export(trainer)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        super().on_train_batch_end(trainer, *args)
+        if self.owes_export and trainer.strategy.checkpoint_io.retries.are_due():
+            self.try_to_export(trainer)
+
+    def try_to_export(self, trainer: L.Trainer) -> None:
+        """Export the best checkpoint; where the disk is full, it is still owed."""
+        disk = trainer.strategy.checkpoint_io
+        disk.write_kept()
+        if Path(self.best_model_path) in disk.kept or not disk.retries.are_due():
+            return
+        try:
             self.export(Path(self.best_model_path))
+            self.owes_export = False
+        except WriteError as error:
+            disk.retries.note(error)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Find the best checkpoint on disk: the loaded state does not know later ones, nor another folder."""

@@ -1,7 +1,6 @@
 """The terminal: progress of a run, and the table of scores at its end."""
 
 import logging
-import time
 import warnings
 from typing import Any
 
@@ -10,7 +9,7 @@ from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 
 from cocoseg.budget.budget import Budget
 from cocoseg.budget.lightning_internals import batches_of_epoch
-from cocoseg.durations import clock
+from cocoseg.durations import clock, now
 from cocoseg.labels import LabelMap
 from cocoseg.progress import LINE_EVERY
 from cocoseg.scores import Scores
@@ -67,14 +66,14 @@ class LineProgress(ProgressBar):
     def __init__(self, budget: Budget):
         super().__init__()
         self.budget = budget
-        self.shown = time.monotonic()
+        self.shown = now()
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        if time.monotonic() - self.shown >= LINE_EVERY:
+        if now() - self.shown >= LINE_EVERY:
             self.on_train_end(trainer)
 
     def on_train_end(self, trainer: L.Trainer, *args: Any) -> None:
-        self.shown = time.monotonic()
+        self.shown = now()
         metrics = trainer.callback_metrics
         values = [f"{name} {float(metrics[key]):.3f}" for key, name in SHOWN.items() if key in metrics]
         log.info("%s  step %d  %s", position(trainer, self.budget), trainer.global_step, "  ".join(values))

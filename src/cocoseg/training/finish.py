@@ -3,6 +3,7 @@
 import copy
 import logging
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,19 +11,21 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from cocoseg.budget.budget import time_line
+from cocoseg.budget.budget import END, time_line
 from cocoseg.budget.open_run import Run
 from cocoseg.budget.signals import StopOnSignal, find_callback
 from cocoseg.data.datamodule import SegmentationDataModule
+from cocoseg.durations import now
+from cocoseg.errors import TrainingError, WriteError
 from cocoseg.figures.comparison import draw_sheet, spread
 from cocoseg.files import from_here, save_png, write_json
 from cocoseg.labels import LabelMap
 from cocoseg.networks.model_file import read_weights, save_model
 from cocoseg.networks.outputs import logits_of
-from cocoseg.run_folder import FINISHED, METRICS, PRUNED, STOPPED, Outcome
+from cocoseg.run_folder import FAILED, FINISHED, METRICS, PRUNED, STOPPED, Outcome
 from cocoseg.scores import Scores
 from cocoseg.sweeps.pruning import PruneTrial
-from cocoseg.training.checkpoints import BestCheckpoint, LastCheckpoint
+from cocoseg.training.checkpoints import AT_END, BestCheckpoint, LastCheckpoint
 from cocoseg.training.console import score_table
 from cocoseg.training.extra_formats import write_formats
 from cocoseg.training.module import SegmentationModule
@@ -76,22 +79,56 @@ class Exporter:
 
         Raises:
             SystemExit: a signal ended the run, and with it a sweep whose jobs this process runs.
+            TrainingError: a full disk ended the run.
+            WriteError: the model can't be written.
         """
         stop = find_callback(trainer.callbacks, StopOnSignal)
+        failure = find_callback(trainer.callbacks, LastCheckpoint).failure
         if trainer.is_global_zero:
             with stop.listening():
-                if not self.exported:
-                    best = find_callback(trainer.callbacks, BestCheckpoint)
-                    checkpoint = best.best_model_path or best.earlier
-                    self(checkpoint and Path(checkpoint))
+                self._export_rest(trainer, waits=stop.received is None and not failure)
                 model, target = self.run.folder / MODEL, self.module.spec.network["_target_"]
                 formats = self.data.config.export
                 write_formats(formats, self.run, model, target, stopped=stop.received is not None)
                 self._log_summary(trainer, stop)
             self._write_outcome(trainer, stop)
+            if failure:
+                raise TrainingError(f"{failure}; free some space, then resume the run by resume=auto")
         if stop.received is not None:
             sys.exit(exit_code(stop.received))
         return self.scores and self.scores.miou
+
+    def _export_rest(self, trainer: L.Trainer, *, waits: bool) -> None:
+        """Export the best weights, where that has not been done.
+
+        Args:
+            waits: try again as long as there is time, if the disk is full; else an earlier export will do.
+
+        Raises:
+            WriteError: the model can't be written.
+        """
+        best = find_callback(trainer.callbacks, BestCheckpoint)
+        disk = trainer.strategy.checkpoint_io
+        disk.retries.at_end = True
+        patience = self.data.config.budget.checkpoint_every.total_seconds() if waits else 0.0
+        give_up = now() + min(patience, self.run.budget.left() - END)
+        while True:
+            disk.write_kept()
+            if not self.exported and Path(best.best_model_path) not in disk.kept:
+                checkpoint = best.best_model_path or best.earlier
+                try:
+                    self(checkpoint and Path(checkpoint))
+                except WriteError as error:
+                    disk.retries.note(error)
+            elif best.owes_export:
+                best.try_to_export(trainer)
+            if not disk.retries.reason or now() + AT_END > give_up:
+                break
+            time.sleep(AT_END)
+        for path in disk.kept:
+            log.warning("warning: %s is not written: %s", from_here(path), disk.retries.reason)
+        if not self.exported or (waits and best.owes_export):
+            raise WriteError(disk.retries.reason)
 
     def _log_summary(self, trainer: L.Trainer, stop: StopOnSignal) -> None:
         last = find_callback(trainer.callbacks, LastCheckpoint)
@@ -112,8 +149,9 @@ class Exporter:
 
     def _write_outcome(self, trainer: L.Trainer, stop: StopOnSignal) -> None:
         pruned = find_callback(trainer.callbacks, PruneTrial).reason
-        state = STOPPED if stop.received else PRUNED if pruned else FINISHED
-        reason = stop.received.name if stop.received else pruned
+        failure = find_callback(trainer.callbacks, LastCheckpoint).failure
+        state = STOPPED if stop.received else PRUNED if pruned else FAILED if failure else FINISHED
+        reason = stop.received.name if stop.received else pruned or failure
         miou = self.scores and self.scores.miou
         Outcome(state, reason, miou, trainer.current_epoch, trainer.global_step).write(self.run.folder)
 

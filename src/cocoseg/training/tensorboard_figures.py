@@ -2,7 +2,6 @@
 
 import logging
 import math
-import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -21,6 +20,7 @@ from cocoseg.budget.budget import Budget
 from cocoseg.budget.pacing import is_last_step
 from cocoseg.config import Config
 from cocoseg.config_checks import as_dict
+from cocoseg.durations import now
 from cocoseg.figures.charts import confusion_matrix, iou_bars
 from cocoseg.figures.comparison import Example, draw_comparison, spread
 from cocoseg.labels import LabelMap
@@ -132,11 +132,11 @@ class Figures(L.Callback):
         """Draw and write figures as long as there is time."""
         budget = self.budget
         with budget.saving("figures"):
-            begin = time.monotonic()
+            begin = now()
             for tag, figure in figures:
                 pixels = np.asarray(figure)
                 trainer.logger.experiment.add_image(tag, pixels, trainer.global_step, dataformats="HWC")
-                begin, seconds = time.monotonic(), time.monotonic() - begin
+                begin, seconds = now(), now() - begin
                 self._seconds += seconds
                 self._longest = max(self._longest, seconds)
                 if budget.left() < self._longest + budget.seconds_after_figures():

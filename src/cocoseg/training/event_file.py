@@ -1,0 +1,114 @@
+"""TensorBoard's event file, written so that a full disk costs neither the run nor an event.
+
+`EventFileWriter` of TensorBoard 2.21 writes from a thread. The first write that fails ends the thread, and
+every later event raises that error.
+"""
+
+import io
+import itertools
+import logging
+import os
+import socket
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch import loggers
+from lightning.pytorch.utilities import rank_zero_only
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard import FileWriter, SummaryWriter
+
+from cocoseg.durations import now
+
+log = logging.getLogger(__name__)
+
+MOST_KEPT = 64 * 2**20  # bytes that wait for a full disk; beyond that they are dropped
+_numbers = itertools.count()  # files of this process
+
+
+class Records:
+    """Appends records to an event file every few seconds. What can't be written waits for the next time.
+
+    Args:
+        folder: where the file is made.
+        flush_secs: seconds between two writes.
+    """
+
+    def __init__(self, folder: str, flush_secs: float):
+        name = f"events.out.tfevents.{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}"
+        self.path = Path(folder, f"{name}.{next(_numbers):04d}")
+        self.flush_secs = flush_secs
+        self._kept = io.BytesIO()
+        self._length = 0  # bytes of the file that are whole records
+        self._flush_at = now()
+        self._fails = False
+        self.add_event(Event(wall_time=time.time(), file_version="brain.Event:2"))
+
+    def get_logdir(self) -> str:
+        return str(self.path.parent)
+
+    def add_event(self, event: Event) -> None:
+        RecordWriter(self._kept).write(event.SerializeToString())
+        if now() >= self._flush_at:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits, or leave the file as it was and say once that it can't be written."""
+        self._flush_at = now() + self.flush_secs
+        content = self._kept.getvalue()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab") as file:
+                file.write(content)
+        except OSError as error:
+            with suppress(OSError):  # a part of a record would hide all that follow
+                os.truncate(self.path, self._length)
+            if not self._fails:
+                log.warning("TensorBoard's file can't be written now (%s); training goes on", error.strerror)
+            self._fails = True
+            if len(content) <= MOST_KEPT:
+                return
+        else:
+            self._length += len(content)
+            self._fails = False
+        self._kept = io.BytesIO()
+
+    close = flush
+
+
+class EventFile(FileWriter):
+    """Makes events of summaries as its base class does, for `Records` to write."""
+
+    def __init__(self, folder: str, flush_secs: float):
+        self.event_writer = Records(folder, flush_secs)
+
+
+class _Writer(SummaryWriter):
+    def _get_file_writer(self) -> FileWriter:
+        """Open a file where none is open. SummaryWriter of torch 2.11 has no public way in."""
+        if self.file_writer is None:
+            self.file_writer = EventFile(self.log_dir, self.flush_secs)
+            self.all_writers = {self.file_writer.get_logdir(): self.file_writer}
+        return self.file_writer
+
+
+class TensorBoardLogger(loggers.TensorBoardLogger):
+    """Lightning's logger, with event files that outlive a full disk."""
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> SummaryWriter:
+        """The writer, opened when it is first asked for."""
+        if self._experiment is None:
+            self._experiment = _Writer(self.log_dir, **self._kwargs)
+        return self._experiment
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write what waits, and `hparams.yaml`."""
+        try:
+            super().save()
+        except OSError as error:
+            log.warning("hparams.yaml can't be written (%s)", error.strerror)
