@@ -21,7 +21,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,27 +135,44 @@ def many_images(source: Path, target: Path, count: int) -> Path:
     return target
 
 
-def run_limited(command: list[str], log: Path, limit: float, environment: dict[str, str]) -> tuple[int, bool]:
-    """Run a program, its output to a file; end it and all that it has started at the limit.
+def run_limited(commands: dict[Path, list[str]], limit: float) -> dict[Path, tuple[float, int, bool]]:
+    """Run programs side by side, their output to files; end them and all that they have started at the limit.
+
+    Args:
+        commands: by log file.
 
     Returns:
-        exit status, and whether it was ended.
+        by log file: seconds, exit status, and whether the program was ended.
     """
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
-        )
-        ended = False
-        try:
-            process.wait(limit)
-        except subprocess.TimeoutExpired:
-            ended = True
-            signal_group(process.pid, signal.SIGTERM)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(GRACE)
-        finally:
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(ROOT / "src"), environment.get("PYTHONPATH")])
+    )
+    begin, running, done = time.monotonic(), {}, {}
+
+    def wait(end: float, *, ended: bool) -> None:
+        while len(done) < len(running) and time.monotonic() < end:
+            for log, process in running.items():
+                if log not in done and process.poll() is not None:
+                    done[log] = time.monotonic() - begin, process.returncode, ended
+            time.sleep(0.05)
+
+    try:
+        for log, command in commands.items():
+            with log.open("wb") as output:
+                running[log] = subprocess.Popen(
+                    command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
+                )
+        wait(begin + limit, ended=False)
+        for log in running.keys() - done:
+            signal_group(running[log].pid, signal.SIGTERM)
+        wait(begin + limit + GRACE, ended=True)
+    finally:
+        for process in running.values():
             signal_group(process.pid, signal.SIGKILL)
-        return process.wait(), ended
+    for log in running.keys() - done:
+        done[log] = time.monotonic() - begin, running[log].wait(), True
+    return done
 
 
 def signal_group(group: int, number: signal.Signals) -> None:
@@ -192,6 +208,9 @@ class Results:
         with (self.folder / "results.jsonl").open("a") as file:
             file.write(json.dumps({**self.common, **values}) + "\n")
 
+    def log(self, part: Part) -> Path:
+        return self.folder / f"{part.name}.log"
+
     def show(self, text: str) -> None:
         self.shown.append(text)
         print(text, flush=True)
@@ -201,8 +220,8 @@ class Results:
             self.write(part=part.name, skipped=True, left=round(left))
             self.show(f"\n== {part.name}: skipped, {left:.0f} s are left")
 
-    def add(self, part: Part, seconds: float, limit: float, status: int, ended: bool) -> None:
-        text = (self.folder / f"{part.name}.log").read_text(errors="replace")
+    def add(self, part: Part, limit: float, seconds: float, status: int, ended: bool) -> None:
+        text = self.log(part).read_text(errors="replace")
         outcome = {}
         for name in ("outcome", "metrics") if part.run else ():
             if (file := part.run / f"{name}.json").is_file():
@@ -224,24 +243,9 @@ class Results:
             self.show(text[-SHOWN:])
 
 
-def run_together(parts: list[Part], limit: float, results: Results) -> None:
-    """Run parts side by side, with one limit, and note their results."""
-    search = [str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(search), "PYTHONUNBUFFERED": "1"}
-
-    def run(part: Part) -> tuple[Part, float, int, bool]:
-        begin = time.monotonic()
-        command = [sys.executable, *part.command(limit)]
-        status, ended = run_limited(command, results.folder / f"{part.name}.log", limit, environment)
-        return part, time.monotonic() - begin, status, ended
-
-    with ThreadPoolExecutor(len(parts)) as pool:
-        for part, seconds, status, ended in pool.map(run, parts):
-            results.add(part, seconds, limit, status, ended)
-
-
 def main() -> None:
     options = parse_arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends what is running, too
     begin = time.monotonic()
     results = Results(options.out, machine(options.commit))
     results.show(str(results.common))
@@ -261,7 +265,10 @@ def main() -> None:
             if limit < together[0].least:
                 results.skip(together, left)
             else:
-                run_together(together, limit, results)
+                logs = {results.log(part): [sys.executable, *part.command(limit)] for part in together}
+                done = run_limited(logs, limit)
+                for part in together:
+                    results.add(part, limit, *done[results.log(part)])
     print("\n\n# All results")
     print("\n".join(results.shown))
 
