@@ -1,3 +1,4 @@
+import csv
 import errno
 import json
 import logging
@@ -12,7 +13,7 @@ import pytest
 
 from cocoseg import files
 from cocoseg.errors import CocosegError
-from cocoseg.files import locked, remove_parts, save_png, whole_file, write_bytes, write_json
+from cocoseg.files import locked, remove_parts, save_png, whole_file, write_bytes, write_csv, write_json
 
 
 def test_writes_and_makes_the_folders(tmp_path: Path) -> None:
@@ -121,6 +122,16 @@ def test_long_names(tmp_path: Path, stem: str) -> None:
 def test_write_json(tmp_path: Path, content: dict[str, Any]) -> None:
     write_json(tmp_path / "file.json", content)
     assert json.loads((tmp_path / "file.json").read_bytes()) == content
+
+
+def test_write_csv(tmp_path: Path) -> None:
+    names = ["=1+1", "+a", "-b", "@c", "\t=d", "a,b", '"q"', "-1.5", "cat"]
+    write_csv(tmp_path / "a.csv", [{"=name": name, "value": -0.5, "none": None} for name in names])
+    with (tmp_path / "a.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["'=name", "value", "none"]
+    shown = ["'=1+1", "'+a", "'-b", "'@c", "'\t=d", "a,b", '"q"', "-1.5", "cat"]
+    assert rows[1:] == [[name, "-0.5", ""] for name in shown]
 
 
 def test_one_process_at_a_time_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

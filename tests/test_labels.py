@@ -293,6 +293,9 @@ def test_a_palette_holds_the_colors_of_all_values() -> None:
 def test_control_characters_do_not_reach_a_terminal():
     labels = LabelMap.from_categories([Category(1, "red\x1b[31m\n"), Category(2, "naïve café")])
     assert labels.names == ["background", "red [31m", "naïve café"]
+    assert Category(1, "a\u202eb", "\x9bc").supercategory == "c"
+    with pytest.raises(CocosegError, match=r"known: a b, \[2Jc$"):
+        LabelMap.from_categories([Category(1, "a\nb"), Category(2, "\x1b[2Jc")], chosen=["zzz"])
     content = labels.to_dict()
     content["classes"][1]["name"] = "a\u2028b"
     assert LabelMap.from_dict(content).names[1] == "a b"

@@ -1,3 +1,4 @@
+import io
 import logging
 import subprocess
 import sys
@@ -11,8 +12,8 @@ from omegaconf import OmegaConf
 
 from cocoseg import files
 from cocoseg.errors import CocosegError
-from cocoseg.run_folder import FAILED, STOPPED, Outcome, open_folder, require_free
-from conftest import run_here, run_program
+from cocoseg.run_folder import FAILED, STOPPED, Console, Outcome, open_folder, require_free
+from conftest import ROOT, run_here, run_program
 
 
 @pytest.fixture
@@ -153,6 +154,26 @@ def test_a_folder_that_another_process_writes_to_is_left_alone(
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "another process writes to run" in done.stderr
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_messages_hold_names_and_their_own_lines_only(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    log = logging.getLogger("cocoseg.test")
+    log.addHandler(console := Console(stream))
+    log.warning("%s: %s\n%d", Path("a\nb\x1b[2J"), CocosegError("x\ny"), 3)
+    log.removeHandler(console)
+    assert stream.getvalue() == "a b [2J: x y\n3\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device")
+def test_messages_that_can_not_be_written_are_one_warning(tmp_path: Path) -> None:
+    data = "data=shapes", "data.shapes.images=4"
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, str(ROOT / "prepare.py"), *data]
+        done = subprocess.run(command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True)
+    warning = "warning: messages are lost, stdout can't be written: [Errno 28] No space left on device\n"
+    assert (done.returncode, done.stderr) == (0, warning)
+    assert list(tmp_path.glob("prepared/*/preview.png"))
 
 
 def test_a_failure_after_the_begin_is_recorded(opened, tmp_path: Path) -> None:

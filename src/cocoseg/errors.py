@@ -2,12 +2,23 @@
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 # The disk is full, read-only or the like: the user's to mend, not a bug.
 ENVIRONMENT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENAMETOOLONG)
+# Control characters, line breaks, changes of the direction of text, halves of characters.
+_UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Put a blank for each character that changes what a terminal or an editor shows of the text around it.
+
+    Names and messages from files pass here before they are shown: in one line, and as what they are.
+    """
+    return _UNPRINTABLE.sub(" ", text)
 
 
 class CocosegError(ValueError):
@@ -21,7 +32,7 @@ class CocosegError(ValueError):
     @property
     def sentence(self) -> str:
         """The message alone: a DataLoader worker's exception arrives wrapped in its stack trace."""
-        return str(self).rsplit("CocosegError: ", 1)[-1].strip()
+        return printable(str(self).rsplit("CocosegError: ", 1)[-1].strip())
 
 
 class WriteError(CocosegError):
@@ -63,5 +74,6 @@ def one_line(error: BaseException) -> str | None:
     if isinstance(error, CocosegError):
         return error.sentence
     if isinstance(error, OSError) and error.errno in ENVIRONMENT:
-        return f"{error.filename}: {error.strerror}"
+        where = "the output" if error.filename is None else error.filename
+        return printable(f"{where}: {error.strerror}")
     return None

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PART = ".part-"  # how the names of unfinished files begin
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # beginnings of what a spreadsheet computes
 LOCK = ".lock"  # lock file of a folder
 PATIENCE = 15.0  # seconds to wait for a lock: loaders outlive a killed process by some, and hold its lock
 # Options of `save_png` for label masks. They are long runs of equal values, so run lengths are all that zlib
@@ -87,12 +88,25 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows of the same keys as CSV, whole or not at all: numbers in full, an empty cell for None."""
+    """Write rows of the same keys as CSV, whole or not at all: numbers in full, an empty cell for None.
+
+    An apostrophe goes before text that a spreadsheet would run as a formula.
+    """
     text = StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(text, lineterminator="\n")
+    for row in (rows[0].keys(), *(row.values() for row in rows)):
+        writer.writerow([_as_text(cell) if isinstance(cell, str) else cell for cell in row])
     write_bytes(path, text.getvalue().encode())
+
+
+def _as_text(cell: str) -> str:
+    if not cell.startswith(FORMULA):
+        return cell
+    try:
+        float(cell)  # a negative number is none
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 @contextmanager

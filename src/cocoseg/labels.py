@@ -2,7 +2,6 @@
 
 import colorsys
 import difflib
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,14 +10,20 @@ from typing import Annotated, Any, Self
 import msgspec
 import numpy as np
 
-from cocoseg.errors import CocosegError
+from cocoseg.errors import CocosegError, printable
 
 IGNORE_INDEX = 255
 IGNORE_COLOR = (224, 224, 192)  # PASCAL VOC's color for void
-CONTROL = ("Cc", "Zl", "Zp")  # Unicode's categories of control characters and line breaks
 MAX_CLASSES = 254  # class indices 1..254: 0 is background, 255 is ignored
 
 Level = Annotated[int, msgspec.Meta(ge=0, le=255)]  # red, green or blue
+
+
+def _make_printable(owner: msgspec.Struct, *fields: str) -> None:
+    for field in fields:
+        text = getattr(owner, field)
+        if text is not None and (shown := printable(text)) != text:
+            msgspec.structs.force_setattr(owner, field, shown.strip())
 
 
 class Category(msgspec.Struct, frozen=True, gc=False):
@@ -28,14 +33,16 @@ class Category(msgspec.Struct, frozen=True, gc=False):
     name: str
     supercategory: str | None = None
 
+    def __post_init__(self) -> None:
+        _make_printable(self, "name", "supercategory")
+
 
 class LabelClass(msgspec.Struct, frozen=True):
     """A class that the network predicts.
 
     Attributes:
         category_ids: categories of the annotation file that it stands for; none for background.
-        name: name of the category, or of the group of categories; blanks in place of control characters,
-            which would change what a terminal shows.
+        name: name of the category, or of the group of categories, made printable.
         color: RGB.
     """
 
@@ -44,9 +51,7 @@ class LabelClass(msgspec.Struct, frozen=True):
     color: tuple[Level, Level, Level]
 
     def __post_init__(self) -> None:
-        if not self.name.isprintable():
-            shown = "".join(" " if unicodedata.category(c) in CONTROL else c for c in self.name)
-            msgspec.structs.force_setattr(self, "name", shown.strip())
+        _make_printable(self, "name")
 
     @property
     def category_id(self) -> int | None:

@@ -6,10 +6,12 @@ Hydra by itself writes `.hydra/` and a log before any of our code runs. conf/bas
 """
 
 import atexit
+import copy
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any, Self
@@ -19,7 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from cocoseg.errors import CocosegError, one_line
+from cocoseg.errors import CocosegError, one_line, printable
 from cocoseg.files import from_here, locked, remove_parts, write_bytes, write_json
 
 # Names of files in a run folder.
@@ -56,7 +58,7 @@ class Outcome:
             return cls(STOPPED, "SIGINT")
         if isinstance(error, SystemExit):
             return cls(STOPPED, "by a signal")
-        return cls(FAILED, one_line(error) or f"{type(error).__name__}: {error}")
+        return cls(FAILED, one_line(error) or printable(f"{type(error).__name__}: {error}"))
 
     def write(self, folder: Path) -> None:
         write_json(folder / OUTCOME, vars(self))
@@ -64,9 +66,49 @@ class Outcome:
     @classmethod
     def read(cls, folder: Path) -> Self | None:
         """None where the run goes on, was killed, or the file is damaged."""
-        with suppress(OSError, ValueError, msgspec.DecodeError):
-            return msgspec.json.decode((folder / OUTCOME).read_bytes(), type=cls)
+        with suppress(OSError, ValueError, msgspec.DecodeError, RecursionError):
+            found = msgspec.json.decode((folder / OUTCOME).read_bytes(), type=cls)
+            return replace(found, state=printable(found.state), reason=printable(found.reason))
         return None
+
+
+def _printable_name(value: Any) -> Any:
+    return printable(str(value)) if isinstance(value, Path | Exception) else value
+
+
+class Console(logging.StreamHandler):
+    """Writes messages to stdout, see conf/base.yaml: with printable names, and its own errors said once."""
+
+    fails = False
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Make names printable; a text that is given as such, as a table is, keeps its lines."""
+        if isinstance(record.args, tuple):
+            record = copy.copy(record)
+            record.args = tuple(map(_printable_name, record.args))
+        return "\n".join(printable(line) for line in super().format(record).split("\n"))
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's own name
+        """Say once that messages are lost: a full disk or a closed pipe is no reason to end a run."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError | ValueError):
+            super().handleError(record)
+        elif not self.fails:
+            self.fails = True
+            with suppress(OSError, ValueError):
+                print(f"warning: messages are lost, {self.where} can't be written: {error}", file=sys.stderr)
+
+    @property
+    def where(self) -> str:
+        return "stdout"
+
+
+class LogFile(logging.FileHandler, Console):
+    """Writes messages to the log of a run."""
+
+    @property
+    def where(self) -> str:
+        return self.baseFilename
 
 
 class RunFolder:
@@ -95,7 +137,7 @@ class RunFolder:
         write_bytes(self.path / CONFIG, f"{PROGRAM}{self._program}\n{text}".encode())
         (self.path / OUTCOME).unlink(missing_ok=True)
         _write_hydra_files(self.path, self._config)
-        file = logging.FileHandler(self.path / f"{HydraConfig.get().job.name}.log", encoding="utf-8")
+        file = LogFile(self.path / f"{HydraConfig.get().job.name}.log", encoding="utf-8")
         file.setFormatter(logging.Formatter(LOG_FORMAT))
         self._log.setTarget(file)
         self._log.flushLevel = logging.NOTSET  # from here on messages go to the file at once

@@ -197,3 +197,16 @@ def test_nothing_to_warn_of(tmp_path: Path) -> None:
     config.data.subset = SubsetConfig(size=None, categories=["dining table"])
     write_coco(tmp_path / "c.json", images=IMAGES[:1], annotations=ANNOTATIONS[:2], categories=CATEGORIES)
     assert "## Warnings\n\nNone.\n" in report_of(config)
+
+
+def test_names_are_neither_links_nor_html(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    names = ["<img src=x onerror=alert(1)>", "[a](javascript:b)", "c|d", "`e`"]
+    categories = [{"id": 47 + n, "name": name} for n, name in enumerate(names)]
+    annotations = [{**ANNOTATIONS[0], "id": n, "category_id": 47 + n} for n in range(4)]
+    write_coco(tmp_path / "c.json", images=IMAGES[:1], annotations=annotations, categories=categories)
+    markdown = report_of(config)
+    assert "<img" not in markdown
+    assert "&lt;img src=x onerror=alert(1)&gt;" in markdown
+    for name in (r"\[a](javascript:b)", r"| c\|d |", r"| \`e\` |"):
+        assert name in markdown

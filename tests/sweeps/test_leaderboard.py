@@ -1,6 +1,7 @@
 """Tables of runs, read from their folders."""
 
 import csv
+import json
 import os
 import time
 from pathlib import Path
@@ -109,6 +110,65 @@ def test_damaged_files_are_passed_over(tmp_path: Path):
     age(run)
     (row,) = read_rows(tmp_path)
     assert (row["state"], row["miou"], row["seconds"]) == ("stopped", None, None)
+
+
+ODD = {
+    "outcome.json": [
+        "[" * 100_000,
+        '{"state": "finished", "miou": 1e999}',
+        '{"state": "ended", "miou": "NaN"}',
+        "\\x00",
+    ],
+    LEDGER: ["[" * 100_000, '{"limit": 1, "used": NaN}', '{"limit": 5, "used": 1e300}'],
+    "metrics.json": ['{"miou": "nan"}', '{"miou": 1' + "0" * 400 + "}", "[" * 100_000],
+    ".hydra/overrides.yaml": ["a: 1", "3", "- [1]\n- {a: 1}\n- 2\n- null", "[" * 100_000, "\\x00"],
+}
+
+
+@pytest.mark.parametrize(("name", "content"), [(name, text) for name, texts in ODD.items() for text in texts])
+def test_odd_files_end_nothing(tmp_path: Path, name: str, content: str):
+    run = make_run(tmp_path / "0", "seed=1", finished=True, miou=0.5)
+    (run / name).write_text(content)
+    make_run(tmp_path / "1", "seed=2", finished=True)
+    assert main([str(tmp_path)]) == 0
+
+
+def test_overrides_are_shown_as_they_were_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SECRET", "hidden")
+    typed = "data.root=${oc.env:SECRET}", "optimizer.lr=${nowhere}", "optimizer.weight_decay=-1e-3"
+    make_run(tmp_path / "0", *typed, finished=True)
+    make_run(tmp_path / "1", finished=True)
+    row = next(row for row in read_rows(tmp_path) if row["job"] == "0")
+    assert (row["data.root"], row["optimizer.lr"]) == ("${oc.env:SECRET}", "${nowhere}")
+    assert main([str(tmp_path)]) == 0
+    with (tmp_path / "leaderboard.csv").open() as file:
+        assert next(csv.DictReader(file))["optimizer.weight_decay"] == "-1e-3"
+
+
+def test_aliases_are_not_unfolded(tmp_path: Path):
+    run = make_run(tmp_path / "0", finished=True)
+    lines = ["- &a0 [x, x]\n", *(f"- &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 30))]
+    (run / ".hydra/overrides.yaml").write_text("".join(lines))
+    assert read_rows(tmp_path)[0]["job"] == "0"
+
+
+def test_names_from_files_neither_steer_a_terminal_nor_compute(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    evil = "\x1b[2Jred\nnext\u202e"
+    run = make_run(tmp_path / "=1+1", finished=True)
+    make_run(tmp_path / "1", finished=True)
+    (run / ".hydra/overrides.yaml").write_text(json.dumps([f"{evil}={evil}", "@a==cmd|' /C calc'!A0"]))
+    Outcome(FAILED, f"@{evil}").write(run)
+    assert main([str(tmp_path)]) == 0
+    shown = capsys.readouterr().out + (tmp_path / "leaderboard.csv").read_text()
+    assert not {"\x1b", "\u202e"} & set(shown)
+    with (tmp_path / "leaderboard.csv").open() as file:
+        rows = list(csv.reader(file))
+    assert len(rows) == 3
+    for row in rows:
+        assert not any(cell.startswith(("=", "@")) for cell in row), row
+    assert "'=1+1" in rows[1] + rows[2]
 
 
 @pytest.mark.parametrize("folder", ["nowhere", "."])

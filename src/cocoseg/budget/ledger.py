@@ -1,17 +1,31 @@
 """`budget.json` in a run folder: the time that is used, written every few seconds. No torch."""
 
-import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from cocoseg.budget.budget import Budget
 from cocoseg.errors import CocosegError
 from cocoseg.files import write_json
 
 WRITE_EVERY = 2.0  # seconds: the most that a kill can hide
+
+
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e10)]  # three hundred years
+
+
+class _Content(msgspec.Struct):
+    limit: Seconds | None
+    used: Seconds
+    trained_from: Seconds | None
+    spent: dict[str, float]
+    expected: dict[str, Any]  # of earlier versions other parts, and other values
+    extended: Seconds
+    finished: bool
 
 
 def read_ledger(path: Path) -> dict[str, Any] | None:
@@ -21,11 +35,11 @@ def read_ledger(path: Path) -> dict[str, Any] | None:
         CocosegError: it is damaged.
     """
     try:
-        content = json.loads(path.read_bytes())
-        Budget(content["limit"], extended=content["extended"], finished=content["finished"]).resume(content)
+        content = msgspec.to_builtins(msgspec.json.decode(path.read_bytes(), type=_Content))
+        Budget(content["limit"]).resume(content)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CocosegError(f"{path}: not readable ({error}); delete it to start the budget anew") from error
     return content
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Self
 
 import msgspec
 
-from cocoseg.errors import CocosegError
+from cocoseg.errors import CocosegError, printable
 from cocoseg.labels import LabelMap
 from cocoseg.networks.old_files import rename_target
 
@@ -53,7 +53,8 @@ class ModelSpec:
             spec = msgspec.convert(content, cls)
         except msgspec.ValidationError as error:
             raise CocosegError(str(error)) from error
-        return replace(spec, network=rename_target(spec.network))
+        license = spec.license and printable(spec.license)
+        return replace(spec, network=rename_target(spec.network), license=license)
 
     def require_same(self, found: "ModelSpec", where: str) -> None:
         """Refuse weights that belong to another network or other labels.

@@ -5,7 +5,6 @@ is drawn. Format: https://cocodataset.org/#format-data (instances).
 """
 
 import codecs
-import re
 from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -14,14 +13,13 @@ from pathlib import Path, PureWindowsPath
 
 import msgspec
 
-from cocoseg.errors import CocosegError
+from cocoseg.errors import CocosegError, printable
 from cocoseg.files import write_bytes
 from cocoseg.labels import Category
 
 MAX_PIXELS = 178_956_970  # Pillow refuses larger images as decompression bombs
 UNNAMED = "no. "  # in place of the id of an annotation without one: its place in the file, from 1
 _PIECE = 2**20  # bytes that are decoded at a time
-_CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")  # these would tear messages and tables apart
 
 
 class Image(msgspec.Struct, frozen=True, gc=False):
@@ -162,7 +160,7 @@ def _check_image(path: Path, image: Image) -> None:
             f"{path}: image {image.id} is said to be {image.width}x{image.height} pixels; "
             f"between 1 and {MAX_PIXELS} pixels are allowed"
         )
-    if not is_inside(image.file_name) or _CONTROL.search(image.file_name):
+    if not is_inside(image.file_name) or printable(image.file_name) != image.file_name:
         raise CocosegError(
             f"{path}: image {image.id} has the file_name {image.file_name!r}; "
             "it must be a path inside the image folder"

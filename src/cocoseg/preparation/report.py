@@ -1,5 +1,7 @@
 """`report.md` on a prepared set: counts, warnings, pixels that overlaps hide."""
 
+import html
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
@@ -61,7 +63,7 @@ def report(
     size, count = sizes.most_common(1)[0]
     classes = [
         [
-            label.name,
+            as_markdown(label.name),
             index,
             " ".join(map(str, label.category_ids)),
             tally.images[index],
@@ -84,7 +86,7 @@ def report(
         "",
         "## Warnings",
         "",
-        *([f"- {warning}" for warning in warnings] or ["None."]),
+        *([f"- {as_markdown(warning)}" for warning in warnings] or ["None."]),
         "",
         "## What overlaps hide",
         "",
@@ -105,7 +107,7 @@ def _overlaps(labels: LabelMap, rule: str, tally: Tally, images: int) -> list[st
     losses = sorted(covered, key=lambda index: (-hidden[rule][index], index))
     rows = [
         [
-            labels.names[index],
+            as_markdown(labels.names[index]),
             covered[index],
             *(_percent(hidden[name][index], covered[index]) for name in OVERLAPS),
         ]
@@ -121,11 +123,16 @@ def _overlaps(labels: LabelMap, rule: str, tally: Tally, images: int) -> list[st
     ]
 
 
+def as_markdown(text: str) -> str:
+    """Return Markdown that shows a text as it is, without links, images or HTML."""
+    return re.sub(r"([\\`*\[|])", r"\\\1", html.escape(text, quote=False))
+
+
 def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
     """The lines of a table; no text ends a cell or a row."""
 
     def line(cells: Iterable[object]) -> str:
-        texts = (" ".join(str(cell).split()).replace("|", r"\|") for cell in cells)
+        texts = (" ".join(str(cell).split()) for cell in cells)
         return f"| {' | '.join(texts)} |"
 
     return [line(head), line(["---"] * len(head)), *map(line, rows)]

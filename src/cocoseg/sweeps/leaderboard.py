@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from omegaconf import OmegaConf
+import yaml
 from yaml import YAMLError
 
 from cocoseg.budget.ledger import read_ledger
 from cocoseg.durations import clock
-from cocoseg.errors import CocosegError, report_errors
+from cocoseg.errors import CocosegError, printable, report_errors
 from cocoseg.files import from_here, write_csv
-from cocoseg.overrides import key_of
 from cocoseg.run_folder import CONFIG, LEDGER, METRICS, OUTCOME, RUNNING, STOPPED, Outcome
 
 TABLE = "leaderboard.csv"
@@ -28,6 +27,10 @@ MAX_REASON = 60  # characters that are printed
 ADDED_BY_SWEEP = ("sweep.", "trainer.max_time")  # keys of a trial that are not of its point
 HEADINGS = {"miou": "mIoU", "seconds": "time", "reason": ""}  # where they differ from the keys
 FORMATS = {"miou": "{:.3f}".format, "seconds": clock}
+
+
+class _Metrics(msgspec.Struct):
+    miou: float | None
 
 
 def read_rows(sweep_dir: Path) -> list[dict[str, Any]]:
@@ -40,7 +43,7 @@ def read_rows(sweep_dir: Path) -> list[dict[str, Any]]:
     folders = {file.parent for file in sweep_dir.rglob(LEDGER)}
     # A job that was refused before it began has neither ledger nor configuration.
     folders |= {file.parent for file in sweep_dir.rglob(OUTCOME) if not file.with_name(CONFIG).exists()}
-    runs = {folder.relative_to(sweep_dir).as_posix(): folder for folder in folders}
+    runs = {printable(folder.relative_to(sweep_dir).as_posix()): folder for folder in folders}
     jobs = sorted(runs, key=lambda job: (len(job), job))  # 10 after 9
     overrides = {job: _overrides(runs[job]) for job in jobs}
     keys = dict.fromkeys(key for given in overrides.values() for key in given)
@@ -87,8 +90,8 @@ def _read_run(folder: Path) -> dict[str, Any]:
         outcome = Outcome(RUNNING) if is_alive else Outcome(STOPPED, "killed")
     miou = outcome.miou
     if miou is None:
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            miou = float(msgspec.json.decode((folder / METRICS).read_bytes())["miou"])
+        with suppress(OSError, msgspec.MsgspecError, RecursionError):
+            miou = msgspec.json.decode((folder / METRICS).read_bytes(), type=_Metrics).miou
     return {
         "miou": miou,
         "epochs": outcome.epochs,
@@ -101,9 +104,13 @@ def _read_run(folder: Path) -> dict[str, Any]:
 def _overrides(folder: Path) -> dict[str, str]:
     """Overrides of a run by key, without those that a sweep adds."""
     given: dict[str, str] = {}
-    with suppress(OSError, ValueError, YAMLError):
-        for override in OmegaConf.load(folder / ".hydra" / "overrides.yaml"):
-            given[key_of(override)] = override.partition("=")[2]
+    # Not by OmegaConf: it would resolve interpolations, and unfold what refers to itself many times.
+    with suppress(OSError, ValueError, YAMLError, RecursionError):
+        overrides = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text())
+        for override in overrides if isinstance(overrides, list) else ():
+            if isinstance(override, str):
+                key, _, value = printable(override).lstrip("+~").partition("=")
+                given[key] = value
     if "sweep.trial" in given:
         return {key: value for key, value in given.items() if not key.startswith(ADDED_BY_SWEEP)}
     return given
