@@ -8,6 +8,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "cocoseg"
 ALL = {
     *(
         "figures",
+        "images",
         "preparation",
         "networks",
         "budget",
@@ -21,12 +22,13 @@ ALL = {
 # Room -> rooms that it may import, the ground floor (modules directly in cocoseg/) apart.
 MAY_IMPORT = {
     "figures": set(),
+    "images": set(),
     "networks": set(),
     "budget": set(),
-    "preparation": {"figures"},
-    "data": {"preparation", "networks"},
+    "preparation": {"figures", "images"},
+    "data": {"preparation", "networks", "images"},
     "sweeps": {"budget"},
-    "inference": {"networks", "preparation", "figures"},
+    "inference": {"networks", "preparation", "figures", "images"},
     "evaluation": {"inference", "data", "networks", "preparation", "figures"},
     "training": ALL - {"training", "evaluation"},
 }

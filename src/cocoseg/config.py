@@ -29,6 +29,8 @@ OVERLAPS = get_args(Overlap)
 Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
 Probability = Annotated[float, Meta(ge=0, le=1)]
+FULL_BITS = 16  # of pixels of more than 8 bits, where nothing else is known
+Bits = Annotated[int, Meta(ge=1, le=31)]
 Share = Annotated[float, Meta(gt=0, lt=1)]
 Pair = Meta(min_length=2, max_length=2)
 Size = Annotated[list[Positive], Pair]
@@ -83,6 +85,14 @@ class DataConfig(Settings, kw_only=True):
         Positive | Literal["auto"], "images per step; auto: the largest power of two that fits the GPU"
     ] = 16
     num_workers: Annotated[NotNegative | None, "processes that load images; null: as needed"] = None
+    exif: Annotated[
+        Literal["auto", "apply", "ignore"],
+        "turn images by their EXIF rotation; auto: as the annotations fit",
+    ] = AUTO
+    bits: Annotated[
+        Literal["auto"] | Bits,
+        "bits in use in images of more than 8; auto: as many as the largest value needs",
+    ] = AUTO
     cache: Annotated[bool, "decode and resize images once, into arrays beside the masks"] = True
     cache_size: Annotated[
         Size | None,

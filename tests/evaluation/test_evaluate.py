@@ -13,7 +13,7 @@ import torch
 from msgspec.structs import asdict, replace
 from sklearn.metrics import confusion_matrix
 
-from cocoseg.config import EvaluateConfig
+from cocoseg.config import DataConfig, EvaluateConfig, PrepareConfig
 from cocoseg.data.datamodule import SegmentationDataModule
 from cocoseg.errors import CocosegError
 from cocoseg.evaluation.bootstrap import intervals
@@ -32,6 +32,7 @@ from cocoseg.preparation.prepare import prepare
 from cocoseg.scores import Scores
 from cocoseg.training.losses import CrossEntropyLoss
 from cocoseg.training.metrics import ConfusionMatrix
+from conftest import write_coco
 from tiny import shapes_config
 
 SIZE = (32, 32)  # of the network; the images are larger
@@ -295,3 +296,16 @@ def test_a_name_too_long_is_a_warning_and_a_full_disk_an_error(
     with pytest.raises(CocosegError) if is_fatal else contextlib.nullcontext():
         write_images(config, tmp_path, images, 0, None)
     assert ("x.png: can't be written" in caplog.text) != is_fatal
+
+
+def test_images_are_scaled_as_in_the_models_training(tmp_path: Path) -> None:
+    """Not as the images of the evaluation would ask for."""
+    PIL.Image.fromarray(np.full((6, 8), 1000, np.uint16)).save(tmp_path / "a.png")
+    annotations = write_coco(tmp_path / "c.json")
+    data = DataConfig(
+        images=str(tmp_path), annotations=str(annotations), prepared_dir=str(tmp_path / "prepared")
+    )
+    config = EvaluateConfig(data=data, split="all", prepare=PrepareConfig(workers=1))
+    for bits, gray in ((12, 62), (16, 3), (None, 250)):
+        image, _ = open_images(config, SIZE, bits).original(0)
+        assert image.unique().tolist() == [gray]

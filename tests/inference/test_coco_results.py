@@ -5,7 +5,7 @@ from io import StringIO
 import numpy as np
 from pycocotools.coco import COCO
 
-from cocoseg.inference.coco_results import entries_of, image_ids
+from cocoseg.inference.coco_results import entries_of, listed_images
 from cocoseg.labels import LabelClass, LabelMap
 from cocoseg.preparation.coco_file import Image
 from conftest import write_coco
@@ -42,14 +42,10 @@ def test_groups_of_categories_have_their_index():
     assert [entry["category_id"] for entry in entries_of(MASK, 1, "a.png", groups)] == [1, 2]
 
 
-def test_ids_are_numbers_without_annotations():
-    assert image_ids(["b.jpg", "a.jpg"], None) == {"b.jpg": 1, "a.jpg": 2}
-
-
-def test_ids_of_an_annotation_file():
+def test_images_of_an_annotation_file():
     def image(id: int, name: str) -> Image:
         return Image(id=id, file_name=name, width=1, height=1)
 
     images = [image(7, "train/a.jpg"), image(8, "val/a.jpg"), image(9, "val/b.jpg")]
-    found = image_ids(["val/a.jpg", "b.jpg", "a.jpg", "c.jpg"], images)
-    assert found == {"val/a.jpg": 8, "b.jpg": 9}
+    found = listed_images(["val/a.jpg", "b.jpg", "a.jpg", "c.jpg"], images)
+    assert {name: image.id for name, image in found.items()} == {"val/a.jpg": 8, "b.jpg": 9}

@@ -38,9 +38,9 @@ class Net(Reads):
         super().__init__()
 
 
-def saved(path: Path, labels: LabelMap = LABELS, size: tuple[int, int] = (60, 90)) -> Path:
+def saved(path: Path, labels: LabelMap = LABELS, size: tuple[int, int] = (60, 90), **reading: Any) -> Path:
     """A model that predicts 0, 1, 2 where an image is red, green, blue."""
-    spec = ModelSpec({**TO_TARGET, "num_classes": 3}, labels, size)
+    spec = ModelSpec({**TO_TARGET, "num_classes": 3}, labels, size, **reading)
     save_model(path, Reads().state_dict(), spec, None)
     return path
 
@@ -178,12 +178,81 @@ def test_any_mode(tmp_path, mode):
     np.testing.assert_array_equal(mask_of(run(tmp_path, path, values="index"), "a"), stripes())
 
 
-def test_turned_as_viewers_show_it(tmp_path):
+@pytest.fixture
+def turned(tmp_path: Path) -> Path:
+    """An image to be turned clockwise: 90 x 60 pixels as stored."""
     exif = PIL.Image.Exif()
-    exif[0x0112] = 6  # to be turned clockwise
+    exif[0x0112] = 6
     drawn(stripes()).save(tmp_path / "a.png", exif=exif)
-    output = run(tmp_path, tmp_path / "a.png", values="index")
+    return tmp_path / "a.png"
+
+
+def listing(path: Path, width: int, height: int) -> str:
+    image = {"id": 7, "file_name": "a.png", "width": width, "height": height}
+    return str(write_coco(path, images=[image], annotations=[]))
+
+
+@pytest.mark.parametrize(("exif", "turns"), [(None, -1), ("apply", -1), ("ignore", 0)])
+def test_turned_as_training_images_were(tmp_path, turned, exif, turns):
+    saved(tmp_path / "model.pth", exif=exif)
+    output = run(tmp_path, turned, values="index")
+    np.testing.assert_array_equal(mask_of(output, "a"), np.rot90(stripes(), turns))
+    with PIL.Image.open(output / "gallery/a.image.jpg") as image:
+        assert image.size == mask_of(output, "a").shape[::-1]
+
+
+@pytest.mark.parametrize(
+    ("exif", "size", "turns"),
+    [(None, (90, 60), 0), (None, (60, 90), -1), ("ignore", (60, 90), -1), ("ignore", (90, 60), 0)],
+)
+def test_coco_results_have_the_sizes_of_the_annotation_file(tmp_path, turned, exif, size, turns, caplog):
+    saved(tmp_path / "model.pth", exif=exif)
+    listed = listing(tmp_path / "a.json", *size)
+    output = run(tmp_path, turned, values="index", coco_json=True, annotations=listed)
+    np.testing.assert_array_equal(mask_of(output, "a"), np.rot90(stripes(), turns))
+    results = json.loads((output / "coco_results.json").read_bytes())
+    assert {tuple(entry["segmentation"]["size"]) for entry in results} == {size[::-1]}
+    assert "another size" not in caplog.text
+
+
+def test_another_size_in_the_annotation_file_is_said(tmp_path, turned, caplog):
+    saved(
+        tmp_path / "model.pth", exif="apply"
+    )  # outlines or the user told that the stored size means nothing
+    listed = listing(tmp_path / "a.json", 90, 60)
+    output = run(tmp_path, turned, values="index", coco_json=True, annotations=listed)
     np.testing.assert_array_equal(mask_of(output, "a"), np.rot90(stripes(), -1))
+    assert "another size for 1 of the images (a.png)" in caplog.text
+
+
+def test_an_annotation_file_that_says_more_makes_the_mask_anew(tmp_path, turned):
+    run(tmp_path, turned, values="index")
+    for size, turns in (((90, 60), 0), ((60, 90), -1)):
+        listed = listing(tmp_path / "a.json", *size)
+        output = run(tmp_path, turned, values="index", coco_json=True, annotations=listed)
+        np.testing.assert_array_equal(mask_of(output, "a"), np.rot90(stripes(), turns))
+
+
+def test_more_than_8_bits_are_scaled_as_in_training(tmp_path, caplog):
+    """The picture is white where the model was trained on 12 bits, and black for one that knows nothing."""
+    PIL.Image.fromarray(np.full((60, 90), 4095, np.uint16)).save(tmp_path / "a.png")
+    for bits, gray in ((12, 255), (None, 15), (16, 15), (10, 255)):
+        saved(tmp_path / "model.pth", bits=bits)
+        caplog.clear()
+        output = run(tmp_path, tmp_path / "a.png", output=f"out{bits}")
+        with PIL.Image.open(output / "gallery/a.image.jpg") as image:
+            assert abs(image.getpixel((5, 5))[0] - gray) <= 2
+        assert ("1 image: pixels of more than 8 bits, unlike the training images" in caplog.text) == (
+            bits is None
+        )
+        assert ("1 image: values of more than 10 bits" in caplog.text) == (bits == 10)
+
+
+def test_bands_that_are_not_read_are_said(tmp_path, caplog):
+    page = drawn(stripes())
+    page.save(tmp_path / "a.tif", save_all=True, append_images=[page])
+    run(tmp_path, tmp_path / "a.tif")
+    assert "1 image: several pages, of which only the first is read (a)" in caplog.text
 
 
 def test_many_sizes_in_any_order(tmp_path):
@@ -208,15 +277,15 @@ def test_large_images_are_predicted_too(tmp_path, photos, monkeypatch):
 
 
 def test_few_images_are_decoded_ahead(tmp_path, photos, monkeypatch):
-    read_upright, masks = pipeline_module.read_upright, Predictor.masks
+    read_with_faults, masks = pipeline_module.read_with_faults, Predictor.masks
     for number in range(56):
         (photos / f"{number}.png").write_bytes((photos / "a.png").read_bytes())
     (tmp_path / "read").mkdir()
     ahead = []
 
-    def read(path):
+    def read(path, **reading):
         (tmp_path / "read" / f"{path.parent.name}-{path.name}").touch()
-        return read_upright(path)
+        return read_with_faults(path, **reading)
 
     def slow(self, inputs, owns):
         if not ahead:
@@ -224,7 +293,7 @@ def test_few_images_are_decoded_ahead(tmp_path, photos, monkeypatch):
             ahead.append(len(list((tmp_path / "read").iterdir())))
         return masks(self, inputs, owns)
 
-    monkeypatch.setattr(pipeline_module, "read_upright", read)
+    monkeypatch.setattr(pipeline_module, "read_with_faults", read)
     monkeypatch.setattr(Predictor, "masks", slow)
     monkeypatch.setattr(pipeline_module, "AHEAD", 8)
     run(tmp_path, photos, batch_size=8, workers=2, overlay=False, gallery=False)
@@ -288,14 +357,14 @@ def test_a_broken_picture_is_reported_and_the_rest_is_done(tmp_path, photos, cap
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError(SHORT)], ids=repr)
 def test_an_image_that_memory_is_too_short_for(tmp_path, photos, monkeypatch, caplog, error):
-    read_upright = pipeline_module.read_upright
+    read_with_faults = pipeline_module.read_with_faults
 
-    def read(path):
+    def read(path, **reading):
         if path.name == "b.bmp":
             raise error
-        return read_upright(path)
+        return read_with_faults(path, **reading)
 
-    monkeypatch.setattr(pipeline_module, "read_upright", read)
+    monkeypatch.setattr(pipeline_module, "read_with_faults", read)
     with pytest.raises(IncompleteError, match="1 of 3 images are left out"):
         run(tmp_path, photos)
     assert "b.bmp: not enough memory to read it" in caplog.text
@@ -344,7 +413,7 @@ def written(folder: Path) -> dict[str, int]:
 
 def test_again_skips_what_is_there(tmp_path, photos, monkeypatch):
     before = written(run(tmp_path, photos) / "masks")
-    monkeypatch.setattr(pipeline_module, "read_upright", forbidden)
+    monkeypatch.setattr(pipeline_module, "read_with_faults", forbidden)
     output = run(tmp_path, photos)
     assert written(output / "masks") == before
     assert (output / "gallery.html").read_text().count("<article>") == 3

@@ -204,6 +204,29 @@ def test_predict_takes_a_batch_and_grey_and_paths(tmp_path: Path):
     assert net.predict(batch).shape == (2, 60, 90)
 
 
+@pytest.mark.parametrize(("bits", "top"), [(12, 4095), (None, 65535), (16, 65535)])
+def test_predict_scales_values_of_the_models_bits(tmp_path: Path, bits: int | None, top: int):
+    """Half of the range is gray: as bright as 128 of 255, from any kind of image."""
+    net = SegmentationModel(varied_unet(), ModelSpec(NETWORK, LABELS, (32, 48), bits=bits), None)
+    values = np.full((32, 48), top // 2 + 1, np.uint16)
+    values[:, :9] = 0
+    PIL.Image.fromarray(values).save(tmp_path / "a.png")
+    expected = net.predict(np.where(values > 0, 128, 0).astype(np.uint8))
+    in_color = np.stack([values] * 3, -1)
+    tensor = torch.from_numpy(in_color).permute(2, 0, 1)
+    for image in (values, in_color, tensor, tmp_path / "a.png", PIL.Image.open(tmp_path / "a.png")):
+        np.testing.assert_array_equal(net.predict(image), expected)
+
+
+@pytest.mark.parametrize(("exif", "turns"), [(None, -1), ("apply", -1), ("ignore", 0)])
+def test_predict_turns_files_as_training_images_were(tmp_path: Path, exif: str | None, turns: int):
+    tag = PIL.Image.Exif()
+    tag[0x0112] = 6
+    PIL.Image.fromarray(red_green_blue()).save(tmp_path / "a.png", exif=tag)
+    net = SegmentationModel(Reads(), ModelSpec(NETWORK, LABELS, (60, 90), exif=exif), None)
+    np.testing.assert_array_equal(net.predict(tmp_path / "a.png"), np.rot90(stripes(), turns))
+
+
 def test_predict_follows_the_models_precision():
     net, image = model().bfloat16(), red_green_blue()
     seen_dtypes = []
@@ -225,6 +248,8 @@ def test_predict_follows_the_models_precision():
         (torch.zeros(60, 90, 3, dtype=torch.uint8), r"\(60, 90, 3\) is no image"),
         (torch.zeros(1, 60, 90), r"\(1, 60, 90\) is no image"),
         (7, "int is no image"),
+        (PIL.Image.new("F", (3, 2)), "floating-point pixels have no known range"),
+        (PIL.Image.new("I", (3, 2), -1), "pixels below 0 have no known range"),
         ("nowhere.png", r"nowhere\.png: the image is missing"),
     ],
     ids=str,

@@ -277,6 +277,17 @@ def test_other_labels_are_refused_with_both_named():
             SPEC.require_same(ModelSpec(NETWORK, labels, (16, 16)), where="a.ckpt")
 
 
+def test_pixels_of_other_bits_are_refused():
+    here = replace(SPEC, bits=12)
+    here.require_same(here, where="a.ckpt")
+    replace(SPEC, bits=16).require_same(SPEC, where="a.ckpt")  # as versions before scaled them
+    for found, bits in ((SPEC, 16), (replace(SPEC, bits=14), 14)):
+        with pytest.raises(
+            CocosegError, match=rf"^a\.ckpt: trained on pixels of {bits} bits, .*data\.bits={bits}"
+        ):
+            here.require_same(found, where="a.ckpt")
+
+
 def test_a_later_format_is_refused(model_file):
     content = torch.load(model_file, weights_only=True)
     torch.save({**content, "format": 2}, model_file)
@@ -311,6 +322,29 @@ def test_a_network_of_others_fetches_no_weights(tmp_path):
 
     assert torch.equal(loaded.weight, net.weight)
     assert found.network == network
+
+
+def test_the_reading_of_images_is_kept(tmp_path):
+    save_model(tmp_path / "a.pth", tiny_unet().state_dict(), replace(SPEC, exif="ignore", bits=12), None)
+    model = load_model(tmp_path / "a.pth")
+    assert (model.exif, model.bits) == ("ignore", 12)
+
+
+def test_files_of_before_say_nothing_of_the_reading(model_file):
+    content = torch.load(model_file, weights_only=True)
+    del content["exif"], content["bits"]
+    torch.save(content, model_file)
+    model = load_model(model_file)
+    assert (model.exif, model.bits) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"exif": "often"}, {"bits": 10**9}, {"bits": 0}, {"bits": "12"}], ids=str
+)
+def test_a_reading_that_there_is_not(model_file, changes):
+    altered(model_file, **changes)
+    with pytest.raises(CocosegError, match=r"segmentation_model\.pth: "):
+        load_model(model_file)
 
 
 def test_the_licence_of_the_weights_is_kept(tmp_path):

@@ -124,6 +124,8 @@ def test_everything_is_there(config: Config, tmp_path: Path) -> None:
     assert labels["masks"] == {"encoding": "palette", "pixel": "category_id", "ignored": 255}
 
     assert load(folder / "index.json") == {
+        "exif": None,
+        "bits": None,
         "pixels": [5 * (48 - 20), 3 * 20, 2 * 20],
         "ignored_pixels": 0,
         "unseen": [],

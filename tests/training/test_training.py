@@ -186,7 +186,9 @@ def test_bfloat16_with_everything_else_and_a_resume(run, overrides):
 
 
 def test_memory_that_runs_out_in_preparation_is_one_line(run, monkeypatch):
-    monkeypatch.setattr("cocoseg.data.dataset.read_image", lambda path: (_ for _ in ()).throw(MemoryError))
+    monkeypatch.setattr(
+        "cocoseg.data.dataset.read_image", lambda path, **_: (_ for _ in ()).throw(MemoryError)
+    )
     with pytest.raises(TrainingError, match=r"^out of memory: lower"):
         run("none", "data.image_size=[48,48]")
 

@@ -1,9 +1,9 @@
 """Images and label masks of a prepared folder, one by one or in batches. No Lightning."""
 
-import json
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 from torchvision.transforms.v2 import functional as tv
 
+from cocoseg.config import Bits
 from cocoseg.data.cache import Arrays, count, key_of, open_arrays
 from cocoseg.errors import CocosegError
+from cocoseg.images.image_files import read_image
 from cocoseg.networks.pixels import normalize
 from cocoseg.preparation.coco_file import is_inside
-from cocoseg.preparation.image_files import read_image
 from cocoseg.preparation.mask_files import MaskEncoding
 from cocoseg.resizing import resize_mask
 
@@ -27,6 +28,18 @@ class _Named(msgspec.Struct, gc=False):
 
 class _Images(msgspec.Struct, gc=False):
     images: list[_Named]
+
+
+class _Pair(msgspec.Struct, gc=False):
+    image: str
+    mask: str
+    upright: bool = False
+
+
+class _Index(msgspec.Struct, gc=False):
+    pairs: list[_Pair]
+    exif: Literal["apply", "ignore"] | None = None
+    bits: Bits | None = None
 
 
 class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
@@ -40,18 +53,25 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         subset_file: a `subset_*_annotations.json` that `prepare.py` wrote, with its masks in the same folder.
         image_dir: folder of the images that it names.
         image_size: (height, width) in pixels.
+        bits: see `read_image`; None for those of the prepared set.
 
     Attributes:
         labels: the classes.
         encoding: encoding of the mask files.
         pairs: names of image and mask, below `image_dir` and `folder`.
+        exif: apply or ignore, as images with an EXIF rotation are read; None where there are none.
+        bits: that images of more than 8 are scaled from; None where there are none.
 
     Raises:
         CocosegError: the folder is not prepared; on access: an image or mask that can't be read.
     """
 
     def __init__(
-        self, subset_file: str | Path, image_dir: str | Path, image_size: tuple[int, int] = (224, 224)
+        self,
+        subset_file: str | Path,
+        image_dir: str | Path,
+        image_size: tuple[int, int] = (224, 224),
+        bits: int | None = None,
     ):
         subset_file = Path(subset_file)
         self.image_dir = Path(image_dir)
@@ -61,14 +81,16 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         self.labels = self.encoding.labels
         try:
             listed = msgspec.json.decode(subset_file.read_bytes(), type=_Images).images
-            index = json.loads((self.folder / "index.json").read_bytes())["pairs"]
-            masks = {pair["image"]: pair["mask"] for pair in index}
+            index = msgspec.json.decode((self.folder / "index.json").read_bytes(), type=_Index)
+            masks = {pair.image: pair.mask for pair in index.pairs}
             self.pairs: list[tuple[str, str]] = [(i.file_name, masks[i.file_name]) for i in listed]
             for name in chain.from_iterable(self.pairs):
                 if not is_inside(name):  # files of the same names may be written elsewhere
                     raise ValueError(f"{name!r} leads out of it")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError) as error:
             raise CocosegError(f"{self.folder}: not a prepared folder ({error}); run prepare.py") from error
+        self.exif, self.bits = index.exif, bits or index.bits
+        self._upright = {pair.image for pair in index.pairs if pair.upright}
         self._arrays: Arrays | None = None
 
     def __len__(self) -> int:
@@ -100,14 +122,17 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         """Read from arrays from now on, see cache.py; `workers` processes make what is missing of them."""
         files = [self.image_dir / image for image, _ in self.pairs]
         files += [self.folder / mask for _, mask in self.pairs]
-        key = key_of(files, [self.pairs, self.labels.to_dict(), self.encoding.encoding])
+        reading = [sorted(self._upright), self.bits]
+        key = key_of(files, [self.pairs, self.labels.to_dict(), self.encoding.encoding, reading])
         shape = (len(self), *self.image_size)
         self._arrays = open_arrays(self.folder / "arrays", key, shape, self._decode, workers)
 
     def original(self, index: int) -> tuple[Tensor, np.ndarray]:
         """Read image (3, h, w) uint8 RGB and mask (h, w) uint8 at the image's own size."""
         image_name, mask_name = self.pairs[index]
-        image = tv.pil_to_tensor(read_image(self.image_dir / image_name))
+        upright = image_name in self._upright
+        pixels = read_image(self.image_dir / image_name, upright=upright, bits=self.bits)
+        image = tv.pil_to_tensor(pixels)
         mask = self.encoding.read(self.folder / mask_name)
         if mask.shape != image.shape[1:]:
             raise CocosegError(

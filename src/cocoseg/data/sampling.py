@@ -12,20 +12,23 @@ from cocoseg.errors import CocosegError
 from cocoseg.preparation.prepared_folder import PreparedSet, prepared_sets
 
 
-def open_splits(config: Config, *, decode_once: bool) -> tuple[Split, Split]:
+def open_splits(config: Config, *, decode_once: bool, bits: int | None = None) -> tuple[Split, Split]:
     """Open the images to train on and those to validate on.
 
     They are a seeded random split of one prepared set, or two sets where `data.val_annotations` is given.
 
     Args:
         decode_once: read and write the decoded arrays of `SegmentationDataset.decode_once`.
+        bits: that images of more than 8 are scaled from; None for those of the training set.
 
     Raises:
         CocosegError: a set can't be read, or has too few images to be split.
     """
 
-    def open_set(prepared: PreparedSet, image_size: list[int]) -> SegmentationDataset:
-        dataset = SegmentationDataset(prepared.subset_file, prepared.image_dir, tuple(image_size))
+    def open_set(
+        prepared: PreparedSet, image_size: list[int], bits: int | None = bits
+    ) -> SegmentationDataset:
+        dataset = SegmentationDataset(prepared.subset_file, prepared.image_dir, tuple(image_size), bits)
         if decode_once:
             dataset.decode_once(config.prepare.workers)
         return dataset
@@ -34,7 +37,7 @@ def open_splits(config: Config, *, decode_once: bool) -> tuple[Split, Split]:
     larger = data.cache_size or data.image_size  # training images may be larger, for crops to have room
     train = open_set(prepared, larger)
     if prepared_val is not None:
-        return Split(train), Split(open_set(prepared_val, data.image_size))
+        return Split(train), Split(open_set(prepared_val, data.image_size, train.bits))
     train_indices, val_indices = split_indices(len(train), data.val_fraction, config.seed)
     val = train if larger == data.image_size else open_set(prepared, data.image_size)
     return Split(train, train_indices), Split(val, val_indices)

@@ -61,7 +61,7 @@ def evaluate(
     model.image_size = image_size or model.image_size
     on_gpu = uses_cuda(config.trainer)
     model = model.to("cuda" if on_gpu else "cpu", memory_format=torch.channels_last)
-    images = open_images(config, tuple(model.image_size))
+    images = open_images(config, tuple(model.image_size), model.bits)
     if difference := model.labels.difference(images.labels):
         raise CocosegError(
             f"the model has other labels than these data: {difference} in the data; "

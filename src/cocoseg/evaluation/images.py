@@ -71,11 +71,14 @@ class Images(Dataset[Sample]):
         return dataset.original(index_in_set)
 
 
-def open_images(config: EvaluateConfig, image_size: tuple[int, int]) -> Images:
+def open_images(config: EvaluateConfig, image_size: tuple[int, int], bits: int | None = None) -> Images:
     """Prepare what is not prepared yet, and choose the split.
 
     `val` is the validation file where there is one, else what a training with the same settings holds out;
     `train` the rest; `all` both.
+
+    Args:
+        bits: that images of more than 8 are scaled from, as in the model's training.
 
     Raises:
         CocosegError: bad data.
@@ -83,9 +86,11 @@ def open_images(config: EvaluateConfig, image_size: tuple[int, int]) -> Images:
     prepare(config, is_learned=False)  # images without any object show false alarms
     if config.split == "all":  # the order is that of the files
         sets = [prepared for prepared in prepared_sets(config) if prepared is not None]
-        all_images = [Split(SegmentationDataset(part.subset_file, part.image_dir)) for part in sets]
+        all_images = [
+            Split(SegmentationDataset(part.subset_file, part.image_dir, bits=bits)) for part in sets
+        ]
         return Images(all_images, image_size)
-    train, val = open_splits(config, decode_once=False)
+    train, val = open_splits(config, decode_once=False, bits=bits)
     return Images([train if config.split == "train" else val], image_size)
 
 

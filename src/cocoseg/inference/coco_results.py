@@ -40,18 +40,12 @@ def entries_of(mask: np.ndarray, image_id: int, file_name: str, labels: LabelMap
     return entries
 
 
-def image_ids(names: Sequence[str], images: Sequence[Image] | None) -> dict[str, int]:
-    """Image id of each name that an annotation file lists, found by path or else by file name.
-
-    Args:
-        images: of the file; None numbers the names from 1.
-    """
-    if images is None:
-        return {name: number for number, name in enumerate(names, start=1)}
-    by_path = {image.file_name: image.id for image in images}
-    by_name: dict[str, int | None] = {}  # None: several images have the name
+def listed_images(names: Sequence[str], images: Sequence[Image]) -> dict[str, Image]:
+    """The image of each name that an annotation file lists, found by path or else by file name."""
+    by_path = {image.file_name: image for image in images}
+    by_name: dict[str, Image | None] = {}  # None: several images have the name
     for image in images:
         name = PurePosixPath(image.file_name).name
-        by_name[name] = None if name in by_name else image.id
-    ids = {name: by_path.get(name, by_name.get(PurePosixPath(name).name)) for name in names}
-    return {name: image_id for name, image_id in ids.items() if image_id is not None}
+        by_name[name] = None if name in by_name else image
+    found = {name: by_path.get(name, by_name.get(PurePosixPath(name).name)) for name in names}
+    return {name: image for name, image in found.items() if image is not None}

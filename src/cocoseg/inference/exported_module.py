@@ -67,6 +67,8 @@ class Deployed(nn.Module):
             "image_size": json.dumps(list(self.model.image_size)),
             "multiple": json.dumps(self.multiple),
             "input": "(B, H, W, 3) uint8 RGB",
+            "exif": json.dumps(self.model.exif),
+            "bits": json.dumps(self.model.bits),
             "output": "(B, H, W) uint8 class index" if self.argmax else "(B, C, H, W) float32 logits",
             "normalization": json.dumps({"mean": list(MEAN), "std": list(STD), "inside": True}),
         }

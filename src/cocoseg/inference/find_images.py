@@ -10,7 +10,7 @@ import PIL.Image
 
 from cocoseg.errors import CocosegError
 from cocoseg.files import from_here
-from cocoseg.preparation.image_files import FORMATS
+from cocoseg.images.image_files import FORMATS
 
 MANIFEST = "predictions.json"  # marks an output folder, see manifest.py
 
@@ -22,10 +22,12 @@ class ImageFile:
     Attributes:
         path: path of the file.
         name: its path below the input, with `/`.
+        listed: width and height in the annotation file, where there is one that lists it.
     """
 
     path: Path
     name: str
+    listed: tuple[int, int] | None = None
 
     @property
     def result_name(self) -> str:

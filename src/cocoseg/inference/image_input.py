@@ -8,40 +8,49 @@ import PIL.Image
 import torch
 from torch import Tensor
 
+from cocoseg.config import FULL_BITS
 from cocoseg.errors import CocosegError
+from cocoseg.images.image_files import read_image, to_rgb
+from cocoseg.images.pixel_depth import to_bytes
 from cocoseg.networks.pixels import to_tensor
-from cocoseg.preparation.image_files import read_upright, to_rgb
 
 
-def as_image_tensor(image: Any) -> Tensor:
-    """Convert anything that `SegmentationModel.predict` takes to (3, H, W) or (B, 3, H, W) uint8 RGB."""
+def as_image_tensor(image: Any, *, upright: bool = True, bits: int | None = None) -> Tensor:
+    """Convert anything that `SegmentationModel.predict` takes to (3, H, W) or (B, 3, H, W) uint8 RGB.
+
+    Args:
+        upright, bits: see `read_image`; `bits` is for arrays and tensors, too.
+    """
     if isinstance(image, Tensor):
         if image.ndim not in (3, 4) or image.shape[-3] != 3 or 0 in image.shape:
             raise CocosegError(
                 f"a tensor of shape {tuple(image.shape)} is no image; it must be (3, H, W) or (B, 3, H, W)"
             )
-        return torch.from_numpy(_as_bytes(image.detach().cpu().numpy()))
+        return torch.from_numpy(_as_bytes(image.detach().cpu().numpy(), bits))
     if isinstance(image, np.ndarray):
         if image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)) or 0 in image.shape:
             raise CocosegError(f"an array of shape {image.shape} is no image; it must be (H, W, 3) or (H, W)")
-        pixels = _as_bytes(image)
+        pixels = _as_bytes(image, bits)
         pixels = pixels if pixels.ndim == 3 else np.stack([pixels] * 3, axis=-1)
         return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
     if isinstance(image, str | Path):
-        return to_tensor(read_upright(Path(image)))
+        return to_tensor(read_image(Path(image), upright=upright, bits=bits))
     if isinstance(image, PIL.Image.Image):
-        return to_tensor(to_rgb(image))
+        try:
+            return to_tensor(to_rgb(image, bits))
+        except ValueError as error:
+            raise CocosegError(f"the image can't be read: {error}") from error
     raise CocosegError(
         f"a {type(image).__name__} is no image; it must be a path, a PIL image, a NumPy array or a tensor"
     )
 
 
-def _as_bytes(values: np.ndarray) -> np.ndarray:
+def _as_bytes(values: np.ndarray, bits: int | None) -> np.ndarray:
     """Convert gray or color values of a known range to uint8."""
     if values.dtype == np.uint8:
         return values
     if values.dtype == np.uint16:
-        return (values >> 8).astype(np.uint8)
+        return to_bytes(values, bits or FULL_BITS)
     if not np.issubdtype(values.dtype, np.floating):
         raise CocosegError(
             f"an image of {values.dtype} has no known range; it must be uint8, uint16, or float from 0 to 1"

@@ -87,6 +87,8 @@ class Manifest:
         entry = self.entries.get(image.result_name)
         if entry is None or entry.image != relative_path(image.path, self.output):
             return False
+        if image.listed == (entry.height, entry.width) != (entry.width, entry.height):
+            return False  # it may have been read otherwise, by its EXIF rotation
         stat = image.path.stat()
         return (entry.file_bytes, entry.changed_ns) == (stat.st_size, stat.st_mtime_ns)
 

@@ -8,6 +8,7 @@ import numpy as np
 import PIL.Image
 from torch import Tensor, nn
 
+from cocoseg.images.exif import upright_by
 from cocoseg.inference.image_input import as_image_tensor
 from cocoseg.inference.predictor import Predictor
 from cocoseg.networks.model_file import load_network
@@ -26,6 +27,7 @@ class SegmentationModel(nn.Module):
         image_size: (height, width) in pixels that it was trained at.
         scores: validation scores, or None.
         license: of the weights that the training began with, as timm names it, or None.
+        exif, bits: reading of image files, see `ModelSpec`.
     """
 
     def __init__(self, net: nn.Module, spec: ModelSpec, scores: dict[str, Any] | None):
@@ -35,6 +37,7 @@ class SegmentationModel(nn.Module):
         self.image_size = spec.image_size
         self.scores = scores
         self.license = spec.license
+        self.exif, self.bits = spec.exif, spec.bits
         self.eval()
 
     def forward(self, image: Tensor) -> Tensor:
@@ -51,10 +54,10 @@ class SegmentationModel(nn.Module):
         """Predict the class of every pixel, on the device and in the precision that the weights have.
 
         Args:
-            image: of any size; a path (turned upright by its EXIF orientation), a PIL image of any mode (its
-                pixels as they are), an array (H, W, 3) RGB or (H, W) grey, or a tensor (3, H, W) or
-                (B, 3, H, W) RGB. Arrays and tensors are uint8 from 0 to 255, uint16 from 0 to 65535 or floats
-                from 0 to 1, not normalized.
+            image: of any size; a path (turned upright by its EXIF orientation, unless `exif` is ignore), a
+                PIL image of any mode (its pixels as they are), an array (H, W, 3) RGB or (H, W) grey, or a
+                tensor (3, H, W) or (B, 3, H, W) RGB. Arrays and tensors are uint8 from 0 to 255, uint16 of
+                `bits` (None: 16), or floats from 0 to 1, not normalized.
             scale, tile, flip: see `cocoseg.inference.predictor.Predictor`.
 
         Returns:
@@ -64,7 +67,7 @@ class SegmentationModel(nn.Module):
         Raises:
             CocosegError: it is no image, or can't be read.
         """
-        pixels = as_image_tensor(image)
+        pixels = as_image_tensor(image, upright=upright_by(self.exif), bits=self.bits)
         predictor = Predictor(self, scale=scale, tile=tile, flip=flip)
         mask = predictor(pixels if pixels.ndim == 4 else pixels[None]).cpu().numpy()
         return mask if pixels.ndim == 4 else mask[0]

@@ -6,7 +6,7 @@ The number of images and of pixels in memory is bounded, and large ones are deco
 import logging
 import math
 import os
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,19 +17,21 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from cocoseg.errors import CocosegError
+from cocoseg.images.exif import upright_by
+from cocoseg.images.image_files import read_with_faults, reading_of, size_of
 from cocoseg.inference.find_images import ImageFile
 from cocoseg.inference.manifest import Entry, relative_path
 from cocoseg.inference.predictor import InputResize, Pending, Predictor
 from cocoseg.inference.results import Results
 from cocoseg.networks.device import is_out_of_memory
 from cocoseg.networks.pixels import to_tensor
-from cocoseg.preparation.image_files import read_upright, size_of
 from cocoseg.workers import leave_group
 
 log = logging.getLogger(__name__)
 
 LARGE = 2**25  # pixels of an image and its network input; larger ones are decoded one at a time
 FORWARD_PIXELS = 2**22  # pixels of the network's input in one forward pass
+FIRST = 5  # images that a warning names
 AHEAD = 32  # images that are decoded ahead, or one per worker process if that is more
 WAITING = 4  # predictions per thread that wait to be written
 WAITING_BYTES = 2**28  # bytes of these masks and scores, where there are several
@@ -44,11 +46,13 @@ class Decoded:
         input: the network's input (H, W, 3) uint8. An array, because worker processes would pass a tensor
             through shared memory, which containers limit, with an open file for each.
         canvas: (h, w, 3) uint8 to draw on, or None.
+        faults: what of the file is lost.
     """
 
     entry: Entry
     input: np.ndarray
     canvas: np.ndarray | None
+    faults: list[str]
 
 
 @dataclass
@@ -58,6 +62,8 @@ class _Images(Dataset[Decoded | str | int]):
     images: Sequence[ImageFile]
     resize: InputResize
     results: Results
+    exif: str | None
+    bits: int | None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -86,16 +92,19 @@ class _Images(Dataset[Decoded | str | int]):
         path = relative_path(image.path, self.results.output)
         path.encode()  # JSON and HTML are UTF-8
         stat = image.path.stat()
-        pixels = read_upright(image.path)
+        by_size = None if image.listed is None else reading_of(image.path, *image.listed)
+        upright = upright_by(self.exif, by_size)
+        pixels, faults = read_with_faults(image.path, upright=upright, bits=self.bits)
         entry = Entry(path, image.result_name, stat.st_size, stat.st_mtime_ns, pixels.height, pixels.width)
         tensor = self.resize(to_tensor(pixels)[None])[0]
-        return Decoded(entry, tensor.permute(1, 2, 0).contiguous().numpy(), self.results.canvas(pixels))
+        array = tensor.permute(1, 2, 0).contiguous().numpy()
+        return Decoded(entry, array, self.results.canvas(pixels), faults)
 
 
 def predict_images(
     images: Sequence[ImageFile], predictor: Predictor, results: Results, batch_size: int, workers: int
 ) -> Iterator[Entry | None]:
-    """Predict images and write their results.
+    """Predict images and write their results. What of their files is lost is a warning at the end.
 
     Args:
         batch_size: images per batch.
@@ -110,11 +119,16 @@ def predict_images(
     writing: deque[tuple[int, Future[Entry]]] = deque()  # with the number of bytes
     writers = ThreadPoolExecutor(workers)  # its threads start after the processes that decode
     try:
-        for batch in _read(_Images(images, predictor.resize, results), batch_size, workers):
+        model, faults = predictor.model, defaultdict(list)
+        files = _Images(images, predictor.resize, results, model.exif, model.bits)
+        for batch in _read(files, batch_size, workers):
             for problem in (item for item in batch if isinstance(item, str)):
                 log.warning("left out: %s", problem)
                 yield None
             readable = [item for item in batch if isinstance(item, Decoded)]
+            for decoded in readable:
+                for fault in decoded.faults:
+                    faults[fault].append(decoded.entry.name)
             for decoded, pending in _predict(predictor, readable):
                 future = writers.submit(_write, results, decoded, pending)
                 writing.append((pending.tensor.nbytes, future))
@@ -122,6 +136,9 @@ def predict_images(
                     yield writing.popleft()[1].result()
         while writing:
             yield writing.popleft()[1].result()
+        for fault, names in sorted(faults.items()):
+            first = ", ".join(names[:FIRST]) + ", …" * (len(names) > FIRST)
+            log.warning("%d image%s: %s (%s)", len(names), "s" * (len(names) > 1), fault, first)
     finally:
         writers.shutdown(cancel_futures=True)  # files that are being written become whole
 

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from cocoseg.durations import now
 from cocoseg.errors import CocosegError, IncompleteError
 from cocoseg.figures.gallery import FOLDER, Card, write_gallery
 from cocoseg.files import from_here, remove_parts, whole_file
-from cocoseg.inference.coco_results import entries_of, image_ids
+from cocoseg.inference.coco_results import entries_of, listed_images
 from cocoseg.inference.find_images import ImageFile, find_images
 from cocoseg.inference.manifest import Manifest
 from cocoseg.inference.model import load_model
@@ -62,7 +63,7 @@ def predict_folder(config: PredictConfig, output: Path, *, begin: Callable[[], N
     settings = {**options, "values": config.values, "precision": precision}
     manifest = Manifest(output, _sha256(Path(config.checkpoint)), settings)
     manifest.require_distinct_results(images)
-    listed = coco.read(Path(config.annotations)).images if config.annotations else None
+    images, ids = _number(images, config.annotations)
     model = load_model(config.checkpoint, config.network).to(device, memory_format=torch.channels_last)
     predictor = Predictor(model, **options, autocast=DTYPES[precision])
     encoding = MaskEncoding("palette", model.labels, PIXEL[config.values])
@@ -76,7 +77,7 @@ def predict_folder(config: PredictConfig, output: Path, *, begin: Callable[[], N
         names = _predict(new, predictor, results, manifest, config)
         done = [image for image in images if image in old or image.result_name in names]
         if config.coco_json:
-            _write_coco_results(done, image_ids([image.name for image in images], listed), results)
+            _write_coco_results(done, ids, results)
         if config.gallery:
             about = f"{len(done)} images by {from_here(config.checkpoint)}"
             entries = [(image.name, manifest.entries[image.result_name]) for image in done]
@@ -105,6 +106,20 @@ def resolve_device(accelerator: str, precision: str) -> tuple[torch.device, str]
         raise CocosegError(f"accelerator: there is no {accelerator} here")
     precision = resolve_precision({"accelerator": accelerator, "precision": precision})["precision"]
     return torch.device({"gpu": "cuda"}.get(accelerator, accelerator)), precision
+
+
+def _number(images: list[ImageFile], annotations: str | None) -> tuple[list[ImageFile], dict[str, int]]:
+    """Read ids and sizes of images from an annotation file; without one they are numbered from 1.
+
+    Returns:
+        the images, with their sizes; the id of each name that is listed.
+    """
+    if annotations is None:
+        return images, {image.name: number for number, image in enumerate(images, start=1)}
+    listed = listed_images([image.name for image in images], coco.read(Path(annotations)).images)
+    sizes = {name: (image.width, image.height) for name, image in listed.items()}
+    images = [replace(image, listed=sizes.get(image.name)) for image in images]
+    return images, {name: image.id for name, image in listed.items()}
 
 
 def _sha256(path: Path) -> str:
@@ -147,9 +162,12 @@ def _write_coco_results(images: Sequence[ImageFile], ids: dict[str, int], result
     listed = [image for image in images if image.name in ids]
     if len(listed) < len(images):
         log.warning("annotations: the file does not list %d of the images", len(images) - len(listed))
+    others: list[str] = []
 
     def entries(image: ImageFile) -> list[dict[str, Any]]:
         mask = results.encoding.read(results.mask(image.result_name))
+        if image.listed not in (None, mask.shape[::-1]):
+            others.append(image.name)
         return entries_of(mask, ids[image.name], image.name, results.encoding.labels)
 
     path = results.output / RESULTS
@@ -162,3 +180,9 @@ def _write_coco_results(images: Sequence[ImageFile], ids: dict[str, int], result
                     file.write(separator + msgspec.json.encode(entry))
                     separator = b",\n"
         file.write(b"\n]\n")
+    if others:
+        log.warning(
+            "annotations: the file gives another size for %d of the images (%s), which scores need alike",
+            len(others),
+            min(others),
+        )

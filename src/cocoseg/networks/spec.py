@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import msgspec
 
+from cocoseg.config import FULL_BITS, Bits
 from cocoseg.errors import CocosegError, printable
 from cocoseg.labels import LabelMap
 from cocoseg.networks.old_files import rename_target
@@ -26,12 +27,16 @@ class ModelSpec:
         labels: the classes, in the order of the logits' channels.
         image_size: (height, width) in pixels that it was trained at.
         license: of the weights that its training began with, as timm names it; None where there were none.
+        exif: apply where images were turned by an EXIF rotation, ignore where not, None where none had any.
+        bits: that images of more than 8 were scaled from; None where there were none.
     """
 
     network: dict[str, Any]
     labels: LabelMap
     image_size: tuple[Side, Side]
     license: str | None = None
+    exif: Literal["apply", "ignore"] | None = None
+    bits: Bits | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -40,6 +45,8 @@ class ModelSpec:
             "image_size": list(self.image_size),
             "normalization": {"mean": list(MEAN), "std": list(STD)},
             "license": self.license,
+            "exif": self.exif,
+            "bits": self.bits,
         }
 
     @classmethod
@@ -57,13 +64,18 @@ class ModelSpec:
         return replace(spec, network=rename_target(spec.network), license=license)
 
     def require_same(self, found: "ModelSpec", where: str) -> None:
-        """Refuse weights that belong to another network or other labels.
+        """Refuse weights that belong to another network, other labels or pixels scaled otherwise.
 
         Raises:
             CocosegError: names both.
         """
         if difference := found.labels.difference(self.labels):
             raise CocosegError(f"{where}: trained on other labels than these data's: {difference}")
+        if self.bits is not None and (found.bits or FULL_BITS) != self.bits:
+            raise CocosegError(
+                f"{where}: trained on pixels of {found.bits or FULL_BITS} bits, these are of {self.bits}; "
+                f"set data.bits={found.bits or FULL_BITS}"
+            )
         for key in sorted(found.network.keys() | self.network.keys()):
             theirs, ours = found.network.get(key), self.network.get(key)
             if theirs != ours:

@@ -1,6 +1,6 @@
 """The contact sheet of a prepared set: some images with their masks laid over them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,8 @@ import PIL.ImageDraw
 from cocoseg.figures.overlay import overlay
 from cocoseg.figures.text import GRAY, LINE, cut_text, legend, text_font
 from cocoseg.files import save_png
+from cocoseg.images.image_files import read_image
 from cocoseg.labels import LabelMap
-from cocoseg.preparation.image_files import read_image
 from cocoseg.preparation.mask_files import MaskEncoding
 from cocoseg.resizing import resize_mask
 
@@ -22,27 +22,32 @@ LINES = 3  # the file name, two of class names
 GAP = 8  # pixels
 
 
-def write_contact_sheet(path: Path, pairs: Sequence[tuple[Path, Path]], encoding: MaskEncoding) -> None:
+def write_contact_sheet(
+    path: Path,
+    pairs: Sequence[tuple[Path, Path]],
+    encoding: MaskEncoding,
+    read: Callable[[Path], PIL.Image.Image] = read_image,
+) -> None:
     """Draw images and their masks: classes in their colors with outlines, ignored pixels striped.
 
     Args:
         path: PNG file to write.
         pairs: files of image and mask.
         encoding: encoding of the masks.
+        read: reads an image as RGB, as its mask belongs to it.
     """
     columns = min(COLUMNS, len(pairs))
     rows = -(-len(pairs) // columns)
     step_x, step_y = WIDTH + GAP, HEIGHT + LINES * LINE + GAP
     sheet = PIL.Image.new("RGB", (columns * step_x + GAP, rows * step_y + GAP), "white")
     for index, (image_file, mask_file) in enumerate(pairs):
-        tile = _draw_tile(image_file, encoding.read(mask_file), encoding.labels)
+        tile = _draw_tile(read(image_file), image_file.name, encoding.read(mask_file), encoding.labels)
         sheet.paste(tile, (GAP + index % columns * step_x, GAP + index // columns * step_y))
     save_png(path, sheet, compress_level=3)
 
 
-def _draw_tile(image_file: Path, mask: np.ndarray, labels: LabelMap) -> PIL.Image.Image:
+def _draw_tile(image: PIL.Image.Image, name: str, mask: np.ndarray, labels: LabelMap) -> PIL.Image.Image:
     """Draw an image with its mask, (H, W) uint8, and below it the names of the file and of the classes."""
-    image = read_image(image_file)
     scale = min(WIDTH / image.width, HEIGHT / image.height)
     width, height = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     resized = np.asarray(image.resize((width, height), PIL.Image.Resampling.LANCZOS))
@@ -50,7 +55,6 @@ def _draw_tile(image_file: Path, mask: np.ndarray, labels: LabelMap) -> PIL.Imag
     tile = PIL.Image.new("RGB", (WIDTH, HEIGHT + LINES * LINE), "white")
     tile.paste(shown, ((WIDTH - width) // 2, (HEIGHT - height) // 2))
     font = text_font()
-    name = cut_text(image_file.name, font, WIDTH)
-    PIL.ImageDraw.Draw(tile).text((0, HEIGHT + 2), name, fill=GRAY, font=font)
+    PIL.ImageDraw.Draw(tile).text((0, HEIGHT + 2), cut_text(name, font, WIDTH), fill=GRAY, font=font)
     tile.paste(legend(labels, mask, width=WIDTH, lines=LINES - 1), (0, HEIGHT + LINE))
     return tile

@@ -18,6 +18,7 @@ import msgspec
 
 from cocoseg.errors import CocosegError
 from cocoseg.files import locked, remove_parts, whole_file
+from cocoseg.images.image_files import check_image, has_content
 from cocoseg.preparation.coco_file import Image, is_inside
 from cocoseg.preparation.http_client import (
     CONNECTIONS,
@@ -27,7 +28,6 @@ from cocoseg.preparation.http_client import (
     UnreachableError,
     parse_address,
 )
-from cocoseg.preparation.image_files import check_image, missing_images
 from cocoseg.progress import track
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,8 @@ def fetch_images(
         if not is_inside(image.file_name):  # checked here too: this is where it would be written to
             raise CocosegError(f"the file name {image.file_name!r} leads out of {image_dir}")
     with locked(image_dir, name=LOCK):
-        missing = missing_images(images, image_dir)  # another process may have fetched some meanwhile
+        # Another process may have fetched some meanwhile.
+        missing = [image for image in images if not has_content(image_dir / image.file_name)]
         fetch = partial(_fetch_image, HttpClient(), image_dir, base_url, max_bytes)
         try:
             # A pool of concurrent.futures would make Ctrl-C wait for a silent server.

@@ -10,17 +10,25 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cocoseg.config import Config, MasksConfig
+from cocoseg.config import AUTO, Config, MasksConfig
 from cocoseg.config_checks import convert
 from cocoseg.errors import CocosegError
+from cocoseg.images.exif import APPLY, Rotation, choose_readings, find_rotation, upright_size
+from cocoseg.images.image_files import Inspection, check_image
 from cocoseg.labels import IGNORE_INDEX, LabelMap
 from cocoseg.preparation import coco_file as coco_format
 from cocoseg.preparation.coco_file import CocoFile, Image
-from cocoseg.preparation.image_files import check_image
 from cocoseg.preparation.mask_files import MaskEncoding
 from cocoseg.preparation.normalized import refuse_normalized
 from cocoseg.preparation.paint_mask import paint
-from cocoseg.preparation.segmentations import AnnotationId, Instance, Layers, SegmentationError, parse_layers
+from cocoseg.preparation.segmentations import (
+    AnnotationId,
+    Instance,
+    Layers,
+    SegmentationError,
+    extent,
+    parse_layers,
+)
 from cocoseg.preparation.survey import survey
 from cocoseg.progress import track
 from cocoseg.workers import parallel_map
@@ -35,6 +43,10 @@ class MaskRecord(NamedTuple):
         pixels: class index -> pixels of the mask, background (0) and ignored (255) included.
         warnings: fault -> ids of the annotations that have it.
         overlaps: pixels that each overlap rule hides, see `survey`; None for images outside its sample.
+        upright: the mask belongs to the image as its EXIF rotation turns it; None where it has no rotation.
+        rotation: evidence on that, where it decided; None else.
+        depths: number of bits -> values of that many bits, where the image has more than 8.
+        faults: parts of the image file that are not read.
     """
 
     image: str
@@ -42,6 +54,10 @@ class MaskRecord(NamedTuple):
     pixels: dict[int, int]
     warnings: dict[str, list[AnnotationId]]
     overlaps: dict[str, Counter[int]] | None = None
+    upright: bool | None = None
+    rotation: Rotation | None = None
+    depths: Mapping[int, int] = {}
+    faults: Sequence[str] = ()
 
     @property
     def visible(self) -> set[int]:
@@ -53,6 +69,8 @@ class _Task(NamedTuple):
     image: Image
     instances: list[Instance]
     in_sample: bool
+    upright: bool | None  # reading of an image with an EXIF rotation; None: by the evidence of all
+    rotation: Rotation | None = None
 
 
 @dataclass(frozen=True)
@@ -65,22 +83,58 @@ class _Painter:
     settings: MasksConfig
     encoding: MaskEncoding
 
-    def __call__(self, task: _Task) -> MaskRecord | str:
-        """Draw and write a mask; returns its record, or an error message where the image can't be used."""
-        image, rules, values = task.image, self.settings, self.encoding.paint_values
+    def __call__(self, task: _Task) -> MaskRecord | _Task | str:
+        """Draw and write a mask.
+
+        Returns:
+            its record; or the task with evidence on the image's EXIF rotation, where that is to be decided;
+            or an error message where the image can't be used.
+        """
+        image = task.image
         try:
-            check_image(self.image_dir / image.file_name, image.width, image.height)
-            layers = parse_layers(task.instances, image.height, image.width, rules.crowd)
+            found = check_image(self.image_dir / image.file_name, image.width, image.height)
+            if found.orientation != 1 and task.upright is None:
+                listed, reach = (image.width, image.height), extent(task.instances)
+                return task._replace(rotation=find_rotation(found.size, found.orientation, listed, reach))
+            width, height = self._size(image, found, upright=bool(task.upright))
+            layers = parse_layers(task.instances, height, width, self.settings.crowd)
         except SegmentationError as error:
             return f"{self.annotation_file}: {error}"
         except CocosegError as error:
             return str(error)
+        return self._draw(task, layers, found)
+
+    def _size(self, image: Image, found: Inspection, *, upright: bool) -> tuple[int, int]:
+        """Width and height of the mask.
+
+        Raises:
+            CocosegError: the annotation file says that the image is turned, which the settings exclude.
+        """
+        turned = upright_size(found.size, found.orientation)
+        if not upright and (image.width, image.height) != found.size:
+            raise CocosegError(
+                f"{self.image_dir / image.file_name}: the annotation file says {image.width}x{image.height}, "
+                "which is its size turned by its EXIF rotation; set data.exif=auto or apply"
+            )
+        return turned if upright else found.size
+
+    def _draw(self, task: _Task, layers: Layers, found: Inspection) -> MaskRecord:
+        file_name, rules, values = task.image.file_name, self.settings, self.encoding.paint_values
         mask = paint(layers, rules, values)
         pixels = _count_pixels(mask, layers, values)
-        name = self.encoding.file_name(image.file_name, pixels)
+        name = self.encoding.file_name(file_name, pixels)
         self.encoding.write_painted(mask, self.output_dir / name)
-        overlaps = survey(layers, rules.rasterizer) if task.in_sample else None
-        return MaskRecord(image.file_name, name, pixels, layers.warnings(), overlaps)
+        return MaskRecord(
+            image=file_name,
+            mask=name,
+            pixels=pixels,
+            warnings=layers.warnings(),
+            overlaps=survey(layers, rules.rasterizer) if task.in_sample else None,
+            upright=None if found.orientation == 1 else task.upright,
+            rotation=task.rotation,
+            depths=found.depths,
+            faults=found.faults,
+        )
 
 
 def create_segmentation_masks(
@@ -95,6 +149,7 @@ def create_segmentation_masks(
     rasterizer: str = "pillow",
     crowd: str = "ignore",
     encoding: str = "palette",
+    exif: str = AUTO,
     workers: int | None = None,
 ) -> list[MaskRecord]:
     """Draw a label mask for every image of a COCO instances file.
@@ -107,6 +162,7 @@ def create_segmentation_masks(
         labels: `all`, `supercategories`, or groups of categories, see `LabelMap.from_categories`.
         other: objects of categories without a class become `background`, or are ignored (`ignore`).
         overlap, rasterizer, crowd, encoding: see `MasksConfig` in `cocoseg.config`.
+        exif: see `DataConfig` there.
         workers: processes; None for one per core.
 
     Returns:
@@ -116,13 +172,13 @@ def create_segmentation_masks(
         CocosegError: bad annotations or images, named in the message.
     """
     rules = {"overlap": overlap, "rasterizer": rasterizer, "crowd": crowd, "encoding": encoding}
-    data = {"labels": labels, "subset": {"other": other}}
-    settings = convert({"masks": rules, "data": data}, Config).masks
+    data = {"labels": labels, "subset": {"other": other}, "exif": exif}
+    config = convert({"masks": rules, "data": data}, Config)
     coco = coco_format.read(Path(annotation_file))
     refuse_normalized(coco)
     label_map = LabelMap.from_categories(coco.categories, categories, labels)
     folders = Path(image_dir), Path(output_dir)
-    return draw_masks(coco, coco.images, *folders, label_map, settings, other, workers)
+    return draw_masks(coco, coco.images, *folders, label_map, config.masks, other, workers, exif=exif)
 
 
 def draw_masks(
@@ -135,26 +191,33 @@ def draw_masks(
     other: str = "background",
     workers: int | None = None,
     sample: Collection[int] = (),
+    exif: str = AUTO,
 ) -> list[MaskRecord]:
     """Draw the masks of `images`, some of the images of `coco`; see `create_segmentation_masks`.
 
     The images whose ids are in `sample` are surveyed for overlaps. The records are in the order of `images`.
     """
     _check_names(images, coco.path)
-    tasks = _tasks(coco, images, labels, other, sample)
+    tasks = _tasks(coco, images, labels, other, sample, None if exif == AUTO else exif == APPLY)
     painter = _Painter(coco.path, image_dir, output_dir, settings, MaskEncoding(settings.encoding, labels))
-    records: list[MaskRecord] = []
-    problems: list[str] = []
-    with closing(parallel_map(painter, tasks, len(images), workers)) as results:
-        for result in track(results, total=len(images), what="masks"):
-            if isinstance(result, str):
-                problems.append(result)
-            else:
-                records.append(result)
-    if problems:
+    results = _draw_all(painter, tasks, len(images), workers)
+    if undecided := [index for index, result in enumerate(results) if isinstance(result, _Task)]:
+        rotated = [results[index] for index in undecided]
+        uprights = choose_readings([task.rotation for task in rotated])
+        tasks = (task._replace(upright=upright) for task, upright in zip(rotated, uprights, strict=True))
+        for index, result in zip(undecided, _draw_all(painter, tasks, len(undecided), workers), strict=True):
+            results[index] = result
+    if problems := sorted(result for result in results if isinstance(result, str)):
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        raise CocosegError("; ".join(sorted(problems)[:3]) + more)
-    return records
+        raise CocosegError("; ".join(problems[:3]) + more)
+    return results
+
+
+def _draw_all(
+    painter: _Painter, tasks: Iterator[_Task], total: int, workers: int | None
+) -> list[MaskRecord | _Task | str]:
+    with closing(parallel_map(painter, tasks, total, workers)) as results:
+        return list(track(results, total=total, what="masks"))
 
 
 def _count_pixels(mask: np.ndarray, layers: Layers, values: Sequence[int]) -> dict[int, int]:
@@ -170,7 +233,12 @@ def _count_pixels(mask: np.ndarray, layers: Layers, values: Sequence[int]) -> di
 
 
 def _tasks(
-    coco: CocoFile, images: Sequence[Image], labels: LabelMap, other: str, sample: Collection[int]
+    coco: CocoFile,
+    images: Sequence[Image],
+    labels: LabelMap,
+    other: str,
+    sample: Collection[int],
+    upright: bool | None,
 ) -> Iterator[_Task]:
     index_of = labels.index_of
     if other == "ignore":
@@ -182,7 +250,7 @@ def _tasks(
             for a in annotations.pop(image.id)
             if a.category_id in index_of
         ]
-        yield _Task(image, instances, image.id in sample)
+        yield _Task(image, instances, image.id in sample, upright)
 
 
 def _check_names(images: Sequence[Image], file: Path) -> None:

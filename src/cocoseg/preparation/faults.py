@@ -3,10 +3,12 @@
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from heapq import nsmallest
 from typing import TypeVar
 
+from cocoseg.config import AUTO
+from cocoseg.images.pixel_depth import USUAL, bits_in_use, bits_in_usual_use
 from cocoseg.labels import LabelMap
 from cocoseg.preparation.coco_file import UNNAMED, CocoFile, Image
 from cocoseg.preparation.report import Tally
@@ -14,6 +16,7 @@ from cocoseg.preparation.report import Tally
 Key = TypeVar("Key", int, str)
 
 FIRST = 5  # ids or names that a warning lists
+SPARE_BITS = 2  # more, in use by a few values only, cost contrast
 # More faults of annotations are in segmentations.py, more of classes in unseen_classes.py.
 NO_ANNOTATION = "no annotation, all background"
 NO_ID = "no id; messages name them by their place in the file"
@@ -36,6 +39,7 @@ def find_faults(
     annotated = {a.image_id for a in coco.annotations if keeps_empty or a.category_id in class_of}
     empty = [image.id for image in (images if keeps_empty else coco.images) if image.id not in annotated]
     found = [("annotation", fault, ids) for fault, ids in sorted(tally.warnings.items())]
+    found += [("image", fault, names) for fault, names in sorted(tally.faults.items())]
     found += [
         (
             "annotation",
@@ -47,6 +51,27 @@ def find_faults(
         ("class", SAME_NAME, _of_one_name(labels)),
     ]
     return [warning(noun, fault, which) for noun, fault, which in found if which]
+
+
+def find_depth_faults(depths: Mapping[int, int], bits: int | str) -> list[str]:
+    """Contrast of images of more than 8 bits that is lost or cut.
+
+    Args:
+        depths: number of bits -> values of that many bits.
+        bits: `data.bits`.
+    """
+    used = bits_in_use(depths)
+    if used is None:
+        return []
+    images = "images of more than 8 bits"
+    if bits == AUTO:
+        usual = bits_in_usual_use(depths)
+        few = f"{images}: scaled from {used} bits, but {100 * USUAL:g} % of the values need at most {usual}"
+        return (
+            [f"{few}; data.bits={usual} gives these the full contrast"] if used - usual > SPARE_BITS else []
+        )
+    cut = sum(count for length, count in depths.items() if length > bits) / sum(depths.values())
+    return [f"{images}: {100 * cut:.1f} % of the values are beyond data.bits={bits}, and cut"] if cut else []
 
 
 def _repeated(items: Iterable[Key]) -> list[Key]:

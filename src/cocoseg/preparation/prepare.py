@@ -17,14 +17,16 @@ from cocoseg.durations import now
 from cocoseg.errors import CocosegError, IncompleteError
 from cocoseg.figures.comparison import spread
 from cocoseg.files import locked, remove_parts, write_bytes, write_json
+from cocoseg.images.exif import reading_of_set
+from cocoseg.images.image_files import has_content, read_image
+from cocoseg.images.pixel_depth import bits_of_set
 from cocoseg.labels import IGNORE_INDEX, LabelMap
 from cocoseg.preparation import coco_file as coco_format
 from cocoseg.preparation.coco_file import CocoFile, Image
 from cocoseg.preparation.contact_sheet import EXAMPLES, write_contact_sheet
 from cocoseg.preparation.demo_shapes import draw_shapes
 from cocoseg.preparation.draw_masks import MaskRecord, draw_masks
-from cocoseg.preparation.faults import find_faults
-from cocoseg.preparation.image_files import missing_images
+from cocoseg.preparation.faults import find_depth_faults, find_faults
 from cocoseg.preparation.mask_files import MaskEncoding
 from cocoseg.preparation.normalized import refuse_normalized
 from cocoseg.preparation.prepared_folder import (
@@ -160,7 +162,7 @@ def _read(prepared: PreparedSet, fingerprint: dict[str, Any]) -> _Source:
 def _require_images(source: _Source) -> None:
     """Raises CocosegError where images are missing; broken ones are found when masks are drawn."""
     data, image_dir = source.prepared.data, source.prepared.image_dir
-    missing = missing_images(source.images, image_dir)
+    missing = [image for image in source.images if not has_content(image_dir / image.file_name)]
     if missing:
         names = ", ".join(str(image_dir / image.file_name) for image in missing[:3])
         more = ", …" if len(missing) > 3 else ""
@@ -191,7 +193,7 @@ def _fetch_images(source: _Source, failed_file: Path) -> None:
         IncompleteError: some could not be fetched; `failed_file` lists them.
     """
     data, image_dir = source.prepared.data, source.prepared.image_dir
-    missing = missing_images(source.images, image_dir)
+    missing = [image for image in source.images if not has_content(image_dir / image.file_name)]
     if not missing:
         return
     from cocoseg.preparation.download import fetch_images  # urllib3 takes 0.1 s to import
@@ -219,8 +221,9 @@ def _prepare_set(source: _Source, workers: int | None, *, fetches: bool, is_lear
     rules = source.labels, prepared.masks, subset.other
     surveyed = sample(images, subset.seed)
     try:
+        folders = prepared.image_dir, new / "masks"
         records = draw_masks(
-            source.coco, images, prepared.image_dir, new / "masks", *rules, workers, surveyed
+            source.coco, images, *folders, *rules, workers, surveyed, exif=prepared.data.exif
         )
         tally = Tally(records)
         unseen = find_unseen(source.coco, images, source.labels, tally.images, prepared.masks)
@@ -228,6 +231,7 @@ def _prepare_set(source: _Source, workers: int | None, *, fetches: bool, is_lear
         if is_learned:
             require_classes(prepared, index)
         warnings = find_faults(source.coco, images, source.labels, tally, keeps_empty=prepared.keep_empty)
+        warnings += find_depth_faults(tally.depths, prepared.data.bits)
         warnings += unseen
         write_json(new / "index.json", index)
         _write_files(source, records, tally, warnings)
@@ -243,6 +247,8 @@ def _prepare_set(source: _Source, workers: int | None, *, fetches: bool, is_lear
         100 * tally.pixels[0] / total,
         100 * tally.pixels[IGNORE_INDEX] / total,
     )
+    if tally.depths:
+        log.info("  images of more than 8 bits: scaled from %d", index["bits"])
     _log_warnings(warnings)
     log.info("  %s and %s show more", folder / "report.md", PREVIEW)
 
@@ -260,7 +266,13 @@ def _index(
         "pixels": [tally.pixels[i] for i in range(len(source.labels))],
         "ignored_pixels": tally.pixels[IGNORE_INDEX],
         "unseen": unseen,
-        "pairs": [{"image": record.image, "mask": f"masks/{record.mask}"} for record in records],
+        "exif": reading_of_set(source.prepared.data.exif, tally.uprights.values()),
+        "bits": bits_of_set(source.prepared.data.bits, tally.depths),
+        "pairs": [
+            {"image": record.image, "mask": f"masks/{record.mask}"}
+            | ({"upright": True} if record.upright else {})
+            for record in records
+        ],
     }
 
 
@@ -277,7 +289,14 @@ def _write_files(
     shown = [record for record in records if record.visible] or records
     examples = [shown[index] for index in spread(len(shown), EXAMPLES)]
     pairs = [(prepared.image_dir / record.image, new / "masks" / record.mask) for record in examples]
-    write_contact_sheet(new / PREVIEW, pairs, encoding)
+    bits = bits_of_set(prepared.data.bits, tally.depths)
+    turned = {prepared.image_dir / record.image for record in examples if record.upright}
+    write_contact_sheet(
+        new / PREVIEW,
+        pairs,
+        encoding,
+        lambda path: read_image(path, upright=path in turned, bits=bits),
+    )
 
 
 def _publish(prepared: PreparedSet, fingerprint: dict[str, Any]) -> None:

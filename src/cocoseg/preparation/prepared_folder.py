@@ -5,7 +5,8 @@ A prepared folder holds
     subset_train_annotations.json   COCO file of the chosen images
     masks/                          a PNG per image
     labels.json                     the classes, and how the masks hold them
-    index.json                      image and mask of each pair, pixels per class, classes without any
+    index.json                      image and mask of each pair, pixels per class, classes without any, and
+                                    the reading of the images: EXIF rotation and bits
     report.md                       counts, warnings, and what overlaps hide
     preview.png                     some images with their masks laid over them
     prepared.json                   the settings and the input that all this was made from
@@ -33,7 +34,7 @@ from cocoseg.preparation.mask_files import MaskEncoding
 PREVIEW = "preview.png"
 NEW = "new.part"  # folder that all files are written to before they replace the old ones
 MASK = "_mask_cats_"  # part of the name of every mask
-LAYOUT = 3  # counted up when what is written changes: older folders are then made anew
+LAYOUT = 4  # counted up when what is written changes: older folders are then made anew
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ class PreparedSet:
             "subset": {**as_dict(self.data.subset), "size": self.size, "keep_empty": self.keep_empty},
             "labels": _plain_labels(self.data),
             "masks": as_dict(self.masks),
+            "exif": self.data.exif,
+            "bits": self.data.bits,
         }
 
 
@@ -96,6 +99,7 @@ def prepared_dir(config: Config) -> Path:
     paths = [data.images, data.annotations, data.val_images, data.val_annotations]
     places = [path and str(Path(path).resolve()) for path in paths]
     settings = [places, as_dict(data.subset), _plain_labels(data), as_dict(config.masks)]
+    settings += [data.exif, data.bits]
     key = blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=4).hexdigest()
     return Path("prepared") / f"{Path(data.annotations).stem}-{key}"
 

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from cocoseg.config import OVERLAPS, MasksConfig
+from cocoseg.images.pixel_depth import bits_in_use
 from cocoseg.labels import IGNORE_INDEX, LabelMap
 from cocoseg.preparation.coco_file import CocoFile, Image
 from cocoseg.preparation.draw_masks import MaskRecord
@@ -25,6 +26,9 @@ class Tally:
         warnings: fault -> ids of the annotations that have it.
         surveyed: number of images in the survey of overlaps.
         overlaps: sums of what `survey` returns.
+        uprights: image with an EXIF rotation -> whether it is turned.
+        depths: number of bits -> values of that many bits, in images of more than 8.
+        faults: fault of image files -> their names.
     """
 
     def __init__(self, records: Iterable[MaskRecord]):
@@ -33,12 +37,22 @@ class Tally:
         self.pixels: Counter[int] = Counter()
         self.warnings: dict[str, list[AnnotationId]] = defaultdict(list)
         self.overlaps: dict[str, Counter[int]] = defaultdict(Counter)
+        self.uprights: dict[str, bool] = {}
+        self.depths: Counter[int] = Counter()
+        self.faults: dict[str, list[str]] = defaultdict(list)
         for record in records:
             self.empty += not record.visible
             self.images.update(record.visible)
             self.pixels.update(record.pixels)
             for fault, ids in record.warnings.items():
                 self.warnings[fault] += ids
+            self.depths.update(record.depths)
+            for fault in record.faults:
+                self.faults[fault].append(record.image)
+            if record.upright is not None:
+                self.uprights[record.image] = record.upright
+            if record.rotation and (doubt := record.rotation.warning(upright=bool(record.upright))):
+                self.faults[doubt].append(record.image)
             if record.overlaps is not None:
                 self.surveyed += 1
                 for name, pixels in record.overlaps.items():
@@ -82,6 +96,8 @@ def report(
         f"- {len(used)} annotations, {_percent(crowds, len(used))} of them crowds",
         f"- {total / 1e6:.3g} million pixels: {_percent(tally.pixels[0], total)} background, "
         f"{_percent(tally.pixels[IGNORE_INDEX], total)} ignored",
+        f"- {len(tally.uprights)} images with an EXIF rotation, {sum(tally.uprights.values())} turned by it",
+        f"- values of up to {bits_in_use(tally.depths) or 8} bits",
         f"- rules: overlap `{rules.overlap}`, rasterizer `{rules.rasterizer}`, crowd `{rules.crowd}`",
         "",
         "## Warnings",

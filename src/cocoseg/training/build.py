@@ -63,7 +63,9 @@ def build_module(config: Config, run: Run, data: SegmentationDataModule, start: 
         start.load_into(net, data.labels)
         license = start.license
     optimizer = optimizer_of(config, net, resolve_precision(trainer_settings(config, run.budget)))
-    spec = ModelSpec(network, data.labels, tuple(config.data.image_size), license)
+    images = data.train_set.dataset
+    size = tuple(config.data.image_size)
+    spec = ModelSpec(network, data.labels, size, license, images.exif, images.bits)
     module = SegmentationModule(net=net, loss=build_loss(config, data), optimizer=optimizer, spec=spec)
     if is_resumed:
         spec.require_same(start["spec"], where=run.checkpoint)

@@ -1,0 +1,219 @@
+"""Image files: formats that are accepted, checks, reading as RGB."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import PIL.Image
+
+from cocoseg.config import FULL_BITS
+from cocoseg.errors import CocosegError
+from cocoseg.images.exif import TRANSPOSED, orientation_of, turn
+from cocoseg.images.pixel_depth import (
+    count_bits,
+    gray_values,
+    low_bytes_mode,
+    raw_mode,
+    set_raw_mode,
+    to_bytes,
+)
+
+# No other format is opened: Pillow would hand some, EPS for one, to an interpreter.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM")
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+# Warnings: parts of a file that are not read.
+BANDS = "more bands than red, green and blue, of which the others are not read"
+PAGES = "several pages, of which only the first is read"
+UPPER_BITS = (
+    "16 bits a channel, of which only the upper 8 are read; save as RGB or gray, without transparency"
+)
+CUT = "values of more than {} bits, more than in the training images, cut"
+UNKNOWN_BITS = f"pixels of more than 8 bits, unlike the training images; scaled from {FULL_BITS} bits"
+
+_WIDTH, _HEIGHT, _PHOTOMETRIC, _SAMPLES, _EXTRA = 256, 257, 262, 277, 338  # tags of TIFF
+_COLORS = {2: 3, 5: 4, 6: 3, 8: 3}  # photometric interpretation -> bands of a color; else one
+_ALPHA = (1, 2)  # kinds of extra bands
+
+
+class Inspection(NamedTuple):
+    """What a check finds in an image file.
+
+    Attributes:
+        size: width and height as stored.
+        orientation: of EXIF, 1 to 8.
+        depths: number of bits -> values of that many bits, where pixels have more than 8.
+        faults: parts that are not read.
+    """
+
+    size: tuple[int, int]
+    orientation: int
+    depths: dict[int, int]
+    faults: list[str]
+
+
+def check_image(path: Path, width: int, height: int) -> Inspection:
+    """Check that an image can be read to its last byte and has this size, as stored or turned by EXIF.
+
+    Raises:
+        CocosegError: names the file.
+    """
+    with _open_image(path) as image:
+        faults, low_mode = _find_faults(image), low_bytes_mode(image)  # known until it is loaded
+        # Read from the header, so that a huge image of another size is never decoded.
+        size, listed = _stored_size(image), (width, height)
+        is_swapped = size != listed and size[::-1] == listed
+        orientation = orientation_of(image) if size == listed or is_swapped else 1
+        if size != listed and orientation not in TRANSPOSED:
+            raise CocosegError(
+                f"{path}: the image is {size[0]}x{size[1]} (width x height), the annotation file says "
+                f"{width}x{height}" + "; they are swapped there: the image has no EXIF rotation" * is_swapped
+            )
+        image.draft("L", (1, 1))  # JPEG: an eighth of the size, which still reads the whole file
+        values = _deep_values(path, image, low_mode)
+        depths = {} if values is None else count_bits(values)
+        return Inspection(size, orientation, depths, faults)
+
+
+def read_image(path: Path, *, upright: bool = False, bits: int | None = None) -> PIL.Image.Image:
+    """Read an image as RGB, 8 bits a channel.
+
+    Args:
+        upright: turn it by its EXIF orientation, as viewers show it; else its pixels are as stored.
+        bits: of the values in files of more than 8 bits, larger ones become white; None: FULL_BITS.
+
+    Raises:
+        CocosegError: it can't be read.
+    """
+    return read_with_faults(path, upright=upright, bits=bits)[0]
+
+
+def read_with_faults(path: Path, *, upright: bool, bits: int | None) -> tuple[PIL.Image.Image, list[str]]:
+    """Read an image as `read_image` does, and find what of it is lost."""
+    with _open_image(path) as image:
+        faults, low_mode = _find_faults(image), low_bytes_mode(image)  # known until it is loaded
+        comes_upright = image.format == "TIFF"  # Pillow turns it by itself
+        orientation = 1 if upright == comes_upright else orientation_of(image)
+        values = _deep_values(path, image, low_mode)
+        if values is None:
+            rgb = image.convert("RGB")
+        else:
+            rgb = _from_values(values, bits)
+            if bits is None:
+                faults.append(UNKNOWN_BITS)
+            elif values.max() >= 1 << bits:
+                faults.append(CUT.format(bits))
+        return turn(rgb, orientation, back=comes_upright), faults
+
+
+def reading_of(path: Path, width: int, height: int) -> bool | None:
+    """Whether only the upright image has this size: False where only the stored one has it, else None.
+
+    Raises:
+        CocosegError: it can't be read.
+    """
+    with _open_image(path) as image:
+        size, listed = _stored_size(image), (width, height)
+        if size[0] == size[1] or listed not in (size, size[::-1]):
+            return None
+        if orientation_of(image) not in TRANSPOSED:
+            return None
+        return listed != size
+
+
+def size_of(path: Path) -> tuple[int, int] | None:
+    """Width and height as stored, from the file's header alone; None where it can't be read."""
+    try:
+        with _open_image(path) as image:
+            return _stored_size(image)
+    except CocosegError:
+        return None
+
+
+def to_rgb(image: PIL.Image.Image, bits: int | None = None) -> PIL.Image.Image:
+    """Convert an image of any mode to RGB; gray of more than 8 bits is scaled from `bits`.
+
+    Raises:
+        ValueError: its pixels have no known range.
+    """
+    values = gray_values(image)
+    return image.convert("RGB") if values is None else _from_values(values, bits)
+
+
+@contextmanager
+def _open_image(path: Path) -> Iterator[PIL.Image.Image]:
+    """An image of one of FORMATS; what goes wrong in the block too is a CocosegError that names the file."""
+    try:
+        # Pillow would map a file that it opens by name into memory, and read rotated TIFFs wrongly then.
+        with path.open("rb") as file, PIL.Image.open(file, formats=FORMATS) as image:
+            yield image
+    except (CocosegError, MemoryError):
+        raise
+    except FileNotFoundError as error:
+        raise CocosegError(f"{path}: the image is missing") from error
+    except PIL.UnidentifiedImageError as error:
+        reason = f"none of {', '.join(FORMATS)}"
+        if _begins_as_tiff(path):
+            reason = (
+                "a TIFF whose bands or pixels Pillow does not know; save red, green and blue as 8 or 16 bits"
+            )
+        raise CocosegError(f"{path}: not a readable image ({reason})") from error
+    except Exception as error:  # damaged bytes make decoders raise about anything
+        raise CocosegError(f"{path}: not a readable image ({error})".replace("\n", " ")) from error
+
+
+def _begins_as_tiff(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) in TIFF_MAGIC
+
+
+def _stored_size(image: PIL.Image.Image) -> tuple[int, int]:
+    """Width and height as stored; of a TIFF Pillow gives those of the upright image."""
+    if image.format == "TIFF":
+        return image.tag_v2[_WIDTH], image.tag_v2[_HEIGHT]
+    return image.size
+
+
+def _find_faults(image: PIL.Image.Image) -> list[str]:
+    """The parts of a file, open but not loaded, that are not read."""
+    faults = []
+    if image.format == "TIFF":
+        tags = image.tag_v2
+        alphas = sum(kind in _ALPHA for kind in tags.get(_EXTRA, ()))
+        if tags.get(_SAMPLES, 1) > _COLORS.get(tags.get(_PHOTOMETRIC), 1) + alphas:
+            faults.append(BANDS)
+        if image.is_animated:
+            faults.append(PAGES)
+    if ";16" in raw_mode(image) and len(image.getbands()) > 1 and low_bytes_mode(image) is None:
+        faults.append(UPPER_BITS)
+    return faults
+
+
+def _deep_values(path: Path, image: PIL.Image.Image, low_mode: str | None) -> np.ndarray | None:
+    """Load an image. Returns its values, (H, W) or (H, W, 3), where pixels have more than 8 bits, else None.
+
+    Args:
+        low_mode: see `low_bytes_mode`.
+    """
+    image.load()
+    if low_mode is None:
+        return gray_values(image)
+    with _open_image(path) as low:
+        set_raw_mode(low, low_mode)
+        values = np.asarray(image)[..., :3].astype(np.uint16) << 8
+        values |= np.asarray(low)[..., :3]
+    return values
+
+
+def _from_values(values: np.ndarray, bits: int | None) -> PIL.Image.Image:
+    return PIL.Image.fromarray(to_bytes(values, bits or FULL_BITS)).convert("RGB")
+
+
+def has_content(path: Path) -> bool:
+    """Whether a file is there; an empty one, as a power failure leaves it, counts as none."""
+    try:
+        return path.stat().st_size > 0
+    except OSError:  # a name that is too long, for one
+        return False

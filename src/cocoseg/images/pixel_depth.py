@@ -1,0 +1,100 @@
+"""Pixels of more than 8 bits: their values, the bits that they use, and their conversion to 8 bits.
+
+Cameras, microscopes and scanners put 10 to 14 bits into 16-bit files. Scaled from 16 bits they would keep a
+few gray levels only.
+"""
+
+import sys
+from collections.abc import Mapping
+
+import numpy as np
+import PIL.Image
+
+from cocoseg.config import AUTO
+
+USUAL = 0.999  # share of the pixels that tells the bits in use from single bright pixels
+_NATIVE = {"little": "L", "big": "B"}[sys.byteorder]
+
+
+def to_bytes(values: np.ndarray, bits: int) -> np.ndarray:
+    """Convert values of 0 to 2^bits - 1 to uint8; larger ones become 255."""
+    top = 2**bits - 1
+    values = np.minimum(values, top) if values.dtype.itemsize * 8 > bits else values
+    if bits < 8:
+        return (values.astype(np.uint16) * 255 // top).astype(np.uint8)
+    return (values >> (bits - 8)).astype(np.uint8)
+
+
+def gray_values(image: PIL.Image.Image) -> np.ndarray | None:
+    """Values (H, W) of a grayscale image of more than 8 bits; None for all other images.
+
+    Raises:
+        ValueError: they have no known range.
+    """
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known range; save them as 8 or 16 bits")
+    if image.mode != "I" and not image.mode.startswith("I;16"):
+        return None
+    values = np.asarray(image)
+    if values.dtype.kind == "i" and values.size and values.min() < 0:
+        raise ValueError("pixels below 0 have no known range; save them as 8 or 16 bits without sign")
+    return values
+
+
+def low_bytes_mode(image: PIL.Image.Image) -> str | None:
+    """Pillow's raw mode for the lower bytes of a file of 16 bits a channel; None for other files.
+
+    Pillow has no mode for such colors and reads the upper bytes. In the other byte order it reads the lower.
+    """
+    color, _, order = raw_mode(image).partition(";16")
+    if color not in ("RGB", "RGBA", "RGBX") or order not in ("L", "B", "N"):
+        return None
+    order = _NATIVE if order == "N" else order
+    return f"{color};16{'B' if order == 'L' else 'L'}"
+
+
+def raw_mode(image: PIL.Image.Image) -> str:
+    """Layout of the pixels in a file that is open but not loaded, as in `RGB;16B`."""
+    arguments = image.tile[0].args if getattr(image, "tile", None) else None
+    first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return first if isinstance(first, str) else ""
+
+
+def set_raw_mode(image: PIL.Image.Image, mode: str) -> None:
+    """Make an open file load by another layout."""
+    image.tile = [
+        tile._replace(args=(mode, *tile.args[1:]) if isinstance(tile.args, tuple) else mode)
+        for tile in image.tile
+    ]
+
+
+def count_bits(values: np.ndarray) -> dict[int, int]:
+    """Count values by the number of bits that they need."""
+    most = int(values.max(initial=0)).bit_length()
+    above = [values.size, *(int(np.count_nonzero(values >= 1 << bit)) for bit in range(most)), 0]
+    counts = {bits: above[bits] - above[bits + 1] for bits in range(most + 1)}
+    return {bits: count for bits, count in counts.items() if count}
+
+
+def bits_in_use(counts: Mapping[int, int]) -> int | None:
+    """The least number of bits that holds all values; None where none were counted."""
+    return max(1, *counts) if counts else None
+
+
+def bits_of_set(setting: int | str, counts: Mapping[int, int]) -> int | None:
+    """The bits that images of more than 8 are scaled from; None where a set has none.
+
+    Args:
+        setting: `data.bits`.
+    """
+    return bits_in_use(counts) if setting == AUTO or not counts else setting
+
+
+def bits_in_usual_use(counts: Mapping[int, int]) -> int:
+    """The least number of bits that holds nearly all values, see USUAL."""
+    total, below = sum(counts.values()), 0
+    for bits in sorted(counts):
+        below += counts[bits]
+        if below >= USUAL * total:
+            break
+    return max(1, bits)
