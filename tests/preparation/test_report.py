@@ -184,12 +184,29 @@ def test_classes_of_one_name(tmp_path: Path) -> None:
     config = make_config(tmp_path)
     names = ["Wine_glass", "cup", "wine  glass", "cup", "table", "wine-glass"]
     categories = [{"id": 47 + n, "name": name} for n, name in enumerate(names)]
-    annotations = [{**ANNOTATIONS[0], "id": n, "category_id": 47 + n} for n in range(6)]
+    annotations = [
+        {"id": n, "image_id": 1, "category_id": 47 + n, "segmentation": corners(2 * n, 0, 2 * n + 1, 3)}
+        for n in range(6)
+    ]
     write_coco(tmp_path / "c.json", images=IMAGES[:1], annotations=annotations, categories=categories)
     ids = "Wine_glass (id 47), cup (id 48), cup (id 50), wine glass (id 49), wine-glass (id 52)"
     assert f"5 classes: {SAME_NAME} ({ids})" in warnings_in(report_of(config))
+    config.data.subset.categories = [47, 48, 51]
+    assert SAME_NAME not in report_of(config)
+    config.data.subset.categories = None
     config.data.labels = {"glass": [47, 49, 52], "cup": [48, 50], "table": [51]}
     assert SAME_NAME not in report_of(config)
+
+
+@pytest.mark.parametrize(("category", "is_named"), [(47, True), (67, False)])  # only cups are annotated
+def test_a_category_called_background(tmp_path: Path, category: int, is_named: bool) -> None:
+    config = make_config(tmp_path)
+    categories = [
+        {**CATEGORIES[0], "id": i, "name": "_Background_" if i == category else "x"} for i in (47, 67)
+    ]
+    write_coco(tmp_path / "c.json", images=IMAGES[:1], annotations=ANNOTATIONS[1:2], categories=categories)
+    expected = f"2 classes: {SAME_NAME} (_Background_ (id 47), background)"
+    assert (expected in warnings_in(report_of(config))) is is_named
 
 
 def test_nothing_to_warn_of(tmp_path: Path) -> None:

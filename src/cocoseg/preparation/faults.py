@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from heapq import nsmallest
 from typing import TypeVar
 
@@ -22,7 +22,8 @@ NO_ANNOTATION = "no annotation, all background"
 NO_ID = "no id; messages name them by their place in the file"
 SHARED_ID = "on several annotations each; masks don't depend on ids, but messages name annotations by them"
 SAME_NAME = (
-    "called like another class, and trained against it; data.labels makes one class of several categories"
+    "called like another class, and trained against it; data.labels merges categories, and "
+    "data.subset.categories leaves some out"
 )
 NOT_CHOSEN = "no annotation of the chosen classes, left out; data.subset.keep_empty=true keeps them"
 
@@ -38,17 +39,14 @@ def find_faults(
     class_of = labels.index_of
     annotated = {a.image_id for a in coco.annotations if keeps_empty or a.category_id in class_of}
     empty = [image.id for image in (images if keeps_empty else coco.images) if image.id not in annotated]
-    found = [("annotation", fault, ids) for fault, ids in sorted(tally.warnings.items())]
+    ids = [annotation.id for annotation in coco.annotations]
+    found = [("annotation", fault, which) for fault, which in sorted(tally.warnings.items())]
     found += [("image", fault, names) for fault, names in sorted(tally.faults.items())]
     found += [
-        (
-            "annotation",
-            NO_ID,
-            [a.id for a in coco.annotations if isinstance(a.id, str) and a.id.startswith(UNNAMED)],
-        ),
-        ("annotation id", SHARED_ID, _repeated(annotation.id for annotation in coco.annotations)),
+        ("annotation", NO_ID, [i for i in ids if isinstance(i, str) and i.startswith(UNNAMED)]),
+        ("annotation id", SHARED_ID, _repeated(ids)),
         ("image", NO_ANNOTATION if keeps_empty else NOT_CHOSEN, empty),
-        ("class", SAME_NAME, _of_one_name(labels)),
+        ("class", SAME_NAME, _of_one_name(labels, tally.images)),
     ]
     return [warning(noun, fault, which) for noun, fault, which in found if which]
 
@@ -78,17 +76,18 @@ def _repeated(items: Iterable[Key]) -> list[Key]:
     return [item for item, count in Counter(items).items() if count > 1]
 
 
-def _of_one_name(labels: LabelMap) -> list[str]:
-    """Classes that other classes are called alike, but for case, blanks, `_` and `-`."""
-    keys = [
-        " ".join(re.sub("[_-]", " ", unicodedata.normalize("NFKC", name)).casefold().split())
-        for name in labels.names
-    ]
-    repeated = set(_repeated(keys))
+def _of_one_name(labels: LabelMap, seen: Collection[int]) -> list[str]:
+    """Those of background and the classes seen that share a name, but for case, blanks, `_` and `-`."""
+    keys = {
+        index: " ".join(re.sub("[_-]", " ", unicodedata.normalize("NFKC", name)).casefold().split())
+        for index, name in enumerate(labels.names)
+        if index == 0 or index in seen
+    }
+    repeated = set(_repeated(keys.values()))
+    shared = [labels.classes[index] for index, key in keys.items() if key in repeated]
     return [
-        f"{' '.join(label.name.split())} (id {label.ids})"
-        for key, label in zip(keys, labels.classes, strict=True)
-        if key in repeated
+        f"{' '.join(label.name.split())}{f' (id {label.ids})' if label.category_ids else ''}"
+        for label in shared
     ]
 
 
