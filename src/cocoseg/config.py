@@ -77,6 +77,10 @@ class DataConfig(Settings, kw_only=True):
     annotations: Annotated[Text, "COCO instances file"] = None
     val_images: Annotated[Text, "folder of the validation images; null: data.images"] = None
     val_annotations: Annotated[Text, "their instances file; null: data.val_fraction of the images"] = None
+    file_names: Annotated[
+        Literal["exact", "similar"],
+        "names of image files; similar: they may differ from those listed in case, ending, folder, …",
+    ] = "exact"
     prepared_dir: Annotated[Text, "folder of the label masks; null: prepared/<file>-<key of settings>"] = None
     image_size: Annotated[Size, "height and width that the network sees", "[height, width] in pixels"] = (
         field(default_factory=lambda: [224, 224])

@@ -319,7 +319,7 @@ def outcome(tried: Case) -> str:
             assert_one_line(str(error), file, image_dir)
             return "refused"
         # What the program has no use for may hold anything; a file written anew must still be possible.
-        coco.read(file).write_subset(set(), folder / "subset.json")
+        coco.read(file).write_subset([], folder / "subset.json")
         content = json.loads(tried.file.decode("utf-8-sig", errors="replace"))
         assert [record.image for record in records] == [image["file_name"] for image in content["images"]]
         for record, image in zip(records, content["images"], strict=True):

@@ -360,15 +360,22 @@ def test_byte_order_mark(tmp_path: Path) -> None:
 
 def test_backslash_in_a_file_name(tmp_path: Path) -> None:
     r"""Label Studio on Windows writes `images\a.jpg`; elsewhere no such file is there."""
-    coco = label_studio()
+    coco, expected = label_studio(), label_studio()
     write(coco, tmp_path)
     for image in coco["images"]:
         image["file_name"] = image["file_name"].replace("/", "\\")
     (tmp_path / "instances.json").write_text(json.dumps(coco))
-    with pytest.raises(CocosegError, match=r"missing, .*images\\62a623a0-My_photo_\(1\)\.jpg") as caught:
-        prepare(config(tmp_path))
+    settings = config(tmp_path)
+    words = (
+        r"missing, .*images\\62a623a0-My_photo_\(1\)\.jpg.* is there, different in \\ for /, and so are all"
+    )
+    with pytest.raises(CocosegError, match=words) as caught:
+        prepare(settings)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "prepared" / "masks").exists()
+    settings.data.file_names = "similar"
+    prepare(settings)
+    assert_prepared(expected, tmp_path / "prepared")
 
 
 @pytest.mark.parametrize("key", ["image_id", "category_id"])

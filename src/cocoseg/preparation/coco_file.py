@@ -6,7 +6,7 @@ is drawn. Format: https://cocodataset.org/#format-data (instances).
 
 import codecs
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path, PureWindowsPath
@@ -71,17 +71,42 @@ class CocoFile:
                 grouped[annotation.image_id].append(annotation)
         return grouped
 
-    def write_subset(self, image_ids: Collection[int], path: Path) -> None:
-        """Write a COCO file of these images and their annotations, every field as it was, byte for byte."""
-        parts = msgspec.json.decode(self.content, type=dict[str, msgspec.Raw])
-        for key, chosen in (
-            ("images", (image.id in image_ids for image in self.images)),
-            ("annotations", (annotation.image_id in image_ids for annotation in self.annotations)),
-        ):
-            items = compress(msgspec.json.decode(parts[key], type=list[msgspec.Raw]), chosen)
-            parts[key] = msgspec.Raw(b"[\n" + b",\n".join(map(bytes, items)) + b"\n]")
-        body = b",\n".join(msgspec.json.encode(key) + b": " + bytes(value) for key, value in parts.items())
-        write_bytes(path, b"{" + body + b"}\n")
+    def write_subset(self, images: Iterable[Image], path: Path) -> None:
+        """Write a COCO file of these images and their annotations.
+
+        Every field is as it was, byte for byte, but a `file_name` that was missing or has changed.
+        """
+        chosen = {image.id: image.file_name for image in images}
+        parts = msgspec.json.decode(self.content, type=_Parts)
+        entries = zip(self.images, msgspec.json.decode(parts["images"], type=list[msgspec.Raw]), strict=True)
+        parts["images"] = _join(
+            _named(raw, chosen[i.id], i.file_name) for i, raw in entries if i.id in chosen
+        )
+        is_chosen = (annotation.image_id in chosen for annotation in self.annotations)
+        parts["annotations"] = _join(
+            compress(msgspec.json.decode(parts["annotations"], type=list[msgspec.Raw]), is_chosen)
+        )
+        write_bytes(path, _object(parts, separator=b",\n") + b"\n")
+
+
+_Parts = dict[str, msgspec.Raw]  # an object of JSON, its values as they were written
+
+
+def _named(entry: msgspec.Raw, name: str, before: str) -> msgspec.Raw:
+    """An entry of `images` under this `file_name`."""
+    parts = msgspec.json.decode(entry, type=_Parts)
+    if name == before and "file_name" in parts:
+        return entry
+    return msgspec.Raw(_object({**parts, "file_name": msgspec.Raw(msgspec.json.encode(name))}))
+
+
+def _object(parts: _Parts, separator: bytes = b", ") -> bytes:
+    body = separator.join(msgspec.json.encode(key) + b": " + bytes(value) for key, value in parts.items())
+    return b"{" + body + b"}"
+
+
+def _join(entries: Iterable[msgspec.Raw]) -> msgspec.Raw:
+    return msgspec.Raw(b"[\n" + b",\n".join(map(bytes, entries)) + b"\n]")
 
 
 def read(path: Path) -> CocoFile:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cocoseg.config import Config, DataConfig
-from cocoseg.config_cross_checks import how_to_fetch
 from cocoseg.durations import now
 from cocoseg.errors import CocosegError, IncompleteError
 from cocoseg.figures.comparison import spread
@@ -28,6 +27,7 @@ from cocoseg.preparation.demo_shapes import draw_shapes
 from cocoseg.preparation.draw_masks import MaskRecord, draw_masks
 from cocoseg.preparation.faults import find_depth_faults, find_faults
 from cocoseg.preparation.mask_files import MaskEncoding
+from cocoseg.preparation.missing import require_images, under_similar_names
 from cocoseg.preparation.normalized import refuse_normalized
 from cocoseg.preparation.prepared_folder import (
     NEW,
@@ -98,7 +98,7 @@ def prepare(
         sources = _read_outdated(sets, is_learned=is_learned)
         if not fetches:
             for source in sources:
-                _require_images(source)
+                require_images(source.images, source.coco.images, source.prepared)
         begin()
         for source in sources:
             _prepare_set(source, config.prepare.workers, fetches=fetches, is_learned=is_learned)
@@ -156,21 +156,9 @@ def _read(prepared: PreparedSet, fingerprint: dict[str, Any]) -> _Source:
         keep_empty=prepared.keep_empty,
         min_pixels=subset.min_pixels,
     )
+    if prepared.data.file_names == "similar":
+        images = under_similar_names(images, coco.images, prepared.image_dir)
     return _Source(prepared, fingerprint, coco, labels, images)
-
-
-def _require_images(source: _Source) -> None:
-    """Raises CocosegError where images are missing; broken ones are found when masks are drawn."""
-    data, image_dir = source.prepared.data, source.prepared.image_dir
-    missing = [image for image in source.images if not has_content(image_dir / image.file_name)]
-    if missing:
-        names = ", ".join(str(image_dir / image.file_name) for image in missing[:3])
-        more = ", …" if len(missing) > 3 else ""
-        has_address = data.images_url is not None or any(image.coco_url for image in missing)
-        advice = how_to_fetch(data) if has_address else "set data.images to the folder that holds them"
-        raise CocosegError(
-            f"{len(missing)} of {len(source.images)} chosen images are missing, {names}{more}; {advice}"
-        )
 
 
 def _fetch_annotations(data: DataConfig, sets: Sequence[PreparedSet]) -> None:
@@ -281,7 +269,7 @@ def _write_files(
 ) -> None:
     """Write what is not there yet: masks and `index.json` are."""
     prepared, labels, new = source.prepared, source.labels, source.prepared.folder / NEW
-    source.coco.write_subset({image.id for image in source.images}, new / prepared.subset_file.name)
+    source.coco.write_subset(source.images, new / prepared.subset_file.name)
     encoding = MaskEncoding(prepared.masks.encoding, labels)
     encoding.save(new)
     text = report(source.coco, source.images, labels, prepared.masks, tally, warnings)

@@ -75,6 +75,7 @@ class PreparedSet:
             "masks": as_dict(self.masks),
             "exif": self.data.exif,
             "bits": self.data.bits,
+            "file_names": self.data.file_names,
         }
 
 
@@ -99,7 +100,7 @@ def prepared_dir(config: Config) -> Path:
     paths = [data.images, data.annotations, data.val_images, data.val_annotations]
     places = [path and str(Path(path).resolve()) for path in paths]
     settings = [places, as_dict(data.subset), _plain_labels(data), as_dict(config.masks)]
-    settings += [data.exif, data.bits]
+    settings += [data.exif, data.bits, data.file_names]
     key = blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=4).hexdigest()
     return Path("prepared") / f"{Path(data.annotations).stem}-{key}"
 
