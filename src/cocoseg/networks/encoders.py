@@ -2,10 +2,12 @@
 
 from difflib import get_close_matches
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 STRIDES = (1, 2, 4, 8, 16, 32)
+PROBE = (64, 96)  # height and width in pixels at which an encoder is tried out
 
 
 def make_encoder(name: str) -> nn.Module:
@@ -21,9 +23,12 @@ def make_encoder(name: str) -> nn.Module:
     import timm
 
     try:
-        encoder = timm.create_model(name, features_only=True)
+        encoder = _create(name)
     except Exception as error:  # of a misspelt name, or of a network that gives no features
-        close = get_close_matches(str(name), timm.list_models(pretrained=True), n=1)
+        with_tag = "." in str(name)
+        close = get_close_matches(
+            str(name), timm.list_models(pretrained=with_tag, include_tags=with_tag), n=1
+        )
         hint = f"did you mean {close[0]}?" if close else "timm.list_models(pretrained=True) lists all names"
         raise ValueError(f"encoder is {name!r}, which timm can't build ({error}); {hint}") from error
     strides = encoder.feature_info.reduction()
@@ -32,8 +37,33 @@ def make_encoder(name: str) -> nn.Module:
             f"encoder is {name!r}, whose features have the strides {strides}; they must double from one to "
             "the next, as those of resnet34, convnext_tiny or tf_efficientnet_lite0 do"
         )
-    _pad_statically(encoder)
+    _replace_convolutions(encoder)
     return encoder
+
+
+def require_any_size(encoder: nn.Module, name: str) -> None:
+    """Try an encoder out on a blank image, and check the sizes of its features.
+
+    Args:
+        encoder: as from `make_encoder`; on the meta device this takes no time.
+
+    Raises:
+        ValueError: it takes images of one size only, or its features are smaller than their strides say.
+    """
+    encoder.eval()
+    height, width = PROBE
+    try:
+        with torch.no_grad():
+            features = features_of(encoder, next(encoder.parameters()).new_zeros(1, 3, height, width))
+        fits = all(value.shape[2:] == (height // n, width // n) for n, value in features.items())
+        reason = "its features have other sizes than their strides say"
+    except Exception as error:  # timm's networks raise what they like
+        fits, reason = False, " ".join(str(error).split())[:200] or "it fails without a message"
+    if not fits:
+        raise ValueError(
+            f"encoder is {name!r}, which does not take images of any size: of {height}x{width}, {reason}; "
+            "resnet34, convnext_tiny or tf_efficientnet_lite0 do"
+        )
 
 
 def features_of(encoder: nn.Module, image: Tensor) -> dict[int, Tensor]:
@@ -57,7 +87,20 @@ def statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(config.mean), tuple(config.std)
 
 
-class StridedSame(nn.Conv2d):
+class TrainedInFloat32(nn.Conv2d):
+    """Convolution that computes in float32 under autocast on a CPU while it is trained, if it is depthwise.
+
+    The backward pass of depthwise convolutions in bfloat16 takes 4 to 7 times as long there.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not is_slow(self, x):
+            return super().forward(x)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(x.float()).to(torch.get_autocast_dtype("cpu"))
+
+
+class StridedSame(TrainedInFloat32):
     """TensorFlow's SAME convolution of stride 2 for even heights and widths.
 
     Its padding is then constant: k - 2 pixels, the smaller half left and top. timm computes it from the
@@ -67,17 +110,38 @@ class StridedSame(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         total = self.kernel_size[0] - self.stride[0]
         before = total // 2
-        x = F.pad(x, (before, total - before) * 2)
-        return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        return super().forward(F.pad(x, (before, total - before) * 2))
 
 
-def _pad_statically(encoder: nn.Module) -> None:
-    """Replace timm's convolutions with padding by size, which are square and of stride 2."""
+def is_slow(layer: nn.Conv2d, x: Tensor) -> bool:
+    """Whether the backward pass of a layer that gets `x` would be a depthwise one in bfloat16 on a CPU."""
+    return (
+        1 < layer.groups == layer.in_channels
+        and torch.is_grad_enabled()
+        and x.device.type == "cpu"
+        and torch.is_autocast_enabled("cpu")
+    )
+
+
+def _create(name: str) -> nn.Module:
+    """Build a network of timm; those with windows, as Swin Transformers, for images of any size."""
+    import timm
+
+    try:
+        return timm.create_model(name, features_only=True, strict_img_size=False)
+    except TypeError:  # others don't know this argument
+        return timm.create_model(name, features_only=True)
+
+
+def _replace_convolutions(encoder: nn.Module) -> None:
+    """Replace convolutions that are padded by size, which are square and of stride 2, and depthwise ones."""
     from timm.layers import Conv2dSame
 
     for parent in list(encoder.modules()):
         for name, layer in list(parent.named_children()):
-            if type(layer) is Conv2dSame and layer.stride == (2, 2) and layer.dilation == (1, 1):
+            if type(layer) is nn.Conv2d and 1 < layer.groups == layer.in_channels:
+                layer.__class__ = TrainedInFloat32  # the same layer in all but its forward
+            elif type(layer) is Conv2dSame and layer.stride == (2, 2) and layer.dilation == (1, 1):
                 static = StridedSame(
                     layer.in_channels,
                     layer.out_channels,

@@ -4,6 +4,7 @@ import io
 import logging
 import pkgutil
 import platform
+import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -48,7 +49,9 @@ def read_file(path: str | Path, *, mmap: bool = False) -> Any:
         CocosegError: it is not there, or damaged, or would run code.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        with warnings.catch_warnings():  # torch warns about odd pickles, and refuses them then
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except FileNotFoundError as error:
         raise CocosegError(f"{path}: no such file") from error
     except Exception as error:  # torch may raise anything on damaged bytes

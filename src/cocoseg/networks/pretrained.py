@@ -2,23 +2,25 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from cocoseg.config import DEFAULT_WEIGHTS
 from cocoseg.errors import CocosegError
 from cocoseg.labels import LabelMap
 from cocoseg.networks.custom import is_own
+from cocoseg.networks.encoder_names import find_difference, pick_encoder
 from cocoseg.networks.encoder_weights import default_weights
-from cocoseg.networks.encoders import make_encoder
+from cocoseg.networks.encoders import make_encoder, require_any_size
 from cocoseg.networks.model_file import interpret, read_file
 from cocoseg.networks.old_files import AUX_HEADS
 
 log = logging.getLogger(__name__)
 
-HEAD = "head."  # the layer that gives the classes, in our own networks
+HEAD, ENCODER, DECODER = "head.", "encoder.", "up."  # parts of our own networks; the first gives the classes
 # Licences under which weights may be used commercially, as timm names them.
 FREE = ("apache-2.0", "mit", "bsd-3-clause", "bsd-2-clause", "cc-by-4.0", "cc0-1.0")
 
@@ -41,6 +43,10 @@ class Pretrained:
     labels: LabelMap | None = None
     license: str | None = None
 
+    def is_encoder_alone(self) -> bool:
+        """Whether these are not of a whole network for segmentation."""
+        return not any(name.startswith((ENCODER, DECODER)) for name in self.weights)
+
     def load_into(self, net: nn.Module, labels: LabelMap) -> None:
         """Put the weights into a network, each of them or none.
 
@@ -55,16 +61,17 @@ class Pretrained:
         """
         weights, target = self._chosen(net, labels)
         own = target.state_dict()
-        may_miss = HEAD if self.part == "body" else ()
+        optional = HEAD if self.part == "body" and target is net else ()
+        wanted = {name: value for name, value in own.items() if not name.startswith(optional)}
         weights = {n: value for n, value in weights.items() if n in own or not n.startswith(AUX_HEADS)}
-        missing = [n for n in own if n not in weights and not n.startswith(may_miss)]
-        self._require_fit(own, weights, missing, type(target).__name__)
+        if difference := find_difference(wanted, weights):
+            raise _other_network(self.source, type(target).__name__, difference)
         target.load_state_dict(weights, strict=False)
         terms = f"; licence {self.license}" if self.license else ""
         log.info("%s: %d tensors, into %s%s", self.source, len(weights), type(target).__name__, terms)
         if self.license is not None and self.license not in FREE:
             log.warning(
-                "warning: %s: the licence of these weights (%s) restricts their use and that of the model",
+                "warning: %s: licence %s of these weights, and so of the model, may not allow commercial use",
                 self.source,
                 self.license,
             )
@@ -77,13 +84,13 @@ class Pretrained:
                 f"model.weights_part is encoder, but {type(net).__name__} has none of its own; "
                 "body takes all but the head"
             )
-        alone = not any(name.startswith(("encoder.", "up.")) for name in self.weights)
-        if encoder is not None and (self.part == "encoder" or alone):
-            return _encoder_part(self.weights, encoder), encoder
+        if encoder is not None and (self.part == "encoder" or self.is_encoder_alone()):
+            part = {n.removeprefix(ENCODER): v for n, v in self.weights.items() if n.startswith(ENCODER)}
+            return part or dict(self.weights), encoder
         if self.part == "body":
-            return _without(self.weights, (HEAD,)), net
+            return {n: value for n, value in self.weights.items() if not n.startswith(HEAD)}, net
         self._require_same_head(net, labels)
-        return self.weights, net
+        return dict(self.weights), net
 
     def _require_same_head(self, net: nn.Module, labels: LabelMap) -> None:
         theirs, ours = self.weights.get("head.weight"), net.state_dict()["head.weight"]
@@ -95,46 +102,44 @@ class Pretrained:
         if self.labels is not None and (difference := self.labels.difference(labels)):
             log.warning("%s: its head was trained on other labels (%s); %s", self.source, difference, advice)
 
-    def _require_fit(
-        self, own: Mapping[str, Tensor], weights: Mapping[str, Tensor], missing: list[str], kind: str
-    ) -> None:
-        # Files from before BatchNorm counted its batches are as good.
-        missing = [name for name in missing if not name.endswith("num_batches_tracked")]
-        unknown = [name for name in weights if name not in own]
-        others = [name for name in weights if name in own and weights[name].shape != own[name].shape]
-        if not (missing or unknown or others):
-            return
-        if others:
-            name = others[0]
-            what = f"{name} is {tuple(weights[name].shape)} there and {tuple(own[name].shape)} here"
-        elif missing:
-            what = f"there is no {missing[0]} in it"
-        else:
-            what = f"its {unknown[0]} is unknown here"
-        raise CocosegError(f"{self.source}: weights of another network than {kind}: {what}")
-
 
 def read_pretrained(model: Any) -> Pretrained | None:
-    """Read the weights that a model's node asks for.
+    """Read the weights that a model's node asks for, those of an encoder by its own names.
 
     Returns:
         None where it asks for none, or names a custom network, which takes care of its weights itself.
 
     Raises:
-        CocosegError: they can't be had.
+        CocosegError: they can't be had, or the encoder can't be used.
     """
-    if not is_own(model) or model.get("weights") is None:
+    if not is_own(model):
         return None
-    part = model.get("weights_part", "all")
-    if model["weights"] != DEFAULT_WEIGHTS:
-        return _from_file(model["weights"], part)
-    name = model["encoder"]
+    weights, part, name = model.get("weights"), model.get("weights_part", "all"), model.get("encoder")
+    if "encoder" not in model:
+        return None if weights is None else _from_file(weights, part)
     try:
-        encoder = make_encoder(name)
+        with torch.device("meta"):
+            encoder = make_encoder(name)
+            require_any_size(encoder, name)
     except ValueError as error:
         raise CocosegError(f"model.{error}") from error
-    found = default_weights(name, encoder)
-    return Pretrained(f"model.weights: {found.source}", found.state, part, license=found.license)
+    if weights is None:
+        return None
+    if weights == DEFAULT_WEIGHTS:
+        default = default_weights(name, encoder)
+        found = Pretrained(f"model.weights: {default.source}", default.state, part, license=default.license)
+    else:
+        found = _from_file(weights, part)
+    if not found.is_encoder_alone():
+        return found
+    try:
+        return replace(found, weights=pick_encoder(found.weights, encoder, name), part="encoder")
+    except ValueError as error:
+        raise _other_network(found.source, name, str(error)) from error
+
+
+def _other_network(source: str, name: str, difference: str) -> CocosegError:
+    return CocosegError(f"{source}: weights of another network than {name}: {difference}")
 
 
 def _from_file(name: str, part: str) -> Pretrained:
@@ -171,30 +176,3 @@ def _safetensors(name: str) -> dict[str, Tensor]:
         return load_file(name)
     except (OSError, SafetensorError) as error:
         raise CocosegError(f"{name}: can't be read ({error})") from error
-
-
-def _encoder_part(weights: Mapping[str, Tensor], encoder: nn.Module) -> dict[str, Tensor]:
-    """Those of the encoder, by its own names, of a whole network's or of a classification network's.
-
-    Layers that the encoder has nothing of belong to the classifier and are left out. timm's encoders call
-    `stages_0` what the classification network calls `stages.0`.
-    """
-    of_whole = {
-        name.removeprefix("encoder."): value for name, value in weights.items() if name.startswith("encoder.")
-    }
-    own = encoder.state_dict()
-    names = {_in_classifier(name): name for name in own}
-    chosen = {names.get(name, name): value for name, value in (of_whole or weights).items()}
-    layers = {name.partition(".")[0] for name in (*own, *names)}
-    return {name: value for name, value in chosen.items() if name.partition(".")[0] in layers}
-
-
-def _in_classifier(name: str) -> str:
-    """Name that timm's classification network has for a weight of its encoder."""
-    layer, dot, rest = name.partition(".")
-    sequence, _, number = layer.rpartition("_")
-    return f"{sequence}.{number}{dot}{rest}" if sequence and number.isdigit() else name
-
-
-def _without(weights: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
-    return {name: value for name, value in weights.items() if not name.startswith(prefixes)}
