@@ -6,14 +6,15 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import open_dict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 import cocoseg.cli  # noqa: F401  registers resolvers
-from cocoseg.config import Config, PredictConfig
+from cocoseg.config import Config, EvaluateConfig, PredictConfig
 from cocoseg.errors import CocosegError
-from cocoseg.overrides import SWEPT, Command, check_overrides, command, tell_jobs
+from cocoseg.overrides import SWEPT, Command, check_overrides, command, quote_paths, tell_jobs
 from conftest import ROOT, SMALL, run_program
 
 
@@ -161,3 +162,36 @@ def test_a_prediction_takes_only_its_own_settings() -> None:
     check_overrides(["scale=1", "input=x"], PredictConfig, {})
     with pytest.raises(CocosegError, match=r"^checkpoints: no such setting; did you mean checkpoint\?"):
         check_overrides(["checkpoints=a"], PredictConfig, {})
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "epoch=3-step=20.pth",
+        "a (1)/it's, [b] {c}=d\\e $f.pth",
+        "a\\'=",
+        "C:\\x=\\",
+        "a=1,b=2",
+        "plain/a b.pth",
+    ],
+)
+def test_paths_that_hydra_can_not_read_are_quoted(path: str) -> None:
+    (override,) = quote_paths([f"checkpoint={path}"], EvaluateConfig, in_multirun=False)
+    assert OverridesParser.create().parse_override(override).value() == path
+
+
+def test_what_hydra_reads_and_what_is_no_path_stays() -> None:
+    arguments = [
+        "-m",
+        "checkpoint=a.pth,b.pth",
+        "run_dir='a=b'",
+        "optimizer.lr=[1,",
+        "data=coco",
+        "input=a=b",
+    ]
+    assert quote_paths(arguments, EvaluateConfig, in_multirun=True) == arguments
+
+
+def test_paths_of_a_multirun_are_quoted_one_by_one() -> None:
+    quoted = quote_paths(["++checkpoint=a=1.pth,b.pth"], EvaluateConfig, in_multirun=True)
+    assert quoted == ["++checkpoint='a=1.pth','b.pth'"]

@@ -222,3 +222,28 @@ def test_a_refused_command_leaves_nothing_behind(tmp_path: Path) -> None:
     done = run_program("prepare", *data, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("program", "key", "place"),
+    [
+        ("prepare", "run_dir", "file"),
+        ("prepare", "run_dir", "file/run"),
+        ("train", "run_dir", "x" * 300),
+        ("predict", "output", "file/run"),
+        ("train", "hydra.sweep.dir", "file/sweep"),
+    ],
+)
+def test_a_place_that_can_not_be_written_to_is_one_line(
+    tmp_path: Path, program: str, key: str, place: str
+) -> None:
+    for name in ("file", "model.pth", "image.png"):
+        (tmp_path / name).touch()
+    before = sorted(tmp_path.rglob("*"))
+    needed = ["checkpoint=model.pth", "input=image.png"] if program == "predict" else ["data=shapes"]
+    multirun = ["-m", "seed=1,2"] if key == "hydra.sweep.dir" else []
+    done = run_here(program, *multirun, *needed, f"{key}={place}", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert done.stderr.startswith(f"error: {key}: {place} can't be written to (")
+    assert done.stderr.endswith("); name another folder\n")
+    assert sorted(tmp_path.rglob("*")) == before

@@ -26,7 +26,7 @@ from cocoseg.config_cross_checks import check, check_predict
 from cocoseg.config_help import help_text, options
 from cocoseg.durations import minutes
 from cocoseg.errors import CocosegError, one_line, report_errors, shows_traces
-from cocoseg.overrides import check_overrides, is_overridden, sweep_folder
+from cocoseg.overrides import check_overrides, is_overridden, quote_paths, sweep_folder
 from cocoseg.rank_environment import has_launcher, may_be_several
 from cocoseg.run_folder import record_refused_job
 from cocoseg.workers import stop_with_launcher
@@ -59,6 +59,8 @@ def program(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
 
         @functools.wraps(main)
         def checked() -> None:
+            arguments, _ = hydra_internals.get_args_parser().parse_known_args()
+            sys.argv[1:] = quote_paths(sys.argv[1:], PROGRAMS[name], in_multirun=arguments.multirun)
             arguments, _ = hydra_internals.get_args_parser().parse_known_args()
             folders = [conf, *map(Path, filter(None, (arguments.config_dir, arguments.config_path)))]
             with report_errors(), _hydra_in_one_line():

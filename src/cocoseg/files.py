@@ -110,6 +110,19 @@ def _as_text(cell: str) -> str:
 
 
 @contextmanager
+def writing_to(folder: Path, *, key: str | None = None) -> Iterator[None]:
+    """Raise a CocosegError that names the folder and its key where the block can't write to it."""
+    try:
+        yield
+    except OSError as error:
+        name = "" if key is None else f"{key}: "
+        advice = "" if key is None else "; name another folder"
+        raise CocosegError(
+            f"{name}{from_here(folder)} can't be written to ({error.strerror or error}){advice}"
+        ) from error
+
+
+@contextmanager
 def locked(folder: Path, *, key: str | None = None, name: str = LOCK) -> Iterator[None]:
     """Keep other processes out of a folder for the block, which leaves nothing where it writes nothing.
 
@@ -118,13 +131,14 @@ def locked(folder: Path, *, key: str | None = None, name: str = LOCK) -> Iterato
         name: of the lock file.
 
     Raises:
-        CocosegError: with a key, another process is still there after PATIENCE seconds; or this process has
-            locked the folder for something else.
+        CocosegError: the folder can't be written to; with a key, another process is still there after
+            PATIENCE seconds; or this process has locked the folder for something else.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / name)
-    with suppress(Timeout):
-        lock.acquire(timeout=0)
+    with writing_to(folder, key=key):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / name)
+        with suppress(Timeout):
+            lock.acquire(timeout=0)
     if not lock.is_locked:
         log.info("%s: another process writes to it; waiting", from_here(folder))
         try:

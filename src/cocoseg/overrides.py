@@ -11,6 +11,7 @@ from difflib import get_close_matches
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from msgspec import inspect
 from omegaconf import DictConfig
 
@@ -86,6 +87,47 @@ def tell_jobs(config: DictConfig) -> None:
 def key_of(override: str) -> str:
     """The key, or the config group, that an override sets: `++data.root=x` -> `data.root`."""
     return override.lstrip("+~").partition("=")[0]
+
+
+def quote_paths(arguments: Sequence[str], kind: type[Settings], *, in_multirun: bool) -> list[str]:
+    """Put quotes around paths that Hydra's grammar can't read, as in checkpoint=epoch=3-step=20.ckpt.
+
+    Args:
+        arguments: of the command line.
+        kind: settings of the program.
+        in_multirun: commas separate the values of jobs.
+    """
+    parser, texts = OverridesParser.create(), _texts(kind)
+    quoted = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key.lstrip("+") in texts and value and not _is_readable(parser, argument):
+            parts = value.split(",") if in_multirun else [value]
+            other = f"{key}={','.join(map(_quoted, parts))}"
+            argument = other if _is_readable(parser, other) else argument
+        quoted.append(argument)
+    return quoted
+
+
+def _texts(kind: type[Settings]) -> set[str]:
+    """Keys of settings that are text, paths above all."""
+    declared = declarations(kind).items()
+    own = {key for key, setting in declared if inspect.StrType in setting.types and setting.group is None}
+    return own | {"model.weights", "hydra.run.dir", "hydra.sweep.dir"}
+
+
+def _is_readable(parser: OverridesParser, override: str) -> bool:
+    try:
+        parser.parse_override(override)
+    except HydraException:
+        return False
+    return True
+
+
+def _quoted(text: str) -> str:
+    """In Hydra's quotes, in which a backslash stands for itself unless a quote follows."""
+    escaped = re.sub(r"(\\*)(\'|$)", lambda end: 2 * end[1] + ("\\'" if end[2] else ""), text)
+    return f"'{escaped}'"
 
 
 def check_overrides(

@@ -21,8 +21,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from cocoseg.errors import CocosegError, one_line, printable
-from cocoseg.files import from_here, locked, remove_parts, write_bytes, write_json
+from cocoseg.errors import CocosegError, one_line, printable, report_errors
+from cocoseg.files import from_here, locked, remove_parts, write_bytes, write_json, writing_to
 
 # Names of files in a run folder.
 CONFIG, LEDGER, OUTCOME, METRICS = "config.yaml", "budget.json", "outcome.json", "metrics.json"
@@ -231,22 +231,27 @@ def _write_hydra_files(folder: Path, config: DictConfig) -> None:
         write_bytes(folder / HYDRA / name, OmegaConf.to_yaml(content).encode())
 
 
-class RemoveEmptyFolder(Callback):
-    """Hydra callback: a refused command leaves no folder behind that was made for it."""
+class MakeFolder(Callback):
+    """Hydra callback: makes the folder of a command, or refuses it. A refused command leaves none behind.
+
+    Hydra would make it, too, with a stack trace where it can't.
+    """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        _remove_empty_at_exit(Path(config.hydra.run.dir))
+        _make(Path(config.hydra.run.dir), "output" if "output" in config else "run_dir")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        _remove_empty_at_exit(Path(config.hydra.sweep.dir))
+        _make(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
 
 
-def _remove_empty_at_exit(folder: Path) -> None:
-    new = [path for path in (folder.absolute(), *folder.absolute().parents) if not path.exists()]
+def _make(folder: Path, key: str) -> None:
+    with report_errors(), writing_to(folder, key=key):  # Hydra turns errors of callbacks into warnings
+        new = [path for path in (folder.absolute(), *folder.absolute().parents) if not path.exists()]
 
-    def remove() -> None:
-        with suppress(OSError):  # the first one that is not empty ends it
-            for path in new:
-                path.rmdir()
+        def remove() -> None:
+            with suppress(OSError):  # the first one that is not empty ends it
+                for path in new:
+                    path.rmdir()
 
-    atexit.register(remove)  # Hydra's `on_job_end` is left out where a program exits
+        atexit.register(remove)  # Hydra's `on_job_end` is left out where a program exits
+        folder.mkdir(parents=True, exist_ok=True)

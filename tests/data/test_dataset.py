@@ -9,6 +9,7 @@ import torch
 
 from cocoseg.config import Config, DataConfig, MasksConfig, PrepareConfig
 from cocoseg.data.dataset import SegmentationDataset
+from cocoseg.data.sampling import open_splits
 from cocoseg.errors import CocosegError
 from cocoseg.preparation.prepare import prepare
 from cocoseg.preparation.prepared_folder import prepared_sets
@@ -194,3 +195,29 @@ def test_a_prepared_folder_that_leads_out_of_it_is_refused(tmp_path: Path, key: 
         subset.write_text(subset.read_text().replace('"a.png"', json.dumps(name)))
     with pytest.raises(CocosegError, match=r"prepared: not a prepared folder \(.*; run prepare\.py"):
         dataset_of(config)
+
+
+def test_masks_that_another_command_draws_anew_are_noticed(tmp_path: Path) -> None:
+    config = make(tmp_path, gradient())
+    dataset = dataset_of(config)
+    before = dataset[0][1]
+    config.masks.crowd = "draw"
+    prepare(config)
+    with pytest.raises(
+        CocosegError, match=r"prepared: another command has prepared it anew while it is in use"
+    ):
+        dataset[0]
+    with pytest.raises(CocosegError, match="another command has prepared it anew"):
+        dataset.class_counts([0])
+    assert not torch.equal(dataset_of(config)[0][1], before)
+
+
+@pytest.mark.parametrize("decode_once", [False, True])
+def test_a_set_that_is_prepared_by_other_settings_is_not_opened(tmp_path: Path, decode_once: bool) -> None:
+    config = make(tmp_path, gradient())
+    config.data.val_annotations, config.data.val_images = config.data.annotations, config.data.images
+    prepare(config)
+    open_splits(config, decode_once=decode_once)
+    config.masks.crowd = "draw"
+    with pytest.raises(CocosegError, match="another command has changed it since"):
+        open_splits(config, decode_once=decode_once)

@@ -1,9 +1,14 @@
 """What is left to the device."""
 
 import copy
+import os
+import re
+import signal
+import sys
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from cocoseg.errors import TrainingError
 from cocoseg.networks.device import (
@@ -145,3 +150,47 @@ def test_memory_that_runs_out_on_a_cpu_is_one_line():
 def test_other_errors_are_left_alone():
     with pytest.raises(RuntimeError, match=r"^shapes do not fit$"), explain_out_of_memory():
         raise RuntimeError("shapes do not fit")
+
+
+class Ends(Dataset[int]):
+    """Images whose loader is ended by a signal, or by itself."""
+
+    def __init__(self, number: int | None):
+        self.number = number
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> int:
+        if self.number is not None:
+            os.kill(os.getpid(), self.number)
+        os._exit(3)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals")
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (signal.SIGKILL, "by signal: Killed; if memory ran out, lower data.batch_size, or data.num_workers"),
+        (signal.SIGBUS, "by signal: Bus error; shared memory ran out, it seems: raise its limit "),
+        (signal.SIGTERM, "by signal: Terminated; something outside of this program ended it"),
+        (signal.SIGSEGV, "by signal: Segmentation fault; data.num_workers=0 loads in the main process"),
+        (None, "with exit code 3; data.num_workers=0 loads in the main process"),
+    ],
+    ids=str,
+)
+def test_what_ended_a_loader_is_named(number: int | None, expected: str) -> None:
+    with (
+        pytest.raises(
+            TrainingError, match=re.escape(f"a process that loads images ended {expected}")
+        ) as raised,
+        explain_out_of_memory("data.batch_size"),
+    ):
+        list(DataLoader(Ends(number), num_workers=1))
+    assert "out of memory" not in str(raised.value)
+
+
+def test_errors_of_other_kinds_pass() -> None:
+    with pytest.raises(RuntimeError, match="killed by signal") as raised, explain_out_of_memory():
+        raise RuntimeError("ffmpeg was killed by signal: Killed")
+    assert not isinstance(raised.value, TrainingError)

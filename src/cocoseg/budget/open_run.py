@@ -28,6 +28,7 @@ class Run:
         folder: run folder.
         budget: clock of the run.
         checkpoint: file to resume from; None for a new run.
+        trained: epochs and steps of that checkpoint.
         command: overrides as typed.
         begin: writes `config.yaml` and the like; to be called once all checks have passed, before anything
             else is written to the folder.
@@ -36,6 +37,7 @@ class Run:
     folder: Path
     budget: Budget = field(default_factory=lambda: Budget(None))
     checkpoint: str | None = None
+    trained: tuple[int, int] = (0, 0)
     command: Command = field(default_factory=Command)
     begin: Callable[[], None] = lambda: None
 
@@ -68,7 +70,7 @@ def open_run(cfg: DictConfig, config: Config) -> Iterator[Run]:
         before = ledger.read_bytes() if ledger.exists() else None
         try:
             with keep_ledger(ledger, budget):  # from now on: a kill during the imports costs time, too
-                yield Run(folder.path, budget, checkpoint, command(), begin=folder.begin)
+                yield Run(folder.path, budget, checkpoint, command=command(), begin=folder.begin)
                 budget.finished = True
         except CocosegError:
             if not folder.has_begun:  # a refused command changes nothing

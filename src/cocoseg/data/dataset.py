@@ -63,7 +63,8 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         bits: that images of more than 8 are scaled from; None where there are none.
 
     Raises:
-        CocosegError: the folder is not prepared; on access: an image or mask that can't be read.
+        CocosegError: the folder is not prepared; on access: an image or mask that can't be read, or the
+            folder was prepared anew since.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         self.image_dir = Path(image_dir)
         self.image_size = tuple(image_size)
         self.folder = subset_file.parent
+        self._prepared = self._state()
         self.encoding = MaskEncoding.load(self.folder)
         self.labels = self.encoding.labels
         try:
@@ -91,6 +93,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
             raise CocosegError(f"{self.folder}: not a prepared folder ({error}); run prepare.py") from error
         self.exif, self.bits = index.exif, bits or index.bits
         self._upright = {pair.image for pair in index.pairs if pair.upright}
+        self._require_unchanged()
         self._arrays: Arrays | None = None
 
     def __len__(self) -> int:
@@ -116,6 +119,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         else:
             masks = (self.encoding.read(self.folder / self.pairs[index][1]) for index in indices)
             counts = np.stack([count(resize_mask(mask, self.image_size)) for mask in masks])
+            self._require_unchanged()
         return counts[:, : len(self.labels)]
 
     def decode_once(self, workers: int | None = None) -> None:
@@ -133,13 +137,31 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         upright = image_name in self._upright
         pixels = read_image(self.image_dir / image_name, upright=upright, bits=self.bits)
         image = tv.pil_to_tensor(pixels)
-        mask = self.encoding.read(self.folder / mask_name)
+        try:
+            mask = self.encoding.read(self.folder / mask_name)
+        finally:  # a mask that is gone may be a sign of it
+            self._require_unchanged()
         if mask.shape != image.shape[1:]:
             raise CocosegError(
                 f"{self.image_dir / image_name}: {image.shape[2]}x{image.shape[1]}, but its mask is "
                 f"{mask.shape[1]}x{mask.shape[0]}; delete {self.folder} to prepare anew"
             )
         return image, mask
+
+    def _state(self) -> tuple[int, ...] | None:
+        """Identity of the file that a preparation writes first and last."""
+        try:
+            status = (self.folder / "prepared.json").stat()
+        except OSError:
+            return None
+        return status.st_ino, status.st_size, status.st_mtime_ns
+
+    def _require_unchanged(self) -> None:
+        if self._state() != self._prepared:
+            raise CocosegError(
+                f"{self.folder}: another command has prepared it anew while it is in use, so its masks may "
+                "be others; name another data.prepared_dir for one of the two"
+            )
 
     def _decode(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Read image (H, W, 3) and mask (H, W), uint8, at the size of the set."""

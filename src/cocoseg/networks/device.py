@@ -1,5 +1,6 @@
 """The device: its fastest precision, kernels and memory layout; memory that runs out."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,17 @@ OUT_OF_MEMORY = (
     "CUDNN_STATUS_ALLOC_FAILED",
     "can't allocate memory",
 )
+
+# Signal that ended a loader's process -> what to do about it.
+ADVICE = {
+    "Killed": "if memory ran out, lower {smaller}, or data.num_workers",
+    "Bus error": (
+        "shared memory ran out, it seems: raise its limit (docker run --shm-size=8g), or set "
+        "data.num_workers=0"
+    ),
+    "Terminated": "something outside of this program ended it",
+}
+OTHERWISE = "data.num_workers=0 loads in the main process, which shows more"
 
 
 def uses_cuda(settings: dict[str, Any]) -> bool:
@@ -84,12 +96,33 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def explain_out_of_memory(smaller: str = SMALLER) -> Iterator[None]:
-    """Report memory that runs out as a TrainingError, in one line that names the keys to lower."""
+    """Report memory that runs out, or a loader's process that ended, as a TrainingError in one line.
+
+    Args:
+        smaller: keys to lower where memory runs out.
+    """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             raise TrainingError(f"out of memory: lower {smaller}") from error
-        if "killed by signal" in str(error):  # the system kills a process of a loader that takes too much
-            raise TrainingError(f"out of memory: lower {smaller}, or use fewer workers") from error
+        if sentence := explain_lost_loader(error, smaller):
+            raise TrainingError(sentence) from error
         raise
+
+
+def explain_lost_loader(error: BaseException, smaller: str = SMALLER) -> str | None:
+    """Say what ended a worker process of a DataLoader; None where the error is another one.
+
+    torch names the signal in the error itself or in its cause.
+    """
+    said = f"{error} {error.__cause__ or ''}"
+    if "DataLoader worker" not in said:
+        return None
+    signal, code = re.search(r"killed by signal: ([\w ]+)", said), re.search(r"with exit code (\d+)", said)
+    how, advice = "by itself", OTHERWISE
+    if signal:
+        how, advice = f"by signal: {signal[1]}", ADVICE.get(signal[1], OTHERWISE)
+    elif code:
+        how = f"with exit code {code[1]}"
+    return f"a process that loads images ended {how}; {advice.format(smaller=smaller)}"

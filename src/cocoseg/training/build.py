@@ -38,6 +38,7 @@ def read_start(config: Config, run: Run) -> Start:
         return _read_pretrained_once(config)
     checkpoint = read_checkpoint(run.checkpoint)
     run.budget.resume(checkpoint.get("budget"))
+    run.trained = checkpoint["epoch"], checkpoint["global_step"]
     return checkpoint
 
 

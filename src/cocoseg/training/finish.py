@@ -140,7 +140,7 @@ class Exporter:
         else:
             log.warning("stopped before the first validation: there are no scores")
         shown = from_here(self.run.folder)
-        log.info("trained      %d epochs, %d steps", trainer.current_epoch, trainer.global_step)
+        log.info("trained      %d epochs, %d steps", *self._trained(trainer))
         log.info("time         %s", time_line(self.run.budget))
         log.info("run          %s", shown)
         log.info("dashboard    tensorboard --logdir %s", shown.parent)
@@ -153,7 +153,11 @@ class Exporter:
         state = STOPPED if stop.received else PRUNED if pruned else FAILED if failure else FINISHED
         reason = stop.received.name if stop.received else pruned or failure
         miou = self.scores and self.scores.miou
-        Outcome(state, reason, miou, trainer.current_epoch, trainer.global_step).write(self.run.folder)
+        Outcome(state, reason, miou, *self._trained(trainer)).write(self.run.folder)
+
+    def _trained(self, trainer: L.Trainer) -> tuple[int, int]:
+        """Epochs and steps of all attempts; a trainer without time has restored none."""
+        return (trainer.current_epoch, trainer.global_step) if trainer.global_step else self.run.trained
 
 
 def write_sheet(
