@@ -13,7 +13,7 @@ from cocoseg import create_segmentation_masks
 from cocoseg.config import Config, DataConfig, PrepareConfig, SubsetConfig
 from cocoseg.data.dataset import SegmentationDataset
 from cocoseg.errors import CocosegError
-from cocoseg.images.exif import Rotation, choose_readings, find_rotation, upright_by
+from cocoseg.images.exif import Reading, Rotation, choose_readings, find_rotation, upright_by
 from cocoseg.preparation.prepare import prepare
 from conftest import write_coco
 
@@ -43,6 +43,7 @@ def write_set(root: Path, images: list[dict[str, Any]], ending: str = "png") -> 
 
     Each entry has the `orientation`; the reading that is `drawn` on, upright or stored; the `box`, in pixels
     of that; the reading whose width and height are `listed` in the file; and `size`, of the upright image.
+    Outlines may be `stretched` to the listed size, and the image `blank`.
     """
     root.mkdir(exist_ok=True)
     listed, annotations = [], []
@@ -59,7 +60,14 @@ def write_set(root: Path, images: list[dict[str, Any]], ending: str = "png") -> 
         PIL.Image.fromarray(np.ascontiguousarray(pixels)).save(root / name, exif=exif)
         width, height = {"upright": upright, "stored": stored}[image.get("listed", "upright")]
         listed.append({"id": number, "file_name": name, "width": width, "height": height})
+        if image.get("blank"):
+            PIL.Image.new("L", stored).save(root / name, exif=exif)
         left, top, right, bottom = box
+        if image.get(
+            "stretched"
+        ):  # as a tool does that takes shares of the upright image for those of the other
+            left, right = (x * width / upright[0] for x in (left, right))
+            top, bottom = (y * height / upright[1] for y in (top, bottom))
         outline = [left, top, right, top, right, bottom, left, bottom]
         annotations.append({"id": number, "image_id": number, "category_id": 2, "segmentation": [outline]})
     write_coco(root / "c.json", images=listed, annotations=annotations)
@@ -88,6 +96,13 @@ def agreement(root: Path, **data: Any) -> list[float]:
     return found
 
 
+def uprights(root: Path) -> list[bool]:
+    """Prepare, and return for each image whether it is read upright."""
+    prepare(config_of(root))
+    pairs = json.loads((root / "prepared" / "index.json").read_bytes())["pairs"]
+    return ["orientation" in pair for pair in pairs]
+
+
 @pytest.fixture
 def warnings(caplog: pytest.LogCaptureFixture) -> Any:
     caplog.set_level(logging.WARNING)
@@ -106,7 +121,19 @@ def test_the_size_of_the_turned_image_turns_it(
     assert agreement(tmp_path) == [1]
     assert warnings() == []
     index = json.loads((tmp_path / "prepared" / "index.json").read_bytes())
-    assert (index["exif"], index["pairs"][0]["upright"]) == ("apply", True)
+    assert (index["exif"], index["pairs"][0]["orientation"]) == ("apply", orientation)
+
+
+@pytest.mark.parametrize("orientation", STORED)
+def test_masks_have_the_pixels_of_the_files_as_stored(tmp_path: Path, orientation: int) -> None:
+    """Whoever reads both files without EXIF finds the mask on the object."""
+    write_set(tmp_path, [{"orientation": orientation}])
+    (record,) = create_segmentation_masks(tmp_path, tmp_path / "c.json", tmp_path / "out", workers=1)
+    assert (record.orientation, record.upright) == (orientation, True)
+    mask, image = (
+        np.asarray(PIL.Image.open(path)) for path in (tmp_path / "out" / record.mask, tmp_path / "1.png")
+    )
+    np.testing.assert_array_equal(mask == 2, image > 0)
 
 
 @pytest.mark.parametrize("ending", ["png", "tif"])
@@ -115,41 +142,86 @@ def test_the_stored_size_keeps_it_as_stored(tmp_path: Path, orientation: int, en
     write_set(tmp_path, [{"orientation": orientation, "drawn": "stored", "listed": "stored"}], ending)
     assert agreement(tmp_path) == [1]
     (line,) = warnings()
-    assert "1 image: EXIF rotation not applied" in line
-    assert f"(1.{ending})" in line
-    assert "data.exif=apply" in line
+    assert (
+        "1 image: EXIF rotation not applied, because outlines follow the edges in the images best so" in line
+    )
+    assert line.endswith(f"data.exif=apply turns (1.{ending})")
     assert json.loads((tmp_path / "prepared" / "index.json").read_bytes())["exif"] == "ignore"
 
 
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_edges_tell_against_the_stored_size(tmp_path: Path, orientation: int, warnings) -> None:
+    """Some tools list the stored size, though they show images upright."""
+    write_set(tmp_path, [{"orientation": orientation, "listed": "stored"}, {"orientation": 3}])
+    assert agreement(tmp_path) == [1, 1]
+    (line,) = warnings()
+    assert "2 images: turned by EXIF rotation, because outlines follow the edges" in line
+    assert line.endswith("data.exif=ignore does not turn (1.png, 2.png)")
+
+
+@pytest.mark.parametrize("settings", [{}, {"exif": "apply"}])
+def test_outlines_in_shares_of_the_stored_size(tmp_path: Path, settings: dict[str, str], warnings) -> None:
+    """Label Studio multiplies shares of the upright image by width and height of the stored one."""
+    write_set(tmp_path, [{"orientation": 6, "listed": "stored", "stretched": True, "box": HIGH}])
+    assert agreement(tmp_path, **settings) == [1]
+    told = [line for line in warnings() if "outlines scaled from the stored width and height" in line]
+    assert len(told) == (not settings)
+
+
 def test_outlines_beyond_the_stored_image_turn_it(tmp_path: Path, warnings) -> None:
-    """Some tools list the stored size, though they show images upright. One outline tells for all."""
-    images = [{"orientation": 6, "listed": "stored", "box": box} for box in (LOW, HIGH, LOW)]
-    write_set(tmp_path, [*images, {"orientation": 3}])
-    assert agreement(tmp_path) == [1, 1, 1, 1]
-    assert len(warnings()) == 2
-    assert "3 images: turned by EXIF rotation, because outlines fit the turned images alone" in warnings()[0]
+    """One outline tells for all, where there is no edge to follow."""
+    images = [{"orientation": 6, "listed": "stored", "box": box, "blank": True} for box in (LOW, HIGH, LOW)]
+    write_set(tmp_path, images)
+    assert uprights(tmp_path) == [True, True, True]
+    (line,) = warnings()
+    assert "3 images: turned by EXIF rotation, because outlines reach beyond the stored images" in line
+
+
+def test_the_stored_size_is_believed_where_nothing_else_tells(tmp_path: Path, warnings) -> None:
+    write_set(tmp_path, [{"orientation": 6, "listed": "stored", "blank": True}])
+    assert uprights(tmp_path) == [False]
+    assert "because the annotation file gives width and height as stored" in warnings()[0]
+
+
+def test_runs_belong_to_the_reading_of_their_size(tmp_path: Path) -> None:
+    write_set(tmp_path, [{"orientation": 6, "listed": "stored"}, {"orientation": 8, "listed": "stored"}])
+    content = json.loads((tmp_path / "c.json").read_text())
+    for annotation in content["annotations"]:
+        columns = draw(LOW).T.ravel() > 0
+        changes = np.flatnonzero(np.diff(columns, prepend=False, append=False))
+        counts = np.diff(changes, prepend=0, append=columns.size).tolist()
+        annotation["segmentation"] = {"size": list(SIZE[::-1]), "counts": counts}
+    write_coco(tmp_path / "c.json", **content)
+    assert agreement(tmp_path) == [1, 1]
 
 
 # --- sizes that don't tell
 
 
 @pytest.mark.parametrize("orientation", [2, 3, 4])
-def test_images_are_turned_where_nothing_tells(tmp_path: Path, orientation: int, warnings) -> None:
+def test_images_are_turned_unless_edges_tell_otherwise(tmp_path: Path, orientation: int, warnings) -> None:
     write_set(tmp_path, [{"orientation": orientation}])
     assert agreement(tmp_path) == [1]
-    (line,) = warnings()
-    assert "1 image: turned by EXIF rotation, but width and height don't tell" in line
-    assert "data.exif=ignore" in line
+    assert "1 image: turned by EXIF rotation, because outlines follow the edges" in warnings()[0]
+    write_set(tmp_path / "b", [{"orientation": orientation, "blank": True}])
+    assert uprights(tmp_path / "b") == [True]
+    assert "1 image: turned by EXIF rotation, because nothing tells" in warnings()[1]
+
+
+@pytest.mark.parametrize("orientation", STORED)
+def test_edges_tell_that_images_are_not_turned(tmp_path: Path, orientation: int, warnings) -> None:
+    write_set(tmp_path, [{"orientation": orientation, "drawn": "stored", "size": (50, 50)}])
+    assert agreement(tmp_path) == [1]
+    assert "1 image: EXIF rotation not applied, because outlines follow the edges" in warnings()[0]
 
 
 def test_square_images_follow_the_others(tmp_path: Path, warnings) -> None:
-    square = {"size": (50, 50)}
-    write_set(tmp_path, [{"orientation": 8}, {"orientation": 6, **square}])
-    assert agreement(tmp_path) == [1, 1]
-    stored = {"drawn": "stored", "listed": "stored"}
-    write_set(tmp_path / "b", [{"orientation": 8, **stored}, {"orientation": 6, **square, **stored}])
-    assert agreement(tmp_path / "b") == [1, 1]
-    assert sum("don't tell" in line for line in warnings()) == 2
+    square = {"orientation": 6, "size": (50, 50), "blank": True}
+    write_set(tmp_path, [{"orientation": 8}, square])
+    assert uprights(tmp_path) == [True, True]
+    write_set(tmp_path / "b", [{"orientation": 8, "drawn": "stored", "listed": "stored"}, square])
+    assert uprights(tmp_path / "b") == [False, False]
+    assert sum("because the other images tell so" in line for line in warnings()) == 2
 
 
 def test_images_without_rotation_are_not_mentioned(tmp_path: Path, warnings) -> None:
@@ -174,13 +246,6 @@ def test_ignore_where_the_file_says_that_images_are_turned(tmp_path: Path) -> No
         prepare(config_of(tmp_path, exif="ignore"))
 
 
-def test_masks_alone(tmp_path: Path) -> None:
-    write_set(tmp_path, [{"orientation": 6}, {"orientation": 1}])
-    records = create_segmentation_masks(tmp_path, tmp_path / "c.json", tmp_path / "out", workers=1)
-    assert [(record.image, record.upright) for record in records] == [("1.png", True), ("2.png", None)]
-    assert PIL.Image.open(tmp_path / "out" / records[0].mask).size == SIZE
-
-
 def test_the_preview_shows_images_as_they_are_read(tmp_path: Path) -> None:
     write_set(tmp_path, [{"orientation": 6}])
     prepare(config_of(tmp_path))
@@ -192,32 +257,60 @@ def test_the_preview_shows_images_as_they_are_read(tmp_path: Path) -> None:
     )
 
 
+def test_many_images_in_several_processes(tmp_path: Path) -> None:
+    write_set(tmp_path, [{"orientation": number % 8 + 1} for number in range(40)])
+    records = create_segmentation_masks(tmp_path, tmp_path / "c.json", tmp_path / "out", workers=2)
+    assert [record.image for record in records] == [f"{number}.png" for number in range(1, 41)]
+    assert [record.upright for record in records] == [number % 8 > 0 for number in range(40)]
+
+
 # --- decisions
 
 
-def test_evidence() -> None:
+def test_evidence_of_sizes() -> None:
     stored, upright = (64, 48), (48, 64)
-    assert find_rotation(stored, 3, stored, (10, 10)) == (None, None)
-    assert find_rotation((50, 50), 6, (50, 50), (10, 10)) == (None, None)
-    assert find_rotation(stored, 6, upright, (10, 10)) == (True, None)
-    assert find_rotation(stored, 6, stored, (10, 49)) == (False, None)  # a pixel beyond is rounding
-    assert find_rotation(stored, 6, stored, (10, 49.5)) == (False, True)
-    assert find_rotation(stored, 6, stored, (60, 10)) == (False, False)
-    assert find_rotation(stored, 6, stored, (60, 60)) == (False, None)
+    assert find_rotation(stored, 3, stored, (10, 10)) == (None, None, None)
+    assert find_rotation((50, 50), 6, (50, 50), (10, 10)) == (None, None, None)
+    assert find_rotation(stored, 6, upright, (10, 10)) == (True, None, None)
+    assert find_rotation(stored, 6, stored, (10, 49)) == (False, None, None)  # a pixel beyond is rounding
+    assert find_rotation(stored, 6, stored, (10, 49.5)) == (False, True, None)
+    assert find_rotation(stored, 6, stored, (60, 10)) == (False, False, None)
+    assert find_rotation(stored, 6, stored, (60, 60)) == (False, None, None)
 
 
 def test_contradicting_outlines_leave_the_stored_size_in_force() -> None:
-    rotations = [Rotation(False, True), Rotation(False, False), Rotation(None, None)]
-    assert choose_readings(rotations) == [False, False, False]
+    rotations = [Rotation(False, True), Rotation(False, False), Rotation(None)]
+    assert [choice.reading for choice in choose_readings(rotations)] == [Reading.STORED] * 3
 
 
 def test_most_images_with_a_telling_size_decide_for_the_others() -> None:
-    assert choose_readings([Rotation(True, None)] * 2 + [Rotation(False, None), Rotation(None, None)]) == [
-        True,
-        True,
-        False,
-        True,
-    ]
+    rotations = [Rotation(True)] * 2 + [Rotation(False), Rotation(None)]
+    readings = [choice.reading for choice in choose_readings(rotations)]
+    assert readings == [Reading.UPRIGHT, Reading.UPRIGHT, Reading.STORED, Reading.UPRIGHT]
+
+
+@pytest.mark.parametrize(
+    ("differences", "found"),
+    [
+        ([0.5], Reading.UPRIGHT),
+        ([-0.5], Reading.STORED),
+        ([-0.3], Reading.UPRIGHT),  # too little: as where nothing tells
+        ([-0.3] * 4, Reading.STORED),
+        ([-0.5, 0.5], Reading.UPRIGHT),
+    ],
+)
+def test_edges_must_tell_clearly(differences: list[float], found: Reading) -> None:
+    rotations = [Rotation(None, None, {Reading.UPRIGHT: d, Reading.STORED: 0.0}) for d in differences]
+    assert {choice.reading for choice in choose_readings(rotations)} == {found}
+
+
+def test_apply_never_reads_as_stored() -> None:
+    edges = {Reading.STORED: 5.0, Reading.UPRIGHT: 0.0, Reading.STRETCHED: 1.0}
+    rotations = [Rotation(False, None, edges), Rotation(None, None, edges), Rotation(True)]
+    choices = choose_readings(rotations, "apply")
+    assert [choice.reading for choice in choices] == [Reading.STRETCHED, Reading.UPRIGHT, Reading.UPRIGHT]
+    assert [choice.warning for choice in choices] == [None] * 3
+    assert choose_readings([Rotation(False, False)], "apply")[0].reading is Reading.STRETCHED
 
 
 def test_readings_of_new_images() -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
@@ -33,7 +33,7 @@ class _Images(msgspec.Struct, gc=False):
 class _Pair(msgspec.Struct, gc=False):
     image: str
     mask: str
-    upright: bool = False
+    orientation: Annotated[int, msgspec.Meta(ge=1, le=8)] = 1  # of EXIF, by which both are turned
 
 
 class _Index(msgspec.Struct, gc=False):
@@ -92,7 +92,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         except (OSError, ValueError, KeyError) as error:
             raise CocosegError(f"{self.folder}: not a prepared folder ({error}); run prepare.py") from error
         self.exif, self.bits = index.exif, bits or index.bits
-        self._upright = {pair.image for pair in index.pairs if pair.upright}
+        self._turns = {pair.image: pair.orientation for pair in index.pairs if pair.orientation != 1}
         self._require_unchanged()
         self._arrays: Arrays | None = None
 
@@ -117,30 +117,25 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         if self._arrays is not None:
             counts = self._arrays.counts[list(indices)]
         else:
-            masks = (self.encoding.read(self.folder / self.pairs[index][1]) for index in indices)
-            counts = np.stack([count(resize_mask(mask, self.image_size)) for mask in masks])
-            self._require_unchanged()
+            counts = np.stack([count(resize_mask(self._mask(index), self.image_size)) for index in indices])
         return counts[:, : len(self.labels)]
 
     def decode_once(self, workers: int | None = None) -> None:
         """Read from arrays from now on, see cache.py; `workers` processes make what is missing of them."""
         files = [self.image_dir / image for image, _ in self.pairs]
         files += [self.folder / mask for _, mask in self.pairs]
-        reading = [sorted(self._upright), self.bits]
+        reading = [self._turns, self.bits]
         key = key_of(files, [self.pairs, self.labels.to_dict(), self.encoding.encoding, reading])
         shape = (len(self), *self.image_size)
         self._arrays = open_arrays(self.folder / "arrays", key, shape, self._decode, workers)
 
     def original(self, index: int) -> tuple[Tensor, np.ndarray]:
         """Read image (3, h, w) uint8 RGB and mask (h, w) uint8 at the image's own size."""
-        image_name, mask_name = self.pairs[index]
-        upright = image_name in self._upright
-        pixels = read_image(self.image_dir / image_name, upright=upright, bits=self.bits)
+        image_name, _ = self.pairs[index]
+        orientation = self._turns.get(image_name, 1)
+        pixels = read_image(self.image_dir / image_name, upright=orientation != 1, bits=self.bits)
         image = tv.pil_to_tensor(pixels)
-        try:
-            mask = self.encoding.read(self.folder / mask_name)
-        finally:  # a mask that is gone may be a sign of it
-            self._require_unchanged()
+        mask = self._mask(index)
         if mask.shape != image.shape[1:]:
             raise CocosegError(
                 f"{self.image_dir / image_name}: {image.shape[2]}x{image.shape[1]}, but its mask is "
@@ -162,6 +157,13 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
                 f"{self.folder}: another command has prepared it anew while it is in use, so its masks may "
                 "be others; name another data.prepared_dir for one of the two"
             )
+
+    def _mask(self, index: int) -> np.ndarray:
+        image_name, mask_name = self.pairs[index]
+        try:
+            return self.encoding.read(self.folder / mask_name, self._turns.get(image_name, 1))
+        finally:  # a mask that is gone may be a sign of it
+            self._require_unchanged()
 
     def _decode(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Read image (H, W, 3) and mask (H, W), uint8, at the size of the set."""

@@ -1,6 +1,6 @@
 """The contact sheet of a prepared set: some images with their masks laid over them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,8 @@ def write_contact_sheet(
     path: Path,
     pairs: Sequence[tuple[Path, Path]],
     encoding: MaskEncoding,
-    read: Callable[[Path], PIL.Image.Image] = read_image,
+    orientations: Sequence[int] | None = None,
+    bits: int | None = None,
 ) -> None:
     """Draw images and their masks: classes in their colors with outlines, ignored pixels striped.
 
@@ -34,14 +35,18 @@ def write_contact_sheet(
         path: PNG file to write.
         pairs: files of image and mask.
         encoding: encoding of the masks.
-        read: reads an image as RGB, as its mask belongs to it.
+        orientations: of EXIF, by which image and mask of each pair are turned; None: as they are.
+        bits: see `read_image`.
     """
     columns = min(COLUMNS, len(pairs))
     rows = -(-len(pairs) // columns)
     step_x, step_y = WIDTH + GAP, HEIGHT + LINES * LINE + GAP
     sheet = PIL.Image.new("RGB", (columns * step_x + GAP, rows * step_y + GAP), "white")
-    for index, (image_file, mask_file) in enumerate(pairs):
-        tile = _draw_tile(read(image_file), image_file.name, encoding.read(mask_file), encoding.labels)
+    orientations = orientations or [1] * len(pairs)
+    for index, ((image_file, mask_file), orientation) in enumerate(zip(pairs, orientations, strict=True)):
+        image = read_image(image_file, upright=orientation != 1, bits=bits)
+        mask = encoding.read(mask_file, orientation)
+        tile = _draw_tile(image, image_file.name, mask, encoding.labels)
         sheet.paste(tile, (GAP + index % columns * step_x, GAP + index // columns * step_y))
     save_png(path, sheet, compress_level=3)
 

@@ -13,7 +13,7 @@ import numpy as np
 from cocoseg.config import AUTO, Config, MasksConfig
 from cocoseg.config_checks import convert
 from cocoseg.errors import CocosegError
-from cocoseg.images.exif import APPLY, Rotation, choose_readings, find_rotation, upright_size
+from cocoseg.images.exif import IGNORE, Choice, Reading, Rotation, choose_readings, turn_mask
 from cocoseg.images.image_files import Inspection, check_image
 from cocoseg.labels import IGNORE_INDEX, LabelMap
 from cocoseg.preparation import coco_file as coco_format
@@ -21,13 +21,12 @@ from cocoseg.preparation.coco_file import CocoFile, Image
 from cocoseg.preparation.mask_files import MaskEncoding
 from cocoseg.preparation.normalized import refuse_normalized
 from cocoseg.preparation.paint_mask import paint
+from cocoseg.preparation.rotated_images import gather_evidence, layers_as_read, require_stored_size
 from cocoseg.preparation.segmentations import (
     AnnotationId,
     Instance,
     Layers,
     SegmentationError,
-    extent,
-    parse_layers,
 )
 from cocoseg.preparation.survey import survey
 from cocoseg.progress import track
@@ -43,8 +42,10 @@ class MaskRecord(NamedTuple):
         pixels: class index -> pixels of the mask, background (0) and ignored (255) included.
         warnings: fault -> ids of the annotations that have it.
         overlaps: pixels that each overlap rule hides, see `survey`; None for images outside its sample.
-        upright: the mask belongs to the image as its EXIF rotation turns it; None where it has no rotation.
-        rotation: evidence on that, where it decided; None else.
+        orientation: of EXIF, 1 to 8.
+        upright: the annotations were drawn on the image as its EXIF rotation turns it. The mask has the
+            pixels of the file as stored, so that image and mask are turned together.
+        doubt: the reason for that, where it is not certain.
         depths: number of bits -> values of that many bits, where the image has more than 8.
         faults: parts of the image file that are not read.
     """
@@ -54,8 +55,9 @@ class MaskRecord(NamedTuple):
     pixels: dict[int, int]
     warnings: dict[str, list[AnnotationId]]
     overlaps: dict[str, Counter[int]] | None = None
-    upright: bool | None = None
-    rotation: Rotation | None = None
+    orientation: int = 1
+    upright: bool = False
+    doubt: str | None = None
     depths: Mapping[int, int] = {}
     faults: Sequence[str] = ()
 
@@ -69,7 +71,7 @@ class _Task(NamedTuple):
     image: Image
     instances: list[Instance]
     in_sample: bool
-    upright: bool | None  # reading of an image with an EXIF rotation; None: by the evidence of all
+    choice: Choice | None  # reading of an image with an EXIF rotation; None: by the evidence of all
     rotation: Rotation | None = None
 
 
@@ -90,48 +92,42 @@ class _Painter:
             its record; or the task with evidence on the image's EXIF rotation, where that is to be decided;
             or an error message where the image can't be used.
         """
-        image = task.image
+        image, rules = task.image, self.settings
+        path, listed = self.image_dir / image.file_name, (image.width, image.height)
+        choice = task.choice
         try:
-            found = check_image(self.image_dir / image.file_name, image.width, image.height)
-            if found.orientation != 1 and task.upright is None:
-                listed, reach = (image.width, image.height), extent(task.instances)
-                return task._replace(rotation=find_rotation(found.size, found.orientation, listed, reach))
-            width, height = self._size(image, found, upright=bool(task.upright))
-            layers = parse_layers(task.instances, height, width, self.settings.crowd)
+            found = check_image(path, *listed)
+            if found.orientation == 1:
+                choice = Choice(Reading.STORED)
+            elif choice is None:
+                evidence = gather_evidence(path, listed, task.instances, found, rules)
+                return task._replace(rotation=evidence)
+            if choice.reading is Reading.STORED:
+                require_stored_size(path, listed, found)
+            layers = layers_as_read(task.instances, found, choice.reading, rules)
         except SegmentationError as error:
             return f"{self.annotation_file}: {error}"
         except CocosegError as error:
             return str(error)
         return self._draw(task, layers, found)
 
-    def _size(self, image: Image, found: Inspection, *, upright: bool) -> tuple[int, int]:
-        """Width and height of the mask.
-
-        Raises:
-            CocosegError: the annotation file says that the image is turned, which the settings exclude.
-        """
-        turned = upright_size(found.size, found.orientation)
-        if not upright and (image.width, image.height) != found.size:
-            raise CocosegError(
-                f"{self.image_dir / image.file_name}: the annotation file says {image.width}x{image.height}, "
-                "which is its size turned by its EXIF rotation; set data.exif=auto or apply"
-            )
-        return turned if upright else found.size
-
     def _draw(self, task: _Task, layers: Layers, found: Inspection) -> MaskRecord:
         file_name, rules, values = task.image.file_name, self.settings, self.encoding.paint_values
+        upright = found.orientation != 1 and task.choice.reading is not Reading.STORED
         mask = paint(layers, rules, values)
         pixels = _count_pixels(mask, layers, values)
         name = self.encoding.file_name(file_name, pixels)
-        self.encoding.write_painted(mask, self.output_dir / name)
+        stored = turn_mask(mask, found.orientation, back=True) if upright else mask
+        self.encoding.write_painted(stored, self.output_dir / name)
         return MaskRecord(
             image=file_name,
             mask=name,
             pixels=pixels,
             warnings=layers.warnings(),
             overlaps=survey(layers, rules.rasterizer) if task.in_sample else None,
-            upright=None if found.orientation == 1 else task.upright,
-            rotation=task.rotation,
+            orientation=found.orientation,
+            upright=upright,
+            doubt=task.choice and task.choice.warning,
             depths=found.depths,
             faults=found.faults,
         )
@@ -198,13 +194,13 @@ def draw_masks(
     The images whose ids are in `sample` are surveyed for overlaps. The records are in the order of `images`.
     """
     _check_names(images, coco.path)
-    tasks = _tasks(coco, images, labels, other, sample, None if exif == AUTO else exif == APPLY)
+    tasks = _tasks(coco, images, labels, other, sample, Choice(Reading.STORED) if exif == IGNORE else None)
     painter = _Painter(coco.path, image_dir, output_dir, settings, MaskEncoding(settings.encoding, labels))
     results = _draw_all(painter, tasks, len(images), workers)
     if undecided := [index for index, result in enumerate(results) if isinstance(result, _Task)]:
         rotated = [results[index] for index in undecided]
-        uprights = choose_readings([task.rotation for task in rotated])
-        tasks = (task._replace(upright=upright) for task, upright in zip(rotated, uprights, strict=True))
+        choices = choose_readings([task.rotation for task in rotated], exif)
+        tasks = (task._replace(choice=choice) for task, choice in zip(rotated, choices, strict=True))
         for index, result in zip(undecided, _draw_all(painter, tasks, len(undecided), workers), strict=True):
             results[index] = result
     if problems := sorted(result for result in results if isinstance(result, str)):
@@ -238,7 +234,7 @@ def _tasks(
     labels: LabelMap,
     other: str,
     sample: Collection[int],
-    upright: bool | None,
+    choice: Choice | None,
 ) -> Iterator[_Task]:
     index_of = labels.index_of
     if other == "ignore":
@@ -250,7 +246,7 @@ def _tasks(
             for a in annotations.pop(image.id)
             if a.category_id in index_of
         ]
-        yield _Task(image, instances, image.id in sample, upright)
+        yield _Task(image, instances, image.id in sample, choice)
 
 
 def _check_names(images: Sequence[Image], file: Path) -> None:

@@ -11,6 +11,7 @@ import PIL.Image
 
 from cocoseg.errors import CocosegError
 from cocoseg.files import RUN_LENGTHS, save_png, write_json
+from cocoseg.images.exif import turn_mask
 from cocoseg.labels import IGNORE_INDEX, LabelMap
 from cocoseg.preparation.paint_mask import INDICES
 
@@ -109,8 +110,11 @@ class MaskEncoding:
             image.putpalette(self._palette.tobytes())
         save_png(path, image, **RUN_LENGTHS)
 
-    def read(self, path: Path) -> np.ndarray:
+    def read(self, path: Path, orientation: int = 1) -> np.ndarray:
         """Read a label mask: (H, W) uint8 class indices.
+
+        Args:
+            orientation: of EXIF, by which the image is turned.
 
         Raises:
             CocosegError: the file is missing, damaged, or holds values that are no class of the labels.
@@ -126,4 +130,4 @@ class MaskEncoding:
         if (indices < 0).any():
             unknown = np.unique(pixels[indices < 0])[:5].tolist()
             raise CocosegError(f"{path}: pixel values {unknown} are no class of labels.json; {REMEDY}")
-        return indices.astype(np.uint8)
+        return turn_mask(indices.astype(np.uint8), orientation)

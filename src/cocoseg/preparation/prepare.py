@@ -17,7 +17,7 @@ from cocoseg.errors import CocosegError, IncompleteError
 from cocoseg.figures.comparison import spread
 from cocoseg.files import locked, remove_parts, write_bytes, write_json
 from cocoseg.images.exif import reading_of_set
-from cocoseg.images.image_files import has_content, read_image
+from cocoseg.images.image_files import has_content
 from cocoseg.images.pixel_depth import bits_of_set
 from cocoseg.labels import IGNORE_INDEX, LabelMap
 from cocoseg.preparation import coco_file as coco_format
@@ -258,7 +258,7 @@ def _index(
         "bits": bits_of_set(source.prepared.data.bits, tally.depths),
         "pairs": [
             {"image": record.image, "mask": f"masks/{record.mask}"}
-            | ({"upright": True} if record.upright else {})
+            | ({"orientation": record.orientation} if record.upright else {})
             for record in records
         ],
     }
@@ -278,12 +278,12 @@ def _write_files(
     examples = [shown[index] for index in spread(len(shown), EXAMPLES)]
     pairs = [(prepared.image_dir / record.image, new / "masks" / record.mask) for record in examples]
     bits = bits_of_set(prepared.data.bits, tally.depths)
-    turned = {prepared.image_dir / record.image for record in examples if record.upright}
     write_contact_sheet(
         new / PREVIEW,
         pairs,
         encoding,
-        lambda path: read_image(path, upright=path in turned, bits=bits),
+        [record.orientation if record.upright else 1 for record in examples],
+        bits,
     )
 
 

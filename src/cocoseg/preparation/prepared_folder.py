@@ -34,7 +34,7 @@ from cocoseg.preparation.mask_files import MaskEncoding
 PREVIEW = "preview.png"
 NEW = "new.part"  # folder that all files are written to before they replace the old ones
 MASK = "_mask_cats_"  # part of the name of every mask
-LAYOUT = 4  # counted up when what is written changes: older folders are then made anew
+LAYOUT = 5  # counted up when what is written changes: older folders are then made anew
 
 
 @dataclass(frozen=True)

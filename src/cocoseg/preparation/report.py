@@ -49,10 +49,10 @@ class Tally:
             self.depths.update(record.depths)
             for fault in record.faults:
                 self.faults[fault].append(record.image)
-            if record.upright is not None:
+            if record.orientation != 1:
                 self.uprights[record.image] = record.upright
-            if record.rotation and (doubt := record.rotation.warning(upright=bool(record.upright))):
-                self.faults[doubt].append(record.image)
+            if record.doubt is not None:
+                self.faults[record.doubt].append(record.image)
             if record.overlaps is not None:
                 self.surveyed += 1
                 for name, pixels in record.overlaps.items():

@@ -5,10 +5,10 @@ A malformed field is an error. Faults that other programs skip without a word ar
 
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import mul
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, Self
 
 import msgspec
 import numpy as np
@@ -100,6 +100,23 @@ class Layers:
             ],
         }
         return {fault: ids for fault, ids in found.items() if ids}
+
+    def stretched(self, width: int, height: int) -> Self:
+        """The same shapes on an image of another size.
+
+        Raises:
+            SegmentationError: a shape is an RLE, which can't be scaled.
+        """
+        factors = width / self.width, height / self.height
+        shapes = []
+        for shape in self.shapes:
+            if not isinstance(shape.outline, list):
+                raise SegmentationError(f"annotation {shape.annotation_id}: an RLE can't be scaled")
+            outline = [
+                [value * factors[place % 2] for place, value in enumerate(part)] for part in shape.outline
+            ]
+            shapes.append(replace(shape, outline=outline))
+        return type(self)(height, width, shapes)
 
     def _is_outside(self, polygons: Polygons) -> bool:
         return any(

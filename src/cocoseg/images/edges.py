@@ -1,0 +1,43 @@
+"""Edges of an image: how much better than chance the borders of a mask follow them. No torch."""
+
+import numpy as np
+import PIL.Image
+
+from cocoseg.resizing import resize_mask
+
+LONGEST = 256  # pixels: longer side at which edges are compared; borders are drawn by hand
+FLOOR = 1e-3  # keeps the score of a flat image finite
+
+
+def edge_score(image: PIL.Image.Image, mask: np.ndarray) -> float | None:
+    """Compare edges along the borders in a mask with those in the whole image.
+
+    Args:
+        image: grayscale.
+        mask: class indices (H, W) uint8 of the same size.
+
+    Returns:
+        the logarithm of the mean gradient at the borders over that of all pixels; None without a border.
+    """
+    scale = min(1.0, LONGEST / max(image.size))
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    borders = _borders(resize_mask(mask, (height, width)))
+    if not borders.any():
+        return None
+    pixels = np.asarray(image.resize((width, height), PIL.Image.Resampling.BOX), dtype=np.float32)
+    gradient = np.zeros_like(pixels)
+    gradient[:, 1:-1] = np.abs(pixels[:, 2:] - pixels[:, :-2])
+    gradient[1:-1] += np.abs(pixels[2:] - pixels[:-2])
+    return float(np.log((gradient[borders].mean() + FLOOR) / (gradient.mean() + FLOOR)))
+
+
+def _borders(mask: np.ndarray) -> np.ndarray:
+    """Pixels with another class beside, above or below them: (H, W) bool."""
+    borders = np.zeros(mask.shape, dtype=bool)
+    for now, one, other in (
+        (mask[:, 1:] != mask[:, :-1], borders[:, 1:], borders[:, :-1]),
+        (mask[1:] != mask[:-1], borders[1:], borders[:-1]),
+    ):
+        one |= now
+        other |= now
+    return borders
