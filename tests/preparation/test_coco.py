@@ -108,6 +108,7 @@ def test_no_file(tmp_path: Path) -> None:
         ],
         ({"images": [{**IMAGE, "width": "8"}]}, r"images\[0\].*width"),
         ({"images": [{**IMAGE, "file_name": None}]}, r"images\[0\].*file_name"),
+        ({"images": [{**IMAGE, "file_name": ""}]}, r"file_name.*images\[0\]"),
         ({"annotations": [ANNOTATION, {**ANNOTATION, "image_id": "1"}]}, r"annotations\[1\].*image_id"),
         ({"annotations": [{**ANNOTATION, "iscrowd": "no"}]}, r"annotations\[0\].*iscrowd"),
         ({"annotations": [ANNOTATION, 5]}, r"annotations\[1\]"),
@@ -132,7 +133,6 @@ def test_bad_content(tmp_path: Path, changes: dict[str, Any], message: str) -> N
 @pytest.mark.parametrize(
     "name",
     [
-        "",
         ".",
         "/",
         "./",

@@ -45,7 +45,7 @@ GOOD = jpeg(1)
 
 
 def entry(index: int, url: str | None, name: str | None = None) -> Image:
-    return Image(index, name or f"{index:03}.jpg", 40, 30, url)
+    return Image(index, 40, 30, name or f"{index:03}.jpg", url)
 
 
 def site(server: Server, count: int, answer: Callable[[bytes], Answer] = ok) -> list[Image]:
@@ -243,7 +243,7 @@ def test_a_mirror(server: Server, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["../a.jpg", "/a.jpg", "a/../../b.jpg", "", ".", "..", "C:\\a.jpg", "\0"])
 def test_names_stay_in_the_folder(server: Server, tmp_path: Path, name: str) -> None:
     with pytest.raises(CocosegError, match="leads out of"):
-        fetch_images([Image(1, name, 40, 30, f"{server.url}/1")], tmp_path / "in")
+        fetch_images([Image(1, 40, 30, name, f"{server.url}/1")], tmp_path / "in")
     assert not server.requests
 
 
@@ -304,7 +304,7 @@ def test_ended_from_outside(server: Server, tmp_path: Path, number: signal.Signa
     images = site(server, 12)
     for n in (3, 7):
         server.set(f"/{n}", slow(jpeg(n), 2, 20), ok(jpeg(n)))
-    entries = [(image.id, image.file_name, 40, 30, image.coco_url) for image in images]
+    entries = [(image.id, 40, 30, image.file_name, image.coco_url) for image in images]
     code = (
         "from pathlib import Path; from cocoseg.preparation.coco_file import Image;"
         "from cocoseg.preparation import download; download.CONNECTIONS = 2;"

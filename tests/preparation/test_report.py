@@ -6,10 +6,18 @@ import PIL.Image
 import pytest
 
 from cocoseg.config import Config, DataConfig, MasksConfig, PrepareConfig, SubsetConfig
-from cocoseg.preparation.faults import NO_ANNOTATION, NO_ID, NOT_CHOSEN, SAME_NAME, SHARED_ID
+from cocoseg.preparation.faults import (
+    NO_ANNOTATION,
+    NO_ID,
+    NOT_ANNOTATED,
+    NOT_CHOSEN,
+    SAME_NAME,
+    SHARED_ID,
+    STUFF,
+    UNSEEN,
+)
 from cocoseg.preparation.prepare import prepare
 from cocoseg.preparation.segmentations import LEFT_OUT, OUTSIDE
-from cocoseg.preparation.unseen_classes import NOT_ANNOTATED, UNSEEN
 from conftest import write_coco
 
 WIDTH, HEIGHT = 20, 10  # of images 1 and 2
@@ -207,6 +215,20 @@ def test_a_category_called_background(tmp_path: Path, category: int, is_named: b
     write_coco(tmp_path / "c.json", images=IMAGES[:1], annotations=ANNOTATIONS[1:2], categories=categories)
     expected = f"2 classes: {SAME_NAME} (_Background_ (id 47), background)"
     assert (expected in warnings_in(report_of(config))) is is_named
+
+
+@pytest.mark.parametrize(("first", "is_stuff"), [(92, True), (1, False)])
+def test_stuff_is_named(tmp_path: Path, first: int, is_stuff: bool) -> None:
+    config = make_config(tmp_path)
+    categories = [{"id": first, "name": "banner"}, {"id": 92, "name": "x"}, {"id": 183, "name": "other"}]
+    annotations = [{**ANNOTATIONS[0], "category_id": 183}]
+    write_coco(
+        tmp_path / "c.json",
+        images=IMAGES[:1],
+        annotations=annotations,
+        categories=categories[is_stuff:],
+    )
+    assert (STUFF in warnings_in(report_of(config))) is is_stuff
 
 
 def test_nothing_to_warn_of(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_overlaps_within_a_class_and_crowds_beneath_hide_nothing() -> None:
 
 
 def test_the_sample_is_seeded_and_bounded() -> None:
-    images = [Image(i, f"{i}.jpg", 8, 6) for i in range(300)]
+    images = [Image(i, 8, 6, f"{i}.jpg") for i in range(300)]
     assert len(sample(images, 0)) == 256
     assert sample(images, 0) == sample(images[::-1], 0) != sample(images, 1)
     assert sample(images[:10], 0) == set(range(10))

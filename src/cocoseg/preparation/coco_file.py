@@ -10,12 +10,14 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path, PureWindowsPath
+from urllib.parse import unquote
 
 import msgspec
 
 from cocoseg.errors import CocosegError, printable
 from cocoseg.files import write_bytes
 from cocoseg.labels import Category
+from cocoseg.preparation.other_formats import other_format, refuse_normalized
 
 MAX_PIXELS = 178_956_970  # Pillow refuses larger images as decompression bombs
 UNNAMED = "no. "  # in place of the id of an annotation without one: its place in the file, from 1
@@ -23,10 +25,12 @@ _PIECE = 2**20  # bytes that are decoded at a time
 
 
 class Image(msgspec.Struct, frozen=True, gc=False):
+    """An entry of `images`; where it has no file_name, as in LVIS, it is the last part of the coco_url."""
+
     id: int
-    file_name: str
     width: int
     height: int
+    file_name: str = ""
     coco_url: str | None = None
 
 
@@ -70,6 +74,11 @@ class CocoFile:
             if annotation.image_id in grouped:
                 grouped[annotation.image_id].append(annotation)
         return grouped
+
+    def require_pixels(self) -> None:
+        """Refuse a file whose coordinates are no pixels, see `refuse_normalized`."""
+        sizes = {image.id: (image.height, image.width) for image in self.images}
+        refuse_normalized(self.path, ((bytes(a.segmentation), *sizes[a.image_id]) for a in self.annotations))
 
     def write_subset(self, images: Iterable[Image], path: Path) -> None:
         """Write a COCO file of these images and their annotations.
@@ -126,7 +135,9 @@ def read(path: Path) -> CocoFile:
             deque(codecs.iterdecode(pieces, "utf-8"), maxlen=0)
         decoded = msgspec.json.decode(content, type=_Content)
     except msgspec.ValidationError as error:
-        raise CocosegError(f"{path}: not a COCO instances file ({error})") from error
+        raise CocosegError(
+            f"{path}: {other_format(content) or f'not a COCO instances file ({error})'}"
+        ) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         has_nan = b"NaN" in content or b"Infinity" in content
         hint = "; NaN and Infinity are no numbers in JSON" if has_nan else ""
@@ -147,6 +158,7 @@ def _check(path: Path, content: _Content) -> None:
         raise CocosegError(f"{path}: no images in it")
     if not content.categories:
         raise CocosegError(f"{path}: no categories in it")
+    _name_images(path, content.images)
     image_ids = _unique(path, "images", content.images)
     category_ids = _unique(path, "categories", content.categories)
     _name_annotations(content.annotations)
@@ -170,6 +182,17 @@ def _unique(path: Path, key: str, items: list[Image] | list[Category]) -> set[in
             both = " and ".join(repr(getattr(one, name)) for one in (first[item.id], item))
             raise CocosegError(f"{path}: the id {item.id} occurs twice in '{key}', for {both}")
     return first.keys()
+
+
+def _name_images(path: Path, images: Sequence[Image]) -> None:
+    for number, image in enumerate(images):
+        if image.file_name:
+            continue
+        if not image.coco_url:
+            place = f"neither `file_name` nor `coco_url` - at `$.images[{number}]`"
+            raise CocosegError(f"{path}: not a COCO instances file ({place})")
+        name = unquote(image.coco_url.partition("?")[0].rpartition("/")[2])
+        msgspec.structs.force_setattr(image, "file_name", name)
 
 
 def _name_annotations(annotations: Sequence[Annotation]) -> None:

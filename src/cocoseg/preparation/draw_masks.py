@@ -19,7 +19,6 @@ from cocoseg.labels import IGNORE_INDEX, LabelMap
 from cocoseg.preparation import coco_file as coco_format
 from cocoseg.preparation.coco_file import CocoFile, Image
 from cocoseg.preparation.mask_files import MaskEncoding
-from cocoseg.preparation.normalized import refuse_normalized
 from cocoseg.preparation.paint_mask import paint
 from cocoseg.preparation.rotated_images import gather_evidence, layers_as_read, require_stored_size
 from cocoseg.preparation.segmentations import (
@@ -171,7 +170,7 @@ def create_segmentation_masks(
     data = {"labels": labels, "subset": {"other": other}, "exif": exif}
     config = convert({"masks": rules, "data": data}, Config)
     coco = coco_format.read(Path(annotation_file))
-    refuse_normalized(coco)
+    coco.require_pixels()
     label_map = LabelMap.from_categories(coco.categories, categories, labels)
     folders = Path(image_dir), Path(output_dir)
     return draw_masks(coco, coco.images, *folders, label_map, config.masks, other, workers, exif=exif)

@@ -1,23 +1,30 @@
-"""Faults of annotations, images and classes that are no errors: a line of warning for each kind."""
+"""Faults of annotations, images and classes: a line of warning for each kind.
+
+Why classes have no pixel is found once, when the masks are drawn, and kept in `index.json`, so that every run
+names it.
+"""
 
 import re
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from heapq import nsmallest
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from cocoseg.config import AUTO
+from cocoseg.config import AUTO, MasksConfig
+from cocoseg.errors import CocosegError
 from cocoseg.images.pixel_depth import USUAL, bits_in_use, bits_in_usual_use
 from cocoseg.labels import LabelMap
-from cocoseg.preparation.coco_file import UNNAMED, CocoFile, Image
+from cocoseg.preparation.coco_file import UNNAMED, Annotation, CocoFile, Image
+from cocoseg.preparation.prepared_folder import PreparedSet
 from cocoseg.preparation.report import Tally
+from cocoseg.preparation.segmentations import Instance, SegmentationError, parse_segmentation
 
 Key = TypeVar("Key", int, str)
 
 FIRST = 5  # ids or names that a warning lists
 SPARE_BITS = 2  # more, in use by a few values only, cost contrast
-# More faults of annotations are in segmentations.py, more of classes in unseen_classes.py.
+# More faults of annotations are in segmentations.py.
 NO_ANNOTATION = "no annotation, all background"
 NO_ID = "no id; messages name them by their place in the file"
 SHARED_ID = "on several annotations each; masks don't depend on ids, but messages name annotations by them"
@@ -26,6 +33,17 @@ SAME_NAME = (
     "data.subset.categories leaves some out"
 )
 NOT_CHOSEN = "no annotation of the chosen classes, left out; data.subset.keep_empty=true keeps them"
+
+STUFF = "a COCO stuff file: all people, animals and things are one class, other (id 183)"
+
+UNSEEN = "not a single pixel"
+CROWDS = (
+    "all annotations are crowd regions, as CVAT and Datumaro export brush masks; masks.crowd=draw draws them"
+)
+BOXES = "their annotations cover nothing; masks need polygons or RLE, boxes are not enough"
+HIDDEN = "their annotations are hidden by others, ignored, or outside the images"
+NOT_ANNOTATED = "no annotation on these images"
+REASONS = (CROWDS, BOXES, HIDDEN, NOT_ANNOTATED)
 
 
 def find_faults(
@@ -48,7 +66,9 @@ def find_faults(
         ("image", NO_ANNOTATION if keeps_empty else NOT_CHOSEN, empty),
         ("class", SAME_NAME, _of_one_name(labels, tally.images)),
     ]
-    return [warning(noun, fault, which) for noun, fault, which in found if which]
+    lines = [warning(noun, fault, which) for noun, fault, which in found if which]
+    is_stuff = class_of.keys() >= {92, 183} and not any(category < 92 for category in class_of)
+    return [STUFF, *lines] if is_stuff else lines
 
 
 def find_depth_faults(depths: Mapping[int, int], bits: int | str) -> list[str]:
@@ -70,6 +90,63 @@ def find_depth_faults(depths: Mapping[int, int], bits: int | str) -> list[str]:
         )
     cut = sum(count for length, count in depths.items() if length > bits) / sum(depths.values())
     return [f"{images}: {100 * cut:.1f} % of the values are beyond data.bits={bits}, and cut"] if cut else []
+
+
+def find_unseen(
+    coco: CocoFile, images: Iterable[Image], labels: LabelMap, seen: Collection[int], rules: MasksConfig
+) -> list[str]:
+    """Find why classes have no pixel.
+
+    Args:
+        images: those that masks were drawn of.
+        seen: class indices that occur in the masks.
+        rules: `crowd` counts here.
+
+    Returns:
+        a line for each reason, with the first classes in the order of their names.
+    """
+    class_of, sizes = labels.index_of, {image.id: (image.height, image.width) for image in images}
+    annotations: dict[int, list[Annotation]] = defaultdict(list)
+    for annotation in coco.annotations:
+        index = class_of.get(annotation.category_id)
+        if index is not None and index not in seen and annotation.image_id in sizes:
+            annotations[index].append(annotation)
+    names: dict[str, list[str]] = defaultdict(list)
+    for index, name in enumerate(labels.names):
+        if index and index not in seen:
+            names[_reason(annotations[index], sizes, rules.crowd)].append(" ".join(name.split()))
+    return [warning("class", f"{UNSEEN}: {reason}", names[reason]) for reason in REASONS if names.get(reason)]
+
+
+def _reason(annotations: Sequence[Annotation], sizes: Mapping[int, tuple[int, int]], crowd: str) -> str:
+    """The reason why these annotations of one class draw nothing."""
+    if not annotations:
+        return NOT_ANNOTATED
+    outlined = [a for a in annotations if _has_outline(a, *sizes[a.image_id])]
+    if not outlined:
+        return BOXES
+    return CROWDS if crowd != "draw" and all(a.iscrowd for a in outlined) else HIDDEN
+
+
+def _has_outline(annotation: Annotation, height: int, width: int) -> bool:
+    instance = Instance(annotation.id, 0, False, bytes(annotation.segmentation))
+    try:
+        outline = parse_segmentation(instance, height, width).outline
+    except SegmentationError:  # of a crowd region that is not drawn, and so not checked
+        return False
+    return bool(outline) if isinstance(outline, list) else bool(outline[1::2].any())
+
+
+def require_classes(prepared: PreparedSet, index: Mapping[str, Any]) -> None:
+    """Refuse a training set without a pixel of any class; `index` is the content of its `index.json`.
+
+    A validation set may show false alarms only.
+
+    Raises:
+        CocosegError: gives the reasons.
+    """
+    if prepared.name == "train" and not any(index["pixels"][1:]):
+        raise CocosegError(f"{prepared.annotation_file}: nothing to learn: {'; '.join(index['unseen'])}")
 
 
 def _repeated(items: Iterable[Key]) -> list[Key]:

@@ -25,10 +25,9 @@ from cocoseg.preparation.coco_file import CocoFile, Image
 from cocoseg.preparation.contact_sheet import EXAMPLES, write_contact_sheet
 from cocoseg.preparation.demo_shapes import draw_shapes
 from cocoseg.preparation.draw_masks import MaskRecord, draw_masks
-from cocoseg.preparation.faults import find_depth_faults, find_faults
+from cocoseg.preparation.faults import find_depth_faults, find_faults, find_unseen, require_classes
 from cocoseg.preparation.mask_files import MaskEncoding
 from cocoseg.preparation.missing import require_images, under_similar_names
-from cocoseg.preparation.normalized import refuse_normalized
 from cocoseg.preparation.prepared_folder import (
     NEW,
     PREVIEW,
@@ -43,7 +42,6 @@ from cocoseg.preparation.prepared_folder import (
 from cocoseg.preparation.report import Tally, report
 from cocoseg.preparation.subset import choose
 from cocoseg.preparation.survey import sample
-from cocoseg.preparation.unseen_classes import find_unseen, require_classes
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +143,7 @@ def _read(prepared: PreparedSet, fingerprint: dict[str, Any]) -> _Source:
     """Read the annotation file and choose the images."""
     log.info("%s: reading", prepared.annotation_file)
     coco = coco_format.read(prepared.annotation_file)
-    refuse_normalized(coco)
+    coco.require_pixels()
     subset = prepared.data.subset
     labels = LabelMap.from_categories(coco.categories, subset.categories, prepared.data.labels)
     images = choose(

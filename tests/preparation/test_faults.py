@@ -9,8 +9,8 @@ import pytest
 
 from cocoseg.config import Config, DataConfig, MasksConfig, PrepareConfig, SubsetConfig
 from cocoseg.errors import CocosegError
+from cocoseg.preparation.faults import BOXES, CROWDS, HIDDEN, NOT_ANNOTATED
 from cocoseg.preparation.prepare import prepare
-from cocoseg.preparation.unseen_classes import BOXES, CROWDS, HIDDEN, NOT_ANNOTATED
 from conftest import write_coco
 
 SIZE = {"width": 8, "height": 6}
