@@ -37,7 +37,7 @@ SHOWN = 1500  # characters at the end of a log whose part has failed
 COCO_IMAGES = 2048
 SHOWN_LINES = ("|", "FAILED", "ERROR", "Rounds:", "By the run's own ledger")  # their beginnings
 SHOWN_PHRASES = ("matrix rate", "a step without the profiler", " passed", " failed", " skipped in ")
-PARTS = ["tests", "step", "pipeline", "kernels", "camvid", "camvid_lite", "pipeline_coco"]  # by worth
+PARTS = ["step", "kernels", "pipeline", "tests", "camvid", "camvid_lite", "pipeline_coco"]  # by worth
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def steps(options: argparse.Namespace) -> Iterator[Part]:
         str(path) for path in (ROOT / "tests").rglob("test_*.py") if "pytest.mark.gpu" in path.read_text()
     ]
     pytest = ["-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", "--timeout=100", "-q", "-rfEs"]
-    yield Part("tests", 150, 40, lambda _: [*pytest, "--durations=6", "--tb=short", *sorted(files)])
+    yield Part("tests", 240, 60, lambda _: [*pytest, "--durations=6", "--tb=short", *sorted(files)])
 
     sizes = ["--batches", "2", "--size", "32", "--base", "4", "--rounds", "1", "--steps", "1"]
     sizes = sizes if tiny else ["--batches", "64", "128", "--rounds", "3"]

@@ -195,7 +195,7 @@ class FinetuneConfig(Settings, kw_only=True):
 class BudgetConfig(Settings, kw_only=True):
     """Use of the time of trainer.max_time."""
 
-    validation_share: Annotated[Share, "share of the time that validation takes at most"] = 0.1
+    validation_share: Annotated[Share, "share of the time for validations and what they save"] = 0.1
     checkpoint_every: Annotated[Duration, "time between checkpoints: the most that a kill costs"] = Duration(
         minutes=5
     )

@@ -259,6 +259,15 @@ def test_slow_saving_is_planned_for(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert 100 - STEP - 1.0 - END - 1.1 * 3 * SAVE < run.now <= 100 - END
 
 
+def test_saving_is_part_of_the_share_of_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "SAVE", 2.0)
+    run = Run(tmp_path, monkeypatch, 900.0, step=4.0)
+    run.fit()
+    spent = run.budget.spent
+    periodic, last = 900 / 20 * 2.0, 4 * BATCH + 3 * 2.0  # seconds: of `last.ckpt`, of the end
+    assert spent["validating"] + spent["saving"] <= max(0.1 * 900, periodic) + last
+
+
 def test_lightnings_own_rule_to_validate_still_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(tmp_path, monkeypatch, 60.0, val_check_interval=7)
     trainer = run.fit()
@@ -297,7 +306,20 @@ def test_who_decides_when_to_validate(
     config = Config(trainer={"val_check_interval": None, "check_val_every_n_epoch": None, **settings})
     budget = Budget(None if config.trainer.get("max_time") is None else 60.0)
     assert is_paced(config, budget) is paced
-    assert trainer_settings(config, budget) == {**expected, "use_distributed_sampler": False}
+    assert trainer_settings(config, budget) == {
+        **expected,
+        "use_distributed_sampler": False,
+        **({} if budget.limit is None else {"benchmark": False}),
+    }
+
+
+@pytest.mark.parametrize(
+    ("limit", "chosen", "expected"),
+    [(60.0, None, False), (3600.0, None, None), (None, None, None), (60.0, True, True)],
+)
+def test_a_short_run_does_not_try_algorithms(limit, chosen, expected):
+    config = Config(trainer={"max_time": None, "benchmark": chosen})
+    assert trainer_settings(config, Budget(limit))["benchmark"] is expected
 
 
 def test_the_time_is_accounted_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,9 @@ HEIGHT, WIDTH = PANEL[0] + 2 * LINE, 4 * (PANEL[1] + GAP) - GAP
 def test_a_sheet_of_a_data_set_is_written(tmp_path, images, rows):
     truth = torch.arange(images).remainder(3).view(-1, 1, 1).expand(images, 5, 6)
     net = nn.Sequential(Reads(), nn.BatchNorm2d(3)).eval()
+    net.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     pairs = [(painted(t[None])[0], t) for t in truth]
+    seen: list[int] = []
 
     write_sheet(tmp_path / "new" / "examples.png", net, pairs, LABELS)
 
@@ -37,6 +39,7 @@ def test_a_sheet_of_a_data_set_is_written(tmp_path, images, rows):
     for top in range(0, len(pixels), HEIGHT + GAP):
         truth, prediction = (pixels[top : top + PANEL[0], x : x + PANEL[1]] for x in (166, 332))
         assert (truth == prediction).all()  # all right
+    assert set(seen) == {1}  # a batch of them may not fit into the memory
 
 
 # --- other formats at the end of a run

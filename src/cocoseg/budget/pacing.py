@@ -19,6 +19,9 @@ from cocoseg.durations import clock, now
 
 log = logging.getLogger(__name__)
 
+# Seconds of the limit from which on cuDNN may try its algorithms. On an H200 it took half a minute for each
+# size of images with the depthwise convolutions of EfficientNet-Lite0, and 20 s with a residual U-Net.
+AUTOTUNED_FROM = 1200.0
 RECENT = 10  # number of last steps; the next one is expected to take as long as the slowest of them
 
 
@@ -33,6 +36,8 @@ def trainer_settings(config: Config, budget: Budget) -> dict[str, Any]:
     """Return Lightning's settings, with a rule when to validate and without `max_time`."""
     settings = {"check_val_every_n_epoch": None, **config.trainer}
     settings.pop("max_time", None)
+    if settings.get("benchmark") is None and budget.limit is not None and budget.limit < AUTOTUNED_FROM:
+        settings["benchmark"] = False
     settings["use_distributed_sampler"] = False  # the data module gives each process its own images
     if is_paced(config, budget):
         settings["val_check_interval"] = NEVER  # until KeepBudget says otherwise
@@ -98,10 +103,13 @@ class KeepBudget(L.Callback):
             self._log(trainer, pl_module, len(batch[0]))
 
     def _is_due(self) -> bool:
-        """Tell whether the share of the time allows another validation, and the end is not near."""
+        """Tell whether the share of the time allows another validation, and the end is not near.
+
+        A validation may find a better model, so the time for saving counts as its own.
+        """
         budget = self.budget
         allowed = self.validation_share * budget.used() * budget.progress
-        seconds = budget.spent["validating"] + budget.expected["validation"]
+        seconds = budget.spent["validating"] + budget.spent["saving"] + budget.expected["validation"]
         return seconds <= allowed and budget.fits_validation()
 
     # --- validation

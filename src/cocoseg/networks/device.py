@@ -67,6 +67,17 @@ def _has_bfloat16(settings: dict[str, Any]) -> bool:
 
 
 @contextmanager
+def without_autotuning() -> Iterator[None]:
+    """Let cuDNN choose algorithms by its rules: to try them takes seconds for every new size of input."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+@contextmanager
 def preserve_state(net: nn.Module) -> Iterator[None]:
     """Put a network in training mode for trial passes that leave no trace.
 

@@ -20,6 +20,7 @@ from cocoseg.errors import TrainingError, WriteError
 from cocoseg.figures.comparison import draw_sheet, spread
 from cocoseg.files import from_here, save_png, write_json
 from cocoseg.labels import LabelMap
+from cocoseg.networks.device import without_autotuning
 from cocoseg.networks.model_file import read_weights, save_model
 from cocoseg.networks.outputs import logits_of
 from cocoseg.run_folder import FAILED, FINISHED, METRICS, PRUNED, STOPPED, Outcome
@@ -167,6 +168,8 @@ def write_sheet(
     indices = spread(len(pairs), EXAMPLES)
     image, mask = (torch.stack(part) for part in zip(*(pairs[i] for i in indices), strict=True))
     like = next(net.parameters())
-    with torch.inference_mode():
-        prediction = logits_of(net(image.to(like.device, like.dtype))).argmax(1).cpu()
+    with torch.inference_mode(), without_autotuning():
+        # One at a time: a batch of them may not fit where training does, image by image.
+        scores = (logits_of(net(one.to(like.device, like.dtype))) for one in image.split(1))
+        prediction = torch.cat([logits.argmax(1).cpu() for logits in scores])
     save_png(path, draw_sheet(examples_of(image, mask, prediction), labels), compress_level=3)
