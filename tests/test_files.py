@@ -3,8 +3,10 @@ import errno
 import json
 import logging
 import os
+import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,22 @@ import PIL.Image
 import pytest
 
 from cocoseg import files
+from cocoseg.data.training_images import read_training_images
 from cocoseg.errors import CocosegError
-from cocoseg.files import locked, remove_parts, save_png, whole_file, write_bytes, write_csv, write_json
+from cocoseg.files import (
+    locked,
+    read_json,
+    remove_parts,
+    save_png,
+    whole_file,
+    write_bytes,
+    write_csv,
+    write_json,
+)
+from cocoseg.images.image_files import check_image, read_image
+from cocoseg.inference.manifest import Manifest
+from cocoseg.inference.model import load_model
+from cocoseg.preparation.coco_file import read as read_annotations
 
 
 def test_writes_and_makes_the_folders(tmp_path: Path) -> None:
@@ -172,3 +188,29 @@ def test_a_folder_named_twice_in_a_command_is_no_deadlock(tmp_path: Path) -> Non
         pass
     with locked(tmp_path), locked(tmp_path, name=".other.lock"):
         pass
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no FIFOs")
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "read",
+    [read_image, lambda p: check_image(p, 8, 6), read_annotations, load_model],
+)
+def test_nothing_waits_for_a_fifo(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    os.mkfifo(tmp_path / "fifo.png")
+    with pytest.raises(CocosegError, match="a FIFO, a socket or a device"):
+        read(tmp_path / "fifo.png")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b'{"images": NaN}', b'{"images": [1', b'{"\xff": 1}', b'{"a": "\xff"}', b"[" * 100_000]
+)
+def test_what_is_no_json_is_one_kind_of_error(tmp_path: Path, content: bytes) -> None:
+    for path in (tmp_path / "training_images.json", tmp_path / "predictions.json"):
+        path.write_bytes(content)
+    with pytest.raises(ValueError):
+        read_json(tmp_path / "predictions.json")
+    with pytest.raises(CocosegError, match=r"predictions\.json: damaged"):
+        Manifest(tmp_path, "model", {})
+    with pytest.raises(CocosegError, match=r"training_images\.json: damaged"):
+        read_training_images(str(tmp_path / "model.pth"))

@@ -1,10 +1,15 @@
 import os
+import signal
+import subprocess
+import sys
+import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from cocoseg.errors import TrainingError
-from cocoseg.workers import CHUNK, CHUNKS, parallel_map
+from cocoseg.workers import CHUNK, CHUNKS, parallel_map, stop_in_order
 
 TASKS = 2 * CHUNK * CHUNKS + 5  # more than one batch of two processes
 
@@ -38,3 +43,47 @@ def test_an_error_ends_the_work() -> None:
     with pytest.raises(ZeroDivisionError):
         list(parallel_map(fail_late, iter(range(TASKS)), TASKS, 2))
     assert time.monotonic() - begin < 0.01 * TASKS / 2 / 2
+
+
+# Reads a FIFO that nobody writes to, as a file on a network drive that does not answer.
+WAITING = """
+import os, sys
+from pathlib import Path
+from cocoseg.workers import parallel_map
+
+def wait(task):
+    print(os.getpid(), flush=True)
+    Path(sys.argv[1]).read_bytes()
+
+list(parallel_map(wait, iter(range(100)), 100, int(sys.argv[2])))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no FIFOs")
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("pair", [("SIGINT", "SIGINT"), ("SIGTERM", "SIGTERM"), ("SIGTERM", "SIGINT")])
+def test_a_second_signal_ends_all_that_waits(tmp_path: Path, pair: tuple[str, str], workers: int) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAITING, str(tmp_path / "fifo"), str(workers)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    workers = {int(process.stdout.readline()) for _ in range(workers)}
+    for name in pair:
+        process.send_signal(signal.Signals[name])
+        time.sleep(0.3)
+    assert process.wait(5) != 0
+    end = time.monotonic() + 5
+    while any(Path(f"/proc/{worker}").exists() for worker in workers) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+
+
+@pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="only it has handlers")
+def test_a_notebook_keeps_its_handlers() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), stop_in_order(signal.SIGINT, signal.SIGTERM):
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is before

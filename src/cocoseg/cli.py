@@ -3,6 +3,7 @@
 import functools
 import inspect
 import os
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ from cocoseg.errors import CocosegError, one_line, report_errors, shows_traces
 from cocoseg.overrides import check_overrides, is_overridden, quote_paths, sweep_folder
 from cocoseg.rank_environment import has_launcher, may_be_several
 from cocoseg.run_folder import record_refused_job
-from cocoseg.workers import stop_with_launcher
+from cocoseg.workers import stop_in_order, stop_with_launcher
 
 INTERRUPTED = 130  # as a shell counts: 128 + SIGINT
 RESTARTS = "SLURM_RESTART_COUNT"  # environment variable
@@ -116,7 +117,8 @@ def _job(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
     def run(config: DictConfig) -> Any:
         stop_with_launcher()
         try:
-            return main(config)
+            with stop_in_order(signal.SIGINT):
+                return main(config)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             sys.exit(INTERRUPTED)

@@ -1,8 +1,10 @@
 """Files that appear whole or not at all, folders that one process at a time writes to."""
 
 import csv
+import errno
 import logging
 import os
+import stat
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -23,10 +25,66 @@ log = logging.getLogger(__name__)
 PART = ".part-"  # how the names of unfinished files begin
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # beginnings of what a spreadsheet computes
 LOCK = ".lock"  # lock file of a folder
+YAML_LIMIT, YAML_DEPTH = 2**17, 32  # bytes and levels; the settings of a run have a few thousand, and 5
 PATIENCE = 15.0  # seconds to wait for a lock: loaders outlive a killed process by some, and hold its lock
 # Options of `save_png` for label masks. They are long runs of equal values, so run lengths are all that zlib
 # has to look for: a third of the time of Pillow's default, and files as small.
 RUN_LENGTHS = {"compress_level": 1, "compress_type": zlib.Z_RLE}
+
+
+def require_regular(path: str | Path) -> None:
+    """Raise OSError for a FIFO, a socket or a device: to read one may wait forever, or never end."""
+    mode = Path(path).stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(errno.EINVAL, "it is a FIFO, a socket or a device, no file", str(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a regular file.
+
+    Raises:
+        OSError: it can't be read, or is no regular file.
+    """
+    require_regular(path)
+    return path.read_bytes()
+
+
+def read_json(path: Path, kind: Any = Any, *, strict: bool = True) -> Any:
+    """Read a JSON file as values of a type, see `msgspec.json.decode`.
+
+    Raises:
+        OSError: it can't be read, or is no regular file.
+        ValueError: it is no JSON, or of another type.
+    """
+    try:
+        return msgspec.json.decode(read_bytes(path), type=kind, strict=strict)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a small YAML file of plain values. Aliases are refused: a few lines of them can take gigabytes.
+
+    Raises:
+        OSError: it can't be read, or is no regular file.
+        ValueError, yaml.YAMLError: it is no such YAML.
+    """
+    import yaml  # omegaconf's dependency; models are loaded without both
+
+    require_regular(path)
+    with path.open("rb") as file:
+        content = file.read(YAML_LIMIT + 1)
+    if len(content) > YAML_LIMIT:
+        raise ValueError(f"it has more than {YAML_LIMIT} bytes")
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is not everywhere
+    depth = 0
+    for event in yaml.parse(content, loader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("it holds an alias")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > YAML_DEPTH:
+            raise ValueError(f"it is nested more than {YAML_DEPTH} levels deep")
+    return yaml.load(content, loader)
 
 
 @contextmanager

@@ -64,6 +64,9 @@ class LabelClass(msgspec.Struct, frozen=True):
         return ", ".join(map(str, self.category_ids))
 
 
+_Classes = Annotated[tuple[LabelClass, ...], msgspec.Meta(min_length=1, max_length=MAX_CLASSES + 1)]
+
+
 @dataclass(frozen=True)
 class LabelMap:
     """The classes by index: `classes[0]` is background, then ascending category id, or groups as given."""
@@ -113,7 +116,7 @@ class LabelMap:
             CocosegError: values are missing or of other types.
         """
         try:
-            return cls(msgspec.convert(content["classes"], tuple[LabelClass, ...]))
+            return cls(msgspec.convert(content["classes"], _Classes))
         except (msgspec.ValidationError, KeyError, TypeError) as error:
             raise CocosegError(f"no labels of this program ({error})") from error
 

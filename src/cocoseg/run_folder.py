@@ -16,13 +16,12 @@ from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any, Self
 
-import msgspec
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from cocoseg.errors import CocosegError, one_line, printable, report_errors
-from cocoseg.files import from_here, locked, remove_parts, write_bytes, write_json, writing_to
+from cocoseg.files import from_here, locked, read_json, remove_parts, write_bytes, write_json, writing_to
 
 # Names of files in a run folder.
 CONFIG, LEDGER, OUTCOME, METRICS = "config.yaml", "budget.json", "outcome.json", "metrics.json"
@@ -66,8 +65,8 @@ class Outcome:
     @classmethod
     def read(cls, folder: Path) -> Self | None:
         """None where the run goes on, was killed, or the file is damaged."""
-        with suppress(OSError, ValueError, msgspec.DecodeError, RecursionError):
-            found = msgspec.json.decode((folder / OUTCOME).read_bytes(), type=cls)
+        with suppress(OSError, ValueError):
+            found = read_json(folder / OUTCOME, cls)
             return replace(found, state=printable(found.state), reason=printable(found.reason))
         return None
 
@@ -207,9 +206,10 @@ def require_free(folder: Path, program: str, *, key: str, overwrite: bool) -> No
             f"{key}: {shown} is the folder of a training, whose files would be overwritten; "
             "name another folder"
         )
-    if not (folder / CONFIG).exists():
+    if not (folder / CONFIG).is_file():
         return
-    first_line = (folder / CONFIG).read_text(errors="replace").partition("\n")[0]
+    with (folder / CONFIG).open(errors="replace") as file:
+        first_line = file.readline(100).rstrip("\n")
     is_old_training = program == "train" and not first_line.startswith(PROGRAM)
     if first_line != PROGRAM + program and not is_old_training:
         raise CocosegError(f"{key}: {shown} holds a {CONFIG} of another program; name another folder")

@@ -12,6 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
 from multiprocessing import get_context
+from types import FrameType
 from typing import Any, TypeVar
 
 from cocoseg.errors import TrainingError
@@ -53,7 +54,7 @@ def parallel_map(
     # Fork where it is the platform's habit: it needs no importable main module.
     context = get_context("fork" if sys.platform == "linux" else None)
     pool = ProcessPoolExecutor(workers, context, _start_worker, (function, os.getpid()))
-    with sigterm_as_exit(), pool:
+    with stop_in_order(signal.SIGINT, signal.SIGTERM), pool:
         results: Iterator[R] = iter(())
         try:
             while batch := list(islice(tasks, CHUNKS * CHUNK * workers)):
@@ -128,16 +129,43 @@ def leave_group(worker: int) -> None:
 
 
 @contextmanager
-def sigterm_as_exit() -> Iterator[None]:
-    """Let SIGTERM unwind the stack, so that worker processes and unfinished files are cleared away."""
+def stop_in_order(*numbers: signal.Signals) -> Iterator[None]:
+    """Let these signals unwind the stack, so that worker processes and unfinished files are cleared away.
+
+    A second one ends the process at once, whatever it waits for: a file on a network drive that does not
+    answer, say. In a program that stays so after the block. In a notebook, Ctrl-C is as before.
+
+    Args:
+        numbers: SIGINT, which raises KeyboardInterrupt, and others, which raise SystemExit.
+    """
     if threading.current_thread() is not threading.main_thread():  # only it may set handlers
         yield
         return
-    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # as nohup sets it
+            signal.signal(number, _unwind)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        has_come = all(signal.getsignal(number) is not _unwind for number in numbers)
+        if not has_come or before[signal.SIGINT] is signal.default_int_handler:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _unwind(number: int, frame: FrameType | None) -> None:
+    end_at_next_signal()
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    sys.exit(128 + number)
+
+
+def end_at_next_signal() -> None:
+    """From here on signals end the process at once."""
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def exit_code(received: signal.Signals) -> int:

@@ -36,6 +36,7 @@ def evaluation_of(model: Path, *overrides: str) -> DictConfig:
     return as_trained(config, [override.split("=")[0] for override in overrides])
 
 
+SETTINGS = "data: {}\nmasks: {}\nseed: 0\n"
 TRAINED = (
     "data=custom",
     "seed=7",
@@ -198,8 +199,17 @@ def test_no_run_at_all(tmp_path: Path) -> None:
         "seed: 0\nmasks: 1\ndata: {}\n",
         "data: !!python/object/apply:os.system [ls]\n",
         "\x00",
+        SETTINGS + "a: &a [x, x]\nb: [*a, *a]\n",
+        SETTINGS + "a: &a {x: 1}\nb: {<<: *a}\n",
+        SETTINGS + "a: &a [*a]\n",
+        SETTINGS + "a: " + "[" * 60 + "]" * 60,
+        SETTINGS + "a: " + "[" * 50_000,
+        SETTINGS + "a: [" + "1, " * 100_000 + "1]",
+        SETTINGS + "a: " + "9" * 100_000,
+        SETTINGS + "a: !!python/name:os.system\n",
     ],
 )
+@pytest.mark.timeout(20)
 def test_a_config_file_that_is_damaged_or_asks_for_more(tmp_path: Path, content: str) -> None:
     (tmp_path / "config.yaml").write_text(content)
     with pytest.raises(CocosegError, match=r"config\.yaml: the settings of the run can't be read"):

@@ -311,3 +311,36 @@ def test_a_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(CocosegError, match=r"a\.png: .*decompression bomb"):
         read_image(tmp_path / "a.png")
+
+
+SLOW = {
+    "comment, read byte by byte": b"P6\n#" + b"x" * 1_000_000 + b"\n8 6\n255\n" + bytes(144),
+    "comments in text": b"P3\n8 6\n255\n" + b"#\n" * 20_000 + b"1 " * 144,
+    "empty comments of a JPEG": b"\xff\xd8" + b"\xff\xfe\0\2" * 200_000 + b"\xff\xd9",
+}
+
+
+@pytest.mark.parametrize("content", SLOW.values(), ids=SLOW.keys())
+def test_files_that_would_take_minutes_are_given_up(tmp_path: Path, content: bytes) -> None:
+    """Here a second; 50 times as large they took more than a minute."""
+    (tmp_path / "a.ppm").write_bytes(content)
+    for read in (read_image, lambda path: check_image(path, 8, 6)):
+        with pytest.raises(CocosegError, match=r"a\.ppm: not a readable image \(.*too many"):
+            read(tmp_path / "a.ppm")
+
+
+def test_a_large_image_in_small_pieces(tmp_path: Path) -> None:
+    """PNG in pieces of a kilobyte, GIF in pieces of 255 bytes."""
+    pixels = np.random.default_rng(0).integers(0, 256, (2000, 2000, 3), dtype=np.uint8)
+    PIL.Image.fromarray(pixels).save(tmp_path / "a.png", compress_level=0)
+    content = (tmp_path / "a.png").read_bytes()
+    data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in pixels), 0)
+    parts = [data[start : start + 1000] for start in range(0, len(data), 1000)]
+    pieces = [
+        len(part).to_bytes(4, "big") + b"IDAT" + part + zlib.crc32(b"IDAT" + part).to_bytes(4, "big")
+        for part in parts
+    ]
+    (tmp_path / "a.png").write_bytes(content[:33] + b"".join(pieces) + content[-12:])
+    np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "a.png")), pixels)
+    PIL.Image.fromarray(pixels).convert("P").save(tmp_path / "a.gif")
+    assert read_image(tmp_path / "a.gif").size == (2000, 2000)

@@ -1,4 +1,6 @@
 import copy
+import resource
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from cocoseg.networks.model_file import load_network, read_checkpoint, read_weig
 from cocoseg.networks.spec import MEAN, STD, ModelSpec
 from tiny import LABELS, NETWORK, SPEC, Reads, loader, random_batch, tiny_module, tiny_trainer, tiny_unet
 
+ENCODER = {"_target_": "cocoseg.TimmUNet", "num_classes": 3}
 SCORES = {"iou": [0.5, None, 0.25], "miou": 0.25, "miou_with_background": 0.375, "pixel_accuracy": 0.75}
 
 
@@ -238,6 +241,71 @@ def test_weights_that_do_not_fit_the_network_named(model_file, change):
     altered(model_file, network={**NETWORK, **change})
 
     with pytest.raises(CocosegError, match=r"segmentation_model\.pth: "):
+        load_model(model_file)
+
+
+def shared(depth: int) -> list:
+    """2^depth values in a few bytes."""
+    value = ["x", "x"]
+    for _ in range(depth):
+        value = [value, value]
+    return value
+
+
+HOSTILE = {
+    "a network of a million channels": {"network": {**NETWORK, "base_channels": 10**6}},
+    "a network far larger than the file": {"network": {**NETWORK, "base_channels": 2**14, "depth": 6}},
+    "endless levels": {"network": {**NETWORK, "depth": 10**9}},
+    "endless blocks": {"network": {**NETWORK, "_target_": "cocoseg.ResidualUNet", "blocks": 10**9}},
+    "an encoder from elsewhere": {"network": ENCODER | {"encoder": "hf-hub:someone/something"}},
+    "an encoder of a long name": {"network": ENCODER | {"encoder": "x" * 10**6}},
+    "a decoder of many levels": {"network": ENCODER | {"decoder_channels": [8] * 10**6}},
+    "an argument without end": {"network": {**NETWORK, "depth": shared(60)}},
+    "a number without end": {"network": {**NETWORK, "depth": 10**5000}},
+    "scores without end": {"scores": shared(60)},
+    "weights in a list": {"state_dict": [1, 2]},
+    "weights that are numbers": {"state_dict": {"head.weight": 1.0}},
+    "weights without names": {"state_dict": {1: torch.zeros(1)}},
+    "weights larger than the file": {"state_dict": {"head.weight": torch.zeros(1).expand(10**12)}},
+    "sparse weights": {"state_dict": {"head.weight": torch.zeros(2, 2).to_sparse()}},
+    "an image size without end": {"image_size": [10**30, 16]},
+    "a format that is a tensor": {"format": torch.zeros(2)},
+    "a format that is a list": {"format": shared(60)},
+    "more classes than a mask has room for": {
+        "network": {**NETWORK, "num_classes": 300},
+        "labels": {"classes": [{"category_ids": [i], "name": "x", "color": [0, 0, 0]} for i in range(300)]},
+    },
+}
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_file_that_asks_for_more_than_it_holds(model_file, change):
+    path = altered(model_file, **change)
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CocosegError, match=r"segmentation_model\.pth: ") as error:
+        load_model(path)
+    assert len(str(error.value)) < 1000
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - used < 500_000  # kB
+
+
+@pytest.mark.timeout(30)
+def test_a_compressed_file_is_refused(model_file):
+    """torch would unpack it: here a thousand bytes for each."""
+    with zipfile.ZipFile(model_file) as archive:
+        entries = {info.filename: archive.read(info) for info in archive.infolist()}
+    with zipfile.ZipFile(model_file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, bytes(2**28) if name.endswith("data/0") else content)
+    with pytest.raises(CocosegError, match="damaged or no torch file"):
+        load_model(model_file)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_no_function_makes_much_of_a_few_bytes(model_file, legacy):
+    content = torch.load(model_file, weights_only=True)
+    torch.save({**content, "scores": bytearray(9)}, model_file, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(CocosegError, match="damaged or no torch file"):
         load_model(model_file)
 
 

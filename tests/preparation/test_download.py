@@ -67,6 +67,23 @@ def reason_of(image: Image, folder: Path, max_bytes: int = 2**26) -> str:
     return failure.reason
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:99999/a",
+        "http://127.0.0.1:-1/a",
+        "http://[::1/a",
+        f"http://{'a' * 64}.org/a",
+        "http://a..b/c",
+    ],
+)
+def test_a_bad_address_fails_alone_and_at_once(server: Server, tmp_path: Path, url: str) -> None:
+    failures = fetch_images([entry(0, url), *site(server, 2)], tmp_path)
+    assert [(one.url, one.reason) for one in failures] == [(url, f"{url!r} is no http or https address")]
+    assert names(tmp_path) == ["001.jpg", "002.jpg"]
+
+
 def test_fetches_once_what_is_missing(server: Server, tmp_path: Path) -> None:
     images = [*site(server, 10), entry(11, server.set("/11", ok(jpeg(11))), "sub/folder/11.jpg")]
     (tmp_path / "001.jpg").write_bytes(b"whatever it is, it is left alone")

@@ -10,7 +10,7 @@ import msgspec
 
 from cocoseg.budget.budget import Budget
 from cocoseg.errors import CocosegError
-from cocoseg.files import write_json
+from cocoseg.files import read_json, write_json
 
 WRITE_EVERY = 2.0  # seconds: the most that a kill can hide
 
@@ -35,7 +35,7 @@ def read_ledger(path: Path) -> dict[str, Any] | None:
         CocosegError: it is damaged.
     """
     try:
-        content = msgspec.to_builtins(msgspec.json.decode(path.read_bytes(), type=_Content))
+        content = msgspec.to_builtins(read_json(path, _Content))
         Budget(content["limit"]).resume(content)
     except FileNotFoundError:
         return None

@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import functional as tv
 from cocoseg.config import Bits
 from cocoseg.data.cache import Arrays, count, key_of, open_arrays
 from cocoseg.errors import CocosegError
+from cocoseg.files import read_json
 from cocoseg.images.image_files import read_image
 from cocoseg.networks.pixels import normalize
 from cocoseg.preparation.coco_file import is_inside
@@ -82,8 +83,8 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         self.encoding = MaskEncoding.load(self.folder)
         self.labels = self.encoding.labels
         try:
-            listed = msgspec.json.decode(subset_file.read_bytes(), type=_Images).images
-            index = msgspec.json.decode((self.folder / "index.json").read_bytes(), type=_Index)
+            listed = read_json(subset_file, _Images).images
+            index = read_json(self.folder / "index.json", _Index)
             masks = {pair.image: pair.mask for pair in index.pairs}
             self.pairs: list[tuple[str, str]] = [(i.file_name, masks[i.file_name]) for i in listed]
             for name in chain.from_iterable(self.pairs):

@@ -4,10 +4,8 @@ import logging
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
-import msgspec
-
 from cocoseg.errors import CocosegError
-from cocoseg.files import from_here, write_json
+from cocoseg.files import from_here, read_json, write_json
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +42,8 @@ def read_training_images(checkpoint: str) -> set[Key] | None:
     if path is None:
         return None
     try:
-        return set(msgspec.json.decode(path.read_bytes(), type=dict[str, list[Key]])["images"])
-    except (OSError, KeyError, msgspec.MsgspecError) as error:
+        return set(read_json(path, dict[str, list[Key]])["images"])
+    except (OSError, ValueError, KeyError) as error:
         raise CocosegError(f"{from_here(path)}: damaged ({error}); delete it to go without") from error
 
 

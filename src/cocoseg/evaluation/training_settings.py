@@ -13,7 +13,7 @@ from yaml import YAMLError
 from cocoseg.config import SHAPES_ROOT, EvaluateConfig
 from cocoseg.config_checks import as_dict, convert, drop_removed
 from cocoseg.errors import CocosegError
-from cocoseg.files import from_here
+from cocoseg.files import from_here, read_yaml
 from cocoseg.preparation.demo_shapes import is_drawn
 from cocoseg.preparation.prepared_folder import is_prepared
 
@@ -109,7 +109,7 @@ def run_settings(checkpoint: str) -> dict[str, Any] | None:
         if not path.is_file():
             continue
         try:
-            content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+            content = read_yaml(path)
             if not isinstance(content, dict) or not {"data", "masks", "seed"} <= content.keys():
                 continue
             settings = {key: content[key] for key in ("data", "masks", "seed")}
@@ -117,7 +117,7 @@ def run_settings(checkpoint: str) -> dict[str, Any] | None:
                 raise ValueError("it holds an interpolation")
             if not all(isinstance(settings[key], dict) for key in ("data", "masks")):
                 raise ValueError("data and masks must be mappings")
-        except (OSError, ValueError, TypeError, YAMLError, OmegaConfBaseException) as error:
+        except (OSError, ValueError, TypeError, YAMLError) as error:
             raise CocosegError(
                 f"{path}: the settings of the run can't be read ({str(error).splitlines()[0]}); give data=…, "
                 "or move that file away"

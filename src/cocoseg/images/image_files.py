@@ -11,6 +11,7 @@ import PIL.Image
 from cocoseg.config import FULL_BITS
 from cocoseg.errors import CocosegError
 from cocoseg.images.exif import TRANSPOSED, orientation_of, turn
+from cocoseg.images.image_reader import open_bounded
 from cocoseg.images.pixel_depth import (
     count_bits,
     gray_values,
@@ -146,8 +147,7 @@ def to_rgb(image: PIL.Image.Image, bits: int | None = None) -> PIL.Image.Image:
 def _open_image(path: Path) -> Iterator[PIL.Image.Image]:
     """An image of one of FORMATS; what goes wrong in the block too is a CocosegError that names the file."""
     try:
-        # Pillow would map a file that it opens by name into memory, and read rotated TIFFs wrongly then.
-        with path.open("rb") as file, PIL.Image.open(file, formats=FORMATS) as image:
+        with open_bounded(path, FORMATS) as image:
             yield image
     except (CocosegError, MemoryError):
         raise
@@ -161,7 +161,8 @@ def _open_image(path: Path) -> Iterator[PIL.Image.Image]:
             )
         raise CocosegError(f"{path}: not a readable image ({reason})") from error
     except Exception as error:  # damaged bytes make decoders raise about anything
-        raise CocosegError(f"{path}: not a readable image ({error})".replace("\n", " ")) from error
+        reason = getattr(error, "strerror", None) or error
+        raise CocosegError(f"{path}: not a readable image ({reason})".replace("\n", " ")) from error
 
 
 def _begins_as_tiff(path: Path) -> bool:

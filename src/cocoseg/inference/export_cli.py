@@ -1,5 +1,6 @@
 """`python -m cocoseg.export`: other formats of a trained model. No Lightning, no Hydra."""
 
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ import msgspec
 from cocoseg.config_cross_checks import check_export
 from cocoseg.errors import CocosegError, report_errors
 from cocoseg.files import from_here
-from cocoseg.workers import sigterm_as_exit
+from cocoseg.workers import stop_in_order
 
 HELP = """\
 Write a trained model in other formats, each checked against PyTorch at three sizes before it counts.
@@ -45,7 +46,7 @@ def main() -> None:
         print(HELP, end="")
         return
     try:
-        with report_errors(), sigterm_as_exit():
+        with report_errors(), stop_in_order(signal.SIGINT, signal.SIGTERM):
             run(parse(arguments))
     except KeyboardInterrupt:
         sys.exit(130)  # as a shell counts: 128 + SIGINT

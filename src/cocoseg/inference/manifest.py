@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from cocoseg.errors import CocosegError
-from cocoseg.files import from_here, write_json
+from cocoseg.files import from_here, read_json, write_json
 from cocoseg.inference.find_images import MANIFEST, ImageFile
 
 
@@ -73,7 +73,7 @@ class Manifest:
         if not path.exists():
             return _Content(self.model, self.settings)
         try:
-            return msgspec.json.decode(path.read_bytes(), type=_Content, strict=False)
+            return read_json(path, _Content, strict=False)
         except (OSError, ValueError) as error:
             raise CocosegError(f"{from_here(path)}: damaged ({error}); name another output") from error
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import signal
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +30,7 @@ from cocoseg.networks.device import explain_out_of_memory, resolve_precision
 from cocoseg.preparation import coco_file as coco
 from cocoseg.preparation.mask_files import MaskEncoding
 from cocoseg.progress import track
-from cocoseg.workers import available_cores, sigterm_as_exit
+from cocoseg.workers import available_cores, stop_in_order
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def predict_folder(config: PredictConfig, output: Path, *, begin: Callable[[], N
     results = Results(output, encoding, config.overlay, config.gallery)
     begin()
 
-    with sigterm_as_exit():
+    with stop_in_order(signal.SIGINT, signal.SIGTERM):
         encoding.save(output)
         old = {image for image in images if manifest.is_done(image) and results.exist(image.result_name)}
         new = [image for image in images if image not in old]

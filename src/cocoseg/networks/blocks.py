@@ -89,11 +89,17 @@ def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
     return F.pad(image, (0, right, 0, bottom), mode="replicate") if bottom or right else image
 
 
+# Far beyond what is of use, so that a model file can't name a network that takes hours to build.
+MOST = {"depth": 16, "blocks": 256}
+MOST_CHANNELS = 2**16
+
+
 def check_counts(arguments: Mapping[str, Any]) -> None:
-    """Raise ValueError, which names the argument, unless all are whole numbers from 1 up."""
+    """Raise ValueError, which names the argument, unless all are whole numbers from 1 to some limit."""
     for name, value in arguments.items():
-        if type(value) is not int or value < 1:
-            raise ValueError(f"{name} is {value!r}; it must be a whole number from 1 up")
+        most = MOST.get(name, MOST_CHANNELS)
+        if type(value) is not int or not 1 <= value <= most:
+            raise ValueError(f"{name} is {value!r}; it must be a whole number from 1 to {most}")
 
 
 def check_rates(arguments: Mapping[str, Any]) -> None:

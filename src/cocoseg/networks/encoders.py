@@ -1,5 +1,6 @@
 """Encoders by the names of the library timm, which is imported where it is used: that takes a second."""
 
+import re
 from difflib import get_close_matches
 
 import torch
@@ -22,6 +23,9 @@ def make_encoder(name: str) -> nn.Module:
     """
     import timm
 
+    if not re.fullmatch(r"[\w.-]+", str(name)):
+        # timm would fetch what `hf-hub:` names, and a model file may name anything.
+        raise ValueError(f"encoder is {name!r}; it must be the name of a network in timm")
     try:
         encoder = _create(name)
     except Exception as error:  # of a misspelt name, or of a network that gives no features

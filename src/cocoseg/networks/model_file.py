@@ -17,9 +17,10 @@ from cocoseg.errors import CocosegError
 from cocoseg.files import write_bytes
 from cocoseg.networks.old_files import drop_deep_supervision, network_weights
 from cocoseg.networks.residual import ResidualUNet
-from cocoseg.networks.spec import ModelSpec
+from cocoseg.networks.spec import FIELDS, ModelSpec
 from cocoseg.networks.timm_unet import TimmUNet
 from cocoseg.networks.unet import UNet
+from cocoseg.networks.untrusted import require_harmless, require_plain, require_weights
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ def read_file(path: str | Path, *, mmap: bool = False) -> Any:
         CocosegError: it is not there, or damaged, or would run code.
     """
     try:
+        require_harmless(path)
         with warnings.catch_warnings():  # torch warns about odd pickles, and refuses them then
             warnings.simplefilter("ignore", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
@@ -56,7 +58,7 @@ def read_file(path: str | Path, *, mmap: bool = False) -> Any:
         raise CocosegError(f"{path}: no such file") from error
     except Exception as error:  # torch may raise anything on damaged bytes
         reason = "it is damaged or no torch file, or needs pickle, which would run code"
-        if isinstance(error, PermissionError | IsADirectoryError):
+        if isinstance(error, OSError) and error.strerror:
             reason = error.strerror
         raise CocosegError(f"{path}: not a model or checkpoint that can be loaded; {reason}") from error
 
@@ -80,19 +82,27 @@ def interpret(content: Any, path: str | Path) -> dict[str, Any]:
     """Check the content of a file that torch has loaded; see `read_weights`."""
     if not isinstance(content, dict):
         raise CocosegError(f"{path}: not a model or checkpoint of this program (a {type(content).__name__})")
-    if content.get("format", FORMAT) != FORMAT:
-        raise CocosegError(f"{path}: written by another version, in format {content['format']}, not {FORMAT}")
+    written = content.get("format", FORMAT)
+    if not isinstance(written, int) or written != FORMAT:
+        is_short = isinstance(written, int) and abs(written) < 1000
+        shown = written if is_short else f"a {type(written).__name__}"
+        raise CocosegError(f"{path}: written by another version, in format {shown}, not {FORMAT}")
     try:
         is_checkpoint = "pytorch-lightning_version" in content
-        spec = ModelSpec.from_dict(content.get("spec") if is_checkpoint else content)
+        described = content["spec"] if is_checkpoint else content
+        if not isinstance(described, dict):
+            raise CocosegError(f"spec is a {type(described).__name__}")
+        require_plain([content["scores"], *({key: described[key]} for key in FIELDS if key in described)])
+        spec = ModelSpec.from_dict(described)
         weights = content["state_dict"]
+        require_weights(weights)
         if is_checkpoint:
             weights = network_weights(weights)
         if drop_deep_supervision(spec.network, weights):
             log.warning("%s: trained with deep_supervision, which is gone; its extra heads are ignored", path)
             content = {**content, "optimizer_states": []}
         return {**content, "spec": spec, "state_dict": weights, "scores": content["scores"]}
-    except (KeyError, TypeError, AttributeError, CocosegError) as error:
+    except (KeyError, CocosegError) as error:
         raise CocosegError(f"{path}: not a model or checkpoint of this program ({error})") from error
 
 
@@ -131,14 +141,31 @@ def load_network(
     outputs = spec.network.get("num_classes", len(spec.labels))
     if outputs != len(spec.labels):
         raise CocosegError(f"{path}: damaged: {len(spec.labels)} labels for a network of {outputs} classes")
+    weights = content["state_dict"]
     if not isinstance(net, nn.Module):
+        if net is None:
+            _require_fit(path, spec.network, weights)
         net = _build(path, spec.network, net)
+    _fill(path, net, weights)
+    return net, spec, content["scores"]
+
+
+def _require_fit(path: str | Path, network: dict[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """Refuse a description of a network that is larger than the file, before memory is taken for it."""
+    total = sum(value.numel() * value.element_size() for value in weights.values())
+    if total > Path(path).stat().st_size:
+        raise CocosegError(f"{path}: damaged: its weights would be larger than the file")
+    with torch.device("meta"):
+        net = _build(path, network, None)
+    _fill(path, net, weights, assign=True)
+
+
+def _fill(path: str | Path, net: nn.Module, weights: Mapping[str, Tensor], *, assign: bool = False) -> None:
     try:
-        net.load_state_dict(content["state_dict"])
-    except (RuntimeError, TypeError) as error:
+        net.load_state_dict(weights, assign=assign)
+    except Exception as error:  # a tensor may be of any kind
         reason = str(error).splitlines()[0]
         raise CocosegError(f"{path}: the weights don't fit the network ({reason})") from error
-    return net, spec, content["scores"]
 
 
 def _build(path: str | Path, network: dict[str, Any], kind: type[nn.Module] | str | None) -> nn.Module:
@@ -158,7 +185,7 @@ def _build(path: str | Path, network: dict[str, Any], kind: type[nn.Module] | st
         )
     try:
         return kind(**arguments)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # the file's arguments may be anything
         raise CocosegError(f"{path}: {name} can't be built as the file says ({error})") from error
 
 

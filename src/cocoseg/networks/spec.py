@@ -1,7 +1,7 @@
 """Description of a network in checkpoints and model files, in plain values only."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal, Self
 
 import msgspec
@@ -15,7 +15,7 @@ from cocoseg.networks.old_files import rename_target
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
-Side = Annotated[int, msgspec.Meta(ge=1)]
+Side = Annotated[int, msgspec.Meta(ge=1, le=2**14)]
 
 
 @dataclass(frozen=True)
@@ -82,3 +82,6 @@ class ModelSpec:
                 raise CocosegError(
                     f"{where}: another network: model.{key} is {theirs!r} there and {ours!r} here"
                 )
+
+
+FIELDS = frozenset(field.name for field in fields(ModelSpec))

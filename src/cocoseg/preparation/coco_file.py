@@ -15,7 +15,7 @@ from urllib.parse import unquote
 import msgspec
 
 from cocoseg.errors import CocosegError, printable
-from cocoseg.files import write_bytes
+from cocoseg.files import read_bytes, write_bytes
 from cocoseg.labels import Category
 from cocoseg.preparation.other_formats import other_format, refuse_normalized
 
@@ -125,7 +125,7 @@ def read(path: Path) -> CocoFile:
         CocosegError: it is not there, is no JSON, lacks a key, or contradicts itself.
     """
     try:
-        content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+        content = read_bytes(path).removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise CocosegError(f"{path}: can't be read ({error.strerror})") from error
     try:

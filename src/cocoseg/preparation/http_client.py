@@ -159,6 +159,7 @@ def _parse(url: str, base: str = "") -> Url:
     with suppress(ValueError):
         address = parse_url(urljoin(base, url))
         if address.scheme in ("http", "https") and address.host:
+            address.host.encode("idna")  # urllib3 would find out at each of several attempts
             return address
     raise FetchError(f"{url!a} is no http or https address")
 

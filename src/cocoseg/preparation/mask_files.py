@@ -1,6 +1,5 @@
 """Mask files: their names, and label masks written to them and read back, losslessly."""
 
-import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
@@ -10,7 +9,7 @@ import numpy as np
 import PIL.Image
 
 from cocoseg.errors import CocosegError
-from cocoseg.files import RUN_LENGTHS, save_png, write_json
+from cocoseg.files import RUN_LENGTHS, read_json, require_regular, save_png, write_json
 from cocoseg.images.exif import turn_mask
 from cocoseg.labels import IGNORE_INDEX, LabelMap
 from cocoseg.preparation.paint_mask import INDICES
@@ -68,7 +67,7 @@ class MaskEncoding:
         """
         path = folder / "labels.json"
         try:
-            content = json.loads(path.read_bytes())
+            content = read_json(path)
             masks = content["masks"]
             return cls(masks["encoding"], LabelMap.from_dict(content), masks["pixel"])
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -120,6 +119,7 @@ class MaskEncoding:
             CocosegError: the file is missing, damaged, or holds values that are no class of the labels.
         """
         try:
+            require_regular(path)
             with PIL.Image.open(path, formats=("PNG",)) as image:
                 pixels = np.asarray(image)
         except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:

@@ -26,7 +26,7 @@ from typing import Any
 from cocoseg.config import Config, DataConfig, MasksConfig
 from cocoseg.config_checks import as_dict
 from cocoseg.errors import CocosegError
-from cocoseg.files import PART, is_empty
+from cocoseg.files import PART, is_empty, read_json
 from cocoseg.labels import LabelMap
 from cocoseg.preparation.coco_file import is_inside
 from cocoseg.preparation.mask_files import MaskEncoding
@@ -127,7 +127,7 @@ def claim(sets: Sequence[PreparedSet]) -> None:
 
 def _is_ours(folder: Path) -> bool:
     try:
-        content = json.loads((folder / "prepared.json").read_bytes())
+        content = read_json(folder / "prepared.json")
     except ValueError:  # empty after a power failure, say
         return True
     except (OSError, RecursionError):
@@ -151,7 +151,7 @@ def find_current(prepared: PreparedSet, fingerprint: dict[str, Any]) -> LabelMap
     """The labels of what is prepared already, or None where anything is missing, damaged or out of date."""
     folder = prepared.folder
     try:
-        if json.loads((folder / "prepared.json").read_bytes()) != {"complete": True, **fingerprint}:
+        if read_json(folder / "prepared.json") != {"complete": True, **fingerprint}:
             return None
         labels = MaskEncoding.load(folder).labels
         index = read_index(folder)
@@ -167,13 +167,13 @@ def find_current(prepared: PreparedSet, fingerprint: dict[str, Any]) -> LabelMap
 
 def read_index(folder: Path) -> dict[str, Any]:
     """The content of `index.json` in a folder that is current."""
-    return json.loads((folder / "index.json").read_bytes())
+    return read_json(folder / "index.json")
 
 
 def remove_masks(folder: Path) -> None:
     """Remove the masks that the folder's index lists; files of others stay where they are."""
     try:
-        names = [pair["mask"] for pair in json.loads((folder / "index.json").read_bytes())["pairs"]]
+        names = [pair["mask"] for pair in read_json(folder / "index.json")["pairs"]]
         masks = [folder / name for name in names if is_inside(name) and MASK in name]
     except (OSError, ValueError, KeyError, TypeError):
         masks = []

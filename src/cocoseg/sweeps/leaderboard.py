@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import yaml
 from yaml import YAMLError
 
 from cocoseg.budget.ledger import read_ledger
 from cocoseg.durations import clock
 from cocoseg.errors import CocosegError, printable, report_errors
-from cocoseg.files import from_here, write_csv
+from cocoseg.files import from_here, read_json, read_yaml, write_csv
 from cocoseg.run_folder import CONFIG, LEDGER, METRICS, OUTCOME, RUNNING, STOPPED, Outcome
 
 TABLE = "leaderboard.csv"
@@ -90,8 +89,8 @@ def _read_run(folder: Path) -> dict[str, Any]:
         outcome = Outcome(RUNNING) if is_alive else Outcome(STOPPED, "killed")
     miou = outcome.miou
     if miou is None:
-        with suppress(OSError, msgspec.MsgspecError, RecursionError):
-            miou = msgspec.json.decode((folder / METRICS).read_bytes(), type=_Metrics).miou
+        with suppress(OSError, ValueError):
+            miou = read_json(folder / METRICS, _Metrics).miou
     return {
         "miou": miou,
         "epochs": outcome.epochs,
@@ -106,7 +105,7 @@ def _overrides(folder: Path) -> dict[str, str]:
     given: dict[str, str] = {}
     # Not by OmegaConf: it would resolve interpolations, and unfold what refers to itself many times.
     with suppress(OSError, ValueError, YAMLError, RecursionError):
-        overrides = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text())
+        overrides = read_yaml(folder / ".hydra" / "overrides.yaml")
         for override in overrides if isinstance(overrides, list) else ():
             if isinstance(override, str):
                 key, _, value = printable(override).lstrip("+~").partition("=")

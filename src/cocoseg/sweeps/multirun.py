@@ -24,7 +24,7 @@ from cocoseg.errors import CocosegError, report_errors
 from cocoseg.files import from_here, locked
 from cocoseg.overrides import tell_jobs
 from cocoseg.run_folder import FAILED, OUTCOME, Outcome
-from cocoseg.workers import SIGNALS, exit_code
+from cocoseg.workers import SIGNALS, end_at_next_signal, exit_code
 
 
 class MultirunInOrder(Callback):
@@ -59,12 +59,12 @@ class MultirunInOrder(Callback):
 
 def _leave(number: int, frame: FrameType | None) -> None:
     """Handler of signals while no training has its own."""
+    end_at_next_signal()
     sys.exit(exit_code(signal.Signals(number)))
 
 
 def _conclude(sweep_dir: Path) -> None:
-    for number in SIGNALS:  # from here on they end the process at once
-        signal.signal(number, signal.SIG_DFL)
+    end_at_next_signal()
     _list_failures(sweep_dir)
     if not any(path.is_dir() for path in sweep_dir.iterdir()):  # no job has begun
         (sweep_dir / "multirun.yaml").unlink(missing_ok=True)
