@@ -11,7 +11,13 @@ from torch import nn
 from cocoseg.errors import CocosegError
 from cocoseg.inference.model import load_model
 from cocoseg.labels import LabelClass, LabelMap
-from cocoseg.networks.model_file import load_network, read_checkpoint, read_weights, save_model
+from cocoseg.networks.model_file import (
+    load_network,
+    read_checkpoint,
+    read_weights,
+    save_model,
+    without_weights,
+)
 from cocoseg.networks.spec import MEAN, STD, ModelSpec
 from tiny import LABELS, NETWORK, SPEC, Reads, loader, random_batch, tiny_module, tiny_trainer, tiny_unet
 
@@ -373,15 +379,16 @@ def test_a_checkpoint_without_its_optimizer_is_not_resumed(tmp_path):
         read_checkpoint(tmp_path / "a.ckpt")
 
 
-def test_a_network_of_others_fetches_no_weights(tmp_path):
+@pytest.mark.parametrize("given", [{"encoder_weights": "imagenet"}, {}], ids=str)
+def test_a_network_of_others_fetches_no_weights(given, tmp_path):
     """They would be overwritten, and without a network loading would fail."""
 
     class Net(nn.Conv2d):
-        def __init__(self, classes: int, encoder_weights: str | None):
+        def __init__(self, classes: int, encoder_weights: str | None = "imagenet"):
             assert encoder_weights is None
             super().__init__(3, classes, kernel_size=1)
 
-    network = {"_target_": "smp.Unet", "classes": 3, "encoder_weights": "imagenet"}
+    network = {"_target_": "smp.Unet", "classes": 3, **given}
     spec = ModelSpec(network, LABELS, (16, 16))
     net = Net(3, None)
     save_model(tmp_path / "a.pth", net.state_dict(), spec, None)
@@ -392,27 +399,14 @@ def test_a_network_of_others_fetches_no_weights(tmp_path):
     assert found.network == network
 
 
-def test_the_reading_of_images_is_kept(tmp_path):
-    save_model(tmp_path / "a.pth", tiny_unet().state_dict(), replace(SPEC, exif="ignore", bits=12), None)
-    model = load_model(tmp_path / "a.pth")
-    assert (model.exif, model.bits) == ("ignore", 12)
-
-
-def test_files_of_before_say_nothing_of_the_reading(model_file):
-    content = torch.load(model_file, weights_only=True)
-    del content["exif"], content["bits"]
-    torch.save(content, model_file)
-    model = load_model(model_file)
-    assert (model.exif, model.bits) == (None, None)
-
-
-@pytest.mark.parametrize(
-    "changes", [{"exif": "often"}, {"bits": 10**9}, {"bits": 0}, {"bits": "12"}], ids=str
-)
-def test_a_reading_that_there_is_not(model_file, changes):
-    altered(model_file, **changes)
-    with pytest.raises(CocosegError, match=r"segmentation_model\.pth: "):
-        load_model(model_file)
+def test_no_weights_are_fetched_where_a_run_is_resumed():
+    name = "torchvision.models.segmentation.deeplabv3_resnet50"
+    network = {"_target_": name, "num_classes": 3}
+    assert without_weights(network) == {**network, "weights": None, "weights_backbone": None}
+    assert without_weights({"_target_": "cocoseg.UNet", "depth": 2}) == {
+        "_target_": "cocoseg.UNet",
+        "depth": 2,
+    }
 
 
 def test_the_licence_of_the_weights_is_kept(tmp_path):

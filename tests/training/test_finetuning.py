@@ -11,6 +11,7 @@ from torch import nn
 from cocoseg.budget.budget import Budget
 from cocoseg.errors import CocosegError
 from cocoseg.networks.residual import ResidualUNet
+from cocoseg.networks.timm_unet import TimmUNet
 from cocoseg.training.finetuning import FreezeEncoder, encoder_of
 from cocoseg.training.losses import CrossEntropyLoss
 from cocoseg.training.module import SegmentationModule
@@ -48,9 +49,12 @@ def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool
     return all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
-def make(seed: int = 0, *, fused: bool = True) -> SegmentationModule:
+def make(seed: int = 0, *, fused: bool = True, encoder: str | None = None) -> SegmentationModule:
+    """A residual U-Net, or one on an encoder of timm."""
     torch.manual_seed(seed)
-    net = ResidualUNet(num_classes=3, base_channels=4, depth=2)
+    net: nn.Module = ResidualUNet(num_classes=3, base_channels=4, depth=2)
+    if encoder is not None:
+        net = TimmUNet(3, encoder, decoder_channels=(8, 8, 8, 8, 8))
 
     def optimizer(parameters):
         node = {"lr": 1e-2, "weight_decay": 0.1}
@@ -97,6 +101,15 @@ def test_neither_weights_nor_statistics_move_until_the_share_is_over(tmp_path, s
     if share < 1:  # everything of it is trained then
         after = module.net.encoder.state_dict()
         assert not [name for name, value in before.items() if torch.equal(value, after[name])]
+
+
+def test_encoders_of_timm_are_frozen_and_trained_as_well(tmp_path):
+    module = make(encoder="test_efficientnet")
+    before = state_of(module.net.encoder)
+    _, watch = fit(tmp_path, module, 0.5)
+    assert [same(state, before) for state in watch.states] == [step < 3 for step in range(STEPS)]
+    after = module.net.encoder.state_dict()
+    assert not [name for name, value in before.items() if torch.equal(value, after[name])]
 
 
 @pytest.mark.parametrize("first", [1, 2], ids=["while it is frozen", "when it is thawed"])

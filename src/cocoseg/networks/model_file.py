@@ -1,11 +1,12 @@
 """Model files: `segmentation_model.pth`, and reading it or a checkpoint back. No Lightning, no Hydra."""
 
+import inspect
 import io
 import logging
 import pkgutil
 import platform
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,20 @@ NETWORKS: dict[str, type[nn.Module]] = {
 WEIGHTS = ("weights", "weights_backbone", "encoder_weights", "pretrained")
 
 
-def without_weights(network: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of a network whose weights are overwritten, so that it fetches none."""
-    return {key: None if key in WEIGHTS else value for key, value in network.items()}
+def without_weights(
+    network: Mapping[str, Any], kind: Callable[..., nn.Module] | None = None
+) -> dict[str, Any]:
+    """Arguments of a network whose weights are overwritten, so that it fetches none.
+
+    Args:
+        network: its arguments, perhaps with `_target_`.
+        kind: what builds it; None for what `_target_` names. Many fetch weights unless told otherwise.
+    """
+    try:
+        known = inspect.signature(kind or pkgutil.resolve_name(network["_target_"])).parameters
+    except (ImportError, AttributeError, TypeError, ValueError, KeyError):
+        known = {}
+    return {**network, **{key: None for key in WEIGHTS if key in network or key in known}}
 
 
 def read_file(path: str | Path, *, mmap: bool = False) -> Any:
@@ -170,8 +182,7 @@ def _fill(path: str | Path, net: nn.Module, weights: Mapping[str, Tensor], *, as
 
 def _build(path: str | Path, network: dict[str, Any], kind: type[nn.Module] | str | None) -> nn.Module:
     """Build a network by the arguments of a file: a built-in one, or of the class that is given or named."""
-    arguments = without_weights(network)
-    name = arguments.pop("_target_")
+    name = network["_target_"]
     try:
         if isinstance(kind, str):
             kind = pkgutil.resolve_name(kind)
@@ -183,6 +194,8 @@ def _build(path: str | Path, network: dict[str, Any], kind: type[nn.Module] | st
             f"{path}: holds weights of {name}; pass that class, or the network, as net= "
             f"(on a command line: network={name})"
         )
+    arguments = without_weights(network, kind)
+    del arguments["_target_"]
     try:
         return kind(**arguments)
     except Exception as error:  # the file's arguments may be anything
