@@ -9,6 +9,8 @@ experiment, data.images or data.annotations is given; data.root says where they 
 images that were trained on; the other splits warn of them. All settings of train.py are accepted too.
 """
 
+import signal
+
 from omegaconf import DictConfig
 
 from cocoseg.cli import program, resolve_config
@@ -28,9 +30,9 @@ def main(cfg: DictConfig) -> None:
     size = tuple(config.data.image_size) if is_overridden("data.image_size") else None
     with open_folder(cfg, "evaluate", key="run_dir") as folder:
         from cocoseg.evaluation.evaluate import evaluate  # here, so that --help and mistakes answer at once
-        from cocoseg.workers import sigterm_as_exit
+        from cocoseg.workers import stop_in_order
 
-        with sigterm_as_exit():
+        with stop_in_order(signal.SIGINT, signal.SIGTERM):
             evaluate(config, folder.path, image_size=size, begin=folder.begin)
 
 
