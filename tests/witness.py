@@ -1,12 +1,16 @@
-"""Callbacks for trainings of several processes: each writes down what it saw, or gets into trouble."""
+"""Callbacks for trainings: each writes down what it saw, or gets into trouble."""
 
 import json
+import math
 import os
+import resource
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+
+from cocoseg.training.checkpoints import LastCheckpoint
 
 
 class Witness(L.Callback):
@@ -61,3 +65,24 @@ class Trouble(L.Callback):
             raise ZeroDivisionError("on purpose")
         loss = pl_module.loss.forward
         pl_module.loss.forward = lambda logits, mask: loss(logits, mask) * float("nan")
+
+
+class FullDisk(L.Callback):
+    """No file can grow beyond 100 bytes from a step on, until another one."""
+
+    def __init__(self, full: int, free: int | None = None):
+        self.full, self.free = full, free
+
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        limit = {self.full: 100, self.free: -1}.get(trainer.global_step)
+        if limit is not None:
+            limit_files(limit)
+            for callback in trainer.callbacks:
+                if isinstance(callback, LastCheckpoint):
+                    callback._due_at = -math.inf
+
+
+def limit_files(size: int) -> None:
+    """Let the system refuse larger files of this process; -1 ends that."""
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))

@@ -12,22 +12,25 @@ import torch
 from hydra import compose, initialize_config_dir
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
+from cocoseg.budget.budget import Budget
 from cocoseg.budget.open_run import Run
 from cocoseg.cli import resolve_config
 from cocoseg.config import Config
 from cocoseg.data.datamodule import SegmentationDataModule
-from cocoseg.errors import CocosegError, TrainingError
+from cocoseg.errors import CocosegError, TrainingError, WriteError
 from cocoseg.files import from_here
 from cocoseg.inference.model import load_model
 from cocoseg.networks.timm_unet import TimmUNet
 from cocoseg.networks.unet import UNet
+from cocoseg.run_folder import Outcome
 from cocoseg.scores import Scores
-from cocoseg.training import build
+from cocoseg.training import build, checkpoints
 from cocoseg.training.metrics import ConfusionMatrix
 from cocoseg.training.module import SegmentationModule
 from cocoseg.training.recipe import train
 from conftest import ROOT
 from tiny import TINY_RUN, shapes_config
+from witness import limit_files
 
 TINY = (*TINY_RUN, "trainer.max_epochs=1", "logger=none")
 
@@ -36,7 +39,7 @@ TINY = (*TINY_RUN, "trainer.max_epochs=1", "logger=none")
 def run(shapes_root, tmp_path):
     """Trains with overrides; returns the run folder."""
 
-    def trained(name: str, *overrides: str) -> Path:
+    def trained(name: str, *overrides: str, budget: Budget | None = None) -> Path:
         places = (
             f"data.root={shapes_root}",
             f"data.images={shapes_root}/images",
@@ -48,7 +51,7 @@ def run(shapes_root, tmp_path):
             tiny = [override for override in TINY if of_unet or not override.startswith("model.")]
             settings = resolve_config(compose("train", ["data=custom", *places, *tiny, *overrides]))
         with suppress(SystemExit):  # after a signal
-            train(settings, Run(tmp_path / name, checkpoint=settings.ckpt_path))
+            train(settings, Run(tmp_path / name, budget or Budget(None), settings.ckpt_path))
         return tmp_path / name
 
     return trained
@@ -74,6 +77,38 @@ def test_neither_the_cache_nor_a_second_run_changes_a_weight_or_score(run):
 
 
 @pytest.mark.slow
+def test_a_resumed_run_without_time_left_says_what_was_trained(run):
+    first = run("first")
+    spent = run("spent", f"ckpt_path={first}/checkpoints/last.ckpt", budget=Budget(60.0, used_before=60.0))
+    assert Outcome.read(spent) == Outcome.read(first)
+    assert Outcome.read(first).steps > 0
+    assert load_model(spent / "segmentation_model.pth").labels
+
+
+FULL = "+callbacks.full._target_=witness.FullDisk", "+callbacks.full.full=1"
+
+
+def test_the_end_of_a_run_waits_for_a_full_disk(run, monkeypatch, caplog):
+    monkeypatch.setattr("cocoseg.training.finish.time.sleep", lambda _: limit_files(-1))  # somebody tidies up
+    folder = run("run", *FULL)
+    assert Outcome.read(folder).state == "finished"
+    assert last(folder)["global_step"] == Outcome.read(folder).steps > 1
+    for name in ("segmentation_model.pth", "checkpoints/best.ckpt"):
+        assert load_model(folder / name).labels
+    assert json.loads((folder / "metrics.json").read_bytes())
+    assert "last.ckpt: can't be written (File too large); the run goes on" in caplog.text
+
+
+def test_a_disk_that_stays_full(run, monkeypatch):
+    monkeypatch.setattr(checkpoints, "FIRST_RETRY", 0.0)
+    monkeypatch.setattr(checkpoints, "RETRY", 0.0)
+    try:
+        with pytest.raises(WriteError, match=r"(best|last)\.ckpt: can't be written \(File too large\)"):
+            run("run", *FULL, "budget.checkpoint_every={milliseconds:1}")
+    finally:
+        limit_files(-1)
+
+
 def test_workers_change_no_weight_and_no_score(run):
     overrides = ("augment=default", "trainer.max_epochs=2")
     assert_same(run("alone", *overrides), run("helped", "data.num_workers=2", *overrides))

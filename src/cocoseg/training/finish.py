@@ -115,14 +115,14 @@ class Exporter:
         give_up = now() + min(patience, self.run.budget.left() - END)
         while True:
             disk.write_kept()
-            if not self.exported and Path(best.best_model_path) not in disk.kept:
+            is_owed = best.owes_export or not self.exported
+            if is_owed and Path(best.best_model_path) not in disk.kept:
                 checkpoint = best.best_model_path or best.earlier
                 try:
                     self(checkpoint and Path(checkpoint))
+                    best.owes_export = False
                 except WriteError as error:
                     disk.retries.note(error)
-            elif best.owes_export:
-                best.try_to_export(trainer)
             if not disk.retries.reason or now() + AT_END > give_up:
                 break
             time.sleep(AT_END)
