@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from cocoseg.data.class_balance import class_weights, one_sided, require_classes
+from cocoseg.data.class_balance import class_weights, one_sided, require_classes, vanished
 from cocoseg.errors import CocosegError
 from cocoseg.labels import LabelClass, LabelMap
 from tiny import LABELS
@@ -35,6 +35,13 @@ def test_classes_that_resizing_takes_away():
     require_classes(COUNTS, (32, 64))
     with pytest.raises(CocosegError, match=r"none of the 2 training images .* 64x32 pixels; .*image_size"):
         require_classes(np.array([[100, 0], [90, 0]]), (32, 64))
+
+
+def test_single_classes_that_resizing_takes_away():
+    (warning,) = vanished([90, 5, 3], counts({0, 1}, {0}), counts({0}), labels=LABELS)
+    assert "too small to be seen at the network's size: dog; raise data.image_size" in warning
+    assert vanished([90, 5, 0], counts({0, 1}), counts({0}), labels=LABELS) == []
+    assert vanished([90, 5, 3], counts({0, 1}), counts({2}), labels=LABELS) == []
 
 
 # --- classes on one side only

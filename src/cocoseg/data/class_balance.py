@@ -43,6 +43,19 @@ def require_classes(train_counts: np.ndarray, image_size: Sequence[int]) -> None
         )
 
 
+def vanished(own_pixels: Sequence[int], *counts: np.ndarray, labels: LabelMap) -> list[str]:
+    """Warnings about classes that masks of the images' own size show, but not those of the network's size.
+
+    Args:
+        own_pixels: pixels per class at the images' own size, (C,).
+        counts: pixels per image and class at the network's size, (N, C) each.
+    """
+    gone = (np.asarray(own_pixels) > 0) & ~np.any([part.any(0) for part in counts], axis=0)
+    if names := _names(gone, labels):
+        return [f"classes too small to be seen at the network's size: {names}; raise data.image_size"]
+    return []
+
+
 def one_sided(train_counts: np.ndarray, val_counts: np.ndarray, labels: LabelMap) -> list[str]:
     """Warnings about classes that only one of the two sets shows, background apart.
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from cocoseg import distributed
 from cocoseg.config import Config
 from cocoseg.data.augment import Augment
-from cocoseg.data.class_balance import one_sided, require_classes
+from cocoseg.data.class_balance import one_sided, require_classes, vanished
 from cocoseg.data.dataset import Split, as_is
 from cocoseg.data.sampling import Shuffle, in_batches, open_splits
 from cocoseg.data.training_images import keys_of, write_training_images
@@ -20,6 +20,7 @@ from cocoseg.errors import CocosegError
 from cocoseg.labels import LabelMap
 from cocoseg.networks.pixels import normalize
 from cocoseg.preparation.prepare import prepare
+from cocoseg.preparation.prepared_folder import read_index
 from cocoseg.workers import available_cores, leave_group
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,8 @@ class SegmentationDataModule(L.LightningDataModule):
         if self.data.cache:  # else all masks would be read for it
             counts = self.train_set.class_counts(), self.val_set.class_counts()
             require_classes(counts[0], self.data.cache_size or self.data.image_size)
-            for warning in one_sided(*counts, self.labels):
+            pixels = read_index(self.train_set.dataset.folder)["pixels"]
+            for warning in vanished(pixels, *counts, labels=self.labels) + one_sided(*counts, self.labels):
                 log.warning(warning)
 
     def write_training_images(self, run_dir: Path, earlier: Iterable[str | None]) -> None:

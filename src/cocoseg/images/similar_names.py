@@ -1,6 +1,7 @@
 """Image files whose names differ from those in the annotation file: by case, ending, folder and the like."""
 
 import os
+import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -30,7 +31,8 @@ FOLDER = "folder"
 DIFFERENCES: dict[str, Callable[[str], str]] = {
     r"\ for /": lambda name: name.replace("\\", "/"),
     "%-escapes": unquote,
-    "Unicode form (NFC, NFD)": lambda name: unicodedata.normalize("NFKC", name),
+    "Unicode form (NFC, NFD)": lambda name: unicodedata.normalize("NFC", name),
+    "blanks": lambda name: "_".join(re.split(r"[\s_]+", name.strip())),
     "case": str.casefold,
     "ending": _plain_ending,
     FOLDER: lambda name: PurePosixPath(name).name,

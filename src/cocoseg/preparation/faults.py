@@ -37,9 +37,7 @@ NOT_CHOSEN = "no annotation of the chosen classes, left out; data.subset.keep_em
 STUFF = "a COCO stuff file: all people, animals and things are one class, other (id 183)"
 
 UNSEEN = "not a single pixel"
-CROWDS = (
-    "all annotations are crowd regions, as CVAT and Datumaro export brush masks; masks.crowd=draw draws them"
-)
+CROWDS = "all annotations are crowd regions; masks.crowd=draw draws them (CVAT marks brush masks so)"
 BOXES = "their annotations cover nothing; masks need polygons or RLE, boxes are not enough"
 HIDDEN = "their annotations are hidden by others, ignored, or outside the images"
 NOT_ANNOTATED = "no annotation on these images"
