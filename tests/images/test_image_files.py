@@ -33,7 +33,7 @@ def test_width_and_height_swapped_without_a_rotation(tmp_path: Path, orientation
         exif[0x0112] = orientation
     PIL.Image.new("RGB", (64, 48)).save(tmp_path / "a.png", exif=exif)
     with pytest.raises(
-        CocosegError, match=r"a\.png: the image is 64x48 .*says 48x64; they are swapped there"
+        CocosegError, match=r"a\.png: the image is 64x48 .*says 48x64; width and height are swapped there"
     ):
         check_image(tmp_path / "a.png", 48, 64)
 

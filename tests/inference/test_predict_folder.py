@@ -11,6 +11,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from pycocotools import mask as rle
 
 from cocoseg.config import PredictConfig
 from cocoseg.config_cross_checks import check_predict
@@ -212,17 +213,26 @@ def test_coco_results_have_the_sizes_of_the_annotation_file(tmp_path, turned, ex
     np.testing.assert_array_equal(mask_of(output, "a"), np.rot90(stripes(), turns))
     results = json.loads((output / "coco_results.json").read_bytes())
     assert {tuple(entry["segmentation"]["size"]) for entry in results} == {size[::-1]}
-    assert "another size" not in caplog.text
+    assert "the file gives" not in caplog.text
 
 
-def test_another_size_in_the_annotation_file_is_said(tmp_path, turned, caplog):
-    saved(
-        tmp_path / "model.pth", exif="apply"
-    )  # outlines or the user told that the stored size means nothing
+def test_results_are_turned_back_to_the_stored_size(tmp_path, turned, caplog):
+    """Where the training had images turned though its file gave the stored size; scorers need the file's."""
+    saved(tmp_path / "model.pth", exif="apply")
     listed = listing(tmp_path / "a.json", 90, 60)
     output = run(tmp_path, turned, values="index", coco_json=True, annotations=listed)
     np.testing.assert_array_equal(mask_of(output, "a"), np.rot90(stripes(), -1))
-    assert "another size for 1 of the images (a.png)" in caplog.text
+    results = json.loads((output / "coco_results.json").read_bytes())
+    for entry in results:
+        index = {2: 1, 5: 2}[entry["category_id"]]
+        np.testing.assert_array_equal(rle.decode(entry["segmentation"]), stripes() == index)
+    assert "for 1 image (a.png) the file gives width and height as stored, and the results" in caplog.text
+
+
+def test_another_size_in_the_annotation_file_is_said(tmp_path, turned, caplog):
+    listed = listing(tmp_path / "a.json", 80, 60)
+    run(tmp_path, turned, coco_json=True, annotations=listed)
+    assert "for 1 image (a.png) the file gives another size than they have" in caplog.text
 
 
 def test_an_annotation_file_that_says_more_makes_the_mask_anew(tmp_path, turned):

@@ -70,7 +70,9 @@ def check_image(path: Path, width: int, height: int) -> Inspection:
         if size != listed and orientation not in TRANSPOSED:
             raise CocosegError(
                 f"{path}: the image is {size[0]}x{size[1]} (width x height), the annotation file says "
-                f"{width}x{height}" + "; they are swapped there: the image has no EXIF rotation" * is_swapped
+                f"{width}x{height}"
+                + "; width and height are swapped there, and the image has no EXIF rotation: correct the file"
+                * is_swapped
             )
         image.draft("L", (1, 1))  # JPEG: an eighth of the size, which still reads the whole file
         values = _deep_values(path, image, low_mode)
@@ -131,6 +133,16 @@ def size_of(path: Path) -> tuple[int, int] | None:
             return _stored_size(image)
     except CocosegError:
         return None
+
+
+def read_orientation(path: Path) -> int:
+    """Read the EXIF orientation of an image, 1 to 8.
+
+    Raises:
+        CocosegError: it can't be read.
+    """
+    with _open_image(path) as image:
+        return orientation_of(image)
 
 
 def to_rgb(image: PIL.Image.Image, bits: int | None = None) -> PIL.Image.Image:

@@ -19,6 +19,8 @@ from cocoseg.durations import now
 from cocoseg.errors import CocosegError, IncompleteError
 from cocoseg.figures.gallery import FOLDER, Card, write_gallery
 from cocoseg.files import from_here, remove_parts, whole_file
+from cocoseg.images.exif import turn_mask
+from cocoseg.images.image_files import read_orientation
 from cocoseg.inference.coco_results import entries_of, listed_images
 from cocoseg.inference.find_images import ImageFile, find_images
 from cocoseg.inference.manifest import Manifest
@@ -163,10 +165,14 @@ def _write_coco_results(images: Sequence[ImageFile], ids: dict[str, int], result
     listed = [image for image in images if image.name in ids]
     if len(listed) < len(images):
         log.warning("annotations: the file does not list %d of the images", len(images) - len(listed))
+    turned: list[str] = []
     others: list[str] = []
 
     def entries(image: ImageFile) -> list[dict[str, Any]]:
         mask = results.encoding.read(results.mask(image.result_name))
+        if image.listed == mask.shape != mask.shape[::-1]:  # height and width are swapped
+            mask = turn_mask(mask, read_orientation(image.path), back=True)
+            turned.append(image.name)
         if image.listed not in (None, mask.shape[::-1]):
             others.append(image.name)
         return entries_of(mask, ids[image.name], image.name, results.encoding.labels)
@@ -181,9 +187,10 @@ def _write_coco_results(images: Sequence[ImageFile], ids: dict[str, int], result
                     file.write(separator + msgspec.json.encode(entry))
                     separator = b",\n"
         file.write(b"\n]\n")
-    if others:
-        log.warning(
-            "annotations: the file gives another size for %d of the images (%s), which scores need alike",
-            len(others),
-            min(others),
-        )
+    for names, what in (
+        (sorted(set(turned) - set(others)), "width and height as stored, and the results are turned back"),
+        (others, "another size than they have, so that scores can't be computed"),
+    ):
+        if names:
+            count = f"{len(names)} image{'s' * (len(names) > 1)}"
+            log.warning("annotations: for %s (%s) the file gives %s", count, min(names), what)
