@@ -1,5 +1,6 @@
 """Weights of classification networks, by the names that timm's encoders have for them."""
 
+import logging
 from collections.abc import Mapping
 
 import torch
@@ -79,6 +80,7 @@ def _renamed_by_timm(weights: Mapping[str, Tensor], name: str) -> dict[str, Tens
     """Weights by the names of timm's classification network, from a file that its own loader can read."""
     import timm
 
+    logging.getLogger("timm").setLevel(logging.ERROR)  # what it says of names is found out here
     try:
         first, second = (
             timm.create_model(
