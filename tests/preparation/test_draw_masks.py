@@ -145,9 +145,7 @@ def test_unknown_choices_are_refused(tmp_path: Path, wrong: dict[str, Any]) -> N
 
 
 def damage(path: Path, kind: str) -> None:
-    if kind == "missing":
-        path.unlink()
-    elif kind == "truncated":
+    if kind == "truncated":
         content = path.read_bytes()
         path.write_bytes(content[: len(content) * 2 // 3])
     elif kind == "empty":
@@ -162,9 +160,7 @@ def damage(path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("missing", "the image is missing"),
         ("truncated", "not a readable image"),
-        ("empty", "not a readable image"),
         ("text", "not a readable image"),
         ("size", "the image is 65x48 .*says 64x48"),
     ],
@@ -175,6 +171,24 @@ def test_bad_image(tmp_path: Path, kind: str, message: str, workers: int) -> Non
     file = write_coco(tmp_path / "c.json", images=images, annotations=[])
     with pytest.raises(CocosegError, match=rf"in/sub/b\.jpg: {message}"):
         create_segmentation_masks(tmp_path / "in", file, tmp_path / "out", workers=workers)
+
+
+def test_missing_images(tmp_path: Path) -> None:
+    images = make_images(tmp_path / "in", "a.jpg", "sub/b.jpg", "c.jpg")
+    file = write_coco(tmp_path / "c.json", images=images, annotations=[])
+    damage(tmp_path / "in" / "a.jpg", "empty")
+    with pytest.raises(
+        CocosegError, match=r"1 of 3 .* missing, .*in/a\.jpg \(an empty file\); set image_dir"
+    ):
+        create_segmentation_masks(tmp_path / "in", file, tmp_path / "out", workers=1)
+    (tmp_path / "in" / "a.jpg").rename(tmp_path / "in" / "a.x.jpg")
+    make_images(tmp_path / "in", "A.JPG")
+    with pytest.raises(CocosegError, match=r"in/A\.JPG is there, .* case: file_names='similar' reads"):
+        create_segmentation_masks(tmp_path / "in", file, tmp_path / "out", workers=1)
+    records = create_segmentation_masks(
+        tmp_path / "in", file, tmp_path / "out", file_names="similar", workers=1
+    )
+    assert [record.image for record in records] == ["A.JPG", "sub/b.jpg", "c.jpg"]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from cocoseg.labels import IGNORE_INDEX, LabelMap
 from cocoseg.preparation import coco_file as coco_format
 from cocoseg.preparation.coco_file import CocoFile, Image
 from cocoseg.preparation.mask_files import MaskEncoding
+from cocoseg.preparation.missing import require_images, under_similar_names
 from cocoseg.preparation.paint_mask import paint
 from cocoseg.preparation.rotated_images import gather_evidence, layers_as_read, require_stored_size
 from cocoseg.preparation.segmentations import (
@@ -145,6 +146,7 @@ def create_segmentation_masks(
     crowd: str = "ignore",
     encoding: str = "palette",
     exif: str = AUTO,
+    file_names: str = "exact",
     workers: int | None = None,
 ) -> list[MaskRecord]:
     """Draw a label mask for every image of a COCO instances file.
@@ -157,7 +159,7 @@ def create_segmentation_masks(
         labels: `all`, `supercategories`, or groups of categories, see `LabelMap.from_categories`.
         other: objects of categories without a class become `background`, or are ignored (`ignore`).
         overlap, rasterizer, crowd, encoding: see `MasksConfig` in `cocoseg.config`.
-        exif: see `DataConfig` there.
+        exif, file_names: see `DataConfig` there.
         workers: processes; None for one per core.
 
     Returns:
@@ -167,13 +169,16 @@ def create_segmentation_masks(
         CocosegError: bad annotations or images, named in the message.
     """
     rules = {"overlap": overlap, "rasterizer": rasterizer, "crowd": crowd, "encoding": encoding}
-    data = {"labels": labels, "subset": {"other": other}, "exif": exif}
+    data = {"labels": labels, "subset": {"other": other}, "exif": exif, "file_names": file_names}
     config = convert({"masks": rules, "data": data}, Config)
     coco = coco_format.read(Path(annotation_file))
     coco.require_pixels()
     label_map = LabelMap.from_categories(coco.categories, categories, labels)
-    folders = Path(image_dir), Path(output_dir)
-    return draw_masks(coco, coco.images, *folders, label_map, config.masks, other, workers, exif=exif)
+    images, folders = coco.images, (Path(image_dir), Path(output_dir))
+    if file_names == "similar":
+        images = under_similar_names(images, coco.images, folders[0])
+    require_images(images, coco.images, folders[0])
+    return draw_masks(coco, images, *folders, label_map, config.masks, other, workers, exif=exif)
 
 
 def draw_masks(

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -15,34 +16,47 @@ from cocoseg.preparation.prepared_folder import PreparedSet
 
 log = logging.getLogger(__name__)
 
-READ_SO = "data.file_names=similar reads them so"
+
+def require_prepared_images(prepared: PreparedSet, chosen: Sequence[Image], images: Sequence[Image]) -> None:
+    """Check that the images of a set are there, see `require_images`."""
+    data = prepared.data
+    key = "data.val_images" if prepared.name == "val" and data.val_images is not None else "data.images"
+    has_address = data.images_url is not None or any(image.coco_url for image in chosen)
+    advice = how_to_fetch(data) if has_address else None
+    require_images(chosen, images, prepared.image_dir, key, "data.file_names=similar", advice)
 
 
-def require_images(chosen: Sequence[Image], images: Sequence[Image], prepared: PreparedSet) -> None:
+def require_images(
+    chosen: Sequence[Image],
+    images: Sequence[Image],
+    image_dir: Path,
+    key: str = "image_dir",
+    option: str = "file_names='similar'",
+    fetching: str | None = None,
+) -> None:
     """Check that images are there; broken ones are found when masks are drawn.
 
     Args:
         chosen: the images that are needed.
         images: all images of the annotation file.
+        image_dir: their folder.
+        key: name of the setting that gives the folder.
+        option: setting that reads images under similar names.
+        fetching: advice for images with an address, where they can be fetched.
 
     Raises:
         CocosegError: some are missing.
     """
-    data, image_dir = prepared.data, prepared.image_dir
     missing = [image for image in chosen if not has_content(image_dir / image.file_name)]
     if not missing:
         return
     found = _find_similar(chosen, images, image_dir)
-    key = "data.val_images" if prepared.name == "val" and data.val_images is not None else "data.images"
-    has_address = data.images_url is not None or any(image.coco_url for image in missing)
     if folder := _better_folder(chosen, image_dir, found):
         advice = f"they are in {folder}: set {key}={folder}"
     elif found:
-        advice = _name_similar(len(missing), image_dir, found)
-    elif has_address:
-        advice = how_to_fetch(data)
+        advice = _name_similar(len(missing), image_dir, found, option)
     else:
-        advice = f"set {key} to the folder that holds them"
+        advice = fetching or f"set {key} to the folder that holds them"
     names = ", ".join(_place(image_dir / image.file_name) for image in missing[:3])
     more = ", …" if len(missing) > 3 else ""
     raise CocosegError(f"{len(missing)} of {len(chosen)} chosen images are missing, {names}{more}; {advice}")
@@ -69,9 +83,12 @@ def _find_similar(chosen: Sequence[Image], images: Sequence[Image], image_dir: P
 
 def _place(path: Path) -> str:
     """The path, and why the file counts as missing though something is there."""
-    if path.is_file():
-        return f"{path} (an empty file)"
-    return f"{path} (a link to nothing)" if path.is_symlink() else str(path)
+    with suppress(OSError):  # of a name that is too long
+        if path.is_file():
+            return f"{path} (an empty file)"
+        if path.is_symlink():
+            return f"{path} (a link to nothing)"
+    return str(path)
 
 
 def _better_folder(chosen: Sequence[Image], image_dir: Path, found: Mapping[str, Similar]) -> Path | None:
@@ -90,11 +107,11 @@ def _better_folder(chosen: Sequence[Image], image_dir: Path, found: Mapping[str,
     return next(filter(holds_all, folders()), None)
 
 
-def _name_similar(missing: int, image_dir: Path, found: Mapping[str, Similar]) -> str:
+def _name_similar(missing: int, image_dir: Path, found: Mapping[str, Similar], option: str) -> str:
     """The first file of a similar name, in words, and whether all missing images have one."""
     name, differences = next(iter(found.values()))
     text = f"{image_dir / name} is there, different in {' and '.join(differences)}"
     same = [similar for similar in found.values() if similar.differences == differences]
     if len(same) == missing:
-        return f"{text}{', and so are all others' if missing > 1 else ''}: {READ_SO}"
+        return f"{text}{', and so are all others' if missing > 1 else ''}: {option} reads them so"
     return f"{text}; so are {len(same)} of the missing ones"

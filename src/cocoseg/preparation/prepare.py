@@ -27,7 +27,7 @@ from cocoseg.preparation.demo_shapes import draw_shapes
 from cocoseg.preparation.draw_masks import MaskRecord, draw_masks
 from cocoseg.preparation.faults import find_depth_faults, find_faults, find_unseen, require_classes
 from cocoseg.preparation.mask_files import MaskEncoding
-from cocoseg.preparation.missing import require_images, under_similar_names
+from cocoseg.preparation.missing import require_prepared_images, under_similar_names
 from cocoseg.preparation.prepared_folder import (
     NEW,
     PREVIEW,
@@ -96,7 +96,7 @@ def prepare(
         sources = _read_outdated(sets, is_learned=is_learned)
         if not fetches:
             for source in sources:
-                require_images(source.images, source.coco.images, source.prepared)
+                require_prepared_images(source.prepared, source.images, source.coco.images)
         begin()
         for source in sources:
             _prepare_set(source, config.prepare.workers, fetches=fetches, is_learned=is_learned)
