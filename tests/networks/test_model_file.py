@@ -268,6 +268,7 @@ HOSTILE = {
     "a decoder of many levels": {"network": ENCODER | {"decoder_channels": [8] * 10**6}},
     "an argument without end": {"network": {**NETWORK, "depth": shared(60)}},
     "a number without end": {"network": {**NETWORK, "depth": 10**5000}},
+    "half a letter": {"license": "\ud800"},
     "scores without end": {"scores": shared(60)},
     "weights in a list": {"state_dict": [1, 2]},
     "weights that are numbers": {"state_dict": {"head.weight": 1.0}},

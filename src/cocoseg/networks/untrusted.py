@@ -78,6 +78,10 @@ def _require_small(value: Any) -> None:
         raise CocosegError(f"a {type(value).__name__} in it is no plain value")
     if (isinstance(value, str) and len(value) > _TEXT) or (isinstance(value, int) and abs(value) >= _WHOLE):
         raise CocosegError("a text or number in it is too long")
+    if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise CocosegError(
+            "a text in it is no Unicode"
+        )  # half of a letter, which no file can be written with
 
 
 def require_weights(weights: Any) -> None:
