@@ -226,7 +226,7 @@ def test_validation_file_of_other_labels(tmp_path: Path):
         ),
         ("train", ("model.encoder=x",), "model.encoder: no such setting; known: _target_, base_channels, "),
         ("train", ("+data.foo=1",), "data.foo: no such setting; did you mean data."),
-        ("train", ("data.root=[1",), "data.root=[1: no viable alternative at input '[1'"),
+        ("train", ("data.image_size=[1",), "data.image_size=[1: no viable alternative at input '[1'"),
         ("train", ("seed=1,2",), "Ambiguous value for argument 'seed=1,2' 1. To use it as a list, use key="),
         ("predict", ("chekpoint=a",), "chekpoint: no such setting; did you mean checkpoint?"),
     ],

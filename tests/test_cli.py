@@ -510,7 +510,7 @@ def test_help(program: str, tmp_path: Path, no_torch: dict[str, str]):
     assert done.stderr == ""
     lines = done.stdout.splitlines()
     assert len([line for line in lines if line.startswith(f"  python {program}.py ")]) == 3
-    assert len(lines) <= 110
+    assert len(lines) <= 120
     assert {path.name for path in tmp_path.iterdir()} == {"poison"}
 
 

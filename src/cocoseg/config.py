@@ -79,7 +79,7 @@ class DataConfig(Settings, kw_only=True):
     val_annotations: Annotated[Text, "their instances file; null: data.val_fraction of the images"] = None
     file_names: Annotated[
         Literal["exact", "similar"],
-        "names of image files; similar: they may differ from those listed in case, ending, folder, …",
+        "similar: names of image files may differ from those listed in case, ending, folder, …",
     ] = "exact"
     prepared_dir: Annotated[Text, "folder of the label masks; null: prepared/<file>-<key of settings>"] = None
     image_size: Annotated[Size, "height and width that the network sees", "[height, width] in pixels"] = (

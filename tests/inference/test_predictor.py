@@ -252,7 +252,7 @@ def test_predict_follows_the_models_precision():
         (PIL.Image.new("I", (3, 2), -1), "pixels below 0 have no known range"),
         ("nowhere.png", r"nowhere\.png: the image is missing"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_what_is_no_image_is_refused(image, message):
     with pytest.raises(CocosegError, match=message):

@@ -37,7 +37,7 @@ SMALLER = (
 NARROWER = {
     "UNet": {"base_channels": 4},
     "ResidualUNet": {"base_channels": 4},
-    "TimmUNet": {"encoder": "test_resnet", "decoder_channels": [8, 8, 8, 8, 8], "weights": None},
+    "TimmUNet": {"encoder": "test_resnet", "weights": None},  # and as many channels in each level
 }
 
 
@@ -62,6 +62,8 @@ def composed(experiment: str, root: Path, shapes_root: Path) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train", [f"experiment={experiment}", *places, *SMALLER])
     config.model.update(NARROWER[config.model["_target_"].rpartition(".")[2]])
+    if "decoder_channels" in config.model:
+        config.model.decoder_channels = [8] * len(config.model.decoder_channels)
     return config
 
 
