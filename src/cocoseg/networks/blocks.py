@@ -7,6 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# Added to an image's variance, in units of ImageNet's: noise on an even surface, as in fog, stays small.
+LEAST_VARIANCE = 1e-3
+
 
 class Up(nn.Module):
     """One level of a decoder: (B, inputs, H, W) and its skip (B, skip, 2H, 2W) -> (B, outputs, 2H, 2W).
@@ -43,9 +46,11 @@ class EncoderDecoder(nn.Module):
 
     Attributes:
         multiple: pixels of the image per pixel of the deepest level, along each side.
+        standardize: images are standardized first.
     """
 
     multiple: int
+    standardize: bool
 
     def make_decoder(
         self, widths: list[int], num_classes: int, upsample: str, dropout: float, convolutions: int = 2
@@ -63,6 +68,8 @@ class EncoderDecoder(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
+        if self.standardize:
+            image = standardize(image)
         features = self.encode(pad_to_multiple(image, self.multiple))
         x = self.dropout(features.pop())
         for block in self.up:
@@ -80,6 +87,12 @@ def conv_block(inputs: int, outputs: int, count: int) -> nn.Sequential:
             nn.ReLU(inplace=True),
         ]
     return nn.Sequential(*layers)
+
+
+def standardize(image: Tensor) -> Tensor:
+    """Give each image (B, 3, H, W) mean 0 and deviation 1 in each channel, whatever its light."""
+    variance, mean = torch.var_mean(image, (2, 3), correction=0, keepdim=True)
+    return (image - mean) * torch.rsqrt(variance + LEAST_VARIANCE)
 
 
 def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:

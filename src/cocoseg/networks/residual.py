@@ -18,7 +18,7 @@ class ResidualUNet(EncoderDecoder):
         blocks: residual blocks at each level below the first, which has one after its stem.
         stochastic_depth: probability with which the last block is left out in training, per image; it grows
             linearly from the first block on (Huang et al. 2016, arXiv 1603.09382).
-        num_classes, base_channels, depth, upsample, dropout, and errors: as of `UNet`.
+        num_classes, base_channels, depth, upsample, dropout, standardize, and errors: as of `UNet`.
     """
 
     def __init__(
@@ -30,6 +30,7 @@ class ResidualUNet(EncoderDecoder):
         stochastic_depth: float = 0.0,
         upsample: str = "transpose",
         dropout: float = 0.0,
+        standardize: bool = False,
     ):
         super().__init__()
         counts = {"num_classes": num_classes, "base_channels": base_channels, "depth": depth}
@@ -37,6 +38,7 @@ class ResidualUNet(EncoderDecoder):
         check_rates({"stochastic_depth": stochastic_depth, "dropout": dropout})
         widths = [base_channels * 2**level for level in range(depth + 1)]
         self.multiple = 2**depth
+        self.standardize = standardize
         self.encoder = ResidualEncoder(widths, blocks, stochastic_depth)
         self.make_decoder(widths, num_classes, upsample, dropout, convolutions=1)
 

@@ -6,7 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cocoseg.networks.blocks import Up, check_counts, check_rates, conv_block, pad_to_multiple
+from cocoseg.networks.blocks import (
+    Up,
+    check_counts,
+    check_rates,
+    conv_block,
+    pad_to_multiple,
+    standardize,
+)
 from cocoseg.networks.encoders import features_of, make_encoder, statistics
 from cocoseg.networks.spec import MEAN, STD
 
@@ -25,7 +32,7 @@ class TimmUNet(nn.Module):
             than the encoder has halvings ends at half the size, and the logits are enlarged (bilinear).
         upsample: `transpose` (a 2x2 transposed convolution of stride 2) or `bilinear` (followed by a 1x1
             convolution).
-        dropout: probability with which whole channels of the deepest level are dropped in training.
+        dropout, standardize: as of `UNet`.
 
     Attributes:
         encoder: its parameters have timm's names.
@@ -42,6 +49,7 @@ class TimmUNet(nn.Module):
         decoder_channels: Sequence[int] = (256, 128, 64, 32, 16),
         upsample: str = "transpose",
         dropout: float = 0.0,
+        standardize: bool = False,
     ):
         super().__init__()
         check_counts({"num_classes": num_classes})
@@ -58,6 +66,7 @@ class TimmUNet(nn.Module):
                 f"1 to {halvings} numbers, the coarsest level first"
             )
         check_counts({f"decoder_channels[{i}]": width for i, width in enumerate(channels)})
+        self.standardize = standardize
         self.convert = _Convert(*statistics(encoder))
         self.stride = self.multiple >> len(channels)  # of the logits
         # Borders are as blurred as the finest features: the image itself gives the skip at full size.
@@ -75,6 +84,8 @@ class TimmUNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
+        if self.standardize:
+            image = standardize(image)
         image = pad_to_multiple(self.convert(image), self.multiple)
         features = features_of(self.encoder, image)
         if self.stem is not None:

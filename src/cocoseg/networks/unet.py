@@ -18,6 +18,7 @@ class UNet(EncoderDecoder):
         upsample: `transpose` (a 2x2 transposed convolution of stride 2) or `bilinear` (followed by a 1x1
             convolution).
         dropout: probability with which whole channels of the deepest level are dropped in training.
+        standardize: give each image mean 0 and deviation 1 in each channel first, against other light.
 
     Raises:
         ValueError: an argument out of range.
@@ -30,12 +31,14 @@ class UNet(EncoderDecoder):
         depth: int = 4,
         upsample: str = "transpose",
         dropout: float = 0.0,
+        standardize: bool = False,
     ):
         super().__init__()
         check_counts({"num_classes": num_classes, "base_channels": base_channels, "depth": depth})
         check_rates({"dropout": dropout})
         widths = [base_channels * 2**level for level in range(depth + 1)]
         self.multiple = 2**depth
+        self.standardize = standardize
         self.stem = conv_block(3, widths[0], 2)
         self.down = nn.ModuleList(conv_block(width, 2 * width, 2) for width in widths[:-1])
         self.make_decoder(widths, num_classes, upsample, dropout)
