@@ -38,7 +38,7 @@ def main() -> None:
         def run(number: int, job: tuple[int, str, str]) -> dict[str, Any]:
             seed, on, way = job
             ending = limit(options.seconds, options.steps)
-            overrides = [*options.overrides, *data[on], *ways[way], f"seed={seed}", *ending]
+            overrides = [f"seed={seed}", *options.overrides, *data[on], *ways[way], *ending]
             result = {"way": way, "on": on, "seed": seed}
             try:
                 result |= train_once(overrides, Path(folder, str(number)), threads)

@@ -308,6 +308,16 @@ def test_a_compressed_file_is_refused(model_file):
         load_model(model_file)
 
 
+def test_the_end_of_an_archive_makes_no_archive(model_file):
+    """Python's zipfile looks at a file's end, torch at its beginning."""
+    content = torch.load(model_file, weights_only=True)
+    torch.save({**content, "scores": bytearray(9)}, model_file, _use_new_zipfile_serialization=False)
+    with model_file.open("ab") as file:
+        file.write(b"PK\5\6" + bytes(18))
+    with pytest.raises(CocosegError, match="damaged or no torch file"):
+        load_model(model_file)
+
+
 @pytest.mark.parametrize("legacy", [False, True])
 def test_no_function_makes_much_of_a_few_bytes(model_file, legacy):
     content = torch.load(model_file, weights_only=True)

@@ -27,6 +27,15 @@ def test_what_is_of_training_is_no_argument_of_our_networks():
     assert "num_classes" not in arguments_of(OWN)
 
 
+def test_an_argument_that_earlier_files_lack_is_left_out_where_it_changes_nothing():
+    assert arguments_of({**OWN, "standardize": False}, 3) == arguments_of(OWN, 3)
+    assert arguments_of({**OWN, "standardize": True}, 3)["standardize"] is True
+    assert arguments_of({"_target_": "test_networks.takes_anything", "standardize": False}, 3) == {
+        "_target_": "test_networks.takes_anything",
+        "num_classes": 3,
+    }
+
+
 @pytest.mark.parametrize(
     ("name", "argument"),
     [

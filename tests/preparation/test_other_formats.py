@@ -28,7 +28,7 @@ def make(path: Path, segmentations: list[Any], width: int = 8, height: int = 6) 
 
 @pytest.mark.parametrize(
     "segmentations",
-    [[SHARES], [[], SHARES, None, SHARES[0]], [RUNS, SHARES], [[*SHARES, *WHOLE]]],
+    [[SHARES], [[], SHARES, None, SHARES[0]], [RUNS, SHARES], [[*SHARES, *WHOLE]], [WHOLE, SHARES]],
     ids=str,
 )
 def test_shares(tmp_path: Path, segmentations: list[Any]) -> None:

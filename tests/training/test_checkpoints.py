@@ -127,7 +127,10 @@ def test_times_of_the_tries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def saved(path: Path, miou: float) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"scores": {"miou": miou}}, path)
+    spec = tiny_module().spec.to_dict()
+    torch.save(
+        {"scores": {"miou": miou}, "spec": spec, "state_dict": {}, "pytorch-lightning_version": ""}, path
+    )
     return path
 
 

@@ -150,7 +150,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
             status = (self.folder / "prepared.json").stat()
         except OSError:
             return None
-        return status.st_ino, status.st_size, status.st_mtime_ns
+        return status.st_size, status.st_mtime_ns  # no inode: some network drives change it at any time
 
     def _require_unchanged(self) -> None:
         if self._state() != self._prepared:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cocoseg.config import EvaluateConfig
+from cocoseg.config import FULL_BITS, EvaluateConfig
 from cocoseg.data.training_images import read_training_images, require_new
 from cocoseg.durations import now
 from cocoseg.errors import CocosegError
@@ -61,7 +61,7 @@ def evaluate(
     model.image_size = image_size or model.image_size
     on_gpu = uses_cuda(config.trainer)
     model = model.to("cuda" if on_gpu else "cpu", memory_format=torch.channels_last)
-    images = open_images(config, tuple(model.image_size), model.bits)
+    images = open_images(config, tuple(model.image_size), model.bits or FULL_BITS)
     if difference := model.labels.difference(images.labels):
         raise CocosegError(
             f"the model has other labels than these data: {difference} in the data; "

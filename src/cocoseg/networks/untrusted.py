@@ -13,7 +13,8 @@ from cocoseg.files import require_regular
 
 # Functions that torch lets a file call and that make much of a few bytes. No file of ours needs them.
 _REFUSED = ("bytearray", "encode")
-_LEGACY_PICKLES = 4  # at the beginning of a file in torch's format before 1.6
+_LEGACY_PICKLES = 5  # at the beginning of a file in torch's format before 1.6
+_ARCHIVE = b"PK\3\4"  # beginning of a zip archive
 _VALUES, _DEPTH, _TEXT, _WHOLE = 50_000, 16, 10_000, 2**63  # limits of plain values; 254 classes are 3,000
 
 
@@ -26,8 +27,10 @@ def require_harmless(path: str | Path) -> None:
     """
     require_regular(path)
     with Path(path).open("rb") as file:
-        if not zipfile.is_zipfile(file):
-            file.seek(0)
+        # As torch decides. Python would take any file with the end of a zip archive for one.
+        is_archive = file.read(len(_ARCHIVE)) == _ARCHIVE
+        file.seek(0)
+        if not is_archive:
             for _ in range(_LEGACY_PICKLES):
                 _check_calls(file)
             return
@@ -35,9 +38,12 @@ def require_harmless(path: str | Path) -> None:
             # torch writes no compressed files; entries of the zip may share bytes as well.
             if sum(entry.file_size for entry in archive.infolist()) > Path(path).stat().st_size:
                 raise ValueError("it would take more memory than its size")
-            for name in archive.namelist():
-                if name.endswith("data.pkl"):
-                    with archive.open(name) as opened:
+            names = [entry.filename.lower() for entry in archive.infolist()]
+            if len(set(names)) < len(names):
+                raise ValueError("two entries have one name")
+            for entry in archive.infolist():
+                if entry.filename.lower().endswith("data.pkl"):
+                    with archive.open(entry) as opened:
                         _check_calls(opened)
 
 
@@ -78,10 +84,9 @@ def _require_small(value: Any) -> None:
         raise CocosegError(f"a {type(value).__name__} in it is no plain value")
     if (isinstance(value, str) and len(value) > _TEXT) or (isinstance(value, int) and abs(value) >= _WHOLE):
         raise CocosegError("a text or number in it is too long")
+    # Half of a letter can be written to no file.
     if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise CocosegError(
-            "a text in it is no Unicode"
-        )  # half of a letter, which no file can be written with
+        raise CocosegError("a text in it is no Unicode")
 
 
 def require_weights(weights: Any) -> None:

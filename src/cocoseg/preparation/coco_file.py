@@ -208,8 +208,10 @@ def _check_image(path: Path, image: Image) -> None:
             f"{path}: image {image.id} is said to be {image.width}x{image.height} pixels; "
             f"between 1 and {MAX_PIXELS} pixels are allowed"
         )
-    if not is_inside(image.file_name) or printable(image.file_name) != image.file_name:
-        raise CocosegError(
-            f"{path}: image {image.id} has the file_name {image.file_name!r}; "
-            "it must be a path inside the image folder"
-        )
+    fault = None
+    if not is_inside(image.file_name):
+        fault = "it must be a path inside the image folder"
+    elif printable(image.file_name) != image.file_name:
+        fault = "it holds a character that changes how text is shown; rename the file, in its folder too"
+    if fault:
+        raise CocosegError(f"{path}: image {image.id} has the file_name {image.file_name!r}; {fault}")

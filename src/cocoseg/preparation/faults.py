@@ -152,7 +152,7 @@ def _repeated(items: Iterable[Key]) -> list[Key]:
 
 
 def _of_one_name(labels: LabelMap, seen: Collection[int]) -> list[str]:
-    """Those of background and the classes seen that share a name, but for case, blanks, `_` and `-`."""
+    """Find classes, background among them, that share a name but for case, blanks, `_` and `-`."""
     keys = {
         index: " ".join(re.sub("[_-]", " ", unicodedata.normalize("NFKC", name)).casefold().split())
         for index, name in enumerate(labels.names)
@@ -176,4 +176,4 @@ def warning(noun: str, fault: str, which: Sequence[int | str]) -> str:
 def _rank(name: int | str) -> tuple[int, str]:
     """Sort key: ids and places in the file by number, names by letter."""
     number = str(name).removeprefix(UNNAMED)
-    return (int(number), "") if number.isdecimal() else (0, number)
+    return (int(number), "") if number.isdecimal() and len(number) < 20 else (0, number)

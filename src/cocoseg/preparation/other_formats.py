@@ -6,7 +6,13 @@ from pathlib import Path
 import msgspec
 
 from cocoseg.errors import CocosegError
-from cocoseg.preparation.segmentations import Instance, SegmentationError, is_normalized, parse_segmentation
+from cocoseg.preparation.segmentations import (
+    Instance,
+    SegmentationError,
+    is_normalized,
+    lies_within_one,
+    parse_segmentation,
+)
 
 # Keys that tell a format, those of the first annotation after a dot, those of the first entry of a list after
 # `[]`; and what the file is, with a way to an instances file.
@@ -63,9 +69,11 @@ def refuse_normalized(path: Path, segmentations: Iterable[tuple[bytes, int, int]
             outline = parse_segmentation(Instance(0, 0, False, segmentation), *size).outline
         except SegmentationError:
             return  # which those who draw it tell
-        if outline and not is_normalized(outline, *size):
+        if not outline or max(size) <= 2:  # too small to tell
+            continue
+        if not lies_within_one(outline):
             return
-        found = found or bool(outline)
+        found = found or is_normalized(outline, *size)
     if found:
         raise CocosegError(
             f"{path}: all coordinates lie between 0 and 1, as shares of the image; they must be pixels: "

@@ -111,7 +111,10 @@ class Layers:
         shapes = []
         for shape in self.shapes:
             if not isinstance(shape.outline, list):
-                raise SegmentationError(f"annotation {shape.annotation_id}: an RLE can't be scaled")
+                raise SegmentationError(
+                    f"annotation {shape.annotation_id}: an RLE can't be scaled; data.exif=ignore "
+                    "leaves images as they are stored"
+                )
             outline = [
                 [value * factors[place % 2] for place, value in enumerate(part)] for part in shape.outline
             ]
@@ -129,9 +132,12 @@ def is_normalized(polygons: Polygons, height: int, width: int) -> bool:
     """Whether coordinates look like shares of a larger image: all within 0..1, and not all whole."""
     if max(height, width) <= 2 or not polygons:
         return False
-    # A little beyond is what rounding leaves.
-    within = all(-0.01 <= value <= 1.01 for part in polygons for value in part)
-    return within and any(value % 1 for part in polygons for value in part)
+    return lies_within_one(polygons) and any(value % 1 for part in polygons for value in part)
+
+
+def lies_within_one(polygons: Polygons) -> bool:
+    """Whether all coordinates lie within 0..1, or a little beyond, as rounding leaves them."""
+    return all(-0.01 <= value <= 1.01 for part in polygons for value in part)
 
 
 def parse_layers(instances: Iterable[Instance], height: int, width: int, crowd: str) -> Layers:

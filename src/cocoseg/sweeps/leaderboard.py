@@ -48,8 +48,8 @@ def read_rows(sweep_dir: Path) -> list[dict[str, Any]]:
     keys = dict.fromkeys(key for given in overrides.values() for key in given)
     differing = [key for key in keys if len({given.get(key) for given in overrides.values()}) > 1]
     rows = [
-        {"job": job, **_read_run(runs[job]), **{key: overrides[job].get(key) for key in differing}}
-        for job in jobs
+        {"job": job, **run, **{key: overrides[job].get(key) for key in differing if key not in run}}
+        for job, run in ((job, _read_run(runs[job])) for job in jobs)
     ]
     return sorted(rows, key=lambda row: math.inf if row["miou"] is None else -row["miou"])
 

@@ -23,6 +23,7 @@ from cocoseg.distributed import agree, rank, world_size
 from cocoseg.durations import clock, now
 from cocoseg.errors import CocosegError, WriteError
 from cocoseg.files import whole_file, write_bytes
+from cocoseg.networks.model_file import read_weights
 
 log = logging.getLogger(__name__)
 
@@ -152,12 +153,14 @@ class LastCheckpoint(L.Callback):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        # Nothing is saved after a CocosegError (the disk is full, weights are NaN), nor while a checkpoint is
+        if rank() == 0:  # what waits for space was scored and is whole, whatever has happened since
+            trainer.strategy.checkpoint_io.retries.at_end = True
+            trainer.strategy.checkpoint_io.write_kept()
+        # No more is saved after a CocosegError (the disk is full, weights are NaN), nor while a checkpoint is
         # being restored, of which half would be written back, nor while other ranks continue.
         if world_size() > 1 and not isinstance(exception, StoppedBySignalError):
             return
         if self.training and not isinstance(exception, CocosegError) and trainer.global_step > 0:
-            trainer.strategy.checkpoint_io.retries.at_end = True
             for callback in trainer.callbacks:
                 # In a validation averaged and trained weights have exchanged their places.
                 if self._validating and isinstance(callback, WeightAveraging):
@@ -221,9 +224,11 @@ class BestCheckpoint(ModelCheckpoint):
             return
         try:
             self.export(Path(self.best_model_path))
-            self.owes_export = False
         except WriteError as error:
             disk.retries.note(error)
+        else:
+            self.owes_export = False
+            disk.retries.note(None)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Find the best checkpoint on disk: the loaded state does not know later ones, nor another folder."""
@@ -231,8 +236,8 @@ class BestCheckpoint(ModelCheckpoint):
         best = here if here.is_file() else self.earlier
         if best is None:
             return
-        content = torch.load(best, map_location="cpu", weights_only=True, mmap=True)
-        score = torch.tensor(content["scores"]["miou"] if content["scores"] else -1.0)
+        scores = read_weights(best, mmap=True)["scores"]
+        score = torch.tensor(scores["miou"] if scores else -1.0)
         if best != here and rank() == 0:
             with whole_file(here) as temporary:
                 shutil.copyfile(best, temporary)

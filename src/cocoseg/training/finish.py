@@ -5,6 +5,7 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import lightning as L
@@ -87,22 +88,25 @@ class Exporter:
         failure = find_callback(trainer.callbacks, LastCheckpoint).failure
         if trainer.is_global_zero:
             with stop.listening():
-                self._export_rest(trainer, waits=stop.received is None and not failure)
+                self._export_rest(trainer, stop, waits=stop.received is None and not failure)
                 model, target = self.run.folder / MODEL, self.module.spec.network["_target_"]
                 formats = self.data.config.export
                 write_formats(formats, self.run, model, target, stopped=stop.received is not None)
                 self._log_summary(trainer, stop)
-            self._write_outcome(trainer, stop)
+            # Where the disk is full this can't be written either, and is not what to say.
+            with suppress(WriteError) if failure or stop.received else nullcontext():
+                self._write_outcome(trainer, stop)
             if failure:
                 raise TrainingError(f"{failure}; free some space, then resume the run by resume=auto")
         if stop.received is not None:
             sys.exit(exit_code(stop.received))
         return self.scores and self.scores.miou
 
-    def _export_rest(self, trainer: L.Trainer, *, waits: bool) -> None:
+    def _export_rest(self, trainer: L.Trainer, stop: StopOnSignal, *, waits: bool) -> None:
         """Export the best weights, where that has not been done.
 
         Args:
+            stop: a signal ends the waiting.
             waits: try again as long as there is time, if the disk is full; else an earlier export will do.
 
         Raises:
@@ -120,10 +124,14 @@ class Exporter:
                 checkpoint = best.best_model_path or best.earlier
                 try:
                     self(checkpoint and Path(checkpoint))
-                    best.owes_export = False
                 except WriteError as error:
                     disk.retries.note(error)
-            if not disk.retries.reason or now() + AT_END > give_up:
+                else:
+                    best.owes_export = False
+                    if not disk.kept:
+                        disk.retries.note(None)
+            next_end = now() + AT_END + self.run.budget.expected["export"]
+            if not disk.retries.reason or stop.received or next_end > give_up:
                 break
             time.sleep(AT_END)
         for path in disk.kept:
