@@ -9,7 +9,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cocoseg.budget.budget import Budget
-from cocoseg.errors import WriteError
+from cocoseg.errors import CocosegError, WriteError
 from cocoseg.files import write_bytes
 from cocoseg.training import checkpoints
 from cocoseg.training.checkpoints import BestCheckpoint, LastCheckpoint, Retries, WholeCheckpointIO
@@ -159,7 +159,23 @@ def test_the_best_of_an_earlier_run_is_kept(
     assert torch.load(best.best_model_path, weights_only=True)["scores"]["miou"] == expected
 
 
+def failing(**kept: bytes) -> SimpleNamespace:
+    """A trainer that must save nothing, with files that wait for space on the disk."""
+    disk = WholeCheckpointIO(Budget(None))
+    disk.kept = {Path(path): content for path, content in kept.items()}
+    return SimpleNamespace(
+        global_step=7,
+        strategy=SimpleNamespace(checkpoint_io=disk),
+        save_checkpoint=lambda path: pytest.fail("was written"),
+    )
+
+
+def test_what_waits_for_space_is_written_whatever_ends_the_training(tmp_path: Path) -> None:
+    last = LastCheckpoint(tmp_path, timedelta(minutes=5), Budget(None))
+    last.on_exception(failing(**{str(tmp_path / "best.ckpt"): b"best"}), None, CocosegError("NaN"))
+    assert (tmp_path / "best.ckpt").read_bytes() == b"best"
+
+
 def test_an_error_while_a_checkpoint_is_restored_leaves_it_alone(tmp_path: Path) -> None:
     last = LastCheckpoint(tmp_path, timedelta(minutes=5), Budget(None))
-    trainer = SimpleNamespace(global_step=7, save_checkpoint=lambda path: pytest.fail("was written"))
-    last.on_exception(trainer, None, RuntimeError("the optimizer's state does not fit"))
+    last.on_exception(failing(), None, RuntimeError("the optimizer's state does not fit"))
