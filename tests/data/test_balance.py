@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from cocoseg.data.class_balance import class_weights, one_sided, require_classes, vanished
+from cocoseg.data.class_balance import class_weights, classes_lost_by_resizing, one_sided, require_classes
 from cocoseg.errors import CocosegError
 from cocoseg.labels import LabelClass, LabelMap
 from tiny import LABELS
@@ -38,10 +38,10 @@ def test_classes_that_resizing_takes_away():
 
 
 def test_single_classes_that_resizing_takes_away():
-    (warning,) = vanished([90, 5, 3], counts({0, 1}, {0}), counts({0}), labels=LABELS)
+    (warning,) = classes_lost_by_resizing([90, 5, 3], counts({0, 1}, {0}), counts({0}), labels=LABELS)
     assert "too small to be seen at the network's size: dog; raise data.image_size" in warning
-    assert vanished([90, 5, 0], counts({0, 1}), counts({0}), labels=LABELS) == []
-    assert vanished([90, 5, 3], counts({0, 1}), counts({2}), labels=LABELS) == []
+    assert classes_lost_by_resizing([90, 5, 0], counts({0, 1}), counts({0}), labels=LABELS) == []
+    assert classes_lost_by_resizing([90, 5, 3], counts({0, 1}), counts({2}), labels=LABELS) == []
 
 
 # --- classes on one side only

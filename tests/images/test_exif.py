@@ -143,7 +143,8 @@ def test_the_stored_size_keeps_it_as_stored(tmp_path: Path, orientation: int, en
     assert agreement(tmp_path) == [1]
     (line,) = warnings()
     assert (
-        "1 image: EXIF rotation not applied, because outlines follow the edges in the images best so" in line
+        "1 image: EXIF rotation not applied, because outlines match the edges in the images best this way"
+        in line
     )
     assert line.endswith(f"data.exif=apply turns (1.{ending})")
     assert json.loads((tmp_path / "prepared" / "index.json").read_bytes())["exif"] == "ignore"
@@ -155,7 +156,7 @@ def test_edges_tell_against_the_stored_size(tmp_path: Path, orientation: int, wa
     write_set(tmp_path, [{"orientation": orientation, "listed": "stored"}, {"orientation": 3}])
     assert agreement(tmp_path) == [1, 1]
     (line,) = warnings()
-    assert "2 images: turned by EXIF rotation, because outlines follow the edges" in line
+    assert "2 images: turned by EXIF rotation, because outlines match the edges" in line
     assert line.endswith("data.exif=ignore does not turn (1.png, 2.png)")
 
 
@@ -202,17 +203,17 @@ def test_runs_belong_to_the_reading_of_their_size(tmp_path: Path) -> None:
 def test_images_are_turned_unless_edges_tell_otherwise(tmp_path: Path, orientation: int, warnings) -> None:
     write_set(tmp_path, [{"orientation": orientation}])
     assert agreement(tmp_path) == [1]
-    assert "1 image: turned by EXIF rotation, because outlines follow the edges" in warnings()[0]
+    assert "1 image: turned by EXIF rotation, because outlines match the edges" in warnings()[0]
     write_set(tmp_path / "b", [{"orientation": orientation, "blank": True}])
     assert uprights(tmp_path / "b") == [True]
-    assert "1 image: turned by EXIF rotation, because nothing tells" in warnings()[1]
+    assert "1 image: turned by EXIF rotation, because no evidence was found" in warnings()[1]
 
 
 @pytest.mark.parametrize("orientation", STORED)
 def test_edges_tell_that_images_are_not_turned(tmp_path: Path, orientation: int, warnings) -> None:
     write_set(tmp_path, [{"orientation": orientation, "drawn": "stored", "size": (50, 50)}])
     assert agreement(tmp_path) == [1]
-    assert "1 image: EXIF rotation not applied, because outlines follow the edges" in warnings()[0]
+    assert "1 image: EXIF rotation not applied, because outlines match the edges" in warnings()[0]
 
 
 def test_square_images_follow_the_others(tmp_path: Path, warnings) -> None:
@@ -221,7 +222,7 @@ def test_square_images_follow_the_others(tmp_path: Path, warnings) -> None:
     assert uprights(tmp_path) == [True, True]
     write_set(tmp_path / "b", [{"orientation": 8, "drawn": "stored", "listed": "stored"}, square])
     assert uprights(tmp_path / "b") == [False, False]
-    assert sum("because the other images tell so" in line for line in warnings()) == 2
+    assert sum("because the other images of the file show it" in line for line in warnings()) == 2
 
 
 def test_images_without_rotation_are_not_mentioned(tmp_path: Path, warnings) -> None:
@@ -294,7 +295,7 @@ def test_most_images_with_a_telling_size_decide_for_the_others() -> None:
     [
         ([0.5], Reading.UPRIGHT),
         ([-0.5], Reading.STORED),
-        ([-0.3], Reading.UPRIGHT),  # too little: as where nothing tells
+        ([-0.3], Reading.UPRIGHT),  # too little: as without evidence
         ([-0.3] * 4, Reading.STORED),
         ([-0.5, 0.5], Reading.UPRIGHT),
     ],

@@ -43,7 +43,7 @@ def require_classes(train_counts: np.ndarray, image_size: Sequence[int]) -> None
         )
 
 
-def vanished(own_pixels: Sequence[int], *counts: np.ndarray, labels: LabelMap) -> list[str]:
+def classes_lost_by_resizing(own_pixels: Sequence[int], *counts: np.ndarray, labels: LabelMap) -> list[str]:
     """Warnings about classes that masks of the images' own size show, but not those of the network's size.
 
     Args:

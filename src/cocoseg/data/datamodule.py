@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from cocoseg import distributed
 from cocoseg.config import Config
 from cocoseg.data.augment import Augment
-from cocoseg.data.class_balance import one_sided, require_classes, vanished
+from cocoseg.data.class_balance import classes_lost_by_resizing, one_sided, require_classes
 from cocoseg.data.dataset import Split, as_is
 from cocoseg.data.sampling import Shuffle, in_batches, open_splits
 from cocoseg.data.training_images import keys_of, write_training_images
@@ -78,7 +78,8 @@ class SegmentationDataModule(L.LightningDataModule):
             counts = self.train_set.class_counts(), self.val_set.class_counts()
             require_classes(counts[0], self.data.cache_size or self.data.image_size)
             pixels = read_index(self.train_set.dataset.folder)["pixels"]
-            for warning in vanished(pixels, *counts, labels=self.labels) + one_sided(*counts, self.labels):
+            lost = classes_lost_by_resizing(pixels, *counts, labels=self.labels)
+            for warning in lost + one_sided(*counts, self.labels):
                 log.warning(warning)
 
     def write_training_images(self, run_dir: Path, earlier: Iterable[str | None]) -> None:

@@ -34,14 +34,14 @@ _BACK = _TURNS | {6: Transpose.ROTATE_90, 8: Transpose.ROTATE_270}
 MARGIN = 0.4  # least difference of the edge scores of one image; more was right in 1,100 photographs
 
 # Reasons for a reading that width and height in the annotation file alone don't tell.
-EDGES = "outlines follow the edges in the images best so"
+EDGES = "outlines match the edges in the images best this way"
 OUTLINES = "outlines reach beyond the stored images"
 STORED_SIZE = (
     "the annotation file gives width and height as stored, though some tools (Label Studio) do so for turned "
     "images, too"
 )
-OTHERS = "the other images tell so"
-NOTHING = "nothing tells, and most annotation tools show them so"
+OTHERS = "the other images of the file show it"
+NOTHING = "no evidence was found, and most annotation tools show them so"
 
 
 class Reading(Enum):

@@ -24,7 +24,7 @@ def layers_as_read(
     upright = upright_size(found.size, found.orientation)
     width, height = upright if reading is Reading.UPRIGHT else found.size
     layers = parse_layers(instances, height, width, rules.crowd)
-    return layers.stretched(*upright) if reading is Reading.STRETCHED else layers
+    return layers.scale_to(*upright) if reading is Reading.STRETCHED else layers
 
 
 def gather_evidence(

@@ -101,7 +101,7 @@ class Layers:
         }
         return {fault: ids for fault, ids in found.items() if ids}
 
-    def stretched(self, width: int, height: int) -> Self:
+    def scale_to(self, width: int, height: int) -> Self:
         """The same shapes on an image of another size.
 
         Raises:
