@@ -35,6 +35,7 @@ import PIL.ImageDraw
 from pycocotools import mask as coco_mask
 
 from cocoseg.config import MasksConfig
+from cocoseg.images.image_files import Inspection
 from cocoseg.labels import LabelMap
 from cocoseg.preparation import coco_file as coco_format
 from cocoseg.preparation import draw_masks
@@ -339,7 +340,7 @@ def _folder_seconds(
     shutil.rmtree(folder / "masks", ignore_errors=True)
     check_image = draw_masks.check_image
     if extra < 2:
-        draw_masks.check_image = lambda *_: None  # as if every image were whole
+        draw_masks.check_image = lambda _, *size: Inspection(size, 1, {}, [])  # as if every image were whole
     begin = time.perf_counter()
     for _ in draw_masks.draw_masks(
         coco,
