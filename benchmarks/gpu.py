@@ -37,7 +37,7 @@ SHOWN = 1500  # characters at the end of a log whose part has failed
 COCO_IMAGES = 2048
 SHOWN_LINES = ("|", "FAILED", "ERROR", "Rounds:", "By the run's own ledger")  # their beginnings
 SHOWN_PHRASES = ("matrix rate", "a step without the profiler", " passed", " failed", " skipped in ")
-PARTS = ["step", "kernels", "pipeline", "tests", "camvid", "camvid_lite", "pipeline_coco"]  # by worth
+PARTS = ["step", "kernels", "pipeline", "tests", "camvid", "camvid_lite", "pipeline_coco"]  # best first
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def tables(text: str) -> Iterator[dict[str, str]]:
 
 
 class Results:
-    """What has been measured, in `results.jsonl` and on the terminal.
+    """Measurements, in `results.jsonl` and on the terminal.
 
     Args:
         folder: gets the file and the logs.
@@ -274,7 +274,7 @@ def main() -> None:
 
 
 def machine(commit: str | None) -> dict[str, str]:
-    """What every line says: card, torch, Python, commit. Torch is not loaded for it: that takes seconds."""
+    """Fields of every line: card, torch, Python, commit. Torch is not loaded for it: that takes seconds."""
 
     def said(*command: str) -> str:
         try:

@@ -136,7 +136,7 @@ def main() -> None:
         for name, step in list(ways.items()):
             try:
                 seconds(step, image, mask, 2)
-            except Exception as error:  # of the compiler: types vary
+            except Exception as error:  # the compiler raises many kinds
                 if "compiled" not in name:
                     raise
                 ways.pop(name)

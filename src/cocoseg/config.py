@@ -29,7 +29,7 @@ OVERLAPS = get_args(Overlap)
 Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
 Probability = Annotated[float, Meta(ge=0, le=1)]
-FULL_BITS = 16  # of pixels of more than 8 bits, where nothing else is known
+FULL_BITS = 16  # bits of pixels of more than 8, where nothing else is known
 Bits = Annotated[int, Meta(ge=1, le=31)]
 Share = Annotated[float, Meta(gt=0, lt=1)]
 Pair = Meta(min_length=2, max_length=2)

@@ -23,7 +23,7 @@ class _Content(msgspec.Struct):
     used: Seconds
     trained_from: Seconds | None
     spent: dict[str, float]
-    expected: dict[str, Any]  # of earlier versions other parts, and other values
+    expected: dict[str, Any]  # earlier versions had other parts and values
     extended: Seconds
     finished: bool
 

@@ -34,7 +34,7 @@ class _Images(msgspec.Struct, gc=False):
 class _Pair(msgspec.Struct, gc=False):
     image: str
     mask: str
-    orientation: Annotated[int, msgspec.Meta(ge=1, le=8)] = 1  # of EXIF, by which both are turned
+    orientation: Annotated[int, msgspec.Meta(ge=1, le=8)] = 1  # EXIF's number, by which both are turned
 
 
 class _Index(msgspec.Struct, gc=False):

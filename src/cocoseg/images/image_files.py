@@ -40,7 +40,7 @@ _ALPHA = (1, 2)  # kinds of extra bands
 
 
 class Inspection(NamedTuple):
-    """What a check finds in an image file.
+    """Findings of a check of an image file.
 
     Attributes:
         size: width and height as stored.

@@ -13,9 +13,9 @@ import PIL.Image
 
 from cocoseg.files import require_regular
 
-_READS = 2**17  # that any file may take; one takes 1 µs and more
-_BYTES = 64  # that further reads must have on average; PNG files in pieces of 1 kB have 200
-_COMMENTS = 1000  # in an image of the text formats of PPM
+_READS = 2**17  # reads that any file may take; one takes 1 µs and more
+_BYTES = 64  # bytes that further reads must have on average; PNG files in pieces of 1 kB have 200
+_COMMENTS = 1000  # comments in an image of the text formats of PPM
 
 
 class _CountedReads(io.BufferedReader):

@@ -92,7 +92,7 @@ def _files_below(folder: Path) -> Iterable[str]:
 
 
 def _keys(name: str) -> dict[str, None]:
-    """What two similar names have in common: folder and name, or at least the name."""
+    """Parts that two similar names have in common: folder and name, or at least the name."""
     return dict.fromkeys(("/".join(PurePosixPath(_plain(name, but=FOLDER)).parts[-2:]), _plain(name)))
 
 

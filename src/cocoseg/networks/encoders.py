@@ -28,7 +28,7 @@ def make_encoder(name: str) -> nn.Module:
         raise ValueError(f"encoder is {name!r}; it must be the name of a network in timm")
     try:
         encoder = _create(name)
-    except Exception as error:  # of a misspelt name, or of a network that gives no features
+    except Exception as error:  # the name is misspelt, or the network gives no features
         with_tag = "." in str(name)
         close = get_close_matches(
             str(name), timm.list_models(pretrained=with_tag, include_tags=with_tag), n=1

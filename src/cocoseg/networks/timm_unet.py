@@ -68,7 +68,7 @@ class TimmUNet(nn.Module):
         check_counts({f"decoder_channels[{i}]": width for i, width in enumerate(channels)})
         self.standardize = standardize
         self.convert = _Convert(*statistics(encoder))
-        self.stride = self.multiple >> len(channels)  # of the logits
+        self.stride = self.multiple >> len(channels)  # pixels of the image per logit
         # Borders are as blurred as the finest features: the image itself gives the skip at full size.
         self.stem = conv_block(3, channels[-1], 1) if self.stride == 1 and 1 not in widths else None
         if self.stem is not None:

@@ -13,7 +13,7 @@ from cocoseg.files import require_regular
 
 # Functions that torch lets a file call and that make much of a few bytes. No file of ours needs them.
 _REFUSED = ("bytearray", "encode")
-_LEGACY_PICKLES = 5  # at the beginning of a file in torch's format before 1.6
+_LEGACY_PICKLES = 5  # pickles that begin a file in torch's format before 1.6
 _ARCHIVE = b"PK\3\4"  # beginning of a zip archive
 _VALUES, _DEPTH, _TEXT, _WHOLE = 50_000, 16, 10_000, 2**63  # limits of plain values; 254 classes are 3,000
 

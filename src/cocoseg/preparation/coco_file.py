@@ -20,7 +20,7 @@ from cocoseg.labels import Category
 from cocoseg.preparation.other_formats import other_format, refuse_normalized
 
 MAX_PIXELS = 178_956_970  # Pillow refuses larger images as decompression bombs
-UNNAMED = "no. "  # in place of the id of an annotation without one: its place in the file, from 1
+UNNAMED = "no. "  # begins the name of an annotation without id; its place in the file follows, from 1
 _PIECE = 2**20  # bytes that are decoded at a time
 
 

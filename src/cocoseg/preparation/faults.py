@@ -130,7 +130,7 @@ def _has_outline(annotation: Annotation, height: int, width: int) -> bool:
     instance = Instance(annotation.id, 0, False, bytes(annotation.segmentation))
     try:
         outline = parse_segmentation(instance, height, width).outline
-    except SegmentationError:  # of a crowd region that is not drawn, and so not checked
+    except SegmentationError:  # the crowd region is not drawn, and so was not checked
         return False
     return bool(outline) if isinstance(outline, list) else bool(outline[1::2].any())
 

@@ -83,7 +83,7 @@ def _find_similar(chosen: Sequence[Image], images: Sequence[Image], image_dir: P
 
 def _place(path: Path) -> str:
     """The path, and why the file counts as missing though something is there."""
-    with suppress(OSError):  # of a name that is too long
+    with suppress(OSError):  # the name may be too long
         if path.is_file():
             return f"{path} (an empty file)"
         if path.is_symlink():
