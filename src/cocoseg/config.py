@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from msgspec import Meta, Struct, field
 
-from cocoseg.durations import Duration, parse_duration
+from cocoseg.durations import SLURM, Duration, parse_duration, parse_moment
 
 COCO_ANNOTATIONS = "http://images.cocodataset.org/annotations/annotations_trainval2017.zip"
 DEFAULT_ROOT = "data/coco"  # data.root of data=coco; prepare.py fetches into it without being asked
@@ -34,6 +34,7 @@ Bits = Annotated[int, Meta(ge=1, le=31)]
 Share = Annotated[float, Meta(gt=0, lt=1)]
 Pair = Meta(min_length=2, max_length=2)
 Size = Annotated[list[Positive], Pair]
+SIDES = "[height, width] in pixels, or one number for both"
 Group = Annotated[list[int | str], Meta(min_length=1)]
 GroupName = Annotated[str, Meta(pattern=r"^(?!background$).")]
 FolderName = Annotated[str, Meta(pattern=r"^\w[\w.+-]*(/\w[\w.+-]*)*$")]
@@ -82,8 +83,8 @@ class DataConfig(Settings, kw_only=True):
         "similar: names of image files may differ from those listed in case, ending, folder, …",
     ] = "exact"
     prepared_dir: Annotated[Text, "folder of the label masks; null: prepared/<file>-<key of settings>"] = None
-    image_size: Annotated[Size, "height and width that the network sees", "[height, width] in pixels"] = (
-        field(default_factory=lambda: [224, 224])
+    image_size: Annotated[Size, "height and width that the network sees", SIDES] = field(
+        default_factory=lambda: [224, 224]
     )
     batch_size: Annotated[
         Positive | Literal["auto"], "images per step; auto: the largest power of two that fits the GPU"
@@ -101,7 +102,7 @@ class DataConfig(Settings, kw_only=True):
     cache_size: Annotated[
         Size | None,
         "size of training images before augment.scale crops them; null: image_size",
-        "[height, width] in pixels, no smaller than data.image_size, or null for that size",
+        f"{SIDES}, no smaller than data.image_size, or null for that size",
     ] = None
     val_fraction: Annotated[Share, "share of the images that is held out for validation"] = 0.1
     subset: SubsetConfig = field(default_factory=SubsetConfig)
@@ -200,6 +201,11 @@ class BudgetConfig(Settings, kw_only=True):
         minutes=5
     )
     extend: Annotated[Duration | None, "time to add when a run is resumed"] = None
+    until: Annotated[
+        Text,
+        "moment at which this start of the run ends at the latest; slurm: end of the Slurm job",
+        'a time of day or a date and a time, as in "18:00" or "2026-11-27 06:00", slurm, or null',
+    ] = None
 
 
 class SweepConfig(Settings, kw_only=True):
@@ -229,6 +235,9 @@ class Config(Settings, kw_only=True):
 
     seed: Annotated[int, Meta(ge=0, lt=2**32), "seed of split, weights, order and augmentation"] = 0
     run_dir: Annotated[str, "folder of the run"] = "outputs"
+    tags: Annotated[list[str], "words to find the run by", "words, as in [baseline, night]"] = field(
+        default_factory=list
+    )
     ckpt_path: Annotated[Text, "checkpoint (.ckpt) to resume training from"] = None
     resume: Annotated[Literal["auto"] | None, "auto: resume the run in run_dir, or begin one there"] = None
     data: DataConfig = field(default_factory=DataConfig)
@@ -256,8 +265,18 @@ class Config(Settings, kw_only=True):
 
     @property
     def time_limit(self) -> timedelta | None:
-        """`trainer.max_time`, the wall-clock limit of the run."""
-        return parse_duration(self.trainer.get("max_time"), key="trainer.max_time")
+        """`trainer.max_time`, the wall-clock limit of the run; None also where Slurm sets it."""
+        limit = self.trainer.get("max_time")
+        return None if limit == SLURM else parse_duration(limit, key="trainer.max_time")
+
+    @property
+    def deadline(self) -> float | None:
+        """Moment at which this start of the run must have ended, in seconds since 1970, or None."""
+        given = {"budget.until": self.budget.until}
+        if self.trainer.get("max_time") == SLURM:
+            given["trainer.max_time"] = SLURM
+        moments = [parse_moment(value, key=key) for key, value in given.items() if value is not None]
+        return min(moments, default=None)
 
 
 class EvaluateConfig(Config, kw_only=True):
@@ -294,7 +313,7 @@ class PredictConfig(Settings, kw_only=True):
         "factor of the images' own size at the network; null: resized as in training",
     ] = None
     tile: Annotated[
-        Literal["auto"] | bool | list[Annotated[int, Meta(ge=64)]],
+        Literal["auto"] | bool | Annotated[list[Annotated[int, Meta(ge=64)]], Pair],
         "overlapping tiles: auto where the input is large, always of this size, or never",
         "auto, false, or [height, width] from 64 pixels up",
     ] = AUTO

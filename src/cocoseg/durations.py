@@ -1,10 +1,12 @@
-"""Time as text: days:hours:minutes:seconds as `trainer.max_time` is written, and seconds for people."""
+"""Time as text: `6h` or days:hours:minutes:seconds, as `trainer.max_time` is written; seconds for people."""
 
 import math
+import os
 import re
 import time
 from collections.abc import Mapping
-from datetime import timedelta
+from contextlib import suppress
+from datetime import datetime, timedelta
 from typing import Any
 
 from cocoseg.errors import CocosegError
@@ -12,7 +14,14 @@ from cocoseg.errors import CocosegError
 YEAR = 366 * 24 * 60  # minutes: for programs that want a limit where there is none
 # Linux stops CLOCK_MONOTONIC, which `time.monotonic` reads there, while the machine sleeps; macOS does not.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
-CLOCK = re.compile(r"(?P<days>\d+):(?P<hours>[01]?\d|2[0-3]):(?P<minutes>[0-5]?\d):(?P<seconds>[0-5]?\d)")
+_RANGE = r"(?P<minutes>[0-5]?\d):(?P<seconds>[0-5]?\d)"
+CLOCKS = (rf"(?P<days>\d+):(?P<hours>[01]?\d|2[0-3]):{_RANGE}", rf"(?P<hours>\d+):{_RANGE}")
+_UNITS = ("days", "hours", "minutes", "seconds")
+LETTERS = "".join(rf"(?:(?P<{unit}>\d+(?:\.\d+)?){unit[0]})?" for unit in _UNITS)
+WRITE = "10m, 6h, 1h30m, 1d or hours:minutes:seconds"  # for messages
+SLURM = "slurm"  # as trainer.max_time or budget.until: the end of the Slurm job
+SLURM_END = "SLURM_JOB_END_TIME"  # environment variable of a Slurm job: its end in seconds since 1970
+MOMENTS = ("%H:%M", "%Y-%m-%d %H:%M")
 
 
 def now() -> float:
@@ -37,7 +46,8 @@ def parse_duration(value: Any, *, key: str) -> Duration | None:
     """Read a wall-clock limit.
 
     Args:
-        value: "DD:HH:MM:SS", a mapping as {hours: 6, minutes: 30}, or None for no limit.
+        value: "10m", "6h", "90s", "1h30m", "1.5d"; "HH:MM:SS" or "DD:HH:MM:SS"; a mapping as
+            {hours: 6, minutes: 30}; or None for no limit.
         key: named in the error.
 
     Raises:
@@ -45,11 +55,11 @@ def parse_duration(value: Any, *, key: str) -> Duration | None:
     """
     if value is None or isinstance(value, Duration):
         return value
-    how = f'write days:hours:minutes:seconds in quotes, as in {key}="00:06:00:00"'
+    how = f"write {WRITE}, as in {key}=6h"
     if isinstance(value, int | float):
         raise CocosegError(f"{key} is the number {value} (YAML reads an unquoted 6:00:00 as 21600); {how}")
     try:
-        duration = Duration(**value) if isinstance(value, Mapping) else _parse_clock(value)
+        duration = Duration(**value) if isinstance(value, Mapping) else _parse(str(value).strip())
     except (TypeError, ValueError, OverflowError) as error:
         raise CocosegError(f"{key} is {value!r}, which is no duration; {how}") from error
     if duration <= timedelta(0):
@@ -57,11 +67,44 @@ def parse_duration(value: Any, *, key: str) -> Duration | None:
     return duration
 
 
-def _parse_clock(text: Any) -> Duration:
-    match = CLOCK.fullmatch(str(text).strip())
-    if not match:
-        raise ValueError(text)
-    return Duration(**{unit: int(number) for unit, number in match.groupdict().items()})
+def _parse(text: str) -> Duration:
+    for pattern in (*CLOCKS, LETTERS):
+        if text and (match := re.fullmatch(pattern, text)):
+            return Duration(**{unit: float(number or 0) for unit, number in match.groupdict().items()})
+    raise ValueError(text)
+
+
+def parse_moment(value: str, *, key: str) -> float:
+    """Read the moment at which a run must have ended, in seconds since 1970; it may have passed.
+
+    Args:
+        value: a local time of day, "18:00", for the first one after this process began; a local date and
+            time, "2026-11-27 06:00"; or `slurm`, the end of the Slurm job that this process runs in.
+        key: named in the error.
+
+    Raises:
+        CocosegError: anything else, or no Slurm job.
+    """
+    if value == SLURM:
+        end = os.environ.get(SLURM_END, "")
+        if not end.isdecimal():
+            raise CocosegError(
+                f"{key}=slurm: {SLURM_END} is not set, so this is no Slurm job, or an old version of Slurm; "
+                f"give the time itself, as in {key}={'6h' if key.endswith('time') else '18:00'}"
+            )
+        return float(end)
+    began = datetime.fromtimestamp(time.time() - (now() - STARTED))
+    for pattern in MOMENTS:
+        with suppress(ValueError):
+            moment = datetime.strptime(value.strip(), pattern)
+            if pattern == MOMENTS[0]:
+                moment = datetime.combine(began, moment.time())
+                moment += timedelta(days=moment <= began)
+            return moment.timestamp()
+    raise CocosegError(
+        f"{key} is {value!r}; write a time of day or a date and a time in quotes, "
+        f'as in {key}="18:00" or {key}="2026-11-27 06:00", or slurm'
+    )
 
 
 def in_seconds(duration: timedelta | None) -> float | None:
@@ -75,6 +118,8 @@ def as_duration(seconds: float) -> str:
 
 def minutes(duration: Any, more: int = 0) -> int:
     """`${minutes:…}` of YAML files: a duration in whole minutes, rounded up, plus some; a year without."""
+    if duration == SLURM:
+        raise CocosegError("trainer.max_time=slurm is the limit of the job: set hydra.launcher.timeout_min")
     limit = parse_duration(duration, key="trainer.max_time")
     return YEAR if limit is None else math.ceil(limit.total_seconds() / 60) + more
 

@@ -1,5 +1,7 @@
 import json
 import os
+import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import pytest
 from cocoseg.budget.budget import Budget
 from cocoseg.budget.open_run import best_beside, resume_budget
 from cocoseg.config import BudgetConfig, Config
-from cocoseg.durations import Duration
+from cocoseg.durations import SLURM_END, Duration
 from cocoseg.errors import CocosegError
 from cocoseg.run_folder import LEDGER
 
@@ -110,6 +112,73 @@ def test_no_limit_stays_no_limit(tmp_path: Path) -> None:
     config = settings(resume="auto", budget=BudgetConfig(extend=Duration(minutes=2)))
     budget, _ = resume_budget(config, tmp_path, limit_is_typed=False)
     assert budget.limit is None
+
+
+# ---- limits that Slurm or the clock on the wall sets
+
+
+@pytest.fixture
+def slurm(monkeypatch: pytest.MonkeyPatch):
+    """Let the process be a Slurm job that ends in so many seconds."""
+    return lambda seconds: monkeypatch.setenv(SLURM_END, str(round(time.time() + seconds)))
+
+
+def opened(config: Config, folder: Path, *, typed: bool = False) -> Budget:
+    return resume_budget(config, folder, limit_is_typed=typed)[0]
+
+
+def test_the_smaller_limit_holds(tmp_path: Path, slurm) -> None:
+    slurm(1000)
+    assert opened(settings("slurm"), tmp_path).left() == pytest.approx(1000, abs=1)
+    until = BudgetConfig(until="slurm")
+    assert opened(settings("5m", budget=until), tmp_path).limit == 300
+    assert opened(settings("1h", budget=until), tmp_path).left() == pytest.approx(1000, abs=1)
+    moment = datetime.fromtimestamp(time.time() + 400)
+    config = settings("slurm", budget=BudgetConfig(until=f"{moment:%Y-%m-%d %H:%M}"))
+    assert opened(config, tmp_path).left() == pytest.approx(400 - moment.second, abs=1)
+
+
+def test_a_deadline_counts_anew_with_each_start(tmp_path: Path, slurm) -> None:
+    slurm(1000)
+    config = settings("1h", resume="auto", budget=BudgetConfig(until="slurm"))
+    first = opened(config, tmp_path)
+    make_run(tmp_path, **{**first.to_dict(), "used": 900.0})  # requeued, the job begins again
+    slurm(2000)
+    second = opened(config, tmp_path)
+    assert second.limit == pytest.approx(2900, abs=1)
+    assert second.left() == pytest.approx(2000, abs=1)
+    slurm(5000)
+    assert opened(config, tmp_path).limit == 3600  # of the run
+
+
+@pytest.mark.parametrize("typed", [True, False])
+def test_a_run_that_slurm_alone_limits_is_resumed(tmp_path: Path, slurm, typed: bool) -> None:
+    slurm(1000)
+    first = opened(settings("slurm"), tmp_path)
+    make_run(tmp_path, **{**first.to_dict(), "used": 900.0})
+    slurm(1000)
+    again = opened(settings("slurm", resume="auto"), tmp_path, typed=typed)
+    assert again.left() == pytest.approx(1000, abs=1)
+    elsewhere = opened(settings("1h", resume="auto"), tmp_path)  # without Slurm it is not without end
+    assert elsewhere.limit == 3600
+
+
+def test_other_ranks_follow_the_limit_that_holds(tmp_path: Path, slurm) -> None:
+    slurm(1000)
+    zero, other = opened(settings("1h", budget=BudgetConfig(until="slurm")), tmp_path), Budget(None)
+    other.follow(zero.to_dict())
+    assert other.left() == pytest.approx(1000, abs=1)
+
+
+@pytest.mark.parametrize("seconds", [0, -100_000])
+def test_a_deadline_that_has_passed(tmp_path: Path, slurm, seconds: int) -> None:
+    slurm(seconds)
+    with pytest.raises(CocosegError, match=r"no checkpoint to export; budget\.until or the Slurm job allows"):
+        opened(settings("slurm"), tmp_path)
+    last = make_run(tmp_path / "run")
+    budget = opened(settings("slurm", ckpt_path=str(last)), tmp_path / "run")
+    assert budget.is_spent()
+    assert budget.to_dict()["ends"] >= 0  # as the ledger wants it
 
 
 def test_the_best_beside(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Sweeps whose jobs are played: they take their time on a clock of the test and write a score."""
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,13 @@ def test_a_last_trial_is_a_little_shorter_or_left_out(played: Played, overrun: f
     assert played.limits[:5] == [98] * 5
     assert played.limits[5:] in last
     assert played.budget.used() <= 602
+
+
+def test_a_sweep_ends_with_the_slurm_job(played: Played, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(round(time.time()) + 200))
+    run(played, "trainer.max_time=slurm", trials=3, pruner="none")
+    assert played.limits[:3] == pytest.approx([63.0] * 3, abs=1)  # a third of 200 - END, less OVERHEAD
+    assert read_ledger(played.folder / cocoseg.sweeps.search.LEDGER)["limit"] is None  # the sweep's own
 
 
 def test_the_number_of_trials_follows_from_their_time(played: Played):

@@ -6,6 +6,7 @@ which nothing ran is not charged.
 """
 
 import itertools
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ class Budget:
     """One run's time.
 
     Attributes:
-        limit: seconds; None for no limit.
+        limit: seconds; None for no limit. `end_by` may lower it for this attempt.
         used_before: seconds that earlier attempts used.
         began: `now()` when this attempt began.
         trained_from: seconds used when training first began, in whichever attempt.
@@ -56,6 +57,19 @@ class Budget:
 
     def __post_init__(self) -> None:
         self._charged_until = self.began
+        self.run_limit = self.limit
+
+    def end_by(self, moment: float | None) -> None:
+        """End this attempt at a moment, in seconds since 1970, where the limit does not end it before."""
+        if moment is not None:
+            ends = max(0.0, self.used() + moment - time.time())
+            self.limit = ends if self.limit is None else min(self.limit, ends)
+
+    def how_to_add_time(self) -> str:
+        """Advice where the time is used up."""
+        if self.limit != self.run_limit:
+            return "budget.until or the Slurm job allows no more now"
+        return "budget.extend adds time"
 
     def used(self) -> float:
         """Seconds used so far, earlier attempts included."""
@@ -152,7 +166,8 @@ class Budget:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for the ledger and for checkpoints."""
         return {
-            "limit": self.limit,
+            "limit": self.run_limit,
+            "ends": self.limit,
             "used": self.used(),
             "trained_from": self.trained_from,
             "spent": dict(self.spent),
@@ -173,7 +188,7 @@ class Budget:
 
     def follow(self, ledger: dict[str, Any]) -> None:
         """Take over the clock of rank zero: its `to_dict` of now."""
-        self.limit = ledger["limit"]
+        self.limit = ledger["ends"]
         self.began = self._charged_until = now()
         self.resume(ledger)
 

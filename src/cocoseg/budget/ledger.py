@@ -19,13 +19,14 @@ Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e10)]  # three hundred years
 
 
 class _Content(msgspec.Struct):
-    limit: Seconds | None
+    limit: Seconds | None  # of the run
     used: Seconds
     trained_from: Seconds | None
     spent: dict[str, float]
     expected: dict[str, Any]  # earlier versions had other parts and values
     extended: Seconds
     finished: bool
+    ends: Seconds | None = None  # the limit that held, which Slurm or the clock may have set
 
 
 def read_ledger(path: Path) -> dict[str, Any] | None:

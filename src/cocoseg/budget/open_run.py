@@ -72,7 +72,7 @@ def open_run(cfg: DictConfig, config: Config) -> Iterator[Run]:
             with keep_ledger(ledger, budget):  # from now on: a kill during the imports costs time, too
                 yield Run(folder.path, budget, checkpoint, command=command(), begin=folder.begin)
                 budget.finished = True
-        except CocosegError:
+        except (CocosegError, OSError):
             if not folder.has_begun:  # a refused command changes nothing
                 with suppress(CocosegError):  # a full disk may be what ended it
                     ledger.unlink(missing_ok=True) if before is None else write_bytes(ledger, before)
@@ -102,20 +102,23 @@ def resume_budget(config: Config, run_dir: Path, *, limit_is_typed: bool) -> tup
     resumes = checkpoint is not None or config.resume is not None
     ledger = read_ledger(folder / LEDGER) if resumes else None
     limit = in_seconds(config.time_limit)
-    if ledger is not None and not limit_is_typed:
+    # A run that Slurm or the clock alone ended has no limit to keep.
+    if ledger is not None and not limit_is_typed and (ledger["limit"] or ledger["ends"] is None):
         limit = ledger["limit"]
-    extension = in_seconds(config.budget.extend)
+    extension = in_seconds(config.budget.extend) if limit is not None else None
+    # A scheduler may start the same command again before the run has come to its end.
+    if extension is not None and (
+        ledger is None or ledger["finished"] or ledger["extended"] != extension or limit_is_typed
+    ):
+        limit += extension
     budget = open_budget(limit, writes_formats=any(name != "pth" for name in config.export))
     budget.resume(ledger)
-    if extension is not None and limit is not None:
-        # A scheduler may start the same command again before the run has come to its end.
-        if ledger is None or ledger["finished"] or ledger["extended"] != extension or limit_is_typed:
-            budget.limit = limit + extension
-        budget.extended = extension
+    budget.extended = extension or 0.0
+    budget.end_by(config.deadline)
     if budget.is_spent() and checkpoint is None:
         raise CocosegError(
-            f"{from_here(run_dir)}: {clock(budget.used())} of {clock(limit)} are used, and there is no "
-            'checkpoint to export; add time with budget.extend="00:01:00:00"'
+            f"{from_here(run_dir)}: {clock(budget.used())} of {clock(budget.limit)} are used, and there is "
+            f"no checkpoint to export; {budget.how_to_add_time()}"
         )
     return budget, checkpoint
 

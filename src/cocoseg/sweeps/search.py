@@ -180,7 +180,10 @@ def open_sweep(
     overrides = parser.parse_overrides(list(arguments))
     extra = parser.parse_overrides([f"{key}={value}" for key, value in settings.space.items()])
     fixed, space = split_overrides(overrides, extra)
-    total, max_time = in_seconds(settings.total_time), in_seconds(config.time_limit)
+    budget = Budget(in_seconds(settings.total_time), began=STARTED)
+    budget.resume(read_ledger(sweep_dir / LEDGER))
+    budget.end_by(config.deadline)
+    total, max_time = budget.limit, in_seconds(config.time_limit)
     if not any(override.key_or_group == "trainer.max_time" for override in overrides):
         max_time = None  # a preset's
     if settings.method == "grid":
@@ -192,8 +195,6 @@ def open_sweep(
         )
     settings.name = settings.name or sweep_dir.name
 
-    budget = Budget(total, began=STARTED)
-    budget.resume(read_ledger(sweep_dir / LEDGER))
     limit = None
     if total is not None:
         rounds = 1 if max_time else math.ceil(settings.trials / parallel)  # those that must fit

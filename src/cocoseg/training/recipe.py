@@ -72,5 +72,5 @@ def has_no_time_left(run: Run) -> bool:
     if run.checkpoint is None or not distributed.agree(budget.is_spent())[0]:
         return False
     used, limit = clock(budget.used()), clock(budget.limit)
-    log.warning("%s of %s are used: nothing left to train; budget.extend adds time", used, limit)
+    log.warning("%s of %s are used: nothing left to train; %s", used, limit, budget.how_to_add_time())
     return True

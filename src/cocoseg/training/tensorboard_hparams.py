@@ -18,6 +18,7 @@ ALWAYS = ("optimizer.lr", "data.batch_size", "seed")  # few: TensorBoard shows f
 COMPARED = (
     *("experiment", "model", "model.base_channels", "model.encoder", "augment", "loss.class_weights"),
     *("optimizer.weight_decay", "schedule.name", "data.image_size", "data.subset.size", "trainer.max_time"),
+    "tags",
 )
 # Beginnings of keys without influence on the result.
 LEFT_OUT = ("run_dir", "ckpt_path", "resume", "budget.", "hydra", "logger", "data.root", "data.prepared_dir")
