@@ -37,6 +37,9 @@ def changed(config: Config, key: str, value: object) -> Config:
         ("data.root", None),
         ("schedule.cooldown", 0.98),
         ("trainer.max_time", None),
+        ("trainer.max_time", "slurm"),  # also outside of a job, for prepare.py
+        ("budget.until", "18:00"),
+        ("budget.until", "slurm"),
         ("finetune.frozen", 1.0),
         ("resume", "auto"),
     ],
@@ -52,6 +55,7 @@ def test_good_values(config, key, value):
         ("data.root", "no/such", "data.root: no folder no/such; it should hold the images ("),
         ("data.images", None, "data.images is not set: the folder of the images"),
         ("data.images", "no/such", "data.images: no folder no/such; set data.images, or data.root to "),
+        ("budget.until", "18", "budget.until is '18'; write a time of day or a date and a time in quotes"),
         ("data.annotations", None, "data.annotations is not set: the COCO instances file (JSON)"),
         ("data.annotations", "no/such.json", "data.annotations: no file no/such.json; set data.annotations"),
         ("data.val_images", ".", "data.val_images is set without data.val_annotations"),
@@ -91,14 +95,43 @@ def test_a_share_of_the_run_needs_an_end(config, key, value):
     config.trainer = {"max_time": None}
     with pytest.raises(CocosegError, match=rf"^{key} .*; set trainer\.max_time, max_epochs or max_steps$"):
         check(config)
-    config.trainer = {"max_steps": 10}
-    check(config)
+    for config.trainer in ({"max_steps": 10}, {"max_time": "slurm"}):
+        check(config)
+    config.trainer = {}
+    check(changed(config, "budget.until", "18:00"))
 
 
 def test_a_factor_of_a_learning_rate_needs_one(config):
     config.optimizer = {"_target_": "my.Optimizer"}
     with pytest.raises(CocosegError, match=r"^finetune\.encoder_lr is a factor of optimizer\.lr, which"):
         check(changed(config, "finetune.encoder_lr", 0.1))
+
+
+BELOW = {"images": "{}/train", "annotations": "{}/instances_train.json", "val_images": "{}/val"}
+
+
+@pytest.mark.parametrize(
+    ("root", "sentence"),
+    [
+        (None, "data.root is not set: the folder that holds instances_train.json, train, val"),
+        ("no/such", "data.root: no folder no/such; it should hold the images (no/such/train) and the COCO "),
+        (".", "data.val_images: no folder ./val; set data.val_images, or data.root to what holds it"),
+    ],
+)
+def test_a_wrong_root_of_the_users_own_data_does_not_advise_to_download_others(config, root, sentence):
+    places = {key: place.format(root) for key, place in BELOW.items()}
+    config.data = DataConfig(root=root, **places, val_annotations=__file__, annotations_url=None)
+    with pytest.raises(CocosegError) as raised:
+        check(config)
+    assert str(raised.value).startswith(sentence)
+    assert "fetch" not in str(raised.value)
+
+
+def test_a_wrong_root_of_the_usual_data_names_both_ways(config):
+    with pytest.raises(CocosegError, match=r"data\.download=true fetches .*; your own data: data=custom "):
+        check(changed(config, "data.root", "no/such"))
+    with pytest.raises(CocosegError, match=r"data/coco; .*; python prepare\.py fetches what is missing$"):
+        check(Config(data=DataConfig(root="data/coco", images="data/coco/x", annotations="data/coco/y")))
 
 
 def test_drawn_shapes_need_a_root_but_no_files_yet(config):

@@ -14,7 +14,15 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 import cocoseg.cli  # noqa: F401  registers resolvers
 from cocoseg.config import Config, EvaluateConfig, PredictConfig
 from cocoseg.errors import CocosegError
-from cocoseg.overrides import SWEPT, Command, check_overrides, command, quote_paths, tell_jobs
+from cocoseg.overrides import (
+    SWEPT,
+    Command,
+    check_overrides,
+    command,
+    preset_arguments,
+    quote_paths,
+    tell_jobs,
+)
 from conftest import ROOT, SMALL, run_program
 
 
@@ -140,6 +148,13 @@ def test_known_keys_pass(override: str) -> None:
         ("+sweep=halv", "sweep=halv: no such preset; there are tpe"),
         ("lr=3", "lr: no such setting; did you mean optimizer.lr?"),
         ("+xyz=1", "xyz: no such setting; --help lists all"),
+        ("learning_rate=3", "learning_rate: no such setting; did you mean optimizer.lr?"),
+        ("max_epochs=3", "max_epochs: no such setting; did you mean trainer.max_epochs?"),
+        ("base_chanels=3", "base_chanels: no such setting; did you mean model.base_channels?"),
+        ("encoder=x", "encoder: no such setting; did you mean model.encoder?"),
+        ("label_smoothing=1", "label_smoothing: no such setting; did you mean loss.label_smoothing?"),
+        ("gpus=2", "gpus: no such setting; did you mean trainer.devices?"),
+        ("schedule=cosine", "schedule=cosine: schedule is a group of settings, as in schedule.name"),
         ("sweep.space.optimiser.lr=1", "optimiser.lr: no such setting; did you mean optimizer.lr?"),
         ("~data.sampling", "data.sampling is gone: loss.class_weights=enet gives rare classes their weight"),
         (
@@ -150,7 +165,7 @@ def test_known_keys_pass(override: str) -> None:
 )
 def test_other_keys_are_refused_by_name(override: str, sentence: str) -> None:
     with pytest.raises(CocosegError) as raised:
-        check_overrides([override], Config, OPTIONS)
+        check_overrides([override], Config, OPTIONS, [ROOT / "conf"])
     assert str(raised.value).startswith(sentence)
 
 
@@ -161,7 +176,16 @@ def test_groups_of_a_users_own_search_path_are_left_to_hydra() -> None:
 def test_a_prediction_takes_only_its_own_settings() -> None:
     check_overrides(["scale=1", "input=x"], PredictConfig, {})
     with pytest.raises(CocosegError, match=r"^checkpoints: no such setting; did you mean checkpoint\?"):
-        check_overrides(["checkpoints=a"], PredictConfig, {})
+        check_overrides(["checkpoints=a"], PredictConfig, {}, [ROOT / "conf"])
+    with pytest.raises(CocosegError, match=r"^lr: no such setting; --help lists all"):
+        check_overrides(["lr=1"], PredictConfig, {}, [ROOT / "conf"])
+
+
+def test_presets_of_users_that_can_not_be_read_suggest_nothing(tmp_path: Path) -> None:
+    for name, content in (("a", "alpha: 1"), ("b", "[unclosed"), ("c", ""), ("d", "- 1")):
+        (tmp_path / "model").mkdir(exist_ok=True)
+        (tmp_path / "model" / f"{name}.yaml").write_text(content)
+    assert preset_arguments([tmp_path], Config)["model.alpha"] == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -178,6 +202,12 @@ def test_a_prediction_takes_only_its_own_settings() -> None:
 def test_paths_that_hydra_can_not_read_are_quoted(path: str) -> None:
     (override,) = quote_paths([f"checkpoint={path}"], EvaluateConfig, in_multirun=False)
     assert OverridesParser.create().parse_override(override).value() == path
+
+
+def test_the_home_folder_is_put_for_a_tilde() -> None:
+    quoted = quote_paths(["data.root=~/a b", "run_dir=~/x,~/y", "images=~/z"], Config, in_multirun=True)
+    home = Path.home()
+    assert quoted == [f"data.root='{home}/a b'", f"run_dir='{home}/x','{home}/y'", "images=~/z"]
 
 
 def test_what_hydra_reads_and_what_is_no_path_stays() -> None:

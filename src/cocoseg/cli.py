@@ -6,9 +6,8 @@ import os
 import signal
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,12 +21,18 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cocoseg.config import PROGRAMS, Config, PredictConfig, Settings
-from cocoseg.config_checks import convert
+from cocoseg.config_checks import convert, unknown_key
 from cocoseg.config_cross_checks import check, check_predict
-from cocoseg.config_help import help_text, options
+from cocoseg.config_help import ALL, help_text, options
 from cocoseg.durations import minutes
 from cocoseg.errors import CocosegError, one_line, report_errors, shows_traces
-from cocoseg.overrides import check_overrides, is_overridden, quote_paths, sweep_folder
+from cocoseg.overrides import (
+    check_overrides,
+    is_overridden,
+    preset_arguments,
+    quote_paths,
+    sweep_folder,
+)
 from cocoseg.rank_environment import has_launcher, may_be_several
 from cocoseg.run_folder import record_refused_job
 from cocoseg.workers import stop_in_order, stop_with_launcher
@@ -64,11 +69,11 @@ def program(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
             sys.argv[1:] = quote_paths(sys.argv[1:], PROGRAMS[name], in_multirun=arguments.multirun)
             arguments, _ = hydra_internals.get_args_parser().parse_known_args()
             folders = [conf, *map(Path, filter(None, (arguments.config_dir, arguments.config_path)))]
-            with report_errors(), _hydra_in_one_line():
-                check_overrides(arguments.overrides, PROGRAMS[name], options(folders))
-                if arguments.help:
-                    purpose = inspect.getmodule(main).__doc__ or ""
-                    print(help_text(name, purpose, folders, arguments.overrides))
+            with report_errors(), _hydra_in_one_line(PROGRAMS[name], folders):
+                check_overrides(arguments.overrides, PROGRAMS[name], options(folders), folders)
+                if arguments.help or ALL in sys.argv:
+                    purpose, rare = inspect.getmodule(main).__doc__ or "", ALL in sys.argv
+                    print(help_text(name, purpose, folders, arguments.overrides, rare=rare))
                 else:
                     run()
 
@@ -78,8 +83,8 @@ def program(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
 
 
 @contextmanager
-def _hydra_in_one_line() -> Iterator[None]:
-    """Turn what Hydra can't compose into a CocosegError.
+def _hydra_in_one_line(kind: type[Settings], folders: Sequence[Path]) -> Iterator[None]:
+    """Turn what Hydra can't compose from these settings and folders into a CocosegError.
 
     `run_and_report` of Hydra 1.3 prints an error in several lines and exits; here it lets the error pass.
     """
@@ -88,20 +93,23 @@ def _hydra_in_one_line() -> Iterator[None]:
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
-        raise CocosegError(_sentence(error)) from error
+        raise CocosegError(_sentence(error, kind, folders)) from error
     finally:
         hydra_internals.run_and_report = run_and_report
 
 
-def _sentence(error: Exception) -> str:
+def _sentence(error: Exception, kind: type[Settings], folders: Sequence[Path]) -> str:
     """The mistake in a command line that Hydra refuses."""
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and isinstance(cause.parent_node, DictConfig):
-        key, known = str(cause.full_key), list(map(str, cause.parent_node))
-        node, _, name = key.rpartition(".")
-        close = get_close_matches(name, known, n=1)
-        hint = f"did you mean {node}.{close[0]}?" if close else f"known: {', '.join(known)}"
-        return f"{key}: no such setting; {hint} (+{key}=… adds it)"
+        key = str(cause.full_key)
+        node, presets = key.rpartition(".")[0], preset_arguments(folders, kind)
+        if key in presets:
+            return f"{key}: the chosen {node} has no such argument; {node}={', '.join(presets[key])} have it"
+        known = {other for other in presets if not other.startswith(f"{node}.")}
+        known |= {f"{node}.{name}" for name in cause.parent_node if name != "_target_"}
+        hint = unknown_key(key, kind, known) if cause.parent_node else f"{key}: not there yet"
+        return f"{hint} (+{key}=… adds it)"
     sentence = " ".join(str(error).partition("\nSee https://")[0].split())
     return f"{error.override}: {sentence}" if isinstance(error, OverrideParseException) else sentence
 

@@ -3,6 +3,7 @@
 No torch, no Hydra.
 """
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from cocoseg.durations import parse_duration
 from cocoseg.errors import CocosegError
 
 ALIKE = 0.6  # least likeness of a known key that is suggested for an unknown one
+MOST_LISTED = 12  # keys of a group that are listed where none is alike
 
 T = TypeVar("T", bound=Settings)
 
@@ -39,6 +41,15 @@ REMOVED = {
     "sweep.factor": "choose sweep.pruner=halving, which has a factor of 3",
 }
 
+# Names of other programs: what they are here.
+ALIASES = {
+    "learning_rate": "optimizer.lr",
+    "epochs": "trainer.max_epochs",
+    "gpus": "trainer.devices",
+    "img_size": "data.image_size",
+    "output_dir": "run_dir",
+}
+
 # Types and limits in words.
 TYPES = {
     inspect.IntType: "a whole number",
@@ -47,7 +58,7 @@ TYPES = {
     inspect.StrType: "text",
     inspect.NoneType: "null",
     inspect.DictType: "a _target_ and its arguments",
-    inspect.CustomType: 'days:hours:minutes:seconds in quotes, as in "00:06:00:00"',
+    inspect.CustomType: "a duration, as in 10m, 6h, 1h30m, 1d or 01:30:00",
     inspect.StructType: "a group of settings",
 }
 LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
@@ -61,6 +72,8 @@ class Setting:
         meaning: the one line of help.
         allowed: the values that it takes, in words: `one of max, smallest`, `a number above 0`.
         types: of these values, classes of `msgspec.inspect`.
+        copies: number of items of the list that a single value stands for: 2 where it is the side of a
+            square; 0 where lists are not allowed, or have to be written as such.
         default: used where a configuration lacks the key.
         group: description of the group of settings that it is, or None for a single setting.
     """
@@ -68,6 +81,7 @@ class Setting:
     meaning: str
     allowed: str
     types: tuple[type[inspect.Type], ...]
+    copies: int
     default: Any
     group: str | None
 
@@ -84,18 +98,30 @@ def _declared(struct: inspect.StructType, prefix: str = "") -> Iterator[tuple[st
         group = next((one for one in types if isinstance(one, inspect.StructType)), None)
         texts = [text for text in getattr(declared.type, "__metadata__", ()) if isinstance(text, str)]
         meaning, allowed = [*texts, "", ""][:2]
+        key = f"{prefix}{field.name}"
+        if group is not None:
+            first = next(one.encode_name for one in group.fields if one.encode_name[0] != "_")
+            allowed = f"{TYPES[inspect.StructType]}, as in {key}.{first}"
         yield (
-            f"{prefix}{field.name}",
+            key,
             Setting(
                 meaning,
                 allowed or ", or ".join(map(_words, types)),
                 types=tuple(map(type, types)),
+                copies=max(map(_copies, types)),
                 default=field.default,
                 group=group and group.cls.__doc__,
             ),
         )
         if group is not None:
-            yield from _declared(group, f"{prefix}{field.name}.")
+            yield from _declared(group, f"{key}.")
+
+
+def _copies(values: inspect.Type) -> int:
+    """Items of a list that a single value stands for; a range, a pair of fractions, needs both."""
+    if not isinstance(values, inspect.ListType) or isinstance(values.item_type, inspect.FloatType):
+        return 0
+    return values.min_length or 1
 
 
 def _words(values: inspect.Type) -> str:
@@ -120,6 +146,8 @@ def convert(values: Mapping[str, Any], kind: type[T]) -> T:
         CocosegError: names the key, its value and what is allowed.
     """
     values = msgspec.to_builtins(values, enc_hook=str)  # a copy
+    _put_home_folder(values, declarations(kind))
+    typed: dict[str, Any] = {}  # values that were replaced by what they stand for
     while True:
         try:
             return msgspec.convert(
@@ -133,14 +161,28 @@ def convert(values: Mapping[str, Any], kind: type[T]) -> T:
             raise CocosegError(unknown_key(f"{key}.{unknown[1]}".removeprefix("."), kind))
         *groups, name = key.split(".")
         group, setting = reduce(getitem, groups, values), declarations(kind)[key]
-        value = group[name]
+        value = typed.get(key, group[name])
         if inspect.StrType in setting.types and type(value) in (int, float):
             group[name] = str(value)  # YAML reads run_dir=2026 as a number
+            continue
+        if setting.copies and key not in typed and type(value) in (int, str):
+            typed[key], group[name] = value, [value] * setting.copies
             continue
         if inspect.CustomType in setting.types:
             parse_duration(value, key=key)  # its own sentence says more
         quoted = repr(value) if isinstance(value, str) else shown(value)
         raise CocosegError(f"{key} is {quoted}; it must be {setting.allowed}")
+
+
+def _put_home_folder(values: dict[str, Any], declared: Mapping[str, Setting], prefix: str = "") -> None:
+    """Replace `~` at the beginning of paths."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            _put_home_folder(value, declared, f"{prefix}{name}.")
+        elif isinstance(value, str) and value.startswith("~"):
+            setting = declared.get(f"{prefix}{name}")
+            if setting is not None and inspect.StrType in setting.types:
+                values[name] = os.path.expanduser(value)  # noqa: PTH111  leaves ~nobody as it is
 
 
 def as_dict(settings: Settings) -> dict[str, Any]:
@@ -167,9 +209,14 @@ def unknown_key(key: str, kind: type[Settings], others: Iterable[str] = ()) -> s
     """
     if key in REMOVED:
         return f"{key} is gone: {REMOVED[key]}"
-    known = [other for other, setting in declarations(kind).items() if setting.group is None]
-    closest = max([*known, *others], key=lambda other: _likeness(key, other))
-    hint = f"did you mean {closest}?" if _likeness(key, closest) >= ALIKE else "--help lists all"
+    known = {*(other for other, setting in declarations(kind).items() if setting.group is None), *others}
+    node, _, name = key.rpartition(".")
+    alias = ALIASES.get(name)
+    closest = alias if alias in known else max(sorted(known), key=lambda other: _likeness(key, other))
+    if closest == alias or _likeness(key, closest) >= ALIKE:
+        return f"{key}: no such setting; did you mean {closest}?"
+    beside = sorted(other for other in known if node and other.rpartition(".")[0] == node)
+    hint = f"known: {', '.join(beside)}" if 0 < len(beside) <= MOST_LISTED else "--help lists all"
     return f"{key}: no such setting; {hint}"
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from cocoseg.config import AUTO, DEFAULT_WEIGHTS, Config, DataConfig, PredictConfig
 from cocoseg.config_checks import convert, declarations, shown
+from cocoseg.durations import SLURM, parse_moment
 from cocoseg.errors import CocosegError
 from cocoseg.rank_environment import may_be_several
 
@@ -78,8 +79,8 @@ def check_prediction(scale: Any, tile: Any) -> None:
     checked = convert({"scale": scale, "tile": False if tile is None else tile}, PredictConfig).tile
     fits = checked is not True
     if isinstance(checked, list):
-        tile = list(tile)
-        fits = len(tile) == 2 and all(isinstance(side, Integral) for side in tile)  # 512.0 was converted
+        # Converted, 512 became a pair, and 512.0 whole.
+        fits = not isinstance(tile, int) and all(isinstance(side, Integral) for side in tile)
     if not fits:
         raise CocosegError(f"tile is {shown(tile)}; it must be {declarations(PredictConfig)['tile'].allowed}")
 
@@ -115,6 +116,11 @@ def _check_data(data: DataConfig) -> None:
     needed = {"images": "the folder of the images", "annotations": "the COCO instances file (JSON)"}
     if data.shapes is not None:
         needed = {"root": "the folder to draw the shapes in"}
+    elif data.root is None:
+        places = {data.images, data.annotations, data.val_images, data.val_annotations} - {None}
+        below = sorted(place.removeprefix("None/") for place in places if place.startswith("None/"))
+        if below:  # ${data.root}/train and the like
+            raise CocosegError(f"data.root is not set: the folder that holds {', '.join(below)}")
     for key, meaning in needed.items():
         if getattr(data, key) is None:
             raise CocosegError(f"data.{key} is not set: {meaning}")
@@ -127,7 +133,11 @@ def _check_places(data: DataConfig) -> None:
     keys, advice = ["val_images", "val_annotations"], ""
     if data.shapes is None:
         keys += ["images", "annotations"]
-        advice = f"; {how_to_fetch(data)}" if data.root is not None else ""
+        # Without an address of annotations the data are surely the user's own, at a folder of theirs perhaps.
+        if data.root is not None and data.annotations_url is not None:
+            advice = f"; {how_to_fetch(data)}"
+            if data.download is None and not data.fetches:
+                advice += "; your own data: data=custom data.images=… data.annotations=…"
         if data.root is not None and not Path(data.root).is_dir():
             raise CocosegError(
                 f"data.root: no folder {data.root}; it should hold the images ({data.images}) and "
@@ -137,14 +147,16 @@ def _check_places(data: DataConfig) -> None:
         path = getattr(data, key)
         what, exists = ("folder", Path.is_dir) if key.endswith("images") else ("file", Path.is_file)
         if path is not None and not exists(Path(path)):
-            raise CocosegError(
-                f"data.{key}: no {what} {path}; set data.{key}, or data.root to what holds it{advice}"
-            )
+            other = f", or data.root to what holds it{advice}" if data.root is not None else ""
+            raise CocosegError(f"data.{key}: no {what} {path}; set data.{key}{other}")
 
 
 def _check_end(config: Config) -> None:
     """The end of the run, and what is a share of it."""
-    trainer, has_limit = config.trainer, config.time_limit is not None
+    trainer, until = config.trainer, config.budget.until
+    if until not in (None, SLURM):
+        parse_moment(until, key="budget.until")
+    has_limit = (config.time_limit or trainer.get("max_time") or until) is not None
     for key in ("min_epochs", "min_steps"):
         if has_limit and trainer.get(key):
             raise CocosegError(f"trainer.{key} would break trainer.max_time; set one of them to null")

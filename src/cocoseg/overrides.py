@@ -5,31 +5,27 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from msgspec import inspect
 from omegaconf import DictConfig
+from yaml import YAMLError
 
 from cocoseg.config import Settings
 from cocoseg.config_checks import REMOVED, declarations, unknown_key
 from cocoseg.errors import CocosegError
+from cocoseg.files import read_yaml
 
 SWEPT = "COCOSEG_SWEPT"  # environment variable: the keys that a multirun chooses, as a JSON list
-# Keys of nodes that are often typed without the node.
-OFTEN = (
-    "optimizer.lr",
-    "optimizer.weight_decay",
-    "trainer.max_epochs",
-    "trainer.max_steps",
-    "trainer.max_time",
-)
 # Keys that may change when a sweep is resumed: how long to search, and where.
-AMOUNT = ("sweep.trials", "sweep.total_time", "sweep.name")
+AMOUNT = ("sweep.trials", "sweep.total_time", "sweep.name", "budget.until")
 
 
 @dataclass(frozen=True)
@@ -90,7 +86,8 @@ def key_of(override: str) -> str:
 
 
 def quote_paths(arguments: Sequence[str], kind: type[Settings], *, in_multirun: bool) -> list[str]:
-    """Put quotes around paths that Hydra's grammar can't read, as in checkpoint=epoch=3-step=20.ckpt.
+    """Put quotes around paths that Hydra's grammar can't read, as in checkpoint=epoch=3-step=20.ckpt, and put
+    the home folder for `~`, which shells leave as it is within a word.
 
     Args:
         arguments: of the command line.
@@ -102,7 +99,7 @@ def quote_paths(arguments: Sequence[str], kind: type[Settings], *, in_multirun: 
     for argument in arguments:
         key, _, value = argument.partition("=")
         if key.lstrip("+") in texts and value and not _is_readable(parser, argument):
-            parts = value.split(",") if in_multirun else [value]
+            parts = map(os.path.expanduser, value.split(",") if in_multirun else [value])
             other = f"{key}={','.join(map(_quoted, parts))}"
             argument = other if _is_readable(parser, other) else argument
         quoted.append(argument)
@@ -130,8 +127,23 @@ def _quoted(text: str) -> str:
     return f"'{escaped}'"
 
 
+def preset_arguments(folders: Iterable[Path], kind: type[Settings]) -> dict[str, list[str]]:
+    """Arguments of the parts that users swap: `model.depth` -> the presets that name it, `unet`, …"""
+    parts = {key for key, setting in declarations(kind).items() if setting.group is None}
+    found: dict[str, list[str]] = {}
+    paths = [path for folder in folders for path in sorted(folder.glob("*/*.yaml"))]
+    for path in [path for path in paths if path.parent.name in parts]:
+        with suppress(OSError, ValueError, YAMLError):
+            for name in set(read_yaml(path) or ()) - {"_target_", "defaults"}:
+                found.setdefault(f"{path.parent.name}.{name}", []).append(path.stem)
+    return found
+
+
 def check_overrides(
-    overrides: Sequence[str], kind: type[Settings], options: Mapping[str, Collection[str]]
+    overrides: Sequence[str],
+    kind: type[Settings],
+    options: Mapping[str, Collection[str]],
+    folders: Sequence[Path] = (),
 ) -> None:
     """Refuse keys and options that are gone or unknown, forced keys (`+key=`) too.
 
@@ -141,6 +153,7 @@ def check_overrides(
         overrides: as typed.
         kind: settings of the program.
         options: of each config group.
+        folders: of YAML files, whose keys may have been meant.
 
     Raises:
         CocosegError: names the key, and what takes its place or what may have been meant.
@@ -154,7 +167,9 @@ def check_overrides(
         key = key_of(override).partition("@")[0].removeprefix("sweep.space.")
         is_known = key in declared or key.startswith((*nodes, "hydra.")) or key.partition("/")[0] in groups
         if key in REMOVED or not is_known:
-            raise CocosegError(unknown_key(key, kind, (*groups, *OFTEN)))
+            raise CocosegError(unknown_key(key, kind, {*groups, *preset_arguments(folders, kind)}))
+        if is_known and key in declared and declared[key].group and key not in options:
+            raise CocosegError(f"{override}: {key} is {declared[key].allowed}")
         if key in options and not key.startswith("hydra/"):
             _check_options(key, override.partition("=")[2], options[key])
 

@@ -3,6 +3,7 @@
 import inspect
 import pkgutil
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -61,7 +62,11 @@ def arguments_of(model: Any, classes: int | None = None) -> dict[str, Any]:
     unknown = [key for key in network if key not in parameters and not key.startswith("_")]
     if unknown and not takes_any:
         listed, leave_out = (join.join(unknown) for join in (", model.", "' '~model."))
-        raise CocosegError(f"model.{listed}: {name} has no such argument; to leave out: '~model.{leave_out}'")
+        close = get_close_matches(unknown[0], parameters, n=1)
+        hint = f"did you mean model.{close[0]}? " if close else ""
+        raise CocosegError(
+            f"model.{listed}: {name} has no such argument; {hint}to leave out: '~model.{leave_out}'"
+        )
     return network if classes is None else {**network, argument: classes}
 
 
