@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra.conf import HydraConf
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from cocoseg import files
 from cocoseg.errors import CocosegError
-from cocoseg.run_folder import FAILED, STOPPED, Console, Outcome, open_folder, require_free
+from cocoseg.run_folder import FAILED, STOPPED, Console, MakeFolder, Outcome, open_folder, require_free
 from conftest import ROOT, run_here, run_program
 
 
@@ -215,6 +217,57 @@ def test_a_programs_mistake_costs_a_run_nothing(tmp_path: Path) -> None:
     assert sorted(tmp_path.rglob("*")) == before
     for name in ("config.yaml", "outcome.json", ".hydra/config.yaml"):
         assert (tmp_path / "run" / name).read_text() == "{}\n"
+
+
+@pytest.fixture
+def named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Composes the settings of train.py in an empty folder, always in the same second."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("atexit.register", lambda function: None)
+
+    def composed(*overrides: str) -> DictConfig:
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            config = compose("train", list(overrides), return_hydra_config=True)
+        OmegaConf.get_cache(config)["now"].update({("%Y-%m-%d",): "2026-11-27", ("%H-%M-%S",): "18-00-00"})
+        return config
+
+    return composed
+
+
+def test_runs_that_begin_in_the_same_second_get_a_folder_each(named, tmp_path: Path) -> None:
+    runs = [named(), named(), named()]
+    for config in runs:
+        MakeFolder().on_run_start(config)
+    names = [f"outputs/train/2026-11-27_18-00-00{end}" for end in ("", "_2", "_3")]
+    assert [config.run_dir for config in runs] == [config.hydra.run.dir for config in runs] == names
+    assert all((tmp_path / name).is_dir() for name in names)
+
+
+def test_multiruns_that_begin_in_the_same_second_get_a_folder_each(named, tmp_path: Path) -> None:
+    sweeps = [named("hydra.mode=MULTIRUN"), named("hydra.mode=MULTIRUN")]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        for config, end in zip(sweeps, ("", "_2"), strict=True):
+            MakeFolder().on_multirun_start(config)
+            job = loader.load_sweep_config(config, ["seed=1"])
+            name = f"outputs/multirun/2026-11-27_18-00-00{end}"
+            assert job.hydra.sweep.dir == config.hydra.sweep.dir == name
+            assert (tmp_path / name).is_dir()
+
+
+def test_a_folder_that_is_named_is_used_again(named, tmp_path: Path) -> None:
+    for config in (named("run_dir=mine"), named("run_dir=mine")):
+        MakeFolder().on_run_start(config)
+        assert config.hydra.run.dir == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("wrong", ["trainer.precision=8-wrong", "model._target_=no.such.Net", "loss.x=3"])
+def test_a_refused_training_leaves_nothing_behind(tmp_path: Path, wrong: str, shapes_root: Path) -> None:
+    data = ("data=shapes", f"data.root={shapes_root}", f"data.prepared_dir={tmp_path / 'prepared'}")
+    done = run_here("train", *data, "run_dir=mine/run", f"++{wrong}", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert not (tmp_path / "mine").exists()
 
 
 def test_a_refused_command_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ Hydra by itself writes `.hydra/` and a log before any of our code runs. conf/bas
 
 import atexit
 import copy
+import itertools
 import logging
 import sys
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from cocoseg.files import from_here, locked, read_json, remove_parts, write_byte
 CONFIG, LEDGER, OUTCOME, METRICS = "config.yaml", "budget.json", "outcome.json", "metrics.json"
 CHECKPOINTS, HYDRA = "checkpoints", ".hydra"
 
+TIME = "%H-%M-%S"  # in the names of folders that conf/ gives, by `${now:…}`
 LOG_FORMAT = "[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"  # Hydra's own
 PROGRAM = "program: "  # beginning of config.yaml; runs of version 0.1.0 do not have it
 
@@ -234,19 +236,40 @@ def _write_hydra_files(folder: Path, config: DictConfig) -> None:
 class MakeFolder(Callback):
     """Hydra callback: makes the folder of a command, or refuses it. A refused command leaves none behind.
 
-    Hydra would make it, too, with a stack trace where it can't.
+    Hydra would make it, too, with a stack trace where it can't. Commands that begin in the same second get a
+    folder each, where it is named by the time.
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        _make(Path(config.hydra.run.dir), "output" if "output" in config else "run_dir")
+        _make(config, "hydra.run.dir", "output" if "output" in config else "run_dir")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        _make(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
+        _make(config, "hydra.sweep.dir", "hydra.sweep.dir")
 
 
-def _make(folder: Path, key: str) -> None:
-    with report_errors(), writing_to(folder, key=key):  # Hydra turns errors of callbacks into warnings
-        new = [path for path in (folder.absolute(), *folder.absolute().parents) if not path.exists()]
+def _make(config: DictConfig, place: str, key: str) -> None:
+    """Make the folder that a key of Hydra's names.
+
+    Args:
+        place: that key.
+        key: by which users name the folder.
+    """
+    times = OmegaConf.get_cache(config)["now"]  # results of `${now:…}`, which jobs of a multirun take over
+    # Hydra turns errors of callbacks into warnings.
+    with report_errors(), writing_to(Path(OmegaConf.select(config, place)), key=key):
+        begin = times.get((TIME,))
+        for number in itertools.count(2):
+            folder = Path(OmegaConf.select(config, place)).absolute()
+            new = [path for path in (folder, *folder.parents) if not path.exists()]
+            is_named_by_time = begin is not None and begin in folder.name
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(exist_ok=not is_named_by_time)
+                break
+            except FileExistsError:
+                if not is_named_by_time:
+                    raise
+                times[TIME,] = f"{begin}_{number}"
 
         def remove() -> None:
             with suppress(OSError):  # the first one that is not empty ends it
@@ -254,4 +277,3 @@ def _make(folder: Path, key: str) -> None:
                     path.rmdir()
 
         atexit.register(remove)  # Hydra's `on_job_end` is left out where a program exits
-        folder.mkdir(parents=True, exist_ok=True)
