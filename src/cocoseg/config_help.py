@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from msgspec import inspect
 from omegaconf import OmegaConf
 
 from cocoseg.config import PROGRAMS, Config, EvaluateConfig
@@ -20,7 +21,8 @@ from cocoseg.config_checks import Setting, declarations, shown
 
 PAGE = Path("docs", "settings.md")
 COLUMN = 36  # characters of `key=value`
-WIDTH = 130  # characters of a line of help
+WIDTH = 100  # characters of a line of help
+ALL = "--help-all"  # option that lists every setting
 INTRODUCTION = """\
 # Settings
 
@@ -28,6 +30,18 @@ Every setting is an override on the command line, `python train.py data.batch_si
 file in `conf/`. This page is made from the declarations in `src/cocoseg/config.py` and the values in `conf/`,
 by `make docs`. prepare.py and evaluate.py take the settings of train.py too.
 """
+# Settings of `--help`; ALL lists the others too. A program of FEW settings lists all.
+USUAL = {
+    *("seed", "run_dir", "resume", "model", "loss", "optimizer", "trainer", "logger", "callbacks", "export"),
+    *("model.base_channels", "model.depth", "model.encoder", "model.weights", "loss.class_weights"),
+    *("optimizer.lr", "optimizer.weight_decay", "trainer.max_time", "trainer.max_epochs"),
+    *("trainer.accelerator", "trainer.devices", "trainer.precision"),
+    *("data.root", "data.images", "data.annotations", "data.val_images", "data.val_annotations"),
+    *("data.image_size", "data.batch_size", "data.val_fraction", "data.labels", "data.subset.size"),
+    *("data.subset.categories", "masks.overlap", "prepare.workers", "schedule.name", "budget.until"),
+    *("sweep.trials", "sweep.total_time"),
+}
+FEW = 20
 # Beginnings of the keys that are listed for a program, where it takes more.
 LISTED = {
     "prepare": ("seed", "run_dir", "data", "masks", "prepare"),
@@ -35,7 +49,9 @@ LISTED = {
 }
 
 
-def help_text(program: str, purpose: str, folders: Sequence[Path], overrides: Sequence[str] = ()) -> str:
+def help_text(
+    program: str, purpose: str, folders: Sequence[Path], overrides: Sequence[str] = (), *, rare: bool = False
+) -> str:
     """The help of a program: its purpose and examples, then a line per setting: key=value, meaning.
 
     Args:
@@ -43,26 +59,51 @@ def help_text(program: str, purpose: str, folders: Sequence[Path], overrides: Se
         purpose: what it does, and examples.
         folders: conf/, then those that the user added.
         overrides: of the command line; their values are shown.
+        rare: list all settings, not only the USUAL ones.
     """
     values, presets = _compose(program, folders, overrides), options(folders)
     chosen = values["hydra"]["runtime"]["choices"]
-    lines = [purpose.strip(), ""]
-    for group, about, settings in _groups(program):
-        lines += [f"{group}: {about}"] if group else []
-        for key, setting in settings.items():
-            choices = setting.allowed.removeprefix("one of ")
-            meaning = f"{setting.meaning} ({choices})" if choices != setting.allowed else setting.meaning
-            lines.append(_entry(f"{key}={_value(key, setting, values)}", meaning))
-            if key in chosen and values[key]:
-                arguments = [
-                    f"{name}={shown(value)}" for name, value in values[key].items() if name != "_target_"
-                ]
-                text = " ".join([f"{key}.*:", *arguments])
-                lines.append(_entry("", textwrap.shorten(text, WIDTH - COLUMN - 4, placeholder=" …")))
+    comments = _comments(folders[0], chosen)
+    lines, hidden = [purpose.strip(), ""], 0
+    groups = list(_groups(program))
+    rare = rare or sum(len(settings) for _, _, settings in groups) <= FEW
+    for group, about, settings in groups:
+        lines += [f"{group}: {about}"] if group and rare else []
+        for key, value, meaning in _lines(settings, values, comments):
+            if rare or key in USUAL:
+                lines.append(_entry(f"{key}={value}", meaning))
+            else:
+                hidden += 1
     several = [group for group in presets if group in chosen and len(presets[group]) > 1]
-    lines += ["", "presets:", *(f"  {group}={', '.join(presets[group])}" for group in several)]
-    lines += ["", f"python {program}.py --hydra-help lists the options of Hydra, as -m and --cfg."]
+    lines += ["", *(["presets:"] if several else [])]
+    lines += [_entry(f"{group}={', '.join(presets[group])}", "", 4) for group in several]
+    lines += ["", *([f"python {program}.py {ALL} lists {hidden} more settings."] if hidden else [])]
+    lines += [f"python {program}.py --hydra-help lists the options of Hydra, as -m and --cfg."]
     return "\n".join(lines)
+
+
+def _lines(
+    settings: dict[str, Setting], values: dict[str, Any], comments: dict[str, str]
+) -> Iterator[tuple[str, str, str]]:
+    """Key, value and meaning of each setting, and of each argument of a part that users swap."""
+    for key, setting in settings.items():
+        choices = setting.allowed.removeprefix("one of ")
+        meaning = f"{setting.meaning} ({choices})" if choices != setting.allowed else setting.meaning
+        yield key, _value(key, setting, values), meaning
+        if inspect.DictType in setting.types and key in values["hydra"]["runtime"]["choices"]:
+            for name, value in (values[key] or {}).items():
+                if name != "_target_":
+                    yield f"{key}.{name}", shown(value), comments.get(f"{key}.{name}", "")
+
+
+def _comments(conf: Path, chosen: dict[str, str | None]) -> dict[str, str]:
+    """Comments behind values in YAML files, first those of chosen presets: `model.depth` -> its meaning."""
+    found: dict[str, str] = {}
+    paths = sorted(conf.glob("*/*.yaml"), key=lambda path: (chosen.get(path.parent.name) != path.stem, path))
+    for path in paths:
+        for name, comment in re.findall(r"^(\w+):.*?\s# (.+)$", path.read_text("utf-8"), re.MULTILINE):
+            found.setdefault(f"{path.parent.name}.{name}", comment)
+    return found
 
 
 def options(folders: Iterable[Path]) -> dict[str, list[str]]:
@@ -133,14 +174,10 @@ def _value(key: str, setting: Setting, values: dict[str, Any]) -> str:
     return re.sub(r"\$\{([\w.]+)\}", r"<\1>", text)
 
 
-def _entry(left: str, right: str) -> str:
-    return textwrap.fill(
-        right,
-        WIDTH,
-        initial_indent=f"  {left.ljust(COLUMN)}  ",
-        subsequent_indent=" " * (COLUMN + 4),
-        break_long_words=False,
-    )
+def _entry(left: str, right: str, indent: int = COLUMN + 4) -> str:
+    text = f"  {left.ljust(COLUMN)}  {right}".rstrip()
+    lines = textwrap.wrap(text, WIDTH, subsequent_indent=" " * indent, break_long_words=False)
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
