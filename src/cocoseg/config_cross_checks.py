@@ -67,11 +67,16 @@ def check_predict(config: PredictConfig) -> None:
     check_prediction(config.scale, config.tile)
 
 
-def check_checkpoint(checkpoint: str | None) -> None:
-    """Raises CocosegError where the file is not given or not there."""
+def check_checkpoint(checkpoint: str | None) -> str:
+    """Return the path of the file.
+
+    Raises:
+        CocosegError: it is not given, or not there.
+    """
     if checkpoint is None:
         raise CocosegError("checkpoint is not given: checkpoint=<segmentation_model.pth>")
     _require_file("checkpoint", checkpoint)
+    return checkpoint
 
 
 def check_prediction(scale: Any, tile: Any) -> None:

@@ -152,7 +152,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    for row in (rows[0].keys(), *(row.values() for row in rows)):
+    for row in (list(rows[0]), *(list(row.values()) for row in rows)):
         writer.writerow([_as_text(cell) if isinstance(cell, str) else cell for cell in row])
     write_bytes(path, text.getvalue().encode())
 

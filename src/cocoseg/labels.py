@@ -5,7 +5,7 @@ import difflib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import msgspec
 import numpy as np
@@ -66,6 +66,8 @@ class LabelClass(msgspec.Struct, frozen=True):
 
 _Classes = Annotated[tuple[LabelClass, ...], msgspec.Meta(min_length=1, max_length=MAX_CLASSES + 1)]
 
+Grouping = Literal["all", "supercategories"] | Mapping[str, Sequence[int | str]]
+
 
 @dataclass(frozen=True)
 class LabelMap:
@@ -78,7 +80,7 @@ class LabelMap:
         cls,
         categories: Iterable[Category],
         chosen: Sequence[int | str] | None = None,
-        grouping: str | Mapping[str, Sequence[int | str]] = "all",
+        grouping: Grouping = "all",
     ) -> Self:
         """Number the categories.
 
@@ -170,9 +172,7 @@ class LabelMap:
         return None
 
 
-def _groups(
-    categories: Sequence[Category], grouping: str | Mapping[str, Sequence[int | str]]
-) -> list[tuple[str, list[int]]]:
+def _groups(categories: Sequence[Category], grouping: Grouping) -> list[tuple[str, list[int]]]:
     """Name and category ids of each class."""
     if grouping == "all":
         return [(category.name, [category.id]) for category in categories]

@@ -60,7 +60,7 @@ def as_worker_rank() -> Iterator[None]:
     try:
         yield
     except SystemExit as end:
-        code = end.code or 0
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except CocosegError as error:
         print(f"process {os.getpid()} on {platform.node()}: error: {error.sentence}", file=sys.stderr)
         code = error.exit_code

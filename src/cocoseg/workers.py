@@ -19,12 +19,13 @@ from cocoseg.errors import TrainingError
 
 CHUNK = 16  # tasks that a process is given at a time
 CHUNKS = 16  # number of chunks per process whose tasks are read at a time
-SIGNALS = (signal.SIGINT, signal.SIGTERM)  # they end a run or a sweep in order
+SIGNALS: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)  # they end a run or a sweep in order
 if hasattr(signal, "SIGUSR1"):
     SIGNALS += (signal.SIGUSR1,)  # a scheduler's warning that the job's time is nearly up
 PARENT = "COCOSEG_PARENT"  # environment variable: the process that launched this one
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def available_cores() -> int:

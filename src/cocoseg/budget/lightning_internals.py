@@ -38,10 +38,15 @@ def batches_of_epoch(trainer: L.Trainer) -> int:
     return max(0, trainer.fit_loop.epoch_loop.batch_idx)
 
 
+def callbacks_of(trainer: L.Trainer) -> list[L.Callback]:
+    """Return the callbacks of a trainer."""
+    return trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+
+
 def ignore_sigterm(trainer: L.Trainer) -> None:
     """Keep several ranks from asking each other for SIGTERM before every step.
 
     `_TrainingEpochLoop.advance` of 2.6.6 does by `_broadcast_sigterm_tensor`: it waits for every GPU, and a
     signal makes it broadcast in the midst of other exchanges.
     """
-    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]

@@ -99,7 +99,8 @@ class KeepBudget(L.Callback):
             trainer.should_stop = True
         if self.paced or stop:
             validate_after_step(trainer, due=bool(stop or validate))
-        if trainer.log_every_n_steps and trainer.global_step % trainer.log_every_n_steps == 0:
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # a connector sets it
+        if every and trainer.global_step % every == 0:
             self._log(trainer, pl_module, len(batch[0]))
 
     def _is_due(self) -> bool:

@@ -21,7 +21,7 @@ class ScheduleRate(L.Callback):
     def __init__(self, settings: ScheduleConfig, budget: Budget):
         self.settings, self.budget = settings, budget
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
         share = rate(self.settings, self.budget.progress)
         if self.budget.limit is None and trainer.max_steps in (-1, None) and trainer.max_epochs in (-1, None):
             share = 1.0  # nothing ends this run but a signal, so there is no progress to follow

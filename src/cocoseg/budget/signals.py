@@ -78,7 +78,8 @@ class StopOnSignal(L.Callback):
             self.received = signal.Signals(int(number))
             raise StoppedBySignalError(self.received.name)
 
-    on_validation_batch_start = on_train_batch_start
+    def on_validation_batch_start(self, *args: Any) -> None:
+        self.on_train_batch_start()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number)

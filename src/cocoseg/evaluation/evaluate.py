@@ -4,6 +4,7 @@ import errno
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cocoseg.config import FULL_BITS, EvaluateConfig
+from cocoseg.config_cross_checks import check_checkpoint
 from cocoseg.data.training_images import read_training_images, require_new
 from cocoseg.durations import now
 from cocoseg.errors import CocosegError
@@ -57,17 +59,18 @@ def evaluate(
             validation images were trained on.
     """
     start = now()
-    model = load_model(config.checkpoint, config.network)
+    checkpoint = check_checkpoint(config.checkpoint)
+    model = load_model(checkpoint, config.network)
     model.image_size = image_size or model.image_size
     on_gpu = uses_cuda(config.trainer)
-    model = model.to("cuda" if on_gpu else "cpu", memory_format=torch.channels_last)
-    images = open_images(config, tuple(model.image_size), model.bits or FULL_BITS)
+    model = model.to("cuda" if on_gpu else "cpu").to(memory_format=torch.channels_last)
+    images = open_images(config, model.image_size, model.bits or FULL_BITS)
     if difference := model.labels.difference(images.labels):
         raise CocosegError(
             f"the model has other labels than these data: {difference} in the data; "
             "set data.labels and data.subset.categories as in its training, or give other data"
         )
-    require_new(images.image_keys(), read_training_images(config.checkpoint), config.split)
+    require_new(images.image_keys(), read_training_images(checkpoint), config.split)
     begin()
 
     scorer = Scorer(model, config)
@@ -112,7 +115,7 @@ class Scorer:
 
     def __init__(self, model: SegmentationModel, config: EvaluateConfig):
         self.model, self.averages = model, config.tta
-        self.size = tuple(model.image_size)
+        self.size = model.image_size
         self.at_own_size = config.score_at == "original"
         titles = {"original": "own size"} if self.at_own_size else {}
         titles["network"] = "{}x{}".format(*self.size)
@@ -140,7 +143,8 @@ class Scorer:
             if self.averages:
                 self.views["tta"].add(target, _argmax(mean, target.shape))
             predictions.append(predicted)
-            self.sizes.append(sample.mask.shape)
+            height, width = sample.mask.shape
+            self.sizes.append((height, width))
         return predictions
 
     @torch.inference_mode()
@@ -164,7 +168,7 @@ class Scorer:
         return (logits.softmax(1) + mirrored.softmax(1)) / 2
 
 
-def _argmax(scores: Tensor, size: tuple[int, int]) -> np.ndarray:
+def _argmax(scores: Tensor, size: Sequence[int]) -> np.ndarray:
     """Class indices (h, w) uint8 by scores (C, H, W) float32, at another size."""
     return enlarged_argmax(scores, size).cpu().numpy()
 
@@ -180,7 +184,7 @@ def write_report(config: EvaluateConfig, scorer: Scorer, images: Images, folder:
     """Write all files but those of single images, and log the tables."""
     views = list(scorer.views.values())
     quoted = views[0]
-    about = {"checkpoint": config.checkpoint, "split": config.split, "score_at": config.score_at}
+    about: dict[str, Any] = {key: getattr(config, key) for key in ("checkpoint", "split", "score_at")}
     about |= {"network_size": list(scorer.size), "images": len(images), "license": scorer.model.license}
     write_json(folder / METRICS, about | {name: view.scores() for name, view in scorer.views.items()})
     write_csv(folder / PER_CLASS, quoted.per_class())

@@ -1,13 +1,13 @@
 """The images that a model is scored on, with their masks at their own size."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from cocoseg.config import AUTO, DataConfig, EvaluateConfig
+from cocoseg.config import DataConfig, EvaluateConfig
 from cocoseg.data.dataset import SegmentationDataset, Split
 from cocoseg.data.sampling import open_splits
 from cocoseg.data.training_images import Key, keys_of
@@ -19,7 +19,8 @@ from cocoseg.workers import available_cores, leave_group
 BATCH = 16  # images, for data.batch_size=auto
 
 
-class Sample(NamedTuple):
+@dataclass(frozen=True)
+class Sample:
     """An image and its mask.
 
     Attributes:
@@ -99,5 +100,5 @@ def make_loader(images: Images, data: DataConfig, *, on_gpu: bool) -> DataLoader
     workers = data.num_workers
     if workers is None:  # on a CPU the network takes all cores
         workers = min(available_cores(), 8) if on_gpu else 0
-    size = BATCH if data.batch_size == AUTO else data.batch_size
+    size = BATCH if isinstance(data.batch_size, str) else data.batch_size
     return DataLoader(images, size, num_workers=workers, collate_fn=list, worker_init_fn=leave_group)

@@ -36,7 +36,7 @@ def confusion_matrix(matrix: np.ndarray, names: Sequence[str]) -> PIL.Image.Imag
     shares = (matrix / np.maximum(1, matrix.sum(1, keepdims=True)))[np.ix_(shown, shown)]
     cell = int(np.clip(SIDE // len(shown), *CELLS))
     font = text_font(int(np.clip(cell - 1, 9, 13)))
-    labels = [cut_text(names[index], font, NAMES) for index in shown]
+    labels = [cut_text(names[index], font, NAMES) for index in shown.tolist()]
     title = "Rows: target. Columns: predicted. Share of the row." + _absent(len(matrix) - len(shown))
     left = 2 * MARGIN + _widest(labels, font)
     top, side = HEAD + left, cell * len(shown)

@@ -48,7 +48,7 @@ def draw_comparison(example: Example, labels: LabelMap) -> PIL.Image.Image:
     red = np.concatenate((gray + 128, gray // 3, gray // 3), axis=2)
     counted = example.target != IGNORE_INDEX
     error = (example.target != example.predicted) & counted
-    error_rate = np.count_nonzero(error) / max(1, np.count_nonzero(counted))
+    error_rate = error.sum() / max(1, int(counted.sum()))
     target, predicted, error = (
         resize_mask(mask, size[::-1]) for mask in (example.target, example.predicted, error.astype(np.uint8))
     )

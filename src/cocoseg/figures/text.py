@@ -20,7 +20,9 @@ Font = PIL.ImageFont.FreeTypeFont
 
 def text_font(size: int = 12) -> Font:
     """Pillow's built-in font; `size` in pixels."""
-    return PIL.ImageFont.load_default(size=size)
+    font = PIL.ImageFont.load_default(size=size)
+    assert isinstance(font, Font)  # Pillow's other font has no sizes
+    return font
 
 
 def hatch(image: np.ndarray, where: np.ndarray) -> np.ndarray:
@@ -44,7 +46,8 @@ def legend(labels: LabelMap, *masks: np.ndarray, width: int, lines: int) -> PIL.
         lines: number of lines at most, of LINE pixels; the last one ends with a count of the names that have
             no room.
     """
-    counts = sum(np.bincount(mask.ravel(), minlength=256) for mask in masks)[: len(labels)]
+    pixels = (np.bincount(mask.ravel(), minlength=256) for mask in masks)
+    counts = sum(pixels, start=np.zeros(256, np.int64))[: len(labels)]
     order = np.argsort(-counts, kind="stable")
     classes = [labels.classes[index] for index in order if index and counts[index]]
     font = text_font()

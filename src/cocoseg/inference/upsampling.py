@@ -6,6 +6,7 @@ is interpolated, some pixels at a time. The result is that of `F.interpolate(…
 align_corners=False).argmax`, which needs 4 bytes per class and pixel: 15 GB for 8000x6000 pixels, 81 classes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -48,7 +49,7 @@ class Neighbors:
 
 
 @torch.inference_mode()
-def enlarged_argmax(scores: Tensor, size: tuple[int, int]) -> Tensor:
+def enlarged_argmax(scores: Tensor, size: Sequence[int]) -> Tensor:
     """Index of the highest of scores (C, H, W) float32, C ≤ 256, at another size (h, w): (h, w) uint8."""
     rows, columns = (
         Neighbors.between(old, new, scores.device) for old, new in zip(scores.shape[-2:], size, strict=True)

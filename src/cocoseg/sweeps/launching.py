@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -46,7 +46,7 @@ class Job:
     overrides: list[str]
     config: DictConfig
     folder: Path
-    process: subprocess.Popen[bytes] | None = None
+    process: subprocess.Popen[bytes] = field(init=False)
     slot: int = 0
 
 
@@ -80,7 +80,8 @@ def run_jobs(jobs: Sequence[Job], side_by_side: int, received: list[signal.Signa
             ones of a sweep have no more.
         received: signals are appended to it.
     """
-    waiting, running, passed_on = list(jobs), [], 0
+    waiting, passed_on = list(jobs), 0
+    running: list[Job] = []
     gpus = _shares_of_gpus(side_by_side)
 
     def note(number: int, frame: FrameType | None) -> None:

@@ -54,7 +54,7 @@ class PruneTrial(L.Callback):
         self._reported, self._best = 0, 0.0
         self._enabled = settings.trial is not None and settings.pruner != "none"
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         if trainer.sanity_checking or pl_module.scores is None or pl_module.scores_are_partial:
             return
         # Only the process of rank 0 asks Optuna; the others follow its answer.
@@ -97,7 +97,7 @@ class PruneTrial(L.Callback):
                 storage=open_storage(self.sweep_dir),
                 pruner=make_pruner(self.settings.pruner),
             )
-            found = study.get_trials(deepcopy=False)[self.settings.trial]
+            found = study.get_trials(deepcopy=False)[self.settings.trial or 0]
             self._trial = optuna.trial.Trial(study, found._trial_id)
             earlier = found.intermediate_values  # reported by an attempt that was interrupted
             self._reported = max(earlier, default=0)

@@ -79,7 +79,8 @@ class Sweep:
             while trials := self.next_round(interrupted):
                 limits = [self.limit_of(trial) for trial in trials]
                 jobs = [self.overrides(trial, limit) for trial, limit in zip(trials, limits, strict=True)]
-                self.launch(jobs, trials[0].number, None if self.limit is None else max(limits))
+                longest = max((limit for limit in limits if limit is not None), default=None)
+                self.launch(jobs, trials[0].number, longest)
                 for trial in trials:
                     self.conclude(trial, trial.outcome())
             self.budget.finished = True
@@ -195,9 +196,9 @@ def open_sweep(
         )
     settings.name = settings.name or sweep_dir.name
 
-    limit = None
+    limit: float | None = None
     if total is not None:
-        rounds = 1 if max_time else math.ceil(settings.trials / parallel)  # those that must fit
+        rounds = 1 if max_time else math.ceil((settings.trials or 1) / parallel)  # those that must fit
         limit = math.floor(min(max_time or math.inf, (budget.left() - END) / rounds - OVERHEAD))
         if limit < SHORTEST and not (sweep_dir / JOURNAL).exists():
             raise CocosegError(

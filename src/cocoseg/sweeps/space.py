@@ -4,12 +4,14 @@ import itertools
 from collections.abc import Iterable, Mapping
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import Trial
 
 from cocoseg.errors import CocosegError
 
 DIGITS = 6  # significant digits of a proposed number
+
+Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 
 
 class Space:
@@ -57,14 +59,14 @@ def split_overrides(overrides: Iterable[Override], extra: Iterable[Override]) ->
     Raises:
         CocosegError: there is nothing to search, or a dimension is bad.
     """
-    dimensions, fixed = {override.get_key_element(): override for override in extra}, []
+    dimensions, fixed = {override.get_key_element(): override for override in extra}, list[str]()
     for override in overrides:
         key = override.get_key_element()
         if override.is_sweep_override():
             dimensions[key] = override
         else:
             dimensions.pop(key, None)
-            fixed.append(override.input_line)
+            fixed.append(str(override.input_line))
     for key, dimension in dimensions.items():
         if not dimension.is_sweep_override():
             raise CocosegError(f"sweep.space: {key} has one value; write interval(…), choice(…) or range(…)")
@@ -76,31 +78,35 @@ def split_overrides(overrides: Iterable[Override], extra: Iterable[Override]) ->
     return fixed, Space(dimensions)
 
 
-def make_distribution(key: str, dimension: Override) -> BaseDistribution:
+def make_distribution(key: str, dimension: Override) -> Distribution:
     """Optuna's distribution: numeric for intervals and ranges, else a choice between texts."""
     value = dimension.value()
-    tags = getattr(value, "tags", set())
+    tags: set[str] = getattr(value, "tags", set())
     if unknown := tags - {"log"}:
         raise CocosegError(f"{key}: tag {', '.join(sorted(unknown))} is not known; there is one: log")
     log = "log" in tags
     try:
-        if isinstance(value, IntervalSweep):
-            low, high, step = value.start, value.end, None
+        step: float | None = None
+        if isinstance(value, IntervalSweep) and value.start is not None and value.end is not None:
+            low, high = value.start, value.end
         elif isinstance(value, RangeSweep):
             numbers = list(value.range())
             low, high, step = min(numbers), max(numbers), None if log else abs(value.step)
         else:
             return CategoricalDistribution(list(dimension.sweep_string_iterator()))
         if isinstance(low, int) and isinstance(high, int):
-            return IntDistribution(low, high, log=log, step=step or 1)
+            return IntDistribution(low, high, log=log, step=int(step or 1))
         return FloatDistribution(low, high, log=log, step=step)
     except ValueError as error:
         raise CocosegError(f"{key}={dimension.get_value_string()}: {' '.join(str(error).split())}") from error
 
 
-def _suggest(trial: Trial, key: str, distribution: BaseDistribution) -> str:
+def _suggest(trial: Trial, key: str, distribution: Distribution) -> str:
     if isinstance(distribution, CategoricalDistribution):
-        return trial.suggest_categorical(key, distribution.choices)
-    suggest = trial.suggest_int if isinstance(distribution, IntDistribution) else trial.suggest_float
-    value = suggest(key, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
-    return f"{value:.{DIGITS}g}" if isinstance(value, float) else str(value)  # the job uses the rounded one
+        return str(trial.suggest_categorical(key, distribution.choices))
+    if isinstance(distribution, IntDistribution):
+        low, high = distribution.low, distribution.high
+        return str(trial.suggest_int(key, low, high, step=distribution.step, log=distribution.log))
+    ends = distribution.low, distribution.high
+    value = trial.suggest_float(key, *ends, step=distribution.step, log=distribution.log)
+    return f"{value:.{DIGITS}g}"  # the job uses the rounded one

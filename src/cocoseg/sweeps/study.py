@@ -54,7 +54,7 @@ class Study:
         CocosegError: the folder holds a study of another search space or method.
     """
 
-    def __init__(self, sweep_dir: Path, name: str, method: str, space: Space, seed: int):
+    def __init__(self, sweep_dir: Path, name: str, method: str | None, space: Space, seed: int):
         self.sweep_dir, self.method, self.space, self.seed = sweep_dir, method, space, seed
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._study = optuna.create_study(
