@@ -55,7 +55,7 @@ class Augment:
 
     def __init__(self, settings: AugmentConfig, image_size: tuple[int, int], seed: int):
         self.settings = settings
-        self.image_size = tuple(image_size)
+        self.image_size = image_size
         self._generator = torch.Generator()
         self.seed(seed)
 

@@ -20,7 +20,7 @@ from contextlib import closing
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -39,6 +39,7 @@ IMAGES, MASKS, COUNTS = "images.npy", "masks.npy", "counts.npy"
 NEW = "new.part"  # folder in which arrays are made before they get their name
 OURS = re.compile(rf"\d+x\d+-[0-9a-f]{{16}}|{re.escape(NEW)}")  # folders that may be removed
 
+Mode = Literal["r", "r+"]
 Decode = Callable[[int], tuple[np.ndarray, np.ndarray]]
 
 
@@ -50,14 +51,14 @@ class Arrays:
         mode: `r` to read them, `r+` to write to them too.
     """
 
-    def __init__(self, folder: Path, mode: str = "r"):
+    def __init__(self, folder: Path, mode: Mode = "r"):
         self.folder, self.mode = folder, mode
         # Plain arrays on the same memory: np.memmap's own indexing is slower.
         self.images, self.masks, self.counts = (
             np.asarray(np.load(folder / name, mmap_mode=mode)) for name in (IMAGES, MASKS, COUNTS)
         )
 
-    def __reduce__(self) -> tuple[type[Self], tuple[Path, str]]:
+    def __reduce__(self) -> tuple[type[Self], tuple[Path, Mode]]:
         return type(self), (self.folder, self.mode)  # else a process that is not forked would get a copy
 
     def take(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:

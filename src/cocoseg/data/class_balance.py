@@ -64,7 +64,7 @@ def one_sided(train_counts: np.ndarray, val_counts: np.ndarray, labels: LabelMap
     Args:
         train_counts, val_counts: pixels per image and class, (N, C).
     """
-    trained, scored = train_counts.any(0), val_counts.any(0)
+    trained, scored = (np.count_nonzero(counts, axis=0) > 0 for counts in (train_counts, val_counts))
     warnings = []
     if names := _names(scored & ~trained, labels):
         warnings.append(

@@ -5,6 +5,7 @@ handful of passes over its memory. Parameters (B,) are tensors on the CPU, one n
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -78,7 +79,7 @@ def warp(image: Tensor, mask: Tensor, theta: Tensor, size: tuple[int, int]) -> t
     return result, (nearest.squeeze(1) + IGNORE_INDEX).to(torch.uint8)
 
 
-def count_halvings(theta: Tensor, before: tuple[int, int], after: tuple[int, int]) -> Tensor:
+def count_halvings(theta: Tensor, before: Sequence[int], after: Sequence[int]) -> Tensor:
     """Times (B,) int32 to halve each image, so that one pixel of it makes about one pixel of the result."""
     turn = theta[:, :, :2]
     extent = (turn[:, 0, 0] * turn[:, 1, 1] - turn[:, 0, 1] * turn[:, 1, 0]).abs().sqrt()

@@ -38,6 +38,7 @@ def write(deployed: Deployed, path: Path) -> tuple[Callable[[Tensor], Tensor], l
             output_names=["classes" if deployed.argmax else "logits"],
             dynamic_shapes={"image": {0: "batch", 1: "height", 2: "width"}},
         )
+    assert program is not None  # as it is with dynamo
     program.model.metadata_props.update(deployed.metadata())
     program.save(path, external_data=False)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

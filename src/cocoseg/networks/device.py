@@ -62,7 +62,8 @@ def _has_bfloat16(settings: dict[str, Any]) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if settings.get("accelerator", "auto") not in ("auto", "cpu") or torch.backends.mps.is_available():
         return False
-    has = getattr(torch.cpu, "get_capabilities", dict)()  # not in the oldest torch that is supported
+    # Not in the oldest torch that is supported.
+    has: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
 
 

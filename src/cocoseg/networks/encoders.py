@@ -2,6 +2,7 @@
 
 import re
 from difflib import get_close_matches
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +40,7 @@ def make_encoder(name: str) -> nn.Module:
         raise ValueError(
             f"encoder is {name!r}, an old name in timm; timm.list_models(pretrained=True) lists today's"
         )
-    strides = encoder.feature_info.reduction()
+    strides = strides_of(encoder)
     if any(stride not in STRIDES for stride in strides) or len(set(strides)) < len(strides):
         raise ValueError(
             f"encoder is {name!r}, whose features have the strides {strides}; they must double from one to "
@@ -84,14 +85,20 @@ def features_of(encoder: nn.Module, image: Tensor) -> dict[int, Tensor]:
     features = encoder(image)
     if "NHWC" in str(getattr(encoder, "output_fmt", "")):
         features = [feature.permute(0, 3, 1, 2) for feature in features]
-    return dict(zip(encoder.feature_info.reduction(), features, strict=True))
+    return dict(zip(strides_of(encoder), features, strict=True))
+
+
+def strides_of(encoder: nn.Module) -> list[int]:
+    """Strides of an encoder's features, in ascending order."""
+    info: Any = encoder.feature_info  # timm's
+    return info.reduction()
 
 
 def statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation by channel, in 0..1, of the images that the weights were trained on."""
     import timm
 
-    config = timm.get_pretrained_cfg(name)
+    config: Any = timm.get_pretrained_cfg(name)
     return tuple(config.mean), tuple(config.std)
 
 
@@ -153,8 +160,8 @@ def _replace_convolutions(encoder: nn.Module) -> None:
                 static = StridedSame(
                     layer.in_channels,
                     layer.out_channels,
-                    layer.kernel_size,
-                    layer.stride,
+                    layer.kernel_size[0],
+                    layer.stride[0],
                     groups=layer.groups,
                     bias=layer.bias is not None,
                 )

@@ -49,9 +49,9 @@ def without_weights(
         kind: what builds it; None for what `_target_` names. Many fetch weights unless told otherwise.
     """
     try:
-        known = inspect.signature(kind or pkgutil.resolve_name(network["_target_"])).parameters
+        known = set(inspect.signature(kind or pkgutil.resolve_name(network["_target_"])).parameters)
     except (ImportError, AttributeError, TypeError, ValueError, KeyError):
-        known = {}
+        known = set()
     return {**network, **{key: None for key in WEIGHTS if key in network or key in known}}
 
 
@@ -184,20 +184,19 @@ def _build(path: str | Path, network: dict[str, Any], kind: type[nn.Module] | st
     """Build a network by the arguments of a file: a built-in one, or of the class that is given or named."""
     name = network["_target_"]
     try:
-        if isinstance(kind, str):
-            kind = pkgutil.resolve_name(kind)
+        named = pkgutil.resolve_name(kind) if isinstance(kind, str) else kind
     except Exception as error:  # the module may raise anything
         raise CocosegError(f"network: no class {kind} ({' '.join(str(error).split())})") from error
-    kind = kind or NETWORKS.get(name)
-    if kind is None:
+    build: Callable[..., nn.Module] | None = named or NETWORKS.get(name)
+    if build is None:
         raise CocosegError(
             f"{path}: holds weights of {name}; pass that class, or the network, as net= "
             f"(on a command line: network={name})"
         )
-    arguments = without_weights(network, kind)
+    arguments = without_weights(network, build)
     del arguments["_target_"]
     try:
-        return kind(**arguments)
+        return build(**arguments)
     except Exception as error:  # the file's arguments may be anything
         raise CocosegError(f"{path}: {name} can't be built as the file says ({error})") from error
 

@@ -1,5 +1,7 @@
 """Conversion between uint8 images and the network's input; resizing of tensors."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import PIL.Image
 import torch
@@ -25,7 +27,7 @@ def to_tensor(image: PIL.Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def resize_images(image: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_images(image: Tensor, size: Sequence[int]) -> Tensor:
     """Resize images (B, 3, h, w) uint8 to (height, width): bilinear, with antialiasing.
 
     On a CPU bit for bit as torchvision, which resizes training images. Importing that takes longer than
@@ -39,7 +41,7 @@ def resize_images(image: Tensor, size: tuple[int, int]) -> Tensor:
     return floats.round_().clamp_(0, 255).to(torch.uint8)
 
 
-def resize_masks(mask: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_masks(mask: Tensor, size: Sequence[int]) -> Tensor:
     """Resize masks (B, h, w) of any dtype to (height, width): each pixel takes the nearest old one."""
     nearest = F.interpolate(mask.unsqueeze(1).float(), size, mode="nearest-exact")
     return nearest.squeeze(1).to(mask.dtype)

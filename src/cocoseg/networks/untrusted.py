@@ -4,7 +4,7 @@ import pickletools
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from torch import Tensor
 
@@ -47,9 +47,9 @@ def require_harmless(path: str | Path) -> None:
                         _check_calls(opened)
 
 
-def _check_calls(pickle: BinaryIO) -> None:
+def _check_calls(pickle: IO[bytes]) -> None:
     for operation, argument, _ in pickletools.genops(pickle):
-        if operation.name == "GLOBAL" and argument.rpartition(" ")[2] in _REFUSED:
+        if operation.name == "GLOBAL" and str(argument).rpartition(" ")[2] in _REFUSED:
             raise ValueError(f"it calls {argument}")
 
 

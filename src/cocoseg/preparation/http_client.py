@@ -118,8 +118,8 @@ class HttpClient:
         """Request a file from a byte on; follow redirects, other than urllib3 never from https to http."""
         address = parse_address(url)
         for _ in range(MAX_REDIRECTS + 1):
-            proxy = self._proxies.get(address.scheme)
-            manager = self._direct if proxy is None or proxy_bypass(address.netloc) else proxy
+            proxy = self._proxies.get(str(address.scheme))
+            manager = self._direct if proxy is None or proxy_bypass(str(address.netloc)) else proxy
             response = manager.request(
                 "GET",
                 address._replace(fragment=None).url,

@@ -33,10 +33,10 @@ class MaskEncoding:
     """
 
     def __init__(self, encoding: str, labels: LabelMap, pixel: str = "category_id"):
-        ids = [label.category_id for label in labels.classes[1:]]
+        ids = [label.category_id for label in labels.classes[1:] if label.category_id is not None]
         limit = {"palette": 254, "uint16": 65534, "x100": 654}[encoding]
         # In ascending order, so that the higher class index is the higher category id.
-        ascending = None not in ids and ids == sorted(ids)
+        ascending = len(ids) == len(labels) - 1 and ids == sorted(ids)
         fits = pixel == "category_id" and ascending and ids[0] >= 1 and ids[-1] <= limit
         self.encoding = encoding
         self.labels = labels

@@ -40,10 +40,9 @@ def other_format(content: bytes) -> str | None:
     parts = dict[str, msgspec.Raw]
     try:
         top = msgspec.json.decode(content, type=parts | list[msgspec.Raw])
-        entries, prefix = top, "[]."
+        entries, prefix = (top, "[].") if isinstance(top, list) else ([], "annotations.")
         if isinstance(top, dict):
             entries = msgspec.json.decode(top.get("annotations", b"[]"), type=list[msgspec.Raw])
-            prefix = "annotations."
         keys = {prefix + key for entry in entries[:1] for key in msgspec.json.decode(entry, type=parts)}
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None

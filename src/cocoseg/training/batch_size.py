@@ -84,8 +84,9 @@ def training_pass(module: SegmentationModule, trainer: L.Trainer, images: int, s
 
 def _blank(module: SegmentationModule, images: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Image (B, 3, H, W), channels last as batches are, and mask (B, H, W) int64, all zeros."""
-    image = torch.zeros(images, 3, *size, device=module.device, dtype=module.dtype)
-    mask = torch.zeros(images, *size, dtype=torch.int64, device=module.device)
+    like = next(module.parameters())
+    image = torch.zeros(images, 3, *size, device=like.device, dtype=like.dtype)
+    mask = torch.zeros(images, *size, dtype=torch.int64, device=like.device)
     return image.contiguous(memory_format=torch.channels_last), mask
 
 

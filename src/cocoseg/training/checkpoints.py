@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from cocoseg.budget.budget import Budget
+from cocoseg.budget.lightning_internals import callbacks_of
 from cocoseg.budget.signals import StoppedBySignalError
 from cocoseg.distributed import agree, rank, world_size
 from cocoseg.durations import clock, now
@@ -81,7 +82,9 @@ class WholeCheckpointIO(TorchCheckpointIO):
         self.retries = Retries()
         self.kept: dict[Path, bytes] = {}
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
         """Write a checkpoint, or keep it in memory where that fails."""
         with self.budget.saving("checkpoint"):
             buffer = io.BytesIO()
@@ -106,6 +109,13 @@ class WholeCheckpointIO(TorchCheckpointIO):
         else:
             self.kept.pop(path, None)
             self.retries.note(None)
+
+
+def disk_of(trainer: L.Trainer) -> WholeCheckpointIO:
+    """Return what writes the checkpoints of a trainer."""
+    disk = trainer.strategy.checkpoint_io
+    assert isinstance(disk, WholeCheckpointIO)
+    return disk
 
 
 class LastCheckpoint(L.Callback):
@@ -135,7 +145,7 @@ class LastCheckpoint(L.Callback):
         if not agree(due)[0]:
             return
         self.save(trainer)
-        retries = trainer.strategy.checkpoint_io.retries
+        retries = disk_of(trainer).retries
         if agree(retries.failing() >= self.every)[0]:
             self.failure = f"no checkpoint could be written for {clock(self.every)}: {retries.reason}"
             trainer.should_stop = True
@@ -154,14 +164,14 @@ class LastCheckpoint(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
         if rank() == 0:  # what waits for space was scored and is whole, whatever has happened since
-            trainer.strategy.checkpoint_io.retries.at_end = True
-            trainer.strategy.checkpoint_io.write_kept()
+            disk_of(trainer).retries.at_end = True
+            disk_of(trainer).write_kept()
         # No more is saved after a CocosegError (the disk is full, weights are NaN), nor while a checkpoint is
         # being restored, of which half would be written back, nor while other ranks continue.
         if world_size() > 1 and not isinstance(exception, StoppedBySignalError):
             return
         if self.training and not isinstance(exception, CocosegError) and trainer.global_step > 0:
-            for callback in trainer.callbacks:
+            for callback in callbacks_of(trainer):
                 # In a validation averaged and trained weights have exchanged their places.
                 if self._validating and isinstance(callback, WeightAveraging):
                     callback.on_validation_epoch_end(trainer, pl_module)
@@ -169,7 +179,7 @@ class LastCheckpoint(L.Callback):
 
     def save(self, trainer: L.Trainer) -> None:
         trainer.save_checkpoint(self.path)
-        disk = trainer.strategy.checkpoint_io
+        disk = disk_of(trainer)
         if self.path in disk.kept:  # the next try saves a newer state
             self._due_at = disk.retries.at
         else:
@@ -213,12 +223,12 @@ class BestCheckpoint(ModelCheckpoint):
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         super().on_train_batch_end(trainer, *args)
-        if self.owes_export and trainer.strategy.checkpoint_io.retries.are_due():
+        if self.owes_export and disk_of(trainer).retries.are_due():
             self.try_to_export(trainer)
 
     def try_to_export(self, trainer: L.Trainer) -> None:
         """Export the best checkpoint; where the disk is full, it is still owed."""
-        disk = trainer.strategy.checkpoint_io
+        disk = disk_of(trainer)
         disk.write_kept()
         if Path(self.best_model_path) in disk.kept or not disk.retries.are_due():
             return
@@ -232,7 +242,7 @@ class BestCheckpoint(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Find the best checkpoint on disk: the loaded state does not know later ones, nor another folder."""
-        here = Path(self.dirpath, "best.ckpt")
+        here = Path(self.dirpath or "", "best.ckpt")
         best = here if here.is_file() else self.earlier
         if best is None:
             return

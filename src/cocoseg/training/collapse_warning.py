@@ -26,7 +26,8 @@ class Diagnostics(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: SegmentationModule) -> None:
         if self._warned or trainer.sanity_checking or self.budget.progress < EARLY:
             return
-        if warning := collapse(pl_module.matrix, pl_module.spec.labels):
+        matrix = pl_module.matrix
+        if matrix is not None and (warning := collapse(matrix, pl_module.spec.labels)):
             log.warning(warning)
             self._warned = True
 

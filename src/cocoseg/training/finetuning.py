@@ -43,7 +43,8 @@ class FreezeEncoder(L.Callback):
         self._frozen: list[nn.Parameter] | None = None  # parameters to be trained later
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        encoder = encoder_of(pl_module.net)
+        net: Any = pl_module.net
+        encoder = encoder_of(net)
         if self.share < 1 and self.budget.progress >= self.share:
             if self._frozen is not None:
                 for weight in self._frozen:

@@ -37,7 +37,7 @@ def _require_finite(trainer: L.Trainer, loss: Tensor | None) -> None:
         return
     if rank() > 0:
         sys.exit()
-    value = "NaN or infinite on another rank" if finite else f"{loss.item():g}"
+    value = "NaN or infinite on another rank" if loss is None or finite else f"{loss.item():g}"
     raise TrainingError(
         f"the loss is {value} at step {trainer.global_step}, so training ends; lower optimizer.lr, or set "
         "trainer.gradient_clip_val=1"

@@ -31,7 +31,7 @@ def optimizer_of(
     encoder = encoder_of(net) if config.finetune.frozen or share != 1 else None
 
     def make(parameters: Iterable[nn.Parameter]) -> Optimizer:
-        slow = encoder.parameters() if share != 1 else ()
+        slow = encoder.parameters() if encoder is not None and share != 1 else ()
         return build(node, "optimizer", parameter_groups(node, parameters, slow, share))
 
     return make
