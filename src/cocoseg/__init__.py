@@ -11,7 +11,9 @@ _PUBLIC = {
     "CrossEntropyLoss": "cocoseg.training.losses",
     "LabelMap": "cocoseg.labels",
     "ResidualUNet": "cocoseg.networks.residual",
+    "SegmentationDataModule": "cocoseg.data.datamodule",
     "SegmentationDataset": "cocoseg.data.dataset",
+    "SegmentationModule": "cocoseg.training.module",
     "TimmUNet": "cocoseg.networks.timm_unet",
     "UNet": "cocoseg.networks.unet",
     "create_segmentation_masks": "cocoseg.preparation.draw_masks",
@@ -28,3 +30,7 @@ def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'cocoseg' has no attribute {name!r}")
     return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})

@@ -2,17 +2,20 @@ import types
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from msgspec.structs import replace
 from torch.utils.data import DataLoader
 
 import cocoseg.data.datamodule
+from cocoseg.cli import resolve_config
 from cocoseg.config import AugmentConfig, SubsetConfig
-from cocoseg.data.datamodule import SegmentationDataModule
+from cocoseg.data.datamodule import SegmentationDataModule, config_of
 from cocoseg.data.dataset import Split, as_is
 from cocoseg.errors import CocosegError
 from cocoseg.networks.pixels import normalize
 from cocoseg.preparation.demo_shapes import draw_shapes
 from cocoseg.preparation.prepare import prepare
+from conftest import ROOT
 from tiny import shapes_config
 
 
@@ -235,3 +238,62 @@ def test_workers_by_default(data_module, monkeypatch, cache, cuda, workers):
     monkeypatch.setattr("cocoseg.data.datamodule.torch.cuda.is_available", lambda: cuda)
 
     assert data_module(num_workers=None, cache=cache).val_dataloader().num_workers == workers
+
+
+def test_settings_in_python_are_those_of_custom_data(shapes_root):
+    images, annotations = shapes_root / "images", shapes_root / "annotations" / "instances.json"
+    typed = [
+        "data=custom",
+        f"data.images={images}",
+        f"data.annotations={annotations}",
+        "masks.overlap=smallest",
+    ]
+    typed += ["data.image_size=[32,48]", "data.subset.min_pixels=9", "augment.flip=0.5", "seed=3"]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        theirs = resolve_config(compose("train", typed))
+    ours = config_of(
+        images=images,
+        annotations=annotations,
+        image_size=(32, 48),
+        subset={"min_pixels": 9},
+        masks={"overlap": "smallest"},
+        augment={"flip": 0.5},
+        seed=3,
+    )
+    assert replace(ours.data, annotations_url=None) == theirs.data  # which only prepare.py uses
+    assert (ours.masks, ours.augment, ours.seed) == (theirs.masks, theirs.augment, theirs.seed)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"bach_size": 4}, r"^data\.bach_size: no such setting; did you mean data\.batch_size\?"),
+        (
+            {"masks": {"overlap": "smalest"}},
+            r"^masks\.overlap is 'smalest'; it must be one of ignore, max, smallest",
+        ),
+        ({"augment": {"flip": 2}}, r"^augment\.flip is 2; it must be"),
+        ({}, r"^data\.images is not set"),
+        ({"images": "no_such", "annotations": "a.json"}, r"^data\.images: no folder no_such"),
+    ],
+)
+def test_mistakes_have_the_lines_of_the_command_line(settings, message):
+    with pytest.raises(CocosegError, match=message):
+        SegmentationDataModule(**settings)
+
+
+def test_a_batch_size_is_not_found_here(shapes_root):
+    places = {"images": shapes_root / "images", "annotations": shapes_root / "annotations" / "instances.json"}
+    with pytest.raises(CocosegError, match=r"^data\.batch_size=auto .*give a number"):
+        SegmentationDataModule(**places, batch_size="auto")
+
+
+def test_settings_beside_a_whole_configuration_are_refused(shapes_root, tmp_path):
+    with pytest.raises(TypeError, match="batch_size"):
+        SegmentationDataModule(shapes_config(shapes_root, tmp_path), batch_size=3)
+
+
+def test_labels_can_be_asked_for_first(shapes_root, tmp_path):
+    data = SegmentationDataModule(shapes_config(shapes_root, tmp_path / "prepared"))
+    assert data.labels.names[:2] == ["background", "square"]
+    assert len(data.train_set) == 18

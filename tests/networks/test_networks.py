@@ -5,7 +5,10 @@ import torch
 from torch import nn
 
 from cocoseg.errors import CocosegError
-from cocoseg.networks.custom import arguments_of, is_own, probe
+from cocoseg.files import read_yaml
+from cocoseg.networks.custom import arguments_of, describe, is_own, probe
+from cocoseg.networks.model_file import NETWORKS
+from conftest import ROOT
 from tiny import LABELS, Reads
 
 OWN = {"_target_": "cocoseg.UNet", "base_channels": 4, "weights": "a.pth", "weights_part": "body"}
@@ -34,6 +37,19 @@ def test_an_argument_that_earlier_files_lack_is_left_out_where_it_changes_nothin
         "_target_": "test_networks.takes_anything",
         "num_classes": 3,
     }
+
+
+@pytest.mark.parametrize("preset", ["unet", "unet_residual", "unet_timm"])
+def test_a_network_is_described_as_the_configuration_that_builds_it(preset):
+    node = read_yaml(ROOT / "conf" / "model" / f"{preset}.yaml")
+    expected = arguments_of({**node, "dropout": 0.25}, 3)
+    kind = NETWORKS[node["_target_"]]
+    net = kind(**{key: value for key, value in expected.items() if key != "_target_"})
+    assert describe(net) == expected
+
+
+def test_of_a_custom_network_only_the_class_is_known():
+    assert describe(Reads()) == {"_target_": "tiny.Reads"}
 
 
 @pytest.mark.parametrize(

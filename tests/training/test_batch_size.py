@@ -20,7 +20,6 @@ from cocoseg.training.batch_size import (
     largest_batch,
     trial_step,
 )
-from cocoseg.training.losses import CrossEntropyLoss
 from cocoseg.training.module import SegmentationModule
 from tiny import SPEC, loader, random_batch, tiny_module, tiny_trainer
 
@@ -61,9 +60,7 @@ class Trial(L.Callback):
 def trained(folder: Path, *callbacks: L.Callback, **options: object) -> tuple[L.Trainer, nn.Module]:
     torch.manual_seed(0)
     net = UNet(num_classes=3, base_channels=4, depth=2, dropout=0.5)
-    module = SegmentationModule(
-        net, CrossEntropyLoss(), lambda weights: torch.optim.Adam(weights, lr=1e-2), SPEC
-    )
+    module = SegmentationModule(net, optimizer=lambda weights: torch.optim.Adam(weights, lr=1e-2), spec=SPEC)
     trainer = tiny_trainer(folder, max_epochs=1, callbacks=list(callbacks), **options)
     batches = loader(*(random_batch(seed=seed, images=4) for seed in range(3)))
     trainer.fit(module, batches, loader(random_batch(seed=9)))

@@ -13,7 +13,6 @@ from cocoseg.errors import CocosegError
 from cocoseg.networks.residual import ResidualUNet
 from cocoseg.networks.timm_unet import TimmUNet
 from cocoseg.training.finetuning import FreezeEncoder, encoder_of
-from cocoseg.training.losses import CrossEntropyLoss
 from cocoseg.training.module import SegmentationModule
 from cocoseg.training.optimizer import parameter_groups
 from tiny import SPEC, loader, random_batch, tiny_trainer, tiny_unet
@@ -61,7 +60,7 @@ def make(seed: int = 0, *, fused: bool = True, encoder: str | None = None) -> Se
         groups = parameter_groups(node, parameters, net.encoder.parameters(), 0.1)
         return torch.optim.AdamW(groups, lr=1e-2, weight_decay=0.1, fused=fused)
 
-    return SegmentationModule(net, CrossEntropyLoss(), optimizer, SPEC)
+    return SegmentationModule(net, optimizer=optimizer, spec=SPEC)
 
 
 def fit(

@@ -37,7 +37,7 @@ def fit(
     torch.manual_seed(0)
     net = ResidualUNet(3, base_channels=4, depth=2)
     loss = CrossEntropyDiceLoss(class_weights=[1.0, 2.0, 3.0])
-    module = SegmentationModule(net, loss, optimizer, SPEC)
+    module = SegmentationModule(net, loss=loss, optimizer=optimizer, spec=SPEC)
     precision = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=scale))
     trainer = tiny_trainer(
         folder, max_epochs=2, callbacks=[*callbacks, Trial(), StopOnNaN()], plugins=[precision], **options

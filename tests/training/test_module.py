@@ -11,7 +11,6 @@ from torchvision.transforms.v2.functional import gaussian_blur
 from cocoseg.networks.spec import ModelSpec
 from cocoseg.networks.unet import UNet
 from cocoseg.scores import Scores
-from cocoseg.training.losses import CrossEntropyLoss
 from cocoseg.training.module import SegmentationModule
 from tiny import (
     SPEC,
@@ -181,9 +180,8 @@ def test_overfits_two_images(tmp_path):
     batch = (noise, mask)
     module = SegmentationModule(
         UNet(num_classes=3, base_channels=8, depth=2),
-        CrossEntropyLoss(),
-        lambda parameters: torch.optim.Adam(parameters, lr=1e-2),
-        SPEC,
+        optimizer=lambda parameters: torch.optim.Adam(parameters, lr=1e-2),
+        spec=SPEC,
     )
     trainer = tiny_trainer(tmp_path, max_epochs=60, check_val_every_n_epoch=60)
 

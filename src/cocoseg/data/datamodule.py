@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -10,7 +11,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from cocoseg import distributed
-from cocoseg.config import Config
+from cocoseg.config import AUTO, Config
+from cocoseg.config_checks import convert
+from cocoseg.config_cross_checks import check
 from cocoseg.data.augment import Augment
 from cocoseg.data.class_balance import classes_lost_by_resizing, one_sided, require_classes
 from cocoseg.data.dataset import Split, as_is
@@ -19,6 +22,7 @@ from cocoseg.data.training_images import keys_of, write_training_images
 from cocoseg.errors import CocosegError
 from cocoseg.labels import LabelMap
 from cocoseg.networks.pixels import normalize
+from cocoseg.networks.spec import ModelSpec
 from cocoseg.preparation.prepare import prepare
 from cocoseg.preparation.prepared_folder import read_index
 from cocoseg.workers import available_cores, leave_group
@@ -26,6 +30,7 @@ from cocoseg.workers import available_cores, leave_group
 log = logging.getLogger(__name__)
 
 RANK_SEEDS = 2654435761  # distance of the ranks' seeds, of which torch takes the low 32 bits only
+GROUPS = ("seed", "masks", "prepare", "augment")  # settings of a data module that are not below `data`
 
 
 class SegmentationDataModule(L.LightningDataModule):
@@ -33,29 +38,46 @@ class SegmentationDataModule(L.LightningDataModule):
 
     Loaders yield bytes, a quarter of what floats would be: image (B, 3, H, W) uint8 and mask (B, H, W) uint8.
     On the device they become image (B, 3, H, W) float32, normalized, and mask (B, H, W) int64; training
-    batches are augmented there.
+    batches are augmented there. The validation images serve `test` and `predict`, too: to score others, name
+    them as `val_images` and `val_annotations` of another data module.
 
-    The recipe calls `prepare_data` and `setup` before Lightning does; the second calls do nothing.
+    The recipe calls `prepare_data` and `setup` before Lightning does; the second calls do nothing. On several
+    devices the trainer needs `use_distributed_sampler=False`: each process is given its own images here.
 
     Args:
-        config: its `data`, `masks`, `prepare`, `augment` and `seed` are used.
+        config: its `data`, `masks`, `prepare`, `augment` and `seed` are used; None for `settings`.
         progress: returns the progress of the run, 0 to 1.
+        settings: as in `images="photos", annotations="photos.json", augment={"flip": 0.5}`, see `config_of`.
 
     Attributes:
-        train_set, val_set, labels, augment: set by `setup`.
+        train_set, val_set, augment: set by `setup`.
         batch_size: images per training batch and device.
+
+    Raises:
+        CocosegError: a setting is wrong, or a file is not there.
     """
 
-    def __init__(self, config: Config, progress: Callable[[], float] = lambda: 1.0):
+    def __init__(
+        self, config: Config | None = None, progress: Callable[[], float] = lambda: 1.0, **settings: Any
+    ):
         super().__init__()
-        self.config = config
+        if config is not None and settings:
+            raise TypeError(f"settings beside a whole config: {', '.join(settings)}")
+        self.config = config = config or config_of(**settings)
         self.progress = progress
         self.data = config.data
         self.batch_size = config.data.batch_size
         self.train_set: Split | None = None
         self.val_set: Split | None = None
-        self.labels: LabelMap | None = None
         self.augment: Augment | None = None
+
+    @property
+    def labels(self) -> LabelMap:
+        """The classes, background first. Before `setup` this prepares the data."""
+        if self.train_set is None:
+            self.prepare_data()
+            self.setup("fit")
+        return self.train_set.dataset.labels
 
     def prepare_data(self) -> None:
         """Make the masks and the decoded arrays where they are missing; once per machine."""
@@ -71,7 +93,6 @@ class SegmentationDataModule(L.LightningDataModule):
         if self.train_set is not None:
             return
         self.train_set, self.val_set = open_splits(self.config, decode_once=self.data.cache)
-        self.labels = self.train_set.dataset.labels
         self.augment = Augment(self.config.augment, tuple(self.data.image_size), self.config.seed)
         log.info("training on %d images, validating on %d", len(self.train_set), len(self.val_set))
         if self.data.cache:  # else all masks would be read for it
@@ -81,6 +102,11 @@ class SegmentationDataModule(L.LightningDataModule):
             lost = classes_lost_by_resizing(pixels, *counts, labels=self.labels)
             for warning in lost + one_sided(*counts, self.labels):
                 log.warning(warning)
+
+    def describe(self, network: dict[str, Any], license: str | None = None) -> ModelSpec:
+        """Describe a network that is trained on these data, see `ModelSpec`."""
+        images, size = self.train_set.dataset, tuple(self.data.image_size)
+        return ModelSpec(network, self.labels, size, license, images.exif, images.bits)
 
     def write_training_images(self, run_dir: Path, earlier: Iterable[str | None]) -> None:
         """Write the images of this training, and those of the `earlier` model files, to the run folder."""
@@ -102,6 +128,11 @@ class SegmentationDataModule(L.LightningDataModule):
     def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         batches = in_batches(len(self.val_set), self.batch_size, *self._rank())
         return self._loader(self.val_set, batch_sampler=batches)
+
+    test_dataloader = val_dataloader
+
+    def predict_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        return self._loader(self.val_set, batch_size=self.batch_size)  # Lightning puts in its own sampler
 
     def _rank(self) -> tuple[int, int]:
         """Rank of this process, and the number of processes."""
@@ -144,3 +175,18 @@ class SegmentationDataModule(L.LightningDataModule):
             return 1 if torch.cuda.is_available() else 0
         here = self.trainer.num_devices if self.trainer else 1  # ranks that share the cores
         return max(1, min(available_cores() // here, 8))
+
+
+def config_of(**settings: Any) -> Config:
+    """Check settings as those of a command line are; all images are used, as with `data=custom`.
+
+    Args:
+        settings: those of `data` by their own names; `seed`; dictionaries `masks`, `prepare` and `augment`.
+    """
+    groups = {name: settings.pop(name) for name in GROUPS if name in settings}
+    subset = {"size": None, "keep_empty": True, **settings.pop("subset", {})}
+    config = convert({**groups, "data": {**settings, "subset": subset}}, Config)
+    check(config)
+    if config.data.batch_size == AUTO:
+        raise CocosegError("data.batch_size=auto is found by train.py and cocoseg.train; give a number")
+    return config

@@ -1,6 +1,8 @@
 """Parts of the built-in networks, and the checks of arguments that they share."""
 
-from collections.abc import Mapping
+import functools
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -9,6 +11,19 @@ from torch import Tensor, nn
 
 # Added to an image's variance, in units of ImageNet's: noise on an even surface, as in fog, stays small.
 LEAST_VARIANCE = 1e-3
+
+
+def keep_arguments(init: Callable[..., None]) -> Callable[..., None]:
+    """Decorate a network's `__init__`: `arguments` holds what it is given, by name, for model files."""
+
+    @functools.wraps(init)
+    def keeping(net: nn.Module, *positional: Any, **named: Any) -> None:
+        init(net, *positional, **named)
+        given = inspect.signature(init).bind(net, *positional, **named)
+        given.apply_defaults()
+        net.arguments = {name: value for name, value in given.arguments.items() if name != "self"}
+
+    return keeping
 
 
 class Up(nn.Module):

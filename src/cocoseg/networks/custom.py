@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -68,6 +69,14 @@ def arguments_of(model: Any, classes: int | None = None) -> dict[str, Any]:
             f"model.{listed}: {name} has no such argument; {hint}to leave out: '~model.{leave_out}'"
         )
     return network if classes is None else {**network, argument: classes}
+
+
+def describe(net: nn.Module) -> dict[str, Any]:
+    """Return `_target_` and arguments of a network as plain values; of a custom one its class alone."""
+    names = {kind: name for name, kind in NETWORKS.items()}
+    if type(net) in names:
+        return arguments_of({"_target_": names[type(net)], **msgspec.to_builtins(net.arguments)})
+    return {"_target_": f"{type(net).__module__}.{type(net).__qualname__}"}
 
 
 def probe(net: nn.Module, name: str, shape: tuple[int, int, int], classes: int) -> None:

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from cocoseg.networks.blocks import EncoderDecoder, check_counts, check_rates, conv_block
+from cocoseg.networks.blocks import EncoderDecoder, check_counts, check_rates, conv_block, keep_arguments
 
 
 class ResidualUNet(EncoderDecoder):
@@ -21,6 +21,7 @@ class ResidualUNet(EncoderDecoder):
         num_classes, base_channels, depth, upsample, dropout, standardize, and errors: as of `UNet`.
     """
 
+    @keep_arguments
     def __init__(
         self,
         num_classes: int,

@@ -11,6 +11,7 @@ from cocoseg.networks.blocks import (
     check_counts,
     check_rates,
     conv_block,
+    keep_arguments,
     pad_to_multiple,
     standardize,
 )
@@ -42,6 +43,7 @@ class TimmUNet(nn.Module):
         ValueError: an argument out of range.
     """
 
+    @keep_arguments
     def __init__(
         self,
         num_classes: int,

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cocoseg.networks.blocks import EncoderDecoder, check_counts, check_rates, conv_block
+from cocoseg.networks.blocks import EncoderDecoder, check_counts, check_rates, conv_block, keep_arguments
 
 
 class UNet(EncoderDecoder):
@@ -24,6 +24,7 @@ class UNet(EncoderDecoder):
         ValueError: an argument out of range.
     """
 
+    @keep_arguments
     def __init__(
         self,
         num_classes: int,

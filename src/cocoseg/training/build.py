@@ -18,7 +18,6 @@ from cocoseg.networks.custom import arguments_of, is_own, probe
 from cocoseg.networks.device import resolve_precision
 from cocoseg.networks.model_file import read_checkpoint, without_weights
 from cocoseg.networks.pretrained import Pretrained, read_pretrained
-from cocoseg.networks.spec import ModelSpec
 from cocoseg.training.batch_size import largest_batch
 from cocoseg.training.checkpoints import WholeCheckpointIO
 from cocoseg.training.module import SegmentationModule
@@ -64,10 +63,8 @@ def build_module(config: Config, run: Run, data: SegmentationDataModule, start: 
         start.load_into(net, data.labels)
         license = start.license
     optimizer = optimizer_of(config, net, resolve_precision(trainer_settings(config, run.budget)))
-    images = data.train_set.dataset
-    size = tuple(config.data.image_size)
-    spec = ModelSpec(network, data.labels, size, license, images.exif, images.bits)
-    module = SegmentationModule(net=net, loss=build_loss(config, data), optimizer=optimizer, spec=spec)
+    spec = data.describe(network, license)
+    module = SegmentationModule(net, loss=build_loss(config, data), optimizer=optimizer, spec=spec)
     if is_resumed:
         spec.require_same(start["spec"], where=run.checkpoint)
         try:

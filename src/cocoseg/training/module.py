@@ -1,17 +1,26 @@
-"""Training and validation steps: loss, metrics, optimizer. No architecture, no file I/O."""
+"""Training, validation, test and prediction steps: loss, metrics, optimizer. No architecture."""
 
 import logging
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Self
 
 import lightning as L
+import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import Adam, Optimizer
 
+from cocoseg.config import DataConfig
+from cocoseg.data.datamodule import SegmentationDataModule
+from cocoseg.errors import CocosegError
+from cocoseg.labels import LabelMap
+from cocoseg.networks.custom import describe
+from cocoseg.networks.model_file import load_network
 from cocoseg.networks.old_files import drop_average, drop_deep_supervision
 from cocoseg.networks.outputs import Output, logits_of, training_loss
 from cocoseg.networks.spec import ModelSpec
 from cocoseg.scores import Scores
+from cocoseg.training.losses import CrossEntropyLoss
 from cocoseg.training.metrics import ConfusionMatrix, MeanLoss
 
 log = logging.getLogger(__name__)
@@ -24,29 +33,34 @@ class SegmentationModule(L.LightningModule):
 
     Args:
         net: image (B, 3, H, W) -> logits (B, C, H, W), or a mapping with them, see outputs.py.
-        loss: logits and mask -> scalar, a mean over the pixels that are not ignored.
-        optimizer: parameters -> optimizer.
-        spec: description of the network, saved in every checkpoint.
+        labels: the classes, in the order of the C channels; with `spec` they are not needed.
+        loss: logits and mask -> scalar, a mean over the pixels that are not ignored; None for cross entropy.
+        optimizer: parameters -> optimizer; Adam with its learning rate of 0.001 by default.
+        spec: description of the network, saved in every checkpoint; None for one by `net` and its data.
 
     Attributes:
         scores, matrix: scores and confusion matrix (C, C) int64 of the last validation, rows the target.
         scores_are_partial: the last validation was cut short and covers only a part of its images.
         compiled: replaces the network in training, if it was compiled.
         base_rates: learning rate of each parameter group of each optimizer, which a schedule scales.
+
+    Raises:
+        CocosegError: labels are missing, or not as many as the network has channels.
     """
 
     def __init__(
         self,
         net: nn.Module,
-        loss: nn.Module,
-        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
-        spec: ModelSpec,
+        labels: LabelMap | None = None,
+        loss: nn.Module | None = None,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] = Adam,
+        spec: ModelSpec | None = None,
     ):
         super().__init__()
         self.net = net
-        self.loss = loss
+        self.loss = loss or CrossEntropyLoss()
         self.make_optimizer = optimizer
-        self.spec = spec
+        self.spec = spec = spec or _spec_of(net, labels)
         self.scores: Scores | None = None
         self.matrix: Tensor | None = None
         self.scores_are_partial = False
@@ -56,6 +70,31 @@ class SegmentationModule(L.LightningModule):
         self.val_loss = MeanLoss()
         self.confusion = ConfusionMatrix(len(spec.labels))
         self._batches = 0  # number of batches in the current validation
+
+    @classmethod
+    def load_from_checkpoint(
+        cls, checkpoint_path: str | Path, map_location: Any = None, net: Any = None, **arguments: Any
+    ) -> Self:
+        """Load the network of a checkpoint or a model file safely.
+
+        Args:
+            map_location: device; None for the CPU.
+            net: a custom network, its class or that one's name, see `load_network`.
+            arguments: `loss` and `optimizer`, which no file holds.
+        """
+        net, spec, scores = load_network(checkpoint_path, net)
+        module = cls(net, spec=spec, **arguments)
+        module.scores = Scores(**scores) if scores else None
+        return module.to(map_location)
+
+    def setup(self, stage: str) -> None:
+        """Take over the size and the reading of the images to train on; refuse data of other classes."""
+        data = self.trainer.datamodule
+        if isinstance(data, SegmentationDataModule):
+            if difference := self.spec.labels.difference(data.labels):
+                raise CocosegError(f"the module has other labels than these data: {difference} in the data")
+            if stage == "fit":
+                self.spec = data.describe(self.spec.network, self.spec.license)
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, C, H, W) of image (B, 3, H, W)."""
@@ -100,13 +139,26 @@ class SegmentationModule(L.LightningModule):
         self.log("val/loss", self.val_loss.compute(), prog_bar=True)
         self._log_scores(self.scores)
 
-    def _log_scores(self, scores: Scores) -> None:
-        self.log("val/miou", scores.miou, prog_bar=True)
-        self.log("val/miou_with_background", scores.miou_with_background)
-        self.log("val/pixel_accuracy", scores.pixel_accuracy)
-        for name, iou in zip(self.spec.labels.unique_names, scores.iou, strict=True):
+    on_test_epoch_start = on_validation_epoch_start
+    test_step = validation_step
+
+    def on_test_epoch_end(self) -> None:
+        self.log("test/loss", self.val_loss.compute())
+        self._log_scores(Scores.from_matrix(self.confusion.compute().cpu().numpy()), "test", "test/iou")
+
+    def predict_step(self, batch: Tensor | Sequence[Tensor], batch_index: int) -> Tensor:
+        """Return the predicted class indices (B, H, W) uint8 of images, with or without their masks."""
+        image = batch if isinstance(batch, Tensor) else batch[0]
+        return self(image.to(self.dtype)).argmax(1).to(torch.uint8)
+
+    def _log_scores(self, scores: Scores, name: str = "val", classes: str = "iou") -> None:
+        """Log scores as `name`/…, and the IoU of each class that occurs as `classes`/…"""
+        self.log(f"{name}/miou", scores.miou, prog_bar=True)
+        self.log(f"{name}/miou_with_background", scores.miou_with_background)
+        self.log(f"{name}/pixel_accuracy", scores.pixel_accuracy)
+        for label, iou in zip(self.spec.labels.unique_names, scores.iou, strict=True):
             if iou is not None:
-                self.log(f"iou/{name}", iou)
+                self.log(f"{classes}/{label}", iou)
 
     def configure_optimizers(self) -> Optimizer:
         # The loss may have weights, too.
@@ -126,3 +178,17 @@ class SegmentationModule(L.LightningModule):
             # The saved moments are those of the heads too, so Adam begins anew.
             checkpoint["optimizer_states"] = [self.configure_optimizers().state_dict()]
         self.scores = Scores(**checkpoint["scores"]) if checkpoint["scores"] else None
+
+
+def _spec_of(net: nn.Module, labels: LabelMap | None) -> ModelSpec:
+    """Describe a network of these labels, for images of the usual size."""
+    if labels is None:
+        raise CocosegError("SegmentationModule: labels are missing; labels=data.labels has those of the data")
+    network = describe(net)
+    channels = network.get("num_classes", len(labels))
+    if channels != len(labels):
+        raise CocosegError(
+            f"SegmentationModule: a network of {channels} classes for {len(labels)} labels, background "
+            "included; build it with num_classes=len(data.labels)"
+        )
+    return ModelSpec(network, labels, tuple(DataConfig().image_size))
