@@ -1,40 +1,6 @@
-"""Score a model: IoU, precision, recall and more with 95 % intervals, and the images with the lowest scores.
+"""Score a model; see src/cocoseg/commands/evaluate.py, or --help."""
 
-  python evaluate.py checkpoint=outputs/train/<time>/segmentation_model.pth
-  python evaluate.py checkpoint=model.pth data=custom data.images=test data.annotations=test.json split=all
-  python evaluate.py checkpoint=outputs/train/<time>/checkpoints/last.ckpt data.root=/data/coco tta=true
-
-The images are those that the training held out (config.yaml beside the model says which), unless data,
-experiment, data.images or data.annotations is given; data.root says where they are now. split=val refuses
-images that were trained on; the other splits warn of them. All settings of train.py are accepted too.
-"""
-
-import signal
-
-from omegaconf import DictConfig
-
-from cocoseg.cli import program, resolve_config
-from cocoseg.config import EvaluateConfig
-from cocoseg.config_cross_checks import check_checkpoint
-from cocoseg.evaluation.training_settings import as_trained
-from cocoseg.overrides import command, is_overridden, key_of
-from cocoseg.run_folder import open_folder
-
-
-@program("evaluate")
-def main(cfg: DictConfig) -> None:
-    check_checkpoint(cfg.checkpoint)
-    keys = list(map(key_of, command().overrides))
-    cfg = as_trained(cfg, keys)
-    config = resolve_config(cfg, EvaluateConfig)
-    size = tuple(config.data.image_size) if is_overridden("data.image_size") else None
-    with open_folder(cfg, "evaluate", key="run_dir") as folder:
-        from cocoseg.evaluation.evaluate import evaluate  # here, so that --help and mistakes answer at once
-        from cocoseg.workers import stop_in_order
-
-        with stop_in_order(signal.SIGINT, signal.SIGTERM):
-            evaluate(config, folder.path, image_size=size, begin=folder.begin)
-
+from cocoseg.commands.evaluate import main
 
 if __name__ == "__main__":
     main()

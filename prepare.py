@@ -1,28 +1,6 @@
-"""Choose images of a COCO-format data set, fetch those that are missing, draw their label masks.
+"""Choose images and draw their label masks; see src/cocoseg/commands/prepare.py, or --help."""
 
-  python prepare.py                             # COCO 2017 in data/coco, fetched where it is not there
-  python prepare.py data=custom data.images=photos data.annotations=photos.json
-  python prepare.py data.root=/data/coco data.subset.size=500 masks.encoding=x100 data.prepared_dir=look
-
-train.py prepares by itself; this program shows beforehand what it will train on. Every other setting of
-train.py is accepted too (experiment=… for one), so that one set of overrides fits both.
-"""
-
-from omegaconf import DictConfig
-
-from cocoseg.cli import program, resolve_config
-from cocoseg.run_folder import open_folder
-
-
-@program("prepare")
-def main(cfg: DictConfig) -> None:
-    config = resolve_config(cfg, may_download=True)
-
-    from cocoseg.preparation.prepare import prepare
-
-    with open_folder(cfg, "prepare", key="run_dir") as folder:
-        prepare(config, may_download=True, begin=folder.begin)
-
+from cocoseg.commands.prepare import main
 
 if __name__ == "__main__":
     main()

@@ -20,12 +20,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cocoseg.config import PROGRAMS, Config, PredictConfig, Settings
+from cocoseg.config import PROGRAMS, Config, PredictConfig, Settings, conf_folder
 from cocoseg.config_checks import convert, unknown_key
 from cocoseg.config_cross_checks import check, check_predict
 from cocoseg.config_help import ALL, help_text, options
 from cocoseg.durations import minutes
-from cocoseg.errors import CocosegError, one_line, report_errors, shows_traces
+from cocoseg.errors import CocosegError, name_programs, one_line, report_errors, shows_traces
 from cocoseg.overrides import (
     check_overrides,
     is_overridden,
@@ -54,26 +54,29 @@ OmegaConf.register_new_resolver("minutes", minutes, replace=True)
 
 
 def program(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
-    """Make a function the main program that conf/<name>.yaml, beside its file, configures.
+    """Make a function the main program that conf/<name>.yaml configures.
 
-    The docstring of that file is what `--help` begins with.
+    The docstring of its file is what `--help` begins with.
     """
 
     def decorate(main: Callable[[DictConfig], Any]) -> Callable[[], None]:
-        conf = Path(inspect.getfile(main)).parent / "conf"
-        run = hydra.main(version_base="1.3", config_path="conf", config_name=name)(_job(main))
+        conf = conf_folder()
+        run = hydra.main(version_base="1.3", config_path=str(conf), config_name=name)(_job(main))
 
         @functools.wraps(main)
         def checked() -> None:
             arguments, _ = hydra_internals.get_args_parser().parse_known_args()
             sys.argv[1:] = quote_paths(sys.argv[1:], PROGRAMS[name], in_multirun=arguments.multirun)
+            if (own := arguments.config_path) and "://" not in own:  # Hydra would look below the package
+                sys.argv.append(f"--config-path={Path(own).absolute()}")
             arguments, _ = hydra_internals.get_args_parser().parse_known_args()
             folders = [conf, *map(Path, filter(None, (arguments.config_dir, arguments.config_path)))]
             with report_errors(), _hydra_in_one_line(PROGRAMS[name], folders):
                 check_overrides(arguments.overrides, PROGRAMS[name], options(folders), folders)
                 if arguments.help or ALL in sys.argv:
                     purpose, rare = inspect.getmodule(main).__doc__ or "", ALL in sys.argv
-                    print(help_text(name, purpose, folders, arguments.overrides, rare=rare))
+                    text = help_text(name, purpose, folders, arguments.overrides, rare=rare)
+                    print(name_programs(text))
                 else:
                     run()
 

@@ -328,10 +328,17 @@ class PredictConfig(Settings, kw_only=True):
     network: Annotated[Text, "class of a network of your own, as in my.package.Net"] = None
 
 
-# The settings of each program; their defaults are in conf/<program>.yaml.
+# The settings of each program; their defaults are in <program>.yaml of `conf_folder()`.
 PROGRAMS: dict[str, type[Settings]] = {
     "train": Config,
     "prepare": Config,
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
 }
+
+
+def conf_folder() -> Path:
+    """The absolute path of conf/: inside the package in a wheel (setup.py), at the top of a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parents[1] / "conf"

@@ -6,11 +6,14 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 # The disk is full, read-only or the like: the user's to mend, not a bug.
 ENVIRONMENT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENAMETOOLONG)
 # Control characters, line breaks, changes of the direction of text, halves of characters.
 _UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# As messages and help name the programs of a checkout; not the end of a path.
+_PROGRAM = re.compile(r"(?:\bpython |(?<![\w./\\-]))(train|prepare|evaluate|predict)\.py\b")
 
 
 def printable(text: str) -> str:
@@ -19,6 +22,12 @@ def printable(text: str) -> str:
     Names and messages from files pass here before they are shown: in one line, and as what they are.
     """
     return _UNPRINTABLE.sub(" ", text)
+
+
+def name_programs(text: str) -> str:
+    """Write `cocoseg-train` for `python train.py`, and the like, where an installed command is running."""
+    is_installed = Path(sys.argv[0]).name.startswith("cocoseg-")
+    return _PROGRAM.sub(r"cocoseg-\1", text) if is_installed else text
 
 
 class CocosegError(ValueError):
@@ -72,7 +81,7 @@ def shows_traces() -> bool:
 def one_line(error: BaseException) -> str | None:
     """The message for the user, or None where the error is a bug."""
     if isinstance(error, CocosegError):
-        return error.sentence
+        return name_programs(error.sentence)
     if isinstance(error, OSError) and error.errno in ENVIRONMENT:
         where = "the output" if error.filename is None else error.filename
         return printable(f"{where}: {error.strerror}")

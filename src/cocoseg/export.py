@@ -1,6 +1,6 @@
-"""`python -m cocoseg.export`: write a trained model in other formats, see inference/export_cli.py."""
+"""`python -m cocoseg.export`: write a trained model in other formats, see commands/export.py."""
 
-from cocoseg.inference.export_cli import main
+from cocoseg.commands.export import main
 
 if __name__ == "__main__":
     main()

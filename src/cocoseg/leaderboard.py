@@ -1,8 +1,8 @@
-"""Door for `python -m cocoseg.leaderboard`; the work is in `cocoseg.sweeps.leaderboard`."""
+"""`python -m cocoseg.leaderboard`: compare the trainings of sweeps, see commands/leaderboard.py."""
 
 import sys
 
-from cocoseg.sweeps.leaderboard import main
+from cocoseg.commands.leaderboard import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

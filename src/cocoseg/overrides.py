@@ -20,7 +20,7 @@ from yaml import YAMLError
 
 from cocoseg.config import Settings
 from cocoseg.config_checks import REMOVED, declarations, unknown_key
-from cocoseg.errors import CocosegError
+from cocoseg.errors import CocosegError, name_programs
 from cocoseg.files import read_yaml
 
 SWEPT = "COCOSEG_SWEPT"  # environment variable: the keys that a multirun chooses, as a JSON list
@@ -44,7 +44,7 @@ class Command:
 
     def __str__(self) -> str:
         """For a shell."""
-        return shlex.join(["python", "train.py", *self.overrides])
+        return name_programs(shlex.join(["python", "train.py", *self.overrides]))
 
 
 def command() -> Command:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from cocoseg.budget.budget import Budget
+from cocoseg.commands.leaderboard import main
 from cocoseg.files import write_json
 from cocoseg.run_folder import FAILED, FINISHED, LEDGER, STOPPED, Outcome
-from cocoseg.sweeps.leaderboard import as_text, main, read_rows
+from cocoseg.sweeps.leaderboard import as_text, read_rows
 
 
 def make_run(folder: Path, *overrides: str, finished: bool | None = None, miou=None) -> Path:

@@ -16,7 +16,7 @@ from yaml import YAMLError
 
 from cocoseg.budget.ledger import read_ledger
 from cocoseg.durations import clock
-from cocoseg.errors import CocosegError, printable, report_errors
+from cocoseg.errors import CocosegError, printable
 from cocoseg.files import from_here, read_json, read_yaml, write_csv
 from cocoseg.run_folder import CONFIG, LEDGER, METRICS, OUTCOME, RUNNING, STOPPED, Outcome
 
@@ -113,16 +113,3 @@ def _overrides(folder: Path) -> dict[str, str]:
     if "sweep.trial" in given:
         return {key: value for key, value in given.items() if not key.startswith(ADDED_BY_SWEEP)}
     return given
-
-
-def main(arguments: list[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print("python -m cocoseg.leaderboard outputs/multirun/<sweep> …   runs, best first")
-        return 0 if arguments else 2
-    with report_errors():
-        for folder in map(Path, arguments):
-            rows = read_rows(folder)
-            if not rows:
-                raise CocosegError(f"{folder}: no folder with trainings")
-            conclude(folder, rows)
-    return 0

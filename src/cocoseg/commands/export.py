@@ -19,7 +19,7 @@ Write a trained model in other formats, each checked against PyTorch at three si
   python -m cocoseg.export checkpoint=best.ckpt formats=[pth,onnx,torch_export] output=models argmax=false
 
 checkpoint        segmentation_model.pth or a .ckpt file
-formats=[onnx]    onnx (needs pip install -e '.[onnx]'; any batch size, height and width),
+formats=[onnx]    onnx (pip install onnx onnxruntime onnxscript; any batch size, height and width),
                   torch_export (.pt2, for torch alone; heights and widths that are multiples of `multiple` in
                   its metadata, 2^depth or 32, from twice that up), pth (of a .ckpt file)
 output=null       folder; null: beside the checkpoint
@@ -83,3 +83,7 @@ def run(settings: Settings) -> None:
             print(from_here(target), flush=True)
         else:
             print(export_format(name, deployed, path), flush=True)
+
+
+if __name__ == "__main__":
+    main()

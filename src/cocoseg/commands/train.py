@@ -1,0 +1,28 @@
+"""Train a segmentation model on a COCO-format data set until the time is up.
+
+  python train.py data.root=/data/coco
+  python train.py data=custom data.images=photos data.annotations=photos.json trainer.max_time="00:01:00:00"
+  python train.py -m optimizer.lr=1e-4,3e-4,1e-3 data=shapes trainer.max_epochs=5     # three runs
+
+trainer.max_time (days:hours:minutes:seconds, null: no limit) counts from the start to the last file.
+Any line below can be set on the command line. Where it says "=unet", say, other files of conf/model/ can be
+chosen, and model._target_=my.package.Net names a class of your own.
+"""
+
+from omegaconf import DictConfig
+
+from cocoseg.budget.open_run import open_run
+from cocoseg.cli import program, resolve_config
+
+
+@program("train")
+def main(cfg: DictConfig) -> float | None:
+    config = resolve_config(cfg)
+    with open_run(cfg, config) as run:
+        from cocoseg.training.recipe import train  # torch takes seconds to import
+
+        return train(config, run)
+
+
+if __name__ == "__main__":
+    main()
