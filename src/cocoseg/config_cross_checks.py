@@ -97,9 +97,7 @@ def check_export(formats: Sequence[str], *, key: str) -> None:
             raise CocosegError(f"{key}: {name!r} is no format; known: {', '.join(EXPORTS)}")
         missing = [package for package in EXPORTS[name] if find_spec(package) is None]
         if missing:
-            raise CocosegError(
-                f"{key}: {name} needs {', '.join(missing)}; install with pip install -e '.[{name}]'"
-            )
+            raise CocosegError(f"{key}: {name} needs further packages; pip install {' '.join(missing)}")
 
 
 def how_to_fetch(data: DataConfig) -> str:

