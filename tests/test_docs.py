@@ -12,7 +12,12 @@ from cocoseg.config_help import options
 from cocoseg.overrides import check_overrides
 from conftest import ROOT
 
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "benchmarks" / "README.md"]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "benchmarks" / "README.md",
+]
 PAGES += [page for page in (ROOT / "docs").glob("*.md") if page.name != "LOG.md"]  # the log is history
 OPTIONS = options([ROOT / "conf"])
 SOURCE = ROOT / "src" / "cocoseg"

@@ -1,6 +1,7 @@
 """What a run knows of how it was asked for, in whichever process a launcher runs it."""
 
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -13,7 +14,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 import cocoseg.cli  # noqa: F401  registers resolvers
 from cocoseg.config import Config, EvaluateConfig, PredictConfig
-from cocoseg.errors import CocosegError
+from cocoseg.errors import CocosegError, name_programs
 from cocoseg.overrides import (
     SWEPT,
     Command,
@@ -68,6 +69,24 @@ def test_what_a_sweeper_adds_is_left_out(job):
     assert told.overrides == ("seed=1", "optimizer.lr=0.002", "trainer.max_time=00:00:01:00")
     assert told.swept == ("optimizer.lr=0.002",)
     assert str(told) == "python train.py seed=1 optimizer.lr=0.002 trainer.max_time=00:00:01:00"
+
+
+def test_programs_are_named_as_they_were_called(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    text = "/a/train.py: 1 missing; run prepare.py again, or python prepare.py data.download=true"
+    assert name_programs(text) == text
+    monkeypatch.setattr("sys.argv", ["/usr/bin/cocoseg-train"])
+    new = "/a/train.py: 1 missing; run cocoseg-prepare again, or cocoseg-prepare data.download=true"
+    assert name_programs(text) == new
+    assert str(Command(("resume=auto", "run_dir=a b"))) == "cocoseg-train resume=auto 'run_dir=a b'"
+
+
+def test_config_path_is_relative_to_where_it_is_typed(tmp_path: Path):
+    copytree(ROOT / "conf", tmp_path / "mine")
+    (tmp_path / "mine" / "prepare.yaml").write_text("defaults: [train, _self_]\nseed: 7\n")
+    done = run_program("prepare", "--config-path", "mine", "--cfg", "job", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\nseed: 7\n" in done.stdout
 
 
 def test_a_configured_space_is_chosen_too(job):
