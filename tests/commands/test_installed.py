@@ -98,7 +98,7 @@ def test_all_is_found(installed: Installed):
         assert command in text or f"-m cocoseg.{command.removeprefix('cocoseg-')}" in text
         assert "python " not in text.replace("python -m cocoseg", "")
 
-    assert installed.run("cocoseg-train", "sweep=tpe", "sweep.trials=2") == (
+    assert installed.run("cocoseg-train", "data=shapes", "sweep=tpe", "sweep.trials=2") == (
         "",
         "error: sweep: nothing to search; add settings as in 'optimizer.lr=tag(log,interval(1e-4,1e-2))' or "
         "model.base_channels=8,16\n",
