@@ -105,20 +105,19 @@ def resume_budget(config: Config, run_dir: Path, *, limit_is_typed: bool) -> tup
     # A run that Slurm or the clock alone ended has no limit to keep.
     if ledger is not None and not limit_is_typed and (ledger["limit"] or ledger["ends"] is None):
         limit = ledger["limit"]
-    extension = in_seconds(config.budget.extend) if limit is not None else None
+    extension = in_seconds(config.budget.extend) or 0.0
     # A scheduler may start the same command again before the run has come to its end.
-    if extension is not None and (
-        ledger is None or ledger["finished"] or ledger["extended"] != extension or limit_is_typed
-    ):
+    extends = ledger is None or ledger["finished"] or ledger["extended"] != extension or limit_is_typed
+    if limit is not None and extends:
         limit += extension
     budget = open_budget(limit, writes_formats=any(name != "pth" for name in config.export))
     budget.resume(ledger)
-    budget.extended = extension or 0.0
+    budget.extended = extension if limit is not None else 0.0
     budget.end_by(config.deadline)
     if budget.is_spent() and checkpoint is None:
         raise CocosegError(
-            f"{from_here(run_dir)}: {clock(budget.used())} of {clock(budget.limit)} are used, and there is "
-            f"no checkpoint to export; {budget.how_to_add_time()}"
+            f"{from_here(run_dir)}: {clock(budget.used())} of {clock(budget.limit or 0)} are used, and there "
+            f"is no checkpoint to export; {budget.how_to_add_time()}"
         )
     return budget, checkpoint
 
