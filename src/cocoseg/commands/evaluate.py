@@ -1,12 +1,13 @@
-"""Score a model: IoU, precision, recall and more with 95 % intervals, and the images with the lowest scores.
+"""Score a model: IoU, precision and recall with 95 % intervals, and the images that score lowest.
 
   python evaluate.py checkpoint=outputs/train/<time>/segmentation_model.pth
-  python evaluate.py checkpoint=model.pth data=custom data.images=test data.annotations=test.json split=all
-  python evaluate.py checkpoint=outputs/train/<time>/checkpoints/last.ckpt data.root=/data/coco tta=true
+  python evaluate.py checkpoint=net.pth split=all data=custom data.images=a data.annotations=a.json
+  python evaluate.py checkpoint=outputs/train/<time>/checkpoints/last.ckpt tta=true
 
-The images are those that the training held out (config.yaml beside the model says which), unless data,
-experiment, data.images or data.annotations is given; data.root says where they are now. split=val refuses
-images that were trained on; the other splits warn of them. All settings of train.py are accepted too.
+The images are those that the training held out (config.yaml beside the model says which), unless
+data, experiment, data.images or data.annotations is given; data.root says where they are now.
+split=val refuses images that were trained on; the other splits warn of them. All settings of
+train.py are accepted too.
 """
 
 import signal

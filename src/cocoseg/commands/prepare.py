@@ -1,11 +1,11 @@
 """Choose images of a COCO-format data set, fetch those that are missing, draw their label masks.
 
-  python prepare.py                             # COCO 2017 in data/coco, fetched where it is not there
+  python prepare.py                           # COCO 2017 in data/coco, fetched where it is missing
   python prepare.py data=custom data.images=photos data.annotations=photos.json
-  python prepare.py data.root=/data/coco data.subset.size=500 masks.encoding=x100 data.prepared_dir=look
+  python prepare.py data.root=/data/coco data.subset.size=500 masks.encoding=x100
 
-train.py prepares by itself; this program shows beforehand what it will train on. Every other setting of
-train.py is accepted too (experiment=… for one), so that one set of overrides fits both.
+train.py prepares by itself; this program shows beforehand what it will train on. Every other
+setting of train.py is accepted too (experiment=… for one), so that one set of overrides fits both.
 """
 
 from omegaconf import DictConfig

@@ -1,12 +1,12 @@
 """Train a segmentation model on a COCO-format data set until the time is up.
 
   python train.py data.root=/data/coco
-  python train.py data=custom data.images=photos data.annotations=photos.json trainer.max_time="00:01:00:00"
+  python train.py data=custom data.images=photos data.annotations=photos.json trainer.max_time=1h
   python train.py -m optimizer.lr=1e-4,3e-4,1e-3 data=shapes trainer.max_epochs=5     # three runs
 
-trainer.max_time (days:hours:minutes:seconds, null: no limit) counts from the start to the last file.
-Any line below can be set on the command line. Where it says "=unet", say, other files of conf/model/ can be
-chosen, and model._target_=my.package.Net names a class of your own.
+trainer.max_time (10m, 6h, 1d, 01:30:00; null: no limit) counts from the start to the last file.
+Any line below can be set on the command line. Where it says "=unet", say, other files of
+conf/model/ can be chosen, and model._target_=my.package.Net names a class of your own.
 """
 
 from omegaconf import DictConfig
