@@ -105,17 +105,17 @@ class _Painter:
             if choice.reading is Reading.STORED:
                 require_stored_size(path, listed, found)
             layers = layers_as_read(task.instances, found, choice.reading, rules)
+            mask = paint(layers, rules, self.encoding.paint_values)
         except SegmentationError as error:
             return f"{self.annotation_file}: {error}"
         except CocosegError as error:
             return str(error)
-        return self._draw(task, layers, found)
+        return self._write(task, found, layers, mask)
 
-    def _draw(self, task: _Task, layers: Layers, found: Inspection) -> MaskRecord:
-        file_name, rules, values = task.image.file_name, self.settings, self.encoding.paint_values
+    def _write(self, task: _Task, found: Inspection, layers: Layers, mask: np.ndarray) -> MaskRecord:
+        file_name = task.image.file_name
         upright = found.orientation != 1 and task.choice.reading is not Reading.STORED
-        mask = paint(layers, rules, values)
-        pixels = _count_pixels(mask, layers, values)
+        pixels = _count_pixels(mask, layers, self.encoding.paint_values)
         name = self.encoding.file_name(file_name, pixels)
         stored = turn_mask(mask, found.orientation, back=True) if upright else mask
         self.encoding.write_painted(stored, self.output_dir / name)
@@ -124,7 +124,7 @@ class _Painter:
             mask=name,
             pixels=pixels,
             warnings=layers.warnings(),
-            overlaps=survey(layers, rules.rasterizer) if task.in_sample else None,
+            overlaps=survey(layers, self.settings.rasterizer) if task.in_sample else None,
             orientation=found.orientation,
             upright=upright,
             doubt=task.choice and task.choice.warning,

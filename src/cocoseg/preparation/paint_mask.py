@@ -13,13 +13,21 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import PIL.Image
 import PIL.ImageDraw
+from pycocotools import mask as coco_mask
 
 from cocoseg.config import MasksConfig
 from cocoseg.labels import IGNORE_INDEX
-from cocoseg.preparation.coco_rasterizer import fill_polygon
-from cocoseg.preparation.segmentations import Layers, Runs, Shape
+from cocoseg.preparation.segmentations import (
+    AnnotationId,
+    Layers,
+    Runs,
+    SegmentationError,
+    Shape,
+    rle_runs,
+)
 
 INDICES = range(256)  # class indices as they are
+LONGEST = 2_000_000  # pixels of an outline that pycocotools draws; it takes 80 bytes for each
 
 
 def paint(layers: Layers, rules: MasksConfig, values: Sequence[int] = INDICES) -> np.ndarray:
@@ -32,6 +40,9 @@ def paint(layers: Layers, rules: MasksConfig, values: Sequence[int] = INDICES) -
 
     Returns:
         (H, W) uint8, in `values`.
+
+    Raises:
+        SegmentationError: a polygon is too long for pycocotools.
     """
     regions = [shape for shape in layers.shapes if shape.class_index == IGNORE_INDEX]
     objects = [shape for shape in layers.shapes if shape.class_index != IGNORE_INDEX]
@@ -65,14 +76,26 @@ def _draw(
             if rasterizer == "pillow":
                 canvas.polygon(polygon, fill=value)
             else:
-                fill_polygon(mask, polygon, value)
+                _fill_runs(mask, _runs_inside(polygon, height, width, shape.annotation_id), value)
     return mask
+
+
+def _runs_inside(polygon: list[float], height: int, width: int, annotation_id: AnnotationId) -> Runs:
+    """Find the pixels inside a polygon as COCO's evaluation does, which walks along the whole outline."""
+    points = np.reshape(polygon, (-1, 2))
+    if abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum() > LONGEST:
+        raise SegmentationError(
+            f"annotation {annotation_id}: an outline of more than {LONGEST:,} pixels; "
+            "masks.rasterizer=pillow draws it"
+        )
+    (rle,) = coco_mask.frPyObjects([polygon], height, width)
+    return rle_runs(rle["counts"].decode())
 
 
 def _fill_runs(mask: np.ndarray, runs: Runs, value: int) -> None:
     """Fill the pixels that runs cover, in a time that grows with their bounding box, not with the image.
 
-    pycocotools reads memory that it never wrote for odd runs.
+    pycocotools decodes to a canvas of the image's size, and of odd runs reads memory that it never wrote.
     """
     height = len(mask)
     ends = np.cumsum(runs)[1::2]
