@@ -1,7 +1,7 @@
 """Images that are missing: where they seem to be instead, and what to do."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
@@ -10,7 +10,7 @@ import msgspec
 from cocoseg.config_cross_checks import how_to_fetch
 from cocoseg.errors import CocosegError
 from cocoseg.images.image_files import has_content
-from cocoseg.images.similar_names import Similar, find_similar
+from cocoseg.images.similar_names import find_similar
 from cocoseg.preparation.coco_file import Image
 from cocoseg.preparation.prepared_folder import PreparedSet
 
@@ -47,38 +47,34 @@ def require_images(
     Raises:
         CocosegError: some are missing.
     """
-    missing = [image for image in chosen if not has_content(image_dir / image.file_name)]
+    missing = _missing(chosen, image_dir)
     if not missing:
         return
-    found = _find_similar(chosen, images, image_dir)
+    found = find_similar(missing, (image.file_name for image in images), image_dir)
     if folder := _better_folder(chosen, image_dir, found):
         advice = f"they are in {folder}: set {key}={folder}"
     elif found:
-        advice = _name_similar(len(missing), image_dir, found, option)
+        some = f"for {len(found)} of them " if len(found) < len(missing) else ""
+        advice = f"{some}files of similar names are there, {image_dir / next(iter(found.values()))} for one"
+        advice += "" if some else f": {option} reads them"
     else:
         advice = fetching or f"set {key} to the folder that holds them"
-    names = ", ".join(_place(image_dir / image.file_name) for image in missing[:3])
-    more = ", …" if len(missing) > 3 else ""
-    raise CocosegError(f"{len(missing)} of {len(chosen)} chosen images are missing, {names}{more}; {advice}")
+    names = ", ".join(_place(image_dir / name) for name in missing[:3]) + ", …" * (len(missing) > 3)
+    raise CocosegError(f"{len(missing)} of {len(chosen)} chosen images are missing, {names}; {advice}")
 
 
 def under_similar_names(chosen: Sequence[Image], images: Sequence[Image], image_dir: Path) -> list[Image]:
     """Images as they are, but those without a file under the names of similar files."""
-    found = _find_similar(chosen, images, image_dir)
-    for name, similar in [*found.items()][:1]:
-        log.info("%d images are read under similar names: %s as %s, …", len(found), name, similar.name)
-    return [
-        msgspec.structs.replace(image, file_name=found[image.file_name].name)
-        if image.file_name in found
-        else image
-        for image in chosen
-    ]
+    missing = _missing(chosen, image_dir)
+    found = find_similar(missing, (image.file_name for image in images), image_dir) if missing else {}
+    for name, file in [*found.items()][:1]:
+        log.info("%d images are read under similar names: %s as %s, …", len(found), name, file)
+    renamed = (found.get(image.file_name, image.file_name) for image in chosen)
+    return [msgspec.structs.replace(i, file_name=name) for i, name in zip(chosen, renamed, strict=True)]
 
 
-def _find_similar(chosen: Sequence[Image], images: Sequence[Image], image_dir: Path) -> dict[str, Similar]:
-    missing = [image.file_name for image in chosen if not has_content(image_dir / image.file_name)]
-    listed = (image.file_name for image in images)
-    return find_similar(missing, listed, image_dir) if missing else {}
+def _missing(chosen: Sequence[Image], image_dir: Path) -> list[str]:
+    return [image.file_name for image in chosen if not has_content(image_dir / image.file_name)]
 
 
 def _place(path: Path) -> str:
@@ -91,27 +87,11 @@ def _place(path: Path) -> str:
     return str(path)
 
 
-def _better_folder(chosen: Sequence[Image], image_dir: Path, found: Mapping[str, Similar]) -> Path | None:
+def _better_folder(chosen: Sequence[Image], image_dir: Path, found: Mapping[str, str]) -> Path | None:
     """A folder that holds all these images under the names that they have, above or below the given one."""
-
-    def folders() -> Iterator[Path]:
-        depth = len(PurePosixPath(chosen[0].file_name).parts)
-        yield from list(image_dir.parents)[:depth]
-        for name, similar in [*found.items()][:1]:
-            if similar.name.endswith(f"/{name}"):
-                yield image_dir / similar.name.removesuffix(f"/{name}")
-
-    def holds_all(folder: Path) -> bool:
-        return all(has_content(folder / image.file_name) for image in chosen)
-
-    return next(filter(holds_all, folders()), None)
-
-
-def _name_similar(missing: int, image_dir: Path, found: Mapping[str, Similar], option: str) -> str:
-    """The first file of a similar name, in words, and whether all missing images have one."""
-    name, differences = next(iter(found.values()))
-    text = f"{image_dir / name} is there, different in {' and '.join(differences)}"
-    same = [similar for similar in found.values() if similar.differences == differences]
-    if len(same) == missing:
-        return f"{text}{', and so are all others' if missing > 1 else ''}: {option} reads them so"
-    return f"{text}; so are {len(same)} of the missing ones"
+    depth = len(PurePosixPath(chosen[0].file_name).parts)
+    folders = list(image_dir.parents)[:depth]
+    name, file = next(iter(found.items()), ("", ""))
+    if file.endswith(f"/{name}"):
+        folders.append(image_dir / file.removesuffix(f"/{name}"))
+    return next((f for f in folders if all(has_content(f / image.file_name) for image in chosen)), None)
