@@ -13,7 +13,7 @@ from cocoseg.errors import CocosegError
 from cocoseg.images.exif import TRANSPOSED, orientation_of, turn
 from cocoseg.images.image_reader import open_bounded
 from cocoseg.images.pixel_depth import (
-    count_bits,
+    bits_in_use,
     gray_values,
     low_bytes_mode,
     raw_mode,
@@ -45,13 +45,13 @@ class Inspection(NamedTuple):
     Attributes:
         size: width and height as stored.
         orientation: of EXIF, 1 to 8.
-        depths: number of bits -> values of that many bits, where pixels have more than 8.
+        bits: that its values need; 0 where pixels have no more than 8.
         faults: parts that are not read.
     """
 
     size: tuple[int, int]
     orientation: int
-    depths: dict[int, int]
+    bits: int
     faults: list[str]
 
 
@@ -76,8 +76,7 @@ def check_image(path: Path, width: int, height: int) -> Inspection:
             )
         image.draft("L", (1, 1))  # JPEG: an eighth of the size, which still reads the whole file
         values = _deep_values(path, image, low_mode)
-        depths = {} if values is None else count_bits(values)
-        return Inspection(size, orientation, depths, faults)
+        return Inspection(size, orientation, 0 if values is None else bits_in_use(values), faults)
 
 
 def read_image(path: Path, *, upright: bool = False, bits: int | None = None) -> PIL.Image.Image:

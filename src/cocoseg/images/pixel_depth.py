@@ -5,14 +5,10 @@ few gray levels only.
 """
 
 import sys
-from collections.abc import Mapping
 
 import numpy as np
 import PIL.Image
 
-from cocoseg.config import AUTO
-
-USUAL = 0.999  # share of the pixels that tells the bits in use from single bright pixels
 _NATIVE = {"little": "L", "big": "B"}[sys.byteorder]
 
 
@@ -68,33 +64,6 @@ def set_raw_mode(image: PIL.Image.Image, mode: str) -> None:
     ]
 
 
-def count_bits(values: np.ndarray) -> dict[int, int]:
-    """Count values by the number of bits that they need."""
-    most = int(values.max(initial=0)).bit_length()
-    above = [values.size, *(int(np.count_nonzero(values >= 1 << bit)) for bit in range(most)), 0]
-    counts = {bits: above[bits] - above[bits + 1] for bits in range(most + 1)}
-    return {bits: count for bits, count in counts.items() if count}
-
-
-def bits_in_use(counts: Mapping[int, int]) -> int | None:
-    """The least number of bits that holds all values; None where none were counted."""
-    return max(1, *counts) if counts else None
-
-
-def bits_of_set(setting: int | str, counts: Mapping[int, int]) -> int | None:
-    """The bits that images of more than 8 are scaled from; None where a set has none.
-
-    Args:
-        setting: `data.bits`.
-    """
-    return bits_in_use(counts) if setting == AUTO or not counts else setting
-
-
-def bits_in_usual_use(counts: Mapping[int, int]) -> int:
-    """The least number of bits that holds nearly all values, see USUAL."""
-    total, below = sum(counts.values()), 0
-    for bits in sorted(counts):
-        below += counts[bits]
-        if below >= USUAL * total:
-            break
-    return max(1, bits)
+def bits_in_use(values: np.ndarray) -> int:
+    """The least number of bits that holds all values; 1 at least."""
+    return max(1, int(values.max(initial=0)).bit_length())

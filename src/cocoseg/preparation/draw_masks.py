@@ -46,7 +46,7 @@ class MaskRecord(NamedTuple):
         upright: the annotations were drawn on the image as its EXIF rotation turns it. The mask has the
             pixels of the file as stored, so that image and mask are turned together.
         doubt: the reason for that, where it is not certain.
-        depths: number of bits -> values of that many bits, where the image has more than 8.
+        bits: that the values of the image need; 0 where they have no more than 8.
         faults: parts of the image file that are not read.
     """
 
@@ -58,7 +58,7 @@ class MaskRecord(NamedTuple):
     orientation: int = 1
     upright: bool = False
     doubt: str | None = None
-    depths: Mapping[int, int] = {}
+    bits: int = 0
     faults: Sequence[str] = ()
 
     @property
@@ -128,7 +128,7 @@ class _Painter:
             orientation=found.orientation,
             upright=upright,
             doubt=task.choice and task.choice.warning,
-            depths=found.depths,
+            bits=found.bits,
             faults=found.faults,
         )
 

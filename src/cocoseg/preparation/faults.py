@@ -11,9 +11,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from heapq import nsmallest
 from typing import Any, TypeVar
 
-from cocoseg.config import AUTO, MasksConfig
+from cocoseg.config import MasksConfig
 from cocoseg.errors import CocosegError
-from cocoseg.images.pixel_depth import USUAL, bits_in_use, bits_in_usual_use
 from cocoseg.labels import LabelMap
 from cocoseg.preparation.coco_file import UNNAMED, Annotation, CocoFile, Image
 from cocoseg.preparation.prepared_folder import PreparedSet
@@ -23,7 +22,6 @@ from cocoseg.preparation.segmentations import Instance, SegmentationError, parse
 Key = TypeVar("Key", int, str)
 
 FIRST = 5  # ids or names that a warning lists
-SPARE_BITS = 2  # more, in use by a few values only, cost contrast
 # More faults of annotations are in segmentations.py.
 NO_ANNOTATION = "no annotation, all background"
 NO_ID = "no id; messages name them by their place in the file"
@@ -67,27 +65,6 @@ def find_faults(
     lines = [warning(noun, fault, which) for noun, fault, which in found if which]
     is_stuff = class_of.keys() >= {92, 183} and not any(category < 92 for category in class_of)
     return [STUFF, *lines] if is_stuff else lines
-
-
-def find_depth_faults(depths: Mapping[int, int], bits: int | str) -> list[str]:
-    """Contrast of images of more than 8 bits that is lost or cut.
-
-    Args:
-        depths: number of bits -> values of that many bits.
-        bits: `data.bits`.
-    """
-    used = bits_in_use(depths)
-    if used is None:
-        return []
-    images = "images of more than 8 bits"
-    if bits == AUTO:
-        usual = bits_in_usual_use(depths)
-        few = f"{images}: scaled from {used} bits, but {100 * USUAL:g} % of the values need at most {usual}"
-        return (
-            [f"{few}; data.bits={usual} gives these the full contrast"] if used - usual > SPARE_BITS else []
-        )
-    cut = sum(count for length, count in depths.items() if length > bits) / sum(depths.values())
-    return [f"{images}: {100 * cut:.1f} % of the values are beyond data.bits={bits}, and cut"] if cut else []
 
 
 def find_unseen(

@@ -11,21 +11,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cocoseg.config import Config, DataConfig
+from cocoseg.config import AUTO, Config, DataConfig
 from cocoseg.durations import now
 from cocoseg.errors import CocosegError, IncompleteError
 from cocoseg.figures.comparison import spread
 from cocoseg.files import locked, remove_parts, write_bytes, write_json
 from cocoseg.images.exif import reading_of_set
 from cocoseg.images.image_files import has_content
-from cocoseg.images.pixel_depth import bits_of_set
 from cocoseg.labels import IGNORE_INDEX, LabelMap
 from cocoseg.preparation import coco_file as coco_format
 from cocoseg.preparation.coco_file import CocoFile, Image
 from cocoseg.preparation.contact_sheet import EXAMPLES, write_contact_sheet
 from cocoseg.preparation.demo_shapes import draw_shapes
 from cocoseg.preparation.draw_masks import MaskRecord, draw_masks
-from cocoseg.preparation.faults import find_depth_faults, find_faults, find_unseen, require_classes
+from cocoseg.preparation.faults import find_faults, find_unseen, require_classes
 from cocoseg.preparation.mask_files import MaskEncoding
 from cocoseg.preparation.missing import require_prepared_images, under_similar_names
 from cocoseg.preparation.prepared_folder import (
@@ -44,6 +43,8 @@ from cocoseg.preparation.subset import choose
 from cocoseg.preparation.survey import sample
 
 log = logging.getLogger(__name__)
+
+CUT_BITS = "images of more than 8 bits: values of up to {} bits; those beyond data.bits={} are cut"
 
 
 class _Source(NamedTuple):
@@ -217,10 +218,11 @@ def _prepare_set(source: _Source, workers: int | None, *, fetches: bool, is_lear
         if is_learned:
             require_classes(prepared, index)
         warnings = find_faults(source.coco, images, source.labels, tally, keeps_empty=prepared.keep_empty)
-        warnings += find_depth_faults(tally.depths, prepared.data.bits)
+        if tally.bits > (index["bits"] or 0):
+            warnings.append(CUT_BITS.format(tally.bits, index["bits"]))
         warnings += unseen
         write_json(new / "index.json", index)
-        _write_files(source, records, tally, warnings)
+        _write_files(source, records, tally, warnings, index["bits"])
         _publish(prepared, source.fingerprint)
     finally:
         shutil.rmtree(new, ignore_errors=True)
@@ -233,7 +235,7 @@ def _prepare_set(source: _Source, workers: int | None, *, fetches: bool, is_lear
         100 * tally.pixels[0] / total,
         100 * tally.pixels[IGNORE_INDEX] / total,
     )
-    if tally.depths:
+    if tally.bits:
         log.info("  images of more than 8 bits: scaled from %d", index["bits"])
     _log_warnings(warnings)
     log.info("  %s and %s show more", folder / "report.md", PREVIEW)
@@ -248,12 +250,13 @@ def _index(
     source: _Source, records: Sequence[MaskRecord], tally: Tally, unseen: Sequence[str]
 ) -> dict[str, Any]:
     """The content of `index.json`."""
+    bits = source.prepared.data.bits
     return {
         "pixels": [tally.pixels[i] for i in range(len(source.labels))],
         "ignored_pixels": tally.pixels[IGNORE_INDEX],
         "unseen": unseen,
         "exif": reading_of_set(source.prepared.data.exif, tally.uprights.values()),
-        "bits": bits_of_set(source.prepared.data.bits, tally.depths),
+        "bits": (tally.bits if bits == AUTO else bits) if tally.bits else None,
         "pairs": [
             {"image": record.image, "mask": f"masks/{record.mask}"}
             | ({"orientation": record.orientation} if record.upright else {})
@@ -263,7 +266,7 @@ def _index(
 
 
 def _write_files(
-    source: _Source, records: Sequence[MaskRecord], tally: Tally, warnings: Sequence[str]
+    source: _Source, records: Sequence[MaskRecord], tally: Tally, warnings: Sequence[str], bits: int | None
 ) -> None:
     """Write what is not there yet: masks and `index.json` are."""
     prepared, labels, new = source.prepared, source.labels, source.prepared.folder / NEW
@@ -275,14 +278,8 @@ def _write_files(
     shown = [record for record in records if record.visible] or records
     examples = [shown[index] for index in spread(len(shown), EXAMPLES)]
     pairs = [(prepared.image_dir / record.image, new / "masks" / record.mask) for record in examples]
-    bits = bits_of_set(prepared.data.bits, tally.depths)
-    write_contact_sheet(
-        new / PREVIEW,
-        pairs,
-        encoding,
-        [record.orientation if record.upright else 1 for record in examples],
-        bits,
-    )
+    orientations = [record.orientation if record.upright else 1 for record in examples]
+    write_contact_sheet(new / PREVIEW, pairs, encoding, orientations, bits)
 
 
 def _publish(prepared: PreparedSet, fingerprint: dict[str, Any]) -> None:

@@ -6,7 +6,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from cocoseg.config import OVERLAPS, MasksConfig
-from cocoseg.images.pixel_depth import bits_in_use
 from cocoseg.labels import IGNORE_INDEX, LabelMap
 from cocoseg.preparation.coco_file import CocoFile, Image
 from cocoseg.preparation.draw_masks import MaskRecord
@@ -27,18 +26,17 @@ class Tally:
         surveyed: number of images in the survey of overlaps.
         overlaps: sums of what `survey` returns.
         uprights: image with an EXIF rotation -> whether it is turned.
-        depths: number of bits -> values of that many bits, in images of more than 8.
+        bits: that the values of all images need; 0 where none has more than 8.
         faults: fault of image files -> their names.
     """
 
     def __init__(self, records: Iterable[MaskRecord]):
-        self.empty = self.surveyed = 0
+        self.empty = self.surveyed = self.bits = 0
         self.images: Counter[int] = Counter()
         self.pixels: Counter[int] = Counter()
         self.warnings: dict[str, list[AnnotationId]] = defaultdict(list)
         self.overlaps: dict[str, Counter[int]] = defaultdict(Counter)
         self.uprights: dict[str, bool] = {}
-        self.depths: Counter[int] = Counter()
         self.faults: dict[str, list[str]] = defaultdict(list)
         for record in records:
             self.empty += not record.visible
@@ -46,7 +44,7 @@ class Tally:
             self.pixels.update(record.pixels)
             for fault, ids in record.warnings.items():
                 self.warnings[fault] += ids
-            self.depths.update(record.depths)
+            self.bits = max(self.bits, record.bits)
             for fault in record.faults:
                 self.faults[fault].append(record.image)
             if record.orientation != 1:
@@ -97,7 +95,7 @@ def report(
         f"- {total / 1e6:.3g} million pixels: {_percent(tally.pixels[0], total)} background, "
         f"{_percent(tally.pixels[IGNORE_INDEX], total)} ignored",
         f"- {len(tally.uprights)} images with an EXIF rotation, {sum(tally.uprights.values())} turned by it",
-        f"- values of up to {bits_in_use(tally.depths) or 8} bits",
+        f"- values of up to {tally.bits or 8} bits",
         f"- rules: overlap `{rules.overlap}`, rasterizer `{rules.rasterizer}`, crowd `{rules.crowd}`",
         "",
         "## Warnings",

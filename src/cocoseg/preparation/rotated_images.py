@@ -8,7 +8,6 @@ from cocoseg.errors import CocosegError
 from cocoseg.images.edges import edge_score
 from cocoseg.images.exif import Reading, Rotation, find_rotation, turn, upright_size
 from cocoseg.images.image_files import Inspection, read_image
-from cocoseg.images.pixel_depth import bits_in_use
 from cocoseg.preparation.paint_mask import paint
 from cocoseg.preparation.segmentations import Instance, Layers, SegmentationError, extent, parse_layers
 
@@ -41,7 +40,7 @@ def gather_evidence(
     rotation = find_rotation(found.size, found.orientation, listed, extent(instances))
     if rotation.by_size:
         return rotation
-    upright = read_image(path, upright=True, bits=bits_in_use(found.depths)).convert("L")
+    upright = read_image(path, upright=True, bits=found.bits).convert("L")
     stored = turn(upright, found.orientation, back=True)
     edges = {}
     for reading in Reading:
