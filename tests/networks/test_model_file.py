@@ -335,6 +335,13 @@ def test_image_size_and_colors_are_no_difference():
         SPEC.require_same(spec, where="a.ckpt")
 
 
+def test_arguments_that_earlier_files_lack_have_their_defaults():
+    replace(SPEC, network={**NETWORK, "standardize": False}).require_same(SPEC, where="a.ckpt")
+    newer = replace(SPEC, network={**NETWORK, "standardize": True})
+    with pytest.raises(CocosegError, match=r"model\.standardize is False there and True here"):
+        newer.require_same(SPEC, where="a.ckpt")
+
+
 @pytest.mark.parametrize(
     ("found", "here", "key"),
     [({"base_channels": 32}, 4, "base_channels"), ({"depth": 3}, 2, "depth")],

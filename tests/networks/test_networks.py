@@ -30,15 +30,6 @@ def test_what_is_of_training_is_no_argument_of_our_networks():
     assert "num_classes" not in arguments_of(OWN)
 
 
-def test_an_argument_that_earlier_files_lack_is_left_out_where_it_changes_nothing():
-    assert arguments_of({**OWN, "standardize": False}, 3) == arguments_of(OWN, 3)
-    assert arguments_of({**OWN, "standardize": True}, 3)["standardize"] is True
-    assert arguments_of({"_target_": "test_networks.takes_anything", "standardize": False}, 3) == {
-        "_target_": "test_networks.takes_anything",
-        "num_classes": 3,
-    }
-
-
 @pytest.mark.parametrize("preset", ["unet", "unet_residual", "unet_timm"])
 def test_a_network_is_described_as_the_configuration_that_builds_it(preset):
     node = read_yaml(ROOT / "conf" / "model" / f"{preset}.yaml")

@@ -13,7 +13,7 @@ from torch import nn
 
 from cocoseg.errors import CocosegError
 from cocoseg.labels import LabelClass, LabelMap
-from cocoseg.networks.encoder_weights import rename_lite
+from cocoseg.networks.encoder_weights import default_weights
 from cocoseg.networks.model_file import save_model
 from cocoseg.networks.pixels import normalize
 from cocoseg.networks.pretrained import Pretrained, read_pretrained
@@ -168,8 +168,7 @@ def test_weights_from_a_package(number, no_hub):
     net = resnet_unet(encoder=name).eval()
     found.load_into(net, LABELS)
     classifier = timm.create_model(name).eval()
-    state = rename_lite(torch.load(path, weights_only=True), [len(part) for part in classifier.blocks])
-    classifier.load_state_dict(state)  # every weight of it
+    classifier.load_state_dict(default_weights(name)[1])  # every weight of it
 
     images = drawn_images()
     with torch.inference_mode():

@@ -2,7 +2,8 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -61,23 +62,37 @@ class EncoderDecoder(nn.Module):
 
     Attributes:
         multiple: pixels of the image per pixel of the deepest level, along each side.
+        stride: pixels of the image per pixel of the finest level; logits are enlarged by it (bilinear).
         standardize: images are standardized first.
     """
 
     multiple: int
+    stride = 1
     standardize: bool
 
     def make_decoder(
-        self, widths: list[int], num_classes: int, upsample: str, dropout: float, convolutions: int = 2
+        self,
+        widths: Sequence[int],
+        skips: Sequence[int],
+        num_classes: int,
+        upsample: str,
+        dropout: float,
+        convolutions: int = 2,
     ) -> None:
-        """Make the layers after the encoder, whose levels have `widths` channels."""
+        """Make the layers after the encoder.
+
+        Args:
+            widths: channels of the levels, the deepest first, which is the encoder's.
+            skips: channels of the encoder's features at each further level; 0 where it has none.
+        """
         self.dropout = nn.Dropout2d(dropout)
         self.up = nn.ModuleList(
-            Up(2 * width, width, width, upsample, convolutions) for width in reversed(widths[:-1])
+            Up(inputs, skip, outputs, upsample, convolutions)
+            for (inputs, outputs), skip in zip(pairwise(widths), skips, strict=True)
         )
-        self.head = nn.Conv2d(widths[0], num_classes, kernel_size=1)
+        self.head = nn.Conv2d(widths[-1], num_classes, kernel_size=1)
 
-    def encode(self, image: Tensor) -> list[Tensor]:
+    def encode(self, image: Tensor) -> list[Tensor | None]:
         """Features of every level, the finest first; each level has half the size of the one before."""
         raise NotImplementedError
 
@@ -89,7 +104,10 @@ class EncoderDecoder(nn.Module):
         x = self.dropout(features.pop())
         for block in self.up:
             x = block(x, features.pop())
-        return self.head(x)[..., :height, :width]
+        logits = self.head(x)
+        if self.stride > 1:
+            logits = F.interpolate(logits, scale_factor=float(self.stride), mode="bilinear")
+        return logits[..., :height, :width]
 
 
 def conv_block(inputs: int, outputs: int, count: int) -> nn.Sequential:

@@ -17,8 +17,6 @@ from cocoseg.networks.old_files import rename_target
 
 # Keys beside the arguments of built-in networks, see pretrained.py, with their defaults.
 OF_TRAINING = {"weights": None, "weights_part": "all"}
-# Arguments of built-in networks that earlier files don't have; left out at this value, which changes nothing.
-NEWER = {"standardize": False}
 CLASSES = ("num_classes", "classes")  # the argument for the number of classes: torchvision's name, and smp's
 
 
@@ -50,9 +48,6 @@ def arguments_of(model: Any, classes: int | None = None) -> dict[str, Any]:
         # Beside a custom network the default still stands there: Hydra's `~` removes no null.
         if is_own(model) or (key not in parameters and network.get(key) == default):
             network.pop(key, None)
-    for key, default in NEWER.items():
-        if network.get(key) == default and (is_own(model) or key not in parameters):
-            network.pop(key)
     takes_any = any(parameter.kind == inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
     argument = next((known for known in CLASSES if known in parameters), CLASSES[0] if takes_any else None)
     if argument is None:

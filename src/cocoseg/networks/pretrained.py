@@ -126,8 +126,8 @@ def read_pretrained(model: Any) -> Pretrained | None:
     if weights is None:
         return None
     if weights == DEFAULT_WEIGHTS:
-        default = default_weights(name, encoder)
-        found = Pretrained(f"model.weights: {default.source}", default.state, part, license=default.license)
+        source, state, license = default_weights(name)
+        found = Pretrained(f"model.weights: {source}", state, part, license=license)
     else:
         found = _from_file(weights, part)
     if not found.is_encoder_alone():
@@ -148,21 +148,14 @@ def _from_file(name: str, part: str) -> Pretrained:
         content = read_safetensors(name) if name.endswith(".safetensors") else read_file(name)
     except CocosegError as error:
         raise CocosegError(f"model.weights: {error}") from error
-    if (isinstance(content, Mapping) and "spec" in content) or _is_model_file(content):
+    if not isinstance(content, Mapping):
+        content = {}
+    if "spec" in content or {"network", "labels", "state_dict"} <= content.keys():
         ours = interpret(content, source)
         spec = ours["spec"]
         return Pretrained(source, ours["state_dict"], part, spec.labels, spec.license)
-    if isinstance(content, Mapping):
-        for key in ("state_dict", "model"):
-            content = content[key] if isinstance(content.get(key), Mapping) else content
-    if not isinstance(content, Mapping) or not content or not all(map(_is_weight, content.items())):
+    for key in ("state_dict", "model"):
+        content = content[key] if isinstance(content.get(key), Mapping) else content
+    if not content or not all(isinstance(n, str) and isinstance(v, Tensor) for n, v in content.items()):
         raise CocosegError(f"{source}: neither a state dict nor a model file of this program")
     return Pretrained(source, {name.removeprefix("module."): value for name, value in content.items()}, part)
-
-
-def _is_model_file(content: Any) -> bool:
-    return isinstance(content, Mapping) and {"network", "labels", "state_dict"} <= content.keys()
-
-
-def _is_weight(item: tuple[Any, Any]) -> bool:
-    return isinstance(item[0], str) and isinstance(item[1], Tensor)

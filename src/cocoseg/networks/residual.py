@@ -41,7 +41,7 @@ class ResidualUNet(EncoderDecoder):
         self.multiple = 2**depth
         self.standardize = standardize
         self.encoder = ResidualEncoder(widths, blocks, stochastic_depth)
-        self.make_decoder(widths, num_classes, upsample, dropout, convolutions=1)
+        self.make_decoder(widths[::-1], widths[-2::-1], num_classes, upsample, dropout, convolutions=1)
 
     def encode(self, image: Tensor) -> list[Tensor]:
         return self.encoder(image)

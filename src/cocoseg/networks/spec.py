@@ -1,5 +1,7 @@
 """Description of a network in checkpoints and model files, in plain values only."""
 
+import inspect
+import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal, Self
@@ -76,8 +78,11 @@ class ModelSpec:
                 f"{where}: trained on pixels of {found.bits or FULL_BITS} bits, these are of {self.bits}; "
                 f"set data.bits={found.bits or FULL_BITS}"
             )
+        parameters = inspect.signature(pkgutil.resolve_name(self.network["_target_"])).parameters
+        # An earlier version may have had fewer arguments.
+        defaults = {name: parameter.default for name, parameter in parameters.items()}
         for key in sorted(found.network.keys() | self.network.keys()):
-            theirs, ours = found.network.get(key), self.network.get(key)
+            theirs, ours = (network.get(key, defaults.get(key)) for network in (found.network, self.network))
             if theirs != ours:
                 raise CocosegError(
                     f"{where}: another network: model.{key} is {theirs!r} there and {ours!r} here"

@@ -3,28 +3,19 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cocoseg.networks.blocks import (
-    Up,
-    check_counts,
-    check_rates,
-    conv_block,
-    keep_arguments,
-    pad_to_multiple,
-    standardize,
-)
+from cocoseg.networks.blocks import EncoderDecoder, check_counts, check_rates, conv_block, keep_arguments
 from cocoseg.networks.encoders import features_of, make_encoder, statistics
 from cocoseg.networks.spec import MEAN, STD
 
 
-class TimmUNet(nn.Module):
+class TimmUNet(EncoderDecoder):
     """An encoder of timm and a U-Net's decoder, with a skip wherever there are features of a level's stride.
 
-    `forward` maps image (B, 3, H, W) to logits (B, num_classes, H, W), of any height and width from 1 up:
-    the image is padded inside to multiples of the encoder's largest stride. Images are normalized by
-    ImageNet's statistics as for all networks; where the encoder was trained with others they are converted.
+    `forward` maps image (B, 3, H, W) to logits (B, num_classes, H, W), of any height and width from 1 up.
+    Images are normalized by ImageNet's statistics as for all networks; where the encoder was trained with
+    others they are converted.
 
     Args:
         num_classes: channels of the logits.
@@ -37,7 +28,6 @@ class TimmUNet(nn.Module):
 
     Attributes:
         encoder: its parameters have timm's names.
-        multiple: largest stride of the encoder.
 
     Raises:
         ValueError: an argument out of range.
@@ -70,35 +60,20 @@ class TimmUNet(nn.Module):
         check_counts({f"decoder_channels[{i}]": width for i, width in enumerate(channels)})
         self.standardize = standardize
         self.convert = _Convert(*statistics(encoder))
-        self.stride = self.multiple >> len(channels)  # pixels of the image per logit
+        self.stride = self.multiple >> len(channels)
         # Borders are as blurred as the finest features: the image itself gives the skip at full size.
         self.stem = conv_block(3, channels[-1], 1) if self.stride == 1 and 1 not in widths else None
         if self.stem is not None:
             widths[1] = channels[-1]
-        self.dropout = nn.Dropout2d(dropout)
-        self.up = nn.ModuleList(
-            Up(inputs, widths.get(self.multiple >> level, 0), outputs, upsample)
-            for level, (inputs, outputs) in enumerate(
-                zip((widths[self.multiple], *channels), channels, strict=False), start=1
-            )
-        )
-        self.head = nn.Conv2d(channels[-1], num_classes, kernel_size=1)
+        skips = [widths.get(self.multiple >> level, 0) for level in range(1, len(channels) + 1)]
+        self.make_decoder([widths[self.multiple], *channels], skips, num_classes, upsample, dropout)
 
-    def forward(self, image: Tensor) -> Tensor:
-        height, width = image.shape[-2:]
-        if self.standardize:
-            image = standardize(image)
-        image = pad_to_multiple(self.convert(image), self.multiple)
+    def encode(self, image: Tensor) -> list[Tensor | None]:
+        image = self.convert(image)
         features = features_of(self.encoder, image)
         if self.stem is not None:
             features[1] = self.stem(image)
-        x = self.dropout(features[self.multiple])
-        for level, block in enumerate(self.up, start=1):
-            x = block(x, features.get(self.multiple >> level))
-        logits = self.head(x)
-        if self.stride > 1:
-            logits = F.interpolate(logits, scale_factor=float(self.stride), mode="bilinear")
-        return logits[..., :height, :width]
+        return [features.get(self.stride << level) for level in range(len(self.up) + 1)]
 
 
 class _Convert(nn.Module):

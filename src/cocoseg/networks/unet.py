@@ -42,7 +42,7 @@ class UNet(EncoderDecoder):
         self.standardize = standardize
         self.stem = conv_block(3, widths[0], 2)
         self.down = nn.ModuleList(conv_block(width, 2 * width, 2) for width in widths[:-1])
-        self.make_decoder(widths, num_classes, upsample, dropout)
+        self.make_decoder(widths[::-1], widths[-2::-1], num_classes, upsample, dropout)
 
     def encode(self, image: Tensor) -> list[Tensor]:
         features = [self.stem(image)]
