@@ -98,7 +98,7 @@ class SegmentationDataModule(L.LightningDataModule):
         if self.data.cache:  # else all masks would be read for it
             counts = self.train_set.class_counts(), self.val_set.class_counts()
             require_classes(counts[0], self.data.cache_size or self.data.image_size)
-            pixels = read_index(self.train_set.dataset.folder)["pixels"]
+            pixels = read_index(self.train_set.dataset.folder).pixels
             lost = classes_lost_by_resizing(pixels, *counts, labels=self.labels)
             for warning in lost + one_sided(*counts, self.labels):
                 log.warning(warning)

@@ -1,9 +1,7 @@
 """Images and label masks of a prepared folder, one by one or in batches. No Lightning."""
 
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
-from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
@@ -12,14 +10,13 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 from torchvision.transforms.v2 import functional as tv
 
-from cocoseg.config import Bits
 from cocoseg.data.cache import Arrays, count, key_of, open_arrays
 from cocoseg.errors import CocosegError
 from cocoseg.files import read_json
 from cocoseg.images.image_files import read_image
 from cocoseg.networks.pixels import normalize
-from cocoseg.preparation.coco_file import is_inside
 from cocoseg.preparation.mask_files import MaskEncoding
+from cocoseg.preparation.prepared_folder import read_index
 from cocoseg.resizing import resize_mask
 
 
@@ -29,18 +26,6 @@ class _Named(msgspec.Struct, gc=False):
 
 class _Images(msgspec.Struct, gc=False):
     images: list[_Named]
-
-
-class _Pair(msgspec.Struct, gc=False):
-    image: str
-    mask: str
-    orientation: Annotated[int, msgspec.Meta(ge=1, le=8)] = 1  # EXIF's number, by which both are turned
-
-
-class _Index(msgspec.Struct, gc=False):
-    pairs: list[_Pair]
-    exif: Literal["apply", "ignore"] | None = None
-    bits: Bits | None = None
 
 
 class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
@@ -82,14 +67,11 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         self._prepared = self._state()
         self.encoding = MaskEncoding.load(self.folder)
         self.labels = self.encoding.labels
+        index = read_index(self.folder)
         try:
             listed = read_json(subset_file, _Images).images
-            index = read_json(self.folder / "index.json", _Index)
             masks = {pair.image: pair.mask for pair in index.pairs}
             self.pairs: list[tuple[str, str]] = [(i.file_name, masks[i.file_name]) for i in listed]
-            for name in chain.from_iterable(self.pairs):
-                if not is_inside(name):  # files of the same names may be written elsewhere
-                    raise ValueError(f"{name!r} leads out of it")
         except (OSError, ValueError, KeyError) as error:
             raise CocosegError(f"{self.folder}: not a prepared folder ({error}); run prepare.py") from error
         self.exif, self.bits = index.exif, bits or index.bits

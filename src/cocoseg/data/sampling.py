@@ -9,7 +9,7 @@ from torch.utils.data import Sampler
 from cocoseg.config import Config
 from cocoseg.data.dataset import SegmentationDataset, Split
 from cocoseg.errors import CocosegError
-from cocoseg.preparation.prepared_folder import PreparedSet, find_current, prepared_sets
+from cocoseg.preparation.prepared_folder import PreparedSet, is_current, prepared_sets
 
 
 def open_splits(config: Config, *, decode_once: bool, bits: int | None = None) -> tuple[Split, Split]:
@@ -29,10 +29,10 @@ def open_splits(config: Config, *, decode_once: bool, bits: int | None = None) -
         prepared: PreparedSet, image_size: list[int], bits: int | None = bits
     ) -> SegmentationDataset:
         dataset = SegmentationDataset(prepared.subset_file, prepared.image_dir, tuple(image_size), bits)
-        if find_current(prepared, prepared.fingerprint()) is None:
+        if not is_current(prepared):
             raise CocosegError(
-                f"{prepared.folder}: another command has changed it since this one prepared it, or files are "
-                "gone; name another data.prepared_dir for one of the two, or run prepare.py again"
+                f"{prepared.folder}: another command has changed it since this one prepared it; name another "
+                "data.prepared_dir for one of the two"
             )
         if decode_once:
             dataset.decode_once(config.prepare.workers)

@@ -9,13 +9,13 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from heapq import nsmallest
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from cocoseg.config import MasksConfig
 from cocoseg.errors import CocosegError
 from cocoseg.labels import LabelMap
 from cocoseg.preparation.coco_file import UNNAMED, Annotation, CocoFile, Image
-from cocoseg.preparation.prepared_folder import PreparedSet
+from cocoseg.preparation.prepared_folder import Index, PreparedSet
 from cocoseg.preparation.report import Tally
 from cocoseg.preparation.segmentations import Instance, SegmentationError, parse_segmentation
 
@@ -112,16 +112,14 @@ def _has_outline(annotation: Annotation, height: int, width: int) -> bool:
     return bool(outline) if isinstance(outline, list) else bool(outline[1::2].any())
 
 
-def require_classes(prepared: PreparedSet, index: Mapping[str, Any]) -> None:
-    """Refuse a training set without a pixel of any class; `index` is the content of its `index.json`.
-
-    A validation set may show false alarms only.
+def require_classes(prepared: PreparedSet, index: Index) -> None:
+    """Refuse a training set without a pixel of any class; a validation set may show false alarms only.
 
     Raises:
         CocosegError: gives the reasons.
     """
-    if prepared.name == "train" and not any(index["pixels"][1:]):
-        raise CocosegError(f"{prepared.annotation_file}: nothing to learn: {'; '.join(index['unseen'])}")
+    if prepared.name == "train" and not any(index.pixels[1:]):
+        raise CocosegError(f"{prepared.annotation_file}: nothing to learn: {'; '.join(index.unseen)}")
 
 
 def _repeated(items: Iterable[Key]) -> list[Key]:

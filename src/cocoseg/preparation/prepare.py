@@ -11,6 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
+
 from cocoseg.config import AUTO, Config, DataConfig
 from cocoseg.durations import now
 from cocoseg.errors import CocosegError, IncompleteError
@@ -30,6 +32,8 @@ from cocoseg.preparation.missing import require_prepared_images, under_similar_n
 from cocoseg.preparation.prepared_folder import (
     NEW,
     PREVIEW,
+    Index,
+    Pair,
     PreparedSet,
     claim,
     find_current,
@@ -112,10 +116,9 @@ def _read_outdated(sets: Sequence[PreparedSet], *, is_learned: bool) -> list[_So
     sources: list[_Source] = []
     expected = None
     for prepared in sets:
-        fingerprint = prepared.fingerprint()
-        labels = find_current(prepared, fingerprint)
+        labels = find_current(prepared)
         if labels is None:
-            sources.append(_read(prepared, fingerprint))
+            sources.append(_read(prepared))
             labels = sources[-1].labels
         else:
             _report_prepared(prepared, is_learned=is_learned)
@@ -137,11 +140,12 @@ def _report_prepared(prepared: PreparedSet, *, is_learned: bool) -> None:
     if is_learned:
         require_classes(prepared, index)
     log.info("%s: prepared already, nothing changed", prepared.folder)
-    _log_warnings(index["unseen"])
+    _log_warnings(index.unseen)
 
 
-def _read(prepared: PreparedSet, fingerprint: dict[str, Any]) -> _Source:
+def _read(prepared: PreparedSet) -> _Source:
     """Read the annotation file and choose the images."""
+    fingerprint = prepared.fingerprint()  # before the file is read, which may change meanwhile
     log.info("%s: reading", prepared.annotation_file)
     coco = coco_format.read(prepared.annotation_file)
     coco.require_pixels()
@@ -218,11 +222,11 @@ def _prepare_set(source: _Source, workers: int | None, *, fetches: bool, is_lear
         if is_learned:
             require_classes(prepared, index)
         warnings = find_faults(source.coco, images, source.labels, tally, keeps_empty=prepared.keep_empty)
-        if tally.bits > (index["bits"] or 0):
-            warnings.append(CUT_BITS.format(tally.bits, index["bits"]))
+        if tally.bits > (index.bits or 0):
+            warnings.append(CUT_BITS.format(tally.bits, index.bits))
         warnings += unseen
-        write_json(new / "index.json", index)
-        _write_files(source, records, tally, warnings, index["bits"])
+        write_json(new / "index.json", msgspec.to_builtins(index))
+        _write_files(source, records, tally, warnings, index.bits)
         _publish(prepared, source.fingerprint)
     finally:
         shutil.rmtree(new, ignore_errors=True)
@@ -236,7 +240,7 @@ def _prepare_set(source: _Source, workers: int | None, *, fetches: bool, is_lear
         100 * tally.pixels[IGNORE_INDEX] / total,
     )
     if tally.bits:
-        log.info("  images of more than 8 bits: scaled from %d", index["bits"])
+        log.info("  images of more than 8 bits: scaled from %d", index.bits)
     _log_warnings(warnings)
     log.info("  %s and %s show more", folder / "report.md", PREVIEW)
 
@@ -246,23 +250,19 @@ def _log_warnings(lines: Sequence[str]) -> None:
         log.warning("  warning: %s", line)
 
 
-def _index(
-    source: _Source, records: Sequence[MaskRecord], tally: Tally, unseen: Sequence[str]
-) -> dict[str, Any]:
-    """The content of `index.json`."""
-    bits = source.prepared.data.bits
-    return {
-        "pixels": [tally.pixels[i] for i in range(len(source.labels))],
-        "ignored_pixels": tally.pixels[IGNORE_INDEX],
-        "unseen": unseen,
-        "exif": reading_of_set(source.prepared.data.exif, tally.uprights.values()),
-        "bits": (tally.bits if bits == AUTO else bits) if tally.bits else None,
-        "pairs": [
-            {"image": record.image, "mask": f"masks/{record.mask}"}
-            | ({"orientation": record.orientation} if record.upright else {})
+def _index(source: _Source, records: Sequence[MaskRecord], tally: Tally, unseen: list[str]) -> Index:
+    exif, bits = source.prepared.data.exif, source.prepared.data.bits
+    return Index(
+        pairs=[
+            Pair(record.image, f"masks/{record.mask}", record.orientation if record.upright else 1)
             for record in records
         ],
-    }
+        pixels=[tally.pixels[i] for i in range(len(source.labels))],
+        ignored_pixels=tally.pixels[IGNORE_INDEX],
+        unseen=unseen,
+        exif=reading_of_set(exif, tally.uprights.values()),
+        bits=(tally.bits if bits == AUTO else bits) if tally.bits else None,
+    )
 
 
 def _write_files(

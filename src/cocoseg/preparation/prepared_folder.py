@@ -21,9 +21,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from cocoseg.config import Config, DataConfig, MasksConfig
+import msgspec
+
+from cocoseg.config import Bits, Config, DataConfig, MasksConfig
 from cocoseg.config_checks import as_dict
 from cocoseg.errors import CocosegError
 from cocoseg.files import PART, is_empty, read_json
@@ -35,6 +37,32 @@ PREVIEW = "preview.png"
 NEW = "new.part"  # folder that all files are written to before they replace the old ones
 MASK = "_mask_cats_"  # part of the name of every mask
 LAYOUT = 5  # counted up when what is written changes: older folders are then made anew
+
+
+class Pair(msgspec.Struct, gc=False, omit_defaults=True):
+    """An image and its mask, below their folders, and the EXIF orientation by which both are turned."""
+
+    image: str
+    mask: str
+    orientation: Annotated[int, msgspec.Meta(ge=1, le=8)] = 1
+
+
+class Index(msgspec.Struct):
+    """The content of `index.json`.
+
+    Attributes:
+        pixels: number for each class index, in all masks together.
+        unseen: why classes have no pixel, see `find_unseen`.
+        exif: apply or ignore, as images with an EXIF rotation are read; None where there are none.
+        bits: that images of more than 8 are scaled from; None where there are none.
+    """
+
+    pairs: list[Pair]
+    pixels: list[int] = []
+    ignored_pixels: int = 0
+    unseen: list[str] = []
+    exif: Literal["apply", "ignore"] | None = None
+    bits: Bits | None = None
 
 
 @dataclass(frozen=True)
@@ -140,42 +168,54 @@ def is_prepared(config: Config) -> bool:
     sets = [prepared for prepared in prepared_sets(config) if prepared is not None]
     if any((prepared.folder / NEW).exists() or [*prepared.folder.glob(f"{PART}*")] for prepared in sets):
         return False  # what a killed process left
-    try:
-        labels = [find_current(prepared, prepared.fingerprint()) for prepared in sets]
-    except OSError:  # an annotation file is missing
-        return False
+    labels = [find_current(prepared) for prepared in sets]
     return None not in labels and not any(labels[0].difference(others) for others in labels[1:])
 
 
-def find_current(prepared: PreparedSet, fingerprint: dict[str, Any]) -> LabelMap | None:
+def is_current(prepared: PreparedSet) -> bool:
+    """Whether a folder was made from this input, by its `prepared.json`; other files are not looked at."""
+    try:
+        return read_json(prepared.folder / "prepared.json") == {"complete": True, **prepared.fingerprint()}
+    except (OSError, ValueError):  # the annotation file may be missing, too
+        return False
+
+
+def find_current(prepared: PreparedSet) -> LabelMap | None:
     """The labels of what is prepared already, or None where anything is missing, damaged or out of date."""
     folder = prepared.folder
-    try:
-        if read_json(folder / "prepared.json") != {"complete": True, **fingerprint}:
-            return None
-        labels = MaskEncoding.load(folder).labels
-        index = read_index(folder)
-        pairs, _, _ = index["pairs"], index["pixels"], index["unseen"]
-        files = [prepared.subset_file, folder / "report.md", folder / PREVIEW]
-        files += [folder / pair["mask"] for pair in pairs]
-        files += [prepared.image_dir / pair["image"] for pair in pairs]
-        are_inside = all(is_inside(pair["image"]) and is_inside(pair["mask"]) for pair in pairs)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    if not is_current(prepared):
         return None
-    return labels if are_inside and all(path.is_file() for path in files) else None
+    try:
+        labels, pairs = MaskEncoding.load(folder).labels, read_index(folder).pairs
+    except CocosegError:
+        return None
+    files = [prepared.subset_file, folder / "report.md", folder / PREVIEW]
+    files += [folder / pair.mask for pair in pairs]
+    files += [prepared.image_dir / pair.image for pair in pairs]
+    return labels if all(path.is_file() for path in files) else None
 
 
-def read_index(folder: Path) -> dict[str, Any]:
-    """The content of `index.json` in a folder that is current."""
-    return read_json(folder / "index.json")
+def read_index(folder: Path) -> Index:
+    """Read the `index.json` of a prepared folder.
+
+    Raises:
+        CocosegError: it is missing or damaged, or names a file that is not in its folder.
+    """
+    try:
+        index = read_json(folder / "index.json", Index)
+        for name in (name for pair in index.pairs for name in (pair.image, pair.mask)):
+            if not is_inside(name):  # files of the same names may be written elsewhere
+                raise ValueError(f"{name!r} leads out of it")
+        return index
+    except (OSError, ValueError) as error:
+        raise CocosegError(f"{folder}: not a prepared folder ({error}); run prepare.py") from error
 
 
 def remove_masks(folder: Path) -> None:
     """Remove the masks that the folder's index lists; files of others stay where they are."""
     try:
-        names = [pair["mask"] for pair in read_json(folder / "index.json")["pairs"]]
-        masks = [folder / name for name in names if is_inside(name) and MASK in name]
-    except (OSError, ValueError, KeyError, TypeError):
+        masks = [folder / pair.mask for pair in read_index(folder).pairs if MASK in pair.mask]
+    except CocosegError:
         masks = []
     for mask in masks:
         mask.unlink(missing_ok=True)
