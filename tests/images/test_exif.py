@@ -318,3 +318,10 @@ def test_readings_of_new_images() -> None:
     assert [upright_by(exif) for exif in (None, "apply", "ignore")] == [True, True, False]
     assert [upright_by(exif, True) for exif in (None, "apply", "ignore")] == [True, True, True]
     assert [upright_by(exif, False) for exif in (None, "apply", "ignore")] == [False, True, False]
+
+
+def test_edges_of_a_sample_decide_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cocoseg.preparation.draw_masks.SAMPLE", 2)
+    turned = {"orientation": 6, "listed": "stored"}
+    write_set(tmp_path, [turned, *[{**turned, "blank": True}] * 3, turned])
+    assert uprights(tmp_path) == [True] * 5

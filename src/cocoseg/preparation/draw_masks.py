@@ -13,7 +13,16 @@ import numpy as np
 from cocoseg.config import AUTO, Config, MasksConfig
 from cocoseg.config_checks import convert
 from cocoseg.errors import CocosegError
-from cocoseg.images.exif import IGNORE, Choice, Reading, Rotation, choose_readings, turn_mask
+from cocoseg.figures.comparison import spread
+from cocoseg.images.exif import (
+    IGNORE,
+    Choice,
+    Reading,
+    Rotation,
+    choose_readings,
+    find_rotation,
+    turn_mask,
+)
 from cocoseg.images.image_files import Inspection, check_image
 from cocoseg.labels import IGNORE_INDEX, LabelMap
 from cocoseg.preparation import coco_file as coco_format
@@ -21,16 +30,19 @@ from cocoseg.preparation.coco_file import CocoFile, Image
 from cocoseg.preparation.mask_files import MaskEncoding
 from cocoseg.preparation.missing import require_images, under_similar_names
 from cocoseg.preparation.paint_mask import paint
-from cocoseg.preparation.rotated_images import gather_evidence, layers_as_read, require_stored_size
+from cocoseg.preparation.rotated_images import compare_edges, layers_as_read, require_stored_size
 from cocoseg.preparation.segmentations import (
     AnnotationId,
     Instance,
     Layers,
     SegmentationError,
+    extent,
 )
 from cocoseg.preparation.survey import survey
 from cocoseg.progress import track
 from cocoseg.workers import parallel_map
+
+SAMPLE = 200  # images of a kind whose edges are compared: to decode a photograph takes a quarter of a second
 
 
 class MaskRecord(NamedTuple):
@@ -72,6 +84,7 @@ class _Task(NamedTuple):
     instances: list[Instance]
     in_sample: bool
     choice: Choice | None  # reading of an image with an EXIF rotation; None: by the evidence of all
+    found: Inspection | None = None  # of such an image, as is its rotation
     rotation: Rotation | None = None
 
 
@@ -100,8 +113,8 @@ class _Painter:
             if found.orientation == 1:
                 choice = Choice(Reading.STORED)
             elif choice is None:
-                evidence = gather_evidence(path, listed, task.instances, found, rules)
-                return task._replace(rotation=evidence)
+                rotation = find_rotation(found.size, found.orientation, listed, extent(task.instances))
+                return task._replace(found=found, rotation=rotation)
             if choice.reading is Reading.STORED:
                 require_stored_size(path, listed, found)
             layers = layers_as_read(task.instances, found, choice.reading, rules)
@@ -111,6 +124,10 @@ class _Painter:
         except CocosegError as error:
             return str(error)
         return self._write(task, found, layers, mask)
+
+    def edges(self, task: _Task) -> dict[Reading, float]:
+        path, is_square = self.image_dir / task.image.file_name, task.rotation.by_size is None
+        return compare_edges(path, task.instances, task.found, self.settings, stretched=not is_square)
 
     def _write(self, task: _Task, found: Inspection, layers: Layers, mask: np.ndarray) -> MaskRecord:
         file_name = task.image.file_name
@@ -203,7 +220,7 @@ def draw_masks(
     results = _draw_all(painter, tasks, len(images), workers)
     if undecided := [index for index, result in enumerate(results) if isinstance(result, _Task)]:
         rotated = [results[index] for index in undecided]
-        choices = choose_readings([task.rotation for task in rotated], exif)
+        choices = choose_readings(_gather_evidence(painter, rotated, workers), exif)
         tasks = (task._replace(choice=choice) for task, choice in zip(rotated, choices, strict=True))
         for index, result in zip(undecided, _draw_all(painter, tasks, len(undecided), workers), strict=True):
             results[index] = result
@@ -218,6 +235,19 @@ def _draw_all(
 ) -> list[MaskRecord | _Task | str]:
     with closing(parallel_map(painter, tasks, total, workers)) as results:
         return list(track(results, total=total, what="masks"))
+
+
+def _gather_evidence(painter: _Painter, tasks: Sequence[_Task], workers: int | None) -> list[Rotation]:
+    """The evidence on images with an EXIF rotation; edges are compared in a sample where sizes don't tell."""
+    rotations = [task.rotation for task in tasks]
+    sample = []
+    for by_size in (False, None):
+        alike = [index for index, rotation in enumerate(rotations) if rotation.by_size is by_size]
+        sample += [alike[place] for place in spread(len(alike), SAMPLE)]
+    with closing(parallel_map(painter.edges, (tasks[i] for i in sample), len(sample), workers)) as found:
+        for index, edges in zip(sample, found, strict=True):
+            rotations[index] = rotations[index]._replace(edges=edges)
+    return rotations
 
 
 def _count_pixels(mask: np.ndarray, layers: Layers, values: Sequence[int]) -> dict[int, int]:

@@ -1,15 +1,16 @@
 """Images with an EXIF rotation: their annotations by each reading, and the evidence for it."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from cocoseg.config import MasksConfig
 from cocoseg.errors import CocosegError
 from cocoseg.images.edges import edge_score
-from cocoseg.images.exif import Reading, Rotation, find_rotation, turn, upright_size
+from cocoseg.images.exif import Reading, turn, upright_size
 from cocoseg.images.image_files import Inspection, read_image
 from cocoseg.preparation.paint_mask import paint
-from cocoseg.preparation.segmentations import Instance, Layers, SegmentationError, extent, parse_layers
+from cocoseg.preparation.segmentations import Instance, Layers, SegmentationError, parse_layers
 
 
 def layers_as_read(
@@ -26,34 +27,27 @@ def layers_as_read(
     return layers.scale_to(*upright) if reading is Reading.STRETCHED else layers
 
 
-def gather_evidence(
-    path: Path, listed: tuple[int, int], instances: Sequence[Instance], found: Inspection, rules: MasksConfig
-) -> Rotation:
-    """Gather what tells about the reading of an image with an EXIF rotation.
+def compare_edges(
+    path: Path, instances: Sequence[Instance], found: Inspection, rules: MasksConfig, *, stretched: bool
+) -> dict[Reading, float]:
+    """Compare the edges in an image with its outlines, by each reading that is possible; see `edge_score`.
 
     Args:
-        listed: width and height in the annotation file.
+        stretched: outlines may be scaled from the stored width and height.
 
     Raises:
-        CocosegError: the image can't be read, or a segmentation is malformed.
+        CocosegError: the image can't be read.
     """
-    rotation = find_rotation(found.size, found.orientation, listed, extent(instances))
-    if rotation.by_size:
-        return rotation
     upright = read_image(path, upright=True, bits=found.bits).convert("L")
     stored = turn(upright, found.orientation, back=True)
     edges = {}
-    for reading in Reading:
-        if reading is Reading.STRETCHED and rotation.by_size is None:
-            continue  # width and height are the same
-        try:
+    for reading in Reading if stretched else (Reading.STORED, Reading.UPRIGHT):
+        with suppress(SegmentationError):  # an RLE of the other size
             mask = paint(layers_as_read(instances, found, reading, rules), rules)
-        except SegmentationError:  # an RLE of the other size
-            continue
-        score = edge_score(stored if reading is Reading.STORED else upright, mask)
-        if score is not None:
-            edges[reading] = score
-    return rotation._replace(edges=edges)
+            score = edge_score(stored if reading is Reading.STORED else upright, mask)
+            if score is not None:
+                edges[reading] = score
+    return edges
 
 
 def require_stored_size(path: Path, listed: tuple[int, int], found: Inspection) -> None:
