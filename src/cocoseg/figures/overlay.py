@@ -5,6 +5,7 @@ import PIL.Image
 
 from cocoseg.figures.text import GAP, hatch, legend
 from cocoseg.labels import IGNORE_INDEX, LabelMap
+from cocoseg.resizing import borders
 
 NARROWEST = 160  # pixels: least width of a legend
 
@@ -21,9 +22,8 @@ def overlay(image: np.ndarray, mask: np.ndarray, labels: LabelMap) -> np.ndarray
     """
     colors = labels.palette()[mask]
     mixed = ((image.astype(np.uint16) + colors) // 2).astype(np.uint8)
-    edge = _edges(mask)
     ignored = mask == IGNORE_INDEX
-    drawn = np.where(edge[..., None], colors, mixed)
+    drawn = np.where(borders(mask)[..., None], colors, mixed)
     return hatch(np.where(((mask > 0) & ~ignored)[..., None], drawn, image), ignored)
 
 
@@ -34,14 +34,3 @@ def with_legend(figure: PIL.Image.Image, mask: np.ndarray, labels: LabelMap) -> 
     sheet.paste(figure)
     sheet.paste(names, (0, figure.height + GAP))
     return sheet
-
-
-def _edges(mask: np.ndarray) -> np.ndarray:
-    """Pixels next to one of another class: (H, W) bool."""
-    edge = np.zeros(mask.shape, dtype=bool)
-    across, down = mask[:, 1:] != mask[:, :-1], mask[1:] != mask[:-1]
-    edge[:, 1:] |= across
-    edge[:, :-1] |= across
-    edge[1:] |= down
-    edge[:-1] |= down
-    return edge

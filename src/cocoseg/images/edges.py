@@ -3,7 +3,7 @@
 import numpy as np
 import PIL.Image
 
-from cocoseg.resizing import resize_mask
+from cocoseg.resizing import borders, resize_mask
 
 LONGEST = 256  # pixels: longer side at which edges are compared; borders are drawn by hand
 FLOOR = 1e-3  # keeps the score of a flat image finite
@@ -21,23 +21,11 @@ def edge_score(image: PIL.Image.Image, mask: np.ndarray) -> float | None:
     """
     scale = min(1.0, LONGEST / max(image.size))
     width, height = (max(1, round(side * scale)) for side in image.size)
-    borders = _borders(resize_mask(mask, (height, width)))
-    if not borders.any():
+    outlines = borders(resize_mask(mask, (height, width)))
+    if not outlines.any():
         return None
     pixels = np.asarray(image.resize((width, height), PIL.Image.Resampling.BOX), dtype=np.float32)
     gradient = np.zeros_like(pixels)
     gradient[:, 1:-1] = np.abs(pixels[:, 2:] - pixels[:, :-2])
     gradient[1:-1] += np.abs(pixels[2:] - pixels[:-2])
-    return float(np.log((gradient[borders].mean() + FLOOR) / (gradient.mean() + FLOOR)))
-
-
-def _borders(mask: np.ndarray) -> np.ndarray:
-    """Pixels with another class beside, above or below them: (H, W) bool."""
-    borders = np.zeros(mask.shape, dtype=bool)
-    for now, one, other in (
-        (mask[:, 1:] != mask[:, :-1], borders[:, 1:], borders[:, :-1]),
-        (mask[1:] != mask[:-1], borders[1:], borders[:-1]),
-    ):
-        one |= now
-        other |= now
-    return borders
+    return float(np.log((gradient[outlines].mean() + FLOOR) / (gradient.mean() + FLOOR)))
