@@ -1,7 +1,7 @@
 """Masks for a whole folder of images: checked, drawn and written by several processes."""
 
 import sys
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -285,30 +285,19 @@ def _tasks(
 
 def _check_names(images: Sequence[Image], file: Path) -> None:
     """Refuse a file that is listed twice, and two images of one stem: masks are named after the stems."""
-    of_path: dict[PurePosixPath, list[Image]] = defaultdict(list)
-    of_stem: dict[str, list[Image]] = defaultdict(list)
+    first: dict[str, Image] = {}
     folds = sys.platform in ("darwin", "win32")  # their file systems don't tell upper from lower case
     for image in images:
         path = PurePosixPath(image.file_name)
-        of_path[path].append(image)
         stem = str(path.with_suffix(""))
-        of_stem[stem.casefold() if folds else stem].append(image)
-    for path, same in of_path.items():
-        if len(same) > 1:
+        other = first.setdefault(stem.casefold() if folds else stem, image)
+        if other is not image and PurePosixPath(other.file_name) == path:
             raise CocosegError(
-                f"{file}: {path} is listed {_times(same)}; list it once, with all annotations that are on it"
+                f"{file}: {path} is listed twice (images {other.id} and {image.id}); list it once, with all "
+                "annotations that are on it"
             )
-    for same in of_stem.values():
-        if len(same) > 1:
-            names = " and ".join(f"{image.file_name} (image {image.id})" for image in same[:2])
+        if other is not image:
             raise CocosegError(
-                f"{file}: the masks of {names} would have the same name; rename one of them, in the folder "
-                "and in the file"
+                f"{file}: the masks of {other.file_name} (image {other.id}) and {image.file_name} (image "
+                f"{image.id}) would have the same name; rename one of them, in the folder and in the file"
             )
-
-
-def _times(images: Sequence[Image]) -> str:
-    """As in `twice (images 1 and 2)`."""
-    if len(images) == 2:
-        return f"twice (images {images[0].id} and {images[1].id})"
-    return f"{len(images)} times (images {images[0].id}, {images[1].id}, …)"
