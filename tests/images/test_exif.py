@@ -321,7 +321,7 @@ def test_readings_of_new_images() -> None:
 
 
 def test_edges_of_a_sample_decide_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cocoseg.preparation.draw_masks.SAMPLE", 2)
+    monkeypatch.setattr("cocoseg.preparation.rotated_images.SAMPLE", 2)
     turned = {"orientation": 6, "listed": "stored"}
     write_set(tmp_path, [turned, *[{**turned, "blank": True}] * 3, turned])
     assert uprights(tmp_path) == [True] * 5

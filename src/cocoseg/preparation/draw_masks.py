@@ -2,27 +2,18 @@
 
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from cocoseg.config import AUTO, Config, MasksConfig
 from cocoseg.config_checks import convert
 from cocoseg.errors import CocosegError
-from cocoseg.figures.comparison import spread
-from cocoseg.images.exif import (
-    IGNORE,
-    Choice,
-    Reading,
-    Rotation,
-    choose_readings,
-    find_rotation,
-    turn_mask,
-)
+from cocoseg.images.exif import IGNORE, Choice, Reading, turn_mask
 from cocoseg.images.image_files import Inspection, check_image
 from cocoseg.labels import IGNORE_INDEX, LabelMap
 from cocoseg.preparation import coco_file as coco_format
@@ -30,19 +21,18 @@ from cocoseg.preparation.coco_file import CocoFile, Image
 from cocoseg.preparation.mask_files import MaskEncoding
 from cocoseg.preparation.missing import require_images, under_similar_names
 from cocoseg.preparation.paint_mask import paint
-from cocoseg.preparation.rotated_images import compare_edges, layers_as_read, require_stored_size
-from cocoseg.preparation.segmentations import (
-    AnnotationId,
-    Instance,
-    Layers,
-    SegmentationError,
-    extent,
+from cocoseg.preparation.rotated_images import (
+    Rotated,
+    choose_by_evidence,
+    layers_as_read,
+    require_stored_size,
 )
+from cocoseg.preparation.segmentations import AnnotationId, Instance, Layers, SegmentationError
 from cocoseg.preparation.survey import survey
 from cocoseg.progress import track
 from cocoseg.workers import parallel_map
 
-SAMPLE = 200  # images of a kind whose edges are compared: to decode a photograph takes a quarter of a second
+T, R = TypeVar("T"), TypeVar("R")
 
 
 class MaskRecord(NamedTuple):
@@ -81,16 +71,15 @@ class MaskRecord(NamedTuple):
 
 class _Task(NamedTuple):
     image: Image
+    found: Inspection
     instances: list[Instance]
+    choice: Choice
     in_sample: bool
-    choice: Choice | None  # reading of an image with an EXIF rotation; None: by the evidence of all
-    found: Inspection | None = None  # of such an image, as is its rotation
-    rotation: Rotation | None = None
 
 
 @dataclass(frozen=True)
 class _Painter:
-    """Settings that all tasks share; a call draws one image."""
+    """Settings that all tasks share. What can't be done is returned as an error message."""
 
     annotation_file: Path
     image_dir: Path
@@ -98,53 +87,37 @@ class _Painter:
     settings: MasksConfig
     encoding: MaskEncoding
 
-    def __call__(self, task: _Task) -> MaskRecord | _Task | str:
-        """Draw and write a mask.
-
-        Returns:
-            its record; or the task with evidence on the image's EXIF rotation, where that is to be decided;
-            or an error message where the image can't be used.
-        """
-        image, rules = task.image, self.settings
-        path, listed = self.image_dir / image.file_name, (image.width, image.height)
-        choice = task.choice
+    def inspect(self, image: Image) -> Inspection | str:
         try:
-            found = check_image(path, *listed)
-            if found.orientation == 1:
-                choice = Choice(Reading.STORED)
-            elif choice is None:
-                rotation = find_rotation(found.size, found.orientation, listed, extent(task.instances))
-                return task._replace(found=found, rotation=rotation)
+            return check_image(self.image_dir / image.file_name, image.width, image.height)
+        except CocosegError as error:
+            return str(error)
+
+    def __call__(self, task: _Task) -> MaskRecord | str:
+        image, found, choice, values = task.image, task.found, task.choice, self.encoding.paint_values
+        try:
             if choice.reading is Reading.STORED:
-                require_stored_size(path, listed, found)
-            layers = layers_as_read(task.instances, found, choice.reading, rules)
-            mask = paint(layers, rules, self.encoding.paint_values)
+                require_stored_size(self.image_dir / image.file_name, (image.width, image.height), found)
+            layers = layers_as_read(task.instances, found, choice.reading, self.settings)
+            mask = paint(layers, self.settings, values)
         except SegmentationError as error:
             return f"{self.annotation_file}: {error}"
         except CocosegError as error:
             return str(error)
-        return self._write(task, found, layers, mask)
-
-    def edges(self, task: _Task) -> dict[Reading, float]:
-        path, is_square = self.image_dir / task.image.file_name, task.rotation.by_size is None
-        return compare_edges(path, task.instances, task.found, self.settings, stretched=not is_square)
-
-    def _write(self, task: _Task, found: Inspection, layers: Layers, mask: np.ndarray) -> MaskRecord:
-        file_name = task.image.file_name
-        upright = found.orientation != 1 and task.choice.reading is not Reading.STORED
-        pixels = _count_pixels(mask, layers, self.encoding.paint_values)
-        name = self.encoding.file_name(file_name, pixels)
+        pixels = _count_pixels(mask, layers, values)
+        name = self.encoding.file_name(image.file_name, pixels)
+        upright = choice.reading is not Reading.STORED
         stored = turn_mask(mask, found.orientation, back=True) if upright else mask
         self.encoding.write_painted(stored, self.output_dir / name)
         return MaskRecord(
-            image=file_name,
+            image=image.file_name,
             mask=name,
             pixels=pixels,
             warnings=layers.warnings(),
             overlaps=survey(layers, self.settings.rasterizer) if task.in_sample else None,
             orientation=found.orientation,
             upright=upright,
-            doubt=task.choice and task.choice.warning,
+            doubt=choice.warning,
             bits=found.bits,
             faults=found.faults,
         )
@@ -215,39 +188,39 @@ def draw_masks(
     The images whose ids are in `sample` are surveyed for overlaps. The records are in the order of `images`.
     """
     _check_names(images, coco.path)
-    tasks = _tasks(coco, images, labels, other, sample, Choice(Reading.STORED) if exif == IGNORE else None)
     painter = _Painter(coco.path, image_dir, output_dir, settings, MaskEncoding(settings.encoding, labels))
-    results = _draw_all(painter, tasks, len(images), workers)
-    if undecided := [index for index, result in enumerate(results) if isinstance(result, _Task)]:
-        rotated = [results[index] for index in undecided]
-        choices = choose_readings(_gather_evidence(painter, rotated, workers), exif)
-        tasks = (task._replace(choice=choice) for task, choice in zip(rotated, choices, strict=True))
-        for index, result in zip(undecided, _draw_all(painter, tasks, len(undecided), workers), strict=True):
-            results[index] = result
-    if problems := sorted(result for result in results if isinstance(result, str)):
+    inspections = _run(painter.inspect, images, len(images), "images", workers)
+    found = dict(zip((image.id for image in images), inspections, strict=True))
+    choices = {image_id: Choice(Reading.STORED) for image_id in found}
+    rotated = [image for image in images if found[image.id].orientation != 1 and exif != IGNORE]
+    if rotated:
+        evidence = [
+            Rotated(image_dir / image.file_name, (image.width, image.height), found[image.id], instances)
+            for image, instances in _with_instances(coco, rotated, labels, other)
+        ]
+        chosen = choose_by_evidence(evidence, settings, exif, workers)
+        choices |= zip((image.id for image in rotated), chosen, strict=True)
+    tasks = (
+        _Task(image, found[image.id], instances, choices[image.id], image.id in sample)
+        for image, instances in _with_instances(coco, images, labels, other)
+    )
+    return _run(painter, tasks, len(images), "masks", workers)
+
+
+def _run(
+    function: Callable[[T], R | str], tasks: Iterable[T], total: int, what: str, workers: int | None
+) -> list[R]:
+    """Call a function in several processes.
+
+    Raises:
+        CocosegError: some results are texts, which are error messages.
+    """
+    with closing(parallel_map(function, iter(tasks), total, workers)) as results:
+        found = list(track(results, total=total, what=what))
+    if problems := sorted(result for result in found if isinstance(result, str)):
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise CocosegError("; ".join(problems[:3]) + more)
-    return results
-
-
-def _draw_all(
-    painter: _Painter, tasks: Iterator[_Task], total: int, workers: int | None
-) -> list[MaskRecord | _Task | str]:
-    with closing(parallel_map(painter, tasks, total, workers)) as results:
-        return list(track(results, total=total, what="masks"))
-
-
-def _gather_evidence(painter: _Painter, tasks: Sequence[_Task], workers: int | None) -> list[Rotation]:
-    """The evidence on images with an EXIF rotation; edges are compared in a sample where sizes don't tell."""
-    rotations = [task.rotation for task in tasks]
-    sample = []
-    for by_size in (False, None):
-        alike = [index for index, rotation in enumerate(rotations) if rotation.by_size is by_size]
-        sample += [alike[place] for place in spread(len(alike), SAMPLE)]
-    with closing(parallel_map(painter.edges, (tasks[i] for i in sample), len(sample), workers)) as found:
-        for index, edges in zip(sample, found, strict=True):
-            rotations[index] = rotations[index]._replace(edges=edges)
-    return rotations
+    return found
 
 
 def _count_pixels(mask: np.ndarray, layers: Layers, values: Sequence[int]) -> dict[int, int]:
@@ -262,25 +235,22 @@ def _count_pixels(mask: np.ndarray, layers: Layers, values: Sequence[int]) -> di
     return {index: count for index, count in pixels.items() if count}
 
 
-def _tasks(
-    coco: CocoFile,
-    images: Sequence[Image],
-    labels: LabelMap,
-    other: str,
-    sample: Collection[int],
-    choice: Choice | None,
-) -> Iterator[_Task]:
+def _with_instances(
+    coco: CocoFile, images: Sequence[Image], labels: LabelMap, other: str
+) -> Iterator[tuple[Image, list[Instance]]]:
     index_of = labels.index_of
     if other == "ignore":
         index_of = {category.id: IGNORE_INDEX for category in coco.categories} | index_of
     annotations = coco.annotations_of({image.id for image in images})
     for image in images:
-        instances = [
-            Instance(a.id, index_of[a.category_id], bool(a.iscrowd), bytes(a.segmentation))
-            for a in annotations.pop(image.id)
-            if a.category_id in index_of
-        ]
-        yield _Task(image, instances, image.id in sample, choice)
+        yield (
+            image,
+            [
+                Instance(a.id, index_of[a.category_id], bool(a.iscrowd), bytes(a.segmentation))
+                for a in annotations.pop(image.id)
+                if a.category_id in index_of
+            ],
+        )
 
 
 def _check_names(images: Sequence[Image], file: Path) -> None:

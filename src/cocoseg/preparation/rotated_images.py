@@ -1,16 +1,70 @@
-"""Images with an EXIF rotation: their annotations by each reading, and the evidence for it."""
+"""Images with an EXIF rotation: the evidence for a reading, and their annotations by it."""
 
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from cocoseg.config import MasksConfig
 from cocoseg.errors import CocosegError
+from cocoseg.figures.comparison import spread
 from cocoseg.images.edges import edge_score
-from cocoseg.images.exif import Reading, turn, upright_size
+from cocoseg.images.exif import Choice, Reading, choose_readings, find_rotation, turn, upright_size
 from cocoseg.images.image_files import Inspection, read_image
 from cocoseg.preparation.paint_mask import paint
-from cocoseg.preparation.segmentations import Instance, Layers, SegmentationError, parse_layers
+from cocoseg.preparation.segmentations import Instance, Layers, SegmentationError, extent, parse_layers
+from cocoseg.workers import parallel_map
+
+SAMPLE = 200  # images of a kind whose edges are compared: to decode a photograph takes a quarter of a second
+
+
+class Rotated(NamedTuple):
+    """An image with an EXIF rotation; `listed` are width and height in the annotation file."""
+
+    path: Path
+    listed: tuple[int, int]
+    found: Inspection
+    instances: Sequence[Instance]
+
+
+def choose_by_evidence(
+    images: Sequence[Rotated], rules: MasksConfig, setting: str, workers: int | None
+) -> list[Choice]:
+    """Choose a reading for each image, by sizes, outlines and the edges in a sample of the images.
+
+    Args:
+        setting: `data.exif`, auto or apply.
+
+    Raises:
+        CocosegError: an image can't be read.
+    """
+    rotations = [
+        find_rotation(i.found.size, i.found.orientation, i.listed, extent(i.instances)) for i in images
+    ]
+    sample: list[int] = []
+    for by_size in (False, None):  # True leaves no doubt
+        alike = [index for index, rotation in enumerate(rotations) if rotation.by_size is by_size]
+        sample += [alike[place] for place in spread(len(alike), SAMPLE)]
+    compare, chosen = partial(_compare_edges, rules), (images[index] for index in sample)
+    with closing(parallel_map(compare, chosen, len(sample), workers)) as edges:
+        for index, scores in zip(sample, edges, strict=True):
+            rotations[index] = rotations[index]._replace(edges=scores)
+    return choose_readings(rotations, setting)
+
+
+def _compare_edges(rules: MasksConfig, image: Rotated) -> dict[Reading, float]:
+    """Compare the edges in an image with its outlines by each reading that is possible, see `edge_score`."""
+    upright = read_image(image.path, upright=True, bits=image.found.bits).convert("L")
+    stored = turn(upright, image.found.orientation, back=True)
+    edges = {}
+    for reading in Reading:
+        with suppress(SegmentationError):  # an RLE of the other size
+            mask = paint(layers_as_read(image.instances, image.found, reading, rules), rules)
+            score = edge_score(stored if reading is Reading.STORED else upright, mask)
+            if score is not None:
+                edges[reading] = score
+    return edges
 
 
 def layers_as_read(
@@ -25,29 +79,6 @@ def layers_as_read(
     width, height = upright if reading is Reading.UPRIGHT else found.size
     layers = parse_layers(instances, height, width, rules.crowd)
     return layers.scale_to(*upright) if reading is Reading.STRETCHED else layers
-
-
-def compare_edges(
-    path: Path, instances: Sequence[Instance], found: Inspection, rules: MasksConfig, *, stretched: bool
-) -> dict[Reading, float]:
-    """Compare the edges in an image with its outlines, by each reading that is possible; see `edge_score`.
-
-    Args:
-        stretched: outlines may be scaled from the stored width and height.
-
-    Raises:
-        CocosegError: the image can't be read.
-    """
-    upright = read_image(path, upright=True, bits=found.bits).convert("L")
-    stored = turn(upright, found.orientation, back=True)
-    edges = {}
-    for reading in Reading if stretched else (Reading.STORED, Reading.UPRIGHT):
-        with suppress(SegmentationError):  # an RLE of the other size
-            mask = paint(layers_as_read(instances, found, reading, rules), rules)
-            score = edge_score(stored if reading is Reading.STORED else upright, mask)
-            if score is not None:
-                edges[reading] = score
-    return edges
 
 
 def require_stored_size(path: Path, listed: tuple[int, int], found: Inspection) -> None:
