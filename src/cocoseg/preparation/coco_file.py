@@ -87,24 +87,22 @@ class CocoFile:
         """
         chosen = {image.id: image.file_name for image in images}
         parts = msgspec.json.decode(self.content, type=_Parts)
-        entries = zip(self.images, msgspec.json.decode(parts["images"], type=list[msgspec.Raw]), strict=True)
-        parts["images"] = _join(
-            _named(raw, chosen[i.id], i.file_name) for i, raw in entries if i.id in chosen
+        images, annotations = (
+            msgspec.json.decode(parts[key], type=list[msgspec.Raw]) for key in ("images", "annotations")
         )
-        is_chosen = (annotation.image_id in chosen for annotation in self.annotations)
-        parts["annotations"] = _join(
-            compress(msgspec.json.decode(parts["annotations"], type=list[msgspec.Raw]), is_chosen)
-        )
+        entries = zip(self.images, images, strict=True)
+        parts["images"] = _join(_named(raw, chosen[i.id]) for i, raw in entries if i.id in chosen)
+        parts["annotations"] = _join(compress(annotations, (a.image_id in chosen for a in self.annotations)))
         write_bytes(path, _object(parts, separator=b",\n") + b"\n")
 
 
 _Parts = dict[str, msgspec.Raw]  # an object of JSON, its values as they were written
 
 
-def _named(entry: msgspec.Raw, name: str, before: str) -> msgspec.Raw:
+def _named(entry: msgspec.Raw, name: str) -> msgspec.Raw:
     """An entry of `images` under this `file_name`."""
     parts = msgspec.json.decode(entry, type=_Parts)
-    if name == before and "file_name" in parts:
+    if msgspec.json.decode(parts.get("file_name", b"null")) == name:
         return entry
     return msgspec.Raw(_object({**parts, "file_name": msgspec.Raw(msgspec.json.encode(name))}))
 

@@ -21,7 +21,7 @@ import PIL.ImageFilter
 from pycocotools import mask as coco_mask
 
 from cocoseg.errors import CocosegError
-from cocoseg.files import is_empty, locked, remove_parts, write_bytes
+from cocoseg.files import is_empty, locked, remove_parts, write_bytes, writing_to
 
 # Category id -> name, hue, and radii of an outline's corners. Ids have gaps, as COCO's have.
 CATEGORIES = {
@@ -48,10 +48,8 @@ def draw_shapes(root: Path, *, images: int, seed: int) -> None:
         CocosegError: `root` holds something else.
     """
     annotation_file = root / ANNOTATIONS
-    try:
+    with writing_to(root, key="data.root"):
         root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CocosegError(f"data.root: {root} can't be made ({error.strerror})") from error
     mark = root / ".shapes"
     if not mark.exists() and not is_empty(root):
         raise CocosegError(

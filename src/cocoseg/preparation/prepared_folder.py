@@ -28,7 +28,7 @@ import msgspec
 from cocoseg.config import Bits, Config, DataConfig, MasksConfig
 from cocoseg.config_checks import as_dict
 from cocoseg.errors import CocosegError
-from cocoseg.files import PART, is_empty, read_json
+from cocoseg.files import PART, is_empty, read_json, writing_to
 from cocoseg.labels import LabelMap
 from cocoseg.preparation.coco_file import is_inside
 from cocoseg.preparation.mask_files import MaskEncoding
@@ -146,11 +146,8 @@ def claim(sets: Sequence[PreparedSet]) -> None:
             raise CocosegError(
                 f"data.prepared_dir: {folder} holds files that prepare.py did not write; name another folder"
             )
-    folder = sets[0].folder
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CocosegError(f"data.prepared_dir: {folder} can't be made ({error.strerror})") from error
+    with writing_to(sets[0].folder, key="data.prepared_dir"):
+        sets[0].folder.mkdir(parents=True, exist_ok=True)
 
 
 def _is_ours(folder: Path) -> bool:

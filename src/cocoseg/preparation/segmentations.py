@@ -3,6 +3,7 @@
 A malformed field is an error. Faults that other programs skip without a word are warnings.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -89,17 +90,17 @@ class Layers:
 
     def warnings(self) -> dict[str, list[AnnotationId]]:
         """Find faults: fault -> ids of the annotations that have it. Takes about as long as parsing."""
-        polygons = [shape for shape in self.shapes if isinstance(shape.outline, list)]
-        found = {
-            LEFT_OUT: [shape.annotation_id for shape in polygons if not shape.is_whole],
-            OUTSIDE: [shape.annotation_id for shape in polygons if self._is_outside(shape.outline)],
-            NORMALIZED: [
-                shape.annotation_id
-                for shape in polygons
-                if is_normalized(shape.outline, self.height, self.width)
-            ],
-        }
-        return {fault: ids for fault, ids in found.items() if ids}
+        found: dict[str, list[AnnotationId]] = defaultdict(list)
+        for shape in self.shapes:
+            if not isinstance(shape.outline, list):
+                continue
+            if not shape.is_whole:
+                found[LEFT_OUT].append(shape.annotation_id)
+            if self._is_outside(shape.outline):
+                found[OUTSIDE].append(shape.annotation_id)
+            if is_normalized(shape.outline, self.height, self.width):
+                found[NORMALIZED].append(shape.annotation_id)
+        return dict(found)
 
     def scale_to(self, width: int, height: int) -> Self:
         """The same shapes on an image of another size.

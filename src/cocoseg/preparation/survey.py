@@ -33,27 +33,12 @@ def survey(layers: Layers, rasterizer: str) -> dict[str, Counter[int]]:
         pixels by class index: COVERED -> those inside the objects of a class, whichever class is on top;
         overlap rule -> those of them that the rule gives to another class or ignores.
     """
-    indices = {shape.class_index for shape in layers.shapes} - {IGNORE_INDEX}
-
-    def cover(index: int) -> np.ndarray:  # painted twice rather than kept: there may be 254 of them
-        alone = replace(layers, shapes=[s for s in layers.shapes if s.class_index == index])
-        return paint(alone, MasksConfig(rasterizer=rasterizer)).ravel() > 0
-
     found = {name: Counter() for name in (COVERED, *OVERLAPS)}
-    claims = np.zeros(layers.height * layers.width, dtype=np.uint8)
-    for index in indices:
-        covered = cover(index)
+    masks = {rule: paint(layers, MasksConfig(overlap=rule, rasterizer=rasterizer)) for rule in OVERLAPS}
+    for index in {shape.class_index for shape in layers.shapes} - {IGNORE_INDEX}:
+        alone = replace(layers, shapes=[shape for shape in layers.shapes if shape.class_index == index])
+        covered = paint(alone, MasksConfig(rasterizer=rasterizer)) > 0
         found[COVERED][index] = int(np.count_nonzero(covered))
-        claims += covered
-    spots = np.flatnonzero(claims > 1)  # nothing is hidden but where several classes are
-    if not spots.size:
-        return found
-    on_top = {
-        rule: paint(layers, MasksConfig(overlap=rule, rasterizer=rasterizer)).ravel()[spots]
-        for rule in OVERLAPS
-    }
-    for index in indices:
-        covered = cover(index)[spots]
-        for rule, mask in on_top.items():
+        for rule, mask in masks.items():
             found[rule][index] = int(np.count_nonzero(covered & (mask != index)))
     return found
