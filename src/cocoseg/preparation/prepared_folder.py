@@ -47,7 +47,7 @@ class Pair(msgspec.Struct, gc=False, omit_defaults=True):
     orientation: Annotated[int, msgspec.Meta(ge=1, le=8)] = 1
 
 
-class Index(msgspec.Struct):
+class Index(msgspec.Struct, kw_only=True):
     """The content of `index.json`.
 
     Attributes:
@@ -57,12 +57,12 @@ class Index(msgspec.Struct):
         bits: that images of more than 8 are scaled from; None where there are none.
     """
 
-    pairs: list[Pair]
     pixels: list[int] = []
     ignored_pixels: int = 0
     unseen: list[str] = []
     exif: Literal["apply", "ignore"] | None = None
     bits: Bits | None = None
+    pairs: list[Pair]
 
 
 @dataclass(frozen=True)
