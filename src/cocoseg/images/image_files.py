@@ -204,11 +204,7 @@ def _find_faults(image: PIL.Image.Image) -> list[str]:
 
 
 def _deep_values(path: Path, image: PIL.Image.Image, low_mode: str | None) -> np.ndarray | None:
-    """Load an image. Returns its values, (H, W) or (H, W, 3), where pixels have more than 8 bits, else None.
-
-    Args:
-        low_mode: see `low_bytes_mode`.
-    """
+    """Load an image. Returns its values, (H, W) or (H, W, 3), where they have more than 8 bits, else None."""
     image.load()
     if low_mode is None:
         return gray_values(image)

@@ -131,10 +131,7 @@ def explain_lost_loader(error: BaseException, smaller: str = SMALLER) -> str | N
     said = f"{error} {error.__cause__ or ''}"
     if "DataLoader worker" not in said:
         return None
-    signal, code = re.search(r"killed by signal: ([\w ]+)", said), re.search(r"with exit code (\d+)", said)
-    how, advice = "by itself", OTHERWISE
-    if signal:
-        how, advice = f"by signal: {signal[1]}", ADVICE.get(signal[1], OTHERWISE)
-    elif code:
-        how = f"with exit code {code[1]}"
-    return f"a process that loads images ended {how}; {advice.format(smaller=smaller)}"
+    end = re.search(r"(by signal: ([\w ]+)|with exit code \d+)", said)
+    how, signal = (end[1], end[2]) if end else ("by itself", None)
+    advice = ADVICE.get(signal, OTHERWISE).format(smaller=smaller)
+    return f"a process that loads images ended {how}; {advice}"

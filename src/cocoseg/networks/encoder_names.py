@@ -16,7 +16,6 @@ def pick_encoder(weights: Mapping[str, Tensor], encoder: nn.Module, name: str) -
         weights: by the names of the encoder, of timm's classification network, or by others that timm's own
             loader knows, as those of the program that a network was first trained with.
         encoder: as from `make_encoder`, on any device.
-        name: of the encoder.
 
     Returns:
         every weight of the encoder, by its names.
@@ -33,12 +32,7 @@ def pick_encoder(weights: Mapping[str, Tensor], encoder: nn.Module, name: str) -
 
 
 def find_difference(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str | None:
-    """Say how weights differ in names and shapes from those of a network, or return None if they do not.
-
-    Args:
-        own: state dict of the network.
-        weights: to be loaded into it.
-    """
+    """Say how weights differ in names and shapes from a network's `own`, or return None if they do not."""
     for name, value in weights.items():
         if name in own and value.shape != own[name].shape:
             return f"{name} is {tuple(value.shape)} there and {tuple(own[name].shape)} here"

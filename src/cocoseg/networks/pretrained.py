@@ -48,13 +48,9 @@ class Pretrained:
         return not any(name.startswith((ENCODER, DECODER)) for name in self.weights)
 
     def load_into(self, net: nn.Module, labels: LabelMap) -> None:
-        """Put the weights into a network, each of them or none.
+        """Put the weights into a network of our own for these labels, each of them or none.
 
         Weights of an encoder alone, perhaps with a classifier behind it, go into the network's encoder.
-
-        Args:
-            net: one of our own.
-            labels: of the data.
 
         Raises:
             CocosegError: they don't fit.

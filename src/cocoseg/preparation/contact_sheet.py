@@ -32,9 +32,7 @@ def write_contact_sheet(
     """Draw images and their masks: classes in their colors with outlines, ignored pixels striped.
 
     Args:
-        path: PNG file to write.
         pairs: files of image and mask.
-        encoding: encoding of the masks.
         orientations: of EXIF, by which image and mask of each pair are turned; None: as they are.
         bits: see `read_image`.
     """

@@ -37,9 +37,7 @@ def require_images(
     """Check that images are there; broken ones are found when masks are drawn.
 
     Args:
-        chosen: the images that are needed.
         images: all images of the annotation file.
-        image_dir: their folder.
         key: name of the setting that gives the folder.
         option: setting that reads images under similar names.
         fetching: advice for images with an address, where they can be fetched.

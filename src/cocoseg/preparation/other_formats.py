@@ -54,7 +54,6 @@ def refuse_normalized(path: Path, segmentations: Iterable[tuple[bytes, int, int]
     """Refuse a file of polygons that all look like shares of the image, as YOLO and Azure write them.
 
     Args:
-        path: of the file.
         segmentations: JSON, height and width of the image. Of a usual file only the first polygon is read.
 
     Raises:

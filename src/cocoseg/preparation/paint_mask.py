@@ -34,7 +34,6 @@ def paint(layers: Layers, rules: MasksConfig, values: Sequence[int] = INDICES) -
     """Draw the label mask of an image.
 
     Args:
-        layers: its annotations.
         rules: `overlap` and `rasterizer` count here.
         values: value to draw for each class index; 255 for 255.
 

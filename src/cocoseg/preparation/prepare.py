@@ -73,7 +73,6 @@ def prepare(
     What is there and unchanged is left alone. One process at a time: others wait.
 
     Args:
-        config: all settings.
         may_download: fetch what is missing, where `data.download` lets it.
         is_learned: a network is to be trained on the set; else no class needs a pixel.
         begin: called once the annotations have been read and checked.
@@ -178,11 +177,7 @@ def _fetch_annotations(data: DataConfig, sets: Sequence[PreparedSet]) -> None:
 
 
 def _fetch_images(source: _Source, failed_file: Path) -> None:
-    """Fetch the images that are missing.
-
-    Raises:
-        IncompleteError: some could not be fetched; `failed_file` lists them.
-    """
+    """Fetch the images that are missing. Where some can't be had, `failed_file` lists them."""
     data, image_dir = source.prepared.data, source.prepared.image_dir
     missing = [image for image in source.images if not has_content(image_dir / image.file_name)]
     if not missing:

@@ -142,12 +142,7 @@ def lies_within_one(polygons: Polygons) -> bool:
 
 
 def parse_layers(instances: Iterable[Instance], height: int, width: int, crowd: str) -> Layers:
-    """Parse the segmentations of one image.
-
-    Args:
-        instances: its annotations.
-        height, width: its size in pixels.
-        crowd: see `MasksConfig.crowd`.
+    """Parse the annotations of an image of this size in pixels; `crowd` as in `MasksConfig`.
 
     Raises:
         SegmentationError: a segmentation is malformed.

@@ -24,9 +24,7 @@ def choose(
     depend on the order of the file.
 
     Args:
-        coco: the annotation file.
         size: number of images; all that qualify if there are fewer, or if None.
-        seed: of the ranks.
         category_ids: an image qualifies by an annotation of one of these categories.
         keep_empty: images without such an annotation qualify too.
         min_pixels: an image that is not empty qualifies if these annotations, crowds apart, cover that many
