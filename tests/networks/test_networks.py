@@ -43,6 +43,12 @@ def test_of_a_custom_network_only_the_class_is_known():
     assert describe(Reads()) == {"_target_": "tiny.Reads"}
 
 
+def test_a_default_that_earlier_versions_lack_is_not_passed_to_other_networks():
+    others = {"_target_": "test_networks.takes_anything"}
+    assert arguments_of({**others, "standardize": False}, 3) == {**others, "num_classes": 3}
+    assert arguments_of({**OWN, "standardize": False}, 3)["standardize"] is False
+
+
 @pytest.mark.parametrize(
     ("name", "argument"),
     [

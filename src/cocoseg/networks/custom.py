@@ -44,9 +44,10 @@ def arguments_of(model: Any, classes: int | None = None) -> dict[str, Any]:
         raise CocosegError(
             f"model: {name} can't be imported and called ({error}); your own modules must be on PYTHONPATH"
         ) from error
-    for key, default in OF_TRAINING.items():
-        # Beside a custom network the default still stands there: Hydra's `~` removes no null.
-        if is_own(model) or (key not in parameters and network.get(key) == default):
+    for key, default in {**OF_TRAINING, "standardize": False}.items():
+        # Beside a custom network defaults of `unet` may stand: `~` removes no null, and an earlier version had
+        # no `standardize` to remove.
+        if key not in parameters and (is_own(model) or network.get(key) == default):
             network.pop(key, None)
     takes_any = any(parameter.kind == inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
     argument = next((known for known in CLASSES if known in parameters), CLASSES[0] if takes_any else None)
