@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from cocoseg import create_segmentation_masks
 from cocoseg.config import Config, DataConfig, PrepareConfig, SubsetConfig
 from cocoseg.data.dataset import SegmentationDataset
 from cocoseg.errors import CocosegError
-from cocoseg.images.exif import Reading, Rotation, choose_readings, find_rotation, upright_by
+from cocoseg.images.exif import Reading, Rotation, choose_readings, is_upright_size, upright_by
 from cocoseg.preparation.prepare import prepare
 from conftest import write_coco
 
@@ -169,15 +170,6 @@ def test_outlines_in_shares_of_the_stored_size(tmp_path: Path, settings: dict[st
     assert len(told) == (not settings)
 
 
-def test_outlines_beyond_the_stored_image_turn_it(tmp_path: Path, warnings) -> None:
-    """One outline tells for all, where there is no edge to follow."""
-    images = [{"orientation": 6, "listed": "stored", "box": box, "blank": True} for box in (LOW, HIGH, LOW)]
-    write_set(tmp_path, images)
-    assert uprights(tmp_path) == [True, True, True]
-    (line,) = warnings()
-    assert "3 images: turned by EXIF rotation, because outlines reach beyond the stored images" in line
-
-
 def test_the_stored_size_is_believed_where_nothing_else_tells(tmp_path: Path, warnings) -> None:
     write_set(tmp_path, [{"orientation": 6, "listed": "stored", "blank": True}])
     assert uprights(tmp_path) == [False]
@@ -268,20 +260,12 @@ def test_many_images_in_several_processes(tmp_path: Path) -> None:
 # --- decisions
 
 
-def test_evidence_of_sizes() -> None:
+def test_sizes_that_tell() -> None:
     stored, upright = (64, 48), (48, 64)
-    assert find_rotation(stored, 3, stored, (10, 10)) == (None, None, None)
-    assert find_rotation((50, 50), 6, (50, 50), (10, 10)) == (None, None, None)
-    assert find_rotation(stored, 6, upright, (10, 10)) == (True, None, None)
-    assert find_rotation(stored, 6, stored, (10, 49)) == (False, None, None)  # a pixel beyond is rounding
-    assert find_rotation(stored, 6, stored, (10, 49.5)) == (False, True, None)
-    assert find_rotation(stored, 6, stored, (60, 10)) == (False, False, None)
-    assert find_rotation(stored, 6, stored, (60, 60)) == (False, None, None)
-
-
-def test_contradicting_outlines_leave_the_stored_size_in_force() -> None:
-    rotations = [Rotation(False, True), Rotation(False, False), Rotation(None)]
-    assert [choice.reading for choice in choose_readings(rotations)] == [Reading.STORED] * 3
+    assert is_upright_size(upright, stored, 6) is True
+    assert is_upright_size(stored, stored, 6) is False
+    for listed, size, orientation in ((stored, stored, 3), ((50, 50), (50, 50), 6), ((1, 2), stored, 6)):
+        assert is_upright_size(listed, size, orientation) is None
 
 
 def test_most_images_with_a_telling_size_decide_for_the_others() -> None:
@@ -298,20 +282,20 @@ def test_most_images_with_a_telling_size_decide_for_the_others() -> None:
         ([-0.3], Reading.UPRIGHT),  # too little: as without evidence
         ([-0.3] * 4, Reading.STORED),
         ([-0.5, 0.5], Reading.UPRIGHT),
+        ([0.9, 0.9, -math.inf], Reading.STORED),  # one image can't be upright
     ],
 )
 def test_edges_must_tell_clearly(differences: list[float], found: Reading) -> None:
-    rotations = [Rotation(None, None, {Reading.UPRIGHT: d, Reading.STORED: 0.0}) for d in differences]
+    rotations = [Rotation(None, {Reading.UPRIGHT: d, Reading.STORED: 0.0}) for d in differences]
     assert {choice.reading for choice in choose_readings(rotations)} == {found}
 
 
 def test_apply_never_reads_as_stored() -> None:
     edges = {Reading.STORED: 5.0, Reading.UPRIGHT: 0.0, Reading.STRETCHED: 1.0}
-    rotations = [Rotation(False, None, edges), Rotation(None, None, edges), Rotation(True)]
+    rotations = [Rotation(False, edges), Rotation(None, edges), Rotation(True)]
     choices = choose_readings(rotations, "apply")
     assert [choice.reading for choice in choices] == [Reading.STRETCHED, Reading.UPRIGHT, Reading.UPRIGHT]
     assert [choice.warning for choice in choices] == [None] * 3
-    assert choose_readings([Rotation(False, False)], "apply")[0].reading is Reading.STRETCHED
 
 
 def test_readings_of_new_images() -> None:

@@ -35,7 +35,6 @@ MARGIN = 0.4  # least difference of the edge scores of one image; more was right
 
 # Reasons for a reading that width and height in the annotation file alone don't tell.
 EDGES = "outlines match the edges in the images best this way"
-OUTLINES = "outlines reach beyond the stored images"
 STORED_SIZE = (
     "the annotation file gives width and height as stored, though some tools (Label Studio) do so for turned "
     "images, too"
@@ -64,13 +63,11 @@ class Rotation(NamedTuple):
     Attributes:
         by_size: True where the annotation file gives width and height of the upright image, False for those
             of the stored one, None where both are the same.
-        by_outlines: True where they reach beyond the stored image only, False beyond the upright one only.
-        edges: `edge_score` of outlines and image by each reading that is possible; None where they were not
-            compared.
+        edges: `edge_score` of outlines and image by each reading, -inf where that is impossible; None where
+            they were not compared, or there is nothing to compare.
     """
 
     by_size: bool | None
-    by_outlines: bool | None = None
     edges: Mapping[Reading, float] | None = None
 
 
@@ -109,23 +106,10 @@ def upright_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
     return size[::-1] if orientation in TRANSPOSED else size
 
 
-def find_rotation(
-    size: tuple[int, int], orientation: int, listed: tuple[int, int], extent: tuple[float, float]
-) -> Rotation:
-    """Find the evidence of sizes on an image with an EXIF rotation.
-
-    Args:
-        size: width and height as stored.
-        listed: width and height in the annotation file, those of one of the readings.
-        extent: largest x and y of its outlines.
-    """
+def is_upright_size(listed: tuple[int, int], size: tuple[int, int], orientation: int) -> bool | None:
+    """Whether only the upright image has the listed size; False where only the stored one has, else None."""
     upright = upright_size(size, orientation)
-    if upright == size:
-        return Rotation(None)
-    in_upright, in_stored = (
-        all(most <= side + 1 for most, side in zip(extent, frame, strict=True)) for frame in (upright, size)
-    )
-    return Rotation(listed == upright, in_upright if in_upright != in_stored else None)
+    return listed == upright if upright != size and listed in (size, upright) else None
 
 
 def choose_readings(rotations: Sequence[Rotation], setting: str = AUTO) -> list[Choice]:
@@ -147,13 +131,10 @@ def choose_readings(rotations: Sequence[Rotation], setting: str = AUTO) -> list[
 
 def _choose_by_stored_size(rotations: Sequence[Rotation], setting: str) -> Choice:
     """Choose for images whose listed width and height are those of the stored one."""
-    outlines = {rotation.by_outlines for rotation in rotations} - {None}
     if setting == APPLY:
-        best = _best_by_edges(rotations, Reading.UPRIGHT, Reading.STRETCHED)
-        return Choice(best or (Reading.STRETCHED if outlines == {False} else Reading.UPRIGHT))
-    if best := _best_by_edges(rotations, *Reading):
-        return Choice(best, EDGES)
-    return Choice(Reading.UPRIGHT, OUTLINES) if outlines == {True} else Choice(Reading.STORED, STORED_SIZE)
+        return Choice(_best_by_edges(rotations, Reading.UPRIGHT, Reading.STRETCHED) or Reading.UPRIGHT)
+    best = _best_by_edges(rotations, *Reading)
+    return Choice(best, EDGES) if best else Choice(Reading.STORED, STORED_SIZE)
 
 
 def _choose_by_others(rotations: Sequence[Rotation], sized: Sequence[bool], setting: str) -> Choice:
@@ -173,9 +154,7 @@ def _choose_by_others(rotations: Sequence[Rotation], sized: Sequence[bool], sett
 
 def _best_by_edges(rotations: Sequence[Rotation], *readings: Reading) -> Reading | None:
     """The reading by which outlines follow edges clearly best; None where that is not certain."""
-    scores = [
-        [r.edges[one] for one in readings] for r in rotations if r.edges and r.edges.keys() >= {*readings}
-    ]
+    scores = [[r.edges[one] for one in readings] for r in rotations if r.edges]
     if not scores:
         return None
     means = [sum(column) / len(scores) for column in zip(*scores, strict=True)]

@@ -10,7 +10,7 @@ import PIL.Image
 
 from cocoseg.config import FULL_BITS
 from cocoseg.errors import CocosegError
-from cocoseg.images.exif import TRANSPOSED, orientation_of, turn
+from cocoseg.images.exif import TRANSPOSED, is_upright_size, orientation_of, turn
 from cocoseg.images.image_reader import open_bounded
 from cocoseg.images.pixel_depth import (
     bits_in_use,
@@ -117,12 +117,7 @@ def reading_of(path: Path, width: int, height: int) -> bool | None:
         CocosegError: it can't be read.
     """
     with _open_image(path) as image:
-        size, listed = _stored_size(image), (width, height)
-        if size[0] == size[1] or listed not in (size, size[::-1]):
-            return None
-        if orientation_of(image) not in TRANSPOSED:
-            return None
-        return listed != size
+        return is_upright_size((width, height), _stored_size(image), orientation_of(image))
 
 
 def size_of(path: Path) -> tuple[int, int] | None:

@@ -45,8 +45,8 @@ def arguments_of(model: Any, classes: int | None = None) -> dict[str, Any]:
             f"model: {name} can't be imported and called ({error}); your own modules must be on PYTHONPATH"
         ) from error
     for key, default in {**OF_TRAINING, "standardize": False}.items():
-        # Beside a custom network defaults of `unet` may stand: `~` removes no null, and an earlier version had
-        # no `standardize` to remove.
+        # Beside a custom network defaults of `unet` may stand: `~` removes no null, and commands for earlier
+        # versions don't remove `standardize`.
         if key not in parameters and (is_own(model) or network.get(key) == default):
             network.pop(key, None)
     takes_any = any(parameter.kind == inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())

@@ -1,7 +1,8 @@
 """Images with an EXIF rotation: the evidence for a reading, and their annotations by it."""
 
+import math
 from collections.abc import Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -10,10 +11,18 @@ from cocoseg.config import MasksConfig
 from cocoseg.errors import CocosegError
 from cocoseg.figures.comparison import spread
 from cocoseg.images.edges import edge_score
-from cocoseg.images.exif import Choice, Reading, choose_readings, find_rotation, turn, upright_size
+from cocoseg.images.exif import (
+    Choice,
+    Reading,
+    Rotation,
+    choose_readings,
+    is_upright_size,
+    turn,
+    upright_size,
+)
 from cocoseg.images.image_files import Inspection, read_image
 from cocoseg.preparation.paint_mask import paint
-from cocoseg.preparation.segmentations import Instance, Layers, SegmentationError, extent, parse_layers
+from cocoseg.preparation.segmentations import Instance, Layers, SegmentationError, parse_layers
 from cocoseg.workers import parallel_map
 
 SAMPLE = 200  # images of a kind whose edges are compared: to decode a photograph takes a quarter of a second
@@ -31,7 +40,7 @@ class Rotated(NamedTuple):
 def choose_by_evidence(
     images: Sequence[Rotated], rules: MasksConfig, setting: str, workers: int | None
 ) -> list[Choice]:
-    """Choose a reading for each image, by sizes, outlines and the edges in a sample of the images.
+    """Choose a reading for each image, by its size in the annotation file and the edges in a sample.
 
     Args:
         setting: `data.exif`, auto or apply.
@@ -39,9 +48,7 @@ def choose_by_evidence(
     Raises:
         CocosegError: an image can't be read.
     """
-    rotations = [
-        find_rotation(i.found.size, i.found.orientation, i.listed, extent(i.instances)) for i in images
-    ]
+    rotations = [Rotation(is_upright_size(i.listed, i.found.size, i.found.orientation)) for i in images]
     sample: list[int] = []
     for by_size in (False, None):  # True leaves no doubt
         alike = [index for index, rotation in enumerate(rotations) if rotation.by_size is by_size]
@@ -53,18 +60,18 @@ def choose_by_evidence(
     return choose_readings(rotations, setting)
 
 
-def _compare_edges(rules: MasksConfig, image: Rotated) -> dict[Reading, float]:
-    """Compare the edges in an image with its outlines by each reading that is possible, see `edge_score`."""
+def _compare_edges(rules: MasksConfig, image: Rotated) -> dict[Reading, float] | None:
+    """Compare the edges in an image with its outlines by each reading, see `Rotation.edges`."""
     upright = read_image(image.path, upright=True, bits=image.found.bits).convert("L")
     stored = turn(upright, image.found.orientation, back=True)
-    edges = {}
+    scores: dict[Reading, float | None] = {}
     for reading in Reading:
-        with suppress(SegmentationError):  # an RLE of the other size
+        try:
             mask = paint(layers_as_read(image.instances, image.found, reading, rules), rules)
-            score = edge_score(stored if reading is Reading.STORED else upright, mask)
-            if score is not None:
-                edges[reading] = score
-    return edges
+            scores[reading] = edge_score(stored if reading is Reading.STORED else upright, mask)
+        except SegmentationError:  # an RLE of the other size
+            scores[reading] = -math.inf
+    return None if None in scores.values() else scores
 
 
 def layers_as_read(

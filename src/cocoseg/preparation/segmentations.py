@@ -174,18 +174,6 @@ def parse_segmentation(instance: Instance, height: int, width: int) -> Shape:
     return Shape(number, index, polygons, is_whole=len(polygons) == max(1, len(found)))
 
 
-def extent(instances: Iterable[Instance]) -> tuple[float, float]:
-    """Find the largest x and y of all outlines; an RLE reaches to the size that it gives."""
-    x, y = [0.0], [0.0]
-    for instance in instances:
-        with suppress(SegmentationError):  # drawing reports it
-            found = _decode(instance)
-            parts = [[*found.size[::-1]]] if isinstance(found, _RLE) else found
-            x += (max(part[0::2]) for part in parts if part)
-            y += (max(part[1::2]) for part in parts if part[1:])
-    return max(x), max(y)
-
-
 def _decode(instance: Instance) -> Polygons | _RLE:
     try:
         return _decoder.decode(instance.segmentation) or []
