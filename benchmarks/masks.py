@@ -340,7 +340,7 @@ def _folder_seconds(
     shutil.rmtree(folder / "masks", ignore_errors=True)
     check_image = draw_masks.check_image
     if extra < 2:
-        draw_masks.check_image = lambda _, *size: Inspection(size, 1, {}, [])  # as if every image were whole
+        draw_masks.check_image = lambda _, *size: Inspection(size, 1, 0, [])  # as if every image were whole
     begin = time.perf_counter()
     for _ in draw_masks.draw_masks(
         coco,

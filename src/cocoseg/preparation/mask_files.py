@@ -49,13 +49,12 @@ class MaskEncoding:
         self._values = np.zeros(256, dtype=np.uint8 if self.bits == 8 else np.uint16)
         self._values[: len(labels)] = np.multiply(self._file_values, scale)
         self._values[IGNORE_INDEX] = self.ignore_value
+        used = [*range(len(labels)), IGNORE_INDEX]
         self._indices = np.full(1 << self.bits, -1, dtype=np.int16)
-        for index in (*range(len(labels)), IGNORE_INDEX):
-            self._indices[self._values[index]] = index
+        self._indices[self._values[used]] = used
         # All 256 values: with fewer, some readers would take the pixels for 4 bits each.
         self._palette = np.zeros((256, 3), dtype=np.uint8)
         if self.bits == 8:
-            used = [*range(len(labels)), IGNORE_INDEX]
             self._palette[self._values[used]] = labels.palette()[used]
 
     @classmethod
