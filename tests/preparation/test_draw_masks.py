@@ -183,7 +183,7 @@ def test_missing_images(tmp_path: Path) -> None:
         create_segmentation_masks(tmp_path / "in", file, tmp_path / "out", workers=1)
     (tmp_path / "in" / "a.jpg").rename(tmp_path / "in" / "a.x.jpg")
     make_images(tmp_path / "in", "A.JPG")
-    with pytest.raises(CocosegError, match=r"in/A\.JPG is there, .* case: file_names='similar' reads"):
+    with pytest.raises(CocosegError, match=r"in/A\.JPG for one: file_names='similar' reads"):
         create_segmentation_masks(tmp_path / "in", file, tmp_path / "out", workers=1)
     records = create_segmentation_masks(
         tmp_path / "in", file, tmp_path / "out", file_names="similar", workers=1
