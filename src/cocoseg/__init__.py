@@ -18,6 +18,7 @@ _PUBLIC = {
     "UNet": "cocoseg.networks.unet",
     "create_segmentation_masks": "cocoseg.preparation.draw_masks",
     "load_model": "cocoseg.inference.model",
+    "train": "cocoseg.commands.api",
 }
 __all__ = list(_PUBLIC)
 

@@ -66,12 +66,12 @@ def program(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
         @functools.wraps(main)
         def checked() -> None:
             arguments, _ = hydra_internals.get_args_parser().parse_known_args()
-            sys.argv[1:] = quote_paths(sys.argv[1:], PROGRAMS[name], in_multirun=arguments.multirun)
+            sys.argv[1:] = readable(sys.argv[1:], name, in_multirun=arguments.multirun)
             if (own := arguments.config_path) and "://" not in own:  # Hydra would look below the package
                 sys.argv.append(f"--config-path={Path(own).absolute()}")
             arguments, _ = hydra_internals.get_args_parser().parse_known_args()
             folders = [conf, *map(Path, filter(None, (arguments.config_dir, arguments.config_path)))]
-            with report_errors(), _hydra_in_one_line(PROGRAMS[name], folders):
+            with report_errors(), hydra_in_one_line(PROGRAMS[name], folders):
                 check_overrides(arguments.overrides, PROGRAMS[name], options(folders), folders)
                 if arguments.help or ALL in sys.argv:
                     purpose, rare = inspect.getmodule(main).__doc__ or "", ALL in sys.argv
@@ -85,8 +85,13 @@ def program(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
     return decorate
 
 
+def readable(arguments: Sequence[str], name: str, *, in_multirun: bool = False) -> list[str]:
+    """Write arguments for a program of conf/ as Hydra can read them."""
+    return quote_paths(arguments, PROGRAMS[name], in_multirun=in_multirun)
+
+
 @contextmanager
-def _hydra_in_one_line(kind: type[Settings], folders: Sequence[Path]) -> Iterator[None]:
+def hydra_in_one_line(kind: type[Settings], folders: Sequence[Path]) -> Iterator[None]:
     """Turn what Hydra can't compose from these settings and folders into a CocosegError.
 
     `run_and_report` of Hydra 1.3 prints an error in several lines and exits; here it lets the error pass.

@@ -10,7 +10,7 @@ import copy
 import itertools
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from logging.handlers import MemoryHandler
@@ -248,15 +248,20 @@ class MakeFolder(Callback):
 
 
 def _make(config: DictConfig, place: str, key: str) -> None:
-    """Make the folder that a key of Hydra's names.
+    with report_errors():  # Hydra turns errors of callbacks into warnings
+        # Hydra's `on_job_end` is left out where a program exits.
+        atexit.register(make_folder(config, place, key))
+
+
+def make_folder(config: DictConfig, place: str, key: str) -> Callable[[], None]:
+    """Make the folder that a key of Hydra's names; returns what removes it where it is still empty.
 
     Args:
         place: that key.
         key: by which users name the folder.
     """
     times = OmegaConf.get_cache(config)["now"]  # results of `${now:…}`, which jobs of a multirun take over
-    # Hydra turns errors of callbacks into warnings.
-    with report_errors(), writing_to(Path(OmegaConf.select(config, place)), key=key):
+    with writing_to(Path(OmegaConf.select(config, place)), key=key):
         begin = times.get((TIME,))
         for number in itertools.count(2):
             folder = Path(OmegaConf.select(config, place)).absolute()
@@ -271,9 +276,9 @@ def _make(config: DictConfig, place: str, key: str) -> None:
                     raise
                 times[TIME,] = f"{begin}_{number}"
 
-        def remove() -> None:
-            with suppress(OSError):  # the first one that is not empty ends it
-                for path in new:
-                    path.rmdir()
+    def remove() -> None:
+        with suppress(OSError):  # the first one that is not empty ends it
+            for path in new:
+                path.rmdir()
 
-        atexit.register(remove)  # Hydra's `on_job_end` is left out where a program exits
+    return remove

@@ -5,7 +5,6 @@ in the run folder says every few seconds how much is used, so that a kill gives 
 which nothing ran is not charged.
 """
 
-import itertools
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ FORMATS_LIMIT = 0.1  # share of the limit: the most that is kept for them
 KINDS = ("starting", "loading", "computing", "validating", "saving")
 PARTS = ("step", "validation", "figures", "checkpoint", "export")
 
-_jobs = itertools.count()  # jobs that this process has begun
+_began: float | None = STARTED  # of the next job, where it began before its budget is opened
 
 
 @dataclass
@@ -193,9 +192,17 @@ class Budget:
         self.resume(ledger)
 
 
+def start_clock() -> None:
+    """Start the clock of the next job now, however long this process has run."""
+    global _began
+    _began = now()
+
+
 def open_budget(limit: float | None, *, writes_formats: bool = False) -> Budget:
-    """Start the clock of a job: for the first one of a process when the process began, for later ones now."""
-    return Budget(limit, began=STARTED if next(_jobs) == 0 else now(), writes_formats=writes_formats)
+    """Start the clock of a job, unless `start_clock` has, or for the first one the start of the process."""
+    global _began
+    began, _began = _began or now(), None
+    return Budget(limit, began=began, writes_formats=writes_formats)
 
 
 def time_line(budget: Budget) -> str:

@@ -90,15 +90,18 @@ def _list_failures(sweep_dir: Path) -> None:
 def restored_state() -> Iterator[None]:
     """Restore after a job what it may change for the whole process, and free its memory."""
     environment = dict(os.environ)
-    with warnings.catch_warnings():
-        yield
-    os.environ.clear()
-    os.environ.update(environment)
+    precision = sys.modules["torch"].get_float32_matmul_precision() if "torch" in sys.modules else "highest"
+    try:
+        with warnings.catch_warnings():
+            yield
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
     gc.collect()  # trainers and their callbacks refer to each other
     if torch := sys.modules.get("torch"):  # its switches have their defaults again
         torch.backends.cudnn.benchmark = False
         torch.use_deterministic_algorithms(False)
-        torch.set_float32_matmul_precision("highest")
+        torch.set_float32_matmul_precision(precision)
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
