@@ -1,0 +1,20 @@
+"""docs/notebook.md: its code, run from top to bottom."""
+
+import re
+from pathlib import Path
+
+import PIL.Image
+import pytest
+
+from conftest import ROOT
+
+
+def test_the_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    cells = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "notebook.md").read_text(), re.DOTALL)
+    assert len(cells) >= 5
+    names: dict[str, object] = {}
+    for cell in cells:
+        exec(compile(cell, "docs/notebook.md", "exec"), names)
+    assert isinstance(names["figure"], PIL.Image.Image)
+    assert names["result"].miou > 0.05
