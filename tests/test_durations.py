@@ -91,8 +91,8 @@ def at(monkeypatch: pytest.MonkeyPatch):
     def set_clock(text: str) -> float:
         moment = datetime.fromisoformat(text).timestamp()
         monkeypatch.setattr(time, "time", lambda: moment)
-        monkeypatch.setattr(durations, "STARTED", durations.now())
-        monkeypatch.setattr(durations, "now", lambda: durations.STARTED)
+        monkeypatch.setattr(durations, "now", lambda: 1000.0)
+        monkeypatch.setattr(durations, "_began", 1000.0)
         return moment
 
     return set_clock
@@ -111,8 +111,10 @@ def test_a_time_of_day_is_the_next_one_after_the_process_began(at, monkeypatch: 
     began = at("2026-11-27 17:59")
     evening = began + 60
     monkeypatch.setattr(time, "time", lambda: began + 120)  # a later job of a multirun
-    monkeypatch.setattr(durations, "now", lambda: durations.STARTED + 120)
+    monkeypatch.setattr(durations, "now", lambda: 1120.0)
     assert parse_moment("18:00", key="budget.until") == evening
+    durations.restart()  # another call in a notebook
+    assert parse_moment("18:00", key="budget.until") == evening + 24 * 3600
 
 
 @pytest.mark.parametrize("value", ["1080", "25:00", "18", "tomorrow", "", "2026-11-27", "2026-13-01 10:00"])

@@ -32,6 +32,14 @@ def now() -> float:
 # Beginning of this process: not that of the system's records, which count what a script did before it called
 # `exec`. The processor's time tells how long Python took to come here.
 STARTED = now() - time.process_time()
+_began = STARTED  # of the command or the call that moments count from
+
+
+def restart() -> float:
+    """Begin another call, however long this process has run. Returns `now()`."""
+    global _began
+    _began = now()
+    return _began
 
 
 class Duration(timedelta):
@@ -78,7 +86,7 @@ def parse_moment(value: str, *, key: str) -> float:
     """Read the moment at which a run must have ended, in seconds since 1970; it may have passed.
 
     Args:
-        value: a local time of day, "18:00", for the first one after this process began; a local date and
+        value: a local time of day, "18:00", for the first one after this command began; a local date and
             time, "2026-11-27 06:00"; or `slurm`, the end of the Slurm job that this process runs in.
         key: named in the error.
 
@@ -93,7 +101,7 @@ def parse_moment(value: str, *, key: str) -> float:
                 f"give the time itself, as in {key}={'6h' if key.endswith('time') else '18:00'}"
             )
         return float(end)
-    began = datetime.fromtimestamp(time.time() - (now() - STARTED))
+    began = datetime.fromtimestamp(time.time() - (now() - _began))
     for pattern in MOMENTS:
         with suppress(ValueError):
             moment = datetime.strptime(value.strip(), pattern)

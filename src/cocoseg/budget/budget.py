@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from cocoseg.durations import STARTED, clock, now
+from cocoseg.durations import STARTED, clock, now, restart
 
 END = 2.0  # seconds to leave the process: with torch and Lightning loaded, Python alone takes 1.4
 MARGIN = 1.1  # factor on durations that were measured
@@ -195,7 +195,7 @@ class Budget:
 def start_clock() -> None:
     """Start the clock of the next job now, however long this process has run."""
     global _began
-    _began = now()
+    _began = restart()
 
 
 def open_budget(limit: float | None, *, writes_formats: bool = False) -> Budget:
