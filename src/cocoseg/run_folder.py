@@ -26,7 +26,7 @@ from cocoseg.files import from_here, locked, read_json, remove_parts, write_byte
 
 # Names of files in a run folder.
 CONFIG, LEDGER, OUTCOME, METRICS = "config.yaml", "budget.json", "outcome.json", "metrics.json"
-CHECKPOINTS, HYDRA = "checkpoints", ".hydra"
+MODEL, CHECKPOINTS, HYDRA = "segmentation_model.pth", "checkpoints", ".hydra"
 
 TIME = "%H-%M-%S"  # in the names of folders that conf/ gives, by `${now:…}`
 LOG_FORMAT = "[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"  # Hydra's own

@@ -73,7 +73,7 @@ def test_trains_more_than_once_and_leaves_nothing_behind(places, tmp_path, capsy
         (["data.images=no_such"], r"^data\.images: no folder no_such"),
         (["sweep=random"], r"^sweep: cocoseg\.train is one training"),
         (["optimizer.lr=1e-3,1e-2"], r"optimizer\.lr"),
-        (["trainer.devices=2"], r"^trainer\.devices: cocoseg\.train uses one"),
+        (["trainer.devices=2"], r"^trainer\.devices: cocoseg\.train uses one device"),
         ("data.bach_size=4", r"^data\.bach_size: no such setting"),
     ],
 )

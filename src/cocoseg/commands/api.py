@@ -24,15 +24,16 @@ from cocoseg.errors import CocosegError
 from cocoseg.files import read_json
 from cocoseg.overrides import check_overrides
 from cocoseg.rank_environment import may_be_several
-from cocoseg.run_folder import FINISHED, METRICS, Console, Outcome, make_folder
+from cocoseg.run_folder import FINISHED, METRICS, MODEL, Console, Outcome, make_folder
 from cocoseg.sweeps.multirun import restored_state
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A training that has ended: its run folder, the model in it for `cocoseg.load_model`, and its scores.
+    """A training that has ended.
 
     Attributes:
+        folder, model: run folder, and in it the file for `cocoseg.load_model`.
         miou: validation mIoU without background; None without a validation.
         iou: of each class by name, background included; None for a class that validation lacks.
         epochs, steps: trained by all attempts at the run.
@@ -74,7 +75,10 @@ def train(overrides: Sequence[str] = (), *, run_dir: str | Path | None = None) -
         remove_if_empty()
     if job.status == JobStatus.FAILED:
         raise job._return_value  # `return_value` prints before it raises
-    return _result(Path(config.hydra.runtime.output_dir))
+    folder = Path(config.hydra.runtime.output_dir)
+    end = Outcome.read(folder) or Outcome(FINISHED)
+    iou = {} if end.miou is None else read_json(folder / METRICS)["iou"]
+    return TrainingResult(folder, folder / MODEL, end.miou, iou, end.epochs, end.steps)
 
 
 def _compose(overrides: Sequence[str]) -> tuple[DictConfig, HydraContext]:
@@ -90,9 +94,7 @@ def _compose(overrides: Sequence[str]) -> tuple[DictConfig, HydraContext]:
     if config.hydra.mode == RunMode.MULTIRUN:
         raise CocosegError("sweep: cocoseg.train is one training; search with python train.py sweep=…")
     if may_be_several(trainer):
-        raise CocosegError(
-            "trainer.devices: cocoseg.train uses one; python train.py starts a process for each"
-        )
+        raise CocosegError("trainer.devices: cocoseg.train uses one device; python train.py uses several")
     return config, context
 
 
@@ -108,11 +110,3 @@ def _messages_on_stdout() -> Iterator[None]:
     finally:
         root.handlers[:] = handlers
         root.setLevel(level)
-
-
-def _result(folder: Path) -> TrainingResult:
-    from cocoseg.training.finish import MODEL  # torch, which the run has loaded
-
-    end = Outcome.read(folder) or Outcome(FINISHED)
-    iou = {} if end.miou is None else read_json(folder / METRICS)["iou"]
-    return TrainingResult(folder, folder / MODEL, end.miou, iou, end.epochs, end.steps)

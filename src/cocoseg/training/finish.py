@@ -24,7 +24,7 @@ from cocoseg.labels import LabelMap
 from cocoseg.networks.device import without_autotuning
 from cocoseg.networks.model_file import read_weights, save_model
 from cocoseg.networks.outputs import logits_of
-from cocoseg.run_folder import FAILED, FINISHED, METRICS, PRUNED, STOPPED, Outcome
+from cocoseg.run_folder import FAILED, FINISHED, METRICS, MODEL, PRUNED, STOPPED, Outcome
 from cocoseg.scores import Scores
 from cocoseg.sweeps.pruning import PruneTrial
 from cocoseg.training.checkpoints import AT_END, BestCheckpoint, LastCheckpoint
@@ -36,7 +36,7 @@ from cocoseg.workers import exit_code
 
 log = logging.getLogger(__name__)
 
-MODEL, SHEET = "segmentation_model.pth", "examples.png"
+SHEET = "examples.png"
 
 
 class Exporter:
