@@ -20,6 +20,7 @@ from typing import Any, Self
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
 
 from cocoseg.errors import CocosegError, one_line, printable, report_errors
 from cocoseg.files import from_here, locked, read_json, remove_parts, write_bytes, write_json, writing_to
@@ -81,6 +82,11 @@ class Console(logging.StreamHandler):
     """Writes messages to stdout, see conf/base.yaml: with printable names, and its own errors said once."""
 
     fails = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a message, above the progress bar if there is one."""
+        with tqdm.external_write_mode(self.stream):
+            super().emit(record)
 
     def format(self, record: logging.LogRecord) -> str:
         """Make names printable; a text that is given as such, as a table is, keeps its lines."""

@@ -1,14 +1,18 @@
 import logging
+import re
+import sys
 import types
 
 import pytest
+from tqdm import tqdm
 
 from cocoseg import progress
 from cocoseg.budget.budget import Budget
 from cocoseg.progress import track
+from cocoseg.run_folder import Console
 from cocoseg.scores import Scores
 from cocoseg.training import console
-from cocoseg.training.console import BarProgress, LineProgress, score_table
+from cocoseg.training.console import BarProgress, LineProgress, ValidationLines, score_table
 from tiny import LABELS, loader, random_batch, tiny_module, tiny_trainer
 
 SCORES = Scores([0.9876, None, 0.25], miou=0.25, miou_with_background=0.6188, pixel_accuracy=1.0)
@@ -70,32 +74,62 @@ def test_track_of_something_short_says_nothing(no_terminal, caplog):
     assert not caplog.messages
 
 
-def test_training_says_how_it_goes_after_the_last_validation(tmp_path, caplog):
-    caplog.set_level(logging.INFO, logger="cocoseg")
-    trainer = tiny_trainer(
+def fit(folder, *callbacks, **options):
+    trainer = tiny_trainer(folder, callbacks=list(callbacks), **{"enable_progress_bar": True, **options})
+    trainer.fit(tiny_module(), loader(random_batch()), loader(random_batch(seed=1)))
+    return trainer
+
+
+def test_each_validation_is_a_line_of_the_log(tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="cocoseg.training.console")
+    budget = Budget(600, used_before=100)
+    trainer = fit(
         tmp_path,
-        max_epochs=1,
-        callbacks=[LineProgress(Budget(None))],
-        enable_progress_bar=True,
+        ValidationLines(budget),
+        max_epochs=2,
         num_sanity_val_steps=1,
+        enable_progress_bar=False,
     )
 
-    trainer.fit(tiny_module(), loader(random_batch()), loader(random_batch(seed=1)))
+    assert [message.split("  ")[:3] for message in caplog.messages] == [
+        ["0:01:40", "epoch 1", "step 1"],
+        ["0:01:40", "epoch 2", "step 2"],
+    ]
+    shown = {"train/loss_step": "loss", "val/loss": "val loss", "val/miou": "val mIoU"}
+    assert caplog.messages[-1].split("  ")[3:] == [
+        f"{name} {trainer.callback_metrics[key].item():.3f}" for key, name in shown.items()
+    ]
 
-    lines = [record.getMessage() for record in caplog.records if record.name == "cocoseg.training.console"]
-    loss, miou = (trainer.callback_metrics[name].item() for name in ("val/loss", "val/miou"))
-    assert lines
-    assert "step 1  " in lines[-1]
-    assert lines[-1].endswith(f"val loss {loss:.3f}  val mIoU {miou:.3f}")
+
+def test_the_bar_fits_80_columns_with_the_time_first(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "81")  # tqdm leaves one free
+    monkeypatch.setenv("LINES", "24")
+    monkeypatch.setattr(BarProgress, "every", 0.0)
+    budget = Budget(6 * 3600, used_before=3 * 3600)
+    budget.progress = 0.45
+
+    trainer = fit(tmp_path, BarProgress(budget), max_epochs=60, num_sanity_val_steps=1)
+
+    frames = [frame for frame in capsys.readouterr().err.split("\r") if frame.strip()]
+    loss = trainer.callback_metrics["train/loss_step"].item()
+    assert all(re.match(r"3:00:\d\d of 6:00:00", frame) and len(frame) <= 80 for frame in frames)
+    assert any(frame.endswith("| validation, batch 1 of 1") for frame in frames)
+    last = [frame for frame in frames if "epoch" in frame][-1]
+    assert re.fullmatch(
+        rf".{{18}}  45%\|[█▏▎▍▌▋▊▉ ]+\| epoch 60 of ~133  loss {loss:.3f}  val mIoU \d\.\d\d\d", last
+    )
 
 
-def test_the_bar_shows_how_far_the_run_is(tmp_path):
-    bar, module = BarProgress(Budget(600)), tiny_module()
-    trainer = tiny_trainer(tmp_path, max_epochs=1, callbacks=[bar], enable_progress_bar=True)
-    trainer.fit(module, loader(random_batch()), loader(random_batch(seed=1)))
-    shown = bar.get_metrics(trainer, module)
-    assert shown.keys() == {"train/loss_step", "val/loss", "val/miou", "run"}
-    assert shown["run"].endswith(" of 0:10:00  epoch 1 of ~?")
+def test_a_message_is_written_above_the_bar(capsys):
+    with tqdm(total=1, bar_format="0:01:40 of 0:10:00"):
+        capsys.readouterr()
+        Console(sys.stdout).emit(logging.makeLogRecord({"msg": "validated"}))
+        written = capsys.readouterr()
+
+    assert written.out == "validated\n"
+    cleared, bar = written.err.strip("\r").split("\r", 1)
+    assert cleared.isspace()
+    assert bar.strip("\r") == "0:01:40 of 0:10:00"
 
 
 def test_training_says_how_it_goes_every_ten_seconds(tmp_path, monkeypatch, caplog):
@@ -104,20 +138,25 @@ def test_training_says_how_it_goes_every_ten_seconds(tmp_path, monkeypatch, capl
     budget = Budget(600)
     budget.progress = 0.25
     monkeypatch.setattr(budget, "used", lambda: clock.now - 40)
-    bar = LineProgress(budget)
+    lines = LineProgress(budget)
     trainer = types.SimpleNamespace(
         callback_metrics={"train/loss_step": 0.5},
         current_epoch=3,
-        global_step=70,
         num_training_batches=20,
         fit_loop=types.SimpleNamespace(epoch_loop=types.SimpleNamespace(batch_idx=9)),
+        sanity_checking=False,
+        num_val_batches=[5],
     )
 
-    for _ in range(5):
+    for _ in range(4):
         clock.now += 7
-        bar.on_train_batch_end(trainer)
+        lines.on_train_batch_end(trainer)
+    for number in range(3):
+        clock.now += 7
+        lines.on_validation_batch_end(trainer, None, None, None, number)
 
     assert caplog.messages == [
-        "0:01:14 of 0:10:00  epoch 3 of ~14  step 70  loss 0.500",
-        "0:01:28 of 0:10:00  epoch 3 of ~14  step 70  loss 0.500",
+        "0:01:14 of 0:10:00  epoch 4 of ~14  loss 0.500",
+        "0:01:28 of 0:10:00  epoch 4 of ~14  loss 0.500",
+        "0:01:42 of 0:10:00  validation, batch 2 of 5",
     ]

@@ -18,7 +18,7 @@ from cocoseg.training.batch_size import CheckMemory
 from cocoseg.training.checkpoints import BestCheckpoint, LastCheckpoint
 from cocoseg.training.collapse_warning import Diagnostics
 from cocoseg.training.compiling import CompileNetwork
-from cocoseg.training.console import BarProgress, LineProgress
+from cocoseg.training.console import BarProgress, LineProgress, ValidationLines
 from cocoseg.training.finetuning import FreezeEncoder
 from cocoseg.training.finish import Exporter
 from cocoseg.training.nan_guard import StopOnNaN
@@ -47,7 +47,9 @@ def build_callbacks(
     ]
     if distributed.rank() == 0:
         callbacks += [RunTexts(config, run.command), HyperparameterRow(config, run.command)]
-        callbacks += [Figures(budget), Diagnostics(budget)]
+        callbacks += [ValidationLines(budget), Figures(budget), Diagnostics(budget)]
         if config.trainer.get("enable_progress_bar", True):
-            callbacks.append(BarProgress(budget) if sys.stderr.isatty() else LineProgress(budget))
+            # What `tee` or `2>` copies into a file is lines.
+            on_terminal = sys.stdout.isatty() and sys.stderr.isatty()
+            callbacks.append(BarProgress(budget) if on_terminal else LineProgress(budget))
     return callbacks + [build(node, f"callbacks.{name}") for name, node in config.callbacks.items()]

@@ -5,7 +5,8 @@ import warnings
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import ProgressBar
+from tqdm import tqdm
 
 from cocoseg.budget.budget import Budget
 from cocoseg.budget.lightning_internals import batches_of_epoch
@@ -16,7 +17,7 @@ from cocoseg.scores import Scores
 
 log = logging.getLogger(__name__)
 
-REFRESH = 5  # steps between two updates of the bar: showing a loss waits for the GPU
+REFRESH = 0.5  # seconds between two updates of the bar: showing a loss waits for the GPU
 SHOWN = {"train/loss_step": "loss", "val/loss": "val loss", "val/miou": "val mIoU"}
 
 
@@ -37,31 +38,43 @@ def quiet_lightning() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
-def position(trainer: L.Trainer, budget: Budget) -> str:
-    """Describe how far a run is: time used, limit, epoch, and the expected number of epochs."""
+def elapsed(budget: Budget) -> str:
+    """Describe the time used, and its limit."""
     limit = "" if budget.limit is None else f" of {clock(budget.limit)}"
-    epochs = "?"
-    if budget.progress and trainer.num_training_batches:
-        done = trainer.current_epoch + (batches_of_epoch(trainer) + 1) / trainer.num_training_batches
-        epochs = f"{done / budget.progress:.0f}"
-    return f"{clock(budget.used())}{limit}  epoch {trainer.current_epoch} of ~{epochs}"
+    return f"{clock(budget.used())}{limit}"
 
 
-class BarProgress(TQDMProgressBar):
-    """Lightning's bar, with the position in the run."""
+def epoch(trainer: L.Trainer, budget: Budget) -> str:
+    """Describe the number of the epoch, from 1, and the expected number of epochs."""
+    number = trainer.current_epoch + 1
+    if not budget.progress or not trainer.num_training_batches:
+        return f"epoch {number}"
+    done = trainer.current_epoch + (batches_of_epoch(trainer) + 1) / trainer.num_training_batches
+    return f"epoch {number} of ~{max(number, round(done / budget.progress))}"
+
+
+def values(trainer: L.Trainer, *names: str) -> str:
+    """Describe the metrics of these names, as far as they are known."""
+    metrics = trainer.callback_metrics
+    return "  ".join(f"{SHOWN[name]} {float(metrics[name]):.3f}" for name in names if name in metrics)
+
+
+class ValidationLines(L.Callback):
+    """Logs a line for each validation, which stays on the screen and in the log of the run."""
 
     def __init__(self, budget: Budget):
-        super().__init__(refresh_rate=REFRESH, leave=False)
         self.budget = budget
 
-    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        metrics = super().get_metrics(trainer, pl_module)
-        metrics.pop("v_num", None)
-        return {**metrics, "run": position(trainer, self.budget)}
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.sanity_checking:
+            used, number = clock(self.budget.used()), trainer.current_epoch + 1
+            log.info("%s  epoch %d  step %d  %s", used, number, trainer.global_step, values(trainer, *SHOWN))
 
 
 class LineProgress(ProgressBar):
-    """Logs a line of plain text at most every LINE_EVERY seconds, and after the last validation."""
+    """Logs how far a run is, at most every LINE_EVERY seconds."""
+
+    every = LINE_EVERY
 
     def __init__(self, budget: Budget):
         super().__init__()
@@ -69,14 +82,59 @@ class LineProgress(ProgressBar):
         self.shown = now()
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        if now() - self.shown >= LINE_EVERY:
-            self.on_train_end(trainer)
+        if self.is_due():
+            measured = values(trainer, "train/loss_step", "val/miou")
+            self.show(f"{epoch(trainer, self.budget)}  {measured}")
 
-    def on_train_end(self, trainer: L.Trainer, *args: Any) -> None:
-        self.shown = now()
-        metrics = trainer.callback_metrics
-        values = [f"{name} {float(metrics[key]):.3f}" for key, name in SHOWN.items() if key in metrics]
-        log.info("%s  step %d  %s", position(trainer, self.budget), trainer.global_step, "  ".join(values))
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        *args: Any,
+    ) -> None:
+        if self.is_due():
+            batches = trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
+            self.show(f"validation, batch {batch_idx + 1} of {sum(batches)}")
+
+    def is_due(self) -> bool:
+        """Tell whether it is time to show something; the time until the next one begins then."""
+        due = now() - self.shown >= self.every
+        if due:
+            self.shown = now()
+        return due
+
+    def show(self, text: str) -> None:
+        log.info("%s  %s", elapsed(self.budget), text)
+
+
+class BarProgress(LineProgress):
+    """Shows the same in the last line of a terminal, with a bar of the whole run.
+
+    The time comes first: a narrow terminal cuts off the end of the line.
+    """
+
+    every = REFRESH
+
+    def __init__(self, budget: Budget):
+        super().__init__(budget)
+        self.bar = tqdm(disable=True)
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        self.bar = tqdm(total=1.0, leave=False, dynamic_ncols=True, bar_format=elapsed(self.budget))
+
+    def show(self, text: str) -> None:
+        self.bar.n = self.budget.progress
+        self.bar.bar_format = f"{elapsed(self.budget)} {{percentage:3.0f}}%|{{bar}}| {text}"
+        self.bar.refresh()
+
+    def teardown(self, trainer: L.Trainer, *args: Any) -> None:
+        self.bar.close()
+
+    on_exception = teardown
 
 
 def score_table(scores: Scores, labels: LabelMap) -> str:
