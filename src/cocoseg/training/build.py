@@ -20,6 +20,7 @@ from cocoseg.networks.model_file import read_checkpoint, without_weights
 from cocoseg.networks.pretrained import Pretrained, read_pretrained
 from cocoseg.training.batch_size import largest_batch
 from cocoseg.training.checkpoints import WholeCheckpointIO
+from cocoseg.training.console import ShortProfiler
 from cocoseg.training.module import SegmentationModule
 from cocoseg.training.optimizer import optimizer_of
 
@@ -90,9 +91,11 @@ def build_trainer(
     Raises:
         CocosegError: the settings don't make a trainer, or the network does not return logits.
     """
+    is_simple = config.trainer.get("profiler") == "simple"
     trainer = build(
         resolve_precision(trainer_settings(config, run.budget)),
         "trainer",
+        **({"profiler": ShortProfiler()} if is_simple else {}),
         default_root_dir=run.folder,
         callbacks=callbacks,
         plugins=[WholeCheckpointIO(run.budget)],

@@ -3,6 +3,7 @@
 import sys
 
 import lightning as L
+from lightning.pytorch.callbacks import ModelSummary
 
 from cocoseg import distributed
 from cocoseg.budget.open_run import Run, best_beside
@@ -24,6 +25,8 @@ from cocoseg.training.finish import Exporter
 from cocoseg.training.nan_guard import StopOnNaN
 from cocoseg.training.tensorboard_figures import Figures, RunTexts
 from cocoseg.training.tensorboard_hparams import HyperparameterRow
+
+DEPTH = 3  # levels of modules in the table of trainer.enable_model_summary
 
 
 def build_callbacks(
@@ -47,6 +50,8 @@ def build_callbacks(
     ]
     if distributed.rank() == 0:
         callbacks += [RunTexts(config, run.command), HyperparameterRow(config, run.command)]
+        if config.trainer.get("enable_model_summary"):
+            callbacks.append(ModelSummary(max_depth=DEPTH))
         callbacks += [ValidationLines(budget), Figures(budget), Diagnostics(budget)]
         if config.trainer.get("enable_progress_bar", True):
             # What `tee` or `2>` copies into a file is lines.

@@ -1,11 +1,14 @@
-"""The terminal: progress of a run, and the table of scores at its end."""
+"""The terminal: progress of a run, the profiler's report, and the table of scores at the end."""
 
 import logging
+import re
+import time
 import warnings
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.profilers import SimpleProfiler
 from tqdm import tqdm
 
 from cocoseg.budget.budget import Budget
@@ -19,12 +22,16 @@ log = logging.getLogger(__name__)
 
 REFRESH = 0.5  # seconds between two updates of the bar: showing a loss waits for the GPU
 SHOWN = {"train/loss_step": "loss", "val/loss": "val loss", "val/miou": "val mIoU"}
+ACTIONS, ACTION = 25, 52  # rows of the profiler's report, characters of a name in it
 
 
 def quiet_lightning() -> None:
     """Silence Lightning's tips and device lists, and warnings that do not concern the user."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    # These speak where they were asked for: the table of the layers, early stopping, profilers.
+    for asked in ("callbacks", "profilers"):
+        logging.getLogger(f"lightning.pytorch.{asked}").setLevel(logging.INFO)
     for message in (
         ".*treespec, LeafSpec.* is deprecated",
         "The number of training batches .* is smaller than the logging interval",
@@ -135,6 +142,22 @@ class BarProgress(LineProgress):
         self.bar.close()
 
     on_exception = teardown
+
+
+class ShortProfiler(SimpleProfiler):
+    """Lightning's simple profiler, with a report that fits a terminal: the actions that took the most time.
+
+    An action includes those that it calls.
+    """
+
+    def summary(self) -> str:
+        total = time.perf_counter() - self.start_time
+        rows = [(sum(seconds), len(seconds), name) for name, seconds in self.recorded_durations.items()]
+        lines = [f"Profiler report: {total:.1f} s", "  seconds   share    calls  action"]
+        for seconds, calls, name in sorted(rows, reverse=True)[:ACTIONS]:
+            action = re.sub(r"\{.*\}", "", name)[:ACTION]  # without the settings of a callback
+            lines.append(f"{seconds:9.2f}  {seconds / total:6.1%}  {calls:7d}  {action}")
+        return "\n".join(lines)
 
 
 def score_table(scores: Scores, labels: LabelMap) -> str:
