@@ -74,12 +74,12 @@ def killed_run(folder: Path, seconds: int, every: int, kills: int, rng: random.R
 
 
 def largest_fall(run_dir: Path) -> float:
-    """The largest fall of `budget/progress` from one record to the next, in the order of writing."""
+    """The largest fall of `wall_clock/progress` from one record to the next, in the order of writing."""
     points = []
     for file in run_dir.glob("events.out.tfevents.*"):
         events = EventAccumulator(str(file)).Reload()
-        if "budget/progress" in events.Tags()["scalars"]:
-            points += [(point.wall_time, point.value) for point in events.Scalars("budget/progress")]
+        if "wall_clock/progress" in events.Tags()["scalars"]:
+            points += [(point.wall_time, point.value) for point in events.Scalars("wall_clock/progress")]
     values = [value for _, value in sorted(points)]
     return max((before - after for before, after in itertools.pairwise(values)), default=0.0)
 

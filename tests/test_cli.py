@@ -101,6 +101,13 @@ def test_train_ends_with_scores_and_paths(trained: SimpleNamespace):
     assert (run / "train.log").read_text().count("pixel accuracy") == 1
 
 
+def test_tensorboard_opens_on_losses_and_scores(trained: SimpleNamespace):
+    """It sorts groups by name, and shows the first two."""
+    tags = EventAccumulator(str(the_run(trained.cwd))).Reload().Tags()
+    groups = sorted({tag.partition("/")[0] for tag in (*tags["scalars"], *tags["images"])})
+    assert groups == ["train", "val", "val_best", "val_classes", "val_examples", "val_iou", "wall_clock"]
+
+
 def test_programs_write_nowhere_else(trained: SimpleNamespace):
     assert {path.name for path in trained.cwd.iterdir()} == {"outputs", "prepared", "data"}
     assert {path.name for path in (trained.cwd / "outputs").iterdir()} == {"prepare", "train"}
@@ -224,7 +231,7 @@ def test_multirun_trains_every_job(tmp_path: Path):
     board = TensorBoardApi(sweep, runs=2)
     assert {job: row["optimizer.lr"] for job, row in board.rows().items()} == {"0": 1e-4, "1": 1e-3}
     for job, row in board.rows().items():
-        assert row["hp/val_miou"] == pytest.approx(
+        assert row["val_best/miou"] == pytest.approx(
             json.loads((sweep / job / "metrics.json").read_bytes())["miou"]
         )
     assert board.columns()[:3] == ["data.batch_size", "optimizer.lr", "seed"]

@@ -30,9 +30,9 @@ NAMES = {
     "val/miou",
     "val/miou_with_background",
     "val/pixel_accuracy",
-    "iou/background",
-    "iou/cat",
-    "iou/dog",
+    "val_iou/background",
+    "val_iou/cat",
+    "val_iou/dog",
 }
 
 
@@ -46,11 +46,11 @@ def easy_and_mostly_ignored() -> tuple[Tensor, Tensor]:
 UNEVEN = (easy_and_mostly_ignored(), random_batch(seed=2, images=1))
 
 
-def test_train_loss_is_the_mean_over_the_pixels_of_the_epoch(tmp_path):
+def test_train_loss_is_the_mean_over_the_pixels_of_the_epoch_and_every_third_gradient_is_measured(tmp_path):
     net = Reads()
     reference = copy.deepcopy(net)
     optimizer = torch.optim.SGD(reference.parameters(), lr=0.5)
-    means = []
+    means, norms = [], []
     for _ in range(2):
         total, pixels, batch_means = 0.0, 0, []
         for image, mask in UNEVEN:
@@ -58,11 +58,12 @@ def test_train_loss_is_the_mean_over_the_pixels_of_the_epoch(tmp_path):
             losses = F.cross_entropy(reference(image), mask.where(counts, 0), reduction="none")[counts]
             optimizer.zero_grad()
             losses.mean().backward()
+            norms.append(sum(weight.grad.square().sum() for weight in reference.parameters()).sqrt().item())
             optimizer.step()
             total, pixels = total + losses.sum().item(), pixels + losses.numel()
             batch_means.append(losses.mean().item())
         means.append(total / pixels)
-    trainer = tiny_trainer(tmp_path, max_epochs=2)
+    trainer = tiny_trainer(tmp_path, max_epochs=2, log_every_n_steps=3)
 
     trainer.fit(tiny_module(net, lr=0.5), loader(*UNEVEN))
 
@@ -70,6 +71,7 @@ def test_train_loss_is_the_mean_over_the_pixels_of_the_epoch(tmp_path):
     assert means[1] != pytest.approx(means[0], rel=0.01)  # not over both epochs
     assert means[1] != pytest.approx(sum(batch_means) / 2, rel=0.01)  # not over batches
     torch.testing.assert_close(net.weight, reference.weight)
+    assert trainer.callback_metrics["train/gradient_norm"].item() == pytest.approx(norms[2], rel=1e-4)
 
 
 def test_validation_logs_its_scores_by_name(tmp_path):
@@ -92,9 +94,9 @@ def test_validation_logs_its_scores_by_name(tmp_path):
     counts = truth != 255
     losses = F.cross_entropy(image, truth.where(counts, 0), reduction="none")[counts]
     assert set(logged) == NAMES
-    assert logged["iou/cat"] == pytest.approx(8 / 10)
-    assert logged["iou/dog"] == pytest.approx(2 / 6)
-    assert logged["iou/background"] == pytest.approx(background)
+    assert logged["val_iou/cat"] == pytest.approx(8 / 10)
+    assert logged["val_iou/dog"] == pytest.approx(2 / 6)
+    assert logged["val_iou/background"] == pytest.approx(background)
     assert logged["val/miou"] == pytest.approx((8 / 10 + 2 / 6) / 2)
     assert logged["val/miou_with_background"] == pytest.approx((8 / 10 + 2 / 6 + background) / 3)
     assert logged["val/pixel_accuracy"] == pytest.approx((pixels - 6) / pixels)
@@ -108,7 +110,7 @@ def test_a_class_that_validation_does_not_hold_is_not_logged(tmp_path):
 
     trainer.fit(tiny_module(Reads()), loader(random_batch()), loader((painted(cats), cats)))
 
-    assert set(trainer.callback_metrics) == NAMES - {"iou/background", "iou/dog"}
+    assert set(trainer.callback_metrics) == NAMES - {"val_iou/background", "val_iou/dog"}
 
 
 class AfterSanityCheck(L.Callback):

@@ -178,3 +178,5 @@ def test_best_is_as_for_the_model_that_is_kept(tmp_path: Path):
     other = HyperparameterRow(config(), Command())
     other.load_state_dict(row.state_dict())
     assert other.best == row.best
+    other.load_state_dict({"hp/val_miou": 0.75, "hp/val_loss": 0.25})  # of version 0.1.0
+    assert other.best == row.best

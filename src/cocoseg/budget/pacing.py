@@ -154,12 +154,12 @@ class KeepBudget(L.Callback):
         budget = self.budget
         total, recent = sum(budget.spent.values()) or 1.0, sum(self._steps)
         values = {
-            "budget/elapsed": budget.used(),
-            "budget/progress": budget.progress,
-            "lr": trainer.optimizers[0].param_groups[0]["lr"],
-            "speed/images_per_second": images * trainer.world_size / (recent / len(self._steps)),
-            "speed/waiting_share": sum(self._waits) / recent,
-            **{f"budget/share_{kind}": seconds / total for kind, seconds in budget.spent.items()},
+            "wall_clock/elapsed": budget.used(),
+            "wall_clock/progress": budget.progress,
+            "train/lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "train/images_per_second": images * trainer.world_size / (recent / len(self._steps)),
+            "train/waiting_share": sum(self._waits) / recent,
+            **{f"wall_clock/share_{kind}": seconds / total for kind, seconds in budget.spent.items()},
         }
         pl_module.log_dict(values)
 

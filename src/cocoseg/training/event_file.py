@@ -5,11 +5,11 @@ every later event raises that error.
 """
 
 import io
-import itertools
 import logging
 import os
 import socket
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,7 +25,6 @@ from cocoseg.durations import now
 log = logging.getLogger(__name__)
 
 MOST_KEPT = 64 * 2**20  # bytes that wait for a full disk; beyond that they are dropped
-_numbers = itertools.count()  # files of this process
 
 
 class Records:
@@ -37,8 +36,7 @@ class Records:
     """
 
     def __init__(self, folder: str, flush_secs: float):
-        name = f"events.out.tfevents.{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}"
-        self.path = Path(folder, f"{name}.{next(_numbers):04d}")
+        self.path = Path(folder, f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}")
         self.flush_secs = flush_secs
         self._kept = io.BytesIO()
         self._length = 0  # bytes of the file that are whole records
@@ -104,6 +102,12 @@ class TensorBoardLogger(loggers.TensorBoardLogger):
         if self._experiment is None:
             self._experiment = _Writer(self.log_dir, **self._kwargs)
         return self._experiment
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Write metrics; Lightning's `epoch` goes to the clock's group, which TensorBoard shows last."""
+        renamed = {"wall_clock/epoch" if name == "epoch" else name: metrics[name] for name in metrics}
+        super().log_metrics(renamed, step)
 
     @rank_zero_only
     def save(self) -> None:

@@ -34,6 +34,14 @@ log = logging.getLogger(__name__)
 
 EXAMPLES = 8  # images shown all through a run, and on the sheet at its end
 RARER = 1.25  # factor between the steps of figures and the steps of the next ones
+# The tab of custom scalars; the regular expressions match tags.
+CHARTS = {
+    "training and validation": {
+        "loss": ["Multiline", ["^train/loss$", "^val/loss$"]],
+        "mIoU": ["Multiline", ["^val/miou"]],
+        "IoU of each class": ["Multiline", ["^val_iou/"]],
+    }
+}
 SHARE = 0.02  # share of the time used so far that figures may take before the end of a run
 GUESS = 2.0  # seconds that figures are expected to take at least
 GUESS_SHARE = 0.01  # share of the limit that the guess is at most
@@ -53,7 +61,7 @@ def event_file(logger: TensorBoardLogger) -> FileWriter:
 
 
 class RunTexts(L.Callback):
-    """Shows the command line, the resolved configuration and the report on the data."""
+    """Shows the command line, the resolved configuration and the report on the data, and lays out charts."""
 
     def __init__(self, config: Config, command: Command):
         self.config, self.command = config, command
@@ -65,6 +73,7 @@ class RunTexts(L.Callback):
         if step:  # discards what a killed attempt has logged beyond the checkpoint
             mark = Event(session_log=SessionLog(status=SessionLog.START))
             event_file(trainer.logger).add_event(mark, step + 1)
+        writer.add_custom_scalars(CHARTS)
         writer.add_text("run/command", _verbatim(str(self.command)), step)
         settings = OmegaConf.create(as_dict(self.config))
         writer.add_text("run/config", _verbatim(OmegaConf.to_yaml(settings)), step)
@@ -152,10 +161,10 @@ def figures(
         matrix: (C, C) pixels, rows the target.
         scores, labels, examples: of the same validation.
     """
-    yield "classes/iou", iou_bars(scores.iou, labels)
-    yield "classes/confusion", confusion_matrix(matrix, labels.names)
+    yield "val_classes/iou", iou_bars(scores.iou, labels)
+    yield "val_classes/confusion", confusion_matrix(matrix, labels.names)
     for number, example in enumerate(examples, start=1):
-        yield f"examples/{number}", draw_comparison(example, labels)
+        yield f"val_examples/{number}", draw_comparison(example, labels)
 
 
 def examples_of(image: Tensor, mask: Tensor, predicted: Tensor) -> list[Example]:

@@ -22,7 +22,7 @@ COMPARED = (
 )
 # Beginnings of keys without influence on the result.
 LEFT_OUT = ("run_dir", "ckpt_path", "resume", "budget.", "hydra", "logger", "data.root", "data.prepared_dir")
-MIOU, LOSS = "hp/val_miou", "hp/val_loss"
+MIOU, LOSS = "val_best/miou", "val_best/loss"
 
 
 class HyperparameterRow(L.Callback):
@@ -56,7 +56,8 @@ class HyperparameterRow(L.Callback):
         return dict(self.best)
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
-        self.best = dict(state_dict)
+        # Checkpoints of version 0.1.0 have other names for both.
+        self.best = dict(zip((MIOU, LOSS), state_dict.values(), strict=False))
 
 
 def hyperparameters(config: Config, command: Command) -> dict[str, float | str]:
