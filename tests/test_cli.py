@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -60,7 +61,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     cwd = tmp_path_factory.mktemp("trained")
     prepared = run_here("prepare", *SMALL, cwd=cwd)
     again = run_here("prepare", *SMALL, cwd=cwd)
-    train = run_program("train", *SMALL, "trainer.max_steps=4", cwd=cwd)
+    asked = ("trainer.profiler=simple", "trainer.enable_model_summary=true")
+    train = run_program("train", *SMALL, "trainer.max_steps=4", *asked, cwd=cwd)
     return SimpleNamespace(cwd=cwd, prepared=prepared, again=again, train=train)
 
 
@@ -99,6 +101,19 @@ def test_train_ends_with_scores_and_paths(trained: SimpleNamespace):
         assert any(str(path.relative_to(trained.cwd)) in line for line in last), path
     assert any("tensorboard --logdir" in line for line in last)
     assert (run / "train.log").read_text().count("pixel accuracy") == 1
+
+
+def test_train_prints_each_validation_and_what_was_asked_of_lightning(trained: SimpleNamespace):
+    log = (the_run(trained.cwd) / "train.log").read_text()
+    for line in (
+        r"epoch 2  step 4  loss \d\.\d{3}  val loss \d\.\d{3}  val mIoU \d\.\d{3}$",
+        r"^[\d ]+\| net\.stem +\| Sequential +\|",
+        r"  run_training_epoch$",  # an action of the profiler's report
+    ):
+        for text in (trained.train.stdout, log):
+            assert len(re.findall(line, text, re.MULTILINE)) == 1, line
+    report = trained.train.stdout.partition("Profiler report")[2].partition("\n\n")[0]
+    assert max(map(len, report.splitlines())) <= 80
 
 
 def test_tensorboard_opens_on_losses_and_scores(trained: SimpleNamespace):
