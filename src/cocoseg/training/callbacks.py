@@ -26,8 +26,6 @@ from cocoseg.training.nan_guard import StopOnNaN
 from cocoseg.training.tensorboard_figures import Figures, RunTexts
 from cocoseg.training.tensorboard_hparams import HyperparameterRow
 
-DEPTH = 3  # levels of modules in the table of trainer.enable_model_summary
-
 
 def build_callbacks(
     config: Config, run: Run, data: SegmentationDataModule, exporter: Exporter
@@ -51,7 +49,7 @@ def build_callbacks(
     if distributed.rank() == 0:
         callbacks += [RunTexts(config, run.command), HyperparameterRow(config, run.command)]
         if config.trainer.get("enable_model_summary"):
-            callbacks.append(ModelSummary(max_depth=DEPTH))
+            callbacks.append(ModelSummary(max_depth=3))  # by itself Lightning shows one level
         callbacks += [ValidationLines(budget), Figures(budget), Diagnostics(budget)]
         if config.trainer.get("enable_progress_bar", True):
             # What `tee` or `2>` copies into a file is lines.

@@ -93,18 +93,11 @@ class LineProgress(ProgressBar):
             measured = values(trainer, "train/loss_step", "val/miou")
             self.show(f"{epoch(trainer, self.budget)}  {measured}")
 
-    def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        *args: Any,
-    ) -> None:
+    def on_validation_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         if self.is_due():
             batches = trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
-            self.show(f"validation, batch {batch_idx + 1} of {sum(batches)}")
+            index = args[3]  # after module, outputs and batch
+            self.show(f"validation, batch {index + 1} of {sum(batches)}")
 
     def is_due(self) -> bool:
         """Tell whether it is time to show something; the time until the next one begins then."""
@@ -124,10 +117,7 @@ class BarProgress(LineProgress):
     """
 
     every = REFRESH
-
-    def __init__(self, budget: Budget):
-        super().__init__(budget)
-        self.bar = tqdm(disable=True)
+    bar = tqdm(disable=True)  # until training begins
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
