@@ -128,7 +128,7 @@ class BarProgress(LineProgress):
         self.bar.bar_format = f"{elapsed(self.budget)} {{percentage:3.0f}}%|{{bar}}| {text}"
         self.bar.refresh()
 
-    def teardown(self, trainer: L.Trainer, *args: Any) -> None:
+    def teardown(self, *args: Any, **kwargs: Any) -> None:
         self.bar.close()
 
     on_exception = teardown
