@@ -27,8 +27,11 @@ ACTIONS, ACTION = 25, 52  # rows of the profiler's report, characters of a name 
 
 def quiet_lightning() -> None:
     """Silence Lightning's tips and device lists, and warnings that do not concern the user."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for name in ("lightning", "lightning.fabric", "lightning.pytorch"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.WARNING)
+        logger.handlers.clear()  # our own print its messages, too
+        logger.propagate = True
     # These speak where they were asked for: the table of the layers, early stopping, profilers.
     for asked in ("callbacks", "profilers"):
         logging.getLogger(f"lightning.pytorch.{asked}").setLevel(logging.INFO)
