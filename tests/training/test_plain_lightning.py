@@ -68,7 +68,7 @@ def test_test_scores_what_predict_gives(trained):
     scores = Scores.from_matrix(counts)
     assert logged["test/miou"] == pytest.approx(scores.miou)
     assert logged["test/pixel_accuracy"] == pytest.approx(scores.pixel_accuracy)
-    assert logged["test/iou/background"] == pytest.approx(scores.iou[0])
+    assert logged["test_iou/background"] == pytest.approx(scores.iou[0])
     [validated] = trained.trainer.validate(trained.module, trained.data, verbose=False)
     assert logged["test/loss"] == pytest.approx(validated["val/loss"])
     assert trained.module.scores == scores
