@@ -148,8 +148,8 @@ class ShortProfiler(SimpleProfiler):
         rows = [(sum(seconds), len(seconds), name) for name, seconds in self.recorded_durations.items()]
         lines = [f"Profiler report: {total:.1f} s", "  seconds   share    calls  action"]
         for seconds, calls, name in sorted(rows, reverse=True)[:ACTIONS]:
-            action = re.sub(r"\{.*\}", "", name)[:ACTION]  # without the settings of a callback
-            lines.append(f"{seconds:9.2f}  {seconds / total:6.1%}  {calls:7d}  {action}")
+            action = re.sub(r"^\[\w+\](?=\w)|\{.*\}", "", name)  # without the kind, and a callback's settings
+            lines.append(f"{seconds:9.2f}  {seconds / total:6.1%}  {calls:7d}  {action[:ACTION]}")
         return "\n".join(lines)
 
 
