@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import hydra
 from hydra._internal import utils as hydra_internals
@@ -97,7 +97,7 @@ def hydra_in_one_line(kind: type[Settings], folders: Sequence[Path]) -> Iterator
     `run_and_report` of Hydra 1.3 prints an error in several lines and exits; here it lets the error pass.
     """
     run_and_report = hydra_internals.run_and_report
-    hydra_internals.run_and_report = lambda function: function()
+    hydra_internals.run_and_report = lambda func: func()
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
@@ -115,7 +115,7 @@ def _sentence(error: Exception, kind: type[Settings], folders: Sequence[Path]) -
         if key in presets:
             return f"{key}: the chosen {node} has no such argument; {node}={', '.join(presets[key])} have it"
         known = {other for other in presets if not other.startswith(f"{node}.")}
-        known |= {f"{node}.{name}" for name in cause.parent_node if name != "_target_"}
+        known |= {f"{node}.{name}" for name in map(str, cause.parent_node) if name != "_target_"}
         hint = unknown_key(key, kind, known) if cause.parent_node else f"{key}: not there yet"
         return f"{hint} (+{key}=… adds it)"
     sentence = " ".join(str(error).partition("\nSee https://")[0].split())
@@ -152,7 +152,17 @@ def _job(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
     return run
 
 
-def resolve_config(config: DictConfig, kind: type[Kind] = Config, *, may_download: bool = False) -> Kind:
+@overload
+def resolve_config(config: DictConfig, *, may_download: bool = False) -> Config: ...
+
+
+@overload
+def resolve_config(config: DictConfig, kind: type[Kind], *, may_download: bool = False) -> Kind: ...
+
+
+def resolve_config(
+    config: DictConfig, kind: type[Settings] = Config, *, may_download: bool = False
+) -> Settings:
     """Turn a composed configuration into checked settings.
 
     Args:
@@ -167,7 +177,7 @@ def resolve_config(config: DictConfig, kind: type[Kind] = Config, *, may_downloa
     if _is_in_multirun() and is_overridden(folder):
         raise CocosegError(f"{folder}: the jobs of a multirun can't share it; set hydra.sweep.dir instead")
     try:
-        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        values: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise CocosegError(str(error).splitlines()[0]) from error
     settings = convert(values, kind)

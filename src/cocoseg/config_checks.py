@@ -92,7 +92,8 @@ def declarations(kind: type[Settings]) -> dict[str, Setting]:
     return dict(_declared(inspect.type_info(kind)))
 
 
-def _declared(struct: inspect.StructType, prefix: str = "") -> Iterator[tuple[str, Setting]]:
+def _declared(struct: inspect.Type, prefix: str = "") -> Iterator[tuple[str, Setting]]:
+    assert isinstance(struct, inspect.StructType)
     for field, declared in zip(struct.fields, structs.fields(struct.cls), strict=True):
         types = field.type.types if isinstance(field.type, inspect.UnionType) else (field.type,)
         group = next((one for one in types if isinstance(one, inspect.StructType)), None)
@@ -110,7 +111,7 @@ def _declared(struct: inspect.StructType, prefix: str = "") -> Iterator[tuple[st
                 types=tuple(map(type, types)),
                 copies=max(map(_copies, types)),
                 default=field.default,
-                group=group and group.cls.__doc__,
+                group=None if group is None else group.cls.__doc__,
             ),
         )
         if group is not None:
@@ -127,7 +128,7 @@ def _copies(values: inspect.Type) -> int:
 def _words(values: inspect.Type) -> str:
     """The values that a type allows, in words."""
     if isinstance(values, inspect.LiteralType):
-        return f"one of {', '.join(values.values)}" if len(values.values) > 1 else values.values[0]
+        return f"{'one of ' if len(values.values) > 1 else ''}{', '.join(map(str, values.values))}"
     if isinstance(values, inspect.ListType):
         return f"a list of {_words(values.item_type).removeprefix('one of ')}"
     limits = {word: getattr(values, name, None) for name, word in LIMITS.items()}
@@ -135,17 +136,17 @@ def _words(values: inspect.Type) -> str:
     return f"{TYPES[type(values)]} {' and '.join(given)}".rstrip()
 
 
-def convert(values: Mapping[str, Any], kind: type[T]) -> T:
+def convert(settings: Mapping[str, Any], kind: type[T]) -> T:
     """Check settings against their declarations.
 
     Args:
-        values: as composed, interpolations resolved.
+        settings: as composed, interpolations resolved.
         kind: group of settings.
 
     Raises:
         CocosegError: names the key, its value and what is allowed.
     """
-    values = msgspec.to_builtins(values, enc_hook=str)  # a copy
+    values: dict[str, Any] = msgspec.to_builtins(settings, enc_hook=str)  # a copy
     _put_home_folder(values, declarations(kind))
     typed: dict[str, Any] = {}  # values that were replaced by what they stand for
     while True:
@@ -159,6 +160,8 @@ def convert(values: Mapping[str, Any], kind: type[T]) -> T:
         key = path[1] if path else ""
         if unknown := re.match(r"Object contains unknown field `([^`]*)`", message):
             raise CocosegError(unknown_key(f"{key}.{unknown[1]}".removeprefix("."), kind))
+        if not key:
+            raise CocosegError(f"settings: {message}")  # a number in place of a name
         *groups, name = key.split(".")
         group, setting = reduce(getitem, groups, values), declarations(kind)[key]
         value = typed.get(key, group[name])

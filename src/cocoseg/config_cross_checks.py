@@ -120,7 +120,7 @@ def _check_data(data: DataConfig) -> None:
     if data.shapes is not None:
         needed = {"root": "the folder to draw the shapes in"}
     elif data.root is None:
-        places = {data.images, data.annotations, data.val_images, data.val_annotations} - {None}
+        places = map(str, (data.images, data.annotations, data.val_images, data.val_annotations))
         below = sorted(place.removeprefix("None/") for place in places if place.startswith("None/"))
         if below:  # ${data.root}/train and the like
             raise CocosegError(f"data.root is not set: the folder that holds {', '.join(below)}")

@@ -145,7 +145,8 @@ def _compose(program: str, folders: Sequence[Path], overrides: Sequence[str] = (
     search = f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in added)}]"
     with initialize_config_dir(str(conf), version_base="1.3"):
         values = compose(program, [search, *overrides], return_hydra_config=True)
-    return OmegaConf.to_container(values, resolve=False)
+    plain: Any = OmegaConf.to_container(values, resolve=False)
+    return plain
 
 
 def _groups(program: str) -> Iterator[tuple[str, str, dict[str, Setting]]]:

@@ -51,7 +51,8 @@ def join_ranks(trainer: Mapping[str, Any]) -> None:
     strategy.launcher.launch(strategy.setup_environment)
     if (dist.get_rank() == 0) != is_rank_zero(trainer):
         raise RuntimeError(f"the environment of this process does not fit its rank, {dist.get_rank()}")
-    _group = dist.new_group(backend="gloo", timeout=PATIENCE)
+    group = dist.new_group(backend="gloo", timeout=PATIENCE)
+    _group = None if isinstance(group, int) else group  # a number where this rank is none of it
     _local_rank = strategy.local_rank
 
 

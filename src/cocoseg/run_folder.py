@@ -90,9 +90,10 @@ class Console(logging.StreamHandler):
 
     def format(self, record: logging.LogRecord) -> str:
         """Make names printable; a text that is given as such, as a table is, keeps its lines."""
-        if isinstance(record.args, tuple):
+        args = record.args
+        if isinstance(args, tuple):
             record = copy.copy(record)
-            record.args = tuple(map(_printable_name, record.args))
+            record.args = tuple(map(_printable_name, args))
         return "\n".join(printable(line) for line in super().format(record).split("\n"))
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's own name
@@ -229,7 +230,7 @@ def require_free(folder: Path, program: str, *, key: str, overwrite: bool) -> No
 
 def _write_hydra_files(folder: Path, config: DictConfig) -> None:
     """Write `.hydra/` as `hydra.core.utils.run_job` does."""
-    hydra = HydraConfig.instance().cfg
+    hydra: Any = HydraConfig.instance().cfg
     contents = {
         "config.yaml": config,
         "hydra.yaml": OmegaConf.masked_copy(hydra, "hydra"),

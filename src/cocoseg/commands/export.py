@@ -4,6 +4,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -54,7 +55,8 @@ def main() -> None:
 
 def parse(arguments: Sequence[str]) -> Settings:
     """Read `key=value` arguments; lists are written [a,b]."""
-    given = {key: value for key, _, value in (text.partition("=") for text in arguments) if value != "null"}
+    pairs = (text.partition("=") for text in arguments)
+    given: dict[str, Any] = {key: value for key, _, value in pairs if value != "null"}
     if formats := given.get("formats"):
         given["formats"] = [name.strip() for name in formats.strip("[]").split(",")]
     try:

@@ -25,6 +25,8 @@ _store(group="hydra/launcher", name="local", node={"_target_": f"{__name__}.Loca
 class LocalLauncher(Launcher):
     """Every job in a process of its own, with a GPU and a share of the processor cores."""
 
+    config: DictConfig
+
     def __init__(self, n_jobs: int | None) -> None:
         self.n_jobs = n_jobs
 
@@ -40,6 +42,9 @@ class LocalLauncher(Launcher):
 class CocosegSweeper(Sweeper):
     """Optuna proposes, Hydra composes and launches; the `sweep` settings say what to search."""
 
+    config: DictConfig
+    hydra_context: HydraContext
+
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
@@ -53,7 +58,7 @@ class CocosegSweeper(Sweeper):
             except ImportError as error:
                 raise CocosegError("sweep: Optuna is not installed; pip install 'optuna>=5,<6'") from error
             sweep_dir = Path(self.config.hydra.sweep.dir)
-            own = OmegaConf.masked_copy(self.config, [key for key in self.config if key != "hydra"])
+            own = OmegaConf.masked_copy(self.config, [str(key) for key in self.config if key != "hydra"])
             sweep = open_sweep(
                 resolve_config(own),
                 sweep_dir,
