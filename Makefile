@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint format docs tensorboard clean
+.PHONY: demo test test-all lint types format docs tensorboard clean
 
 demo: $(VENV)/ready
 	$(BIN)/python train.py experiment=demo $(DEMO)
@@ -18,6 +18,9 @@ lint: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+types: $(VENV)/ready
+	$(BIN)/mypy
+
 format: $(VENV)/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -31,7 +34,7 @@ tensorboard: $(VENV)/ready
 
 # Removes the environment and caches; runs, prepared data and the drawn data set stay.
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis src/*.egg-info
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis src/*.egg-info
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else "Python 3.11 to 3.13 is needed; choose one with: make PYTHON=python3.12")'
