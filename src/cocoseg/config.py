@@ -11,7 +11,7 @@ type does not say enough.
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
 from msgspec import Meta, Struct, field
 
@@ -20,7 +20,7 @@ from cocoseg.durations import SLURM, Duration, parse_duration, parse_moment
 COCO_ANNOTATIONS = "http://images.cocodataset.org/annotations/annotations_trainval2017.zip"
 DEFAULT_ROOT = "data/coco"  # data.root of data=coco; prepare.py fetches into it without being asked
 SHAPES_ROOT = "data/shapes"  # data.root of data=shapes
-AUTO = "auto"
+AUTO: Final = "auto"
 DEFAULT_WEIGHTS = "default"  # model.weights: those that belong to the encoder's name
 
 Overlap = Literal["max", "smallest", "ignore"]
@@ -240,6 +240,7 @@ class Config(Settings, kw_only=True):
     )
     ckpt_path: Annotated[Text, "checkpoint (.ckpt) to resume training from"] = None
     resume: Annotated[Literal["auto"] | None, "auto: resume the run in run_dir, or begin one there"] = None
+    from_run: Annotated[Text, "folder of a run whose settings are taken, below those that are typed"] = None
     data: DataConfig = field(default_factory=DataConfig)
     masks: MasksConfig = field(default_factory=MasksConfig)
     prepare: PrepareConfig = field(default_factory=PrepareConfig)

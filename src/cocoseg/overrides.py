@@ -74,7 +74,7 @@ def tell_jobs(config: DictConfig) -> None:
         config: of the multirun, Hydra's own included.
     """
     typed = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
-    keys = [key_of(override.input_line) for override in typed if override.is_sweep_override()]
+    keys = [key_of(str(override.input_line)) for override in typed if override.is_sweep_override()]
     configured = [config.get("sweep", {}).get("space"), config.hydra.sweeper.get("params")]
     keys += [key_of(str(key)) for space in configured for key in space or {}]
     os.environ[SWEPT] = json.dumps(keys)
@@ -100,7 +100,7 @@ def quote_paths(arguments: Sequence[str], kind: type[Settings], *, in_multirun: 
         key, _, value = argument.partition("=")
         if key.lstrip("+") in texts and value and not _is_readable(parser, argument):
             parts = map(os.path.expanduser, value.split(",") if in_multirun else [value])
-            other = f"{key}={','.join(map(_quoted, parts))}"
+            other = f"{key}={','.join(map(_in_quotes, parts))}"
             argument = other if _is_readable(parser, other) else argument
         quoted.append(argument)
     return quoted
@@ -121,7 +121,12 @@ def _is_readable(parser: OverridesParser, override: str) -> bool:
     return True
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """A path as the value of an override: in Hydra's quotes, unless it can be read as nothing else."""
+    return text if re.fullmatch(r"[\w.-]*/[\w./-]*", text, re.ASCII) else _in_quotes(text)
+
+
+def _in_quotes(text: str) -> str:
     """In Hydra's quotes, in which a backslash stands for itself unless a quote follows."""
     escaped = re.sub(r"(\\*)(\'|$)", lambda end: 2 * end[1] + ("\\'" if end[2] else ""), text)
     return f"'{escaped}'"

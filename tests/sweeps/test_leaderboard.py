@@ -91,7 +91,9 @@ def test_swept_time_limits_are_settings(tmp_path: Path):
 
 def test_the_table_is_written_into_the_folder(sweep: Path, capsys: pytest.CaptureFixture[str]):
     assert main([str(sweep)]) == 0
-    assert capsys.readouterr().out.endswith("leaderboard.csv\n")
+    *_, table, longer = capsys.readouterr().out.splitlines()
+    assert table == f"leaderboard  {sweep}/leaderboard.csv"
+    assert longer == f"train it longer: python train.py from_run={sweep}/2 trainer.max_time=6h"
     with (sweep / "leaderboard.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == 5

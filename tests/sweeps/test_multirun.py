@@ -85,7 +85,9 @@ def test_a_signal_ends_the_multirun_and_keeps_what_is_done(multirun, tmp_path: P
     assert {job: row["state"] for job, row in rows.items()} == {"0": "finished", "1": "stopped"}
     assert rows["1"]["reason"] == number.name
     assert (tmp_path / "sweep/1/segmentation_model.pth").exists()
-    assert done.stdout.rstrip().splitlines()[-1].startswith("leaderboard  sweep/leaderboard.csv")
+    *_, table_line, longer = done.stdout.rstrip().splitlines()
+    assert table_line == "leaderboard  sweep/leaderboard.csv"
+    assert longer.startswith("train it longer: ")
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from cocoseg.cli import program, resolve_config
 from cocoseg.config import EvaluateConfig
 from cocoseg.config_cross_checks import check_checkpoint
+from cocoseg.errors import CocosegError
 from cocoseg.evaluation.training_settings import as_trained
 from cocoseg.overrides import command, is_overridden, key_of
 from cocoseg.run_folder import open_folder
@@ -25,10 +26,13 @@ from cocoseg.run_folder import open_folder
 @program("evaluate")
 def main(cfg: DictConfig) -> None:
     check_checkpoint(cfg.checkpoint)
+    if cfg.from_run is not None:
+        raise CocosegError("from_run: the settings are those of the run that checkpoint is of; leave it out")
     keys = list(map(key_of, command().overrides))
     cfg = as_trained(cfg, keys)
     config = resolve_config(cfg, EvaluateConfig)
-    size = tuple(config.data.image_size) if is_overridden("data.image_size") else None
+    height, width = config.data.image_size
+    size = (height, width) if is_overridden("data.image_size") else None
     with open_folder(cfg, "evaluate", key="run_dir") as folder:
         from cocoseg.evaluation.evaluate import evaluate  # here, so that --help and mistakes answer at once
         from cocoseg.workers import stop_in_order

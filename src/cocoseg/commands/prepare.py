@@ -11,12 +11,13 @@ setting of train.py is accepted too (experiment=… for one), so that one set of
 from omegaconf import DictConfig
 
 from cocoseg.cli import program, resolve_config
+from cocoseg.commands.from_run import keep_own_places
 from cocoseg.run_folder import open_folder
 
 
 @program("prepare")
 def main(cfg: DictConfig) -> None:
-    config = resolve_config(cfg, may_download=True)
+    config = resolve_config(keep_own_places(cfg), may_download=True)
 
     from cocoseg.preparation.prepare import prepare
 

@@ -1,4 +1,4 @@
-"""Settings of the run that trained a model, so that it is scored on the data of its training."""
+"""Settings that an earlier run wrote: to score its model on the data of its training, and for `from_run`."""
 
 import logging
 from collections.abc import Collection, Mapping
@@ -16,6 +16,7 @@ from cocoseg.errors import CocosegError
 from cocoseg.files import from_here, read_yaml
 from cocoseg.preparation.demo_shapes import is_drawn
 from cocoseg.preparation.prepared_folder import is_prepared
+from cocoseg.run_folder import CONFIG
 
 log = logging.getLogger(__name__)
 
@@ -56,9 +57,10 @@ def as_trained(config: DictConfig, keys: Collection[str]) -> DictConfig:
         return config
     data = {key: value for key, value in trained["data"].items() if key not in OF_THE_MACHINE}
     if "data.root" in keys:
-        data |= _move_paths(data, config.data.root)
+        data |= move_paths(data, config.data.root)
     try:
-        merged = OmegaConf.merge(config, {**trained, "data": data})
+        merged = config.copy()
+        merged.merge_with(OmegaConf.create({**trained, "data": data}))
     except OmegaConfBaseException as error:
         raise CocosegError(
             f"the settings of the run that trained the model don't fit ({str(error).splitlines()[0]}); "
@@ -84,7 +86,8 @@ def keep_places(config: DictConfig, keys: Collection[str]) -> None:
     Raises:
         CocosegError: a value is bad, or the shapes are not where the run drew them.
     """
-    settings = convert(OmegaConf.to_container(config, resolve=True), EvaluateConfig)
+    values: Any = OmegaConf.to_container(config, resolve=True)
+    settings = convert(values, EvaluateConfig)
     shapes, root = settings.data.shapes, settings.data.root
     if shapes is not None and root is not None and "data.root" not in keys:
         if is_drawn(Path(root), **as_dict(shapes)):
@@ -105,34 +108,54 @@ def run_settings(checkpoint: str) -> dict[str, Any] | None:
         CocosegError: that file is damaged.
     """
     folder = Path(checkpoint).parent
-    for path in (folder / "config.yaml", folder.parent / "config.yaml"):
-        if not path.is_file():
-            continue
+    for path in (folder / CONFIG, folder.parent / CONFIG):
         try:
-            content = read_yaml(path)
-            if not isinstance(content, dict) or not {"data", "masks", "seed"} <= content.keys():
-                continue
-            settings = {key: content[key] for key in ("data", "masks", "seed")}
-            if "${" in str(settings):  # it was resolved when it was written; no file may look around here
-                raise ValueError("it holds an interpolation")
-            if not all(isinstance(settings[key], dict) for key in ("data", "masks")):
-                raise ValueError("data and masks must be mappings")
-            if not all(isinstance(settings["data"].get(key) or "", str) for key in ("root", *PATHS)):
-                raise ValueError("the paths of data must be texts")
-        except (OSError, ValueError, TypeError, YAMLError) as error:
-            raise CocosegError(
-                f"{path}: the settings of the run can't be read ({str(error).splitlines()[0]}); give data=…, "
-                "or move that file away"
-            ) from error
-        if removed := drop_removed(settings):
-            log.info("%s: %s: no settings any more, left out", from_here(path), ", ".join(removed))
-        return settings
+            if path.is_file() and (settings := read_settings(path, ("data", "masks", "seed"))):
+                return settings
+        except CocosegError as error:
+            raise CocosegError(f"{error}; give data=…, or move that file away") from error
     return None
 
 
-def _move_paths(data: Mapping[str, Any], root: str) -> dict[str, str]:
-    """Paths below the run's own root, moved below another one."""
-    before = data.get("root")
+def read_settings(path: Path, keys: Collection[str] | None = None) -> dict[str, Any] | None:
+    """Read settings that a run wrote to its `config.yaml`, without those that are gone since.
+
+    Args:
+        path: of that file.
+        keys: settings and groups of settings to read; None for all.
+
+    Returns:
+        None where the file holds no settings of a run.
+
+    Raises:
+        CocosegError: it is damaged.
+    """
+    try:
+        content = read_yaml(path)
+        if not isinstance(content, dict) or not {"data", "masks", "seed"} <= content.keys():
+            return None
+        settings = {key: value for key, value in content.items() if keys is None or key in keys}
+        if "${" in str(settings):  # it was resolved when it was written; no file may look around here
+            raise ValueError("it holds an interpolation")
+        if not all(isinstance(settings[key], dict) for key in ("data", "masks")):
+            raise ValueError("data and masks must be mappings")
+        if not all(isinstance(settings["data"].get(key) or "", str) for key in ("root", *PATHS)):
+            raise ValueError("the paths of data must be texts")
+    except (OSError, ValueError, TypeError, YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise CocosegError(f"{path}: the settings of the run can't be read ({reason})") from error
+    if removed := drop_removed(settings):
+        log.warning("%s: %s: no settings any more, left out", from_here(path), ", ".join(removed))
+    return settings
+
+
+def move_paths(data: Mapping[str, Any], root: str) -> dict[str, str]:
+    """Paths of the data of a run that lie below its own root, moved below another one.
+
+    Raises:
+        CocosegError: there are none.
+    """
+    before = data.get("root") or ""
     below = [key for key in PATHS if data.get(key) and before and Path(data[key]).is_relative_to(before)]
     if not below:
         given = " ".join(f"data.{key}={data[key]}" for key in PATHS if data.get(key))

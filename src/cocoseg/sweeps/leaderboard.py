@@ -18,6 +18,7 @@ from cocoseg.budget.ledger import read_ledger
 from cocoseg.durations import clock
 from cocoseg.errors import CocosegError, printable
 from cocoseg.files import from_here, read_json, read_yaml, write_csv
+from cocoseg.overrides import Command, quoted
 from cocoseg.run_folder import CONFIG, LEDGER, METRICS, OUTCOME, RUNNING, STOPPED, Outcome
 
 TABLE = "leaderboard.csv"
@@ -74,6 +75,18 @@ def conclude(sweep_dir: Path, rows: list[dict[str, Any]]) -> None:
     """
     write_csv(sweep_dir / TABLE, rows)
     print(f"\n{as_text(rows)}\n\nleaderboard  {from_here(sweep_dir / TABLE)}", flush=True)
+    best = sweep_dir / rows[0]["job"]
+    if rows[0]["miou"] is not None and (best / CONFIG).is_file():  # not, if its name is no printable one
+        print(f"train it longer: {command_to_train_longer(best)}", flush=True)
+
+
+def command_to_train_longer(folder: Path) -> str:
+    """The command, for a shell, that trains the settings of a run anew for six hours."""
+    overrides = [f"from_run={quoted(str(from_here(folder)))}", "trainer.max_time=6h"]
+    with suppress(OSError, ValueError, YAMLError, AttributeError, LookupError, TypeError):
+        trainer = read_yaml(folder / CONFIG)["trainer"]
+        overrides += [f"trainer.{key}=-1" for key in ("max_epochs", "max_steps") if (trainer[key] or -1) > 0]
+    return str(Command(tuple(overrides)))
 
 
 def _read_run(folder: Path) -> dict[str, Any]:
