@@ -46,14 +46,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 # Fixtures of modules that take seconds.
-TRAININGS = {"trained", "scored", "sweep"}
+SHARED = {"trained", "scored", "sweep", "undisturbed"}
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Send the tests that share a training to one process: `--dist loadgroup` of pytest-xdist."""
+    """Send the tests that share such a fixture to one process: `--dist loadgroup` of pytest-xdist."""
     for item in items:
-        if TRAININGS.intersection(item.fixturenames):
+        if SHARED.intersection(item.fixturenames):
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 

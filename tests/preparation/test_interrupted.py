@@ -40,7 +40,7 @@ config = Config(data=data, masks=MasksConfig(overlap=overlap), prepare=PrepareCo
 print("begin", flush=True)
 prepare(config)
 """
-IMAGES = 160
+IMAGES = 96
 State = dict[str, bytes | None]
 
 
@@ -356,7 +356,7 @@ def test_read_only_disk(
     assert state(tmp_path / "after") == state(before)
 
 
-@pytest.mark.parametrize("pages", [0, 4])
+@pytest.mark.parametrize("pages", [pytest.param(0, marks=pytest.mark.slow), 4])
 def test_run_folder_on_a_full_disk(
     undisturbed: Undisturbed,
     tmp_path: Path,
@@ -433,7 +433,9 @@ def test_largest_file_allowed(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc")
-@pytest.mark.parametrize("place", ["/proc/prepared", "images/a.png/prepared"])
+@pytest.mark.parametrize(
+    "place", ["/proc/prepared", pytest.param("images/a.png/prepared", marks=pytest.mark.slow)]
+)
 def test_folder_that_cannot_be_made(tmp_path: Path, place: str) -> None:
     """Not even by root."""
     noisy = noisy_data(tmp_path)

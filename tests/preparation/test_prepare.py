@@ -15,7 +15,7 @@ from cocoseg.errors import CocosegError
 from cocoseg.preparation.mask_files import MaskEncoding
 from cocoseg.preparation.prepare import prepare
 from cocoseg.preparation.prepared_folder import is_prepared, prepared_dir, prepared_sets
-from conftest import MASK_NAME, run_program, write_coco
+from conftest import MASK_NAME, run_here, write_coco
 
 SIZE = (8, 6)  # width, height
 SPARE = 70  # an image without annotations
@@ -422,7 +422,7 @@ def test_a_refused_command_leaves_the_run_folder_alone(tmp_path: Path, file: str
     shutil.copy(tmp_path / "instances.json", tmp_path / "val.json")
     (tmp_path / file).write_text("{")
     files = ("data.annotations=instances.json", "data.val_annotations=val.json")
-    done = run_program("prepare", "data=custom", "data.images=images", *files, "run_dir=run", cwd=tmp_path)
+    done = run_here("prepare", "data=custom", "data.images=images", *files, "run_dir=run", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {file}: no valid JSON")
     assert not (tmp_path / "run").exists()

@@ -67,8 +67,15 @@ def composed(experiment: str, root: Path, shapes_root: Path) -> DictConfig:
     return config
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize(
+    ("experiment", "precision"),
+    [
+        # Each one in one of the two in the fast tests.
+        pytest.param(experiment, precision, marks=[pytest.mark.slow] * ((place + number) % 2))
+        for place, experiment in enumerate(EXPERIMENTS)
+        for number, precision in enumerate(("32-true", "bf16-mixed"))
+    ],
+)
 def test_every_experiment_trains(experiment, precision, shapes_root, root, tmp_path, monkeypatch):
     monkeypatch.chdir(root)
     of_precision = {"trainer": {"precision": precision}}

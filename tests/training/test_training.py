@@ -35,8 +35,14 @@ from witness import limit_files
 TINY = (*TINY_RUN, "trainer.max_epochs=1", "logger=none")
 
 
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Folder that all runs on the shapes share; the first one prepares it."""
+    return tmp_path_factory.mktemp("prepared")
+
+
 @pytest.fixture
-def run(shapes_root, tmp_path):
+def run(shapes_root, prepared, tmp_path):
     """Trains with overrides; returns the run folder."""
 
     def trained(name: str, *overrides: str, budget: Budget | None = None) -> Path:
@@ -44,7 +50,7 @@ def run(shapes_root, tmp_path):
             f"data.root={shapes_root}",
             f"data.images={shapes_root}/images",
             f"data.annotations={shapes_root}/annotations/instances.json",
-            f"data.prepared_dir={tmp_path}/prepared",
+            f"data.prepared_dir={prepared}",
         )
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             of_unet = not any(override.startswith("model=") for override in overrides)
@@ -225,7 +231,7 @@ def test_memory_that_runs_out_in_preparation_is_one_line(run, monkeypatch):
         "cocoseg.data.dataset.read_image", lambda path, **_: (_ for _ in ()).throw(MemoryError)
     )
     with pytest.raises(TrainingError, match=r"^out of memory: lower"):
-        run("none", "data.image_size=[48,48]")
+        run("none", "data.image_size=[40,40]")
 
 
 def test_small_images_first(run):
@@ -258,8 +264,8 @@ def test_classes_on_one_side_only_are_named(run, shapes_root, tmp_path, caplog):
             if (a["image_id"] in held_out) is chosen and (chosen or a["category_id"] != square["id"])
         ]
         (tmp_path / f"{name}.json").write_text(json.dumps(part))
-    overrides = (f"data.annotations={tmp_path}/train.json", f"data.val_annotations={tmp_path}/val.json")
-    run("one_sided", *overrides, "trainer.max_steps=1")
+    files = (f"data.annotations={tmp_path}/train.json", f"data.val_annotations={tmp_path}/val.json")
+    run("one_sided", *files, f"data.prepared_dir={tmp_path}/prepared", "trainer.max_steps=1")
 
     said = [record.message for record in caplog.records if record.name == "cocoseg.data.datamodule"]
     (line,) = [line for line in said if "on no training image" in line]
@@ -293,14 +299,14 @@ def same_weights(module: dict, other: dict) -> bool:
 
 
 @averages
-def test_the_weights_that_were_scored_are_exported(run, shapes_root, tmp_path, average):
+def test_the_weights_that_were_scored_are_exported(run, shapes_root, prepared, average):
     folder = run("run", average, *SEVERAL_BATCHES)
     model = load_model(folder / "segmentation_model.pth")
     assert same_weights(best(folder)["state_dict"], model.net.state_dict())
     if average is EMA:
         assert not same_weights(best(folder)["current_model_state"], model.net.state_dict())
 
-    data = SegmentationDataModule(shapes_config(shapes_root, tmp_path / "prepared", val_fraction=0.5))
+    data = SegmentationDataModule(shapes_config(shapes_root, prepared, val_fraction=0.5))
     data.prepare_data()
     data.setup("fit")
     confusion = ConfusionMatrix(len(data.labels))

@@ -92,7 +92,7 @@ class EncoderDecoder(nn.Module):
         )
         self.head = nn.Conv2d(widths[-1], num_classes, kernel_size=1)
 
-    def encode(self, image: Tensor) -> list[Tensor | None]:
+    def encode(self, image: Tensor) -> Sequence[Tensor | None]:
         """Features of every level, the finest first; each level has half the size of the one before."""
         raise NotImplementedError
 
@@ -100,7 +100,7 @@ class EncoderDecoder(nn.Module):
         height, width = image.shape[-2:]
         if self.standardize:
             image = standardize(image)
-        features = self.encode(pad_to_multiple(image, self.multiple))
+        features = list(self.encode(pad_to_multiple(image, self.multiple)))
         x = self.dropout(features.pop())
         for block in self.up:
             x = block(x, features.pop())
