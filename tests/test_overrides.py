@@ -89,6 +89,14 @@ def test_config_path_is_relative_to_where_it_is_typed(tmp_path: Path):
     assert "\nseed: 7\n" in done.stdout
 
 
+def test_shells_complete_presets_and_keys(tmp_path: Path):
+    done = run_program("train", "-sc", "query=bash", cwd=tmp_path, COMP_LINE="python train.py model=unet_res")
+    assert (done.stdout.split(), done.returncode) == (
+        ["model=unet_residual", "model=unet_resnet34", "model=unet_resnet50"],
+        0,
+    )
+
+
 def test_a_configured_space_is_chosen_too(job):
     told = job("sweep=tpe", "sweep.space.model.depth=choice(2,3)", job=("model.depth=2", "seed=1"))
     assert told.swept == ("model.depth=2",)

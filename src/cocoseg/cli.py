@@ -72,7 +72,8 @@ def program(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
             arguments, _ = hydra_internals.get_args_parser().parse_known_args()
             folders = [conf, *map(Path, filter(None, (arguments.config_dir, arguments.config_path)))]
             with report_errors(), hydra_in_one_line(PROGRAMS[name], folders):
-                check_overrides(arguments.overrides, PROGRAMS[name], options(folders), folders)
+                if not arguments.shell_completion:  # its words are install= and the like
+                    check_overrides(arguments.overrides, PROGRAMS[name], options(folders), folders)
                 if arguments.help or ALL in sys.argv:
                     purpose, rare = inspect.getmodule(main).__doc__ or "", ALL in sys.argv
                     text = help_text(name, purpose, folders, arguments.overrides, rare=rare)
