@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import unwrap
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.callbacks import Callbacks
@@ -89,8 +90,8 @@ def _compose(overrides: Sequence[str]) -> tuple[DictConfig, HydraContext]:
         check_overrides(overrides, Config, options([conf]), [conf])
         with initialize_config_dir(str(conf), job_name="train", version_base="1.3"):
             config = compose("train", overrides, return_hydra_config=True)
-            context = HydraContext(GlobalHydra.instance().hydra.config_loader, Callbacks(config))
-        trainer = OmegaConf.to_container(config.trainer, resolve=True)
+            context = HydraContext(GlobalHydra.instance().config_loader(), Callbacks(config))
+        trainer: Any = OmegaConf.to_container(config.trainer, resolve=True)
     if config.hydra.mode == RunMode.MULTIRUN:
         raise CocosegError("sweep: cocoseg.train is one training; search with python train.py sweep=…")
     if may_be_several(trainer):

@@ -62,7 +62,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
     ):
         subset_file = Path(subset_file)
         self.image_dir = Path(image_dir)
-        self.image_size = tuple(image_size)
+        self.image_size = image_size
         self.folder = subset_file.parent
         self._prepared = self._state()
         self.encoding = MaskEncoding.load(self.folder)
@@ -164,7 +164,7 @@ class Split(Subset[tuple[Tensor, Tensor]]):
     def __init__(self, dataset: SegmentationDataset, indices: Sequence[int] | None = None):
         super().__init__(dataset, range(len(dataset)) if indices is None else indices)
 
-    def __getitems__(self, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def __getitems__(self, positions: Sequence[int]) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """Read a batch as `SegmentationDataset.read` does."""
         return self.dataset.read([self.indices[position] for position in positions])
 

@@ -28,7 +28,8 @@ def open_splits(config: Config, *, decode_once: bool, bits: int | None = None) -
     def open_set(
         prepared: PreparedSet, image_size: list[int], bits: int | None = bits
     ) -> SegmentationDataset:
-        dataset = SegmentationDataset(prepared.subset_file, prepared.image_dir, tuple(image_size), bits)
+        height, width = image_size
+        dataset = SegmentationDataset(prepared.subset_file, prepared.image_dir, (height, width), bits)
         if not is_current(prepared):
             raise CocosegError(
                 f"{prepared.folder}: another command has changed it since this one prepared it; name another "

@@ -8,7 +8,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from enum import Enum
-from typing import NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 import PIL.Image
@@ -16,7 +16,9 @@ from PIL.Image import Transpose
 
 from cocoseg.config import AUTO
 
-APPLY, IGNORE = "apply", "ignore"
+APPLY: Final = "apply"
+IGNORE: Final = "ignore"
+SetReading = Literal["apply", "ignore"]
 ORIENTATION = 0x0112  # tag of EXIF and TIFF; 1: stored upright
 TRANSPOSED = (5, 6, 7, 8)  # orientations that swap width and height
 
@@ -174,7 +176,7 @@ def upright_by(exif: str | None, by_size: bool | None = None) -> bool:
     return bool(by_size) or exif != IGNORE
 
 
-def reading_of_set(setting: str, uprights: Collection[bool]) -> str | None:
+def reading_of_set(setting: Literal["auto"] | SetReading, uprights: Collection[bool]) -> SetReading | None:
     """The reading of most images with an EXIF rotation; None where a set has none and none is set.
 
     Args:

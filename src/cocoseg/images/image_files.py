@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 import PIL.Image
+import PIL.ImageFile
+import PIL.TiffImagePlugin
 
 from cocoseg.config import FULL_BITS
 from cocoseg.errors import CocosegError
@@ -150,7 +152,7 @@ def to_rgb(image: PIL.Image.Image, bits: int | None = None) -> PIL.Image.Image:
 
 
 @contextmanager
-def _open_image(path: Path) -> Iterator[PIL.Image.Image]:
+def _open_image(path: Path) -> Iterator[PIL.ImageFile.ImageFile]:
     """An image of one of FORMATS; what goes wrong in the block too is a CocosegError that names the file."""
     try:
         with open_bounded(path, FORMATS) as image:
@@ -167,7 +169,7 @@ def _open_image(path: Path) -> Iterator[PIL.Image.Image]:
             )
         raise CocosegError(f"{path}: not a readable image ({reason})") from error
     except Exception as error:  # damaged bytes make decoders raise about anything
-        reason = getattr(error, "strerror", None) or error
+        reason = str(getattr(error, "strerror", None) or error)
         raise CocosegError(f"{path}: not a readable image ({reason})".replace("\n", " ")) from error
 
 
@@ -178,7 +180,7 @@ def _begins_as_tiff(path: Path) -> bool:
 
 def _stored_size(image: PIL.Image.Image) -> tuple[int, int]:
     """Width and height as stored; of a TIFF Pillow gives those of the upright image."""
-    if image.format == "TIFF":
+    if isinstance(image, PIL.TiffImagePlugin.TiffImageFile):
         return image.tag_v2[_WIDTH], image.tag_v2[_HEIGHT]
     return image.size
 
@@ -186,10 +188,10 @@ def _stored_size(image: PIL.Image.Image) -> tuple[int, int]:
 def _find_faults(image: PIL.Image.Image) -> list[str]:
     """The parts of a file, open but not loaded, that are not read."""
     faults = []
-    if image.format == "TIFF":
+    if isinstance(image, PIL.TiffImagePlugin.TiffImageFile):
         tags = image.tag_v2
         alphas = sum(kind in _ALPHA for kind in tags.get(_EXTRA, ()))
-        if tags.get(_SAMPLES, 1) > _COLORS.get(tags.get(_PHOTOMETRIC), 1) + alphas:
+        if tags.get(_SAMPLES, 1) > _COLORS.get(tags.get(_PHOTOMETRIC, -1), 1) + alphas:
             faults.append(BANDS)
         if image.is_animated:
             faults.append(PAGES)

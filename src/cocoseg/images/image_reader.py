@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import PIL.Image
+import PIL.ImageFile
 
 from cocoseg.files import require_regular
 
@@ -31,7 +32,7 @@ class _CountedReads(io.BufferedReader):
 
 
 @contextmanager
-def open_bounded(path: Path, formats: tuple[str, ...]) -> Iterator[PIL.Image.Image]:
+def open_bounded(path: Path, formats: tuple[str, ...]) -> Iterator[PIL.ImageFile.ImageFile]:
     """Open an image of one of these formats of Pillow's, in a time that grows with the file's size at most.
 
     Raises:

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import PIL.Image
+import PIL.ImageFile
 
 _NATIVE = {"little": "L", "big": "B"}[sys.byteorder]
 
@@ -51,12 +52,13 @@ def low_bytes_mode(image: PIL.Image.Image) -> str | None:
 
 def raw_mode(image: PIL.Image.Image) -> str:
     """Layout of the pixels in a file that is open but not loaded, as in `RGB;16B`."""
-    arguments = image.tile[0].args if getattr(image, "tile", None) else None
+    tiles = getattr(image, "tile", None)
+    arguments = tiles[0].args if tiles else None
     first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
     return first if isinstance(first, str) else ""
 
 
-def set_raw_mode(image: PIL.Image.Image, mode: str) -> None:
+def set_raw_mode(image: PIL.ImageFile.ImageFile, mode: str) -> None:
     """Make an open file load by another layout."""
     image.tile = [
         tile._replace(args=(mode, *tile.args[1:]) if isinstance(tile.args, tuple) else mode)

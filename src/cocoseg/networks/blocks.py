@@ -18,7 +18,7 @@ def keep_arguments(init: Callable[..., None]) -> Callable[..., None]:
     """Decorate a network's `__init__`: `arguments` holds what it is given, by name, for model files."""
 
     @functools.wraps(init)
-    def keeping(net: nn.Module, *positional: Any, **named: Any) -> None:
+    def keeping(net: Any, *positional: Any, **named: Any) -> None:
         init(net, *positional, **named)
         given = inspect.signature(init).bind(net, *positional, **named)
         given.apply_defaults()

@@ -133,5 +133,5 @@ def explain_lost_loader(error: BaseException, smaller: str = SMALLER) -> str | N
         return None
     end = re.search(r"(by signal: ([\w ]+)|with exit code \d+)", said)
     how, signal = (end[1], end[2]) if end else ("by itself", None)
-    advice = ADVICE.get(signal, OTHERWISE).format(smaller=smaller)
+    advice = ADVICE.get(str(signal), OTHERWISE).format(smaller=smaller)
     return f"a process that loads images ended {how}; {advice}"

@@ -3,6 +3,7 @@
 import logging
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,17 +31,17 @@ def default_weights(name: str) -> tuple[str, dict[str, Tensor], str]:
     """
     import timm
 
-    config = timm.get_pretrained_cfg(name)
+    config: Any = timm.get_pretrained_cfg(name)
     package = PACKAGES.get(name.partition(".")[0])
     if package is not None and (spec := find_spec(package)) is not None:
-        (path,) = Path(spec.origin).parent.glob("models/*.pth")
+        (path,) = Path(str(spec.origin)).parent.glob("models/*.pth")
         with torch.device("meta"):
             names = timm.create_model(name).state_dict()  # the same layers in the same order
         return package, dict(zip(names, read_file(path).values(), strict=True)), PACKAGES_LICENSE
     if not config.hf_hub_id:
         raise CocosegError(f"model.weights: timm has no weights on the hub for {name}; give a file, or null")
-    path = _fetch(config.hf_hub_id, package)
-    return config.hf_hub_id, read_safetensors(path), config.license or "unknown"
+    fetched = _fetch(config.hf_hub_id, package)
+    return config.hf_hub_id, read_safetensors(fetched), config.license or "unknown"
 
 
 def read_safetensors(path: str) -> dict[str, Tensor]:

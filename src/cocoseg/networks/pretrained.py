@@ -141,7 +141,7 @@ def _other_network(source: str, name: str, difference: str) -> CocosegError:
 def _from_file(name: str, part: str) -> Pretrained:
     source = f"model.weights: {name}"
     try:
-        content = read_safetensors(name) if name.endswith(".safetensors") else read_file(name)
+        content: Any = read_safetensors(name) if name.endswith(".safetensors") else read_file(name)
     except CocosegError as error:
         raise CocosegError(f"model.weights: {error}") from error
     if not isinstance(content, Mapping):

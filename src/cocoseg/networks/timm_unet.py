@@ -1,6 +1,7 @@
 """A U-Net on any encoder of timm, which come with weights trained on ImageNet."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +48,7 @@ class TimmUNet(EncoderDecoder):
         check_counts({"num_classes": num_classes})
         check_rates({"dropout": dropout})
         self.encoder = make_encoder(encoder)
-        info = self.encoder.feature_info
+        info: Any = self.encoder.feature_info
         widths = dict(zip(info.reduction(), info.channels(), strict=True))
         self.multiple = max(widths)
         channels = list(decoder_channels)
@@ -81,6 +82,9 @@ class _Convert(nn.Module):
 
     The statistics travel with the weights, because a later version of timm may name others.
     """
+
+    scale: Tensor
+    shift: Tensor
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]):
         super().__init__()

@@ -87,12 +87,12 @@ class CocoFile:
         """
         chosen = {image.id: image.file_name for image in images}
         parts = msgspec.json.decode(self.content, type=_Parts)
-        images, annotations = (
+        raw_images, raw = (
             msgspec.json.decode(parts[key], type=list[msgspec.Raw]) for key in ("images", "annotations")
         )
-        entries = zip(self.images, images, strict=True)
-        parts["images"] = _join(_named(raw, chosen[i.id]) for i, raw in entries if i.id in chosen)
-        parts["annotations"] = _join(compress(annotations, (a.image_id in chosen for a in self.annotations)))
+        entries = zip(self.images, raw_images, strict=True)
+        parts["images"] = _join(_named(entry, chosen[i.id]) for i, entry in entries if i.id in chosen)
+        parts["annotations"] = _join(compress(raw, (a.image_id in chosen for a in self.annotations)))
         write_bytes(path, _object(parts, separator=b",\n") + b"\n")
 
 
@@ -179,7 +179,7 @@ def _unique(path: Path, key: str, items: list[Image] | list[Category]) -> set[in
             name = "file_name" if key == "images" else "name"
             both = " and ".join(repr(getattr(one, name)) for one in (first[item.id], item))
             raise CocosegError(f"{path}: the id {item.id} occurs twice in '{key}', for {both}")
-    return first.keys()
+    return set(first)
 
 
 def _name_images(path: Path, images: Sequence[Image]) -> None:

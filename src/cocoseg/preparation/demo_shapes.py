@@ -198,14 +198,14 @@ def _outline(x: float, y: float, radii: Sequence[float], angle: float) -> Polygo
 def _clip(points: Polygon, width: int, height: int) -> Polygon:
     """The part of a polygon inside the image, edge by edge (Sutherland and Hodgman 1974)."""
     for axis, limit, sign in ((0, 0, 1), (0, width, -1), (1, 0, 1), (1, height, -1)):
-        kept = []
+        kept: list[tuple[float, float]] = []
         for before, here in pairwise([*points[-1:], *points]):
             inside = [(point[axis] - limit) * sign >= 0 for point in (before, here)]
             if inside[0] != inside[1]:
                 share = (limit - before[axis]) / (here[axis] - before[axis])
                 crossing = [round(b + share * (h - b), 2) for b, h in zip(before, here, strict=True)]
                 crossing[axis] = limit
-                kept.append(tuple(crossing))
+                kept.append((crossing[0], crossing[1]))
             if inside[1]:
                 kept.append(here)
         points = kept

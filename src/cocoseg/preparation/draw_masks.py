@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -15,7 +15,7 @@ from cocoseg.config_checks import convert
 from cocoseg.errors import CocosegError
 from cocoseg.images.exif import IGNORE, Choice, Reading, turn_mask
 from cocoseg.images.image_files import Inspection, check_image
-from cocoseg.labels import IGNORE_INDEX, LabelMap
+from cocoseg.labels import IGNORE_INDEX, Grouping, LabelMap
 from cocoseg.preparation import coco_file as coco_format
 from cocoseg.preparation.coco_file import CocoFile, Image
 from cocoseg.preparation.mask_files import MaskEncoding
@@ -32,7 +32,8 @@ from cocoseg.preparation.survey import survey
 from cocoseg.progress import track
 from cocoseg.workers import parallel_map
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class MaskRecord(NamedTuple):
@@ -129,7 +130,7 @@ def create_segmentation_masks(
     output_dir: str | Path,
     *,
     categories: Sequence[int | str] | None = None,
-    labels: str | Mapping[str, Sequence[int | str]] = "all",
+    labels: Grouping = "all",
     other: str = "background",
     overlap: str = "max",
     rasterizer: str = "pillow",
@@ -220,7 +221,7 @@ def _run(
     if problems := sorted(result for result in found if isinstance(result, str)):
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise CocosegError("; ".join(problems[:3]) + more)
-    return found
+    return [result for result in found if not isinstance(result, str)]
 
 
 def _count_pixels(mask: np.ndarray, layers: Layers, values: Sequence[int]) -> dict[int, int]:

@@ -7,7 +7,7 @@ names it.
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from heapq import nsmallest
 from typing import TypeVar
 
@@ -19,7 +19,7 @@ from cocoseg.preparation.prepared_folder import Index, PreparedSet
 from cocoseg.preparation.report import Tally
 from cocoseg.preparation.segmentations import Instance, SegmentationError, parse_segmentation
 
-Key = TypeVar("Key", int, str)
+Key = TypeVar("Key", bound=Hashable)
 
 FIRST = 5  # ids or names that a warning lists
 # More faults of annotations are in segmentations.py.
@@ -54,6 +54,7 @@ def find_faults(
     annotated = {a.image_id for a in coco.annotations if keeps_empty or a.category_id in class_of}
     empty = [image.id for image in (images if keeps_empty else coco.images) if image.id not in annotated]
     ids = [annotation.id for annotation in coco.annotations]
+    found: list[tuple[str, str, Sequence[int | str | None]]]
     found = [("annotation", fault, which) for fault, which in sorted(tally.warnings.items())]
     found += [("image", fault, names) for fault, names in sorted(tally.faults.items())]
     found += [
@@ -141,14 +142,14 @@ def _of_one_name(labels: LabelMap, seen: Collection[int]) -> list[str]:
     ]
 
 
-def warning(noun: str, fault: str, which: Sequence[int | str]) -> str:
+def warning(noun: str, fault: str, which: Sequence[int | str | None]) -> str:
     """A line on a fault, with the number of things that have it and the first of them."""
     plural = "es" if noun.endswith("s") else "s"
     first = ", ".join(map(str, nsmallest(FIRST, which, key=_rank))) + ", …" * (len(which) > FIRST)
     return f"{len(which)} {noun}{plural if len(which) > 1 else ''}: {fault} ({first})"
 
 
-def _rank(name: int | str) -> tuple[int, str]:
+def _rank(name: int | str | None) -> tuple[int, str]:
     """Sort key: ids and places in the file by number, names by letter."""
     number = str(name).removeprefix(UNNAMED)
     return (int(number), "") if number.isdecimal() and len(number) < 20 else (0, number)

@@ -67,7 +67,7 @@ def refuse_normalized(path: Path, segmentations: Iterable[tuple[bytes, int, int]
             outline = parse_segmentation(Instance(0, 0, False, segmentation), *size).outline
         except SegmentationError:
             return  # which those who draw it tell
-        if not outline or max(size) <= 2:  # too small to tell
+        if not isinstance(outline, list) or not outline or max(size) <= 2:  # too small to tell
             continue
         if not lies_within_one(outline):
             return

@@ -111,6 +111,6 @@ def _fill_runs(mask: np.ndarray, runs: Runs, value: int) -> None:
     # Where runs begin and end in the box, column by column.
     edges = np.column_stack((first, top, last, bottom + 1)).reshape(-1, 2) - (columns.start, rows.start)
     edges = edges @ (len(box), 1)
-    lengths = np.diff(edges, prepend=0, append=box.size)
+    lengths: np.ndarray = np.diff(edges, prepend=0, append=box.size)
     inside = np.arange(lengths.size) % 2 == 1
     np.copyto(box, value, where=np.repeat(inside, lengths).reshape(box.shape[::-1]).T)

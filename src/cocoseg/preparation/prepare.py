@@ -83,8 +83,8 @@ def prepare(
     """
     fetches = may_download and config.data.fetches
     sets = [prepared for prepared in prepared_sets(config) if prepared is not None]
-    if config.data.shapes is not None:
-        draw_shapes(Path(config.data.root), images=config.data.shapes.images, seed=config.data.shapes.seed)
+    if (shapes := config.data.shapes) is not None:
+        draw_shapes(Path(str(config.data.root)), images=shapes.images, seed=shapes.seed)
     if is_prepared(config):
         for prepared in sets:
             _report_prepared(prepared, is_learned=is_learned)
@@ -204,12 +204,15 @@ def _prepare_set(source: _Source, workers: int | None, *, fetches: bool, is_lear
     if fetches:
         _fetch_images(source, folder / "failed.json")
     subset, images = prepared.data.subset, source.images
-    rules = source.labels, prepared.masks, subset.other
     surveyed = sample(images, subset.seed)
     try:
-        folders = prepared.image_dir, new / "masks"
+        folders, exif = (prepared.image_dir, new / "masks"), prepared.data.exif
         records = draw_masks(
-            source.coco, images, *folders, *rules, workers, surveyed, exif=prepared.data.exif
+            *(source.coco, images, *folders, source.labels, prepared.masks),
+            other=subset.other,
+            workers=workers,
+            sample=surveyed,
+            exif=exif,
         )
         tally = Tally(records)
         unseen = find_unseen(source.coco, images, source.labels, tally.images, prepared.masks)

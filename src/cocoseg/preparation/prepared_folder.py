@@ -112,6 +112,8 @@ def prepared_sets(config: Config) -> tuple[PreparedSet, PreparedSet | None]:
     data, folder = config.data, prepared_dir(config)
     subset = data.subset
     settings = data, config.masks
+    assert data.images is not None  # as has been checked
+    assert data.annotations is not None
     images, annotations = Path(data.images), Path(data.annotations)
     train = PreparedSet("train", folder, images, annotations, subset.size, subset.keep_empty, *settings)
     if data.val_annotations is None:
@@ -130,7 +132,7 @@ def prepared_dir(config: Config) -> Path:
     settings = [places, as_dict(data.subset), _plain_labels(data), as_dict(config.masks)]
     settings += [data.exif, data.bits, data.file_names]
     key = blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=4).hexdigest()
-    return Path("prepared") / f"{Path(data.annotations).stem}-{key}"
+    return Path("prepared") / f"{Path(str(data.annotations)).stem}-{key}"
 
 
 def _plain_labels(data: DataConfig) -> Any:
@@ -165,8 +167,9 @@ def is_prepared(config: Config) -> bool:
     sets = [prepared for prepared in prepared_sets(config) if prepared is not None]
     if any((prepared.folder / NEW).exists() or [*prepared.folder.glob(f"{PART}*")] for prepared in sets):
         return False  # what a killed process left
-    labels = [find_current(prepared) for prepared in sets]
-    return None not in labels and not any(labels[0].difference(others) for others in labels[1:])
+    found = [find_current(prepared) for prepared in sets]
+    labels = [one for one in found if one is not None]
+    return len(labels) == len(sets) and not any(labels[0].difference(others) for others in labels[1:])
 
 
 def is_current(prepared: PreparedSet) -> bool:

@@ -71,7 +71,8 @@ def _compare_edges(rules: MasksConfig, image: Rotated) -> dict[Reading, float] |
             scores[reading] = edge_score(stored if reading is Reading.STORED else upright, mask)
         except SegmentationError:  # an RLE of the other size
             scores[reading] = -math.inf
-    return None if None in scores.values() else scores
+    known = {reading: score for reading, score in scores.items() if score is not None}
+    return known if len(known) == len(scores) else None
 
 
 def layers_as_read(

@@ -22,7 +22,7 @@ LEFT_OUT = "no outline, or polygons of fewer than 3 points or an odd number of c
 OUTSIDE = "coordinates outside the image"
 NORMALIZED = "coordinates between 0 and 1, drawn as pixels, but probably shares of the image"
 
-AnnotationId = int | str
+AnnotationId = int | str | None
 
 _COORDINATE_LIMIT = 1e5  # pixels; beyond it lie mistakes, and far beyond it integers overflow
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from heapq import nsmallest
+from typing import Literal
 
 import numpy as np
 
@@ -26,14 +27,14 @@ def sample(images: Iterable[Image], seed: int) -> set[int]:
     return {image.id for image in nsmallest(SAMPLE, images, key=lambda image: rank(seed, image.id))}
 
 
-def survey(layers: Layers, rasterizer: str) -> dict[str, Counter[int]]:
+def survey(layers: Layers, rasterizer: Literal["pillow", "coco"]) -> dict[str, Counter[int]]:
     """Survey one image.
 
     Returns:
         pixels by class index: COVERED -> those inside the objects of a class, whichever class is on top;
         overlap rule -> those of them that the rule gives to another class or ignores.
     """
-    found = {name: Counter() for name in (COVERED, *OVERLAPS)}
+    found: dict[str, Counter[int]] = {name: Counter() for name in (COVERED, *OVERLAPS)}
     masks = {rule: paint(layers, MasksConfig(overlap=rule, rasterizer=rasterizer)) for rule in OVERLAPS}
     for index in {shape.class_index for shape in layers.shapes} - {IGNORE_INDEX}:
         alone = replace(layers, shapes=[shape for shape in layers.shapes if shape.class_index == index])
