@@ -117,10 +117,12 @@ def test_train_prints_each_validation_and_what_was_asked_of_lightning(trained: S
 
 
 def test_tensorboard_opens_on_losses_and_scores(trained: SimpleNamespace):
-    """It sorts groups by name, and shows the first two."""
+    """It sorts tags, with `_` as `/`, into groups by what is before the first `/`, and shows the first two."""
     tags = EventAccumulator(str(the_run(trained.cwd))).Reload().Tags()
-    groups = sorted({tag.partition("/")[0] for tag in (*tags["scalars"], *tags["images"])})
-    assert groups == ["train", "val", "val_best", "val_classes", "val_examples", "val_iou", "wall_clock"]
+    ordered = sorted((*tags["scalars"], *tags["images"]), key=lambda tag: tag.replace("_", "/"))
+    groups = list(dict.fromkeys(tag.partition("/")[0] for tag in ordered))
+    validation = [f"validation_{what}" for what in ("best", "classes", "examples", "iou")]
+    assert groups == ["train", "val", *validation, "wall_clock"]
 
 
 def test_programs_write_nowhere_else(trained: SimpleNamespace):
@@ -246,7 +248,7 @@ def test_multirun_trains_every_job(tmp_path: Path):
     board = TensorBoardApi(sweep, runs=2)
     assert {job: row["optimizer.lr"] for job, row in board.rows().items()} == {"0": 1e-4, "1": 1e-3}
     for job, row in board.rows().items():
-        assert row["val_best/miou"] == pytest.approx(
+        assert row["validation_best/miou"] == pytest.approx(
             json.loads((sweep / job / "metrics.json").read_bytes())["miou"]
         )
     assert board.columns()[:3] == ["data.batch_size", "optimizer.lr", "seed"]

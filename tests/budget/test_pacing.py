@@ -331,8 +331,8 @@ def test_the_time_is_accounted_for(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert spent["loading"] == 0
     assert sum(spent.values()) == pytest.approx(run.now)
     logged = {key: float(value) for key, value in trainer.logged_metrics.items()}
-    assert logged["train/images_per_second"] == 2 / STEP
-    assert logged["train/waiting_share"] == 0
+    assert logged["train/speed_images_per_second"] == 2 / STEP
+    assert logged["train/speed_waiting_share"] == 0
     shares = {key: value for key, value in logged.items() if key.startswith("wall_clock/share_")}
     assert shares.keys() == {f"wall_clock/share_{kind}" for kind in spent}
     assert sum(shares.values()) == pytest.approx(1)
@@ -355,5 +355,5 @@ def test_the_share_of_the_steps_that_waits_for_data(tmp_path: Path, monkeypatch:
         "test_pacing.loader", lambda *batches: torch.utils.data.DataLoader(Slow(), batch_size=None)
     )
     trainer = run.fit()
-    assert trainer.logged_metrics["train/waiting_share"].item() == pytest.approx(0.75)
-    assert trainer.logged_metrics["train/images_per_second"].item() == pytest.approx(2 / (4 * STEP))
+    assert trainer.logged_metrics["train/speed_waiting_share"].item() == pytest.approx(0.75)
+    assert trainer.logged_metrics["train/speed_images_per_second"].item() == pytest.approx(2 / (4 * STEP))

@@ -30,9 +30,9 @@ NAMES = {
     "val/miou",
     "val/miou_with_background",
     "val/pixel_accuracy",
-    "val_iou/background",
-    "val_iou/cat",
-    "val_iou/dog",
+    "validation_iou/background",
+    "validation_iou/cat",
+    "validation_iou/dog",
 }
 
 
@@ -94,9 +94,9 @@ def test_validation_logs_its_scores_by_name(tmp_path):
     counts = truth != 255
     losses = F.cross_entropy(image, truth.where(counts, 0), reduction="none")[counts]
     assert set(logged) == NAMES
-    assert logged["val_iou/cat"] == pytest.approx(8 / 10)
-    assert logged["val_iou/dog"] == pytest.approx(2 / 6)
-    assert logged["val_iou/background"] == pytest.approx(background)
+    assert logged["validation_iou/cat"] == pytest.approx(8 / 10)
+    assert logged["validation_iou/dog"] == pytest.approx(2 / 6)
+    assert logged["validation_iou/background"] == pytest.approx(background)
     assert logged["val/miou"] == pytest.approx((8 / 10 + 2 / 6) / 2)
     assert logged["val/miou_with_background"] == pytest.approx((8 / 10 + 2 / 6 + background) / 3)
     assert logged["val/pixel_accuracy"] == pytest.approx((pixels - 6) / pixels)
@@ -110,7 +110,7 @@ def test_a_class_that_validation_does_not_hold_is_not_logged(tmp_path):
 
     trainer.fit(tiny_module(Reads()), loader(random_batch()), loader((painted(cats), cats)))
 
-    assert set(trainer.callback_metrics) == NAMES - {"val_iou/background", "val_iou/dog"}
+    assert set(trainer.callback_metrics) == NAMES - {"validation_iou/background", "validation_iou/dog"}
 
 
 class AfterSanityCheck(L.Callback):

@@ -25,7 +25,7 @@ from cocoseg.training.tensorboard_figures import EXAMPLES, SHARE, Figures, RunTe
 from tensorboard_api import TensorBoardApi
 from tiny import Reads, loader, painted, random_batch, tiny_module, tiny_trainer
 
-CHARTS = ("val_classes/iou", "val_classes/confusion")
+CHARTS = ("validation_classes/iou", "validation_classes/confusion")
 SIZE = 16  # pixels of an image, shown tenfold
 
 
@@ -68,7 +68,7 @@ def pixels(found: EventAccumulator, tag: str, which: int = -1) -> np.ndarray:
 
 
 def examples(found: EventAccumulator) -> list[str]:
-    return [tag for tag in sorted(found.Tags()["images"]) if tag.startswith("val_examples/")]
+    return [tag for tag in sorted(found.Tags()["images"]) if tag.startswith("validation_examples/")]
 
 
 def train(count: int = 3) -> DataLoader:
@@ -84,10 +84,10 @@ def test_losses_scores_and_figures(tmp_path):
     found = events(tmp_path)
     per_epoch = {
         *("train/loss", "val/loss", "val/miou", "val/miou_with_background", "val/pixel_accuracy"),
-        *("val_iou/background", "val_iou/cat"),
+        *("validation_iou/background", "validation_iou/cat"),
     }
     assert per_epoch <= set(found.Tags()["scalars"])
-    assert "val_iou/dog" not in found.Tags()["scalars"]  # does not occur
+    assert "validation_iou/dog" not in found.Tags()["scalars"]  # does not occur
     assert "hp_metric" not in found.Tags()["scalars"]
     for name in per_epoch:
         assert len(found.Scalars(name)) == 2, name
@@ -141,7 +141,7 @@ def test_a_validation_that_is_cut_short_has_fewer_examples(tmp_path):
     again = [tag for tag in examples(found) if steps(found, tag) == [3, 6]]
     assert 0 < len(again) < EXAMPLES
     assert all(steps(found, tag) in ([3], [3, 6]) for tag in examples(found))
-    assert steps(found, "val_classes/iou") == [3, 6]
+    assert steps(found, "validation_classes/iou") == [3, 6]
 
 
 class Clock:
@@ -169,7 +169,7 @@ def test_figures_come_ever_more_rarely_and_at_the_end_whatever_they_take_without
 ):
     Clock(monkeypatch, figure=1e6)
     trainer_with(tmp_path, Figures(Budget(None)), max_epochs=10).fit(tiny_module(), train(1), val_loader(2))
-    assert steps(events(tmp_path), "val_classes/iou") == [1, 2, 3, 4, 5, 7, 9, 10]
+    assert steps(events(tmp_path), "validation_classes/iou") == [1, 2, 3, 4, 5, 7, 9, 10]
 
 
 def test_figures_take_a_small_share_of_the_time(tmp_path, monkeypatch):
@@ -179,7 +179,7 @@ def test_figures_take_a_small_share_of_the_time(tmp_path, monkeypatch):
     trainer_with(tmp_path, clock.epoch(20.0), figures, max_epochs=20).fit(
         tiny_module(), train(1), val_loader(2)
     )
-    drawn = steps(events(tmp_path), "val_classes/iou")
+    drawn = steps(events(tmp_path), "validation_classes/iou")
     assert drawn[0] > 1
     assert drawn[-1] == 20
     assert 3 < len(drawn) < 9
@@ -198,8 +198,12 @@ def test_the_last_figures_keep_to_the_limit(tmp_path, monkeypatch):
         tiny_module(), train(1), val_loader(20)
     )
     assert kept == [pytest.approx(1.1 * (10 + 1) + END)]  # time for figures, though none was measured
-    shown = [tag for tag in events(tmp_path).Tags()["images"] if tag.startswith("val_examples")]
-    assert shown == ["val_examples/1", "val_examples/2", "val_examples/3"]  # after two charts
+    shown = [tag for tag in events(tmp_path).Tags()["images"] if tag.startswith("validation_examples")]
+    assert shown == [
+        "validation_examples/1",
+        "validation_examples/2",
+        "validation_examples/3",
+    ]  # after two charts
     assert -1 < budget.left() - budget.seconds_after_figures() < 1
 
 
@@ -269,7 +273,7 @@ def test_command_configuration_and_report_as_text(tmp_path):
         chart.title: {tag for tag in found.Tags()["scalars"] if re.match("|".join(chart.multiline.tag), tag)}
         for chart in charts.chart
     }
-    assert lines.pop("IoU of each class") > {"val_iou/cat"}
+    assert lines.pop("IoU of each class") > {"validation_iou/cat"}
     assert lines == {
         "loss": {"train/loss", "val/loss"},
         "mIoU": {"val/miou", "val/miou_with_background"},
@@ -289,8 +293,8 @@ def test_tensorboard_serves_all_of_it(tmp_path):
     )
     board = TensorBoardApi(tmp_path, runs=1)
     shown = board.get("data/plugin/images/tags")["run"]
-    assert set(shown) == {*CHARTS, *(f"val_examples/{rank}" for rank in range(1, EXAMPLES + 1))}
-    listed = board.get("data/plugin/images/images?run=run&tag=val_examples/1&sample=0")
+    assert set(shown) == {*CHARTS, *(f"validation_examples/{rank}" for rank in range(1, EXAMPLES + 1))}
+    listed = board.get("data/plugin/images/images?run=run&tag=validation_examples/1&sample=0")
     assert [image["step"] for image in listed] == [3, 6]
     assert set(board.get("data/plugin/text/tags")["run"]) == {
         "run/command/text_summary",

@@ -157,8 +157,8 @@ class KeepBudget(L.Callback):
             "wall_clock/elapsed": budget.used(),
             "wall_clock/progress": budget.progress,
             "train/lr": trainer.optimizers[0].param_groups[0]["lr"],
-            "train/images_per_second": images * trainer.world_size / (recent / len(self._steps)),
-            "train/waiting_share": sum(self._waits) / recent,
+            "train/speed_images_per_second": images * trainer.world_size / (recent / len(self._steps)),
+            "train/speed_waiting_share": sum(self._waits) / recent,
             **{f"wall_clock/share_{kind}": seconds / total for kind, seconds in budget.spent.items()},
         }
         pl_module.log_dict(values)

@@ -116,7 +116,7 @@ class SegmentationModule(L.LightningModule):
         gradients = [weight.grad for weight in self.parameters() if weight.grad is not None]
         self.log("train/gradient_norm", nn.utils.get_total_norm(gradients))
         if self.device.type == "cuda":
-            self.log("train/gpu_memory_gib", torch.cuda.max_memory_allocated(self.device) / 2**30)
+            self.log("train/memory_gpu_gib", torch.cuda.max_memory_allocated(self.device) / 2**30)
 
     def on_train_epoch_end(self) -> None:
         if self.train_loss.update_called:
@@ -154,21 +154,21 @@ class SegmentationModule(L.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         self.log("test/loss", self.val_loss.compute())
-        self._log_scores(Scores.from_matrix(self.confusion.compute().cpu().numpy()), "test")
+        self._log_scores(Scores.from_matrix(self.confusion.compute().cpu().numpy()), "test", "test_iou")
 
     def predict_step(self, batch: Tensor | Sequence[Tensor], batch_index: int) -> Tensor:
         """Return the predicted class indices (B, H, W) uint8 of images, with or without their masks."""
         image = batch if isinstance(batch, Tensor) else batch[0]
         return self(image.to(self.dtype)).argmax(1).to(torch.uint8)
 
-    def _log_scores(self, scores: Scores, name: str = "val") -> None:
-        """Log scores as `name`/…, and the IoU of each class that occurs as `name`_iou/…"""
+    def _log_scores(self, scores: Scores, name: str = "val", classes: str = "validation_iou") -> None:
+        """Log scores as `name`/…, and the IoU of each class that occurs as `classes`/…"""
         self.log(f"{name}/miou", scores.miou, prog_bar=True)
         self.log(f"{name}/miou_with_background", scores.miou_with_background)
         self.log(f"{name}/pixel_accuracy", scores.pixel_accuracy)
         for label, iou in zip(self.spec.labels.unique_names, scores.iou, strict=True):
             if iou is not None:
-                self.log(f"{name}_iou/{label}", iou)
+                self.log(f"{classes}/{label}", iou)
 
     def configure_optimizers(self) -> Optimizer:
         # The loss may have weights, too.

@@ -39,7 +39,7 @@ CHARTS = {
     "training and validation": {
         "loss": ["Multiline", ["^train/loss$", "^val/loss$"]],
         "mIoU": ["Multiline", ["^val/miou"]],
-        "IoU of each class": ["Multiline", ["^val_iou/"]],
+        "IoU of each class": ["Multiline", ["^validation_iou/"]],
     }
 }
 SHARE = 0.02  # share of the time used so far that figures may take before the end of a run
@@ -161,10 +161,10 @@ def figures(
         matrix: (C, C) pixels, rows the target.
         scores, labels, examples: of the same validation.
     """
-    yield "val_classes/iou", iou_bars(scores.iou, labels)
-    yield "val_classes/confusion", confusion_matrix(matrix, labels.names)
+    yield "validation_classes/iou", iou_bars(scores.iou, labels)
+    yield "validation_classes/confusion", confusion_matrix(matrix, labels.names)
     for number, example in enumerate(examples, start=1):
-        yield f"val_examples/{number}", draw_comparison(example, labels)
+        yield f"validation_examples/{number}", draw_comparison(example, labels)
 
 
 def examples_of(image: Tensor, mask: Tensor, predicted: Tensor) -> list[Example]:

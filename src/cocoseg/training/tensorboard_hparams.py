@@ -22,7 +22,7 @@ COMPARED = (
 )
 # Beginnings of keys without influence on the result.
 LEFT_OUT = ("run_dir", "ckpt_path", "resume", "budget.", "hydra", "logger", "data.root", "data.prepared_dir")
-MIOU, LOSS = "val_best/miou", "val_best/loss"
+MIOU, LOSS = "validation_best/miou", "validation_best/loss"
 
 
 class HyperparameterRow(L.Callback):
