@@ -117,7 +117,7 @@ def test_train_prints_each_validation_and_what_was_asked_of_lightning(trained: S
 
 
 def test_tensorboard_opens_on_losses_and_scores(trained: SimpleNamespace):
-    """It sorts tags, with `_` as `/`, into groups by what is before the first `/`, and shows the first two."""
+    """It sorts tags, with `_` as `/`, into groups by what is before a `/`, and shows the first two."""
     tags = EventAccumulator(str(the_run(trained.cwd))).Reload().Tags()
     ordered = sorted((*tags["scalars"], *tags["images"]), key=lambda tag: tag.replace("_", "/"))
     groups = list(dict.fromkeys(tag.partition("/")[0] for tag in ordered))
