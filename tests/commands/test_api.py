@@ -7,6 +7,7 @@ import signal
 
 import lightning as L
 import pytest
+from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
@@ -14,6 +15,7 @@ import cocoseg
 from cocoseg.budget.ledger import read_ledger
 from cocoseg.durations import now
 from cocoseg.errors import CocosegError
+from conftest import ROOT
 from tiny import TINY_RUN
 
 
@@ -62,6 +64,16 @@ def test_trains_more_than_once_and_leaves_nothing_behind(places, tmp_path, capsy
     other = cocoseg.train([*places, "trainer.max_epochs=1"])
     assert other.folder.parent == tmp_path / "outputs" / "train"
     assert state() == before
+
+
+def test_a_job_of_hydra_can_train_too(places):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        outer = GlobalHydra.instance().hydra
+        with pytest.raises(CocosegError, match="data.bach_size"):
+            cocoseg.train([*places, "data.bach_size=1"])
+        with pytest.raises(CocosegError, match="data.batch_size"):
+            cocoseg.train([*places, "data.batch_size=0"])
+        assert GlobalHydra.instance().hydra is outer
 
 
 @pytest.mark.parametrize(

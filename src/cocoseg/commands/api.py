@@ -77,9 +77,9 @@ def train(overrides: Sequence[str] = (), *, run_dir: str | Path | None = None) -
     if job.status == JobStatus.FAILED:
         raise job._return_value  # `return_value` prints before it raises
     folder = Path(config.hydra.runtime.output_dir)
-    end = Outcome.read(folder) or Outcome(FINISHED)
-    iou = {} if end.miou is None else read_json(folder / METRICS)["iou"]
-    return TrainingResult(folder, folder / MODEL, end.miou, iou, end.epochs, end.steps)
+    outcome = Outcome.read(folder) or Outcome(FINISHED)
+    iou = {} if outcome.miou is None else read_json(folder / METRICS)["iou"]
+    return TrainingResult(folder, folder / MODEL, outcome.miou, iou, outcome.epochs, outcome.steps)
 
 
 def _compose(overrides: Sequence[str]) -> tuple[DictConfig, HydraContext]:
@@ -88,9 +88,14 @@ def _compose(overrides: Sequence[str]) -> tuple[DictConfig, HydraContext]:
     overrides = readable(overrides, "train")
     with hydra_in_one_line(Config, [conf]):
         check_overrides(overrides, Config, options([conf]), [conf])
-        with initialize_config_dir(str(conf), job_name="train", version_base="1.3"):
-            config = compose("train", overrides, return_hydra_config=True)
-            context = HydraContext(GlobalHydra.instance().config_loader(), Callbacks(config))
+        own = GlobalHydra.instance()
+        outer, own.hydra = own.hydra, None  # the caller may be a job of Hydra's
+        try:
+            with initialize_config_dir(str(conf), job_name="train", version_base="1.3"):
+                config = compose("train", overrides, return_hydra_config=True)
+                context = HydraContext(GlobalHydra.instance().config_loader(), Callbacks(config))
+        finally:
+            GlobalHydra.instance().hydra = outer
         trainer: Any = OmegaConf.to_container(config.trainer, resolve=True)
     if config.hydra.mode == RunMode.MULTIRUN:
         raise CocosegError("sweep: cocoseg.train is one training; search with python train.py sweep=…")

@@ -89,7 +89,7 @@ class SegmentationModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Take over the size and the reading of the images to train on; refuse data of other classes."""
-        data = self.trainer.datamodule
+        data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, SegmentationDataModule):
             if difference := self.spec.labels.difference(data.labels):
                 raise CocosegError(f"the module has other labels than these data: {difference} in the data")
