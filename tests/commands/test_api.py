@@ -69,9 +69,9 @@ def test_trains_more_than_once_and_leaves_nothing_behind(places, tmp_path, capsy
 def test_a_job_of_hydra_can_train_too(places):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         outer = GlobalHydra.instance().hydra
-        with pytest.raises(CocosegError, match="data.bach_size"):
+        with pytest.raises(CocosegError, match=r"^data\.bach_size"):
             cocoseg.train([*places, "data.bach_size=1"])
-        with pytest.raises(CocosegError, match="data.batch_size"):
+        with pytest.raises(CocosegError, match=r"^data\.batch_size"):
             cocoseg.train([*places, "data.batch_size=0"])
         assert GlobalHydra.instance().hydra is outer
 

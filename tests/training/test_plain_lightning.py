@@ -54,6 +54,7 @@ def test_the_file_describes_the_network_and_the_data(trained):
         "depth": 2,
         "upsample": "transpose",
         "dropout": 0.0,
+        "standardize": False,
     }
     assert spec.labels == trained.data.labels
     assert spec.image_size == (32, 48)

@@ -71,7 +71,7 @@ def describe(net: nn.Module) -> dict[str, Any]:
     """Return `_target_` and arguments of a network as plain values; of a custom one its class alone."""
     names = {kind: name for name, kind in NETWORKS.items()}
     if type(net) in names:
-        return arguments_of({"_target_": names[type(net)], **msgspec.to_builtins(net.arguments)})
+        return {"_target_": names[type(net)], **msgspec.to_builtins(net.arguments)}
     return {"_target_": f"{type(net).__module__}.{type(net).__qualname__}"}
 
 
