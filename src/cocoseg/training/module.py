@@ -78,7 +78,6 @@ class SegmentationModule(L.LightningModule):
         """Load the network of a checkpoint or a model file safely.
 
         Args:
-            map_location: device; None for the CPU.
             net: a custom network, its class or that one's name, see `load_network`.
             arguments: `loss` and `optimizer`, which no file holds.
         """
@@ -123,7 +122,7 @@ class SegmentationModule(L.LightningModule):
             self.log("train/loss", self.train_loss.compute())
             self.train_loss.reset()
         elif self.scores is not None:  # resumed at the end of an epoch, whose scores still hold
-            self._log_scores(self.scores)
+            _log_scores(self, self.scores)
 
     def on_validation_epoch_start(self) -> None:
         self.confusion.reset()
@@ -147,28 +146,19 @@ class SegmentationModule(L.LightningModule):
         self.scores = Scores.from_matrix(self.matrix.numpy())
         self.scores_are_partial = self._batches < sum(self.trainer.num_val_batches)
         self.log("val/loss", self.val_loss.compute(), prog_bar=True)
-        self._log_scores(self.scores)
+        _log_scores(self, self.scores)
 
     on_test_epoch_start = on_validation_epoch_start
     test_step = validation_step
 
     def on_test_epoch_end(self) -> None:
         self.log("test/loss", self.val_loss.compute())
-        self._log_scores(Scores.from_matrix(self.confusion.compute().cpu().numpy()), "test", "test_iou")
+        _log_scores(self, Scores.from_matrix(self.confusion.compute().cpu().numpy()), "test", "test_iou")
 
     def predict_step(self, batch: Tensor | Sequence[Tensor], batch_index: int) -> Tensor:
         """Return the predicted class indices (B, H, W) uint8 of images, with or without their masks."""
         image = batch if isinstance(batch, Tensor) else batch[0]
         return self(image.to(self.dtype)).argmax(1).to(torch.uint8)
-
-    def _log_scores(self, scores: Scores, name: str = "val", classes: str = "validation_iou") -> None:
-        """Log scores as `name`/…, and the IoU of each class that occurs as `classes`/…"""
-        self.log(f"{name}/miou", scores.miou, prog_bar=True)
-        self.log(f"{name}/miou_with_background", scores.miou_with_background)
-        self.log(f"{name}/pixel_accuracy", scores.pixel_accuracy)
-        for label, iou in zip(self.spec.labels.unique_names, scores.iou, strict=True):
-            if iou is not None:
-                self.log(f"{classes}/{label}", iou)
 
     def configure_optimizers(self) -> Optimizer:
         # The loss may have weights, too.
@@ -188,6 +178,18 @@ class SegmentationModule(L.LightningModule):
             # The saved moments are those of the heads too, so Adam begins anew.
             checkpoint["optimizer_states"] = [self.configure_optimizers().state_dict()]
         self.scores = Scores(**checkpoint["scores"]) if checkpoint["scores"] else None
+
+
+def _log_scores(
+    module: SegmentationModule, scores: Scores, name: str = "val", classes: str = "validation_iou"
+) -> None:
+    """Log scores as `name`/…, and the IoU of each class that occurs as `classes`/…"""
+    module.log(f"{name}/miou", scores.miou, prog_bar=True)
+    module.log(f"{name}/miou_with_background", scores.miou_with_background)
+    module.log(f"{name}/pixel_accuracy", scores.pixel_accuracy)
+    for label, iou in zip(module.spec.labels.unique_names, scores.iou, strict=True):
+        if iou is not None:
+            module.log(f"{classes}/{label}", iou)
 
 
 def _spec_of(net: nn.Module, labels: LabelMap | None) -> ModelSpec:
