@@ -121,7 +121,7 @@ RUNS_CODE = [
 @pytest.mark.parametrize("changes", RUNS_CODE)
 def test_no_file_chooses_what_is_called(tmp_path: Path, changes: dict[str, Any]):
     run = write_run(tmp_path / "run", **changes)
-    with pytest.raises(CocosegError, match=r"from_run: no file may choose that .*; type it again: ") as error:
+    with pytest.raises(CocosegError, match=r"from_run: no file may choose .*; type it again: ") as error:
         composed(f"from_run={run}")
     (key,) = changes
     assert f"type it again: {key}" in str(error.value).replace("'", "")
@@ -143,6 +143,17 @@ def test_what_is_typed_again_is_called(tmp_path: Path, typed: tuple[str, ...]):
     assert config.callbacks in ({"a": {"_target_": "my.Own", "b": 2}}, {})
     with pytest.raises(CocosegError, match=r"again: callbacks\.a\._target_=my\.Own$"):
         composed(f"from_run={run}", "+callbacks.a.c=1")
+
+
+def test_what_is_to_be_typed_again_is_named_at_once(tmp_path: Path):
+    targets = {
+        "model": {"_target_": "my.Net"},
+        "loss": {"_target_": "my.Loss"},
+        "logger": {"_target_": "my.L"},
+    }
+    run = write_run(tmp_path / "run", **targets, callbacks={"a": {"_target_": None}})
+    with pytest.raises(CocosegError, match=r"again: loss\._target_=my\.Loss model\._target_=my\.Net$"):
+        composed(f"from_run={run}")
 
 
 def test_the_presets_can_be_taken_from_a_run():

@@ -138,10 +138,12 @@ def _withhold(value: Any, key: str, withheld: dict[str, str]) -> None:
             _withhold(one, f"{key}[{index}]", withheld)
     if isinstance(value, dict):
         for name, one in value.items():
+            if one is None:
+                continue
             if name == "_target_" and not HARMLESS.fullmatch(str(one)):
                 withheld[key] = str(one)
                 value[name] = None
-            elif one is not None and PLACE.fullmatch(str(name)) and key != "data":
+            elif PLACE.fullmatch(str(name)) and key != "data":
                 log.warning("%s.%s: no file may choose a place to write to; to be typed again", key, name)
                 value[name] = None
             else:
@@ -150,12 +152,17 @@ def _withhold(value: Any, key: str, withheld: dict[str, str]) -> None:
 
 def _require_targets(config: DictConfig, withheld: Mapping[str, str]) -> None:
     """Raise CocosegError where a `_target_` that a file may not choose has not been typed."""
+    again = []
     for key, target in withheld.items():
         node = OmegaConf.select(config, key, default=None)
         if isinstance(node, DictConfig) and node.get("_target_", "") is None:
             typed, bracket, _ = key.partition("[")
-            again = f"{typed}=…" if bracket else shlex.quote(f"{key}._target_={target}")
-            raise CocosegError(f"{KEY}: no file may choose that {target} is called; type it again: {again}")
+            again.append(f"{typed}=…" if bracket else shlex.quote(f"{key}._target_={target}"))
+    if again:
+        raise CocosegError(
+            f"{KEY}: no file may choose the code that runs, beyond that of this program, torch, torchvision "
+            f"and Lightning; type it again: {' '.join(again)}"
+        )
 
 
 _compose_from_runs()  # here, so that processes in which jobs run compose in the same way
