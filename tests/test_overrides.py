@@ -1,5 +1,7 @@
 """What a run knows of how it was asked for, in whichever process a launcher runs it."""
 
+import subprocess
+import sys
 from pathlib import Path
 from shutil import copytree
 
@@ -87,6 +89,12 @@ def test_config_path_is_relative_to_where_it_is_typed(tmp_path: Path):
     done = run_program("prepare", "--config-path", "mine", "--cfg", "job", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "\nseed: 7\n" in done.stdout
+
+
+def test_help_may_be_read_in_part(tmp_path: Path):
+    command = f"'{sys.executable}' '{ROOT}/train.py' --help | true"
+    done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("", "")
 
 
 def test_shells_complete_presets_and_keys(tmp_path: Path):

@@ -76,6 +76,8 @@ def program(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
                     check_overrides(arguments.overrides, PROGRAMS[name], options(folders), folders)
                 if arguments.help or ALL in sys.argv:
                     purpose, rare = inspect.getmodule(main).__doc__ or "", ALL in sys.argv
+                    if hasattr(signal, "SIGPIPE"):
+                        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` reads the beginning only
                     text = help_text(name, purpose, folders, arguments.overrides, rare=rare)
                     print(name_programs(text))
                 else:
