@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from cocoseg.config import SIDES, AugmentConfig, BudgetConfig, Config, PredictConfig, Settings
+from cocoseg.config import (
+    SIDES,
+    AugmentConfig,
+    BudgetConfig,
+    Config,
+    PredictConfig,
+    ScheduleConfig,
+    Settings,
+)
 from cocoseg.config_checks import REMOVED, as_dict, convert, declarations, drop_removed
 from cocoseg.durations import Duration
 from cocoseg.errors import CocosegError
@@ -19,6 +27,17 @@ def nested(key: str, value: object) -> dict:
     for name in reversed(key.split(".")):
         value = {name: value}
     return value
+
+
+def test_undeclared_keys_beside_a_part_of_the_users_own_are_its_arguments():
+    found = convert({"schedule": {"_target_": "my.poly", "power": 2, "warmup": 0.5}}, Config).schedule
+    assert found == ScheduleConfig(own={"_target_": "my.poly", "power": 2}, warmup=0.5)
+    for target, sentence in (
+        (None, "schedule.power: no such"),
+        (3, "schedule._target_ is 3; it must be a fun"),
+    ):
+        with pytest.raises(CocosegError, match=f"^{sentence}"):
+            convert({"schedule": {"_target_": target, **({} if target else {"power": 2})}}, Config)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +150,7 @@ def test_durations_are_explained():
         ("data.quux", "data.quux: no such setting; --help lists all"),
         (
             "schedule.quux",
-            "schedule.quux: no such setting; known: schedule.cooldown, schedule.name, schedule.",
+            "schedule.quux: no such setting; known: schedule._target_, schedule.cooldown, sch",
         ),
         ("output_dir", "output_dir: no such setting; did you mean run_dir?"),
         ("sweep.factor", "sweep.factor is gone: choose sweep.pruner=halving, which has a factor of 3"),

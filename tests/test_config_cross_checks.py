@@ -66,6 +66,7 @@ def test_good_values(config, key, value):
         ("trainer.max_time", 21600, "trainer.max_time is the number 21600 (YAML reads"),
         ("trainer.min_steps", 5, "trainer.min_steps would break trainer.max_time; set one of them to null"),
         ("trainer.strategy", "fsdp", "trainer.strategy is 'fsdp'; it must be one of auto, ddp, "),
+        ("trainer.logger", {"_target_": "x"}, "trainer.logger is set elsewhere: choose loggers by logger=…"),
         ("sweep", SweepConfig(trials=3), "sweep: how to search is not chosen; add sweep=tpe, random or grid"),
         ("sweep", SweepConfig(total_time=Duration(hours=1)), "sweep: how to search is not chosen"),
         ("loss", {"class_weights": "enett"}, "loss.class_weights is 'enett'; it must be one of none, enet"),

@@ -9,7 +9,7 @@ import pytest
 
 from cocoseg.config import PROGRAMS
 from cocoseg.config_help import options
-from cocoseg.overrides import check_overrides
+from cocoseg.overrides import check_overrides, force_new_keys
 from conftest import ROOT
 
 PAGES = [
@@ -38,7 +38,7 @@ def commands(page: Path) -> list[tuple[str, list[str]]]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_use_settings_and_presets_that_exist(page: Path):
     for program, overrides in commands(page):
-        check_overrides(overrides, PROGRAMS[program], OPTIONS)
+        check_overrides(force_new_keys(overrides, PROGRAMS[program]), PROGRAMS[program], OPTIONS)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

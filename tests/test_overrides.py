@@ -22,6 +22,7 @@ from cocoseg.overrides import (
     Command,
     check_overrides,
     command,
+    force_new_keys,
     preset_arguments,
     quote_paths,
     tell_jobs,
@@ -146,6 +147,7 @@ OPTIONS = {
     "mine/part": ["x"],
     "sweep": ["tpe"],
     "hydra/launcher": [],
+    "callbacks": ["early_stopping", "none"],
 }
 
 
@@ -168,6 +170,9 @@ OPTIONS = {
         "sweep.space.model.depth=2,3",
         "data.labels.animal=[dog]",
         "sweep.total_time=00:01:00:00",
+        "callbacks=[early_stopping,none]",
+        "++callbacks.mine._target_=x",
+        "++schedule.power=2",
     ],
 )
 def test_known_keys_pass(override: str) -> None:
@@ -190,6 +195,14 @@ def test_known_keys_pass(override: str) -> None:
         ("label_smoothing=1", "label_smoothing: no such setting; did you mean loss.label_smoothing?"),
         ("gpus=2", "gpus: no such setting; did you mean trainer.devices?"),
         ("schedule=cosine", "schedule=cosine: schedule is a group of settings, as in schedule.name"),
+        ("schedule.power=2", "schedule.power: no such setting; known: schedule._target_, "),
+        (
+            "callbacks=[none,early_stoping]",
+            "callbacks=early_stoping: no such preset; did you mean callbacks=e",
+        ),
+        ("+trainer.callbacks.x=1", "trainer.callbacks is set elsewhere: choose callbacks by callbacks=…"),
+        ("trainer.logger=csv", "trainer.logger is set elsewhere: choose loggers by logger=…"),
+        ("logger.flush_secs=1", "logger.flush_secs is gone: loggers have names; set logger.tensorboard.fl"),
         ("sweep.space.optimiser.lr=1", "optimiser.lr: no such setting; did you mean optimizer.lr?"),
         ("~data.sampling", "data.sampling is gone: loss.class_weights=enet gives rare classes their weight"),
         (
@@ -202,6 +215,17 @@ def test_other_keys_are_refused_by_name(override: str, sentence: str) -> None:
     with pytest.raises(CocosegError) as raised:
         check_overrides([override], Config, OPTIONS, [ROOT / "conf"])
     assert str(raised.value).startswith(sentence)
+
+
+def test_keys_that_only_a_part_of_the_users_own_knows_need_no_plus() -> None:
+    own = ["callbacks.mine._target_=x", "logger.csv.name=y", "loss._target_=z", "loss.gamma=1"]
+    own += ["schedule._target_=a.b", "schedule.power=2"]
+    as_typed = ["-m", "callbacks=early_stopping", "~loss.dice", "+loss.x=1", "model.base_chanels=3", "seed=1"]
+    as_typed += ["schedule.warmup=0", "logger.flush_secs=1"]
+    forced = force_new_keys([*own, *as_typed], Config)
+    assert forced == [
+        *(f"++{argument}" for argument in own[:4]), own[4], f"++{own[5]}", *as_typed,
+    ]  # fmt: skip
 
 
 def test_groups_of_a_users_own_search_path_are_left_to_hydra() -> None:

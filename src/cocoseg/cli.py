@@ -3,6 +3,7 @@
 import functools
 import inspect
 import os
+import re
 import signal
 import sys
 import textwrap
@@ -21,13 +22,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cocoseg.config import PROGRAMS, Config, PredictConfig, Settings, conf_folder
-from cocoseg.config_checks import convert, unknown_key
+from cocoseg.config_checks import convert, parameters_of, require_argument, unknown_key
 from cocoseg.config_cross_checks import check, check_predict
 from cocoseg.config_help import ALL, help_text, options
 from cocoseg.durations import minutes
 from cocoseg.errors import CocosegError, name_programs, one_line, report_errors, shows_traces
 from cocoseg.overrides import (
     check_overrides,
+    force_new_keys,
     is_overridden,
     preset_arguments,
     quote_paths,
@@ -90,7 +92,8 @@ def program(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
 
 def readable(arguments: Sequence[str], name: str, *, in_multirun: bool = False) -> list[str]:
     """Write arguments for a program of conf/ as Hydra can read them."""
-    return quote_paths(arguments, PROGRAMS[name], in_multirun=in_multirun)
+    kind = PROGRAMS[name]
+    return force_new_keys(quote_paths(arguments, kind, in_multirun=in_multirun), kind)
 
 
 @contextmanager
@@ -218,8 +221,11 @@ def refuse_several_in(config: Config) -> None:
         )
 
 
-def build(node: Any, key: str, *positional: Any, **named: Any) -> Any:
+def build(node: Any, key: str, *positional: Any, kind: type = object, **named: Any) -> Any:
     """Instantiate the `_target_` of a configuration node, with further arguments.
+
+    Args:
+        kind: class that the result must be of.
 
     Raises:
         CocosegError: names the key and what went wrong.
@@ -227,9 +233,18 @@ def build(node: Any, key: str, *positional: Any, **named: Any) -> Any:
     if not isinstance(node, dict) or "_target_" not in node:
         raise CocosegError(f"{key}: no _target_ in it, the class or function to call")
     try:
-        return instantiate(node, *positional, _convert_="all", **named)
+        built = instantiate(node, *positional, _convert_="all", **named)
     except InstantiationException as error:
         cause = " ".join(str(error.__cause__ or error).split())
+        if cause.startswith("Error loading"):
+            parameters_of(node["_target_"], key)  # its own sentence is shorter
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", cause)
+        if unknown and unknown[1] in node:
+            require_argument(unknown[1], node["_target_"], key)
         given = ", ".join(f"{name}={value!r}" for name, value in node.items() if name != "_target_")
         given = textwrap.shorten(given, 80, placeholder="…")
         raise CocosegError(f"{key}: {cause} (from {node['_target_']}({given}))") from error
+    if not isinstance(built, kind):
+        made, wanted = type(built).__name__, f"{kind.__name__} of {kind.__module__.partition('.')[0]}"
+        raise CocosegError(f"{key}: {node['_target_']} makes a {made}; it must make a {wanted}")
+    return built

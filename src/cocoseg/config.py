@@ -21,6 +21,7 @@ COCO_ANNOTATIONS = "http://images.cocodataset.org/annotations/annotations_trainv
 DEFAULT_ROOT = "data/coco"  # data.root of data=coco; prepare.py fetches into it without being asked
 SHAPES_ROOT = "data/shapes"  # data.root of data=shapes
 AUTO: Final = "auto"
+NAMED = ("logger", "callbacks")  # nodes that hold parts by names of the user's choice
 DEFAULT_WEIGHTS = "default"  # model.weights: those that belong to the encoder's name
 
 Overlap = Literal["max", "smallest", "ignore"]
@@ -73,6 +74,11 @@ class ShapesConfig(Settings, kw_only=True):
 class DataConfig(Settings, kw_only=True):
     """Images, annotations and their way to the network."""
 
+    own: Annotated[
+        Node,
+        "data set of yours in place of images and annotations",
+        "a class, as in my_package.Dataset, or null",
+    ] = field(default=None, name="_target_")
     root: Annotated[Text, "folder of the data set"] = None
     images: Annotated[Text, "folder of the images"] = None
     annotations: Annotated[Text, "COCO instances file"] = None
@@ -162,6 +168,11 @@ class AugmentConfig(Settings, kw_only=True):
     blur: Annotated[Probability, "probability of blurred images"] = 0.0
     cutout: Annotated[Probability, "probability of a rectangle that is neither seen nor scored"] = 0.0
     class_mix: Annotated[Probability, "probability of half of another image's classes pasted in"] = 0.0
+    extra: Annotated[
+        list[dict[str, Any]],
+        "further transforms, one image at a time, before those above",
+        "a list, as in [{_target_: torchvision.transforms.v2.RandomPerspective}]",
+    ] = field(default_factory=list)
     start_size: Annotated[
         float, Meta(ge=0.1, le=1), "share of image_size at which training begins; full from 0.6 of the run on"
     ] = 1.0
@@ -176,6 +187,11 @@ class PrepareConfig(Settings, kw_only=True):
 class ScheduleConfig(Settings, kw_only=True):
     """Learning rate over the run's progress."""
 
+    own: Annotated[
+        Node,
+        "function of yours in place of name: progress 0 … 1 -> factor of the rate",
+        "a function, as in my_package.poly, or null",
+    ] = field(default=None, name="_target_")
     name: Annotated[
         Literal["linear", "cosine", "trapezoid", "constant"],
         "shape after warm-up; all but constant end at zero",
@@ -254,10 +270,14 @@ class Config(Settings, kw_only=True):
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
     trainer: Annotated[dict[str, Any], "Lightning's Trainer"] = field(default_factory=dict)
-    logger: Annotated[Node, "Lightning's logger"] = None
+    logger: Annotated[
+        Node,
+        "Lightning's loggers, as in logger=[tensorboard,csv]",
+        "names that map to a _target_ each, or null",
+    ] = None
     callbacks: Annotated[
         dict[str, Any],
-        "more callbacks, as in +callbacks.mine._target_=package.Class",
+        "more callbacks, as in callbacks.mine._target_=package.Class",
         "names that map to a _target_ each",
     ] = field(default_factory=dict)
     export: Annotated[

@@ -4,11 +4,14 @@ No torch, no Hydra.
 """
 
 import os
+import pkgutil
 import re
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import SequenceMatcher
+from difflib import SequenceMatcher, get_close_matches
 from functools import cache, reduce
+from inspect import Parameter, signature
 from operator import getitem
 from typing import Any, TypeVar
 
@@ -36,6 +39,8 @@ REMOVED = {
     "model.deep_supervision": "only the finest logits are trained; leave it out",
     "scales": "flip=true averages with the mirror image",
     "labels": "choose classes of the data by data.labels and data.subset.categories; the model has the same",
+    "logger._target_": "loggers have names; choose logger=none logger.mine._target_=…",
+    "logger.flush_secs": "loggers have names; set logger.tensorboard.flush_secs",
     "sweep.storage": "one process leads a sweep; use many machines by hydra/launcher=submitit_slurm",
     "sweep.prune": "choose sweep.pruner=none, median, halving or hyperband",
     "sweep.factor": "choose sweep.pruner=halving, which has a factor of 3",
@@ -48,6 +53,13 @@ ALIASES = {
     "gpus": "trainer.devices",
     "img_size": "data.image_size",
     "output_dir": "run_dir",
+}
+# Arguments of Lightning's Trainer that are no settings of `trainer`: where they are set.
+ELSEWHERE = {
+    "trainer.callbacks": "choose callbacks by callbacks=…, as in callbacks=early_stopping",
+    "trainer.logger": "choose loggers by logger=…, as in logger=[tensorboard,csv]",
+    "trainer.default_root_dir": "run_dir=… names the folder of a run",
+    "trainer.use_distributed_sampler": "each device gets images of its own already; leave it out",
 }
 
 # Types and limits in words.
@@ -99,7 +111,7 @@ def _declared(struct: inspect.Type, prefix: str = "") -> Iterator[tuple[str, Set
         group = next((one for one in types if isinstance(one, inspect.StructType)), None)
         texts = [text for text in getattr(declared.type, "__metadata__", ()) if isinstance(text, str)]
         meaning, allowed = [*texts, "", ""][:2]
-        key = f"{prefix}{field.name}"
+        key = f"{prefix}{field.encode_name}"
         if group is not None:
             first = next(one.encode_name for one in group.fields if one.encode_name[0] != "_")
             allowed = f"{TYPES[inspect.StructType]}, as in {key}.{first}"
@@ -147,6 +159,7 @@ def convert(settings: Mapping[str, Any], kind: type[T]) -> T:
         CocosegError: names the key, its value and what is allowed.
     """
     values: dict[str, Any] = msgspec.to_builtins(settings, enc_hook=str)  # a copy
+    _gather_arguments(values, declarations(kind))
     _put_home_folder(values, declarations(kind))
     typed: dict[str, Any] = {}  # values that were replaced by what they stand for
     while True:
@@ -188,6 +201,16 @@ def _put_home_folder(values: dict[str, Any], declared: Mapping[str, Setting], pr
                 values[name] = os.path.expanduser(value)  # noqa: PTH111  leaves ~nobody as it is
 
 
+def _gather_arguments(values: dict[str, Any], declared: Mapping[str, Setting]) -> None:
+    """Put the undeclared keys of a group that names a part of the user's own into the node of that part."""
+    for key in declared:
+        name, _, last = key.rpartition(".")
+        group = values.get(name) if last == "_target_" else None
+        if isinstance(group, dict) and isinstance(group.get(last), str):
+            extra = [argument for argument in group if f"{name}.{argument}" not in declared]
+            group[last] = {last: group[last], **{argument: group.pop(argument) for argument in extra}}
+
+
 def as_dict(settings: Settings) -> dict[str, Any]:
     """Settings as nested dictionaries of numbers and text, as in YAML."""
     return msgspec.to_builtins(settings, enc_hook=str)
@@ -212,6 +235,9 @@ def unknown_key(key: str, kind: type[Settings], others: Iterable[str] = ()) -> s
     """
     if key in REMOVED:
         return f"{key} is gone: {REMOVED[key]}"
+    for argument, place in ELSEWHERE.items():
+        if f"{key}.".startswith(f"{argument}."):
+            return f"{argument} is set elsewhere: {place}"
     known = {*(other for other, setting in declarations(kind).items() if setting.group is None), *others}
     node, _, name = key.rpartition(".")
     alias = ALIASES.get(name)
@@ -227,6 +253,26 @@ def _likeness(key: str, other: str) -> float:
     """Likeness of two keys in 0 … 1: as a whole and by their last names, the mean of both."""
     names = key.rpartition(".")[2], other.rpartition(".")[2]
     return (SequenceMatcher(None, key, other).ratio() + SequenceMatcher(None, *names).ratio()) / 2
+
+
+def parameters_of(target: str, key: str) -> Mapping[str, Parameter]:
+    """Return the parameters of a `_target_`, or raise CocosegError where it can't be imported and called."""
+    try:
+        return signature(pkgutil.resolve_name(target)).parameters
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise CocosegError(
+            f"{key}: {target} can't be imported and called ({error}); your own modules must be on PYTHONPATH"
+        ) from error
+
+
+def require_argument(name: str, target: str, key: str) -> None:
+    """Raise CocosegError where a target has no argument of a name."""
+    known = list(parameters_of(target, key))
+    if name not in known:
+        close = get_close_matches(name, known, n=1)
+        listed = textwrap.shorten(", ".join(known) or "none", 80, placeholder="…")
+        hint = f"did you mean {key}.{close[0]}?" if close else f"it takes {listed}"
+        raise CocosegError(f"{key}.{name}: {target} has no such argument; {hint}")
 
 
 def drop_removed(values: dict[str, Any], prefix: str = "") -> list[str]:

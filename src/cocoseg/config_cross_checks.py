@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cocoseg.config import AUTO, DEFAULT_WEIGHTS, Config, DataConfig, PredictConfig
-from cocoseg.config_checks import convert, declarations, shown
+from cocoseg.config_checks import ELSEWHERE, convert, declarations, shown, unknown_key
 from cocoseg.durations import SLURM, parse_moment
 from cocoseg.errors import CocosegError
 from cocoseg.rank_environment import may_be_several
@@ -36,7 +36,7 @@ def check(config: Config, *, may_download: bool = False) -> None:
         CocosegError: names the key.
     """
     _check_data(config.data)
-    if not (may_download and config.data.fetches):
+    if config.data.own is None and not (may_download and config.data.fetches):
         _check_places(config.data)
     if config.resume and config.ckpt_path:
         raise CocosegError("resume=auto finds its checkpoint itself; leave out ckpt_path")
@@ -116,6 +116,8 @@ def _check_data(data: DataConfig) -> None:
             f"data.cache_size is {larger}; it must be no smaller than data.image_size {data.image_size}, "
             "or null for that size"
         )
+    if data.own is not None:
+        return
     needed = {"images": "the folder of the images", "annotations": "the COCO instances file (JSON)"}
     if data.shapes is not None:
         needed = {"root": "the folder to draw the shapes in"}
@@ -178,6 +180,9 @@ def _check_end(config: Config) -> None:
 def _check_nodes(config: Config) -> None:
     """Choices within untyped nodes, and several devices."""
     trainer = config.trainer
+    for key in ELSEWHERE:
+        if key.removeprefix("trainer.") in trainer:
+            raise CocosegError(unknown_key(key, Config))
     _require_choice("trainer.strategy", trainer.get("strategy"), STRATEGIES, "or have a _target_")
     weights = (config.loss or {}).get("class_weights")
     _require_choice("loss.class_weights", weights, CLASS_WEIGHTS, "or a list")

@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from msgspec import inspect
 from omegaconf import OmegaConf
 
-from cocoseg.config import PROGRAMS, Config, EvaluateConfig
+from cocoseg.config import NAMED, PROGRAMS, Config, EvaluateConfig
 from cocoseg.config_checks import Setting, declarations, shown
 
 PAGE = Path("docs", "settings.md")
@@ -91,9 +91,18 @@ def _lines(
         meaning = f"{setting.meaning} ({choices})" if choices != setting.allowed else setting.meaning
         yield key, _value(key, setting, values), meaning
         if inspect.DictType in setting.types and key in values["hydra"]["runtime"]["choices"]:
-            for name, value in (values[key] or {}).items():
-                if name != "_target_":
-                    yield f"{key}.{name}", shown(value), comments.get(f"{key}.{name}", "")
+            for name, value in _arguments(values[key] or {}):
+                comment = comments.get(f"{key}.{name.rpartition('.')[2]}", "")
+                yield f"{key}.{name}", shown(value), comment
+
+
+def _arguments(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The arguments of a part, or of each part that a node names, with their values."""
+    for name, value in node.items():
+        if isinstance(value, dict) and "_target_" in value:
+            yield from _arguments(value, f"{name}.")
+        elif name != "_target_":
+            yield f"{prefix}{name}", value
 
 
 def _comments(conf: Path, chosen: dict[str, str | None]) -> dict[str, str]:
@@ -101,7 +110,7 @@ def _comments(conf: Path, chosen: dict[str, str | None]) -> dict[str, str]:
     found: dict[str, str] = {}
     paths = sorted(conf.glob("*/*.yaml"), key=lambda path: (chosen.get(path.parent.name) != path.stem, path))
     for path in paths:
-        for name, comment in re.findall(r"^(\w+):.*?\s# (.+)$", path.read_text("utf-8"), re.MULTILINE):
+        for name, comment in re.findall(r"^ *(\w+):.*?\s# (.+)$", path.read_text("utf-8"), re.MULTILINE):
             found.setdefault(f"{path.parent.name}.{name}", comment)
     return found
 
@@ -171,6 +180,8 @@ def _value(key: str, setting: Setting, values: dict[str, Any]) -> str:
     *groups, name = key.split(".")
     group = reduce(getitem, groups, values)
     value = setting.default if group is None else chosen.get(key, group[name])
+    if key in NAMED and isinstance(value, dict):  # several options
+        value = list(value)
     text = shown(value).replace("${now:%Y-%m-%d}_${now:%H-%M-%S}", "<date>_<time>")
     return re.sub(r"\$\{([\w.]+)\}", r"<\1>", text)
 

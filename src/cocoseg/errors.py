@@ -30,6 +30,11 @@ def name_programs(text: str) -> str:
     return _PROGRAM.sub(r"cocoseg-\1", text) if is_installed else text
 
 
+def reason_of(error: BaseException) -> str:
+    """The message of an error in one line, or its class where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 class CocosegError(ValueError):
     """Bad input: one sentence that says what is wrong, where, and what to do.
 

@@ -18,8 +18,8 @@ from msgspec import inspect
 from omegaconf import DictConfig
 from yaml import YAMLError
 
-from cocoseg.config import Settings
-from cocoseg.config_checks import REMOVED, declarations, unknown_key
+from cocoseg.config import NAMED, Settings
+from cocoseg.config_checks import ELSEWHERE, REMOVED, declarations, unknown_key
 from cocoseg.errors import CocosegError, name_programs
 from cocoseg.files import read_yaml
 
@@ -106,6 +106,17 @@ def quote_paths(arguments: Sequence[str], kind: type[Settings], *, in_multirun: 
     return quoted
 
 
+def force_new_keys(arguments: Sequence[str], kind: type[Settings]) -> list[str]:
+    """Put `++` before keys that conf/ can't hold: parts by the user's names, arguments of a `_target_`."""
+    known, typed = {*declarations(kind), *REMOVED}, set(map(key_of, arguments))
+    own = {key.removesuffix("_target_") for key in typed if key.endswith("._target_")}
+    opened = (*(f"{name}." for name in NAMED), *own)
+    return [
+        f"++{argument}" if argument.startswith(opened) and key_of(argument) not in known else argument
+        for argument in arguments
+    ]
+
+
 def _texts(kind: type[Settings]) -> set[str]:
     """Keys of settings that are text, paths above all."""
     declared = declarations(kind).items()
@@ -171,7 +182,9 @@ def check_overrides(
     for override in overrides:
         key = key_of(override).partition("@")[0].removeprefix("sweep.space.")
         is_known = key in declared or key.startswith((*nodes, "hydra.")) or key.partition("/")[0] in groups
-        if key in REMOVED or not is_known:
+        # A preset may name a part of the user's own, which knows the key.
+        is_known |= override.startswith("+") and f"{key.partition('.')[0]}._target_" in declared
+        if key in REMOVED or not is_known or ".".join(key.split(".")[:2]) in ELSEWHERE:
             raise CocosegError(unknown_key(key, kind, {*groups, *preset_arguments(folders, kind)}))
         if is_known and key in declared and declared[key].group and key not in options:
             raise CocosegError(f"{override}: {key} is {declared[key].allowed}")
@@ -180,8 +193,8 @@ def check_overrides(
 
 
 def _check_options(group: str, value: str, options: Collection[str]) -> None:
-    """Refuse misspelt options of a group; lists, sweep functions and null are left to Hydra."""
-    for option in value.split(","):
+    """Refuse misspelt options of a group; sweep functions and null are left to Hydra."""
+    for option in value.strip("[]").split(","):
         if re.fullmatch(r"\w[\w-]*", option) and option not in (*options, "null"):
             close = get_close_matches(option, options, n=1)
             hint = f"did you mean {group}={close[0]}?" if close else f"there are {', '.join(options)}"

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from cocoseg.errors import CocosegError
@@ -73,8 +74,9 @@ def test_weights_of_others_are_theirs():
 
 
 def test_defaults_of_ours_are_not_told_to_networks_of_others():
-    """Hydra can't leave out a key that is null."""
-    node = {"_target_": "test_networks.takes_classes", "weights": None, "weights_part": "all"}
+    """Only `_target_` is typed then; the rest is the default preset, conf/model/unet.yaml."""
+    preset = yaml.safe_load((ROOT / "conf" / "model" / "unet.yaml").read_text())
+    node = {**preset, "_target_": "test_networks.takes_classes"}
     assert arguments_of(node, 2) == {"_target_": node["_target_"], "classes": 2}
 
 
@@ -97,7 +99,7 @@ def test_defaults_of_ours_are_not_told_to_networks_of_others():
             r"^model\.depth: test_networks\.takes_classes has no such .*: '~model\.depth'$",
         ),
         (
-            {"_target_": "test_networks.takes_classes", "depth": 3, "width": 1, "dropout": 0.0},
+            {"_target_": "test_networks.takes_classes", "depth": 3, "width": 1, "dropout": 0.1},
             r"^model\.depth, model\.dropout: .*: '~model\.depth' '~model\.dropout'$",
         ),
         (

@@ -7,7 +7,9 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+import yaml
 from lightning.pytorch.callbacks import LambdaCallback
+from lightning.pytorch.loggers import CSVLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from torch import Tensor
@@ -216,7 +218,36 @@ def test_figures_that_fail_do_not_end_the_training(tmp_path, monkeypatch, caplog
         record.message for record in caplog.records if record.name == "cocoseg.training.tensorboard_figures"
     ]
     assert len(said) == 2  # validations
-    assert said[0].startswith("TensorBoard's figures: ZeroDivisionError")
+    assert said[0].startswith("figures for the loggers: ZeroDivisionError")
+
+
+class Wall(CSVLogger):
+    """A logger that takes images, as that of Weights & Biases does."""
+
+    def __init__(self, folder: Path):
+        super().__init__(folder)
+        self.images: dict[str, list] = {}
+
+    def log_image(self, key: str, images: list, step: int) -> None:
+        self.images.setdefault(key, []).append((step, *images))
+
+
+def test_figures_go_to_all_loggers_that_take_them(tmp_path):
+    wall, config = Wall(tmp_path), Config(data=DataConfig(images="images", annotations="instances.json"))
+    trainer = tiny_trainer(
+        tmp_path,
+        logger=[CSVLogger(tmp_path, name="table"), wall, logger(tmp_path / "board")],
+        callbacks=[RunTexts(config, Command()), Figures(Budget(None))],
+        max_epochs=1,
+    )
+    trainer.fit(tiny_module(), train(), val_loader(5))
+    found = events(tmp_path / "board")
+    assert wall.images.keys() == {*CHARTS, *examples(found)}
+    for tag, [(step, figure)] in wall.images.items():
+        assert steps(found, tag) == [step] == [3]
+        assert (pixels(found, tag) == figure).all()
+    hparams = yaml.safe_load((tmp_path / "table" / "version_0" / "hparams.yaml").read_text())
+    assert hparams["data"]["images"] == "images"
 
 
 def test_a_resumed_run_shows_the_same_images_and_no_step_twice(tmp_path):

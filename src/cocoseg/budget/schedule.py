@@ -1,12 +1,16 @@
 """The learning rate as a function of the run's progress."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import lightning as L
 
 from cocoseg.budget.budget import Budget
+from cocoseg.cli import build
 from cocoseg.config import ScheduleConfig
+from cocoseg.errors import CocosegError, reason_of
 
 FIRST = 0.05  # share of the rate in the very first step of a warm-up
 
@@ -19,15 +23,30 @@ class ScheduleRate(L.Callback):
     """
 
     def __init__(self, settings: ScheduleConfig, budget: Budget):
-        self.settings, self.budget = settings, budget
+        self.share, self.budget = share_of(settings), budget
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
-        share = rate(self.settings, self.budget.progress)
+        share = float(self.share(self.budget.progress))
         if self.budget.limit is None and trainer.max_steps in (-1, None) and trainer.max_epochs in (-1, None):
             share = 1.0  # nothing ends this run but a signal, so there is no progress to follow
         for optimizer, bases in zip(trainer.optimizers, pl_module.base_rates, strict=True):
             for group, base in zip(optimizer.param_groups, bases, strict=True):
                 group["lr"] = base * share
+
+
+def share_of(settings: ScheduleConfig) -> Callable[[float], float]:
+    """Return the function from progress, 0 to 1, to the share of the rate; CocosegError where it fails."""
+    if settings.own is None:
+        return partial(rate, settings)
+    own, name = build({**settings.own, "_partial_": True}, "schedule"), settings.own["_target_"]
+    for progress in (0.0, 0.5, 1.0):
+        try:
+            share = float(own(progress))
+        except Exception as error:  # custom code may raise anything
+            raise CocosegError(f"schedule: {name} fails at {progress}: {reason_of(error)}") from error
+        if not 0 <= share < math.inf:
+            raise CocosegError(f"schedule: {name} is {share} at {progress}; it must be a factor from 0 up")
+    return own
 
 
 def rate(settings: ScheduleConfig, progress: float) -> float:

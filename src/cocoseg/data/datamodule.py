@@ -17,6 +17,7 @@ from cocoseg.config_cross_checks import check
 from cocoseg.data.augment import Augment
 from cocoseg.data.class_balance import classes_lost_by_resizing, one_sided, require_classes
 from cocoseg.data.dataset import Split, as_is
+from cocoseg.data.extra_transforms import ExtraTransforms, TransformedSplit
 from cocoseg.data.sampling import Shuffle, in_batches, open_splits
 from cocoseg.data.training_images import keys_of, write_training_images
 from cocoseg.errors import CocosegError
@@ -66,6 +67,9 @@ class SegmentationDataModule(L.LightningDataModule):
         self.config = config = config or config_of(**settings)
         self.progress = progress
         self.data = config.data
+        self.cached = self.data.cache and self.data.own is None
+        size = tuple(self.data.cache_size or self.data.image_size)
+        self.extra = ExtraTransforms(config.augment.extra, size) if config.augment.extra else None
         self.batch_size = config.data.batch_size
         self.train_set: Split | None = None
         self.val_set: Split | None = None
@@ -81,21 +85,21 @@ class SegmentationDataModule(L.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Make the masks and the decoded arrays where they are missing; once per machine."""
-        if self.train_set is not None:
+        if self.train_set is not None or self.data.own is not None:
             return
         if distributed.is_first_of_machine():
             prepare(self.config)
-            open_splits(self.config, decode_once=self.data.cache)  # makes the arrays
+            open_splits(self.config, decode_once=self.cached)  # makes the arrays
         distributed.barrier()
 
     def setup(self, stage: str) -> None:
         """Open the prepared sets and build the augmentation."""
         if self.train_set is not None:
             return
-        self.train_set, self.val_set = open_splits(self.config, decode_once=self.data.cache)
+        self.train_set, self.val_set = open_splits(self.config, decode_once=self.cached)
         self.augment = Augment(self.config.augment, tuple(self.data.image_size), self.config.seed)
         log.info("training on %d images, validating on %d", len(self.train_set), len(self.val_set))
-        if self.data.cache:  # else all masks would be read for it
+        if self.cached:  # else all masks would be read for it
             counts = self.train_set.class_counts(), self.val_set.class_counts()
             require_classes(counts[0], self.data.cache_size or self.data.image_size)
             pixels = read_index(self.train_set.dataset.folder).pixels
@@ -110,7 +114,7 @@ class SegmentationDataModule(L.LightningDataModule):
 
     def write_training_images(self, run_dir: Path, earlier: Iterable[str | None]) -> None:
         """Write the images of this training, and those of the `earlier` model files, to the run folder."""
-        if distributed.rank() == 0:
+        if distributed.rank() == 0 and self.data.own is None:
             images = keys_of(self.train_set.dataset.image_dir, self.train_set.names())
             write_training_images(run_dir, images, earlier)
 
@@ -120,10 +124,11 @@ class SegmentationDataModule(L.LightningDataModule):
         seed = self.config.seed + (self.trainer.global_step if self.trainer else 0)
         rank, ranks = self._rank()
         self.augment.seed(seed + rank * RANK_SEEDS)
-        sampler = Shuffle(len(self.train_set), seed, rank, ranks)
+        split = self.train_set if self.extra is None else TransformedSplit(self.train_set, self.extra, seed)
+        sampler = Shuffle(len(split), seed, rank, ranks, counts_epochs=self.extra is not None)
         # BatchNorm can't normalize the single value per channel that a last batch of one image may give it.
         drop_last = len(sampler) >= self.batch_size
-        return self._loader(self.train_set, batch_size=self.batch_size, sampler=sampler, drop_last=drop_last)
+        return self._loader(split, batch_size=self.batch_size, sampler=sampler, drop_last=drop_last)
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         batches = in_batches(len(self.val_set), self.batch_size, *self._rank())
@@ -171,7 +176,7 @@ class SegmentationDataModule(L.LightningDataModule):
         """
         if self.data.num_workers is not None:
             return self.data.num_workers
-        if self.data.cache:
+        if self.cached and self.extra is None:
             return 1 if torch.cuda.is_available() else 0
         here = self.trainer.num_devices if self.trainer else 1  # ranks that share the cores
         return max(1, min(available_cores() // here, 8))

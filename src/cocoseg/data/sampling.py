@@ -8,6 +8,7 @@ from torch.utils.data import Sampler
 
 from cocoseg.config import Config
 from cocoseg.data.dataset import SegmentationDataset, Split
+from cocoseg.data.own_dataset import open_own_splits
 from cocoseg.errors import CocosegError
 from cocoseg.preparation.prepared_folder import PreparedSet, is_current, prepared_sets
 
@@ -39,8 +40,11 @@ def open_splits(config: Config, *, decode_once: bool, bits: int | None = None) -
             dataset.decode_once(config.prepare.workers)
         return dataset
 
-    data, (prepared, prepared_val) = config.data, prepared_sets(config)
+    data = config.data
     larger = data.cache_size or data.image_size  # training images may be larger, for crops to have room
+    if data.own is not None:
+        return open_own_splits(data.own, larger, data.image_size)
+    prepared, prepared_val = prepared_sets(config)
     train = open_set(prepared, larger)
     if prepared_val is not None:
         return Split(train), Split(open_set(prepared_val, data.image_size, train.bits))
@@ -71,10 +75,15 @@ class Shuffle(Sampler[int]):
     The order depends on seed and epoch only, so it is the same in all processes. All get equally many
     indices; the rest of an epoch is left out. torch's RandomSampler draws once more at the end of an epoch,
     which a loader with workers reads and one without does not, and a loader draws seeds for its workers.
+
+    With `counts_epochs` an index has `count` added for each epoch before.
     """
 
-    def __init__(self, count: int, seed: int, rank: int = 0, processes: int = 1):
+    def __init__(
+        self, count: int, seed: int, rank: int = 0, processes: int = 1, *, counts_epochs: bool = False
+    ):
         self.count = count
+        self.epoch, self.counts_epochs = 0, counts_epochs
         self.rank, self.processes = rank, processes
         self._generator = torch.Generator().manual_seed(seed)
 
@@ -82,7 +91,9 @@ class Shuffle(Sampler[int]):
         return self.count // self.processes
 
     def __iter__(self) -> Iterator[int]:
-        order = torch.randperm(self.count, generator=self._generator).tolist()
+        order = torch.randperm(self.count, generator=self._generator)
+        order = (order + self.count * self.epoch).tolist()
+        self.epoch += self.counts_epochs
         return iter(order[self.rank :: self.processes][: len(self)])
 
 

@@ -111,6 +111,8 @@ def run_settings(checkpoint: str) -> dict[str, Any] | None:
     for path in (folder / CONFIG, folder.parent / CONFIG):
         try:
             if path.is_file() and (settings := read_settings(path, ("data", "masks", "seed"))):
+                if own := settings["data"].get("_target_"):
+                    raise CocosegError(f"{path}: the data set of the training, {own}, is not in COCO format")
                 return settings
         except CocosegError as error:
             raise CocosegError(f"{error}; give data=…, or move that file away") from error

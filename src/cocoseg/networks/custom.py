@@ -1,7 +1,6 @@
 """Networks that a configuration names, custom ones included: their arguments, and a check of their output."""
 
 import inspect
-import pkgutil
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -10,13 +9,19 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from cocoseg.errors import CocosegError
+from cocoseg.config_checks import parameters_of
+from cocoseg.errors import CocosegError, reason_of
 from cocoseg.networks.device import is_out_of_memory, preserve_state
 from cocoseg.networks.model_file import NETWORKS
 from cocoseg.networks.old_files import rename_target
 
 # Keys beside the arguments of built-in networks, see pretrained.py, with their defaults.
 OF_TRAINING = {"weights": None, "weights_part": "all"}
+# Those of the default preset: where a custom network is put in its place, they stand beside it unchanged.
+OF_PRESET = {
+    **OF_TRAINING,
+    **{"base_channels": 64, "depth": 4, "upsample": "transpose", "dropout": 0.0, "standardize": False},
+}
 CLASSES = ("num_classes", "classes")  # the argument for the number of classes: torchvision's name, and smp's
 
 
@@ -38,16 +43,10 @@ def arguments_of(model: Any, classes: int | None = None) -> dict[str, Any]:
         raise CocosegError("model: no _target_ in it, the class or function to call")
     network = rename_target(model)
     name = network["_target_"]
-    try:
-        parameters = inspect.signature(pkgutil.resolve_name(name)).parameters
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise CocosegError(
-            f"model: {name} can't be imported and called ({error}); your own modules must be on PYTHONPATH"
-        ) from error
-    for key, default in {**OF_TRAINING, "standardize": False}.items():
-        # Beside a custom network defaults of `unet` may stand: `~` removes no null, and commands for earlier
-        # versions don't remove `standardize`.
-        if key not in parameters and (is_own(model) or network.get(key) == default):
+    parameters = parameters_of(name, "model")
+    for key, default in OF_PRESET.items():
+        is_left = network.get(key) == default or (is_own(model) and key in OF_TRAINING)
+        if key not in parameters and is_left:
             network.pop(key, None)
     takes_any = any(parameter.kind == inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
     argument = next((known for known in CLASSES if known in parameters), CLASSES[0] if takes_any else None)
@@ -99,8 +98,9 @@ def probe(net: nn.Module, name: str, shape: tuple[int, int, int], classes: int) 
             except Exception as error:  # custom code may raise anything
                 if is_out_of_memory(error):
                     raise
-                reason = " ".join(str(error).split()) or type(error).__name__
-                raise CocosegError(f"model: {name} fails on images {tuple(image.shape)}: {reason}") from error
+                raise CocosegError(
+                    f"model: {name} fails on images {tuple(image.shape)}: {reason_of(error)}"
+                ) from error
             _require_logits(output, (images, classes, height, width), name)
 
 

@@ -81,6 +81,8 @@ def prepare(
         CocosegError: bad input; what had been prepared before is still whole then.
         IncompleteError: images could not be fetched; `failed.json` lists them, the next run takes up there.
     """
+    if config.data.own is not None:
+        raise CocosegError("data._target_: only train.py takes a data set of one's own")
     fetches = may_download and config.data.fetches
     sets = [prepared for prepared in prepared_sets(config) if prepared is not None]
     if (shapes := config.data.shapes) is not None:

@@ -1,9 +1,12 @@
 """Network, loss and trainer, as a configuration names them."""
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.loggers import Logger
 from torch import nn
 
 from cocoseg import distributed
@@ -11,18 +14,21 @@ from cocoseg.budget.open_run import Run
 from cocoseg.budget.pacing import trainer_settings
 from cocoseg.cli import build
 from cocoseg.config import AUTO, Config
+from cocoseg.config_checks import parameters_of
 from cocoseg.data.class_balance import class_weights
 from cocoseg.data.datamodule import SegmentationDataModule
-from cocoseg.errors import CocosegError
+from cocoseg.errors import CocosegError, reason_of
 from cocoseg.networks.custom import arguments_of, is_own, probe
 from cocoseg.networks.device import resolve_precision
 from cocoseg.networks.model_file import read_checkpoint, without_weights
 from cocoseg.networks.pretrained import Pretrained, read_pretrained
+from cocoseg.overrides import key_of
 from cocoseg.training.batch_size import largest_batch
 from cocoseg.training.checkpoints import WholeCheckpointIO
 from cocoseg.training.console import ShortProfiler
+from cocoseg.training.losses import OF_PRESETS, probe_loss
 from cocoseg.training.module import SegmentationModule
-from cocoseg.training.optimizer import optimizer_of
+from cocoseg.training.optimizer import optimizer_of, with_fused
 
 Start = dict[str, Any] | Pretrained | None  # the checkpoint that is resumed, or weights to begin with
 
@@ -65,7 +71,7 @@ def build_module(config: Config, run: Run, data: SegmentationDataModule, start: 
         license = start.license
     optimizer = optimizer_of(config, net, resolve_precision(trainer_settings(config, run.budget)))
     spec = data.describe(network, license)
-    module = SegmentationModule(net, loss=build_loss(config, data), optimizer=optimizer, spec=spec)
+    module = SegmentationModule(net, loss=build_loss(config, run, data), optimizer=optimizer, spec=spec)
     if is_resumed:
         spec.require_same(start["spec"], where=run.checkpoint)
         try:
@@ -79,43 +85,87 @@ def build_module(config: Config, run: Run, data: SegmentationDataModule, start: 
     return module
 
 
-def build_trainer(
-    config: Config,
-    run: Run,
-    callbacks: list[L.Callback],
-    module: SegmentationModule,
-    data: SegmentationDataModule,
-) -> L.Trainer:
-    """Build the trainer; try a custom network out with it, and find the batch size if it is `auto`.
+def build_trainer(config: Config, run: Run, callbacks: list[L.Callback]) -> L.Trainer:
+    """Build the trainer.
 
     Raises:
-        CocosegError: the settings don't make a trainer, or the network does not return logits.
+        CocosegError: the settings don't make a trainer.
     """
+    settings = resolve_precision(trainer_settings(config, run.budget))
+    plugins = [build(node, "trainer.plugins") for node in settings.pop("plugins", None) or []]
     is_simple = config.trainer.get("profiler") == "simple"
-    trainer = build(
-        resolve_precision(trainer_settings(config, run.budget)),
+    return build(
+        settings,
         "trainer",
         **({"profiler": ShortProfiler()} if is_simple else {}),
         default_root_dir=run.folder,
         callbacks=callbacks,
-        plugins=[WholeCheckpointIO(run.budget)],
-        logger=build(config.logger, "logger", save_dir=run.folder) if config.logger else False,
+        plugins=[*plugins, WholeCheckpointIO(run.budget)],
+        logger=build_loggers(config.logger or {}, run.folder),
     )
-    if not is_own(config.model):
+
+
+def build_loggers(nodes: dict[str, Any], folder: Path) -> list[Logger]:
+    """Build the loggers, or raise CocosegError; the run folder is their `save_dir` where they take one."""
+    wandb = sys.modules.get("wandb")
+    if getattr(wandb, "run", None):  # of an earlier job of this process: it would go on
+        wandb.finish()
+    loggers = []
+    for name, node in {"": nodes}.items() if "_target_" in nodes else nodes.items():
+        key = f"logger.{name}".rstrip(".")
+        if isinstance(node, dict) and "save_dir" in parameters_of(str(node.get("_target_")), key):
+            node = {"save_dir": folder, **node}
+        loggers += [build(node, key, kind=Logger)] if node is not None else []
+    return loggers
+
+
+def open_loggers(trainer: L.Trainer) -> None:
+    """Open files and services of the loggers as `fit` would, or raise CocosegError."""
+    for logger in trainer.loggers:
+        try:
+            getattr(logger, "experiment", None)
+        except Exception as error:  # a key that is missing, a service out of reach
+            raise CocosegError(f"logger: {type(logger).__name__} can't begin: {reason_of(error)}") from error
+
+
+def try_settings(config: Config, run: Run) -> None:
+    """Build loss and optimizer as a trial, before there are data, or raise CocosegError."""
+    build_loss(config, run)
+    settings = resolve_precision(trainer_settings(config, run.budget))
+    build(with_fused(config.optimizer or {}, settings), "optimizer", [nn.Parameter(torch.zeros(1))])
+
+
+def try_out(trainer: L.Trainer, module: SegmentationModule, data: SegmentationDataModule) -> None:
+    """Call a custom network and the loss on blank images, and find the batch size if it is `auto`.
+
+    Raises:
+        CocosegError: the network does not return logits, or the loss no scalar.
+    """
+    probe_loss(module.loss, data.config.loss["_target_"], len(data.labels))
+    if not is_own(data.config.model):
         images = 2 if data.batch_size == AUTO else min(data.batch_size, 2)  # two are enough
         module.to(trainer.strategy.root_device)
         shape = images, *module.spec.image_size
         probe(module.net, module.spec.network["_target_"], shape, len(data.labels))
     if data.batch_size == AUTO:
         data.batch_size = largest_batch(module, len(data.train_set), trainer)
-    return trainer
 
 
-def build_loss(config: Config, data: SegmentationDataModule) -> nn.Module:
-    """Build the loss, with class weights from the training masks where it asks for them."""
-    node = config.loss or {}
+def build_loss(config: Config, run: Run, data: SegmentationDataModule | None = None) -> nn.Module:
+    """Build the loss, with class weights from the training masks where it asks for them.
+
+    A loss of the user's own gets no key of the preset in whose place it was put, unless that was changed.
+
+    Args:
+        data: None for a trial of the settings, with weights for two classes.
+    """
+    node = dict(config.loss or {})
+    if not str(node.get("_target_")).startswith("cocoseg."):
+        typed = set(map(key_of, run.command.overrides))
+        preset = {key for key, value in OF_PRESETS.items() if node.get(key) == value}
+        node = {key: value for key, value in node.items() if key not in preset or f"loss.{key}" in typed}
     rule = node.get("class_weights")
     if isinstance(rule, str):
-        weights = None if rule == "none" else class_weights(data.train_set.class_counts())
-        node = {**node, "class_weights": weights}
+        weights = [1.0, 1.0] if data is None else class_weights(data.train_set.class_counts())
+        node["class_weights"] = None if rule == "none" else weights
     return build(node, "loss")

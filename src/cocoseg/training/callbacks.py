@@ -3,7 +3,7 @@
 import sys
 
 import lightning as L
-from lightning.pytorch.callbacks import ModelSummary
+from lightning.pytorch.callbacks import ModelSummary, ProgressBar
 
 from cocoseg import distributed
 from cocoseg.budget.open_run import Run, best_beside
@@ -32,6 +32,9 @@ def build_callbacks(
 ) -> list[L.Callback]:
     """List all callbacks of this rank; Lightning runs those that save checkpoints last."""
     budget, folder = run.budget, run.folder / CHECKPOINTS
+    own = [
+        build(node, f"callbacks.{name}", kind=L.Callback) for name, node in config.callbacks.items() if node
+    ]
     callbacks: list[L.Callback] = [distributed.SyncBatchNormStatistics()]
     if config.compile:
         callbacks.append(CompileNetwork(data))
@@ -45,14 +48,16 @@ def build_callbacks(
         LastCheckpoint(folder, config.budget.checkpoint_every, budget),
         StopOnSignal(),
         PruneTrial(config.sweep, run.folder.parent, budget),
+        *own,
     ]
     if distributed.rank() == 0:
         callbacks += [RunTexts(config, run.command), HyperparameterRow(config, run.command)]
         if config.trainer.get("enable_model_summary"):
             callbacks.append(ModelSummary(max_depth=3))  # by itself Lightning shows one level
         callbacks += [ValidationLines(budget), Figures(budget), Diagnostics(budget)]
-        if config.trainer.get("enable_progress_bar", True):
+        has_bar = any(isinstance(callback, ProgressBar) for callback in own)
+        if config.trainer.get("enable_progress_bar") is not False and not has_bar:
             # What `tee` or `2>` copies into a file is lines.
             on_terminal = sys.stdout.isatty() and sys.stderr.isatty()
             callbacks.append(BarProgress(budget) if on_terminal else LineProgress(budget))
-    return callbacks + [build(node, f"callbacks.{name}") for name, node in config.callbacks.items()]
+    return callbacks

@@ -1,4 +1,4 @@
-"""TensorBoard's event file, written so that a full disk costs neither the run nor an event.
+"""Loggers of files: TensorBoard's event file, and a table, written so that a full disk does not end the run.
 
 `EventFileWriter` of TensorBoard 2.21 writes from a thread. The first write that fails ends the thread, and
 every later event raises that error.
@@ -116,3 +116,18 @@ class TensorBoardLogger(loggers.TensorBoardLogger):
             super().save()
         except OSError as error:
             log.warning("hparams.yaml can't be written (%s)", error.strerror)
+
+
+class CSVLogger(loggers.CSVLogger):
+    """Lightning's logger, whose rows wait where the disk is full."""
+
+    fails = False
+
+    def save(self) -> None:
+        """Write what waits, or say once that it can't be written."""
+        try:
+            super().save()
+        except OSError as error:
+            if not self.fails:
+                log.warning("metrics.csv can't be written now (%s); training goes on", error.strerror)
+            self.fails = True

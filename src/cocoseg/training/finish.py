@@ -4,12 +4,13 @@ import copy
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import lightning as L
 import torch
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from torch import Tensor
 
 from cocoseg.budget.budget import END, time_line
@@ -44,10 +45,15 @@ class Exporter:
 
     It does so whenever a validation finds a better model, so that there is a valid file from the first one
     on, and at the end of an attempt that found none.
+
+    Attributes:
+        module: set by the recipe, which builds it when the data are prepared.
     """
 
-    def __init__(self, module: SegmentationModule, data: SegmentationDataModule, run: Run):
-        self.module, self.data, self.run = module, data, run
+    module: SegmentationModule
+
+    def __init__(self, data: SegmentationDataModule, run: Run):
+        self.data, self.run = data, run
         self.scores: Scores | None = None
         self.exported = False
 
@@ -150,9 +156,12 @@ class Exporter:
             log.warning("stopped before the first validation: there are no scores")
         shown = from_here(self.run.folder)
         log.info("trained      %d epochs, %d steps", *self._trained(trainer))
+        if early := self._ended_early(trainer):
+            log.info("ended early  %s", early)
         log.info("time         %s", time_line(self.run.budget))
         log.info("run          %s", shown)
-        log.info("dashboard    tensorboard --logdir %s", shown.parent)
+        for dashboard in dashboards(trainer.loggers, shown):
+            log.info("dashboard    %s", dashboard)
         log.info("model        %s", shown / MODEL)
         log.info("predictions  %s (image | target | prediction | error)", shown / SHEET)
 
@@ -160,13 +169,34 @@ class Exporter:
         pruned = find_callback(trainer.callbacks, PruneTrial).reason
         failure = find_callback(trainer.callbacks, LastCheckpoint).failure
         state = STOPPED if stop.received else PRUNED if pruned else FAILED if failure else FINISHED
-        reason = stop.received.name if stop.received else pruned or failure
+        reason = stop.received.name if stop.received else pruned or failure or self._ended_early(trainer)
         miou = self.scores and self.scores.miou
         Outcome(state, reason, miou, *self._trained(trainer)).write(self.run.folder)
+
+    def _ended_early(self, trainer: L.Trainer) -> str:
+        """Say why early stopping ended the run; empty where time or steps did."""
+        if not trainer.should_stop or self.run.budget.is_spent():
+            return ""
+        reasons = (getattr(callback, "stopping_reason_message", None) for callback in trainer.callbacks)
+        return next(filter(None, reasons), "").removesuffix(" Signaling Trainer to stop.")
 
     def _trained(self, trainer: L.Trainer) -> tuple[int, int]:
         """Epochs and steps of all attempts; a trainer without time has restored none."""
         return (trainer.current_epoch, trainer.global_step) if trainer.global_step else self.run.trained
+
+
+def dashboards(loggers: Iterable[Logger], folder: Path) -> Iterator[str]:
+    """Name the command, address or file of each logger that shows the run; `folder` is the run's."""
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            yield f"tensorboard --logdir {folder.parent}"
+        elif isinstance(logger, WandbLogger):
+            if run := logger.version and logger.experiment:  # none was begun where no time was left
+                yield run.url or f"wandb sync {from_here(Path(run.dir).parent)}"
+        elif isinstance(logger, MLFlowLogger):
+            yield f"mlflow ui --backend-store-uri {logger._tracking_uri}"
+        elif logger.log_dir:
+            yield str(from_here(Path(logger.log_dir)))
 
 
 def write_sheet(

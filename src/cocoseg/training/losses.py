@@ -1,13 +1,17 @@
 """Losses: logits (B, C, H, W) and mask (B, H, W) int64 -> a scalar, ignored pixels left out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cocoseg.errors import CocosegError, reason_of
 from cocoseg.labels import IGNORE_INDEX
+
+# Keys of conf/loss/*.yaml and their values there.
+OF_PRESETS = {"label_smoothing": 0.0, "class_weights": "none", "dice": 1.0}
 
 
 class CrossEntropyLoss(nn.Module):
@@ -89,3 +93,21 @@ def dice_loss(logits: Tensor, mask: Tensor, ignore_index: int = IGNORE_INDEX) ->
     dice = 2 * shared / (probability.sum(0) + true).clamp(min=1e-6)
     shown = (true > 0).float()
     return (shown * (1 - dice)).sum() / shown.sum().clamp(min=1)
+
+
+def probe_loss(loss: Callable[[Tensor, Tensor], Tensor], name: str, classes: int) -> None:
+    """Call a loss on blank float32 logits and a mask of background, on the CPU.
+
+    Raises:
+        CocosegError: it fails, or does not return a scalar.
+    """
+    logits, mask = torch.zeros(2, classes, 4, 4), torch.zeros(2, 4, 4, dtype=torch.int64)
+    taken = f"logits {tuple(logits.shape)} float32 and mask {tuple(mask.shape)} int64"
+    try:
+        with torch.random.fork_rng(devices=[]):
+            value = loss(logits, mask)
+    except Exception as error:  # custom code may raise anything
+        raise CocosegError(f"loss: {name} fails on {taken}: {reason_of(error)}") from error
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        found = tuple(value.shape) if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise CocosegError(f"loss: {name} returns {found} for {taken}; it must return a scalar")

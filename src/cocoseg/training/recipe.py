@@ -12,7 +12,14 @@ from cocoseg.data.datamodule import SegmentationDataModule
 from cocoseg.durations import clock
 from cocoseg.networks.device import explain_out_of_memory
 from cocoseg.training.batch_size import explain_batch_errors
-from cocoseg.training.build import build_module, build_trainer, read_start
+from cocoseg.training.build import (
+    build_module,
+    build_trainer,
+    open_loggers,
+    read_start,
+    try_out,
+    try_settings,
+)
 from cocoseg.training.callbacks import build_callbacks
 from cocoseg.training.console import quiet_lightning
 from cocoseg.training.finish import Exporter
@@ -38,17 +45,21 @@ def train(config: Config, run: Run) -> float | None:
     join_ranks(config, run)
     # A seed for each rank, so that their dropout differs; the first weights are copied from rank zero.
     seed_everything((config.seed + distributed.rank()) % 2**32, workers=True, verbose=False)
-    start = read_start(config, run)  # before the data, which take longer to check
+    # What is wrong with one of these shows before the data are prepared, which takes longer.
+    start = read_start(config, run)
     data = SegmentationDataModule(config, progress=lambda: run.budget.progress)
+    exporter = Exporter(data, run)
+    callbacks = build_callbacks(config, run, data, exporter)
+    trainer = build_trainer(config, run, callbacks)
+    try_settings(config, run)
     data.prepare_data()
     data.setup("fit")
-    module = build_module(config, run, data, start)
-    exporter = Exporter(module, data, run)
-    callbacks = build_callbacks(config, run, data, exporter)
-    trainer = build_trainer(config, run, callbacks, module, data)
+    module = exporter.module = build_module(config, run, data, start)
+    try_out(trainer, module, data)
     run.begin()  # all checks have passed: from here on the run folder is written to
     if has_no_time_left(run):
         return exporter.finish(trainer)
+    open_loggers(trainer)
     data.write_training_images(run.folder, (run.checkpoint, config.model.get("weights")))
     with explain_batch_errors(data, trainer, run), stop_on_signal(callbacks):
         # weights_only is the safe mode of torch.load: optimizer and loops are restored, too.

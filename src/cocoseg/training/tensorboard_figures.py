@@ -1,4 +1,4 @@
-"""TensorBoard's texts and figures. Numbers are logged where they arise."""
+"""Texts and figures for TensorBoard and other loggers. Numbers are logged where they arise."""
 
 import logging
 import math
@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import PIL.Image
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from omegaconf import OmegaConf
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
@@ -47,9 +47,26 @@ GUESS = 2.0  # seconds that figures are expected to take at least
 GUESS_SHARE = 0.01  # share of the limit that the guess is at most
 
 
-def is_shown(trainer: L.Trainer) -> bool:
-    """Tell whether this process writes for TensorBoard."""
-    return isinstance(trainer.logger, TensorBoardLogger) and trainer.is_global_zero
+def tensorboard_of(trainer: L.Trainer) -> TensorBoardLogger | None:
+    """Return TensorBoard's logger; None where there is none, and on other ranks than zero."""
+    loggers = trainer.loggers if trainer.is_global_zero else []
+    return next((logger for logger in loggers if isinstance(logger, TensorBoardLogger)), None)
+
+
+def takes_figures(logger: Logger) -> bool:
+    """Tell whether a logger can show figures."""
+    return isinstance(logger, TensorBoardLogger | MLFlowLogger) or hasattr(logger, "log_image")
+
+
+def add_figure(logger: Logger, tag: str, figure: PIL.Image.Image, step: int) -> None:
+    """Give a figure to a logger: TensorBoard's, MLflow's, or one with `log_image` as that of W&B."""
+    pixels = np.asarray(figure)
+    if isinstance(logger, TensorBoardLogger):
+        logger.experiment.add_image(tag, pixels, step, dataformats="HWC")
+    elif isinstance(logger, MLFlowLogger):
+        logger.experiment.log_image(logger.run_id, pixels, key=tag, step=step)
+    else:
+        logger.log_image(tag, [pixels], step=step)
 
 
 def event_file(logger: TensorBoardLogger) -> FileWriter:
@@ -61,23 +78,31 @@ def event_file(logger: TensorBoardLogger) -> FileWriter:
 
 
 class RunTexts(L.Callback):
-    """Shows the command line, the resolved configuration and the report on the data, and lays out charts."""
+    """Shows the command line, the resolved configuration and the report on the data, and lays out charts.
+
+    Loggers beside TensorBoard's get the configuration as hyperparameters.
+    """
 
     def __init__(self, config: Config, command: Command):
         self.config, self.command = config, command
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not is_shown(trainer):
+        board = tensorboard_of(trainer)
+        for logger in trainer.loggers:
+            if logger is not board:
+                logger.log_hyperparams(as_dict(self.config))
+        if board is None:
             return
-        writer, step = trainer.logger.experiment, trainer.global_step
+        writer, step = board.experiment, trainer.global_step
         if step:  # discards what a killed attempt has logged beyond the checkpoint
             mark = Event(session_log=SessionLog(status=SessionLog.START))
-            event_file(trainer.logger).add_event(mark, step + 1)
+            event_file(board).add_event(mark, step + 1)
         writer.add_custom_scalars(CHARTS)
         writer.add_text("run/command", _verbatim(str(self.command)), step)
         settings = OmegaConf.create(as_dict(self.config))
         writer.add_text("run/config", _verbatim(OmegaConf.to_yaml(settings)), step)
-        for name, prepared in zip(("data", "validation_data"), prepared_sets(self.config), strict=True):
+        sets = prepared_sets(self.config) if self.config.data.own is None else (None, None)
+        for name, prepared in zip(("data", "validation_data"), sets, strict=True):
             if prepared is not None and (report := prepared.folder / "report.md").is_file():
                 writer.add_text(f"run/{name}", report.read_text(), step)
 
@@ -106,7 +131,8 @@ class Figures(L.Callback):
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._wanted, self._examples, self._index = [], [], 0
-        if is_shown(trainer) and not trainer.sanity_checking:
+        is_shown = any(map(takes_figures, trainer.loggers))
+        if is_shown and not trainer.sanity_checking:
             batches = islice(trainer.val_dataloaders.batch_sampler, int(sum(trainer.num_val_batches)))
             self._wanted = spread(sum(map(len, batches)), EXAMPLES)
 
@@ -127,7 +153,7 @@ class Figures(L.Callback):
         try:
             self._write(figures(matrix, pl_module.scores, labels, self._examples), trainer)
         except Exception as error:  # whatever it is, a training of hours is worth more
-            log.warning("TensorBoard's figures: %r; training goes on without them", error, exc_info=True)
+            log.warning("figures for the loggers: %r; training goes on without them", error, exc_info=True)
 
     def _is_due(self, trainer: L.Trainer) -> bool:
         after_fit = trainer.state.fn == TrainerFn.VALIDATING  # the training had no validation
@@ -143,8 +169,8 @@ class Figures(L.Callback):
         with budget.saving("figures"):
             begin = now()
             for tag, figure in figures:
-                pixels = np.asarray(figure)
-                trainer.logger.experiment.add_image(tag, pixels, trainer.global_step, dataformats="HWC")
+                for logger in filter(takes_figures, trainer.loggers):
+                    add_figure(logger, tag, figure, trainer.global_step)
                 begin, seconds = now(), now() - begin
                 self._seconds += seconds
                 self._longest = max(self._longest, seconds)

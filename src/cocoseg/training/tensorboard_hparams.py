@@ -11,7 +11,7 @@ from cocoseg.config import Config
 from cocoseg.config_checks import as_dict, shown
 from cocoseg.overrides import Command, key_of
 from cocoseg.training.module import SegmentationModule
-from cocoseg.training.tensorboard_figures import event_file, is_shown
+from cocoseg.training.tensorboard_figures import event_file, tensorboard_of
 
 ALWAYS = ("optimizer.lr", "data.batch_size", "seed")  # few: TensorBoard shows five columns at first
 # Outside of a sweep: TensorBoard takes the columns of the first run that it finds in a folder.
@@ -34,10 +34,10 @@ class HyperparameterRow(L.Callback):
         self.best: dict[str, float] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: SegmentationModule) -> None:
-        if is_shown(trainer):
-            event_file(trainer.logger).add_summary(self.table, trainer.global_step)
-            event_file(trainer.logger).add_summary(self.row, trainer.global_step)
-            trainer.logger.log_metrics(self.best, trainer.global_step)  # a resumed run has them already
+        if board := tensorboard_of(trainer):
+            event_file(board).add_summary(self.table, trainer.global_step)
+            event_file(board).add_summary(self.row, trainer.global_step)
+            board.log_metrics(self.best, trainer.global_step)  # a resumed run has them already
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: SegmentationModule) -> None:
         is_best = pl_module.scores is not None and pl_module.scores.miou > self.best.get(MIOU, -1.0)
@@ -45,12 +45,12 @@ class HyperparameterRow(L.Callback):
         if trainer.sanity_checking or not is_best or (pl_module.scores_are_partial and self.best):
             return
         self.best = {MIOU: pl_module.scores.miou, LOSS: trainer.callback_metrics["val/loss"].item()}
-        if is_shown(trainer):
-            trainer.logger.log_metrics(self.best, trainer.global_step)
+        if board := tensorboard_of(trainer):
+            board.log_metrics(self.best, trainer.global_step)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: SegmentationModule) -> None:
-        if is_shown(trainer):  # a run that failed may be resumed, and TensorBoard takes the first end
-            event_file(trainer.logger).add_summary(self.success, trainer.global_step)
+        if board := tensorboard_of(trainer):  # a run that failed may be resumed, and the first end counts
+            event_file(board).add_summary(self.success, trainer.global_step)
 
     def state_dict(self) -> dict[str, float]:
         return dict(self.best)

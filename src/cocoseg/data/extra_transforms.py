@@ -1,0 +1,86 @@
+"""Further transforms of training images, by the user's choice: image by image, in the loader's processes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+
+from cocoseg.cli import build
+from cocoseg.config_checks import parameters_of
+from cocoseg.data.dataset import Split
+from cocoseg.errors import CocosegError, reason_of
+from cocoseg.labels import IGNORE_INDEX
+
+TRIALS = 4  # calls on a blank image that show whether a transform fits
+
+
+class ExtraTransforms:
+    """Transforms of image and mask together, as uint8 `tv_tensors`, which keep their size.
+
+    Args:
+        nodes: `_target_` and arguments of each.
+        size: (height, width) of the images.
+
+    Raises:
+        CocosegError: one can't be built, or fails on a blank image; on a call: one fails.
+    """
+
+    def __init__(self, nodes: Sequence[dict[str, Any]], size: tuple[int, int]):
+        self.transforms = [(f"augment.extra: {node.get('_target_')}", _build(node)) for node in nodes]
+        blank = torch.zeros(TRIALS, 3, *size, dtype=torch.uint8)
+        self(blank, blank[:, 0], seeds=[(trial,) for trial in range(TRIALS)])
+
+    def __call__(self, image: Tensor, mask: Tensor, seeds: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Transform image (B, 3, H, W) and mask (B, H, W), uint8, each with random numbers from its seed."""
+        with torch.random.fork_rng(devices=[]):
+            pairs = [self._transform(*pair) for pair in zip(image, mask, seeds, strict=True)]
+        images, masks = zip(*pairs, strict=True)
+        return torch.stack(images), torch.stack(masks)
+
+    def _transform(self, image: Tensor, mask: Tensor, seed: Sequence[int]) -> tuple[Tensor, Tensor]:
+        torch.default_generator.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+        before = [(part.shape, part.dtype) for part in (image, mask)]
+        pair = tv_tensors.Image(image), tv_tensors.Mask(mask)
+        for name, transform in self.transforms:
+            try:
+                pair = transform(*pair)
+                after = [(part.shape, part.dtype) for part in pair]
+            except Exception as error:  # custom code may raise anything
+                raise CocosegError(f"{name} fails on uint8 tv_tensors: {reason_of(error)}") from error
+            if after != before:
+                made = ", ".join(f"{tuple(shape)} {dtype}" for shape, dtype in after)
+                raise CocosegError(f"{name} makes {made} of {tuple(image.shape)}, {tuple(mask.shape)} uint8")
+        image, mask = (part.as_subclass(Tensor) for part in pair)
+        return image, mask
+
+
+class TransformedSplit(Split):
+    """A split whose images are transformed; position + len * epoch numbers each for its random draws."""
+
+    def __init__(self, split: Split, transforms: ExtraTransforms, seed: int):
+        super().__init__(split.dataset, split.indices)
+        self.transforms, self.seed = transforms, seed
+
+    def __getitems__(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
+        image, mask = super().__getitems__([number % len(self) for number in numbers])
+        return self.transforms(image, mask, [(self.seed, number) for number in numbers])
+
+
+def _build(node: Any) -> Any:
+    """Build a transform, and those among its arguments. What torchvision's fill of a mask is ignored."""
+    if isinstance(node, list):
+        return list(map(_build, node))
+    if not isinstance(node, dict):
+        return node
+    make, target = build({**node, "_partial_": True, "_recursive_": False}, "augment.extra"), node["_target_"]
+    arguments = {name: _build(part) for name, part in make.keywords.items()}
+    if target.startswith("torchvision.") and "fill" in (known := parameters_of(target, "augment.extra")):
+        of_image = arguments.get("fill", known["fill"].default)
+        arguments["fill"] = {tv_tensors.Image: of_image, tv_tensors.Mask: IGNORE_INDEX}
+    try:
+        return make.func(**arguments)
+    except Exception as error:  # custom code may raise anything
+        raise CocosegError(f"augment.extra: {target}: {reason_of(error)}") from error
