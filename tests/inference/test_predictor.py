@@ -177,13 +177,15 @@ def test_flip_in_tiles():
         red_green_blue() / np.float32(255),
         red_green_blue() / 255,
         red_green_blue()[::-1],
+        np.asarray(PIL.Image.fromarray(red_green_blue())),
         PIL.Image.fromarray(red_green_blue()),
         PIL.Image.fromarray(red_green_blue()).convert("RGBA"),
         torch.from_numpy(red_green_blue()).permute(2, 0, 1),
         torch.from_numpy(red_green_blue()).permute(2, 0, 1) / 255,
     ],
-    ids=["uint8", "uint16", "float32", "float64", "view", "PIL", "RGBA", "tensor", "float tensor"],
+    ids=["uint8", "uint16", "float32", "float64", "view", "locked", "PIL", "RGBA", "tensor", "float tensor"],
 )
+@pytest.mark.filterwarnings("error:The given NumPy array is not writable")
 def test_predict_takes_any_image(image):
     mask = model(Reads(), image_size=(60, 90)).predict(image)
     assert (type(mask), mask.dtype, mask.shape) == (np.ndarray, np.uint8, (60, 90))
@@ -202,6 +204,16 @@ def test_predict_takes_a_batch_and_grey_and_paths(tmp_path: Path):
     np.testing.assert_array_equal(mask, net.predict(str(tmp_path / "a.png")))
     batch = torch.from_numpy(np.stack([grey] * 3)).expand(2, -1, -1, -1)
     assert net.predict(batch).shape == (2, 60, 90)
+
+
+def test_predict_takes_a_list_of_any_images():
+    net = model()
+    images = [red_green_blue(), PIL.Image.fromarray(red_green_blue(20, 33)), torch.zeros(2, 3, 8, 9)]
+    masks = net.predict(images, flip=True)
+    assert [mask.shape for mask in masks] == [(60, 90), (20, 33), (2, 8, 9)]
+    for mask, image in zip(masks, images, strict=True):
+        np.testing.assert_array_equal(mask, net.predict(image, flip=True))
+    assert net.predict([]) == []
 
 
 @pytest.mark.parametrize(("bits", "top"), [(12, 4095), (None, 65535), (16, 65535)])

@@ -32,7 +32,8 @@ def as_image_tensor(image: Any, *, upright: bool = True, bits: int | None = None
             raise CocosegError(f"an array of shape {image.shape} is no image; it must be (H, W, 3) or (H, W)")
         pixels = _as_bytes(image, bits)
         pixels = pixels if pixels.ndim == 3 else np.stack([pixels] * 3, axis=-1)
-        return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
+        # Copied only where it must be: torch warns of arrays that are read-only, as those of PIL images are.
+        return torch.from_numpy(np.require(pixels, requirements=("C", "W"))).permute(2, 0, 1)
     if isinstance(image, str | Path):
         return to_tensor(read_image(Path(image), upright=upright, bits=bits))
     if isinstance(image, PIL.Image.Image):

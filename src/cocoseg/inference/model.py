@@ -15,6 +15,8 @@ from cocoseg.networks.model_file import load_network
 from cocoseg.networks.outputs import logits_of
 from cocoseg.networks.spec import ModelSpec
 
+Image = str | Path | PIL.Image.Image | np.ndarray | Tensor  # what `SegmentationModel.predict` takes
+
 
 class SegmentationModel(nn.Module):
     """A trained network with its labels, in evaluation mode.
@@ -45,28 +47,31 @@ class SegmentationModel(nn.Module):
 
     def predict(
         self,
-        image: str | Path | PIL.Image.Image | np.ndarray | Tensor,
+        image: Image | Sequence[Image],
         *,
         scale: float | None = None,
         tile: str | bool | Sequence[int] | None = "auto",
         flip: bool = False,
-    ) -> np.ndarray:
+    ) -> np.ndarray | list[np.ndarray]:
         """Predict the class of every pixel, on the device and in the precision that the weights have.
 
         Args:
             image: of any size; a path (turned upright by its EXIF orientation, unless `exif` is ignore), a
                 PIL image of any mode (its pixels as they are), an array (H, W, 3) RGB or (H, W) grey, or a
                 tensor (3, H, W) or (B, 3, H, W) RGB. Arrays and tensors are uint8 from 0 to 255, uint16 of
-                `bits` (None: 16), or floats from 0 to 1, not normalized.
+                `bits` (None: 16), or floats from 0 to 1, not normalized. A list holds images of any kinds
+                and sizes, which are predicted one after the other.
             scale, tile, flip: see `cocoseg.inference.predictor.Predictor`.
 
         Returns:
-            class indices (H, W) uint8, of a batch (B, H, W); `labels.names[index]` is their name,
-            `labels.classes[index].category_id` their category id.
+            class indices (H, W) uint8, of a batch (B, H, W), of a list a list; `labels.names[index]` is
+            their name, `labels.classes[index].category_id` their category id.
 
         Raises:
             CocosegError: it is no image, or can't be read.
         """
+        if isinstance(image, list | tuple):
+            return [self.predict(one, scale=scale, tile=tile, flip=flip) for one in image]
         pixels = as_image_tensor(image, upright=upright_by(self.exif), bits=self.bits)
         predictor = Predictor(self, scale=scale, tile=tile, flip=flip)
         mask = predictor(pixels if pixels.ndim == 4 else pixels[None]).cpu().numpy()
