@@ -283,6 +283,9 @@ class Config(Settings, kw_only=True):
     export: Annotated[
         list[Literal["pth", "onnx", "torch_export"]], "model files to write at the end; pth is always written"
     ] = field(default_factory=lambda: ["pth"])
+    export_resize: Annotated[
+        bool, "onnx and torch_export files resize images and predictions themselves, as predict.py does"
+    ] = False
 
     @property
     def time_limit(self) -> timedelta | None:

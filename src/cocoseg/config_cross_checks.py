@@ -51,6 +51,8 @@ def check(config: Config, *, may_download: bool = False) -> None:
         raise CocosegError("sweep: how to search is not chosen; add sweep=tpe, random or grid")
     _check_nodes(config)
     check_export(config.export, key="export")
+    if config.export_resize and not {"onnx", "torch_export"} & set(config.export):
+        raise CocosegError("export_resize is for onnx and torch_export files; add export=[pth,onnx]")
 
 
 def check_predict(config: PredictConfig) -> None:

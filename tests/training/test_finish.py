@@ -10,6 +10,7 @@ from torch import nn
 
 from cocoseg.budget.budget import END, Budget
 from cocoseg.budget.open_run import Run
+from cocoseg.config import Config
 from cocoseg.figures.comparison import GAP
 from cocoseg.figures.text import LINE
 from cocoseg.networks.model_file import save_model
@@ -45,13 +46,15 @@ def test_a_sheet_of_a_data_set_is_written(tmp_path, images, rows):
 # --- other formats at the end of a run
 
 
-def write_in(folder: Path, target: str, seconds: float, *names: str, stopped: bool = False) -> None:
+def write_in(
+    folder: Path, target: str, seconds: float, *names: str, stopped: bool = False, **more: bool
+) -> None:
     """Write formats at the end of a run with so many seconds left, whose network has this `_target_`."""
     spec = ModelSpec({"_target_": target}, LABELS, SPEC.image_size)
     model = folder / "segmentation_model.pth"
     save_model(model, tiny_module(Reads()).net.state_dict(), spec, None)
     run = Run(folder, Budget(END + seconds))
-    write_formats(names, run, model, target, stopped=stopped)
+    write_formats(Config(export=list(names), **more), run, model, target, stopped=stopped)
     assert stopped or run.budget.spent["saving"] > 0
 
 
@@ -82,10 +85,10 @@ def test_a_format_that_is_not_written_is_a_warning_with_the_command(
     begin = time.monotonic()
     (tmp_path / ".part-1.onnx").touch()  # a process that was ended left it
     with caplog.at_level(logging.WARNING):
-        write_in(tmp_path, target, seconds, "onnx")
+        write_in(tmp_path, target, seconds, "onnx", export_resize=True)
     assert caplog.messages == [
         f"onnx not written: {reason}; later: python -m cocoseg.export "
-        f"checkpoint={tmp_path}/segmentation_model.pth formats=onnx network={target}"
+        f"checkpoint={tmp_path}/segmentation_model.pth formats=onnx network={target} export_resize=true"
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["segmentation_model.pth"]
     assert time.monotonic() - begin < seconds + 5

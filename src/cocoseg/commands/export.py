@@ -26,6 +26,8 @@ formats=[onnx]    onnx (pip install onnx onnxruntime onnxscript; any batch size,
 output=null       folder; null: beside the checkpoint
 argmax=true       the file maps images (B, H, W, 3) uint8 RGB to class indices (B, H, W) uint8;
                   false: to logits (B, C, H, W) float32
+export_resize=false   true: the file resizes images to the size of training, and what is predicted back to
+                  theirs, as predict.py does; prints the memory that this takes
 network=null      my_nets.Net: the class of a custom network; a file never chooses what is imported
 """
 
@@ -37,6 +39,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True):
     formats: tuple[str, ...] = ("onnx",)
     output: str | None = None
     argmax: bool = True
+    export_resize: bool = False
     network: str | None = None
 
 
@@ -76,7 +79,8 @@ def run(settings: Settings) -> None:
     from cocoseg.networks.model_file import read_weights, save_model
 
     checkpoint = Path(settings.checkpoint)
-    deployed = Deployed(load_model(checkpoint, settings.network), argmax=settings.argmax)
+    model = load_model(checkpoint, settings.network)
+    deployed = Deployed(model, argmax=settings.argmax, resize=settings.export_resize)
     path = Path(settings.output or checkpoint.parent, checkpoint.stem)
     for name in settings.formats:
         if name == "pth":

@@ -24,7 +24,7 @@ def export_format(name: str, deployed: Deployed, path: Path) -> str:
         path: the file, without its suffix.
 
     Returns:
-        a line for people: the file, its size, how well it agrees.
+        a line for people: the file, its size, how well it agrees, the memory that resizes inside take.
 
     Raises:
         CocosegError: the network can't be written in this format, or the file gives other results.
@@ -40,7 +40,8 @@ def export_format(name: str, deployed: Deployed, path: Path) -> str:
             reason = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0][:300]
             raise CocosegError(f"the network can't be written as {name} ({reason})") from error
     size = target.stat().st_size / 1e6
-    return f"{from_here(target)}  {size:.1f} MB; logits within {difference:.1e} of PyTorch's"
+    line = f"{from_here(target)}  {size:.1f} MB; logits within {difference:.1e} of PyTorch's"
+    return f"{line}; {deployed.memory()}" if deployed.resize else line
 
 
 def compare(deployed: Deployed, run: Callable[[Tensor], Tensor], images: list[Tensor]) -> float:

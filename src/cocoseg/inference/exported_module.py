@@ -1,9 +1,11 @@
-"""The module that other formats are exported from: normalization, a trained network, arg-max."""
+"""The module that other formats are exported from: normalization, a trained network, arg-max, resizes."""
 
 import json
 import math
+from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cocoseg import __version__
@@ -11,6 +13,7 @@ from cocoseg.inference.model import SegmentationModel
 from cocoseg.networks.spec import MEAN, STD
 
 DEFAULT_MULTIPLE = 32  # assumed for custom networks without an attribute `multiple`
+MEGAPIXELS = 12  # of a photograph, for which `Deployed.memory` tells the memory
 EXAMPLES = ((1, 1, 2), (2, 3, 2), (3, 2, 1))  # batch, height, width in units of some multiples
 
 
@@ -23,6 +26,7 @@ class Deployed(nn.Module):
     Args:
         model: the trained model.
         argmax: False gives logits (B, C, H, W) float32 instead.
+        resize: images are resized to the model's size, and what it predicts back to theirs, as in `predict`.
 
     Attributes:
         multiple: heights and widths that are multiples of this need no padding.
@@ -31,23 +35,32 @@ class Deployed(nn.Module):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, model: SegmentationModel, *, argmax: bool = True):
+    def __init__(self, model: SegmentationModel, *, argmax: bool = True, resize: bool = False):
         super().__init__()
         self.model = model
-        self.multiple: int = getattr(model.net, "multiple", DEFAULT_MULTIPLE)
-        self.argmax = argmax
+        self.multiple: int = 1 if resize else getattr(model.net, "multiple", DEFAULT_MULTIPLE)
+        self.argmax, self.resize = argmax, resize
         shift = torch.tensor([-mean / std for mean, std in zip(MEAN, STD, strict=True)]).view(3, 1, 1)
         self.register_buffer("scale", torch.tensor([1 / (255 * std) for std in STD]).view(3, 1, 1))
         self.register_buffer("shift", shift)
         self.eval()
 
     def forward(self, image: Tensor) -> Tensor:
+        if self.argmax and self.resize:
+            return _enlarged_classes(self._network(image), image.shape[1:3])
         logits = self.logits(image)
         return logits.argmax(1).to(torch.uint8) if self.argmax else logits
 
     def logits(self, image: Tensor) -> Tensor:
         """(B, C, H, W) float32, whatever `argmax` is."""
-        return self.model(image.permute(0, 3, 1, 2).float() * self.scale + self.shift)
+        logits = self._network(image)
+        return F.interpolate(logits, image.shape[1:3], mode="bilinear") if self.resize else logits
+
+    def _network(self, image: Tensor) -> Tensor:
+        pixels = image.permute(0, 3, 1, 2).float()
+        if self.resize:
+            pixels = F.interpolate(pixels, self.model.image_size, mode="bilinear", antialias=True)
+        return self.model(pixels * self.scale + self.shift)
 
     def examples(self, *, less: int = 0) -> list[Tensor]:
         """Noise of three sizes to check a file with; heights and widths are `less` than multiples.
@@ -69,6 +82,29 @@ class Deployed(nn.Module):
             "input": "(B, H, W, 3) uint8 RGB",
             "exif": json.dumps(self.model.exif),
             "bits": json.dumps(self.model.bits),
+            "resize": json.dumps(self.resize),
             "output": "(B, H, W) uint8 class index" if self.argmax else "(B, C, H, W) float32 logits",
             "normalization": json.dumps({"mean": list(MEAN), "std": list(STD), "inside": True}),
         }
+
+    def memory(self) -> str:
+        """The memory of the resizes, in words: at the size of training, and for a photograph."""
+        bytes_of_pixel = 18 if self.argmax else 15 + 4 * len(self.model.labels)
+        height, width = self.model.image_size
+        sizes = {f"{height}x{width}": height * width, f"{MEGAPIXELS} megapixels": MEGAPIXELS * 1e6}
+        texts = [f"{pixels * bytes_of_pixel / 1e9:.2g} GB at {size}" for size, pixels in sizes.items()]
+        return f"resizes inside take {' and '.join(texts)}, beside the network"
+
+
+def _enlarged_classes(logits: Tensor, size: Sequence[int]) -> Tensor:
+    """Class indices (B, h, w) uint8 by enlarged logits (B, C, H, W).
+
+    A class at a time: all enlarged logits of 12 megapixels and 81 classes would take 3.9 GB.
+    """
+    highest = F.interpolate(logits[:, :1], size, mode="bilinear")
+    classes = torch.zeros_like(highest, dtype=torch.uint8)
+    for index in range(1, logits.shape[1]):
+        scores = F.interpolate(logits[:, index : index + 1], size, mode="bilinear")
+        classes = classes.masked_fill(scores > highest, index)
+        highest = torch.maximum(highest, scores)
+    return classes[:, 0]

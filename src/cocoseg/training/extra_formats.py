@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cocoseg.budget.budget import END
 from cocoseg.budget.open_run import Run
+from cocoseg.config import Config
 from cocoseg.files import PART, from_here
 from cocoseg.inference.export_formats import FORMATS
 from cocoseg.networks.model_file import NETWORKS
@@ -17,15 +18,16 @@ from cocoseg.networks.model_file import NETWORKS
 log = logging.getLogger(__name__)
 
 
-def write_formats(names: Sequence[str], run: Run, model: Path, target: str, *, stopped: bool) -> None:
+def write_formats(config: Config, run: Run, model: Path, target: str, *, stopped: bool) -> None:
     """Write the exported model in all formats but `pth`, each by a process that is ended when the time is up.
 
     A format that is not written is a warning with the command that writes it later. After a signal none is
     begun, because its sender may kill the process soon.
     """
-    custom = [] if target in NETWORKS else [f"network={target}"]
-    for name in dict.fromkeys(name for name in names if name in FORMATS):
-        arguments = ["-m", "cocoseg.export", f"checkpoint={from_here(model)}", f"formats={name}", *custom]
+    options = [] if target in NETWORKS else [f"network={target}"]
+    options += ["export_resize=true"] * config.export_resize
+    for name in dict.fromkeys(name for name in config.export if name in FORMATS):
+        arguments = ["-m", "cocoseg.export", f"checkpoint={from_here(model)}", f"formats={name}", *options]
         problem = "a signal ended the run" if stopped else _run_python(arguments, run)
         if problem:
             for part in model.parent.glob(f"{PART}*{FORMATS[name]}"):

@@ -96,8 +96,8 @@ class Exporter:
             with stop.listening():
                 self._export_rest(trainer, stop, waits=stop.received is None and not failure)
                 model, target = self.run.folder / MODEL, self.module.spec.network["_target_"]
-                formats = self.data.config.export
-                write_formats(formats, self.run, model, target, stopped=stop.received is not None)
+                stopped = stop.received is not None
+                write_formats(self.data.config, self.run, model, target, stopped=stopped)
                 self._log_summary(trainer, stop)
             # Where the disk is full this can't be written either, and is not what to say.
             with suppress(WriteError) if failure or stop.received else nullcontext():
