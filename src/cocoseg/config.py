@@ -330,6 +330,11 @@ class PredictConfig(Settings, kw_only=True):
     ] = "category_id"
     overlay: Annotated[bool, "overlays/: images under their masks, with a legend"] = True
     gallery: Annotated[bool, "gallery.html: all images to look through"] = True
+    probabilities: Annotated[
+        Literal["all"] | bool,
+        "true: confidence/, probability of the class in the mask; all: probabilities/ too, of all classes",
+        "true, false or all",
+    ] = False
     coco_json: Annotated[bool, "coco_results.json: an encoded mask per image and class"] = False
     annotations: Annotated[Text, "COCO file that gives image ids; null: numbered from 1"] = None
     scale: Annotated[

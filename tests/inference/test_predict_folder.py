@@ -169,6 +169,35 @@ def test_results_in_cocos_format_are_written_as_they_are_made(tmp_path, photos, 
     assert sizes[-1] > 100_000
 
 
+def test_probabilities_on_request(tmp_path, photos):
+    """Logits are the normalized channels: 2.249, -2.036, -1.804 where an image is red."""
+    output = run(tmp_path, photos, probabilities=True)
+    sure = np.array([247, 249, 251], dtype=np.uint8)  # 255 times 0.9698, 0.9755, 0.9824
+    with PIL.Image.open(output / "confidence/deep/a.png") as image:
+        assert image.mode == "L"
+        np.testing.assert_array_equal(np.asarray(image), sure[stripes(order=(2, 0, 1))])
+    assert not (output / "probabilities").exists()
+
+    run(tmp_path, photos, probabilities="all")
+
+    with np.load(output / "probabilities/a.npz") as file:
+        assert file.files == ["probabilities"]
+        found = file["probabilities"]
+    assert (found.dtype, found.shape) == (np.float16, (3, 60, 90))
+    np.testing.assert_array_equal(found.argmax(0), stripes())
+    np.testing.assert_allclose(found[:, 0, 0], [0.9698, 0.0134, 0.0168], atol=5e-4)
+    assert {path.name for path in (output / "confidence").rglob("*.png")} == {"a.png", "b.png"}
+
+
+def test_too_many_probabilities_are_a_line(tmp_path, photos, monkeypatch, caplog):
+    monkeypatch.setattr("cocoseg.inference.probabilities.LIMIT", 2 * 3 * 40 * 30)
+    with pytest.raises(IncompleteError, match="2 of 3 images are left out"):
+        run(tmp_path, photos, probabilities="all")
+    assert f"left out: {photos}/a.png: probabilities of 3 classes for 90x60 pixels would take" in caplog.text
+    assert [path.name for path in (tmp_path / "out/probabilities").iterdir()] == ["b.npz"]
+    run(tmp_path, photos, probabilities=True)
+
+
 # ---- any picture
 
 
@@ -319,10 +348,10 @@ def test_few_bytes_wait_to_be_written(tmp_path, photos, monkeypatch):
         waiting.append(len(predicted) - len(finished))
         return masks(self, inputs, owns)
 
-    def slow(self, entry, mask, canvas):
+    def slow(self, entry, *rest):
         time.sleep(0.2)
         finished.append(entry.name)
-        return write(self, entry, mask, canvas)
+        return write(self, entry, *rest)
 
     for number in range(3):
         drawn(stripes()).save(photos / f"{number}.png")
@@ -479,10 +508,10 @@ def test_again_with_another_model_is_refused(tmp_path, photos):
 def test_an_interrupted_run_keeps_what_is_done(tmp_path, photos, monkeypatch):
     write = Results.write
 
-    def interrupt(self, entry, mask, canvas):
+    def interrupt(self, entry, *rest):
         if entry.name == "b":
             raise KeyboardInterrupt
-        return write(self, entry, mask, canvas)
+        return write(self, entry, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(Results, "write", interrupt)

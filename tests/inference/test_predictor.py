@@ -9,9 +9,12 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as tv
 
 from cocoseg.errors import CocosegError
+from cocoseg.inference import probabilities as probabilities_module
 from cocoseg.inference import tiling
 from cocoseg.inference.model import SegmentationModel
 from cocoseg.inference.predictor import Predictor
+from cocoseg.inference.probabilities import Probabilities
+from cocoseg.inference.upsampling import neighbors
 from cocoseg.networks.pixels import normalize
 from cocoseg.networks.spec import ModelSpec
 from cocoseg.networks.unet import UNet
@@ -164,6 +167,67 @@ def test_flip_in_tiles():
     net, image = varied_unet(), picture(200, 280)
     whole, tiled = (Predictor(model(net), scale=1, tile=tile, flip=True)(image) for tile in (False, [96, 96]))
     assert (whole == tiled).float().mean() > 0.99
+
+
+# ---- probabilities
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"flip": True},
+        {"scale": 1},
+        {"scale": 1, "tile": [64, 96]},
+        {"scale": 2, "tile": [64, 64], "flip": True},
+    ],
+    ids=str,
+)
+def test_the_highest_probability_is_that_of_the_mask(settings):
+    net, image = model(), picture(130, 200, images=2)
+    mask, probabilities = net.predict(image, **settings, probabilities=True)
+    np.testing.assert_array_equal(mask, net.predict(image, **settings))
+    assert (probabilities.dtype, probabilities.shape) == (np.float16, (2, 3, 130, 200))
+    np.testing.assert_array_equal(probabilities.argmax(1), mask)
+    np.testing.assert_allclose(probabilities.astype(np.float32).sum(1), 1, atol=2e-3)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_probabilities_are_those_of_enlarged_scores(flip):
+    net, image = varied_unet(), picture(70, 50)
+    _, probabilities = model(net).predict(image[0], flip=flip, probabilities=True)
+
+    x = normalize(tv.resize(image, [32, 48], antialias=True))
+    scores = (net(x).softmax(1) + net(x.flip(-1)).softmax(1).flip(-1)) / 2 if flip else net(x)
+    expected = F.interpolate(scores, size=(70, 50), mode="bilinear", align_corners=False)[0]
+    expected = expected if flip else expected.softmax(0)
+    np.testing.assert_allclose(probabilities, expected.detach(), atol=1e-3)
+
+
+def test_probabilities_of_tiles_are_those_of_the_whole_image():
+    image = red_green_blue(201, 300)
+    whole, tiled = (
+        model(Reads()).predict(image, scale=1, tile=tile, probabilities=True)[1] for tile in (False, (64, 64))
+    )
+    np.testing.assert_array_equal(whole, tiled)
+
+
+def test_rounding_does_not_change_the_winner():
+    """Two probabilities of 0.5 and a little more or less are one float16."""
+    scores = torch.tensor([0.0, 1e-5]).view(2, 1, 1)
+    found = Probabilities((1, 1), 2, keeps_all=True, from_logits=True)
+    near = neighbors((1, 1), (1, 1), torch.device("cpu"))
+    found.fill(scores, *near, torch.ones(1, 1, dtype=torch.uint8))
+    assert found.every[:, 0, 0].tolist() == [0.5, np.nextafter(np.float16(0.5), np.float16(1))]
+    assert found.confidence.tolist() == [[128]]
+
+
+def test_too_many_probabilities_are_refused(monkeypatch):
+    monkeypatch.setattr(probabilities_module, "LIMIT", 2 * 3 * 60 * 90 - 1)
+    with pytest.raises(CocosegError, match=r"3 classes for 90x60 pixels would take 0\.0 GB, more than"):
+        model(Reads()).predict(red_green_blue(), probabilities=True)
+    (pair,) = model(Reads()).predict([red_green_blue(30)], probabilities=True)
+    assert pair[1].shape == (3, 30, 90)
 
 
 # ---- in Python

@@ -52,7 +52,8 @@ class SegmentationModel(nn.Module):
         scale: float | None = None,
         tile: str | bool | Sequence[int] | None = "auto",
         flip: bool = False,
-    ) -> np.ndarray | list[np.ndarray]:
+        probabilities: bool = False,
+    ) -> Any:
         """Predict the class of every pixel, on the device and in the precision that the weights have.
 
         Args:
@@ -62,20 +63,29 @@ class SegmentationModel(nn.Module):
                 `bits` (None: 16), or floats from 0 to 1, not normalized. A list holds images of any kinds
                 and sizes, which are predicted one after the other.
             scale, tile, flip: see `cocoseg.inference.predictor.Predictor`.
+            probabilities: return those of the classes, too.
 
         Returns:
-            class indices (H, W) uint8, of a batch (B, H, W), of a list a list; `labels.names[index]` is
-            their name, `labels.classes[index].category_id` their category id.
+            The mask, class indices (H, W) uint8, of a batch (B, H, W); `labels.names[index]` is their name,
+            `labels.classes[index].category_id` their category id. With `probabilities` a pair: the mask, and
+            probabilities (C, H, W) float16, of a batch (B, C, H, W), whose arg-max over C is the mask. For a
+            list a list of these.
 
         Raises:
-            CocosegError: it is no image, or can't be read.
+            CocosegError: it is no image, can't be read, or its probabilities would take more than 2 GB.
         """
+        options: dict[str, Any] = {"scale": scale, "tile": tile, "flip": flip}
         if isinstance(image, list | tuple):
-            return [self.predict(one, scale=scale, tile=tile, flip=flip) for one in image]
+            return [self.predict(one, **options, probabilities=probabilities) for one in image]
         pixels = as_image_tensor(image, upright=upright_by(self.exif), bits=self.bits)
-        predictor = Predictor(self, scale=scale, tile=tile, flip=flip)
-        mask = predictor(pixels if pixels.ndim == 4 else pixels[None]).cpu().numpy()
-        return mask if pixels.ndim == 4 else mask[0]
+        batch = pixels if pixels.ndim == 4 else pixels[None]
+        predictor = Predictor(self, **options, probabilities="all" if probabilities else False)
+        pending = predictor.masks(predictor.resize(batch), [tuple(batch.shape[-2:])] * len(batch))
+        results = [[one.mask().cpu().numpy() for one in pending]]
+        if probabilities:
+            results.append([one.probabilities.every for one in pending])
+        found = [np.stack(arrays) if pixels.ndim == 4 else arrays[0] for arrays in results]
+        return tuple(found) if probabilities else found[0]
 
 
 def load_model(path: str | Path, net: nn.Module | type[nn.Module] | str | None = None) -> SegmentationModel:

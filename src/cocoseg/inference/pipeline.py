@@ -22,6 +22,7 @@ from cocoseg.images.image_files import read_with_faults, reading_of, size_of
 from cocoseg.inference.find_images import ImageFile
 from cocoseg.inference.manifest import Entry, relative_path
 from cocoseg.inference.predictor import InputResize, Pending, Predictor
+from cocoseg.inference.probabilities import require_room
 from cocoseg.inference.results import Results
 from cocoseg.networks.device import is_out_of_memory
 from cocoseg.networks.pixels import to_tensor
@@ -34,7 +35,7 @@ FORWARD_PIXELS = 2**22  # pixels of the network's input in one forward pass
 FIRST = 5  # images that a warning names
 AHEAD = 32  # images that are decoded ahead, or one per worker process if that is more
 WAITING = 4  # predictions per thread that wait to be written
-WAITING_BYTES = 2**28  # bytes of these masks and scores, where there are several
+WAITING_BYTES = 2**28  # bytes of these masks, scores and probabilities, where there are several
 
 
 @dataclass
@@ -96,6 +97,9 @@ class _Images(Dataset[Decoded | str | int]):
         upright = upright_by(self.exif, by_size)
         pixels, faults = read_with_faults(image.path, upright=upright, bits=self.bits)
         entry = Entry(path, image.result_name, stat.st_size, stat.st_mtime_ns, pixels.height, pixels.width)
+        if self.results.probabilities == "all":
+            classes = len(self.results.encoding.labels)
+            require_room((pixels.height, pixels.width), classes, prefix=f"{image.path}: ")
         tensor = self.resize(to_tensor(pixels)[None])[0]
         array = tensor.permute(1, 2, 0).contiguous().numpy()
         return Decoded(entry, array, self.results.canvas(pixels), faults)
@@ -131,7 +135,7 @@ def predict_images(
                     faults[fault].append(decoded.entry.name)
             for decoded, pending in _predict(predictor, readable):
                 future = writers.submit(_write, results, decoded, pending)
-                writing.append((pending.tensor.nbytes, future))
+                writing.append((pending.nbytes, future))
                 while writing and (writing[0][1].done() or _is_full(writing, workers)):
                     yield writing.popleft()[1].result()
         while writing:
@@ -144,7 +148,7 @@ def predict_images(
 
 
 def _write(results: Results, decoded: Decoded, pending: Pending) -> Entry:
-    return results.write(decoded.entry, pending.mask().cpu().numpy(), decoded.canvas)
+    return results.write(decoded.entry, pending.mask().cpu().numpy(), decoded.canvas, pending.probabilities)
 
 
 def _is_full(writing: Sequence[tuple[int, Future[Entry]]], workers: int) -> bool:

@@ -17,7 +17,7 @@ import torch
 from cocoseg.config import AUTO, PredictConfig
 from cocoseg.durations import now
 from cocoseg.errors import CocosegError, IncompleteError
-from cocoseg.figures.gallery import FOLDER, Card, write_gallery
+from cocoseg.figures.gallery import Card, write_gallery
 from cocoseg.files import from_here, remove_parts, whole_file
 from cocoseg.images.exif import turn_mask
 from cocoseg.images.image_files import read_orientation
@@ -27,7 +27,7 @@ from cocoseg.inference.manifest import Manifest
 from cocoseg.inference.model import load_model
 from cocoseg.inference.pipeline import predict_images
 from cocoseg.inference.predictor import Predictor
-from cocoseg.inference.results import MASKS, OVERLAYS, Results
+from cocoseg.inference.results import CONFIDENCE, FOLDERS, MASKS, PROBABILITIES, Results
 from cocoseg.networks.device import explain_out_of_memory, resolve_precision
 from cocoseg.preparation import coco_file as coco
 from cocoseg.preparation.mask_files import MaskEncoding
@@ -68,9 +68,9 @@ def predict_folder(config: PredictConfig, output: Path, *, begin: Callable[[], N
     manifest.require_distinct_results(images)
     images, ids = _number(images, config.annotations)
     model = load_model(config.checkpoint, config.network).to(device, memory_format=torch.channels_last)
-    predictor = Predictor(model, **options, autocast=DTYPES[precision])
+    predictor = Predictor(model, **options, autocast=DTYPES[precision], probabilities=config.probabilities)
     encoding = MaskEncoding("palette", model.labels, PIXEL[config.values])
-    results = Results(output, encoding, config.overlay, config.gallery)
+    results = Results(output, encoding, config.overlay, config.gallery, config.probabilities)
     begin()
 
     with stop_in_order(signal.SIGINT, signal.SIGTERM):
@@ -90,6 +90,9 @@ def predict_folder(config: PredictConfig, output: Path, *, begin: Callable[[], N
     if old:
         log.info("skipped      %d that exist already", len(old))
     log.info("masks        %s (pixel: %s)", from_here(output / MASKS), encoding.pixel.replace("_", " "))
+    if config.probabilities:
+        folders = [CONFIDENCE, PROBABILITIES] if config.probabilities == "all" else [CONFIDENCE]
+        log.info("how sure     %s", ", ".join(str(from_here(output / name)) for name in folders))
     if config.gallery:
         log.info("to look at   %s", from_here(output / PAGE))
     if left_out := len(images) - len(done):
@@ -138,7 +141,7 @@ def _predict(
     config: PredictConfig,
 ) -> set[str]:
     """Predict and keep the manifest up to date. Returns the names of the results."""
-    for name in (MASKS, OVERLAYS, FOLDER):  # the output may hold files that other programs are writing
+    for name in FOLDERS:  # the output may hold files that other programs are writing
         for folder in (results.output / name).glob("**/"):
             remove_parts(folder)  # a process may have been killed
     if results.encoding.pixel != PIXEL[config.values]:

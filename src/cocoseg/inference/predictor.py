@@ -4,19 +4,20 @@ The network sees what it was trained on: the image resized to the size of traini
 bilinearly to the image's own size, and the highest one wins.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import product
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from cocoseg.config import AUTO
 from cocoseg.config_cross_checks import check_prediction
+from cocoseg.inference.probabilities import Probabilities
 from cocoseg.inference.tiling import Size, choose_tile, spans
-from cocoseg.inference.upsampling import Neighbors, argmax_between, enlarged_argmax
+from cocoseg.inference.upsampling import argmax_between, neighbors
 from cocoseg.networks.pixels import normalize, resize_images
 
 
@@ -50,13 +51,27 @@ class Pending(NamedTuple):
     Attributes:
         tensor: the mask, or scores (C, H, W) float32.
         size: height and width of the mask that the scores give; None for a mask.
+        probabilities: of the same image, filled in once there is a mask; None where they are not wanted.
     """
 
     tensor: Tensor
     size: Size | None = None
+    probabilities: Probabilities | None = None
 
+    @property
+    def nbytes(self) -> int:
+        return self.tensor.nbytes + (self.probabilities.nbytes if self.probabilities else 0)
+
+    @torch.inference_mode()
     def mask(self) -> Tensor:
-        return self.tensor if self.size is None else enlarged_argmax(self.tensor, self.size)
+        """Do what is left to do, and return the mask."""
+        if self.size is None:
+            return self.tensor
+        near = neighbors(self.tensor.shape[-2:], self.size, self.tensor.device)
+        mask = argmax_between(self.tensor, *near)
+        if self.probabilities is not None:
+            self.probabilities.fill(self.tensor, *near, mask)
+        return mask
 
 
 class Predictor:
@@ -74,6 +89,7 @@ class Predictor:
         flip: averages the probabilities of the image and its mirror image.
         autocast: dtype of the network's arithmetic, as in training with mixed precision; None for that of the
             weights.
+        probabilities: fill in `Pending.probabilities`: True for the confidence alone, all for all classes.
 
     Raises:
         CocosegError: an argument is out of range.
@@ -87,6 +103,7 @@ class Predictor:
         tile: str | bool | Sequence[int] | None = AUTO,
         flip: bool = False,
         autocast: torch.dtype | None = None,
+        probabilities: Literal["all"] | bool = False,
     ):
         check_prediction(scale, tile)
         self.model = model
@@ -94,6 +111,7 @@ class Predictor:
         self.tile = tile
         self.flip = flip
         self.autocast = autocast
+        self.probabilities = probabilities
 
     @property
     def device(self) -> torch.device:
@@ -105,25 +123,35 @@ class Predictor:
         return torch.stack([one.mask() for one in pending])
 
     @torch.inference_mode()
-    def masks(self, image: Tensor, owns: Sequence[Size]) -> list[Pending]:
+    def masks(self, image: Tensor, owns: Sequence[Size]) -> Iterator[Pending]:
         """Predict a batch.
 
         Args:
             image: (B, 3, H, W) uint8, as `resize` makes it.
             owns: height and width of each of the B images before that.
 
-        Returns:
+        Yields:
             the images' masks, on the model's device. On a CPU the arg-max is left to do, for other threads.
+
+        Raises:
+            CocosegError: there are too many probabilities, see `Probabilities`.
         """
         tile = self._tile_size(tuple(image.shape[-2:]))
         if tile is not None:
-            return [
-                Pending(self._mask_of_tiles(one, tile, own)) for one, own in zip(image, owns, strict=True)
-            ]
-        pending = [Pending(scores, own) for scores, own in zip(self._scores(image), owns, strict=True)]
-        if self.device.type == "cpu":
-            return pending
-        return [Pending(one.mask()) for one in pending]  # else scores would wait in the GPU's memory
+            yield from (self._predict_tiles(one, tile, own) for one, own in zip(image, owns, strict=True))
+            return
+        for scores, own in zip(self._scores(image), owns, strict=True):
+            pending = Pending(scores, own, self._probabilities(own))
+            if self.device.type != "cpu":  # scores would wait in the GPU's memory
+                pending = Pending(pending.mask(), None, pending.probabilities)
+            yield pending
+
+    def _probabilities(self, own: Size) -> Probabilities | None:
+        """Probabilities to fill in, of an image of this height and width."""
+        if not self.probabilities:
+            return None
+        keeps_all = self.probabilities == "all"
+        return Probabilities(own, len(self.model.labels), keeps_all=keeps_all, from_logits=not self.flip)
 
     def _tile_size(self, size: Size) -> Size | None:
         """Height and width of tiles, or None for an input of this size in one piece."""
@@ -134,8 +162,8 @@ class Predictor:
         tile = tuple(self.tile)
         return None if tile[0] >= size[0] and tile[1] >= size[1] else tile
 
-    def _mask_of_tiles(self, image: Tensor, tile: Size, own: Size) -> Tensor:
-        """Class indices (h, w) uint8 of an image, from tiles of its input.
+    def _predict_tiles(self, image: Tensor, tile: Size, own: Size) -> Pending:
+        """Predict an image from tiles of its input.
 
         Args:
             image: (3, H, W) uint8, the network's input.
@@ -143,17 +171,18 @@ class Predictor:
             own: height and width of the image.
         """
         mask = torch.empty(own, dtype=torch.uint8, device=self.device)
-        rows, columns = (
-            Neighbors.between(old, new, self.device) for old, new in zip(image.shape[-2:], own, strict=True)
-        )
+        probabilities = self._probabilities(own)
+        rows, columns = neighbors(image.shape[-2:], own, self.device)
         for y, x in product(spans(image.shape[-2], tile[0]), spans(image.shape[-1], tile[1])):
             top, bottom = rows.within(y.first, y.last)
             left, right = columns.within(x.first, x.last)
             if top < bottom and left < right:
                 scores = self._scores(image[None, :, y.start : y.stop, x.start : x.stop])[0]
                 near = rows.slice(top, bottom, y.start), columns.slice(left, right, x.start)
-                mask[top:bottom, left:right] = argmax_between(scores, *near)
-        return mask
+                part = mask[top:bottom, left:right] = argmax_between(scores, *near)
+                if probabilities is not None:
+                    probabilities.fill(scores, *near, part, top, left)
+        return Pending(mask, None, probabilities)
 
     def _scores(self, image: Tensor) -> Tensor:
         """Logits of images (B, 3, H, W) uint8, or mean probabilities with `flip`: (B, C, H, W) float32."""

@@ -1,20 +1,24 @@
-"""Files of the predictions in an output folder: masks, overlays, thumbnails of the gallery."""
+"""Files of the predictions in an output folder: masks, overlays, probabilities, thumbnails of the gallery."""
 
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import PIL.Image
 
-from cocoseg.figures.gallery import has_thumbnails, write_thumbnails
+from cocoseg.figures.gallery import FOLDER, has_thumbnails, write_thumbnails
 from cocoseg.figures.overlay import overlay, with_legend
-from cocoseg.files import write_bytes
+from cocoseg.files import save_png, whole_file, write_bytes
 from cocoseg.inference.manifest import Entry
+from cocoseg.inference.probabilities import Probabilities
 from cocoseg.preparation.mask_files import MaskEncoding
 from cocoseg.resizing import resize_mask
 
-MASKS, OVERLAYS = "masks", "overlays"  # folders in the output folder
+# Folders in the output folder.
+MASKS, OVERLAYS, CONFIDENCE, PROBABILITIES = "masks", "overlays", "confidence", "probabilities"
+FOLDERS = (MASKS, OVERLAYS, CONFIDENCE, PROBABILITIES, FOLDER)
 LONGEST = 2048  # pixels: longer side of an overlay
 
 
@@ -26,12 +30,14 @@ class Results:
         output: the folder.
         encoding: encoding of the masks.
         overlay, gallery: whether overlays, and thumbnails for the gallery, are written.
+        probabilities: True writes those of the classes in the mask, all those of all classes, too.
     """
 
     output: Path
     encoding: MaskEncoding
     overlay: bool
     gallery: bool
+    probabilities: Literal["all"] | bool = False
 
     def mask(self, name: str) -> Path:
         return self.output / MASKS / f"{name}.png"
@@ -42,6 +48,8 @@ class Results:
             self.mask(name).is_file()
             and (not self.overlay or self._overlay(name).is_file())
             and (not self.gallery or has_thumbnails(self.output, name))
+            and (not self.probabilities or self._confidence(name).is_file())
+            and (self.probabilities != "all" or self._every(name).is_file())
         )
 
     def canvas(self, image: PIL.Image.Image) -> np.ndarray | None:
@@ -51,12 +59,19 @@ class Results:
         image.thumbnail((LONGEST, LONGEST), PIL.Image.Resampling.BOX)
         return np.asarray(image)
 
-    def write(self, entry: Entry, mask: np.ndarray, canvas: np.ndarray | None) -> Entry:
+    def write(
+        self,
+        entry: Entry,
+        mask: np.ndarray,
+        canvas: np.ndarray | None,
+        probabilities: Probabilities | None = None,
+    ) -> Entry:
         """Write the files of an image. Returns its entry with the number of pixels by class index.
 
         Args:
             mask: (H, W) uint8 class indices.
             canvas: as `canvas` makes it.
+            probabilities: filled in.
         """
         name, labels = entry.name, self.encoding.labels
         self.encoding.write(mask, self.mask(name))
@@ -69,9 +84,20 @@ class Results:
                 write_bytes(self._overlay(name), buffer.getvalue())
             if self.gallery:
                 write_thumbnails(self.output, name, canvas, small, labels)
+        if probabilities is not None:
+            save_png(self._confidence(name), PIL.Image.fromarray(probabilities.confidence))
+            if probabilities.every is not None:
+                with whole_file(self._every(name)) as part, part.open("wb") as file:
+                    np.savez_compressed(file, probabilities=probabilities.every)
         counts = np.bincount(mask.ravel())
         entry.pixels = {index: int(counts[index]) for index in np.flatnonzero(counts).tolist()}
         return entry
 
     def _overlay(self, name: str) -> Path:
         return self.output / OVERLAYS / f"{name}.jpg"
+
+    def _confidence(self, name: str) -> Path:
+        return self.output / CONFIDENCE / f"{name}.png"
+
+    def _every(self, name: str) -> Path:
+        return self.output / PROBABILITIES / f"{name}.npz"

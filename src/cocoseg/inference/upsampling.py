@@ -6,7 +6,7 @@ is interpolated, some pixels at a time. The result is that of `F.interpolate(…
 align_corners=False).argmax`, which needs 4 bytes per class and pixel: 15 GB for 8000x6000 pixels, 81 classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -48,13 +48,28 @@ class Neighbors:
         return Neighbors(self.low[start:stop] - first, self.high[start:stop] - first, self.weight[start:stop])
 
 
+def neighbors(old: Sequence[int], new: Sequence[int], device: torch.device) -> tuple[Neighbors, Neighbors]:
+    """Neighbors of the rows and of the columns, for a resize between two (height, width)."""
+    return Neighbors.between(old[0], new[0], device), Neighbors.between(old[1], new[1], device)
+
+
 @torch.inference_mode()
 def enlarged_argmax(scores: Tensor, size: Sequence[int]) -> Tensor:
     """Index of the highest of scores (C, H, W) float32, C ≤ 256, at another size (h, w): (h, w) uint8."""
-    rows, columns = (
-        Neighbors.between(old, new, scores.device) for old, new in zip(scores.shape[-2:], size, strict=True)
-    )
-    return argmax_between(scores, rows, columns)
+    return argmax_between(scores, *neighbors(scores.shape[-2:], size, scores.device))
+
+
+def interpolate_rows(scores: Tensor, rows: Neighbors, columns: Neighbors) -> Iterator[Tensor]:
+    """Interpolate scores (C, H, W) float32 at (h, w) positions: (n, w, C), n of the h rows at a time."""
+    pixels = scores.movedim(0, -1)
+    height = max(1, CHUNK // (len(columns.low) * pixels.shape[-1]))
+    for top in range(0, len(rows.low), height):
+        first, last = int(rows.low[top]), int(rows.high[top : top + height][-1])
+        block, near = rows.slice(top, top + height, first), pixels[first : last + 1]
+        left, right = (near.index_select(1, side) for side in (columns.low, columns.high))
+        near = torch.lerp(left, right, columns.weight[:, None])
+        above, below = (near.index_select(0, side) for side in (block.low, block.high))
+        yield torch.lerp(above, below, block.weight[:, None, None])
 
 
 def argmax_between(scores: Tensor, rows: Neighbors, columns: Neighbors) -> Tensor:

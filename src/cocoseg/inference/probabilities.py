@@ -1,0 +1,84 @@
+"""Probabilities of the classes at an image's own size, made from enlarged scores in blocks of rows."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cocoseg.errors import CocosegError
+from cocoseg.inference.tiling import Size
+from cocoseg.inference.upsampling import Neighbors, interpolate_rows
+
+LIMIT = 2**31  # bytes of the probabilities of all classes of an image
+
+
+class Probabilities:
+    """Probabilities of an image, filled in a part of it at a time; their arg-max is the mask.
+
+    Args:
+        size: height and width of the image.
+        classes: number of classes C.
+        keeps_all: keep those of all classes.
+        from_logits: scores are logits; else they are probabilities already.
+
+    Attributes:
+        confidence: (h, w) uint8, 255 times the probability of the class in the mask, rounded.
+        every: (C, h, w) float16, or None.
+
+    Raises:
+        CocosegError: those of all classes would take more than LIMIT.
+    """
+
+    def __init__(self, size: Size, classes: int, *, keeps_all: bool, from_logits: bool):
+        self.from_logits = from_logits
+        self.confidence = np.empty(size, np.uint8)
+        self.every: np.ndarray | None = None
+        if keeps_all:
+            require_room(size, classes)
+            self.every = np.empty((classes, *size), np.float16)
+
+    @property
+    def nbytes(self) -> int:
+        return self.confidence.nbytes + (0 if self.every is None else self.every.nbytes)
+
+    def fill(
+        self, scores: Tensor, rows: Neighbors, columns: Neighbors, mask: Tensor, top: int = 0, left: int = 0
+    ) -> None:
+        """Fill in a part of the image.
+
+        Args:
+            scores: (C, H, W) float32.
+            rows, columns: where each of the part's h rows and w columns lies in the scores.
+            mask: (h, w) uint8, class indices of the part.
+            top, left: first row and column of the part.
+        """
+        for block in interpolate_rows(scores, rows, columns):
+            won, mask = mask[: len(block)], mask[len(block) :]
+            block = block.softmax(-1) if self.from_logits else block
+            place = slice(top, top + len(block)), slice(left, left + block.shape[1])
+            chosen = block.gather(-1, won.long().unsqueeze(-1)).squeeze(-1)
+            self.confidence[place] = (255 * chosen).round().to(torch.uint8).cpu().numpy()
+            if self.every is not None:
+                self.every[:, *place] = _as_half(block, won).transpose(2, 0, 1)
+            top += len(block)
+
+
+def require_room(size: Size, classes: int, prefix: str = "") -> None:
+    """Raises CocosegError where the probabilities of all classes of an image would take more than LIMIT."""
+    total = 2 * classes * size[0] * size[1]
+    if total > LIMIT:
+        raise CocosegError(
+            f"{prefix}probabilities of {classes} classes for {size[1]}x{size[0]} pixels would take "
+            f"{total / 1e9:.1f} GB, more than {LIMIT / 1e9:.1f}; predict.py probabilities=true writes the "
+            "confidence alone"
+        )
+
+
+def _as_half(values: Tensor, won: Tensor) -> np.ndarray:
+    """Round probabilities (h, w, C) to float16, by which the class of the mask (h, w) stays the highest."""
+    half = values.half()
+    half_won = won.cpu().numpy()
+    is_lost = half.float().argmax(-1).to(torch.uint8).cpu().numpy() != half_won
+    result = half.cpu().numpy()
+    y, x = is_lost.nonzero()
+    result[y, x, half_won[y, x]] = np.nextafter(result[y, x].max(-1), np.float16(2))
+    return result
