@@ -306,7 +306,7 @@ class Config(Settings, kw_only=True):
 class EvaluateConfig(Config, kw_only=True):
     """An evaluation by evaluate.py, which takes every setting of train.py too."""
 
-    checkpoint: Annotated[Text, "segmentation_model.pth or a .ckpt file"] = None
+    checkpoint: Annotated[Text, "segmentation_model.pth, a .ckpt or an exported .onnx file"] = None
     split: Annotated[
         Literal["val", "train", "all"], "images to score; val: those that the training held out"
     ] = "val"
@@ -322,7 +322,7 @@ class EvaluateConfig(Config, kw_only=True):
 class PredictConfig(Settings, kw_only=True):
     """A prediction by predict.py."""
 
-    checkpoint: Annotated[Text, "segmentation_model.pth or a .ckpt file"] = None
+    checkpoint: Annotated[Text, "segmentation_model.pth, a .ckpt or an exported .onnx file"] = None
     input: Annotated[Text, "an image, a folder with all below it, or a pattern"] = None
     output: Annotated[str, "folder; images that are done there are not done again"] = "outputs"
     values: Annotated[

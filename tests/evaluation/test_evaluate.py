@@ -20,6 +20,8 @@ from cocoseg.evaluation.bootstrap import intervals
 from cocoseg.evaluation.evaluate import evaluate, write_images
 from cocoseg.evaluation.images import open_images
 from cocoseg.evaluation.report import View
+from cocoseg.inference.export_formats import export_format
+from cocoseg.inference.exported_module import Deployed
 from cocoseg.inference.model import load_model
 from cocoseg.inference.predictor import Predictor
 from cocoseg.labels import LabelMap
@@ -230,6 +232,42 @@ def test_another_size_for_the_network(scored: SimpleNamespace, tmp_path: Path) -
     assert metrics["network_size"] == [48, 64]
     with PIL.Image.open(next((tmp_path / "predictions").glob("*.png"))) as picture:
         assert picture.size == (64, 48)
+
+
+# ONNX
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{"argmax": False}, {"resize": True}, {}], ids=str)
+def test_an_onnx_file_is_scored_as_it_is(
+    scored: SimpleNamespace, tmp_path: Path, options: dict[str, bool]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    model = load_model(scored.config.checkpoint)
+    export_format("onnx", Deployed(model, **options), tmp_path / "model")
+    config = replace(scored.config, checkpoint=str(tmp_path / "model.onnx"), tta=False, gallery=False)
+
+    views = evaluate(config, tmp_path / "out")
+
+    metrics = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert list(views) == ["original"]
+    assert metrics["images"] == 24
+    # Classes alone, at the network's size, have coarser borders.
+    most = 0.002 if options else 0.05
+    assert metrics["original"]["miou"] == pytest.approx(scored.metrics["original"]["miou"], abs=most)
+    assert metrics["original"]["loss"] is None
+    assert len(list((tmp_path / "out/predictions").glob("*.png"))) == 24
+
+
+@pytest.mark.parametrize("change", [{"tta": True}, {"score_at": "network"}], ids=str)
+def test_what_an_onnx_file_is_not_scored_by(
+    scored: SimpleNamespace, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    (tmp_path / "model.onnx").touch()
+    config = replace(scored.config, checkpoint=str(tmp_path / "model.onnx"), **{"tta": False, **change})
+    with pytest.raises(CocosegError, match="an ONNX file is scored as it is, at the images' own size"):
+        evaluate(config, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 # Splits

@@ -1,6 +1,11 @@
-"""ONNX files give the masks of `predict`: by the code in docs/using.md, and by themselves."""
+"""ONNX files give the masks of `predict`: by the code in docs/using.md, by themselves, and by predict.py.
 
+Most files are written here by hand, for torch takes seconds to write one.
+"""
+
+import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,85 +16,202 @@ import torch
 import torch.nn.functional as F
 
 from cocoseg.config import PredictConfig
+from cocoseg.errors import CocosegError
 from cocoseg.inference.export_formats import export_format
 from cocoseg.inference.exported_module import Deployed
 from cocoseg.inference.model import SegmentationModel, load_model
+from cocoseg.inference.onnx_model import OnnxModel, OnnxPredictor
 from cocoseg.inference.predict_folder import predict_folder
+from cocoseg.inference.predictor import Predictor
+from cocoseg.labels import LabelMap
 from cocoseg.networks.model_file import save_model
 from cocoseg.networks.pixels import normalize
 from cocoseg.networks.spec import ModelSpec
 from conftest import ROOT
-from tiny import LABELS, NETWORK, tiny_unet
+from tiny import LABELS, NETWORK, Reads, tiny_unet
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
 
 SIZE = (48, 64)  # at which the network sees every image
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "using.md").read_text(), re.DOTALL)
 SNIPPET = next(block for block in BLOCKS if "InferenceSession" in block)
+SIZES = [(48, 64), (31, 40), (400, 333)]
 
 
-def colors(height: int, width: int, seed: int = 0) -> np.ndarray:
+def colors(height: int, width: int) -> np.ndarray:
     """Colored regions under noise: (h, w, 3) uint8."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(1, 3, 4, 5, generator=generator)
     smooth = F.interpolate(coarse, size=(height, width), mode="bicubic")[0].permute(1, 2, 0)
     noise = torch.randn(height, width, 3, generator=generator) / 20
     return ((smooth + noise).clamp(0, 1) * 255).to(torch.uint8).numpy()
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that sees each class somewhere, and two ONNX files of it. Not to be changed."""
-    pytest.importorskip("onnxruntime")
-    folder = tmp_path_factory.mktemp("onnx")
-    net = tiny_unet().eval()
-    with torch.no_grad():
-        net.head.weight *= 30
-        net.head.bias -= net(normalize(torch.from_numpy(colors(*SIZE)).permute(2, 0, 1)[None])).mean(
-            (0, 2, 3)
-        )
-    spec = ModelSpec(NETWORK, LABELS, SIZE)
-    save_model(folder / "model.pth", net.state_dict(), spec, None)
-    model = SegmentationModel(net, spec, None)
-    export_format("onnx", Deployed(model, argmax=False), folder / "segmentation_model")
-    line = export_format("onnx", Deployed(model, resize=True), folder / "resized")
-    assert "resizes inside take " in line
-    return folder
+def write_reads(path: Path, **changes: str) -> Path:
+    """Write `Reads` as ONNX: the logits are the normalized channels. `changes` are in the metadata."""
+    deployed = Deployed(SegmentationModel(Reads(), ModelSpec({}, LABELS, SIZE), None), argmax=False)
+    shapes = {"image": (onnx.TensorProto.UINT8, [None, None, None, 3]), "logits": (1, [None, 3, None, None])}
+    image, logits = (onnx.helper.make_tensor_value_info(name, *shape) for name, shape in shapes.items())
+    weights = [
+        onnx.numpy_helper.from_array(tensor.numpy(), name) for name, tensor in deployed.named_buffers()
+    ]
+    nodes = [
+        onnx.helper.make_node("Cast", ["image"], ["values"], to=onnx.TensorProto.FLOAT),
+        onnx.helper.make_node("Transpose", ["values"], ["pixels"], perm=[0, 3, 1, 2]),
+        onnx.helper.make_node("Mul", ["pixels", "scale"], ["scaled"]),
+        onnx.helper.make_node("Add", ["scaled", "shift"], ["logits"]),
+    ]
+    graph = onnx.helper.make_graph(nodes, "reads", [image], [logits], weights)
+    file = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+    onnx.helper.set_model_props(file, deployed.metadata() | changes)
+    onnx.save(file, path)
+    return path
 
 
-def predicted(folder: Path, photo: Path, output: Path) -> np.ndarray:
+def predicted(checkpoint: Path, photo: Path, output: Path, **settings: Any) -> np.ndarray:
     """The mask of predict.py."""
-    config = PredictConfig(
-        checkpoint=str(folder / "model.pth"),
-        input=str(photo),
-        values="index",
-        precision="32-true",
-        accelerator="cpu",
-        overlay=False,
-        gallery=False,
-    )
+    usual = {"values": "index", "overlay": False, "gallery": False, "network": "tiny.Reads"}
+    config = PredictConfig(checkpoint=str(checkpoint), input=str(photo), **usual | settings)
     predict_folder(config, output)
     with PIL.Image.open(output / "masks/photo.png") as mask:
         return np.asarray(mask)
 
 
-@pytest.mark.parametrize("size", [(48, 64), (31, 40), (400, 333)], ids=str)
-def test_all_ways_give_the_same_mask(
-    folder: Path, tmp_path: Path, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import onnxruntime
+def documented() -> dict[str, Any]:
+    """Run the code in the docs, in the current folder. Returns its variables."""
+    variables: dict[str, Any] = {}
+    exec(SNIPPET, variables)
+    return variables
 
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`Reads` as model.pth and as segmentation_model.onnx, beside a photograph; the current folder."""
+    save_model(
+        tmp_path / "model.pth", Reads().state_dict(), ModelSpec({"_target_": "Reads"}, LABELS, SIZE), None
+    )
+    write_reads(tmp_path / "segmentation_model.onnx")
+    PIL.Image.fromarray(colors(150, 200)).save(tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# ---- masks
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_all_ways_give_the_same_mask(folder: Path, size: tuple[int, int]) -> None:
     PIL.Image.fromarray(colors(*size)).save("photo.jpg")
-    Path("segmentation_model.onnx").symlink_to(folder / "segmentation_model.onnx")
-    documented: dict[str, Any] = {}
-
-    exec(SNIPPET, documented)
-
-    expected = load_model(folder / "model.pth").predict("photo.jpg")
+    expected = load_model("model.pth", Reads()).predict("photo.jpg")
     assert np.bincount(expected.ravel(), minlength=3).min() > 0.03 * expected.size
-    image = np.asarray(PIL.Image.open("photo.jpg"))[None]
-    session = onnxruntime.InferenceSession(folder / "resized.onnx")
-    (itself,) = session.run(["classes"], {"image": image})
-    for mask in (documented["mask"], predicted(folder, tmp_path / "photo.jpg", tmp_path / "out"), itself[0]):
+    code = documented()
+    for mask in (
+        code["mask"],
+        predicted(folder / "model.pth", folder / "photo.jpg", folder / "1", precision="32-true"),
+        predicted(folder / "segmentation_model.onnx", folder / "photo.jpg", folder / "2"),
+    ):
         assert (mask.dtype, mask.shape) == (np.uint8, size)
         assert (mask == expected).mean() >= 0.995
-    assert documented["names"] == LABELS.names
+    assert code["names"] == LABELS.names
+
+
+@pytest.mark.slow
+def test_all_ways_give_the_same_mask_of_a_network(folder: Path) -> None:
+    """Which torch writes, with the resizes outside and inside."""
+    net = tiny_unet().eval()
+    with torch.no_grad():
+        net.head.weight *= 30
+        image = torch.from_numpy(colors(*SIZE)).permute(2, 0, 1)[None]
+        net.head.bias -= net(normalize(image)).mean((0, 2, 3))
+    model = SegmentationModel(net, ModelSpec(NETWORK, LABELS, SIZE), None)
+    export_format("onnx", Deployed(model, argmax=False), folder / "segmentation_model")
+    line = export_format("onnx", Deployed(model, resize=True), folder / "resized")
+    assert re.search("; resizes inside take .* GB at 48x64 and .* GB at 12 megapixels", line)
+    export_format("torch_export", Deployed(model, resize=True), folder / "resized")
+    session = onnxruntime.InferenceSession(folder / "resized.onnx")
+    program = torch.export.load(folder / "resized.pt2").module()
+    for size in SIZES:
+        PIL.Image.fromarray(colors(*size)).save("photo.jpg")
+        pixels = np.asarray(PIL.Image.open("photo.jpg"))[None]
+        expected = model.predict("photo.jpg")
+        output = folder / str(size)
+        for mask in (
+            documented()["mask"],
+            session.run(["classes"], {"image": pixels})[0][0],
+            program(torch.tensor(pixels))[0].numpy(),
+            predicted(folder / "resized.onnx", folder / "photo.jpg", output),
+        ):
+            assert (mask.dtype, mask.shape) == (np.uint8, size)
+            assert (mask == expected).mean() >= 0.995
+
+
+def test_probabilities_tiles_and_the_mirror_image(folder: Path) -> None:
+    settings = {"scale": 1, "tile": [64, 96], "flip": True, "probabilities": "all"}
+    found = []
+    for name in ("model.pth", "segmentation_model.onnx"):
+        mask = predicted(folder / name, folder / "photo.jpg", folder / "out" / name, **settings)
+        with np.load(folder / "out" / name / "probabilities/photo.npz") as file:
+            found.append(file["probabilities"])
+        np.testing.assert_array_equal(found[-1].argmax(0), mask)
+    np.testing.assert_allclose(*found, atol=2e-3)
+
+
+def test_classes_without_scores_are_enlarged_as_they_are(folder: Path) -> None:
+    model, image = OnnxModel("segmentation_model.onnx"), torch.from_numpy(colors(120, 160))
+    model.gives_scores = False
+    image = image.permute(2, 0, 1)[None]
+    small = OnnxPredictor(model)(Predictor(load_model("model.pth", Reads())).resize(image))
+    rows, columns = (((torch.arange(new) + 0.5) * old / new).long() for new, old in ((120, 48), (160, 64)))
+    assert torch.equal(OnnxPredictor(model)(image), small[:, rows][:, :, columns])
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"scale": 1}, r"resized\.onnx: scale can't be used with this file; export it with argmax=false"),
+        ({"tile": [64, 64], "flip": True}, r"resized\.onnx: tile, flip can't be used with this file"),
+        ({"probabilities": "all"}, r"resized\.onnx: probabilities can't be used with this file"),
+        ({"accelerator": "gpu"}, "an ONNX file is run in float32 on the CPU"),
+        ({"precision": "bf16-mixed"}, "an ONNX file is run in float32 on the CPU"),
+    ],
+    ids=str,
+)
+def test_what_a_file_that_resizes_cant_do(folder: Path, settings: dict[str, Any], message: str) -> None:
+    path = write_reads(folder / "resized.onnx", resize="true")
+    with pytest.raises(CocosegError, match=message):
+        predicted(path, folder / "photo.jpg", folder / "out", **settings)
+    assert not (folder / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        (None, ".*"),
+        ({"labels": "{}"}, "Object missing required field `classes`.*"),
+        ({"image_size": "[0, 9999999]"}, "Expected `int` >= 1.*"),
+        ({"labels": json.dumps(LabelMap(LABELS.classes[:2]).to_dict())}, "3 classes with 2 labels"),
+    ],
+    ids=str,
+)
+def test_what_is_no_such_file_is_one_line(folder: Path, changes: dict[str, str] | None, reason: str) -> None:
+    path = folder / "a.onnx"
+    if changes is None:
+        path.write_bytes(b"no protocol buffer")
+    else:
+        write_reads(path, **changes)
+    message = rf"a\.onnx: no working ONNX file of python -m cocoseg\.export \({reason}\)"
+    with pytest.raises(CocosegError) as told:
+        OnnxModel(str(path)).logits(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
+    assert re.fullmatch(rf".*{message}", str(told.value))
+
+
+def test_onnxruntime_may_be_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(
+        CocosegError, match=r"model\.onnx needs onnxruntime; install it by pip install onnxrun"
+    ):
+        OnnxModel("segmentation_model.onnx")

@@ -23,10 +23,10 @@ from cocoseg.figures.comparison import Example, draw_sheet
 from cocoseg.figures.gallery import Card, write_gallery, write_thumbnails
 from cocoseg.files import from_here, save_png, write_csv, write_json
 from cocoseg.inference.model import SegmentationModel, load_model
+from cocoseg.inference.onnx_model import SUFFIX, OnnxModel, OnnxPredictor
 from cocoseg.inference.upsampling import enlarged_argmax
 from cocoseg.labels import IGNORE_INDEX
 from cocoseg.networks.device import explain_out_of_memory, uses_cuda
-from cocoseg.networks.pixels import normalize
 from cocoseg.progress import track
 from cocoseg.resizing import resize_mask
 
@@ -60,11 +60,9 @@ def evaluate(
     """
     start = now()
     checkpoint = check_checkpoint(config.checkpoint)
-    model = load_model(checkpoint, config.network)
-    model.image_size = image_size or model.image_size
-    on_gpu = uses_cuda(config.trainer)
-    model = model.to("cuda" if on_gpu else "cpu").to(memory_format=torch.channels_last)
-    images = open_images(config, model.image_size, model.bits or FULL_BITS)
+    scorer = make_scorer(config, checkpoint, image_size)
+    model = scorer.model
+    images = open_images(config, scorer.input_size, model.bits or FULL_BITS)
     if difference := model.labels.difference(images.labels):
         raise CocosegError(
             f"the model has other labels than these data: {difference} in the data; "
@@ -73,8 +71,7 @@ def evaluate(
     require_new(images.image_keys(), read_training_images(checkpoint), config.split)
     begin()
 
-    scorer = Scorer(model, config)
-    batches = make_loader(images, config.data, on_gpu=on_gpu)
+    batches = make_loader(images, config.data, on_gpu=model.device.type == "cuda")
     for batch in track(batches, total=len(batches), what="batches"):
         for sample, prediction in zip(batch, scorer.add(batch), strict=True):
             write_images(config, folder, images, sample.index, prediction)
@@ -105,17 +102,34 @@ def write_images(
         log.warning("warning: %s", error)
 
 
+def make_scorer(config: EvaluateConfig, checkpoint: str, image_size: tuple[int, int] | None) -> "Scorer":
+    """Load the model and choose how it is scored; see `evaluate`."""
+    if not checkpoint.endswith(SUFFIX):
+        model = load_model(checkpoint, config.network)
+        model.image_size = image_size or model.image_size
+        device = "cuda" if uses_cuda(config.trainer) else "cpu"
+        return Scorer(model.to(device).to(memory_format=torch.channels_last), config)
+    if config.tta or config.score_at == "network" or image_size:
+        raise CocosegError(
+            "tta, score_at=network and data.image_size are for segmentation_model.pth; an ONNX file is "
+            "scored as it is, at the images' own size"
+        )
+    return OnnxScorer(OnnxModel(checkpoint), config)
+
+
 class Scorer:
     """Predicts and counts pixels, a batch of images at a time.
 
     Attributes:
         views: by name; the first one is quoted.
         sizes: height and width of each image.
+        input_size: height and width of the images that it is given; None for their own.
     """
 
-    def __init__(self, model: SegmentationModel, config: EvaluateConfig):
+    def __init__(self, model: SegmentationModel | OnnxModel, config: EvaluateConfig):
         self.model, self.averages = model, config.tta
         self.size = model.image_size
+        self.input_size: tuple[int, int] | None = self.size
         self.at_own_size = config.score_at == "original"
         titles = {"original": "own size"} if self.at_own_size else {}
         titles["network"] = "{}x{}".format(*self.size)
@@ -128,7 +142,7 @@ class Scorer:
     def add(self, batch: list[Sample]) -> list[np.ndarray]:
         """Count a batch. Returns the predictions at the quoted size, (h, w) uint8 each."""
         inputs = torch.cat([sample.image for sample in batch])
-        logits = self._logits(inputs)
+        logits = self.model.logits(inputs)
         average = self._average(inputs, logits) if self.averages else logits
         targets = [resize_mask(sample.mask, self.size) for sample in batch]
         predictions = []
@@ -154,18 +168,35 @@ class Scorer:
         image, target = sample.image[0], resize_mask(sample.mask, self.size)
         if self.at_own_size:
             image, target = images.original(index)
-        predicted = _argmax(self._logits(sample.image)[0], target.shape)
-        return Example(image.permute(1, 2, 0).numpy(), target, predicted)
+        return Example(image.permute(1, 2, 0).numpy(), target, self._predict(sample, target.shape))
 
-    def _logits(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) uint8 -> (B, C, H, W) float32."""
-        device = next(self.model.parameters()).device
-        return self.model(normalize(image.to(device))).float()
+    def _predict(self, sample: Sample, size: Sequence[int]) -> np.ndarray:
+        return _argmax(self.model.logits(sample.image)[0], size)
 
     def _average(self, image: Tensor, logits: Tensor) -> Tensor:
         """Mean probabilities of images, whose logits are given, and their mirror images."""
-        mirrored = self._logits(image.flip(-1)).flip(-1)
+        mirrored = self.model.logits(image.flip(-1)).flip(-1)
         return (logits.softmax(1) + mirrored.softmax(1)) / 2
+
+
+class OnnxScorer(Scorer):
+    """Counts the masks that an ONNX file gives, at the images' own sizes."""
+
+    def __init__(self, model: OnnxModel, config: EvaluateConfig):
+        super().__init__(model, config)
+        self.predictor = OnnxPredictor(model)
+        self.input_size = None
+        del self.views["network"]
+
+    def add(self, batch: list[Sample]) -> list[np.ndarray]:
+        predictions = [self._predict(sample, sample.mask.shape) for sample in batch]
+        for sample, predicted in zip(batch, predictions, strict=True):
+            self.views["original"].add(sample.mask, predicted)
+            self.sizes.append(sample.mask.shape)
+        return predictions
+
+    def _predict(self, sample: Sample, size: Sequence[int]) -> np.ndarray:
+        return self.predictor(sample.image)[0].numpy()
 
 
 def _argmax(scores: Tensor, size: Sequence[int]) -> np.ndarray:

@@ -39,14 +39,14 @@ class Images(Dataset[Sample]):
 
     Args:
         parts: all or some images of each set.
-        image_size: (height, width) of the network's input.
+        image_size: (height, width) of the network's input; None for each image's own.
 
     Attributes:
         labels, encoding: of the first set; those of the second are the same.
         names: file names of the images, below a folder for each set where they would not be unique.
     """
 
-    def __init__(self, parts: Sequence[Split], image_size: tuple[int, int]):
+    def __init__(self, parts: Sequence[Split], image_size: tuple[int, int] | None):
         self.image_size = image_size
         self._images = [(part.dataset, index) for part in parts for index in part.indices]
         self.names = [dataset.pairs[index][0] for dataset, index in self._images]
@@ -60,7 +60,8 @@ class Images(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         image, mask = self.original(index)
-        return Sample(index, resize_images(image[None], self.image_size), mask)
+        image = image[None] if self.image_size is None else resize_images(image[None], self.image_size)
+        return Sample(index, image, mask)
 
     def image_keys(self) -> list[Key]:
         """Name and bytes of each image, as training_images.json has them."""
@@ -72,7 +73,9 @@ class Images(Dataset[Sample]):
         return dataset.original(index_in_set)
 
 
-def open_images(config: EvaluateConfig, image_size: tuple[int, int], bits: int | None = None) -> Images:
+def open_images(
+    config: EvaluateConfig, image_size: tuple[int, int] | None, bits: int | None = None
+) -> Images:
     """Prepare what is not prepared yet, and choose the split.
 
     `val` is the validation file where there is one, else what a training with the same settings holds out;

@@ -13,6 +13,7 @@ from cocoseg.inference.model import SegmentationModel
 from cocoseg.networks.spec import MEAN, STD
 
 DEFAULT_MULTIPLE = 32  # assumed for custom networks without an attribute `multiple`
+HALF = 0.5 + 2**-12  # so that ties are rounded up, as torch does for bytes, whatever their last bits
 MEGAPIXELS = 12  # of a photograph, for which `Deployed.memory` tells the memory
 EXAMPLES = ((1, 1, 2), (2, 3, 2), (3, 2, 1))  # batch, height, width in units of some multiples
 
@@ -58,8 +59,10 @@ class Deployed(nn.Module):
 
     def _network(self, image: Tensor) -> Tensor:
         pixels = image.permute(0, 3, 1, 2).float()
-        if self.resize:
-            pixels = F.interpolate(pixels, self.model.image_size, mode="bilinear", antialias=True)
+        if self.resize:  # as torch resizes bytes: the columns, then the rows, rounded each time
+            height, width = self.model.image_size
+            for size in ((image.shape[1], width), (height, width)):
+                pixels = F.interpolate(pixels, size, mode="bilinear", antialias=True).add(HALF).floor()
         return self.model(pixels * self.scale + self.shift)
 
     def examples(self, *, less: int = 0) -> list[Tensor]:
@@ -80,6 +83,7 @@ class Deployed(nn.Module):
             "image_size": json.dumps(list(self.model.image_size)),
             "multiple": json.dumps(self.multiple),
             "input": "(B, H, W, 3) uint8 RGB",
+            "license": json.dumps(self.model.license),
             "exif": json.dumps(self.model.exif),
             "bits": json.dumps(self.model.bits),
             "resize": json.dumps(self.resize),

@@ -1,11 +1,13 @@
 """A trained network with its labels, loaded from a file: `cocoseg.load_model`. No Lightning, no Hydra."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
+import torch
 from torch import Tensor, nn
 
 from cocoseg.images.exif import upright_by
@@ -13,6 +15,7 @@ from cocoseg.inference.image_input import as_image_tensor
 from cocoseg.inference.predictor import Predictor
 from cocoseg.networks.model_file import load_network
 from cocoseg.networks.outputs import logits_of
+from cocoseg.networks.pixels import normalize
 from cocoseg.networks.spec import ModelSpec
 
 Image = str | Path | PIL.Image.Image | np.ndarray | Tensor  # what `SegmentationModel.predict` takes
@@ -44,6 +47,17 @@ class SegmentationModel(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return logits_of(self.net(image))
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def logits(self, image: Tensor, autocast: torch.dtype | None = None) -> Tensor:
+        """Logits (B, C, H, W) float32 of images (B, 3, H, W) uint8, see `Predictor` for `autocast`."""
+        weight = next(self.parameters())
+        image = normalize(image.to(weight.device, non_blocking=True)).to(weight.dtype)
+        with torch.autocast(weight.device.type, autocast) if autocast else nullcontext():
+            return self(image).float()
 
     def predict(
         self,
@@ -81,11 +95,10 @@ class SegmentationModel(nn.Module):
         batch = pixels if pixels.ndim == 4 else pixels[None]
         predictor = Predictor(self, **options, probabilities="all" if probabilities else False)
         pending = predictor.masks(predictor.resize(batch), [tuple(batch.shape[-2:])] * len(batch))
-        results = [[one.mask().cpu().numpy() for one in pending]]
-        if probabilities:
-            results.append([one.probabilities.every for one in pending])
-        found = [np.stack(arrays) if pixels.ndim == 4 else arrays[0] for arrays in results]
-        return tuple(found) if probabilities else found[0]
+        results = [(one.mask().cpu().numpy(), one.probabilities) for one in pending]
+        columns = [[mask for mask, _ in results], [found.every for _, found in results if found]]
+        arrays = [np.stack(column) if pixels.ndim == 4 else column[0] for column in columns if column]
+        return tuple(arrays) if probabilities else arrays[0]
 
 
 def load_model(path: str | Path, net: nn.Module | type[nn.Module] | str | None = None) -> SegmentationModel:

@@ -17,7 +17,7 @@ import torch
 from cocoseg.config import AUTO, PredictConfig
 from cocoseg.durations import now
 from cocoseg.errors import CocosegError, IncompleteError
-from cocoseg.figures.gallery import Card, write_gallery
+from cocoseg.figures.gallery import FOLDER, Card, write_gallery
 from cocoseg.files import from_here, remove_parts, whole_file
 from cocoseg.images.exif import turn_mask
 from cocoseg.images.image_files import read_orientation
@@ -25,9 +25,10 @@ from cocoseg.inference.coco_results import entries_of, listed_images
 from cocoseg.inference.find_images import ImageFile, find_images
 from cocoseg.inference.manifest import Manifest
 from cocoseg.inference.model import load_model
+from cocoseg.inference.onnx_model import SUFFIX, OnnxModel, OnnxPredictor
 from cocoseg.inference.pipeline import predict_images
 from cocoseg.inference.predictor import Predictor
-from cocoseg.inference.results import CONFIDENCE, FOLDERS, MASKS, PROBABILITIES, Results
+from cocoseg.inference.results import CONFIDENCE, MASKS, SUFFIXES, Results
 from cocoseg.networks.device import explain_out_of_memory, resolve_precision
 from cocoseg.preparation import coco_file as coco
 from cocoseg.preparation.mask_files import MaskEncoding
@@ -60,15 +61,14 @@ def predict_folder(config: PredictConfig, output: Path, *, begin: Callable[[], N
     start = now()
     # Pillow warns of large images before it refuses larger ones, and of odd metadata.
     warnings.filterwarnings("ignore", module="PIL")
-    device, precision = resolve_device(config.accelerator, config.precision)
     images = find_images(config.input, output)
-    options = {"scale": config.scale, "tile": config.tile, "flip": config.flip}
-    settings = {**options, "values": config.values, "precision": precision}
+    predictor, precision = make_predictor(config)
+    model = predictor.model
+    settings = {"scale": config.scale, "tile": config.tile, "flip": config.flip}
+    settings |= {"values": config.values, "precision": precision}
     manifest = Manifest(output, _sha256(Path(config.checkpoint)), settings)
     manifest.require_distinct_results(images)
     images, ids = _number(images, config.annotations)
-    model = load_model(config.checkpoint, config.network).to(device, memory_format=torch.channels_last)
-    predictor = Predictor(model, **options, autocast=DTYPES[precision], probabilities=config.probabilities)
     encoding = MaskEncoding("palette", model.labels, PIXEL[config.values])
     results = Results(output, encoding, config.overlay, config.gallery, config.probabilities)
     begin()
@@ -91,12 +91,31 @@ def predict_folder(config: PredictConfig, output: Path, *, begin: Callable[[], N
         log.info("skipped      %d that exist already", len(old))
     log.info("masks        %s (pixel: %s)", from_here(output / MASKS), encoding.pixel.replace("_", " "))
     if config.probabilities:
-        folders = [CONFIDENCE, PROBABILITIES] if config.probabilities == "all" else [CONFIDENCE]
-        log.info("how sure     %s", ", ".join(str(from_here(output / name)) for name in folders))
+        log.info("confidence   %s", from_here(output / CONFIDENCE))
     if config.gallery:
         log.info("to look at   %s", from_here(output / PAGE))
     if left_out := len(images) - len(done):
         raise IncompleteError(f"{left_out} of {len(images)} images are left out, as listed above")
+
+
+def make_predictor(config: PredictConfig) -> tuple[Predictor, str]:
+    """Load the model on its device. Returns its precision, too.
+
+    Raises:
+        CocosegError: it can't be loaded, or can't do what is asked for.
+    """
+    options: dict[str, Any] = {
+        key: getattr(config, key) for key in ("scale", "tile", "flip", "probabilities")
+    }
+    if config.checkpoint.endswith(SUFFIX):
+        if config.accelerator not in (AUTO, "cpu") or config.precision not in (AUTO, "32-true"):
+            raise CocosegError(
+                "accelerator, precision: an ONNX file is run in float32 on the CPU; leave them out"
+            )
+        return OnnxPredictor(OnnxModel(config.checkpoint), **options), "32-true"
+    device, precision = resolve_device(config.accelerator, config.precision)
+    model = load_model(config.checkpoint, config.network).to(device, memory_format=torch.channels_last)
+    return Predictor(model, **options, autocast=DTYPES[precision]), precision
 
 
 def resolve_device(accelerator: str, precision: str) -> tuple[torch.device, str]:
@@ -141,7 +160,7 @@ def _predict(
     config: PredictConfig,
 ) -> set[str]:
     """Predict and keep the manifest up to date. Returns the names of the results."""
-    for name in FOLDERS:  # the output may hold files that other programs are writing
+    for name in (*SUFFIXES, FOLDER):  # the output may hold files that other programs are writing
         for folder in (results.output / name).glob("**/"):
             remove_parts(folder)  # a process may have been killed
     if results.encoding.pixel != PIXEL[config.values]:
@@ -172,7 +191,7 @@ def _write_coco_results(images: Sequence[ImageFile], ids: dict[str, int], result
     others: list[str] = []
 
     def entries(image: ImageFile) -> list[dict[str, Any]]:
-        mask = results.encoding.read(results.mask(image.result_name))
+        mask = results.encoding.read(results.path(image.result_name))
         if image.listed == mask.shape != mask.shape[::-1]:  # height and width are swapped
             mask = turn_mask(mask, read_orientation(image.path), back=True)
             turned.append(image.name)

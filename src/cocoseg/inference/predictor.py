@@ -5,20 +5,19 @@ bilinearly to the image's own size, and the highest one wins.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cocoseg.config import AUTO
 from cocoseg.config_cross_checks import check_prediction
 from cocoseg.inference.probabilities import Probabilities
 from cocoseg.inference.tiling import Size, choose_tile, spans
 from cocoseg.inference.upsampling import argmax_between, neighbors
-from cocoseg.networks.pixels import normalize, resize_images
+from cocoseg.networks.pixels import resize_images
 
 
 @dataclass(frozen=True)
@@ -78,8 +77,7 @@ class Predictor:
     """Applies a model to images: resizing, tiles, the mirror image, arg-max at the image's own size.
 
     Args:
-        model: a network with `image_size` (height, width) and `labels`, as `SegmentationModel` has them. It
-            is used on the device and in the precision that its weights have.
+        model: a `SegmentationModel`, with the device and precision of its weights; or an `OnnxModel`.
         scale: None resizes every image to the model's `image_size`, as in training; a number gives the
             network the image's own pixels times it, for images much larger than those of training (satellite,
             microscopy).
@@ -97,7 +95,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         *,
         scale: float | None = None,
         tile: str | bool | Sequence[int] | None = AUTO,
@@ -112,10 +110,6 @@ class Predictor:
         self.flip = flip
         self.autocast = autocast
         self.probabilities = probabilities
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.model.parameters()).device
 
     def __call__(self, image: Tensor) -> Tensor:
         """Predict class indices of images (B, 3, h, w) uint8 RGB: (B, h, w) uint8, on the model's device."""
@@ -142,7 +136,7 @@ class Predictor:
             return
         for scores, own in zip(self._scores(image), owns, strict=True):
             pending = Pending(scores, own, self._probabilities(own))
-            if self.device.type != "cpu":  # scores would wait in the GPU's memory
+            if self.model.device.type != "cpu":  # scores would wait in the GPU's memory
                 pending = Pending(pending.mask(), None, pending.probabilities)
             yield pending
 
@@ -170,9 +164,9 @@ class Predictor:
             tile: height and width of a tile.
             own: height and width of the image.
         """
-        mask = torch.empty(own, dtype=torch.uint8, device=self.device)
+        mask = torch.empty(own, dtype=torch.uint8, device=self.model.device)
         probabilities = self._probabilities(own)
-        rows, columns = neighbors(image.shape[-2:], own, self.device)
+        rows, columns = neighbors(image.shape[-2:], own, self.model.device)
         for y, x in product(spans(image.shape[-2], tile[0]), spans(image.shape[-1], tile[1])):
             top, bottom = rows.within(y.first, y.last)
             left, right = columns.within(x.first, x.last)
@@ -186,16 +180,8 @@ class Predictor:
 
     def _scores(self, image: Tensor) -> Tensor:
         """Logits of images (B, 3, H, W) uint8, or mean probabilities with `flip`: (B, C, H, W) float32."""
-        logits = self._logits(image)
+        logits = self.model.logits(image, self.autocast)
         if not self.flip:
             return logits
-        mirrored = self._logits(image.flip(-1)).softmax(1).flip(-1)
+        mirrored = self.model.logits(image.flip(-1), self.autocast).softmax(1).flip(-1)
         return (logits.softmax(1) + mirrored) / 2
-
-    def _logits(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) uint8 -> (B, C, H, W) float32."""
-        weight = next(self.model.parameters())
-        image = normalize(image.to(weight.device, non_blocking=True)).to(weight.dtype)
-        autocast = torch.autocast(weight.device.type, self.autocast) if self.autocast else nullcontext()
-        with autocast:
-            return self.model(image).float()

@@ -22,7 +22,7 @@ class Probabilities:
 
     Attributes:
         confidence: (h, w) uint8, 255 times the probability of the class in the mask, rounded.
-        every: (C, h, w) float16, or None.
+        every: (C, h, w) float16, or (0, h, w).
 
     Raises:
         CocosegError: those of all classes would take more than LIMIT.
@@ -31,14 +31,13 @@ class Probabilities:
     def __init__(self, size: Size, classes: int, *, keeps_all: bool, from_logits: bool):
         self.from_logits = from_logits
         self.confidence = np.empty(size, np.uint8)
-        self.every: np.ndarray | None = None
         if keeps_all:
             require_room(size, classes)
-            self.every = np.empty((classes, *size), np.float16)
+        self.every = np.empty((classes if keeps_all else 0, *size), np.float16)
 
     @property
     def nbytes(self) -> int:
-        return self.confidence.nbytes + (0 if self.every is None else self.every.nbytes)
+        return self.confidence.nbytes + self.every.nbytes
 
     def fill(
         self, scores: Tensor, rows: Neighbors, columns: Neighbors, mask: Tensor, top: int = 0, left: int = 0
@@ -57,7 +56,7 @@ class Probabilities:
             place = slice(top, top + len(block)), slice(left, left + block.shape[1])
             chosen = block.gather(-1, won.long().unsqueeze(-1)).squeeze(-1)
             self.confidence[place] = (255 * chosen).round().to(torch.uint8).cpu().numpy()
-            if self.every is not None:
+            if len(self.every):
                 self.every[:, *place] = _as_half(block, won).transpose(2, 0, 1)
             top += len(block)
 

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import PIL.Image
 
-from cocoseg.figures.gallery import FOLDER, has_thumbnails, write_thumbnails
+from cocoseg.figures.gallery import has_thumbnails, write_thumbnails
 from cocoseg.figures.overlay import overlay, with_legend
 from cocoseg.files import save_png, whole_file, write_bytes
 from cocoseg.inference.manifest import Entry
@@ -16,9 +16,8 @@ from cocoseg.inference.probabilities import Probabilities
 from cocoseg.preparation.mask_files import MaskEncoding
 from cocoseg.resizing import resize_mask
 
-# Folders in the output folder.
 MASKS, OVERLAYS, CONFIDENCE, PROBABILITIES = "masks", "overlays", "confidence", "probabilities"
-FOLDERS = (MASKS, OVERLAYS, CONFIDENCE, PROBABILITIES, FOLDER)
+SUFFIXES = {MASKS: ".png", OVERLAYS: ".jpg", CONFIDENCE: ".png", PROBABILITIES: ".npz"}  # by folder
 LONGEST = 2048  # pixels: longer side of an overlay
 
 
@@ -39,17 +38,19 @@ class Results:
     gallery: bool
     probabilities: Literal["all"] | bool = False
 
-    def mask(self, name: str) -> Path:
-        return self.output / MASKS / f"{name}.png"
+    @property
+    def folders(self) -> list[str]:
+        """Folders in the output folder that hold a file for each image."""
+        wanted = (True, self.overlay, self.probabilities, self.probabilities == "all")
+        return [name for name, is_wanted in zip(SUFFIXES, wanted, strict=True) if is_wanted]
+
+    def path(self, name: str, folder: str = MASKS) -> Path:
+        return self.output / folder / f"{name}{SUFFIXES[folder]}"
 
     def exist(self, name: str) -> bool:
         """Whether all files that are wanted were written under a name."""
-        return (
-            self.mask(name).is_file()
-            and (not self.overlay or self._overlay(name).is_file())
-            and (not self.gallery or has_thumbnails(self.output, name))
-            and (not self.probabilities or self._confidence(name).is_file())
-            and (self.probabilities != "all" or self._every(name).is_file())
+        return all(self.path(name, folder).is_file() for folder in self.folders) and (
+            not self.gallery or has_thumbnails(self.output, name)
         )
 
     def canvas(self, image: PIL.Image.Image) -> np.ndarray | None:
@@ -60,44 +61,31 @@ class Results:
         return np.asarray(image)
 
     def write(
-        self,
-        entry: Entry,
-        mask: np.ndarray,
-        canvas: np.ndarray | None,
-        probabilities: Probabilities | None = None,
+        self, entry: Entry, mask: np.ndarray, canvas: np.ndarray | None, probabilities: Probabilities | None
     ) -> Entry:
         """Write the files of an image. Returns its entry with the number of pixels by class index.
 
         Args:
             mask: (H, W) uint8 class indices.
             canvas: as `canvas` makes it.
-            probabilities: filled in.
+            probabilities: filled in, where they are wanted.
         """
         name, labels = entry.name, self.encoding.labels
-        self.encoding.write(mask, self.mask(name))
+        self.encoding.write(mask, self.path(name))
         if canvas is not None:
             small = resize_mask(mask, canvas.shape[:2])
             if self.overlay:
                 sheet = with_legend(PIL.Image.fromarray(overlay(canvas, small, labels)), mask, labels)
                 buffer = BytesIO()
                 sheet.save(buffer, format="JPEG", quality=90)
-                write_bytes(self._overlay(name), buffer.getvalue())
+                write_bytes(self.path(name, OVERLAYS), buffer.getvalue())
             if self.gallery:
                 write_thumbnails(self.output, name, canvas, small, labels)
         if probabilities is not None:
-            save_png(self._confidence(name), PIL.Image.fromarray(probabilities.confidence))
-            if probabilities.every is not None:
-                with whole_file(self._every(name)) as part, part.open("wb") as file:
+            save_png(self.path(name, CONFIDENCE), PIL.Image.fromarray(probabilities.confidence))
+            if self.probabilities == "all":
+                with whole_file(self.path(name, PROBABILITIES)) as part, part.open("wb") as file:
                     np.savez_compressed(file, probabilities=probabilities.every)
         counts = np.bincount(mask.ravel())
         entry.pixels = {index: int(counts[index]) for index in np.flatnonzero(counts).tolist()}
         return entry
-
-    def _overlay(self, name: str) -> Path:
-        return self.output / OVERLAYS / f"{name}.jpg"
-
-    def _confidence(self, name: str) -> Path:
-        return self.output / CONFIDENCE / f"{name}.png"
-
-    def _every(self, name: str) -> Path:
-        return self.output / PROBABILITIES / f"{name}.npz"
