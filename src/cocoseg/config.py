@@ -284,7 +284,7 @@ class Config(Settings, kw_only=True):
         list[Literal["pth", "onnx", "torch_export"]], "model files to write at the end; pth is always written"
     ] = field(default_factory=lambda: ["pth"])
     export_resize: Annotated[
-        bool, "onnx and torch_export files resize images and predictions themselves, as predict.py does"
+        bool, "onnx and torch_export files resize images and predictions, as predict.py does"
     ] = False
 
     @property
@@ -332,7 +332,7 @@ class PredictConfig(Settings, kw_only=True):
     gallery: Annotated[bool, "gallery.html: all images to look through"] = True
     probabilities: Annotated[
         Literal["all"] | bool,
-        "true: confidence/, probability of the class in the mask; all: probabilities/ too, of all classes",
+        "true: confidence/, probability of the class in the mask; all: probabilities/, too",
         "true, false or all",
     ] = False
     coco_json: Annotated[bool, "coco_results.json: an encoded mask per image and class"] = False
