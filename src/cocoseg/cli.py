@@ -123,7 +123,7 @@ def _sentence(error: Exception, kind: type[Settings], folders: Sequence[Path]) -
         known = {other for other in presets if not other.startswith(f"{node}.")}
         known |= {f"{node}.{name}" for name in map(str, cause.parent_node) if name != "_target_"}
         hint = unknown_key(key, kind, known) if cause.parent_node else f"{key}: not there yet"
-        return f"{hint} (+{key}=… adds it)"
+        return hint if node == "trainer" else f"{hint} (+{key}=… adds it)"  # conf/ has all of Lightning's
     sentence = " ".join(str(error).partition("\nSee https://")[0].split())
     return f"{error.override}: {sentence}" if isinstance(error, OverrideParseException) else sentence
 
