@@ -25,11 +25,17 @@ from cocoseg.preparation.prepared_folder import prepared_sets
 from tiny import shapes_config
 
 
+@pytest.fixture(scope="module")
+def prepared(shapes_root, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cache") / "prepared"
+    prepare(shapes_config(shapes_root, folder))
+    return folder
+
+
 @pytest.fixture
-def folder(shapes_root, tmp_path):
+def folder(prepared, tmp_path):
     """A prepared folder of its own."""
-    prepare(shapes_config(shapes_root, tmp_path / "prepared"))
-    return tmp_path / "prepared"
+    return shutil.copytree(prepared, tmp_path / "prepared")
 
 
 def dataset(shapes_root, folder, size=(32, 48)) -> SegmentationDataset:

@@ -91,6 +91,7 @@ def test_efficientnet_lite_as_onnx_in_reasonable_time(tmp_path: Path) -> None:
     assert time.process_time() - start < 100
 
 
+@pytest.mark.slow
 def test_efficientnet_lite_as_torch_export(tmp_path: Path) -> None:
     module = deployed(trained_a_step("tf_efficientnet_lite0"))
     export_format("torch_export", module, tmp_path / "model")

@@ -104,6 +104,7 @@ def test_torch_export_takes_multiples(model: SegmentationModel, tmp_path: Path) 
         program(pixels(1, 30, 32))
 
 
+@pytest.mark.slow
 def test_torch_export_of_a_deep_network(tmp_path: Path) -> None:
     """Its sizes are multiples of 64, from 128 up."""
     network = {"_target_": "cocoseg.UNet", "num_classes": 3, "base_channels": 1, "depth": 6}
