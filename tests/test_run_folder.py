@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from cocoseg import files
 from cocoseg.errors import CocosegError
 from cocoseg.run_folder import FAILED, STOPPED, Console, MakeFolder, Outcome, open_folder, require_free
-from conftest import ROOT, run_here, run_program
+from conftest import ROOT, SMALL, run_here, run_program
 
 
 @pytest.fixture
@@ -262,10 +262,9 @@ def test_a_folder_that_is_named_is_used_again(named, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
-def test_a_refused_training_leaves_nothing_behind(tmp_path: Path, shapes_root: Path) -> None:
-    data = ("data=shapes", f"data.root={shapes_root}", f"data.prepared_dir={tmp_path / 'prepared'}")
+def test_a_refused_training_leaves_nothing_behind(tmp_path: Path) -> None:
     for wrong in ("trainer.precision=8-wrong", "model._target_=no.such.Net", "loss.x=3"):
-        done = run_here("train", *data, "run_dir=mine/run", f"++{wrong}", cwd=tmp_path)
+        done = run_here("train", *SMALL, "run_dir=mine/run", f"++{wrong}", cwd=tmp_path)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
         assert not (tmp_path / "mine").exists()
 

@@ -53,7 +53,6 @@ def test_the_file_describes_the_network_and_the_data(trained):
         "base_channels": 4,
         "depth": 2,
         "upsample": "transpose",
-        "standardize": False,
         "dropout": 0.0,
         "standardize": False,
     }
