@@ -9,6 +9,7 @@ The first text in an `Annotated` is the line of help. A second one says which va
 type does not say enough.
 """
 
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
@@ -41,6 +42,12 @@ GroupName = Annotated[str, Meta(pattern=r"^(?!background$).")]
 FolderName = Annotated[str, Meta(pattern=r"^\w[\w.+-]*(/\w[\w.+-]*)*$")]
 Node = dict[str, Any] | None  # untyped: a `_target_` and its arguments
 Text = str | None
+
+
+def as_pair(size: Sequence[int]) -> tuple[int, int]:
+    """Height and width, which settings and shapes hold in other sequences, as a pair."""
+    height, width = size
+    return height, width
 
 
 class Settings(Struct, forbid_unknown_fields=True, kw_only=True):

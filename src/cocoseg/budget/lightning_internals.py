@@ -43,6 +43,11 @@ def callbacks_of(trainer: L.Trainer) -> list[L.Callback]:
     return trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
 
 
+def log_interval(trainer: L.Trainer) -> int:
+    """Return `log_every_n_steps` of a trainer."""
+    return trainer.log_every_n_steps  # type: ignore[attr-defined]  # a connector sets it
+
+
 def ignore_sigterm(trainer: L.Trainer) -> None:
     """Keep several ranks from asking each other for SIGTERM before every step.
 

@@ -11,6 +11,7 @@ from cocoseg.budget.lightning_internals import (
     NEVER,
     batches_of_epoch,
     end_validation,
+    log_interval,
     validate_after_step,
 )
 from cocoseg.config import Config
@@ -99,7 +100,7 @@ class KeepBudget(L.Callback):
             trainer.should_stop = True
         if self.paced or stop:
             validate_after_step(trainer, due=bool(stop or validate))
-        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # a connector sets it
+        every = log_interval(trainer)
         if every and trainer.global_step % every == 0:
             self._log(trainer, pl_module, len(batch[0]))
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from cocoseg import distributed
-from cocoseg.config import AUTO, Config
+from cocoseg.config import AUTO, Config, as_pair
 from cocoseg.config_checks import convert
 from cocoseg.config_cross_checks import check
 from cocoseg.data.augment import Augment
@@ -52,11 +52,15 @@ class SegmentationDataModule(L.LightningDataModule):
 
     Attributes:
         train_set, val_set, augment: set by `setup`.
-        batch_size: images per training batch and device.
+        batch_size: images per training batch and device; 0 as long as `auto` has found none.
 
     Raises:
         CocosegError: a setting is wrong, or a file is not there.
     """
+
+    train_set: Split
+    val_set: Split
+    augment: Augment
 
     def __init__(
         self, config: Config | None = None, progress: Callable[[], float] = lambda: 1.0, **settings: Any
@@ -68,24 +72,22 @@ class SegmentationDataModule(L.LightningDataModule):
         self.progress = progress
         self.data = config.data
         self.cached = self.data.cache and self.data.own is None
-        size = tuple(self.data.cache_size or self.data.image_size)
+        size = as_pair(self.data.cache_size or self.data.image_size)
         self.extra = ExtraTransforms(config.augment.extra, size) if config.augment.extra else None
-        self.batch_size = config.data.batch_size
-        self.train_set: Split | None = None
-        self.val_set: Split | None = None
-        self.augment: Augment | None = None
+        self.batch_size = 0 if config.data.batch_size == AUTO else config.data.batch_size
+        self._is_set_up = False
 
     @property
     def labels(self) -> LabelMap:
         """The classes, background first. Before `setup` this prepares the data."""
-        if self.train_set is None:
+        if not self._is_set_up:
             self.prepare_data()
             self.setup("fit")
         return self.train_set.dataset.labels
 
     def prepare_data(self) -> None:
         """Make the masks and the decoded arrays where they are missing; once per machine."""
-        if self.train_set is not None or self.data.own is not None:
+        if self._is_set_up or self.data.own is not None:
             return
         if distributed.is_first_of_machine():
             prepare(self.config)
@@ -94,10 +96,11 @@ class SegmentationDataModule(L.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Open the prepared sets and build the augmentation."""
-        if self.train_set is not None:
+        if self._is_set_up:
             return
         self.train_set, self.val_set = open_splits(self.config, decode_once=self.cached)
-        self.augment = Augment(self.config.augment, tuple(self.data.image_size), self.config.seed)
+        self.augment = Augment(self.config.augment, as_pair(self.data.image_size), self.config.seed)
+        self._is_set_up = True
         log.info("training on %d images, validating on %d", len(self.train_set), len(self.val_set))
         if self.cached:  # else all masks would be read for it
             counts = self.train_set.class_counts(), self.val_set.class_counts()
@@ -109,7 +112,7 @@ class SegmentationDataModule(L.LightningDataModule):
 
     def describe(self, network: dict[str, Any], license: str | None = None) -> ModelSpec:
         """Describe a network that is trained on these data, see `ModelSpec`."""
-        images, size = self.train_set.dataset, tuple(self.data.image_size)
+        images, size = self.train_set.dataset, as_pair(self.data.image_size)
         return ModelSpec(network, self.labels, size, license, images.exif, images.bits)
 
     def write_training_images(self, run_dir: Path, earlier: Iterable[str | None]) -> None:
@@ -153,11 +156,11 @@ class SegmentationDataModule(L.LightningDataModule):
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], index: int) -> tuple[Tensor, Tensor]:
         """Convert bytes to the network's input on the device, and augment training images."""
         image, mask = batch
-        if self.trainer.training:
+        if self.trainer is not None and self.trainer.training:
             return self.augment(image, mask, self.progress())
         return normalize(image), mask.long()
 
-    def _loader(self, split: Split, **options: object) -> DataLoader[tuple[Tensor, Tensor]]:
+    def _loader(self, split: Split, **options: Any) -> DataLoader[tuple[Tensor, Tensor]]:
         workers = self._num_workers()
         return DataLoader(
             split,

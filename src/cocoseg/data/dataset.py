@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -177,6 +178,6 @@ class Split(Subset[tuple[Tensor, Tensor]]):
         return [self.dataset.pairs[index][0] for index in self.indices]
 
 
-def as_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def as_is(batch: Any) -> tuple[Tensor, Tensor]:
     """Collate nothing: the batch is one already, see `Split`."""
     return batch

@@ -64,7 +64,7 @@ class TransformedSplit(Split):
         super().__init__(split.dataset, split.indices)
         self.transforms, self.seed = transforms, seed
 
-    def __getitems__(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def __getitems__(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         image, mask = super().__getitems__([number % len(self) for number in numbers])
         return self.transforms(image, mask, [(self.seed, number) for number in numbers])
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cocoseg.cli import build
+from cocoseg.config import as_pair
 from cocoseg.data.dataset import SegmentationDataset, Split
 from cocoseg.errors import CocosegError, reason_of
 from cocoseg.labels import IGNORE_INDEX, Category, LabelMap
@@ -28,7 +29,7 @@ class OwnDataset(SegmentationDataset):
     exif = bits = _arrays = None
 
     def __init__(self, node: dict[str, Any], split: str, image_size: tuple[int, int]):
-        self.name, self.image_size = f"data: {node['_target_']}(split={split!r})", tuple(image_size)
+        self.name, self.image_size = f"data: {node['_target_']}(split={split!r})", image_size
         self.items = build(node, "data", split=split)
         classes = list(map(str, getattr(self.items, "classes", None) or ()))
         if classes[:1] != ["background"] or len(self.items) == 0:
@@ -68,7 +69,7 @@ def open_own_splits(node: dict[str, Any], train_size: list[int], val_size: list[
     Raises:
         CocosegError: as `OwnDataset`, or their classes differ.
     """
-    train, val = OwnDataset(node, "train", tuple(train_size)), OwnDataset(node, "val", tuple(val_size))
+    train, val = OwnDataset(node, "train", as_pair(train_size)), OwnDataset(node, "val", as_pair(val_size))
     if difference := train.labels.difference(val.labels):
         raise CocosegError(f"data: {node['_target_']}: the classes of train and val differ: {difference}")
     return Split(train), Split(val)

@@ -6,7 +6,7 @@ from itertools import pairwise
 import torch
 from torch.utils.data import Sampler
 
-from cocoseg.config import Config
+from cocoseg.config import Config, as_pair
 from cocoseg.data.dataset import SegmentationDataset, Split
 from cocoseg.data.own_dataset import open_own_splits
 from cocoseg.errors import CocosegError
@@ -29,8 +29,8 @@ def open_splits(config: Config, *, decode_once: bool, bits: int | None = None) -
     def open_set(
         prepared: PreparedSet, image_size: list[int], bits: int | None = bits
     ) -> SegmentationDataset:
-        height, width = image_size
-        dataset = SegmentationDataset(prepared.subset_file, prepared.image_dir, (height, width), bits)
+        size = as_pair(image_size)
+        dataset = SegmentationDataset(prepared.subset_file, prepared.image_dir, size, bits)
         if not is_current(prepared):
             raise CocosegError(
                 f"{prepared.folder}: another command has changed it since this one prepared it; name another "
@@ -91,8 +91,8 @@ class Shuffle(Sampler[int]):
         return self.count // self.processes
 
     def __iter__(self) -> Iterator[int]:
-        order = torch.randperm(self.count, generator=self._generator)
-        order = (order + self.count * self.epoch).tolist()
+        drawn = torch.randperm(self.count, generator=self._generator)
+        order: list[int] = (drawn + self.count * self.epoch).tolist()
         self.epoch += self.counts_epochs
         return iter(order[self.rank :: self.processes][: len(self)])
 

@@ -10,6 +10,7 @@ import PIL.Image
 import torch
 from torch import Tensor, nn
 
+from cocoseg.config import as_pair
 from cocoseg.images.exif import upright_by
 from cocoseg.inference.image_input import as_image_tensor
 from cocoseg.inference.predictor import Predictor
@@ -94,7 +95,7 @@ class SegmentationModel(nn.Module):
         pixels = as_image_tensor(image, upright=upright_by(self.exif), bits=self.bits)
         batch = pixels if pixels.ndim == 4 else pixels[None]
         predictor = Predictor(self, **options, probabilities="all" if probabilities else False)
-        pending = predictor.masks(predictor.resize(batch), [tuple(batch.shape[-2:])] * len(batch))
+        pending = predictor.masks(predictor.resize(batch), [as_pair(batch.shape[-2:])] * len(batch))
         results = [(one.mask().cpu().numpy(), one.probabilities) for one in pending]
         columns = [[mask for mask, _ in results], [found.every for _, found in results if found]]
         arrays = [np.stack(column) if pixels.ndim == 4 else column[0] for column in columns if column]

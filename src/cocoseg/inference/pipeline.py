@@ -7,7 +7,7 @@ import logging
 import math
 import os
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, groupby, islice
@@ -107,7 +107,7 @@ class _Images(Dataset[Decoded | str | int]):
 
 def predict_images(
     images: Sequence[ImageFile], predictor: Predictor, results: Results, batch_size: int, workers: int
-) -> Iterator[Entry | None]:
+) -> Generator[Entry | None, None, None]:
     """Predict images and write their results. What of their files is lost is a warning at the end.
 
     Args:

@@ -15,6 +15,7 @@ import msgspec
 import torch
 
 from cocoseg.config import AUTO, PredictConfig
+from cocoseg.config_cross_checks import check_checkpoint
 from cocoseg.durations import now
 from cocoseg.errors import CocosegError, IncompleteError
 from cocoseg.figures.gallery import FOLDER, Card, write_gallery
@@ -61,12 +62,13 @@ def predict_folder(config: PredictConfig, output: Path, *, begin: Callable[[], N
     start = now()
     # Pillow warns of large images before it refuses larger ones, and of odd metadata.
     warnings.filterwarnings("ignore", module="PIL")
-    images = find_images(config.input, output)
+    checkpoint = check_checkpoint(config.checkpoint)
+    images = find_images(str(config.input), output)
     predictor, precision = make_predictor(config)
     model = predictor.model
-    settings = {"scale": config.scale, "tile": config.tile, "flip": config.flip}
+    settings: dict[str, Any] = {"scale": config.scale, "tile": config.tile, "flip": config.flip}
     settings |= {"values": config.values, "precision": precision}
-    manifest = Manifest(output, _sha256(Path(config.checkpoint)), settings)
+    manifest = Manifest(output, _sha256(Path(checkpoint)), settings)
     manifest.require_distinct_results(images)
     images, ids = _number(images, config.annotations)
     encoding = MaskEncoding("palette", model.labels, PIXEL[config.values])
@@ -82,7 +84,7 @@ def predict_folder(config: PredictConfig, output: Path, *, begin: Callable[[], N
         if config.coco_json:
             _write_coco_results(done, ids, results)
         if config.gallery:
-            about = f"{len(done)} images by {from_here(config.checkpoint)}"
+            about = f"{len(done)} images by {from_here(checkpoint)}"
             entries = [(image.name, manifest.entries[image.result_name]) for image in done]
             cards = [Card(name, one.name, (one.height, one.width), one.pixels) for name, one in entries]
             write_gallery(output / PAGE, cards, model.labels, "Predictions", about)
@@ -107,14 +109,15 @@ def make_predictor(config: PredictConfig) -> tuple[Predictor, str]:
     options: dict[str, Any] = {
         key: getattr(config, key) for key in ("scale", "tile", "flip", "probabilities")
     }
-    if config.checkpoint.endswith(SUFFIX):
+    checkpoint = check_checkpoint(config.checkpoint)
+    if checkpoint.endswith(SUFFIX):
         if config.accelerator not in (AUTO, "cpu") or config.precision not in (AUTO, "32-true"):
             raise CocosegError(
                 "accelerator, precision: an ONNX file is run in float32 on the CPU; leave them out"
             )
-        return OnnxPredictor(OnnxModel(config.checkpoint), **options), "32-true"
+        return OnnxPredictor(OnnxModel(checkpoint), **options), "32-true"
     device, precision = resolve_device(config.accelerator, config.precision)
-    model = load_model(config.checkpoint, config.network).to(device, memory_format=torch.channels_last)
+    model = load_model(checkpoint, config.network).to(device).to(memory_format=torch.channels_last)
     return Predictor(model, **options, autocast=DTYPES[precision]), precision
 
 

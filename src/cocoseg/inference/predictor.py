@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from cocoseg.config import AUTO
+from cocoseg.config import AUTO, as_pair
 from cocoseg.config_cross_checks import check_prediction
 from cocoseg.inference.probabilities import Probabilities
 from cocoseg.inference.tiling import Size, choose_tile, spans
@@ -34,7 +34,7 @@ class InputResize:
 
     def __call__(self, image: Tensor) -> Tensor:
         """Resize images (B, 3, h, w) uint8 RGB: (B, 3, H, W) uint8."""
-        return resize_images(image, self.size(tuple(image.shape[-2:])))
+        return resize_images(image, self.size(as_pair(image.shape[-2:])))
 
     def size(self, own: Size) -> Size:
         """Height and width of the input for an image of this height and width."""
@@ -105,7 +105,7 @@ class Predictor:
     ):
         check_prediction(scale, tile)
         self.model = model
-        self.resize = InputResize(tuple(model.image_size), scale)
+        self.resize = InputResize(as_pair(model.image_size), scale)
         self.tile = tile
         self.flip = flip
         self.autocast = autocast
@@ -113,7 +113,7 @@ class Predictor:
 
     def __call__(self, image: Tensor) -> Tensor:
         """Predict class indices of images (B, 3, h, w) uint8 RGB: (B, h, w) uint8, on the model's device."""
-        pending = self.masks(self.resize(image), [tuple(image.shape[-2:])] * len(image))
+        pending = self.masks(self.resize(image), [as_pair(image.shape[-2:])] * len(image))
         return torch.stack([one.mask() for one in pending])
 
     @torch.inference_mode()
@@ -130,7 +130,7 @@ class Predictor:
         Raises:
             CocosegError: there are too many probabilities, see `Probabilities`.
         """
-        tile = self._tile_size(tuple(image.shape[-2:]))
+        tile = self._tile_size(as_pair(image.shape[-2:]))
         if tile is not None:
             yield from (self._predict_tiles(one, tile, own) for one, own in zip(image, owns, strict=True))
             return
@@ -149,11 +149,11 @@ class Predictor:
 
     def _tile_size(self, size: Size) -> Size | None:
         """Height and width of tiles, or None for an input of this size in one piece."""
-        if self.tile is None or self.tile is False:
+        if self.tile is None or isinstance(self.tile, bool):
             return None
-        if self.tile == AUTO:
-            return choose_tile(size, tuple(self.model.image_size))
-        tile = tuple(self.tile)
+        if isinstance(self.tile, str):
+            return choose_tile(size, as_pair(self.model.image_size))
+        tile = as_pair(self.tile)
         return None if tile[0] >= size[0] and tile[1] >= size[1] else tile
 
     def _predict_tiles(self, image: Tensor, tile: Size, own: Size) -> Pending:

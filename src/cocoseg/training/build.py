@@ -13,7 +13,7 @@ from cocoseg import distributed
 from cocoseg.budget.open_run import Run
 from cocoseg.budget.pacing import trainer_settings
 from cocoseg.cli import build
-from cocoseg.config import AUTO, Config
+from cocoseg.config import Config
 from cocoseg.config_checks import parameters_of
 from cocoseg.data.class_balance import class_weights
 from cocoseg.data.datamodule import SegmentationDataModule
@@ -62,18 +62,17 @@ def build_module(config: Config, run: Run, data: SegmentationDataModule, start: 
         CocosegError: the checkpoint to resume has another network, other labels or other groups of weights.
     """
     network = arguments_of(config.model, len(data.labels))
-    is_resumed = isinstance(start, dict)
-    net = build(without_weights(network) if is_resumed else network, "model")
+    net = build(without_weights(network) if isinstance(start, dict) else network, "model")
     net = net.to(memory_format=torch.channels_last)
-    license = start["spec"].license if is_resumed else None
+    license = start["spec"].license if isinstance(start, dict) else None
     if isinstance(start, Pretrained):
         start.load_into(net, data.labels)
         license = start.license
     optimizer = optimizer_of(config, net, resolve_precision(trainer_settings(config, run.budget)))
     spec = data.describe(network, license)
     module = SegmentationModule(net, loss=build_loss(config, run, data), optimizer=optimizer, spec=spec)
-    if is_resumed:
-        spec.require_same(start["spec"], where=run.checkpoint)
+    if isinstance(start, dict):
+        spec.require_same(start["spec"], where=str(run.checkpoint))
         try:
             for state in start["optimizer_states"]:
                 module.configure_optimizers().load_state_dict(state)
@@ -93,11 +92,11 @@ def build_trainer(config: Config, run: Run, callbacks: list[L.Callback]) -> L.Tr
     """
     settings = resolve_precision(trainer_settings(config, run.budget))
     plugins = [build(node, "trainer.plugins") for node in settings.pop("plugins", None) or []]
-    is_simple = config.trainer.get("profiler") == "simple"
+    if config.trainer.get("profiler") == "simple":
+        settings["profiler"] = ShortProfiler()
     return build(
         settings,
         "trainer",
-        **({"profiler": ShortProfiler()} if is_simple else {}),
         default_root_dir=run.folder,
         callbacks=callbacks,
         plugins=[*plugins, WholeCheckpointIO(run.budget)],
@@ -107,7 +106,7 @@ def build_trainer(config: Config, run: Run, callbacks: list[L.Callback]) -> L.Tr
 
 def build_loggers(nodes: dict[str, Any], folder: Path) -> list[Logger]:
     """Build the loggers, or raise CocosegError; the run folder is their `save_dir` where they take one."""
-    wandb = sys.modules.get("wandb")
+    wandb: Any = sys.modules.get("wandb")
     if getattr(wandb, "run", None):  # of an earlier job of this process: it would go on
         wandb.finish()
     loggers = []
@@ -141,13 +140,13 @@ def try_out(trainer: L.Trainer, module: SegmentationModule, data: SegmentationDa
     Raises:
         CocosegError: the network does not return logits, or the loss no scalar.
     """
-    probe_loss(module.loss, data.config.loss["_target_"], len(data.labels))
+    probe_loss(module.loss, (data.config.loss or {})["_target_"], len(data.labels))
     if not is_own(data.config.model):
-        images = 2 if data.batch_size == AUTO else min(data.batch_size, 2)  # two are enough
+        images = min(data.batch_size or 2, 2)  # two are enough
         module.to(trainer.strategy.root_device)
         shape = images, *module.spec.image_size
         probe(module.net, module.spec.network["_target_"], shape, len(data.labels))
-    if data.batch_size == AUTO:
+    if not data.batch_size:
         data.batch_size = largest_batch(module, len(data.train_set), trainer)
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch import loggers
@@ -86,10 +87,11 @@ class EventFile(FileWriter):
 class _Writer(SummaryWriter):
     def _get_file_writer(self) -> FileWriter:
         """Open a file where none is open. SummaryWriter of torch 2.11 has no public way in."""
-        if self.file_writer is None:
-            self.file_writer = EventFile(self.log_dir, self.flush_secs)
-            self.all_writers = {self.file_writer.get_logdir(): self.file_writer}
-        return self.file_writer
+        fields: Any = self  # which torch declares as None
+        if fields.file_writer is None:
+            fields.file_writer = EventFile(self.log_dir, self.flush_secs)
+            fields.all_writers = {fields.file_writer.get_logdir(): fields.file_writer}
+        return fields.file_writer
 
 
 class TensorBoardLogger(loggers.TensorBoardLogger):

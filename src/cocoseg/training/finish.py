@@ -4,19 +4,20 @@ import copy
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import lightning as L
 import torch
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
-from torch import Tensor
 
 from cocoseg.budget.budget import END, time_line
+from cocoseg.budget.lightning_internals import callbacks_of
 from cocoseg.budget.open_run import Run
 from cocoseg.budget.signals import StopOnSignal, find_callback
 from cocoseg.data.datamodule import SegmentationDataModule
+from cocoseg.data.dataset import Split
 from cocoseg.durations import now
 from cocoseg.errors import TrainingError, WriteError
 from cocoseg.figures.comparison import draw_sheet, spread
@@ -28,7 +29,7 @@ from cocoseg.networks.outputs import logits_of
 from cocoseg.run_folder import FAILED, FINISHED, METRICS, MODEL, PRUNED, STOPPED, Outcome
 from cocoseg.scores import Scores
 from cocoseg.sweeps.pruning import PruneTrial
-from cocoseg.training.checkpoints import AT_END, BestCheckpoint, LastCheckpoint
+from cocoseg.training.checkpoints import AT_END, BestCheckpoint, LastCheckpoint, disk_of
 from cocoseg.training.console import score_table
 from cocoseg.training.extra_formats import write_formats
 from cocoseg.training.module import SegmentationModule
@@ -70,7 +71,7 @@ class Exporter:
                 content = read_weights(checkpoint, mmap=True)
                 net.load_state_dict(content["state_dict"])
                 scores = Scores(**content["scores"]) if content["scores"] else None
-            save_model(self.run.folder / MODEL, net.state_dict(), spec, scores and scores.to_dict())
+            save_model(self.run.folder / MODEL, net.state_dict(), spec, scores.to_dict() if scores else None)
             write_sheet(self.run.folder / SHEET, net, self.data.val_set, spec.labels)
             if scores:
                 iou = dict(zip(spec.labels.unique_names, scores.iou, strict=True))
@@ -90,8 +91,8 @@ class Exporter:
             TrainingError: a full disk ended the run.
             WriteError: the model can't be written.
         """
-        stop = find_callback(trainer.callbacks, StopOnSignal)
-        failure = find_callback(trainer.callbacks, LastCheckpoint).failure
+        stop = find_callback(callbacks_of(trainer), StopOnSignal)
+        failure = find_callback(callbacks_of(trainer), LastCheckpoint).failure
         if trainer.is_global_zero:
             with stop.listening():
                 self._export_rest(trainer, stop, waits=stop.received is None and not failure)
@@ -106,7 +107,7 @@ class Exporter:
                 raise TrainingError(f"{failure}; free some space, then resume the run by resume=auto")
         if stop.received is not None:
             sys.exit(exit_code(stop.received))
-        return self.scores and self.scores.miou
+        return self.scores.miou if self.scores else None
 
     def _export_rest(self, trainer: L.Trainer, stop: StopOnSignal, *, waits: bool) -> None:
         """Export the best weights, where that has not been done.
@@ -118,8 +119,8 @@ class Exporter:
         Raises:
             WriteError: the model can't be written.
         """
-        best = find_callback(trainer.callbacks, BestCheckpoint)
-        disk = trainer.strategy.checkpoint_io
+        best = find_callback(callbacks_of(trainer), BestCheckpoint)
+        disk = disk_of(trainer)
         disk.retries.at_end = True
         patience = self.data.config.budget.checkpoint_every.total_seconds() if waits else 0.0
         give_up = now() + min(patience, self.run.budget.left() - END)
@@ -146,7 +147,7 @@ class Exporter:
             raise WriteError(disk.retries.reason)
 
     def _log_summary(self, trainer: L.Trainer, stop: StopOnSignal) -> None:
-        last = find_callback(trainer.callbacks, LastCheckpoint)
+        last = find_callback(callbacks_of(trainer), LastCheckpoint)
         if stop.received:
             resume = f"; to resume: ckpt_path={from_here(last.path)}" if last.step >= 0 else ""
             log.warning("%s: stopped at step %d%s", stop.received.name, trainer.global_step, resume)
@@ -166,18 +167,18 @@ class Exporter:
         log.info("predictions  %s (image | target | prediction | error)", shown / SHEET)
 
     def _write_outcome(self, trainer: L.Trainer, stop: StopOnSignal) -> None:
-        pruned = find_callback(trainer.callbacks, PruneTrial).reason
-        failure = find_callback(trainer.callbacks, LastCheckpoint).failure
+        pruned = find_callback(callbacks_of(trainer), PruneTrial).reason
+        failure = find_callback(callbacks_of(trainer), LastCheckpoint).failure
         state = STOPPED if stop.received else PRUNED if pruned else FAILED if failure else FINISHED
         reason = stop.received.name if stop.received else pruned or failure or self._ended_early(trainer)
-        miou = self.scores and self.scores.miou
+        miou = self.scores.miou if self.scores else None
         Outcome(state, reason, miou, *self._trained(trainer)).write(self.run.folder)
 
     def _ended_early(self, trainer: L.Trainer) -> str:
         """Say why early stopping ended the run; empty where time or steps did."""
         if not trainer.should_stop or self.run.budget.is_spent():
             return ""
-        reasons = (getattr(callback, "stopping_reason_message", None) for callback in trainer.callbacks)
+        reasons = (getattr(callback, "stopping_reason_message", None) for callback in callbacks_of(trainer))
         return next(filter(None, reasons), "").removesuffix(" Signaling Trainer to stop.")
 
     def _trained(self, trainer: L.Trainer) -> tuple[int, int]:
@@ -199,9 +200,7 @@ def dashboards(loggers: Iterable[Logger], folder: Path) -> Iterator[str]:
             yield str(from_here(Path(logger.log_dir)))
 
 
-def write_sheet(
-    path: Path, net: torch.nn.Module, pairs: Sequence[tuple[Tensor, Tensor]], labels: LabelMap
-) -> None:
+def write_sheet(path: Path, net: torch.nn.Module, pairs: Split, labels: LabelMap) -> None:
     """Predict some images from all over a data set and write them compared as PNG, the hardest first."""
     indices = spread(len(pairs), EXAMPLES)
     image, mask = (torch.stack(part) for part in zip(*(pairs[i] for i in indices), strict=True))

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from cocoseg.config import DataConfig
+from cocoseg.budget.lightning_internals import log_interval
+from cocoseg.config import DataConfig, as_pair
 from cocoseg.data.datamodule import SegmentationDataModule
 from cocoseg.errors import CocosegError
 from cocoseg.labels import LabelMap
@@ -109,7 +110,7 @@ class SegmentationModule(L.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Log the norm of all gradients, before they are clipped, and the most GPU memory in use so far."""
-        every = self.trainer.log_every_n_steps
+        every = log_interval(self.trainer)
         if not every or (self.trainer.global_step + 1) % every:
             return
         gradients = [weight.grad for weight in self.parameters() if weight.grad is not None]
@@ -203,4 +204,4 @@ def _spec_of(net: nn.Module, labels: LabelMap | None) -> ModelSpec:
             f"SegmentationModule: a network of {channels} classes for {len(labels)} labels, background "
             "included; build it with num_classes=len(data.labels)"
         )
-    return ModelSpec(network, labels, tuple(DataConfig().image_size))
+    return ModelSpec(network, labels, as_pair(DataConfig().image_size))

@@ -60,7 +60,7 @@ def train(config: Config, run: Run) -> float | None:
     if has_no_time_left(run):
         return exporter.finish(trainer)
     open_loggers(trainer)
-    data.write_training_images(run.folder, (run.checkpoint, config.model.get("weights")))
+    data.write_training_images(run.folder, (run.checkpoint, (config.model or {}).get("weights")))
     with explain_batch_errors(data, trainer, run), stop_on_signal(callbacks):
         # weights_only is the safe mode of torch.load: optimizer and loops are restored, too.
         trainer.fit(module, data, ckpt_path=run.checkpoint, weights_only=True)
@@ -82,6 +82,6 @@ def has_no_time_left(run: Run) -> bool:
     budget = run.budget
     if run.checkpoint is None or not distributed.agree(budget.is_spent())[0]:
         return False
-    used, limit = clock(budget.used()), clock(budget.limit)
+    used, limit = clock(budget.used()), clock(budget.limit or 0)
     log.warning("%s of %s are used: nothing left to train; %s", used, limit, budget.how_to_add_time())
     return True

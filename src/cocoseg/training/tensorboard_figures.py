@@ -66,7 +66,8 @@ def add_figure(logger: Logger, tag: str, figure: PIL.Image.Image, step: int) -> 
     elif isinstance(logger, MLFlowLogger):
         logger.experiment.log_image(logger.run_id, pixels, key=tag, step=step)
     else:
-        logger.log_image(tag, [pixels], step=step)
+        other: Any = logger
+        other.log_image(tag, [pixels], step=step)
 
 
 def event_file(logger: TensorBoardLogger) -> FileWriter:
@@ -132,8 +133,9 @@ class Figures(L.Callback):
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._wanted, self._examples, self._index = [], [], 0
         is_shown = any(map(takes_figures, trainer.loggers))
+        loader: Any = trainer.val_dataloaders  # a single one
         if is_shown and not trainer.sanity_checking:
-            batches = islice(trainer.val_dataloaders.batch_sampler, int(sum(trainer.num_val_batches)))
+            batches = islice(loader.batch_sampler, int(sum(trainer.num_val_batches)))
             self._wanted = spread(sum(map(len, batches)), EXAMPLES)
 
     def on_validation_batch_end(
@@ -146,12 +148,13 @@ class Figures(L.Callback):
         self._index += len(image)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: SegmentationModule) -> None:
-        if not self._wanted or not self._is_due(trainer):
+        scores, matrix = pl_module.scores, pl_module.matrix
+        if not self._wanted or scores is None or matrix is None or not self._is_due(trainer):
             return
         self.next_step = math.ceil(trainer.global_step * RARER)
-        matrix, labels = pl_module.matrix.numpy(), pl_module.spec.labels
+        labels = pl_module.spec.labels
         try:
-            self._write(figures(matrix, pl_module.scores, labels, self._examples), trainer)
+            self._write(figures(matrix.numpy(), scores, labels, self._examples), trainer)
         except Exception as error:  # whatever it is, a training of hours is worth more
             log.warning("figures for the loggers: %r; training goes on without them", error, exc_info=True)
 

@@ -40,11 +40,13 @@ class HyperparameterRow(L.Callback):
             board.log_metrics(self.best, trainer.global_step)  # a resumed run has them already
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: SegmentationModule) -> None:
-        is_best = pl_module.scores is not None and pl_module.scores.miou > self.best.get(MIOU, -1.0)
-        # A part of the validation set counts only as long as there is no more, as for the exported model.
-        if trainer.sanity_checking or not is_best or (pl_module.scores_are_partial and self.best):
+        scores = pl_module.scores
+        if scores is None or trainer.sanity_checking or not scores.miou > self.best.get(MIOU, -1.0):
             return
-        self.best = {MIOU: pl_module.scores.miou, LOSS: trainer.callback_metrics["val/loss"].item()}
+        # A part of the validation set counts only as long as there is no more, as for the exported model.
+        if pl_module.scores_are_partial and self.best:
+            return
+        self.best = {MIOU: scores.miou, LOSS: trainer.callback_metrics["val/loss"].item()}
         if board := tensorboard_of(trainer):
             board.log_metrics(self.best, trainer.global_step)
 
