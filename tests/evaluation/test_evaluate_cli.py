@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from conftest import SMALL, run_program
+from conftest import SMALL, run_here, run_program
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_a_model_alone_is_scored_on_what_its_training_held_out(trained: SimpleNa
 
 
 def assert_refused(overrides: tuple[str, ...], message: str, cwd: Path) -> None:
-    done = run_program("evaluate", *overrides, cwd=cwd)
+    done = run_here("evaluate", *overrides, cwd=cwd)
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {message}")
     assert done.stderr.count("\n") == 1

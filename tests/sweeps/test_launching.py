@@ -75,11 +75,17 @@ def test_gpus_are_shared(play, monkeypatch: pytest.MonkeyPatch, gpus: str, count
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no affinity on this system")
-def test_cores_are_divided(play, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    "threads",
+    [
+        "len(os.sched_getaffinity(0))",
+        pytest.param("__import__('torch').get_num_threads()", marks=pytest.mark.slow),
+    ],
+)
+def test_cores_are_divided(play, monkeypatch: pytest.MonkeyPatch, threads: str):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     count = len(os.sched_getaffinity(0))
-    program = "time.sleep(0.3); import torch; print(torch.get_num_threads(), *os.sched_getaffinity(0))"
-    jobs = play(program, 2, count)
+    jobs = play(f"time.sleep(0.3); print({threads}, *os.sched_getaffinity(0))", 2, count)
     assert [said(job)[0] for job in jobs] == ["1", "1"]
     if count > 1:
         assert said(jobs[0])[1:] != said(jobs[1])[1:]
