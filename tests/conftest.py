@@ -45,18 +45,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs a GPU")
 
 
-# Fixtures of modules that take seconds.
-SHARED = {"trained", "scored", "sweep", "undisturbed"}
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Send the tests that share such a fixture to one process: `--dist loadgroup` of pytest-xdist."""
-    for item in items:
-        if SHARED.intersection(item.fixturenames):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-
-
 @pytest.fixture(scope="session")
 def shapes_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built-in data set, 24 images: `images/` and `annotations/instances.json`. Not to be changed."""
