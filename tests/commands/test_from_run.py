@@ -195,6 +195,12 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path, content: str | No
         composed(f"from_run={tmp_path}")
 
 
+def test_the_folder_of_a_sweep_is_not_that_of_a_run(tmp_path: Path):
+    write_run(tmp_path / "0")
+    with pytest.raises(CocosegError, match=rf"name one of its runs, as in from_run={tmp_path}/0$"):
+        composed(f"from_run={tmp_path}")
+
+
 # ---- as a user
 
 
