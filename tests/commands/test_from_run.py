@@ -1,5 +1,6 @@
 """`from_run`: the settings of an earlier run, from a file that may be anybody's."""
 
+import functools
 import re
 import shlex
 from pathlib import Path
@@ -26,10 +27,15 @@ def composed(*overrides: str) -> DictConfig:
         return compose("train", list(overrides))
 
 
+@functools.cache
+def resolved(*overrides: str) -> dict[str, Any]:
+    return OmegaConf.to_container(composed(*overrides), resolve=True)
+
+
 def write_run(folder: Path, *overrides: str, **more: Any) -> Path:
     """The folder of a run with these settings."""
     folder.mkdir()
-    settings = OmegaConf.to_container(composed(*overrides), resolve=True) | more
+    settings = resolved(*overrides) | more
     (folder / "config.yaml").write_text(f"program: train\n{yaml.safe_dump(settings)}")
     return folder
 

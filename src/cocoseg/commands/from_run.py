@@ -110,9 +110,7 @@ def _take_settings(config: DictConfig, folder: Path, typed: Mapping[str, Overrid
     settings = read_settings(path) if path.is_file() else None
     if settings is None or settings.pop("program", "train") != "train":
         runs = sorted(folder.glob(f"*/{CONFIG}"))
-        hint = (
-            f"; name one of its runs, as in {KEY}={runs[0].parent}" if runs else f", which holds a {CONFIG}"
-        )
+        hint = f"; name one of its runs, as in {KEY}={runs[0].parent}" if runs else f": it has no {CONFIG}"
         raise CocosegError(f"{KEY}: {folder} is not the folder of a training{hint}")
     settings = {key: value for key, value in settings.items() if key not in typed}  # other groups are typed
     withheld: dict[str, str] = {}
