@@ -1,6 +1,7 @@
 """Weights to begin with. Nothing is fetched: what the hub would send is drawn here."""
 
 import logging
+import re
 from pathlib import Path
 
 import huggingface_hub
@@ -97,6 +98,28 @@ def test_weights_of_the_hub(name, monkeypatch, tmp_path, caplog):
 
 
 def test_weights_by_the_names_of_those_who_trained_them(monkeypatch, tmp_path):
+    """timm's own loader knows how the authors of EdgeNeXt named its layers."""
+    name = "edgenext_xx_small.in1k"
+    torch.manual_seed(1)
+    whole = timm.create_model(name).state_dict()
+    theirs = {}
+    for key, value in whole.items():
+        key = re.sub(r"stages\.(\d)\.downsample\.", r"downsample_layers.\1.", key)
+        key = re.sub(r"stages\.(\d)\.blocks\.", r"stages.\1.", key)
+        key = re.sub(r"^stem\.", "downsample_layers.0.", key)
+        key = key.replace("conv_dw", "dwconv").replace("mlp.fc", "pwconv")
+        theirs[key.replace("head.fc.", "head.").replace("head.norm.", "norm.")] = value
+    cached(monkeypatch, tmp_path / "model.safetensors", theirs)
+
+    net = loaded({**RESNET, "encoder": name}, resnet_unet(encoder=name), weights="default")
+
+    for key in ("stem.0.weight", "stages{}3.downsample.1.weight", "stages{}2.blocks.1.mlp.fc2.weight"):
+        own = key.format("_").replace("stem.", "stem_")
+        assert torch.equal(net.encoder.state_dict()[own], whole[key.format(".")])
+
+
+@pytest.mark.slow
+def test_weights_by_names_in_another_order(monkeypatch, tmp_path):
     """timm's own loader knows how Microsoft named Swin Transformers' layers."""
     name = "swin_tiny_patch4_window7_224.ms_in1k"
     torch.manual_seed(1)
