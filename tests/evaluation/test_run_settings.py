@@ -125,7 +125,8 @@ def test_images_without_annotations(tmp_path: Path, overrides: tuple[str, ...], 
     assert config.data.subset.keep_empty is keeps
 
 
-def test_drawn_shapes_of_a_run(tmp_path: Path) -> None:
+def test_drawn_shapes_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # a demo may have drawn others in the checkout
     config = evaluation_of(write_run(tmp_path / "run", "data=shapes", "data.shapes.images=12"))
     assert config.data.shapes.images == 12
 
