@@ -437,7 +437,7 @@ def test_the_same_command_begins_goes_on_and_says_when_the_time_is_up(tmp_path: 
     before = json.loads((tmp_path / "run/outcome.json").read_bytes())
     over = run_program(*command, cwd=tmp_path)  # without max_time: that of the run holds
     assert over.returncode == 0, over.stderr
-    assert "of 30.0 s are used: nothing left to train; budget.extend adds time" in over.stdout
+    assert "of 30.0 s are used: nothing left to train; budget.extend=1h adds an hour" in over.stdout
     assert json.loads((tmp_path / "run/outcome.json").read_bytes()) == before
     assert f"trained      {before['epochs']} epochs, {trained} steps" in over.stdout
     assert steps(tmp_path / "run") == trained

@@ -136,7 +136,7 @@ def test_durations_are_explained():
         convert({"budget": {"extend": 3600}}, Config)
     assert str(raised.value) == (
         "budget.extend is the number 3600 (YAML reads an unquoted 6:00:00 as 21600); "
-        "write 10m, 6h, 1h30m, 1d or hours:minutes:seconds, as in budget.extend=6h"
+        "write 10m, 6h, 1h30m, 1d or 01:30:00, as in budget.extend=6h"
     )
 
 

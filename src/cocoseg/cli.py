@@ -237,7 +237,7 @@ def build(node: Any, key: str, *positional: Any, kind: type = object, **named: A
     except InstantiationException as error:
         cause = " ".join(str(error.__cause__ or error).split())
         if cause.startswith("Error loading"):
-            parameters_of(node["_target_"], key)  # its own sentence is shorter
+            parameters_of(node["_target_"], key)  # raises a shorter message than Hydra's
         unknown = re.search(r"unexpected keyword argument '(\w+)'", cause)
         if unknown and unknown[1] in node:
             require_argument(unknown[1], node["_target_"], key)

@@ -86,7 +86,7 @@ def check_prediction(scale: Any, tile: Any) -> None:
     checked = convert({"scale": scale, "tile": False if tile is None else tile}, PredictConfig).tile
     fits = checked is not True
     if isinstance(checked, list):
-        # Converted, 512 became a pair, and 512.0 whole.
+        # `convert` makes a pair of 512 and an integer of 512.0, which are no tiles: so look at `tile` itself.
         fits = not isinstance(tile, int) and all(isinstance(side, Integral) for side in tile)
     if not fits:
         raise CocosegError(f"tile is {shown(tile)}; it must be {declarations(PredictConfig)['tile'].allowed}")
@@ -140,7 +140,7 @@ def _check_places(data: DataConfig) -> None:
     keys, advice = ["val_images", "val_annotations"], ""
     if data.shapes is None:
         keys += ["images", "annotations"]
-        # Without an address of annotations the data are surely the user's own, at a folder of theirs perhaps.
+        # Without annotations_url nothing can be fetched: the data are the user's own.
         if data.root is not None and data.annotations_url is not None:
             advice = f"; {how_to_fetch(data)}"
             if data.download is None and not data.fetches:

@@ -18,7 +18,7 @@ _RANGE = r"(?P<minutes>[0-5]?\d):(?P<seconds>[0-5]?\d)"
 CLOCKS = (rf"(?P<days>\d+):(?P<hours>[01]?\d|2[0-3]):{_RANGE}", rf"(?P<hours>\d+):{_RANGE}")
 _UNITS = ("days", "hours", "minutes", "seconds")
 LETTERS = "".join(rf"(?:(?P<{unit}>\d+(?:\.\d+)?){unit[0]})?" for unit in _UNITS)
-WRITE = "10m, 6h, 1h30m, 1d or hours:minutes:seconds"  # for messages
+FORMS = "10m, 6h, 1h30m, 1d or 01:30:00"  # of a duration, for messages
 SLURM = "slurm"  # as trainer.max_time or budget.until: the end of the Slurm job
 SLURM_END = "SLURM_JOB_END_TIME"  # environment variable of a Slurm job: its end in seconds since 1970
 MOMENTS = ("%H:%M", "%Y-%m-%d %H:%M")
@@ -63,7 +63,7 @@ def parse_duration(value: Any, *, key: str) -> Duration | None:
     """
     if value is None or isinstance(value, Duration):
         return value
-    how = f"write {WRITE}, as in {key}=6h"
+    how = f"write {FORMS}, as in {key}=6h"
     if isinstance(value, int | float):
         raise CocosegError(f"{key} is the number {value} (YAML reads an unquoted 6:00:00 as 21600); {how}")
     try:

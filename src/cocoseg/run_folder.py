@@ -261,7 +261,7 @@ def _make(config: DictConfig, place: str, key: str) -> None:
 
 
 def make_folder(config: DictConfig, place: str, key: str) -> Callable[[], None]:
-    """Make the folder that a key of Hydra's names; returns what removes it where it is still empty.
+    """Make the folder that a key of Hydra names. Returns a function that removes it if it is still empty.
 
     Args:
         place: that key.

@@ -129,6 +129,11 @@ def leave_group(worker: int) -> None:
         os.setpgid(0, 0)
 
 
+def in_main_thread() -> bool:
+    """Tell whether this is the main thread, which alone may set signal handlers."""
+    return threading.current_thread() is threading.main_thread()
+
+
 @contextmanager
 def stop_in_order(*numbers: signal.Signals) -> Iterator[None]:
     """Let these signals unwind the stack, so that worker processes and unfinished files are cleared away.
@@ -139,7 +144,7 @@ def stop_in_order(*numbers: signal.Signals) -> Iterator[None]:
     Args:
         numbers: SIGINT, which raises KeyboardInterrupt, and others, which raise SystemExit.
     """
-    if threading.current_thread() is not threading.main_thread():  # only it may set handlers
+    if not in_main_thread():
         yield
         return
     before = {number: signal.getsignal(number) for number in numbers}

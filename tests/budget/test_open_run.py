@@ -163,6 +163,16 @@ def test_a_run_that_slurm_alone_limits_is_resumed(tmp_path: Path, slurm, typed: 
     assert elsewhere.limit == 3600
 
 
+def test_a_checkpoint_that_used_more_leaves_the_deadline_where_it_is(tmp_path: Path, slurm) -> None:
+    slurm(1000)
+    budget = opened(settings("slurm"), tmp_path)
+    budget.resume({**budget.to_dict(), "used": 5000.0})
+    assert budget.left() == pytest.approx(1000, abs=1)
+    other = Budget(None)
+    other.follow(budget.to_dict(), budget.deadline)
+    assert other.left() == pytest.approx(1000, abs=1)
+
+
 def test_other_ranks_follow_the_limit_that_holds(tmp_path: Path, slurm) -> None:
     slurm(1000)
     zero, other = opened(settings("1h", budget=BudgetConfig(until="slurm")), tmp_path), Budget(None)
@@ -173,7 +183,9 @@ def test_other_ranks_follow_the_limit_that_holds(tmp_path: Path, slurm) -> None:
 @pytest.mark.parametrize("seconds", [0, -100_000])
 def test_a_deadline_that_has_passed(tmp_path: Path, slurm, seconds: int) -> None:
     slurm(seconds)
-    with pytest.raises(CocosegError, match=r"no checkpoint to export; budget\.until or the Slurm job allows"):
+    with pytest.raises(
+        CocosegError, match=r"no checkpoint to export; budget\.until or the end of the Slurm job"
+    ):
         opened(settings("slurm"), tmp_path)
     last = make_run(tmp_path / "run")
     budget = opened(settings("slurm", ckpt_path=str(last)), tmp_path / "run")

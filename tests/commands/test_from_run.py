@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 import cocoseg.cli  # noqa: F401  registers resolvers
 from cocoseg.commands.from_run import HARMLESS
 from cocoseg.errors import CocosegError
+from cocoseg.evaluation.training_settings import keep_places
 from conftest import ROOT, SMALL, run_here
 
 OLD_RUN = Path(__file__).parents[1] / "fixtures" / "run_0.1.0"
@@ -149,6 +150,12 @@ def test_what_is_typed_again_is_called(tmp_path: Path, typed: tuple[str, ...]):
     run = write_run(tmp_path / "run", callbacks={"a": {"_target_": "my.Own", "b": 2}})
     config = composed(f"from_run={run}", *typed)
     assert config.callbacks in ({"a": {"_target_": "my.Own", "b": 2}}, {})
+
+
+def test_a_run_without_annotation_file_has_no_prepared_folder():
+    config = composed("data=custom", "data.prepared_dir=/a")  # as with a data set of one's own
+    keep_places(config, [])
+    assert config.data.prepared_dir is None
 
 
 def test_the_presets_can_be_taken_from_a_run():

@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -118,7 +119,7 @@ def test_all_ways_give_the_same_mask(folder: Path, size: tuple[int, int]) -> Non
 
 @pytest.mark.slow
 def test_all_ways_give_the_same_mask_of_a_network(folder: Path) -> None:
-    """Which torch writes, with the resizes outside and inside."""
+    """Files that torch writes, with the resizes outside and inside."""
     net = tiny_unet().eval()
     with torch.no_grad():
         net.head.weight *= 30
@@ -196,6 +197,7 @@ def test_what_a_file_that_resizes_cant_do(folder: Path, settings: dict[str, Any]
         ({"labels": "{}"}, "Object missing required field `classes`.*"),
         ({"image_size": "[0, 9999999]"}, "Expected `int` >= 1.*"),
         ({"labels": json.dumps(LabelMap(LABELS.classes[:2]).to_dict())}, "3 classes with 2 labels"),
+        ({"license": json.dumps("x" * 2**20)}, "its metadata are too large"),
     ],
     ids=str,
 )
@@ -209,6 +211,13 @@ def test_what_is_no_such_file_is_one_line(folder: Path, changes: dict[str, str] 
     with pytest.raises(CocosegError) as told:
         OnnxModel(str(path)).logits(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
     assert re.fullmatch(rf".*{message}", str(told.value))
+
+
+def test_a_class_beyond_the_labels_is_refused(folder: Path) -> None:
+    model = OnnxModel("segmentation_model.onnx")
+    model._session = SimpleNamespace(run=lambda *_: [np.full((1, 4, 4), 255, np.uint8)])
+    with pytest.raises(CocosegError, match="256 classes with 3 labels"):
+        model.logits(torch.zeros(1, 3, 4, 4, dtype=torch.uint8))
 
 
 def test_onnxruntime_may_be_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -284,7 +284,7 @@ def test_coco_on_larger_images(digits: int, reach: float) -> None:
 
 
 def test_coco_of_far_points() -> None:
-    """Of 1,000 far points pycocotools takes 4 GB at once, and of some more it writes beyond its memory."""
+    """For 1,000 far points pycocotools takes 4 GB; for a few more it writes beyond its memory."""
     rng = random.Random(0)
     polygon = [round(rng.uniform(-1e5, 1e5), 1) for _ in range(1000)]
     drawn = draw(instance([polygon[:20]]), height=40, width=60, rasterizer="coco")

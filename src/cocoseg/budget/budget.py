@@ -22,7 +22,7 @@ FORMATS_LIMIT = 0.1  # share of the limit: the most that is kept for them
 KINDS = ("starting", "loading", "computing", "validating", "saving")
 PARTS = ("step", "validation", "figures", "checkpoint", "export")
 
-_began: float | None = STARTED  # of the next job, where it began before its budget is opened
+_began: float | None = STARTED  # start of the next job; None: when its budget is opened
 
 
 @dataclass
@@ -57,18 +57,14 @@ class Budget:
     def __post_init__(self) -> None:
         self._charged_until = self.began
         self.run_limit = self.limit
+        self.deadline: float | None = None  # seconds since 1970
 
     def end_by(self, moment: float | None) -> None:
         """End this attempt at a moment, in seconds since 1970, where the limit does not end it before."""
+        self.deadline = moment
         if moment is not None:
             ends = max(0.0, self.used() + moment - time.time())
-            self.limit = ends if self.limit is None else min(self.limit, ends)
-
-    def how_to_add_time(self) -> str:
-        """Advice where the time is used up."""
-        if self.limit != self.run_limit:
-            return "budget.until or the Slurm job allows no more now"
-        return "budget.extend adds time"
+            self.limit = ends if self.run_limit is None else min(self.run_limit, ends)
 
     def used(self) -> float:
         """Seconds used so far, earlier attempts included."""
@@ -184,12 +180,20 @@ class Budget:
         self.spent = {kind: float(ledger["spent"][kind]) for kind in KINDS}
         # Earlier versions expected other parts.
         self.expected = {part: float(ledger["expected"].get(part, 0.0)) for part in PARTS}
+        self.end_by(self.deadline)  # more is used now
 
-    def follow(self, ledger: dict[str, Any]) -> None:
-        """Take over the clock of rank zero: its `to_dict` of now."""
-        self.limit = ledger["ends"]
+    def follow(self, ledger: dict[str, Any], deadline: float | None = None) -> None:
+        """Take over the clock of rank zero: its `to_dict` of now, and its deadline."""
+        self.limit, self.run_limit, self.deadline = ledger["ends"], ledger["limit"], deadline
         self.began = self._charged_until = now()
         self.resume(ledger)
+
+
+def how_to_add_time(budget: Budget) -> str:
+    """Advice where the time is used up."""
+    if budget.limit != budget.run_limit:
+        return "budget.until or the end of the Slurm job leaves no more time; start it again with a later end"
+    return "budget.extend=1h adds an hour"
 
 
 def start_clock() -> None:
@@ -199,7 +203,7 @@ def start_clock() -> None:
 
 
 def open_budget(limit: float | None, *, writes_formats: bool = False) -> Budget:
-    """Start the clock of a job, unless `start_clock` has, or for the first one the start of the process."""
+    """Open the budget of a job. It counts from `start_clock`; the first one else from the process's start."""
     global _began
     began, _began = _began or now(), None
     return Budget(limit, began=began, writes_formats=writes_formats)
@@ -207,6 +211,11 @@ def open_budget(limit: float | None, *, writes_formats: bool = False) -> Budget:
 
 def time_line(budget: Budget) -> str:
     """Describe the time used, by what it was spent on, in one line."""
-    limit = "" if budget.limit is None else f" of {clock(budget.limit)}"
     spent = ", ".join(f"{kind} {clock(seconds)}" for kind, seconds in budget.spent.items())
-    return f"{clock(budget.used())}{limit}: {spent}"
+    return f"{elapsed(budget)}: {spent}"
+
+
+def elapsed(budget: Budget) -> str:
+    """Describe the time used, and its limit."""
+    limit = "" if budget.limit is None else f" of {clock(budget.limit)}"
+    return f"{clock(budget.used())}{limit}"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from cocoseg.budget.budget import Budget, open_budget
+from cocoseg.budget.budget import Budget, how_to_add_time, open_budget
 from cocoseg.budget.ledger import keep_ledger, read_ledger
 from cocoseg.cli import refuse_several_in
 from cocoseg.config import Config
@@ -60,7 +60,7 @@ def open_run(cfg: DictConfig, config: Config) -> Iterator[Run]:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if not is_rank_zero(config.trainer):
         with as_worker_rank():
-            yield Run(current_folder())
+            yield Run(current_folder(), command=command())
     resumes = config.ckpt_path is not None or config.resume is not None
     with open_folder(cfg, "train", key="run_dir", overwrite=resumes) as folder:
         remove_parts(folder.path / CHECKPOINTS)
@@ -117,7 +117,7 @@ def resume_budget(config: Config, run_dir: Path, *, limit_is_typed: bool) -> tup
     if budget.is_spent() and checkpoint is None:
         raise CocosegError(
             f"{from_here(run_dir)}: {clock(budget.used())} of {clock(budget.limit or 0)} are used, and there "
-            f"is no checkpoint to export; {budget.how_to_add_time()}"
+            f"is no checkpoint to export; {how_to_add_time(budget)}"
         )
     return budget, checkpoint
 

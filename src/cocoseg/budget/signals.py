@@ -10,7 +10,7 @@ import lightning as L
 
 from cocoseg.budget.lightning_internals import ignore_sigterm
 from cocoseg.distributed import largest
-from cocoseg.workers import SIGNALS
+from cocoseg.workers import SIGNALS, in_main_thread
 
 Kind = TypeVar("Kind", bound=L.Callback)
 
@@ -48,9 +48,10 @@ class StopOnSignal(L.Callback):
     def listening(self) -> Iterator[None]:
         """Answer signals within the block, and end it quietly if one has come.
 
-        After the first signal the system's own answer holds, in later blocks too.
+        After the first signal the system's own answer holds, in later blocks too. Python allows handlers in
+        its main thread alone: in another one none is set.
         """
-        if self.received is not None:
+        if self.received is not None or not in_main_thread():
             yield
             return
         before = {number: signal.signal(number, self._note) for number in SIGNALS}
@@ -68,7 +69,8 @@ class StopOnSignal(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Lightning has set a handler of SIGTERM of its own.
         ignore_sigterm(trainer)
-        signal.signal(signal.SIGTERM, self._note if self.received is None else signal.SIG_DFL)
+        if in_main_thread():
+            signal.signal(signal.SIGTERM, self._note if self.received is None else signal.SIG_DFL)
 
     on_validation_start = on_train_start
 

@@ -1,4 +1,4 @@
-"""`cocoseg.train`: the run of train.py within a Python process, a notebook say."""
+"""`cocoseg.train`: a training as by train.py, inside a Python process such as a notebook."""
 
 import logging
 import sys

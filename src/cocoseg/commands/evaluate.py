@@ -27,7 +27,9 @@ from cocoseg.run_folder import open_folder
 def main(cfg: DictConfig) -> None:
     check_checkpoint(cfg.checkpoint)
     if cfg.from_run is not None:
-        raise CocosegError("from_run: the settings are those of the run that checkpoint is of; leave it out")
+        raise CocosegError(
+            "from_run: the settings come from the run that made the checkpoint; leave from_run out"
+        )
     keys = list(map(key_of, command().overrides))
     cfg = as_trained(cfg, keys)
     config = resolve_config(cfg, EvaluateConfig)

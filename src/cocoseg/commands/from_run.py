@@ -119,7 +119,7 @@ def _take_settings(config: DictConfig, folder: Path, typed: Mapping[str, Overrid
         for key in STAYING:
             group, _, name = key.rpartition(".")
             node = settings.get(group, {}) if group else settings
-            if not group or node.get(name) is not None:  # nothing is no place
+            if not group or node.get(name) is not None:  # a null names no place, so it is taken over
                 node.pop(name, None)
         if "data.root" in typed and "data" in settings:
             settings["data"] |= move_paths(settings["data"], str(_first_value(typed["data.root"])))
@@ -146,7 +146,11 @@ def _withhold(value: Any, key: str, withheld: dict[str, str]) -> None:
                 withheld[key] = str(one)
                 value[name] = None
             elif PLACE.fullmatch(str(name)) and key != "data":
-                log.warning("%s.%s: no file may choose a place to write to; to be typed again", key, name)
+                log.warning(
+                    "%s.%s: no file may choose a place to write to, so it is null; type it if it is needed",
+                    key,
+                    name,
+                )
                 value[name] = None
             else:
                 _withhold(one, f"{key}.{name}", withheld)

@@ -5,7 +5,7 @@
   python train.py -m optimizer.lr=1e-4,3e-4,1e-3 data=shapes trainer.max_epochs=5     # three runs
 
 trainer.max_time (10m, 6h, 1d, 01:30:00; null: no limit) counts from the start to the last file.
-Any line below can be set on the command line. Where it says "=unet", say, other files of
+Any line below can be set on the command line. Where it says "model=unet", other files of
 conf/model/ can be chosen, and model._target_=my.package.Net names a class of your own.
 """
 

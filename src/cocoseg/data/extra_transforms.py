@@ -58,7 +58,7 @@ class ExtraTransforms:
 
 
 class TransformedSplit(Split):
-    """A split whose images are transformed; position + len * epoch numbers each for its random draws."""
+    """A split whose images are transformed. The seed of an image is `position + len(self) * epoch`."""
 
     def __init__(self, split: Split, transforms: ExtraTransforms, seed: int):
         super().__init__(split.dataset, split.indices)
@@ -70,7 +70,7 @@ class TransformedSplit(Split):
 
 
 def _build(node: Any) -> Any:
-    """Build a transform, and those among its arguments. What torchvision's fill of a mask is ignored."""
+    """Build a transform, and those among its arguments. Filled pixels of masks are ignored (255)."""
     if isinstance(node, list):
         return list(map(_build, node))
     if not isinstance(node, dict):

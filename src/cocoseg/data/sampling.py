@@ -76,7 +76,7 @@ class Shuffle(Sampler[int]):
     indices; the rest of an epoch is left out. torch's RandomSampler draws once more at the end of an epoch,
     which a loader with workers reads and one without does not, and a loader draws seeds for its workers.
 
-    With `counts_epochs` an index has `count` added for each epoch before.
+    With `counts_epochs` the indices of epoch e, from 0, are increased by `e * count`.
     """
 
     def __init__(

@@ -97,7 +97,8 @@ def keep_places(config: DictConfig, keys: Collection[str]) -> None:
                 f"data.root: the shapes that the model was trained on are not in {root} any more; name a "
                 "folder to draw them in, as in data.root=shapes_of_the_training"
             )
-    if "data.prepared_dir" not in keys and not is_prepared(settings):
+    has_files = settings.data.images is not None and settings.data.annotations is not None
+    if "data.prepared_dir" not in keys and not (has_files and is_prepared(settings)):
         config.data.prepared_dir = None
 
 
@@ -137,7 +138,7 @@ def read_settings(path: Path, keys: Collection[str] | None = None) -> dict[str, 
         if not isinstance(content, dict) or not {"data", "masks", "seed"} <= content.keys():
             return None
         settings = {key: value for key, value in content.items() if keys is None or key in keys}
-        if "${" in str(settings):  # it was resolved when it was written; no file may look around here
+        if "${" in str(settings):  # a run writes none: it could read the environment
             raise ValueError("it holds an interpolation")
         if not all(isinstance(settings[key], dict) for key in ("data", "masks")):
             raise ValueError("data and masks must be mappings")

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,8 +14,10 @@ from cocoseg.inference.predictor import Pending, Predictor
 from cocoseg.inference.tiling import Size
 from cocoseg.networks.pixels import resize_masks
 from cocoseg.networks.spec import FIELDS, ModelSpec
+from cocoseg.networks.untrusted import require_plain
 
 SUFFIX = ".onnx"
+MOST_METADATA = 2**20  # characters of a value
 
 
 class OnnxModel:
@@ -40,7 +43,10 @@ class OnnxModel:
         with self._explain_errors():
             self._session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
             metadata = self._session.get_modelmeta().custom_metadata_map
+            if max(map(len, metadata.values()), default=0) > MOST_METADATA:
+                raise ValueError("its metadata are too large")
             content = {key: json.loads(text) for key, text in metadata.items() if key in FIELDS}
+            require_plain(content)
             spec = ModelSpec.from_dict({**content, "network": {}})
             self.resizes: bool = json.loads(metadata.get("resize", "false"))
             self.gives_scores = not self.resizes and self._session.get_outputs()[0].name == "logits"
@@ -51,7 +57,10 @@ class OnnxModel:
         """Output for images (B, 3, H, W) uint8: logits (B, C, H, W) float32, or classes (B, H, W) uint8."""
         with self._explain_errors():
             (found,) = self._session.run(None, {"image": image.permute(0, 2, 3, 1).numpy()})
-            count = found.shape[1] if found.ndim == 4 else found.max() + 1
+            is_scores = found.ndim == 4 and found.dtype == np.float32
+            if not is_scores and (found.ndim != 3 or found.dtype != np.uint8):
+                raise ValueError(f"it gives {found.dtype} {found.shape}")
+            count = found.shape[1] if is_scores else int(found.max()) + 1
             if count > len(self.labels):
                 raise ValueError(f"{count} classes with {len(self.labels)} labels")
         return torch.from_numpy(found)

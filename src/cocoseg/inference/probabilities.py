@@ -62,7 +62,7 @@ class Probabilities:
 
 
 def require_room(size: Size, classes: int, prefix: str = "") -> None:
-    """Raises CocosegError where the probabilities of all classes of an image would take more than LIMIT."""
+    """Raise CocosegError where the probabilities of all classes of an image would take more than LIMIT."""
     total = 2 * classes * size[0] * size[1]
     if total > LIMIT:
         raise CocosegError(
@@ -73,7 +73,7 @@ def require_room(size: Size, classes: int, prefix: str = "") -> None:
 
 
 def _as_half(values: Tensor, won: Tensor) -> np.ndarray:
-    """Round probabilities (h, w, C) to float16, by which the class of the mask (h, w) stays the highest."""
+    """Round probabilities (h, w, C) to float16 so that the class in the mask (h, w) keeps the highest one."""
     half = values.half()
     half_won = won.cpu().numpy()
     is_lost = half.float().argmax(-1).to(torch.uint8).cpu().numpy() != half_won

@@ -18,7 +18,7 @@ from cocoseg.networks.old_files import rename_target
 # Keys beside the arguments of built-in networks, see pretrained.py, with their defaults.
 OF_TRAINING = {"weights": None, "weights_part": "all"}
 # Those of the default preset: where a custom network is put in its place, they stand beside it unchanged.
-OF_PRESET = {
+UNET_PRESET = {
     **OF_TRAINING,
     **{"base_channels": 64, "depth": 4, "upsample": "transpose", "dropout": 0.0, "standardize": False},
 }
@@ -44,7 +44,7 @@ def arguments_of(model: Any, classes: int | None = None) -> dict[str, Any]:
     network = rename_target(model)
     name = network["_target_"]
     parameters = parameters_of(name, "model")
-    for key, default in OF_PRESET.items():
+    for key, default in UNET_PRESET.items():
         is_left = network.get(key) == default or (is_own(model) and key in OF_TRAINING)
         if key not in parameters and is_left:
             network.pop(key, None)

@@ -76,7 +76,9 @@ def conclude(sweep_dir: Path, rows: list[dict[str, Any]]) -> None:
     write_csv(sweep_dir / TABLE, rows)
     print(f"\n{as_text(rows)}\n\nleaderboard  {from_here(sweep_dir / TABLE)}", flush=True)
     best = sweep_dir / rows[0]["job"]
-    if rows[0]["miou"] is not None and (best / CONFIG).is_file():  # not, if its name is no printable one
+    if (
+        rows[0]["miou"] is not None and (best / CONFIG).is_file()
+    ):  # missing where the folder's name can't be printed
         print(f"train it longer: {command_to_train_longer(best)}", flush=True)
 
 

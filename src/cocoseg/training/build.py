@@ -26,7 +26,7 @@ from cocoseg.overrides import key_of
 from cocoseg.training.batch_size import largest_batch
 from cocoseg.training.checkpoints import WholeCheckpointIO
 from cocoseg.training.console import ShortProfiler
-from cocoseg.training.losses import OF_PRESETS, probe_loss
+from cocoseg.training.losses import LOSS_PRESETS, probe_loss
 from cocoseg.training.module import SegmentationModule
 from cocoseg.training.optimizer import optimizer_of, with_fused
 
@@ -161,7 +161,7 @@ def build_loss(config: Config, run: Run, data: SegmentationDataModule | None = N
     node = dict(config.loss or {})
     if not str(node.get("_target_")).startswith("cocoseg."):
         typed = set(map(key_of, run.command.overrides))
-        preset = {key for key, value in OF_PRESETS.items() if node.get(key) == value}
+        preset = {key for key, value in LOSS_PRESETS.items() if node.get(key) == value}
         node = {key: value for key, value in node.items() if key not in preset or f"loss.{key}" in typed}
     rule = node.get("class_weights")
     if isinstance(rule, str):

@@ -57,7 +57,7 @@ def build_callbacks(
         callbacks += [ValidationLines(budget), Figures(budget), Diagnostics(budget)]
         has_bar = any(isinstance(callback, ProgressBar) for callback in own)
         if config.trainer.get("enable_progress_bar") is not False and not has_bar:
-            # What `tee` or `2>` copies into a file is lines.
+            # A bar needs a terminal on both: `tee` and `2>` write files, which get lines.
             on_terminal = sys.stdout.isatty() and sys.stderr.isatty()
             callbacks.append(BarProgress(budget) if on_terminal else LineProgress(budget))
     return callbacks

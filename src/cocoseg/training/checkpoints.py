@@ -33,7 +33,7 @@ FIRST_RETRY, RETRY, AT_END = 10.0, 60.0, 1.0
 
 
 class Retries:
-    """When to try again to write what a full disk refused, and since when nothing could be written.
+    """Times of the next tries to write what a full disk refused, and of the first failure.
 
     Attributes:
         at: time of the next try.

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.profilers import SimpleProfiler
 from tqdm import tqdm
 
-from cocoseg.budget.budget import Budget
+from cocoseg.budget.budget import Budget, elapsed
 from cocoseg.budget.lightning_internals import batches_of_epoch
 from cocoseg.durations import clock, now
 from cocoseg.labels import LabelMap
@@ -46,12 +46,6 @@ def quiet_lightning() -> None:
         "`ModelCheckpoint.*could not find the monitored key",  # the run ended before the first validation
     ):
         warnings.filterwarnings("ignore", message=message)
-
-
-def elapsed(budget: Budget) -> str:
-    """Describe the time used, and its limit."""
-    limit = "" if budget.limit is None else f" of {clock(budget.limit)}"
-    return f"{clock(budget.used())}{limit}"
 
 
 def epoch(trainer: L.Trainer, budget: Budget) -> str:

@@ -11,7 +11,7 @@ from cocoseg.errors import CocosegError, reason_of
 from cocoseg.labels import IGNORE_INDEX
 
 # Keys of conf/loss/*.yaml and their values there.
-OF_PRESETS = {"label_smoothing": 0.0, "class_weights": "none", "dice": 1.0}
+LOSS_PRESETS = {"label_smoothing": 0.0, "class_weights": "none", "dice": 1.0}
 
 
 class CrossEntropyLoss(nn.Module):

@@ -5,6 +5,7 @@ import logging
 from lightning import seed_everything
 
 from cocoseg import distributed
+from cocoseg.budget.budget import how_to_add_time
 from cocoseg.budget.open_run import Run
 from cocoseg.budget.signals import stop_on_signal
 from cocoseg.config import Config
@@ -72,9 +73,10 @@ def train(config: Config, run: Run) -> float | None:
 def join_ranks(config: Config, run: Run) -> None:
     """Connect the ranks of a training on several devices; all take rank zero's clock and checkpoint."""
     distributed.join_ranks(config.trainer)
-    run.checkpoint, ledger = distributed.broadcast((run.checkpoint, run.budget.to_dict()))
+    clock_of_zero = run.budget.to_dict(), run.budget.deadline
+    run.checkpoint, clock_of_zero = distributed.broadcast((run.checkpoint, clock_of_zero))
     if distributed.rank() > 0:
-        run.budget.follow(ledger)
+        run.budget.follow(*clock_of_zero)
 
 
 def has_no_time_left(run: Run) -> bool:
@@ -83,5 +85,5 @@ def has_no_time_left(run: Run) -> bool:
     if run.checkpoint is None or not distributed.agree(budget.is_spent())[0]:
         return False
     used, limit = clock(budget.used()), clock(budget.limit or 0)
-    log.warning("%s of %s are used: nothing left to train; %s", used, limit, budget.how_to_add_time())
+    log.warning("%s of %s are used: nothing left to train; %s", used, limit, how_to_add_time(budget))
     return True
