@@ -1,13 +1,17 @@
 """Parts of a user's own, as docs/extending.md shows them; mistakes in them show before the data are read."""
 
 import csv
+import errno
 import inspect
 import json
+import os
 import re
 import sys
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import lightning as L
 import numpy as np
@@ -16,6 +20,7 @@ import pytest
 import torch
 import yaml
 from hydra import compose, initialize_config_dir
+from lightning.pytorch.loggers import WandbLogger
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
@@ -28,7 +33,7 @@ from cocoseg.data.own_dataset import open_own_splits
 from cocoseg.errors import CocosegError
 from cocoseg.inference.model import load_model
 from cocoseg.overrides import Command
-from cocoseg.training.build import build_loggers, build_loss
+from cocoseg.training.build import build_loggers, build_loss, open_loggers
 from cocoseg.training.event_file import CSVLogger
 from cocoseg.training.finish import dashboards
 from cocoseg.training.losses import CrossEntropyLoss, probe_loss
@@ -361,6 +366,90 @@ def test_a_table_on_a_full_disk_waits(tmp_path, monkeypatch, caplog):
     logger.save()
     rows = list(csv.DictReader((tmp_path / "csv" / "version_0" / "metrics.csv").open()))
     assert [row["a"] for row in rows] == ["1.0", "2.0"]
+
+
+@pytest.mark.parametrize("place", [(csv.DictWriter, "writerows"), (Path, "replace")], ids=["rows", "file"])
+def test_a_table_keeps_its_rows_when_a_new_column_meets_a_full_disk(place, tmp_path, monkeypatch):
+    logger, path = CSVLogger(tmp_path, name="csv"), tmp_path / "csv" / "version_0" / "metrics.csv"
+    logger.log_metrics({"b": 1.0}, 0)
+    logger.save()
+    earlier = path.read_text()
+    logger.log_metrics({"a": 2.0, "b": 3.0}, 1)
+    with monkeypatch.context() as patch:
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        patch.setattr(*place, Mock(side_effect=full))
+        logger.save()
+    assert path.read_text() == earlier
+    logger.log_metrics({"b": 4.0}, 2)
+    logger.save()
+    logger.log_metrics({"b": 5.0}, 3)
+    logger.save()
+    assert path.read_text().split() == ["a,b,step", ",1.0,0", "2.0,3.0,1", ",4.0,2", ",5.0,3"]
+    assert list(path.parent.iterdir()) == [path]
+
+
+class BegunRun:
+    """A stand-in for a run of Weights & Biases, which need not be installed."""
+
+    def __init__(self):
+        self.exit_codes = []
+
+    def finish(self, exit_code: int) -> None:
+        self.exit_codes.append(exit_code)
+        sys.modules["wandb"].run = None
+
+
+class Wandb(WandbLogger):
+    """Goes on with the run of the process, or begins one, as its base class does."""
+
+    def __init__(self):
+        self.run = None
+
+    @property
+    def experiment(self) -> BegunRun:
+        wandb = sys.modules["wandb"]
+        self.run = self.run or wandb.run or BegunRun()
+        wandb.run = self.run
+        return self.run
+
+
+@pytest.fixture
+def wandb(monkeypatch) -> SimpleNamespace:
+    module = SimpleNamespace(run=None, finish=Mock())
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    return module
+
+
+def test_a_run_of_weights_and_biases_that_training_began_is_finished_once(wandb):
+    for error, code in ((None, 0), (ValueError("NaN"), 1), (SystemExit(143), 1)):
+        trainer = SimpleNamespace(loggers=[Wandb(), Wandb()], is_global_zero=True)
+        with suppress(ValueError, SystemExit), open_loggers(trainer):
+            run = wandb.run
+            assert run.exit_codes == []
+            if error:
+                raise error
+        assert run.exit_codes == [code]
+        assert wandb.run is None
+
+
+def test_a_logger_that_can_not_begin_leaves_no_run_of_another_open(wandb):
+    class Fails(CSVLogger):
+        experiment = property(lambda self: 1 / 0)
+
+    first = Wandb()
+    trainer = SimpleNamespace(loggers=[first, Fails("x")], is_global_zero=True)
+    with pytest.raises(CocosegError, match="Fails can't begin"), open_loggers(trainer):
+        pass
+    assert first.run.exit_codes == [1]
+
+
+def test_a_run_of_weights_and_biases_that_the_user_began_goes_on(wandb, tmp_path):
+    users = wandb.run = BegunRun()
+    build_loggers({}, tmp_path)
+    with open_loggers(SimpleNamespace(loggers=[Wandb()], is_global_zero=True)):
+        assert wandb.run is users
+    assert (users.exit_codes, wandb.run) == ([], users)
+    wandb.finish.assert_not_called()
 
 
 # ---- data

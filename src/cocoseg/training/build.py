@@ -1,12 +1,16 @@
 """Network, loss and trainer, as a configuration names them."""
 
+import logging
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from torch import nn
 
 from cocoseg import distributed
@@ -29,6 +33,8 @@ from cocoseg.training.console import ShortProfiler
 from cocoseg.training.losses import LOSS_PRESETS, probe_loss
 from cocoseg.training.module import SegmentationModule
 from cocoseg.training.optimizer import optimizer_of, with_fused
+
+log = logging.getLogger(__name__)
 
 Start = dict[str, Any] | Pretrained | None  # the checkpoint that is resumed, or weights to begin with
 
@@ -106,9 +112,6 @@ def build_trainer(config: Config, run: Run, callbacks: list[L.Callback]) -> L.Tr
 
 def build_loggers(nodes: dict[str, Any], folder: Path) -> list[Logger]:
     """Build the loggers, or raise CocosegError; the run folder is their `save_dir` where they take one."""
-    wandb: Any = sys.modules.get("wandb")
-    if getattr(wandb, "run", None):  # of an earlier job of this process: it would go on
-        wandb.finish()
     loggers = []
     for name, node in {"": nodes}.items() if "_target_" in nodes else nodes.items():
         key = f"logger.{name}".rstrip(".")
@@ -118,13 +121,32 @@ def build_loggers(nodes: dict[str, Any], folder: Path) -> list[Logger]:
     return loggers
 
 
-def open_loggers(trainer: L.Trainer) -> None:
-    """Open files and services of the loggers as `fit` would, or raise CocosegError."""
-    for logger in trainer.loggers:
-        try:
-            getattr(logger, "experiment", None)
-        except Exception as error:  # a key that is missing, a service out of reach
-            raise CocosegError(f"logger: {type(logger).__name__} can't begin: {reason_of(error)}") from error
+@contextmanager
+def open_loggers(trainer: L.Trainer) -> Iterator[None]:
+    """Open files and services of the loggers as `fit` would, or raise CocosegError.
+
+    At the end of the block, runs of Weights & Biases that began here are finished: the next job of a sweep
+    would go on with them. A run that the user began before goes on.
+    """
+    with ExitStack() as begun:
+        for logger in trainer.loggers:
+            earlier = getattr(sys.modules.get("wandb"), "run", None)
+            try:
+                experiment = getattr(logger, "experiment", None)
+            except Exception as error:  # a key that is missing, a service out of reach
+                name = type(logger).__name__
+                raise CocosegError(f"logger: {name} can't begin: {reason_of(error)}") from error
+            if trainer.is_global_zero and isinstance(logger, WandbLogger) and experiment is not earlier:
+                begun.push(partial(_finish, experiment))
+        yield
+
+
+def _finish(experiment: Any, error: type[BaseException] | None, *_: Any) -> None:
+    """Finish a run of Weights & Biases, as failed where an error ended the training."""
+    try:
+        experiment.finish(exit_code=int(error is not None))
+    except Exception as failure:
+        log.warning("Weights & Biases can't finish its run (%s)", reason_of(failure))
 
 
 def try_settings(config: Config, run: Run) -> None:

@@ -7,6 +7,7 @@ every later event raises that error.
 import io
 import logging
 import os
+import shutil
 import socket
 import time
 from collections.abc import Mapping
@@ -22,6 +23,8 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import FileWriter, SummaryWriter
 
 from cocoseg.durations import now
+from cocoseg.errors import WriteError
+from cocoseg.files import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -125,11 +128,31 @@ class CSVLogger(loggers.CSVLogger):
 
     fails = False
 
+    @rank_zero_only
     def save(self) -> None:
-        """Write what waits, or say once that it can't be written."""
+        """Write what waits, or leave the file as it was and say once that it can't be written."""
         try:
-            super().save()
-        except OSError as error:
+            if self.experiment.metrics:
+                self._save_whole()
+            self.fails = False
+        except (OSError, WriteError) as error:
             if not self.fails:
-                log.warning("metrics.csv can't be written now (%s); training goes on", error.strerror)
+                reason = getattr(error.__cause__ or error, "strerror", error)
+                log.warning("metrics.csv can't be written now (%s); training goes on", reason)
             self.fails = True
+
+    def _save_whole(self) -> None:
+        """Let Lightning write to a copy that replaces the file: it empties the file for a new column."""
+        table = self.experiment
+        path, rows, keys = Path(table.metrics_file_path), table.metrics, list(table.metrics_keys)
+        try:
+            with whole_file(path) as copy:
+                if path.exists():
+                    shutil.copyfile(path, copy)
+                table.metrics_file_path = str(copy)
+                table.save()
+        except BaseException:
+            table.metrics, table.metrics_keys = rows, keys
+            raise
+        finally:
+            table.metrics_file_path = str(path)

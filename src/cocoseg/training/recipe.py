@@ -60,14 +60,14 @@ def train(config: Config, run: Run) -> float | None:
     run.begin()  # all checks have passed: from here on the run folder is written to
     if has_no_time_left(run):
         return exporter.finish(trainer)
-    open_loggers(trainer)
-    data.write_training_images(run.folder, (run.checkpoint, (config.model or {}).get("weights")))
-    with explain_batch_errors(data, trainer, run), stop_on_signal(callbacks):
-        # weights_only is the safe mode of torch.load: optimizer and loops are restored, too.
-        trainer.fit(module, data, ckpt_path=run.checkpoint, weights_only=True)
-        if module.scores is None:  # a limit in steps can end before the first validation
-            trainer.validate(module, data, verbose=False)
-    return exporter.finish(trainer)
+    with open_loggers(trainer):
+        data.write_training_images(run.folder, (run.checkpoint, (config.model or {}).get("weights")))
+        with explain_batch_errors(data, trainer, run), stop_on_signal(callbacks):
+            # weights_only is the safe mode of torch.load: optimizer and loops are restored, too.
+            trainer.fit(module, data, ckpt_path=run.checkpoint, weights_only=True)
+            if module.scores is None:  # a limit in steps can end before the first validation
+                trainer.validate(module, data, verbose=False)
+        return exporter.finish(trainer)
 
 
 def join_ranks(config: Config, run: Run) -> None:
