@@ -24,7 +24,7 @@ from cocoseg.run_folder import CONFIG, LEDGER, METRICS, OUTCOME, RUNNING, STOPPE
 TABLE = "leaderboard.csv"
 ALIVE = 15.0  # seconds since a file was last written, after which a run counts as killed
 MAX_REASON = 60  # characters that are printed
-ADDED_BY_SWEEP = ("sweep.", "trainer.max_time")  # keys of a trial that are not of its point
+ADDED_BY_SWEEP = ("sweep.", "trainer.max_time", "budget.until")  # keys of a trial that are not of its point
 HEADINGS = {"miou": "mIoU", "seconds": "time", "reason": ""}  # where they differ from the keys
 FORMATS = {"miou": "{:.3f}".format, "seconds": clock}
 
