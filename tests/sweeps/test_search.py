@@ -109,12 +109,18 @@ def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Played:
 
 
 def run(
-    played: Played, *arguments: str, parallel: int = 1, max_time: Any = "00:06:00:00", **settings: Any
+    played: Played,
+    *arguments: str,
+    parallel: int = 1,
+    max_time: Any = "00:06:00:00",
+    until: str | None = None,
+    **settings: Any,
 ) -> int:
     """Sweep the learning rate, unless an argument has a space of its own."""
     typed = [item.split("=", 1)[1] for item in arguments if item.startswith("trainer.max_time=")]
     trainer = {"max_time": typed[0] if typed else max_time}
-    config = convert({"sweep": {"method": "random", **settings}, "trainer": trainer}, Config)
+    sweep = {"method": "random", **settings}
+    config = convert({"sweep": sweep, "trainer": trainer, "budget": {"until": until}}, Config)
     sweep = open_sweep(
         config,
         played.folder,
@@ -170,6 +176,20 @@ def test_a_sweep_ends_with_the_slurm_job(played: Played, monkeypatch: pytest.Mon
     run(played, "trainer.max_time=slurm", trials=3, pruner="none")
     assert played.limits[:3] == pytest.approx([63.0] * 3, abs=1)  # a third of 200 - END, less OVERHEAD
     assert read_ledger(played.folder / cocoseg.sweeps.search.LEDGER)["limit"] is None  # the sweep's own
+
+
+@pytest.mark.parametrize(("seconds_left", "limits"), [(1000, [60, 60, 60]), (140, [60, 60])])
+def test_trials_of_a_number_and_a_limit_end_by_a_moment(
+    played: Played, monkeypatch: pytest.MonkeyPatch, seconds_left: int, limits: list[float]
+):
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(round(time.time()) + seconds_left))
+    run(played, "trainer.max_time=1m", trials=3, until="slurm")
+    assert played.limits == limits
+
+
+def test_a_moment_that_comes_too_soon_is_named(played: Played):
+    with pytest.raises(CocosegError, match=r"^budget\.until or the Slurm job: 0\.0 s leave 0 s to each job"):
+        run(played, trials=3, until="2026-01-01 00:00")
 
 
 def test_the_number_of_trials_follows_from_their_time(played: Played):

@@ -6,6 +6,7 @@ further trials.
 
 import logging
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,7 @@ class Sweep:
         parallel: number of jobs side by side.
         budget: time of the whole sweep.
         limit: seconds of each trial; None: `trainer.max_time` as it is configured, or none.
+        buys_more: time that is left buys further trials, beyond `sweep.trials`.
         failed, succeeded: number of trials that this process has tried.
     """
 
@@ -57,6 +59,7 @@ class Sweep:
     parallel: int
     budget: Budget
     limit: float | None
+    buys_more: bool
     failed: int = 0
     succeeded: int = 0
 
@@ -94,14 +97,12 @@ class Sweep:
         Args:
             interrupted: trials of an earlier process; those that run now are taken out of it.
         """
-        # With a limit for the sweep as many trials as fit, but a grid has no further points.
-        buys_more = self.budget.limit is not None and self.settings.method != "grid"
         trials: list[Trial] = []
         while len(trials) < self.parallel:
             lacks = self.study.started() < (self.settings.trials or 0)
             if interrupted and self.fits(interrupted[0].used()):
                 trials.append(interrupted.pop(0))
-            elif (lacks or buys_more) and self.fits(0.0):
+            elif (lacks or self.buys_more) and self.fits(0.0):
                 trials.append(self.study.start_trial())
             else:
                 if not trials and (lacks or interrupted):
@@ -187,10 +188,12 @@ def open_sweep(
     total, max_time = budget.limit, in_seconds(config.time_limit)
     if not any(override.key_or_group == "trainer.max_time" for override in overrides):
         max_time = None  # a preset's
+    # Where trials have a number and a limit, budget.until only ends them. A grid has no further points.
+    buys_more = total is not None and settings.method != "grid" and None in (settings.trials, max_time)
+    in_all = total if settings.trials is None else settings.total_time
     if settings.method == "grid":
-        points = len(space.grid())
-        settings.trials = min(settings.trials or points, points)
-    elif (settings.trials is None) != (total is not None and max_time is not None):
+        settings.trials = min(settings.trials or sys.maxsize, len(space.grid()))
+    elif (settings.trials is None) != (in_all is not None and max_time is not None):
         raise CocosegError(
             "sweep.trials: give either it, or both sweep.total_time and trainer.max_time: it follows then"
         )
@@ -201,8 +204,9 @@ def open_sweep(
         rounds = 1 if max_time else math.ceil((settings.trials or 1) / parallel)  # those that must fit
         limit = math.floor(min(max_time or math.inf, (budget.left() - END) / rounds - OVERHEAD))
         if limit < SHORTEST and not (sweep_dir / JOURNAL).exists():
+            key = "sweep.total_time" if total == budget.run_limit else "budget.until or the Slurm job"
             raise CocosegError(
-                f"sweep.total_time: {clock(total)} leave {max(0, limit):.0f} s to each job; they need "
+                f"{key}: {clock(total)} leave {max(0, limit):.0f} s to each job; they need "
                 f"{SHORTEST:.0f} s at least: fewer trials, or more time"
             )
         limit = max(SHORTEST, limit)
@@ -212,4 +216,4 @@ def open_sweep(
     limit = study.fix_limit(limit)
     if config.ckpt_path is None:
         fixed.append("resume=auto")
-    return Sweep(settings, study, fixed, launch, parallel, budget, limit)
+    return Sweep(settings, study, fixed, launch, parallel, budget, limit, buys_more)
