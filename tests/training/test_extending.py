@@ -301,11 +301,12 @@ def test_our_losses_get_their_keys(tmp_path):
 def test_what_a_loss_must_return():
     probe_loss(CrossEntropyLoss(), "mine", 3)
     probe_loss(CrossEntropyLoss(class_weights=[1.0, 2.0, 3.0]), "mine", 3)
-    taken = r"logits \(2, 3, 4, 4\) float32 and mask \(2, 4, 4\) int64"
+    probe_loss(lambda logits, mask: nn.functional.avg_pool2d(logits, 11).mean(), "mine", 3)  # windows
+    taken = r"logits \(2, 3, 32, 32\) float32 and mask \(2, 32, 32\) int64"
     for loss, sentence in (
         (
             nn.CrossEntropyLoss(reduction="none"),
-            rf"^loss: mine returns \(2, 4, 4\) for {taken}; it must return a sc",
+            rf"^loss: mine returns \(2, 32, 32\) for {taken}; it must return a sc",
         ),
         (lambda logits, mask: 0.5, rf"^loss: mine returns a float for {taken}"),
         (CrossEntropyLoss(class_weights=[1.0, 2.0]), rf"^loss: mine fails on {taken}: "),
@@ -509,11 +510,12 @@ class Bad:
     """A data set with one item and one fault."""
 
     def __init__(self, split: str, fault: str):
-        names = {"no background": ["cat"], "no classes": None, "val": ["background", split]}
+        names = {"no background": ["cat"], "no classes": None, "val": ["background", split], "number": 3}
+        names["array"] = np.array(["background", "cat"])
         self.classes, self.fault = names.get(fault, ["background", "cat"]), fault
 
     def __len__(self) -> int:
-        return int(self.fault != "empty")
+        return len(iter(())) if self.fault == "iterable" else int(self.fault != "empty")
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         image, mask = torch.zeros(3, 4, 5, dtype=torch.uint8), torch.zeros(4, 5, dtype=torch.int64)
@@ -524,6 +526,7 @@ class Bad:
             "large": (image, mask + 2),
             "negative": (image, mask - 1),
             "alone": image,
+            "array": (image, mask + 3),
         }[self.fault]
 
 
@@ -543,6 +546,9 @@ ITEM = r"^data: test_extending\.Bad\(split='train'\): item 0 "
         ("large", rf"{ITEM}is image .* up to 2; .* class indices below 2 and 255"),
         ("negative", ITEM),
         ("alone", f"{ITEM}fails: "),
+        ("array", rf"{ITEM}is image .* up to 3"),
+        ("number", r"'int' object is not iterable; it must be .* with a list as `classes`"),
+        ("iterable", r"\): .* has no len\(\); it must be a map-style data set, with `__len__`"),
     ],
 )
 def test_data_sets_that_do_not_fit_are_refused(fault, sentence):

@@ -31,10 +31,17 @@ class OwnDataset(SegmentationDataset):
     def __init__(self, node: dict[str, Any], split: str, image_size: tuple[int, int]):
         self.name, self.image_size = f"data: {node['_target_']}(split={split!r})", image_size
         self.items = build(node, "data", split=split)
-        classes = list(map(str, getattr(self.items, "classes", None) or ()))
-        if classes[:1] != ["background"] or len(self.items) == 0:
+        try:
+            count, given = len(self.items), getattr(self.items, "classes", None)
+            classes = [] if given is None else list(map(str, given))
+        except Exception as error:  # custom code may raise anything
             raise CocosegError(
-                f"{self.name} has {len(self.items)} items and the classes {classes[:3]}; it must have items, "
+                f"{self.name}: {reason_of(error)}; it must be a map-style data set, with `__len__` and "
+                "`__getitem__`, and with a list as `classes`"
+            ) from error
+        if classes[:1] != ["background"] or count == 0:
+            raise CocosegError(
+                f"{self.name} has {count} items and the classes {classes[:3]}; it must have items, "
                 "and as `classes` the names of all classes, background first"
             )
         categories = [Category(id=index, name=name) for index, name in enumerate(classes)]

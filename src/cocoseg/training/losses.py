@@ -97,12 +97,12 @@ def dice_loss(logits: Tensor, mask: Tensor, ignore_index: int = IGNORE_INDEX) ->
 
 
 def probe_loss(loss: Callable[[Tensor, Tensor], Tensor], name: str, classes: int) -> None:
-    """Call a loss on blank float32 logits and a mask of background, on the CPU.
+    """Call a loss on blank float32 logits and a mask of background, 32 x 32 pixels, on the CPU.
 
     Raises:
         CocosegError: it fails, or does not return a scalar.
     """
-    logits, mask = torch.zeros(2, classes, 4, 4), torch.zeros(2, 4, 4, dtype=torch.int64)
+    logits, mask = torch.zeros(2, classes, 32, 32), torch.zeros(2, 32, 32, dtype=torch.int64)
     taken = f"logits {tuple(logits.shape)} float32 and mask {tuple(mask.shape)} int64"
     try:
         with torch.random.fork_rng(devices=[]):
