@@ -317,7 +317,7 @@ def test_checkpoint_of_garbage(trained: SimpleNamespace, tmp_path: Path, content
         slow(("+optimizer.momentum=0.9",), ("optimizer", "momentum")),
         slow(("model.depth=0",), ("model", "depth", "0")),
         slow(("data.image_size=[4,4]", "data.batch_size=1"), ("image_size", "batch_size", "larger")),
-        slow(("optimizer._target_=torch.optim.Adamm",), ("optimizer", "torch.optim.Adamm", "importable")),
+        slow(("optimizer._target_=torch.optim.Adamm",), ("optimizer", "torch.optim.Adamm", "imported")),
         slow(("model._target_=torhc.nn.Identity",), ("model", "torhc.nn.Identity")),
         slow(("trainer.precision=17",), ("trainer", "Precision 17")),
         slow(("trainer.accelerator=abacus",), ("trainer", "abacus")),

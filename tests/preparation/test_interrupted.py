@@ -324,7 +324,7 @@ def test_full_disk(
     command = program(*of_shapes(undisturbed.root), f"data.prepared_dir={place}")
     said = line(on_a_small_disk(f"{size}k", "rw", *command))
     assert "No space left on device" in said
-    assert str(place) in said
+    assert place.name in said
     assert_no_leftovers(tmp_path / "after")
     assert state(tmp_path / "after") == state(before)
 
@@ -355,7 +355,7 @@ def test_read_only_disk(
     prepare(small_config(undisturbed.root, before, "smallest"))
     command = program(*of_shapes(undisturbed.root), f"data.prepared_dir={place}")
     said = line(on_a_small_disk("9m", "ro", *command))
-    assert str(place) in said
+    assert place.name in said
     assert "Read-only file system" in said
     assert state(tmp_path / "after") == state(before)
 
