@@ -18,7 +18,7 @@ _RANGE = r"(?P<minutes>[0-5]?\d):(?P<seconds>[0-5]?\d)"
 CLOCKS = (rf"(?P<days>\d+):(?P<hours>[01]?\d|2[0-3]):{_RANGE}", rf"(?P<hours>\d+):{_RANGE}")
 _UNITS = ("days", "hours", "minutes", "seconds")
 LETTERS = "".join(rf"(?:(?P<{unit}>\d+(?:\.\d+)?){unit[0]})?" for unit in _UNITS)
-FORMS = "10m, 6h, 1h30m, 1d or 01:30:00"  # of a duration, for messages
+FORMS = "10m, 6h, 1h30m, 1d or 01:30:00"  # the forms of a duration, for messages
 SLURM = "slurm"  # as trainer.max_time or budget.until: the end of the Slurm job
 SLURM_END = "SLURM_JOB_END_TIME"  # environment variable of a Slurm job: its end in seconds since 1970
 MOMENTS = ("%H:%M", "%Y-%m-%d %H:%M")
@@ -32,7 +32,7 @@ def now() -> float:
 # Beginning of this process: not that of the system's records, which count what a script did before it called
 # `exec`. The processor's time tells how long Python took to come here.
 STARTED = now() - time.process_time()
-_began = STARTED  # of the command or the call that moments count from
+_began = STARTED  # beginning of the command or call, from which moments count
 
 
 def restart() -> float:

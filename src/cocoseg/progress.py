@@ -27,7 +27,7 @@ def track(
         size: bytes of an item.
     """
     count = size or (lambda _: 1)
-    if sys.stderr.isatty() or "ipykernel" in sys.modules:  # in a notebook too
+    if sys.stderr.isatty() or "ipykernel" in sys.modules:  # notebooks show bars, too
         unit = {"unit": "B", "unit_scale": True} if size else {"unit": ""}
         with tqdm(total=total, desc=what, smoothing=0.1, leave=False, **unit) as bar:
             for item in items:

@@ -29,7 +29,7 @@ from cocoseg.files import from_here, locked, read_json, remove_parts, write_byte
 CONFIG, LEDGER, OUTCOME, METRICS = "config.yaml", "budget.json", "outcome.json", "metrics.json"
 MODEL, CHECKPOINTS, HYDRA = "segmentation_model.pth", "checkpoints", ".hydra"
 
-TIME = "%H-%M-%S"  # in the names of folders that conf/ gives, by `${now:…}`
+TIME = "%H-%M-%S"  # format of `${now:…}` in the folder names of conf/
 LOG_FORMAT = "[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"  # Hydra's own
 PROGRAM = "program: "  # beginning of config.yaml; runs of version 0.1.0 do not have it
 

@@ -19,7 +19,7 @@ Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e10)]  # three hundred years
 
 
 class _Content(msgspec.Struct):
-    limit: Seconds | None  # of the run
+    limit: Seconds | None  # the run's own, null where Slurm or the clock alone ends it
     used: Seconds
     trained_from: Seconds | None
     spent: dict[str, float]

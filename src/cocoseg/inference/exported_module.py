@@ -13,7 +13,7 @@ from cocoseg.networks.spec import MEAN, STD
 
 DEFAULT_MULTIPLE = 32  # assumed for custom networks without an attribute `multiple`
 HALF = 0.5 + 2**-12  # so that ties are rounded up, as torch does for bytes, whatever their last bits
-MEGAPIXELS = 12  # of a photograph, for which `Deployed.memory` tells the memory
+MEGAPIXELS = 12  # size of the photograph whose memory an export prints
 EXAMPLES = ((1, 1, 2), (2, 3, 2), (3, 2, 1))  # batch, height, width in units of some multiples
 
 

@@ -17,7 +17,7 @@ from cocoseg.preparation.mask_files import MaskEncoding
 from cocoseg.resizing import resize_mask
 
 MASKS, OVERLAYS, CONFIDENCE, PROBABILITIES = "masks", "overlays", "confidence", "probabilities"
-SUFFIXES = {MASKS: ".png", OVERLAYS: ".jpg", CONFIDENCE: ".png", PROBABILITIES: ".npz"}  # by folder
+SUFFIXES = {MASKS: ".png", OVERLAYS: ".jpg", CONFIDENCE: ".png", PROBABILITIES: ".npz"}
 LONGEST = 2048  # pixels: longer side of an overlay
 
 

@@ -53,7 +53,7 @@ def build_callbacks(
     if distributed.rank() == 0:
         callbacks += [RunTexts(config, run.command), HyperparameterRow(config, run.command)]
         if config.trainer.get("enable_model_summary"):
-            callbacks.append(ModelSummary(max_depth=3))  # by itself Lightning shows one level
+            callbacks.append(ModelSummary(max_depth=3))  # Lightning's own shows one level
         callbacks += [ValidationLines(budget), Figures(budget), Diagnostics(budget)]
         has_bar = any(isinstance(callback, ProgressBar) for callback in own)
         if config.trainer.get("enable_progress_bar") is not False and not has_bar:

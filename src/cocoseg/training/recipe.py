@@ -38,7 +38,7 @@ def train(config: Config, run: Run) -> float | None:
         run: folder, clock and checkpoint of the run.
 
     Raises:
-        CocosegError: bad input; the run folder is unchanged then.
+        CocosegError: bad input; the run folder is unchanged then, unless it is a logger that can't begin.
         TrainingError: the loss is NaN, or memory runs out.
         SystemExit: a signal ended the training; the model so far is exported.
     """
