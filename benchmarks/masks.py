@@ -36,10 +36,10 @@ from pycocotools import mask as coco_mask
 
 from cocoseg.config import MasksConfig
 from cocoseg.images.image_files import Inspection
+from cocoseg.images.mask_files import MaskEncoding
 from cocoseg.labels import LabelMap
 from cocoseg.preparation import coco_file as coco_format
 from cocoseg.preparation import draw_masks
-from cocoseg.preparation.mask_files import MaskEncoding
 from cocoseg.preparation.paint_mask import paint
 from cocoseg.preparation.segmentations import Instance, parse_layers
 from cocoseg.preparation.survey import sample, survey

@@ -29,6 +29,7 @@ import PIL.Image
 import torch
 import torch.nn.functional as F
 
+from cocoseg.images.mask_files import MaskEncoding
 from cocoseg.inference.find_images import ImageFile, find_images
 from cocoseg.inference.model import SegmentationModel, load_model
 from cocoseg.inference.pipeline import predict_images
@@ -36,7 +37,6 @@ from cocoseg.inference.predict_folder import DTYPES, resolve_device
 from cocoseg.inference.predictor import Predictor
 from cocoseg.inference.results import Results
 from cocoseg.networks.spec import MEAN, STD
-from cocoseg.preparation.mask_files import MaskEncoding
 from cocoseg.workers import available_cores
 
 ROOT = Path(__file__).parents[1]

@@ -8,10 +8,10 @@ import pytest
 
 from cocoseg.config import Config, DataConfig, PrepareConfig, SubsetConfig
 from cocoseg.errors import CocosegError
+from cocoseg.images.mask_files import MaskEncoding
 from cocoseg.labels import IGNORE_COLOR, IGNORE_INDEX, LabelMap
 from cocoseg.preparation.coco_file import Category
 from cocoseg.preparation.draw_masks import create_segmentation_masks
-from cocoseg.preparation.mask_files import MaskEncoding
 from cocoseg.preparation.prepare import prepare
 from conftest import write_coco
 

@@ -20,6 +20,7 @@ from cocoseg.evaluation.bootstrap import intervals
 from cocoseg.evaluation.evaluate import evaluate, write_images
 from cocoseg.evaluation.images import open_images
 from cocoseg.evaluation.report import View
+from cocoseg.images.mask_files import MaskEncoding
 from cocoseg.inference.export_formats import export_format
 from cocoseg.inference.exported_module import Deployed
 from cocoseg.inference.model import load_model
@@ -29,7 +30,6 @@ from cocoseg.networks.model_file import save_model
 from cocoseg.networks.pixels import normalize
 from cocoseg.networks.spec import ModelSpec
 from cocoseg.networks.unet import UNet
-from cocoseg.preparation.mask_files import MaskEncoding
 from cocoseg.preparation.prepare import prepare
 from cocoseg.scores import Scores
 from cocoseg.training.losses import CrossEntropyLoss

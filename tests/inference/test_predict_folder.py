@@ -16,6 +16,7 @@ from pycocotools import mask as rle
 from cocoseg.config import PredictConfig
 from cocoseg.config_cross_checks import check_predict
 from cocoseg.errors import CocosegError, IncompleteError, TrainingError
+from cocoseg.images.mask_files import MaskEncoding
 from cocoseg.inference import pipeline as pipeline_module
 from cocoseg.inference import predict_folder as folder_module
 from cocoseg.inference.predict_folder import predict_folder
@@ -24,7 +25,6 @@ from cocoseg.inference.results import Results
 from cocoseg.labels import LabelClass, LabelMap
 from cocoseg.networks.model_file import save_model
 from cocoseg.networks.spec import ModelSpec
-from cocoseg.preparation.mask_files import MaskEncoding
 from conftest import run_program, write_coco
 from tiny import LABELS, Reads
 

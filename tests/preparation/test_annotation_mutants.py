@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 
 import mutants
 from cocoseg.config import Config, DataConfig, MasksConfig, PrepareConfig, SubsetConfig
-from cocoseg.preparation.mask_files import MaskEncoding
+from cocoseg.images.mask_files import MaskEncoding
 from cocoseg.preparation.prepare import prepare
 
 COUNT = 400

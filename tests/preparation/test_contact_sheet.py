@@ -4,10 +4,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from cocoseg.images.mask_files import MaskEncoding
 from cocoseg.labels import LabelMap
 from cocoseg.preparation.coco_file import Category
 from cocoseg.preparation.contact_sheet import COLUMNS, GAP, HEIGHT, LINE, LINES, WIDTH, write_contact_sheet
-from cocoseg.preparation.mask_files import MaskEncoding
 
 LABELS = LabelMap.from_categories([Category(2, "cat"), Category(5, "dog"), Category(9, "eel")])
 IGNORED = 255

@@ -13,7 +13,7 @@ from test_any_file import compressed, painted
 
 from cocoseg.config import Config, DataConfig, PrepareConfig, SubsetConfig
 from cocoseg.errors import CocosegError
-from cocoseg.preparation.mask_files import MaskEncoding
+from cocoseg.images.mask_files import MaskEncoding
 from cocoseg.preparation.prepare import prepare
 
 WIDTH, HEIGHT = 12, 9

@@ -12,7 +12,7 @@ import pytest
 from cocoseg.config import Config, DataConfig, MasksConfig, PrepareConfig, ShapesConfig, SubsetConfig
 from cocoseg.data.dataset import SegmentationDataset
 from cocoseg.errors import CocosegError
-from cocoseg.preparation.mask_files import MaskEncoding
+from cocoseg.images.mask_files import MaskEncoding
 from cocoseg.preparation.prepare import prepare
 from cocoseg.preparation.prepared_folder import is_prepared, prepared_dir, prepared_sets
 from conftest import MASK_NAME, run_here, write_coco

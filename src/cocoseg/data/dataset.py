@@ -15,8 +15,8 @@ from cocoseg.data.cache import Arrays, count, key_of, open_arrays
 from cocoseg.errors import CocosegError
 from cocoseg.files import read_json
 from cocoseg.images.image_files import read_image
+from cocoseg.images.mask_files import MaskEncoding
 from cocoseg.networks.pixels import normalize
-from cocoseg.preparation.mask_files import MaskEncoding
 from cocoseg.preparation.prepared_folder import read_index
 from cocoseg.resizing import resize_mask
 

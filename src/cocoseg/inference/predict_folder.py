@@ -22,6 +22,7 @@ from cocoseg.figures.gallery import FOLDER, Card, write_gallery
 from cocoseg.files import from_here, remove_parts, whole_file
 from cocoseg.images.exif import turn_mask
 from cocoseg.images.image_files import read_orientation
+from cocoseg.images.mask_files import MaskEncoding
 from cocoseg.inference.coco_results import entries_of, listed_images
 from cocoseg.inference.find_images import ImageFile, find_images
 from cocoseg.inference.manifest import Manifest
@@ -32,7 +33,6 @@ from cocoseg.inference.predictor import Predictor
 from cocoseg.inference.results import CONFIDENCE, MASKS, SUFFIXES, Results
 from cocoseg.networks.device import explain_out_of_memory, resolve_precision
 from cocoseg.preparation import coco_file as coco
-from cocoseg.preparation.mask_files import MaskEncoding
 from cocoseg.progress import track
 from cocoseg.workers import available_cores, stop_in_order
 

@@ -11,9 +11,9 @@ import PIL.Image
 from cocoseg.figures.gallery import has_thumbnails, write_thumbnails
 from cocoseg.figures.overlay import overlay, with_legend
 from cocoseg.files import save_png, whole_file, write_bytes
+from cocoseg.images.mask_files import MaskEncoding
 from cocoseg.inference.manifest import Entry
 from cocoseg.inference.probabilities import Probabilities
-from cocoseg.preparation.mask_files import MaskEncoding
 from cocoseg.resizing import resize_mask
 
 MASKS, OVERLAYS, CONFIDENCE, PROBABILITIES = "masks", "overlays", "confidence", "probabilities"

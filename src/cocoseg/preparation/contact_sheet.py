@@ -11,8 +11,8 @@ from cocoseg.figures.overlay import overlay
 from cocoseg.figures.text import GRAY, LINE, cut_text, legend, text_font
 from cocoseg.files import save_png
 from cocoseg.images.image_files import read_image
+from cocoseg.images.mask_files import MaskEncoding
 from cocoseg.labels import LabelMap
-from cocoseg.preparation.mask_files import MaskEncoding
 from cocoseg.resizing import resize_mask
 
 EXAMPLES = 16  # images on the sheet

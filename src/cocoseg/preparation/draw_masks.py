@@ -1,7 +1,6 @@
 """Masks for a whole folder of images: checked, drawn and written by several processes."""
 
 import sys
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,10 +14,10 @@ from cocoseg.config_checks import convert
 from cocoseg.errors import CocosegError
 from cocoseg.images.exif import IGNORE, Choice, Reading, turn_mask
 from cocoseg.images.image_files import Inspection, check_image
+from cocoseg.images.mask_files import MaskEncoding, MaskRecord
 from cocoseg.labels import IGNORE_INDEX, Grouping, LabelMap
 from cocoseg.preparation import coco_file as coco_format
 from cocoseg.preparation.coco_file import CocoFile, Image
-from cocoseg.preparation.mask_files import MaskEncoding
 from cocoseg.preparation.missing import require_images, under_similar_names
 from cocoseg.preparation.paint_mask import paint
 from cocoseg.preparation.rotated_images import (
@@ -27,47 +26,13 @@ from cocoseg.preparation.rotated_images import (
     layers_as_read,
     require_stored_size,
 )
-from cocoseg.preparation.segmentations import AnnotationId, Instance, Layers, SegmentationError
+from cocoseg.preparation.segmentations import Instance, Layers, SegmentationError
 from cocoseg.preparation.survey import survey
 from cocoseg.progress import track
 from cocoseg.workers import parallel_map
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-class MaskRecord(NamedTuple):
-    """One image and its mask.
-
-    Attributes:
-        image: `file_name`, relative to the image folder.
-        mask: file, relative to the folder of the masks.
-        pixels: class index -> pixels of the mask, background (0) and ignored (255) included.
-        warnings: fault -> ids of the annotations that have it.
-        overlaps: pixels that each overlap rule hides, see `survey`; None for images outside its sample.
-        orientation: of EXIF, 1 to 8.
-        upright: the annotations were drawn on the image as its EXIF rotation turns it. The mask has the
-            pixels of the file as stored, so that image and mask are turned together.
-        doubt: the reason for that, where it is not certain.
-        bits: that the values of the image need; 0 where they have no more than 8.
-        faults: parts of the image file that are not read.
-    """
-
-    image: str
-    mask: str
-    pixels: dict[int, int]
-    warnings: dict[str, list[AnnotationId]]
-    overlaps: dict[str, Counter[int]] | None = None
-    orientation: int = 1
-    upright: bool = False
-    doubt: str | None = None
-    bits: int = 0
-    faults: Sequence[str] = ()
-
-    @property
-    def visible(self) -> set[int]:
-        """Classes with a pixel, apart from background."""
-        return self.pixels.keys() - {0, IGNORE_INDEX}
 
 
 class _Task(NamedTuple):

@@ -16,6 +16,7 @@ import PIL.ImageDraw
 from pycocotools import mask as coco_mask
 
 from cocoseg.config import MasksConfig
+from cocoseg.images.mask_files import INDICES
 from cocoseg.labels import IGNORE_INDEX
 from cocoseg.preparation.segmentations import (
     AnnotationId,
@@ -26,7 +27,6 @@ from cocoseg.preparation.segmentations import (
     rle_runs,
 )
 
-INDICES = range(256)  # class indices as they are
 LONGEST = 2_000_000  # pixels of an outline that pycocotools draws; it takes 80 bytes for each
 
 

@@ -20,14 +20,14 @@ from cocoseg.figures.comparison import spread
 from cocoseg.files import locked, remove_parts, write_bytes, write_json
 from cocoseg.images.exif import reading_of_set
 from cocoseg.images.image_files import has_content
+from cocoseg.images.mask_files import MaskEncoding, MaskRecord
 from cocoseg.labels import IGNORE_INDEX, LabelMap
 from cocoseg.preparation import coco_file as coco_format
 from cocoseg.preparation.coco_file import CocoFile, Image
 from cocoseg.preparation.contact_sheet import EXAMPLES, write_contact_sheet
 from cocoseg.preparation.demo_shapes import draw_shapes
-from cocoseg.preparation.draw_masks import MaskRecord, draw_masks
+from cocoseg.preparation.draw_masks import draw_masks
 from cocoseg.preparation.faults import find_faults, find_unseen, require_classes
-from cocoseg.preparation.mask_files import MaskEncoding
 from cocoseg.preparation.missing import require_prepared_images, under_similar_names
 from cocoseg.preparation.prepared_folder import (
     NEW,

@@ -29,9 +29,9 @@ from cocoseg.config import Bits, Config, DataConfig, MasksConfig
 from cocoseg.config_checks import as_dict
 from cocoseg.errors import CocosegError
 from cocoseg.files import PART, is_empty, read_json, writing_to
+from cocoseg.images.mask_files import MaskEncoding
 from cocoseg.labels import LabelMap
 from cocoseg.preparation.coco_file import is_inside
-from cocoseg.preparation.mask_files import MaskEncoding
 
 PREVIEW = "preview.png"
 NEW = "new.part"  # folder that all files are written to before they replace the old ones

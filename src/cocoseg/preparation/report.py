@@ -6,9 +6,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from cocoseg.config import OVERLAPS, MasksConfig
+from cocoseg.images.mask_files import MaskRecord
 from cocoseg.labels import IGNORE_INDEX, LabelMap
 from cocoseg.preparation.coco_file import CocoFile, Image
-from cocoseg.preparation.draw_masks import MaskRecord
 from cocoseg.preparation.segmentations import AnnotationId
 from cocoseg.preparation.survey import COVERED
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torchvision.io import ImageReadMode, decode_image
 
 from cocoseg.errors import CocosegError
+from cocoseg.images.mask_files import MaskEncoding
 from cocoseg.labels import LabelMap
 from cocoseg.preparation.coco_file import Category
-from cocoseg.preparation.mask_files import MaskEncoding
 
 ENCODINGS = ("palette", "uint16", "x100")
 

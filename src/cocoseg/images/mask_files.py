@@ -1,9 +1,10 @@
 """Mask files: their names, and label masks written to them and read back, losslessly."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import PIL.Image
@@ -12,10 +13,44 @@ from cocoseg.errors import CocosegError
 from cocoseg.files import RUN_LENGTHS, read_json, require_regular, save_png, write_json
 from cocoseg.images.exif import turn_mask
 from cocoseg.labels import IGNORE_INDEX, LabelMap
-from cocoseg.preparation.paint_mask import INDICES
 
 _NAME_LIMIT = 240  # bytes of a mask's name without its ending; most file systems allow 255
+INDICES = range(256)  # class indices as they are
 REMEDY = "delete it and run prepare.py again"
+
+
+class MaskRecord(NamedTuple):
+    """One image and its mask.
+
+    Attributes:
+        image: `file_name`, relative to the image folder.
+        mask: file, relative to the folder of the masks.
+        pixels: class index -> pixels of the mask, background (0) and ignored (255) included.
+        warnings: fault -> ids of the annotations that have it.
+        overlaps: pixels that each overlap rule hides, see `survey`; None for images outside its sample.
+        orientation: of EXIF, 1 to 8.
+        upright: the annotations were drawn on the image as its EXIF rotation turns it. The mask has the
+            pixels of the file as stored, so that image and mask are turned together.
+        doubt: the reason for that, where it is not certain.
+        bits: that the values of the image need; 0 where they have no more than 8.
+        faults: parts of the image file that are not read.
+    """
+
+    image: str
+    mask: str
+    pixels: dict[int, int]
+    warnings: dict[str, list[int | str | None]]
+    overlaps: dict[str, Counter[int]] | None = None
+    orientation: int = 1
+    upright: bool = False
+    doubt: str | None = None
+    bits: int = 0
+    faults: Sequence[str] = ()
+
+    @property
+    def visible(self) -> set[int]:
+        """Classes with a pixel, apart from background."""
+        return self.pixels.keys() - {0, IGNORE_INDEX}
 
 
 class MaskEncoding:
