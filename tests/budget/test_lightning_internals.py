@@ -1,4 +1,4 @@
-"""What the budget does with private parts of Lightning still has its effect there."""
+"""Private parts of Lightning have the effect that the budget needs."""
 
 from collections.abc import Callable
 from types import SimpleNamespace

@@ -25,7 +25,7 @@ from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 from cocoseg.budget.open_run import Run
-from cocoseg.budget.schedule import share_of
+from cocoseg.budget.schedule import factor_of
 from cocoseg.cli import resolve_config
 from cocoseg.config import Config, ScheduleConfig
 from cocoseg.config_checks import ELSEWHERE
@@ -322,17 +322,17 @@ def test_what_a_loss_must_return():
 def test_one_cycle_is_torchs(my_parts):
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     scheduler = OneCycleLR(optimizer, max_lr=1.0, total_steps=101, cycle_momentum=False)
-    share = share_of(ScheduleConfig(own={"_target_": "my_parts.one_cycle"}))
+    factor = factor_of(ScheduleConfig(own={"_target_": "my_parts.one_cycle"}))
     for step in range(100):
         if not 27 < step < 32:  # torch's peak is at a whole step
-            assert share(step / 100) == pytest.approx(scheduler.get_last_lr()[0], abs=0.03)
+            assert factor(step / 100) == pytest.approx(scheduler.get_last_lr()[0], abs=0.03)
         optimizer.step()
         scheduler.step()
 
 
 def test_arguments_of_a_schedule(my_parts):
-    assert share_of(ScheduleConfig(own={"_target_": POLY, "power": 2}))(0.5) == 0.25
-    assert share_of(ScheduleConfig(name="constant"))(0.5) == 1.0
+    assert factor_of(ScheduleConfig(own={"_target_": POLY, "power": 2}))(0.5) == 0.25
+    assert factor_of(ScheduleConfig(name="constant"))(0.5) == 1.0
 
 
 # ---- loggers

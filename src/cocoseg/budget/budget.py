@@ -22,7 +22,7 @@ FORMATS_LIMIT = 0.1  # share of the limit: the most that is kept for them
 KINDS = ("starting", "loading", "computing", "validating", "saving")
 PARTS = ("step", "validation", "figures", "checkpoint", "export")
 
-_began: float | None = STARTED  # start of the next job; None: when its budget is opened
+_next_began: float | None = STARTED  # beginning of the next job; None: when its budget is opened
 
 
 @dataclass
@@ -31,6 +31,8 @@ class Budget:
 
     Attributes:
         limit: seconds; None for no limit. `end_by` may lower it for this attempt.
+        run_limit: seconds; the limit before `end_by`.
+        deadline: moment given to `end_by`, in seconds since 1970.
         used_before: seconds that earlier attempts used.
         began: `now()` when this attempt began.
         trained_from: seconds used when training first began, in whichever attempt.
@@ -57,10 +59,10 @@ class Budget:
     def __post_init__(self) -> None:
         self._charged_until = self.began
         self.run_limit = self.limit
-        self.deadline: float | None = None  # seconds since 1970
+        self.deadline: float | None = None
 
     def end_by(self, moment: float | None) -> None:
-        """End this attempt at a moment, in seconds since 1970, where the limit does not end it before."""
+        """End this attempt at a moment, in seconds since 1970, unless the limit ends it earlier."""
         self.deadline = moment
         if moment is not None:
             ends = max(0.0, self.used() + moment - time.time())
@@ -172,7 +174,7 @@ class Budget:
         }
 
     def resume(self, ledger: dict[str, Any] | None) -> None:
-        """Take over what earlier attempts used; of several ledgers the one with the most counts."""
+        """Take over what earlier attempts used. Of several ledgers, the one that used most counts."""
         if ledger is None or ledger["used"] <= self.used_before:
             return
         self.used_before = float(ledger["used"])
@@ -190,7 +192,7 @@ class Budget:
 
 
 def how_to_add_time(budget: Budget) -> str:
-    """Advice where the time is used up."""
+    """Name the setting that gives more time, where it is used up."""
     if budget.limit != budget.run_limit:
         return "budget.until or the end of the Slurm job leaves no more time; start it again with a later end"
     return "budget.extend=1h adds an hour"
@@ -198,14 +200,14 @@ def how_to_add_time(budget: Budget) -> str:
 
 def start_clock() -> None:
     """Start the clock of the next job now, however long this process has run."""
-    global _began
-    _began = restart()
+    global _next_began
+    _next_began = restart()
 
 
 def open_budget(limit: float | None, *, writes_formats: bool = False) -> Budget:
-    """Open the budget of a job. It counts from `start_clock`; the first one else from the process's start."""
-    global _began
-    began, _began = _began or now(), None
+    """Open a job's budget. It counts from `start_clock`, else from now; the first from the process start."""
+    global _next_began
+    began, _next_began = _next_began or now(), None
     return Budget(limit, began=began, writes_formats=writes_formats)
 
 

@@ -14,7 +14,6 @@ from cocoseg.files import read_json, write_json
 
 WRITE_EVERY = 2.0  # seconds: the most that a kill can hide
 
-
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e10)]  # three hundred years
 
 

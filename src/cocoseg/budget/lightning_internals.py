@@ -31,7 +31,7 @@ def end_validation() -> NoReturn:
 
 
 def batches_of_epoch(trainer: L.Trainer) -> int:
-    """Number of batches of this epoch before the current one; the trainer itself has only `is_last_batch`.
+    """Return the number of batches of this epoch before the current one, which the trainer does not tell.
 
     `batch_idx` of `_TrainingEpochLoop` is -1 in 2.6.6 before the first one.
     """
@@ -51,7 +51,7 @@ def log_interval(trainer: L.Trainer) -> int:
 def ignore_sigterm(trainer: L.Trainer) -> None:
     """Keep several ranks from asking each other for SIGTERM before every step.
 
-    `_TrainingEpochLoop.advance` of 2.6.6 does by `_broadcast_sigterm_tensor`: it waits for every GPU, and a
-    signal makes it broadcast in the midst of other exchanges.
+    `_TrainingEpochLoop.advance` of 2.6.6 calls `_broadcast_sigterm_tensor`, which waits for every GPU. After
+    a signal it broadcasts in the midst of other exchanges.
     """
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]

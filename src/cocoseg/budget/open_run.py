@@ -30,8 +30,8 @@ class Run:
         checkpoint: file to resume from; None for a new run.
         trained: epochs and steps of that checkpoint.
         command: overrides as typed.
-        begin: writes `config.yaml` and the like; to be called once all checks have passed, before anything
-            else is written to the folder.
+        begin: writes `config.yaml`, `.hydra/` and the log; called when all checks have passed, before
+            anything else is written to the folder.
     """
 
     folder: Path
@@ -44,7 +44,7 @@ class Run:
 
 @contextmanager
 def open_run(cfg: DictConfig, config: Config) -> Iterator[Run]:
-    """Open the run folder and start the clock; on other ranks than zero of several, neither.
+    """Open the run folder and start the clock. A rank above zero does neither.
 
     Args:
         cfg: as composed, for `config.yaml`.
@@ -85,7 +85,7 @@ def resume_budget(config: Config, run_dir: Path, *, limit_is_typed: bool) -> tup
     Args:
         config: all settings.
         run_dir: folder of this attempt; with `resume=auto` of the earlier ones too.
-        limit_is_typed: `trainer.max_time` is set on the command line, and wins over the stored limit.
+        limit_is_typed: `trainer.max_time` is set on the command line, so it replaces the stored limit.
 
     Returns:
         The budget, and the checkpoint file or None.
@@ -129,7 +129,7 @@ def _newest(folder: Path) -> Path | None:
 
 
 def best_beside(checkpoint: str | None) -> Path | None:
-    """Find the best checkpoint of the run that a checkpoint belongs to."""
+    """Find `best.ckpt` beside a checkpoint; where there is none, the checkpoint itself counts as the best."""
     if checkpoint is None:
         return None
     best = Path(checkpoint).with_name("best.ckpt")

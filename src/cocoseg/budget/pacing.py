@@ -34,7 +34,7 @@ def is_paced(config: Config, budget: Budget) -> bool:
 
 
 def trainer_settings(config: Config, budget: Budget) -> dict[str, Any]:
-    """Return Lightning's settings, with a rule when to validate and without `max_time`."""
+    """Return Lightning's settings, without `max_time` and with a rule for when to validate."""
     settings = {"check_val_every_n_epoch": None, **config.trainer}
     settings.pop("max_time", None)
     if settings.get("benchmark") is None and budget.limit is not None and budget.limit < AUTOTUNED_FROM:
@@ -54,8 +54,8 @@ class KeepBudget(L.Callback):
     """Stops training when only the time for the last validation, checkpoints and export is left.
 
     Settings of `trainer` decide when to validate, if they name an interval. Otherwise validation gets a share
-    of the time that grows with the progress, so that it comes more often near the end. A validation too long
-    for the time left runs on as many batches as fit.
+    of the time that grows with the progress, so that it comes more often near the end. A validation that is
+    too long for the time left runs on as many batches as fit.
 
     Args:
         budget: receives what is measured here.
@@ -87,7 +87,7 @@ class KeepBudget(L.Callback):
         self.budget.advance(_position(trainer))
         (self.budget.progress,) = agree(self.budget.progress)
         loading = self.budget.charge("loading")
-        self._waits.append(loading if self._steps else 0.0)  # not counted: it includes the loaders' start
+        self._waits.append(loading if self._steps else 0.0)  # the first wait includes the loaders' start
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -123,13 +123,13 @@ class KeepBudget(L.Callback):
     def on_validation_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
         self._batch_began = now()
         (fits,) = agree(self.budget.fits_validation_batch(self._batch_seconds))
-        # One batch at least: there are no scores without.
+        # One batch at least, because there are no scores without.
         if self._batches and not (trainer.sanity_checking or fits):
             end_validation()
 
     def on_validation_batch_end(self, *args: Any) -> None:
         self._batches += 1
-        if self._batches > 1:  # not counted: it includes the loaders' start
+        if self._batches > 1:  # the first batch includes the loaders' start
             self._batch_seconds = max(self._batch_seconds, now() - self._batch_began)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -12,7 +12,7 @@ from cocoseg.cli import build
 from cocoseg.config import ScheduleConfig
 from cocoseg.errors import CocosegError, reason_of
 
-FIRST = 0.05  # share of the rate in the very first step of a warm-up
+FIRST = 0.05  # factor in the very first step of a warm-up
 
 
 class ScheduleRate(L.Callback):
@@ -23,34 +23,34 @@ class ScheduleRate(L.Callback):
     """
 
     def __init__(self, settings: ScheduleConfig, budget: Budget):
-        self.share, self.budget = share_of(settings), budget
+        self.factor, self.budget = factor_of(settings), budget
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
-        share = float(self.share(self.budget.progress))
+        factor = float(self.factor(self.budget.progress))
         if self.budget.limit is None and trainer.max_steps in (-1, None) and trainer.max_epochs in (-1, None):
-            share = 1.0  # nothing ends this run but a signal, so there is no progress to follow
+            factor = 1.0  # nothing ends this run but a signal, so there is no progress to follow
         for optimizer, bases in zip(trainer.optimizers, pl_module.base_rates, strict=True):
             for group, base in zip(optimizer.param_groups, bases, strict=True):
-                group["lr"] = base * share
+                group["lr"] = base * factor
 
 
-def share_of(settings: ScheduleConfig) -> Callable[[float], float]:
-    """Return the function from progress, 0 to 1, to the share of the rate; CocosegError where it fails."""
+def factor_of(settings: ScheduleConfig) -> Callable[[float], float]:
+    """Return the function from progress, 0 to 1, to the factor of the rate; CocosegError where it fails."""
     if settings.own is None:
         return partial(rate, settings)
     own, name = build({**settings.own, "_partial_": True}, "schedule"), settings.own["_target_"]
     for progress in (0.0, 0.5, 1.0):
         try:
-            share = float(own(progress))
+            factor = float(own(progress))
         except Exception as error:  # custom code may raise anything
             raise CocosegError(f"schedule: {name} fails at {progress}: {reason_of(error)}") from error
-        if not 0 <= share < math.inf:
-            raise CocosegError(f"schedule: {name} is {share} at {progress}; it must be a factor from 0 up")
+        if not 0 <= factor < math.inf:
+            raise CocosegError(f"schedule: {name} is {factor} at {progress}; it must be a factor from 0 up")
     return own
 
 
 def rate(settings: ScheduleConfig, progress: float) -> float:
-    """Share of the learning rate to use.
+    """Return the factor of the learning rate, 0 to 1.
 
     After the warm-up `linear` and `cosine` fall to 0, `constant` stays at 1, and a `trapezoid` stays there
     until the cool-down, in which it falls to 0 (Hägele et al. 2024, arXiv 2405.18392). A straight line to
