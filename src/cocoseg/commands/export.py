@@ -21,8 +21,8 @@ Write a trained model in other formats, each checked against PyTorch at three si
 
 checkpoint        segmentation_model.pth or a .ckpt file
 formats=[onnx]    onnx (pip install onnx onnxruntime onnxscript; any batch size, height and width),
-                  torch_export (.pt2, for torch alone; heights and widths that are multiples of `multiple` in
-                  its metadata, 2^depth or 32, from twice that up), pth (of a .ckpt file)
+                  torch_export (.pt2, for torch alone; heights and widths are multiples of `multiple` in its
+                  metadata, 2^depth or 32, and at least twice that), pth (of a .ckpt file)
 output=null       folder; null: beside the checkpoint
 argmax=true       the file maps images (B, H, W, 3) uint8 RGB to class indices (B, H, W) uint8;
                   false: to logits (B, C, H, W) float32
@@ -44,7 +44,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def main() -> None:
-    """Ends with exit code 2 and one line on stderr where the input is wrong."""
+    """Write the formats. Wrong input ends the program with exit code 2 and one line on stderr."""
     arguments = sys.argv[1:]
     if not arguments or {"-h", "--help"} & set(arguments):
         print(HELP, end="")

@@ -27,7 +27,7 @@ from cocoseg.run_folder import CONFIG
 log = logging.getLogger(__name__)
 
 KEY = "from_run"
-# Settings that stay with a run: where it wrote, how it went on, its sweep, and where its data came from.
+# Settings that are not taken over: where the run wrote, how it was resumed, its sweep, its data's address.
 STAYING = (
     *(KEY, "run_dir", "ckpt_path", "resume", "sweep", "logger", "budget.extend", "budget.until"),
     *("data.download", "data.annotations_url", "data.images_url"),
@@ -58,7 +58,7 @@ def keep_own_places(config: DictConfig) -> DictConfig:
 def _compose_from_runs() -> None:
     """Make Hydra put the settings of the run `from_run` below the overrides, wherever it composes.
 
-    Hydra 1.3 has no door for that. A preset would not do: another `model=` would be mixed with the run's.
+    Hydra 1.3 has no interface for that. A preset would mix another `model=` with that of the run.
     """
     loader: Any = ConfigLoaderImpl  # some of whose methods are replaced
     compose, apply = loader.load_configuration, loader._apply_overrides_to_config
@@ -86,7 +86,7 @@ def _compose_from_runs() -> None:
 
 
 def _first_value(override: Override | None) -> Any:
-    """The value that an override sets; of several, which a multirun gives to its jobs, the first."""
+    """The value that an override sets; the first one, where a multirun gives its jobs several."""
     if override is None or not override.is_sweep_override():
         return override and override.value()
     return OverridesParser.create().parse_override(f"x={next(override.sweep_string_iterator())}").value()
@@ -171,4 +171,4 @@ def _require_targets(config: DictConfig, withheld: Mapping[str, str]) -> None:
         )
 
 
-_compose_from_runs()  # here, so that processes in which jobs run compose in the same way
+_compose_from_runs()  # at import, so that processes in which jobs run compose in the same way

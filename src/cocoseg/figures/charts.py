@@ -10,13 +10,13 @@ import PIL.ImageDraw
 from cocoseg.figures.text import GRAY, Font, cut_text, text_font, text_width
 from cocoseg.labels import LabelMap
 
-SIDE = 1000  # pixels of a matrix, about
-CELLS = (5, 56)  # pixels of a cell, at least and at most
-WITH_SHARES = 28  # pixels of a cell that has room for its share in figures
-NAMES = 150  # pixels for the name of a class, at most
-LENGTH = 420  # pixels of the longest bar
-ROW = 16  # height in pixels of a bar with its text
-HEAD = 24  # height in pixels of a title
+SIDE = 1000  # pixels: side of a whole matrix, about
+CELLS = (5, 56)  # pixels: side of a cell, at least and at most
+WITH_SHARES = 28  # pixels: side of a cell from which on its share is written into it
+NAMES = 150  # pixels: width of the name of a class at most
+LENGTH = 420  # pixels: length of a bar for an IoU of 1
+ROW = 16  # pixels: height of a bar with its text
+HEAD = 24  # pixels: height of a title
 MARGIN = 8  # pixels around everything
 CORRECT, ERROR = (8, 48, 120), (190, 20, 20)  # colors of full cells on the diagonal and off it
 
@@ -62,7 +62,7 @@ def confusion_matrix(matrix: np.ndarray, names: Sequence[str]) -> PIL.Image.Imag
 
 
 def iou_bars(iou: Sequence[float | None], labels: LabelMap) -> PIL.Image.Image:
-    """Draw the IoU per class as bars in the colors of the labels, the best first."""
+    """Draw a bar per class for its IoU, in the colors of the labels, the best first; None has no bar."""
     present = [(value, index) for index, value in enumerate(iou) if value is not None]
     present.sort(key=lambda pair: (-pair[0], pair[1]))
     title = "IoU per class." + _absent(len(iou) - len(present))
@@ -82,9 +82,9 @@ def iou_bars(iou: Sequence[float | None], labels: LabelMap) -> PIL.Image.Image:
     return figure
 
 
-def _absent(count: int) -> str:
+def _absent(number: int) -> str:
     """A sentence about absent classes; empty if there are none."""
-    return f" {count} {'class does' if count == 1 else 'classes do'} not occur." if count else ""
+    return f" {number} {'class does' if number == 1 else 'classes do'} not occur." if number else ""
 
 
 def _widest(texts: Sequence[str], font: Font) -> int:

@@ -32,14 +32,14 @@ class Example:
 
     @property
     def iou(self) -> float:
-        """Mean over the classes in the target, with background."""
+        """Mean IoU over the classes in the target, with background."""
         return image_iou(self.target, self.predicted)
 
 
 def draw_comparison(example: Example, labels: LabelMap) -> PIL.Image.Image:
     """Draw a row of four panels with their titles, and the names of the classes below.
 
-    Target and prediction are in the colors of the labels; errors are red on a dim gray image. Ignored pixels
+    Target and prediction are in the colors of the labels. Errors are red on a dim gray image. Ignored pixels
     are striped, except in the prediction, which shows every predicted class.
     """
     size = _panel_size(*example.target.shape)
@@ -83,12 +83,12 @@ def draw_sheet(examples: Sequence[Example], labels: LabelMap) -> PIL.Image.Image
 
 
 def spread(items: int, count: int) -> list[int]:
-    """At most `count` indices below `items`, evenly spread from the first to the last."""
+    """Choose at most `count` of `items` indices, evenly spread from the first to the last."""
     return np.linspace(0, items - 1, min(count, items)).round().astype(int).tolist()
 
 
 def _panel_size(height: int, width: int) -> tuple[int, int]:
-    """Width and height of an image's panel: shrunk from a large image, a multiple of a small one."""
+    """Width and height of an image's panel: large images shrink, small ones grow by a whole factor."""
     longer = max(height, width)
     scale = MOST / longer if longer > MOST else -(-LEAST // longer)
     return max(1, round(width * scale)), max(1, round(height * scale))

@@ -46,7 +46,7 @@ class Card:
 
     Attributes:
         title: name of the image.
-        name: path of its thumbnails, see `write_thumbnails`.
+        name: path of its thumbnails without ending, below FOLDER.
         size: height and width in pixels.
         pixels: number of pixels by class index.
         caption: a line of text, such as the score of each class.
@@ -75,9 +75,9 @@ def write_thumbnails(
 
     Args:
         folder: folder of the page.
-        name: path without ending below FOLDER, unique in the page.
+        name: of the card, unique in the page.
         image: (H, W, 3) uint8 RGB, of any size.
-        mask: (h, w) uint8 class indices, of any size.
+        mask: (h, w) uint8 class indices, of any size, stretched to that of the thumbnail.
         target: target mask like `mask`, 255 where ignored.
     """
     size = _scale(image.shape[:2], min(LONGEST, max(image.shape[:2])))
@@ -95,13 +95,13 @@ def write_thumbnails(
 
 
 def has_thumbnails(folder: Path, name: str) -> bool:
-    """Whether `write_thumbnails` wrote those of a name."""
+    """Tell whether the thumbnails of a name are there, that of a target aside."""
     kinds = ("image.jpg", "overlay.jpg", "mask.png")
     return all(_thumbnail(folder, name, kind).is_file() for kind in kinds)
 
 
 def write_gallery(path: Path, cards: Sequence[Card], labels: LabelMap, title: str, about: str = "") -> None:
-    """Write the page, after the thumbnails of all cards; `about` is a line below its heading, `title`."""
+    """Write the page, whose thumbnails must be there; `about` is a line below its heading, `title`."""
     template = Template(files(__package__).joinpath("gallery.html").read_text(encoding="utf-8"))
     ranked = sorted(cards, key=lambda card: math.inf if card.score is None else card.score)
     page = template.substitute(

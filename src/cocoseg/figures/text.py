@@ -10,9 +10,9 @@ from cocoseg.labels import LabelMap
 LINE = 18  # pixels: height of a line of text
 GRAY = (96, 96, 96)  # color of plain text
 HATCH = 8  # pixels from stripe to stripe
-PADDING = 8  # pixels that a name's color is wider than the name
+PADDING = 8  # pixels by which the colored field is wider than the name in it
 GAP = 4  # pixels between names
-COUNT = 36  # pixels: room for a count of names such as "+254"
+COUNT = 36  # pixels: width of a count of names such as "+254"
 
 Color = tuple[int, int, int]
 Font = PIL.ImageFont.FreeTypeFont
@@ -55,13 +55,13 @@ def legend(labels: LabelMap, *masks: np.ndarray, width: int, lines: int) -> PIL.
     draw = PIL.ImageDraw.Draw(sheet)
     x = y = 0
     for index, label in enumerate(classes):
-        left = len(classes) - index
+        rest = len(classes) - index
         name = cut_text(label.name, font, width - PADDING - COUNT)
         extent = text_width(name, font) + PADDING
         is_last_line = y + LINE == sheet.height
-        if x and x + extent > width - (COUNT if is_last_line and left > 1 else 0):
+        if x and x + extent > width - (COUNT if is_last_line and rest > 1 else 0):
             if is_last_line:
-                draw.text((x, y + 1), f"+{left}", fill=GRAY, font=font)
+                draw.text((x, y + 1), f"+{rest}", fill=GRAY, font=font)
                 break
             x, y = 0, y + LINE
         draw.rectangle((x, y, x + extent - 1, y + LINE - 3), fill=label.color)

@@ -1,5 +1,4 @@
-"""Hydra's doors to `cocoseg.sweeps`: `hydra/sweeper=cocoseg`, which conf/sweep/ chooses, and
-`hydra/launcher=local`.
+"""Hydra's plugins for `cocoseg.sweeps`: `hydra/sweeper=cocoseg` of conf/sweep/, and `hydra/launcher=local`.
 
 Hydra imports this file whenever a program starts, so it imports next to nothing.
 """
@@ -18,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 _store = ConfigStore.instance().store
 _store(group="hydra/sweeper", name="cocoseg", node={"_target_": f"{__name__}.CocosegSweeper"})
-# At a time; null: one per GPU, or one. GPUs that are left over are divided.
+# n_jobs run at a time; null: one per GPU, or one without GPUs. GPUs beyond that are divided among them.
 _store(group="hydra/launcher", name="local", node={"_target_": f"{__name__}.LocalLauncher", "n_jobs": None})
 
 
