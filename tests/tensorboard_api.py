@@ -42,7 +42,7 @@ class TensorBoardApi:
             time.sleep(0.5)
 
     def get(self, path: str, **content: Any) -> Any:
-        """What a page says; posted to where there is content."""
+        """Return the JSON of a page; `content` is posted to it."""
         body = json.dumps(content).encode() if content else None
         request = urllib.request.Request(self.address + path, body, {"Content-Type": "application/json"})
         with self._opener.open(request, timeout=60) as answer:

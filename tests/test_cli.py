@@ -332,7 +332,7 @@ def send(number: signal.Signals, process: subprocess.Popen[str], *, to_group: bo
 
 
 def ended(process: subprocess.Popen[str], cwd: Path) -> tuple[str, str]:
-    """What a program that comes to its end within a minute wrote to stdout and stderr."""
+    """Stdout and stderr of a program, which must end within a minute."""
     try:
         process.wait(timeout=60)
     except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""What a run knows of how it was asked for, in whichever process a launcher runs it."""
+"""The command that a run takes for its own, in whichever process a launcher runs it."""
 
 import subprocess
 import sys
@@ -32,7 +32,7 @@ from conftest import ROOT, SMALL, run_program
 
 @pytest.fixture
 def job(monkeypatch: pytest.MonkeyPatch):
-    """What a job of these overrides takes for its command, in a multirun that was told those."""
+    """The command of a job with overrides of its own, in a multirun with others."""
     monkeypatch.setenv(SWEPT, "[]")  # set back in the end
 
     def told(*multirun: str, job: tuple[str, ...]) -> Command:

@@ -120,7 +120,7 @@ def test_many_sets_at_once_are_each_alone() -> None:
 
 
 def image_counts(number: int) -> Counts:
-    """Of images of different difficulty."""
+    """Counts of images of different difficulty."""
     matrices = np.stack([confusion(*masks(seed, 5 + seed % 7, 9), CLASSES) for seed in range(number)])
     return Counts.from_matrix(matrices)
 

@@ -32,7 +32,7 @@ def test_a_killed_process_is_one_error() -> None:
 
 
 def test_an_error_ends_the_work() -> None:
-    """Of two batches only what is being done and a few chunks that are on their way are finished."""
+    """The tasks in progress and a few chunks on their way are finished, and no others of two batches."""
     begin = time.monotonic()
 
     def fail_late(task: int) -> None:

@@ -63,7 +63,7 @@ def test_no_pixel_at_all():
 
 
 def bar_lengths(figure, color) -> list[int]:
-    """Of the bars of a color, from top to bottom, outlines included."""
+    """Lengths of the bars of a color, from top to bottom, outlines included."""
     pixels = (np.asarray(figure) == color).all(-1)
     rows = np.flatnonzero(pixels.sum(1) > 3)
     tops = [row for row in rows if row - 1 not in rows]

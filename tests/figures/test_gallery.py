@@ -17,7 +17,7 @@ ODD = "deep/<b>&\"' #1?%41 ä"
 
 
 class Page(HTMLParser):
-    """What a browser would load, and the text."""
+    """The files that a browser would load, and the text of the page."""
 
     def __init__(self, path: Path):
         super().__init__()

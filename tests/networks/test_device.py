@@ -1,4 +1,4 @@
-"""What is left to the device."""
+"""Settings that are left to the device, and memory that runs out."""
 
 import copy
 import os
@@ -37,7 +37,7 @@ def gpu(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def processor(monkeypatch):
-    """What the processor has; nothing unless said."""
+    """Capabilities of the processor; none until a test adds some."""
     has = {}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)

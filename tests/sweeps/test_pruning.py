@@ -127,7 +127,7 @@ def test_halving_prunes_at_its_rungs(tmp_path: Path):
 
 
 def test_hyperband_has_trials_that_are_not_judged_early(tmp_path: Path):
-    """Of falling scores each is the worst so far: pruned at 2 tenths in one bracket, at 6 in the other."""
+    """Each of falling scores is the worst so far: pruned at 2 tenths in one bracket, at 6 in the other."""
     steps = ask_and_report(tmp_path, "hyperband", "x", [0.5 - number / 100 for number in range(12)])
     assert {2, 6, 10} == set(steps)
     assert steps.count(10) == 2  # the first one of each bracket
