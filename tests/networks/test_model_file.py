@@ -427,7 +427,7 @@ def test_no_weights_are_fetched_where_a_run_is_resumed():
     }
 
 
-def test_the_licence_of_the_weights_is_kept(tmp_path):
+def test_the_license_of_the_weights_is_kept(tmp_path):
     spec = replace(SPEC, license="cc-by-nc-4.0")
     save_model(tmp_path / "a.pth", tiny_unet().state_dict(), spec, None)
     assert load_network(tmp_path / "a.pth")[1].license == "cc-by-nc-4.0"

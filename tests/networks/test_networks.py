@@ -7,7 +7,7 @@ from torch import nn
 
 from cocoseg.errors import CocosegError
 from cocoseg.files import read_yaml
-from cocoseg.networks.custom import arguments_of, describe, is_own, probe
+from cocoseg.networks.custom import arguments_of, describe, is_built_in, probe
 from cocoseg.networks.model_file import NETWORKS
 from conftest import ROOT
 from tiny import LABELS, Reads
@@ -22,7 +22,7 @@ def takes_neither(width: int = 1) -> None: ...
 
 
 def test_what_is_of_training_is_no_argument_of_our_networks():
-    assert is_own(OWN)
+    assert is_built_in(OWN)
     assert arguments_of(OWN, 3) == {
         "_target_": "cocoseg.UNet",
         "base_channels": 4,
@@ -60,7 +60,7 @@ def test_a_default_that_earlier_versions_lack_is_not_passed_to_other_networks():
     ],
 )
 def test_the_number_of_classes_has_the_name_that_the_target_gives_it(name, argument):
-    assert not is_own({"_target_": name})
+    assert not is_built_in({"_target_": name})
     assert arguments_of({"_target_": name, "_convert_": "all"}, 7) == {
         "_target_": name,
         "_convert_": "all",

@@ -94,7 +94,7 @@ def test_weights_of_the_hub(name, monkeypatch, tmp_path, caplog):
     with torch.inference_mode():
         expected = whole.forward_intermediates(image, intermediates_only=True)[-1]
         torch.testing.assert_close(net.encoder(image)[-1], expected)
-    assert f"licence {timm.get_pretrained_cfg(name).license}" in caplog.text
+    assert f"license {timm.get_pretrained_cfg(name).license}" in caplog.text
 
 
 def test_weights_by_the_names_of_those_who_trained_them(monkeypatch, tmp_path):
@@ -151,12 +151,12 @@ def test_weights_that_are_not_whole_are_refused(name, tmp_path, caplog):
     assert caplog.text == ""  # the error is the only line
 
 
-def test_a_restricting_licence_is_a_warning(monkeypatch, tmp_path, caplog):
+def test_a_restricting_license_is_a_warning(monkeypatch, tmp_path, caplog):
     name = "resnet18.fb_swsl_ig1b_ft_in1k"
     cached(monkeypatch, tmp_path / "model.safetensors", timm.create_model(name).state_dict())
     read_pretrained({**RESNET, "encoder": name, "weights": "default"}).load_into(resnet_unet(), LABELS)
     assert (
-        "licence cc-by-nc-4.0 of these weights, and so of the model, may not allow commercial use"
+        "license cc-by-nc-4.0 of these weights, and so of the model, may not allow commercial use"
         in caplog.text
     )
 

@@ -15,25 +15,25 @@ LEAST_VARIANCE = 1e-3
 
 
 def keep_arguments(init: Callable[..., None]) -> Callable[..., None]:
-    """Decorate a network's `__init__`: `arguments` holds what it is given, by name, for model files."""
+    """Decorate a network's `__init__`: its arguments are kept by name as `arguments`, for model files."""
 
     @functools.wraps(init)
-    def keeping(net: Any, *positional: Any, **named: Any) -> None:
+    def wrapper(net: Any, *positional: Any, **named: Any) -> None:
         init(net, *positional, **named)
         given = inspect.signature(init).bind(net, *positional, **named)
         given.apply_defaults()
         net.arguments = {name: value for name, value in given.arguments.items() if name != "self"}
 
-    return keeping
+    return wrapper
 
 
 class Up(nn.Module):
-    """One level of a decoder: (B, inputs, H, W) and its skip (B, skip, 2H, 2W) -> (B, outputs, 2H, 2W).
+    """One level of a decoder: x (B, inputs, H, W), skip (B, skip, 2H, 2W) -> (B, outputs, 2H, 2W).
 
     Args:
         inputs, skip, outputs: channels; without a skip it has 0.
         upsample: as of `UNet`.
-        convolutions: 3x3 ones, after the two are joined.
+        convolutions: number of 3x3 convolutions after the two are joined.
     """
 
     def __init__(self, inputs: int, skip: int, outputs: int, upsample: str, convolutions: int = 2):
@@ -62,8 +62,8 @@ class EncoderDecoder(nn.Module):
 
     Attributes:
         multiple: pixels of the image per pixel of the deepest level, along each side.
-        stride: pixels of the image per pixel of the finest level; logits are enlarged by it (bilinear).
-        standardize: images are standardized first.
+        stride: pixels of the image per pixel of the decoder's output; logits are enlarged by it (bilinear).
+        standardize: images pass through `standardize` first.
     """
 
     multiple: int
@@ -82,8 +82,8 @@ class EncoderDecoder(nn.Module):
         """Make the layers after the encoder.
 
         Args:
-            widths: channels of the levels, the deepest first, which is the encoder's.
-            skips: channels of the encoder's features at each further level; 0 where it has none.
+            widths: channels of the encoder's deepest level, then of each level of the decoder.
+            skips: channels of the encoder's features at each level of the decoder; 0 where it has none.
         """
         self.dropout = nn.Dropout2d(dropout)
         self.up = nn.ModuleList(
@@ -93,7 +93,7 @@ class EncoderDecoder(nn.Module):
         self.head = nn.Conv2d(widths[-1], num_classes, kernel_size=1)
 
     def encode(self, image: Tensor) -> Sequence[Tensor | None]:
-        """Features of every level, the finest first; each level has half the size of the one before."""
+        """Features from fine to coarse, each of half the size of the one before; None at a level without."""
         raise NotImplementedError
 
     def forward(self, image: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ class EncoderDecoder(nn.Module):
 
 
 def conv_block(inputs: int, outputs: int, count: int) -> nn.Sequential:
-    """3x3 convolutions, `count` of them, each with BatchNorm (hence no bias) and ReLU; the size stays."""
+    """Build `count` 3x3 convolutions, each with BatchNorm (hence no bias) and ReLU; height and width stay."""
     layers: list[nn.Module] = []
     for channels in (inputs, *[outputs] * (count - 1)):
         layers += [
@@ -123,7 +123,7 @@ def conv_block(inputs: int, outputs: int, count: int) -> nn.Sequential:
 
 
 def standardize(image: Tensor) -> Tensor:
-    """Give each image (B, 3, H, W) mean 0 and deviation 1 in each channel, whatever its light."""
+    """Give each image (B, 3, H, W) mean 0 and standard deviation about 1 in each channel."""
     variance, mean = torch.var_mean(image, (2, 3), correction=0, keepdim=True)
     return (image - mean) * torch.rsqrt(variance + LEAST_VARIANCE)
 

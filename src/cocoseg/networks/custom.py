@@ -17,7 +17,7 @@ from cocoseg.networks.old_files import rename_target
 
 # Keys beside the arguments of built-in networks, see pretrained.py, with their defaults.
 OF_TRAINING = {"weights": None, "weights_part": "all"}
-# Those of the default preset: where a custom network is put in its place, they stand beside it unchanged.
+# Keys of the default preset, with its values: Hydra leaves them beside a custom network's `_target_`.
 UNET_PRESET = {
     **OF_TRAINING,
     **{"base_channels": 64, "depth": 4, "upsample": "transpose", "dropout": 0.0, "standardize": False},
@@ -25,8 +25,8 @@ UNET_PRESET = {
 CLASSES = ("num_classes", "classes")  # the argument for the number of classes: torchvision's name, and smp's
 
 
-def is_own(model: Any) -> bool:
-    """Whether a model's node names a built-in network."""
+def is_built_in(model: Any) -> bool:
+    """Tell whether a model's node names a built-in network."""
     return isinstance(model, Mapping) and rename_target(model).get("_target_") in NETWORKS
 
 
@@ -34,7 +34,7 @@ def arguments_of(model: Any, classes: int | None = None) -> dict[str, Any]:
     """Return a model's node as the network is built from it, without keys that only training uses.
 
     Args:
-        classes: their number, to be added by the name that the target has for it; None to check the rest.
+        classes: number of classes, added by the target's own name for it; None to check the rest only.
 
     Raises:
         CocosegError: its target can't be imported, takes no number of classes, or has no argument of a name.
@@ -45,7 +45,7 @@ def arguments_of(model: Any, classes: int | None = None) -> dict[str, Any]:
     name = network["_target_"]
     parameters = parameters_of(name, "model")
     for key, default in UNET_PRESET.items():
-        is_left = network.get(key) == default or (is_own(model) and key in OF_TRAINING)
+        is_left = network.get(key) == default or (is_built_in(model) and key in OF_TRAINING)
         if key not in parameters and is_left:
             network.pop(key, None)
     takes_any = any(parameter.kind == inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
@@ -80,7 +80,7 @@ def probe(net: nn.Module, name: str, shape: tuple[int, int, int], classes: int) 
     Args:
         net: on the device that it will run on.
         name: for messages.
-        shape: images, height and width of a batch.
+        shape: (images, height, width) of a batch.
         classes: channels of the logits.
 
     Raises:

@@ -14,7 +14,7 @@ SMALLER = (
     "data.batch_size (with trainer.accumulate_grad_batches to make up for it), data.image_size or "
     "model.base_channels"
 )
-# Words of plain RuntimeErrors that CUDA's libraries, MPS and the CPU's allocator raise.
+# Words in RuntimeErrors of CUDA's libraries, MPS and the CPU's allocator, which have no class of their own.
 OUT_OF_MEMORY = (
     "out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
@@ -35,7 +35,7 @@ OTHERWISE = "data.num_workers=0 loads in the main process, which shows more"
 
 
 def uses_cuda(settings: dict[str, Any]) -> bool:
-    """Whether a trainer with these settings trains on a CUDA device."""
+    """Tell whether a trainer with these settings trains on a CUDA device."""
     return settings.get("accelerator", "auto") in ("auto", "gpu", "cuda") and torch.cuda.is_available()
 
 
@@ -57,7 +57,7 @@ def resolve_precision(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _has_bfloat16(settings: dict[str, Any]) -> bool:
-    """Whether the device computes in bfloat16; emulated it is slower than float32."""
+    """Tell whether the device itself computes in bfloat16, which is slower than float32 when emulated."""
     if uses_cuda(settings):
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if settings.get("accelerator", "auto") not in ("auto", "cpu") or torch.backends.mps.is_available():
@@ -69,7 +69,7 @@ def _has_bfloat16(settings: dict[str, Any]) -> bool:
 
 @contextmanager
 def without_autotuning() -> Iterator[None]:
-    """Let cuDNN choose algorithms by its rules: to try them takes seconds for every new size of input."""
+    """Let cuDNN choose algorithms by its rules: trying them takes seconds for every new size of input."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = False
     try:
@@ -100,7 +100,7 @@ def preserve_state(net: nn.Module) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory of the device or of the machine ran out."""
+    """Tell whether memory of the device or of the machine ran out."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in OUT_OF_MEMORY)

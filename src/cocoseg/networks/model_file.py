@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cocoseg.errors import CocosegError
+from cocoseg.errors import CocosegError, reason_of
 from cocoseg.files import write_bytes
 from cocoseg.networks.old_files import drop_deep_supervision, network_weights
 from cocoseg.networks.residual import ResidualUNet
@@ -26,15 +26,13 @@ from cocoseg.networks.untrusted import require_harmless, require_plain, require_
 log = logging.getLogger(__name__)
 
 FORMAT = 1
-# Networks that a model file may build by name. Names in files are looked up here and never imported. These
-# keys stay for good, wherever the classes move: files hold them.
+# Networks that a model file may build by name. Names in files are looked up here and never imported. The
+# keys stay as they are, wherever the classes move, because files hold them.
 NETWORKS: dict[str, type[nn.Module]] = {
     "cocoseg.UNet": UNet,
     "cocoseg.ResidualUNet": ResidualUNet,
     "cocoseg.TimmUNet": TimmUNet,
 }
-
-
 # Arguments by which networks of torchvision, segmentation_models_pytorch and timm fetch weights.
 WEIGHTS = ("weights", "weights_backbone", "encoder_weights", "pretrained")
 
@@ -42,11 +40,11 @@ WEIGHTS = ("weights", "weights_backbone", "encoder_weights", "pretrained")
 def without_weights(
     network: Mapping[str, Any], kind: Callable[..., nn.Module] | None = None
 ) -> dict[str, Any]:
-    """Arguments of a network whose weights are overwritten, so that it fetches none.
+    """Return a network's arguments, with weights switched off: it fetches none, as others are loaded later.
 
     Args:
         network: its arguments, perhaps with `_target_`.
-        kind: what builds it; None for what `_target_` names. Many fetch weights unless told otherwise.
+        kind: class or function that builds it; None for `_target_`. Many fetch weights by default.
     """
     try:
         known = set(inspect.signature(kind or pkgutil.resolve_name(network["_target_"])).parameters)
@@ -186,7 +184,7 @@ def _build(path: str | Path, network: dict[str, Any], kind: type[nn.Module] | st
     try:
         named = pkgutil.resolve_name(kind) if isinstance(kind, str) else kind
     except Exception as error:  # the module may raise anything
-        raise CocosegError(f"network: no class {kind} ({' '.join(str(error).split())})") from error
+        raise CocosegError(f"network: no class {kind} ({reason_of(error)})") from error
     build: Callable[..., nn.Module] | None = named or NETWORKS.get(name)
     if build is None:
         raise CocosegError(

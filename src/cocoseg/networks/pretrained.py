@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cocoseg.config import DEFAULT_WEIGHTS
 from cocoseg.errors import CocosegError
 from cocoseg.labels import LabelMap
-from cocoseg.networks.custom import is_own
+from cocoseg.networks.custom import is_built_in
 from cocoseg.networks.encoder_names import find_difference, pick_encoder
 from cocoseg.networks.encoder_weights import default_weights, read_safetensors
 from cocoseg.networks.encoders import make_encoder, require_any_size
@@ -20,8 +20,8 @@ from cocoseg.networks.old_files import AUX_HEADS
 
 log = logging.getLogger(__name__)
 
-HEAD, ENCODER, DECODER = "head.", "encoder.", "up."  # parts of our own networks; the first gives the classes
-# Licences under which weights may be used commercially, as timm names them.
+HEAD, ENCODER, DECODER = "head.", "encoder.", "up."  # parts of built-in networks; the head gives the classes
+# Licenses under which weights may be used commercially, as timm names them.
 FREE = ("apache-2.0", "mit", "bsd-3-clause", "bsd-2-clause", "cc-by-4.0", "cc0-1.0")
 
 
@@ -33,8 +33,8 @@ class Pretrained:
         source: where they come from, for messages.
         weights: by the names of the network that they were made for.
         part: `all`, `body` (all but the head), `encoder`.
-        labels: that the head was trained on, or None where that is not known.
-        license: of the weights, as timm names it, or None where it is not known.
+        labels: labels that the head was trained on; None where they are not known.
+        license: license of the weights, by timm's name; None where it is not known.
     """
 
     source: str
@@ -44,11 +44,11 @@ class Pretrained:
     license: str | None = None
 
     def is_encoder_alone(self) -> bool:
-        """Whether these are not of a whole network for segmentation."""
+        """Tell whether they are not of a whole network for segmentation."""
         return not any(name.startswith((ENCODER, DECODER)) for name in self.weights)
 
     def load_into(self, net: nn.Module, labels: LabelMap) -> None:
-        """Put the weights into a network of our own for these labels, each of them or none.
+        """Put the weights into a built-in network for these labels, each of them or none.
 
         Weights of an encoder alone, perhaps with a classifier behind it, go into the network's encoder.
 
@@ -63,17 +63,17 @@ class Pretrained:
         if difference := find_difference(wanted, weights):
             raise _other_network(self.source, type(target).__name__, difference)
         target.load_state_dict(weights, strict=False)
-        terms = f"; licence {self.license}" if self.license else ""
+        terms = f"; license {self.license}" if self.license else ""
         log.info("%s: %d tensors, into %s%s", self.source, len(weights), type(target).__name__, terms)
         if self.license is not None and self.license not in FREE:
             log.warning(
-                "warning: %s: licence %s of these weights, and so of the model, may not allow commercial use",
+                "warning: %s: license %s of these weights, and so of the model, may not allow commercial use",
                 self.source,
                 self.license,
             )
 
     def _chosen(self, net: nn.Module, labels: LabelMap) -> tuple[dict[str, Tensor], nn.Module]:
-        """The weights that are wanted, and what they are of: the network, or its encoder."""
+        """The weights to load, and the module to load them into: the network or its encoder."""
         encoder = getattr(net, "encoder", None)
         if self.part == "encoder" and encoder is None:
             raise CocosegError(
@@ -108,7 +108,7 @@ def read_pretrained(model: Any) -> Pretrained | None:
     Raises:
         CocosegError: they can't be had, or the encoder can't be used.
     """
-    if not is_own(model):
+    if not is_built_in(model):
         return None
     weights, part, name = model.get("weights"), model.get("weights_part", "all"), model.get("encoder")
     if "encoder" not in model:

@@ -16,8 +16,8 @@ class ResidualUNet(EncoderDecoder):
 
     Args:
         blocks: residual blocks at each level below the first, which has one after its stem.
-        stochastic_depth: probability with which the last block is left out in training, per image; it grows
-            linearly from the first block on (Huang et al. 2016, arXiv 1603.09382).
+        stochastic_depth: probability that the last block is left out in training, per image; that of earlier
+            blocks is smaller, growing linearly (Huang et al. 2016, arXiv 1603.09382).
         num_classes, base_channels, depth, upsample, dropout, standardize, and errors: as of `UNet`.
     """
 

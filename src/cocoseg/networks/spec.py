@@ -28,9 +28,9 @@ class ModelSpec:
         network: `_target_` and arguments, `num_classes` among them.
         labels: the classes, in the order of the logits' channels.
         image_size: (height, width) in pixels that it was trained at.
-        license: of the weights that its training began with, as timm names it; None where there were none.
-        exif: apply where images were turned by an EXIF rotation, ignore where not, None where none had any.
-        bits: that images of more than 8 were scaled from; None where there were none.
+        license: license of the weights that its training began with, by timm's name; None without weights.
+        exif: apply if training images were turned by an EXIF rotation, ignore if not; None if none had one.
+        bits: bits of the training images, if they had more than 8 and were scaled; None if none had.
     """
 
     network: dict[str, Any]

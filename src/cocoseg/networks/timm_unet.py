@@ -21,8 +21,8 @@ class TimmUNet(EncoderDecoder):
     Args:
         num_classes: channels of the logits.
         encoder: name in timm, see `make_encoder`.
-        decoder_channels: of the decoder's levels, the coarsest first; each doubles the size. One level less
-            than the encoder has halvings ends at half the size, and the logits are enlarged (bilinear).
+        decoder_channels: channels of the decoder's levels, the coarsest first; each doubles the size. Where
+            they are fewer than the encoder's halvings, the logits are enlarged at the end (bilinear).
         upsample: `transpose` (a 2x2 transposed convolution of stride 2) or `bilinear` (followed by a 1x1
             convolution).
         dropout, standardize: as of `UNet`.
@@ -62,7 +62,7 @@ class TimmUNet(EncoderDecoder):
         self.standardize = standardize
         self.convert = _Convert(*statistics(encoder))
         self.stride = self.multiple >> len(channels)
-        # Borders are as blurred as the finest features: the image itself gives the skip at full size.
+        # At full size few encoders have features, and without a skip borders would blur: the image gives one.
         self.stem = conv_block(3, channels[-1], 1) if self.stride == 1 and 1 not in widths else None
         if self.stem is not None:
             widths[1] = channels[-1]

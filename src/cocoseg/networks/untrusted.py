@@ -11,7 +11,7 @@ from torch import Tensor
 from cocoseg.errors import CocosegError
 from cocoseg.files import require_regular
 
-# Functions that torch lets a file call and that make much of a few bytes. No file of ours needs them.
+# Functions that torch lets a file call and that turn a few bytes into many. No file of ours needs them.
 _REFUSED = ("bytearray", "encode")
 _LEGACY_PICKLES = 5  # pickles that begin a file in torch's format before 1.6
 _ARCHIVE = b"PK\3\4"  # beginning of a zip archive
@@ -27,7 +27,7 @@ def require_harmless(path: str | Path) -> None:
     """
     require_regular(path)
     with Path(path).open("rb") as file:
-        # As torch decides. Python would take any file with the end of a zip archive for one.
+        # By the first bytes, as torch decides: Python's `is_zipfile` looks for the end of an archive.
         is_archive = file.read(len(_ARCHIVE)) == _ARCHIVE
         file.seek(0)
         if not is_archive:

@@ -22,7 +22,7 @@ from cocoseg.config_checks import parameters_of
 from cocoseg.data.class_balance import class_weights
 from cocoseg.data.datamodule import SegmentationDataModule
 from cocoseg.errors import CocosegError, reason_of
-from cocoseg.networks.custom import arguments_of, is_own, probe
+from cocoseg.networks.custom import arguments_of, is_built_in, probe
 from cocoseg.networks.device import resolve_precision
 from cocoseg.networks.model_file import read_checkpoint, without_weights
 from cocoseg.networks.pretrained import Pretrained, read_pretrained
@@ -163,7 +163,7 @@ def try_out(trainer: L.Trainer, module: SegmentationModule, data: SegmentationDa
         CocosegError: the network does not return logits, or the loss no scalar.
     """
     probe_loss(module.loss, (data.config.loss or {})["_target_"], len(data.labels))
-    if not is_own(data.config.model):
+    if not is_built_in(data.config.model):
         images = min(data.batch_size or 2, 2)  # two are enough
         module.to(trainer.strategy.root_device)
         shape = images, *module.spec.image_size
