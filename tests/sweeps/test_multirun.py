@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 import cocoseg.files
 from cocoseg.files import locked
-from cocoseg.sweeps.multirun import MultirunInOrder, forget_frames, restored_state
+from cocoseg.sweeps.multirun import MultirunInOrder, forget_frames, isolate_job
 from conftest import SMALL, run_program
 
 CALLBACKS = """
@@ -167,7 +167,7 @@ def test_jobs_that_fail_before_their_run_begins_are_in_the_table(multirun, tmp_p
 def test_a_job_restores_what_holds_for_the_whole_process():
     import torch
 
-    with restored_state():
+    with isolate_job():
         os.environ["OF_THE_JOB"] = "1"
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = True

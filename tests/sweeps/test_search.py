@@ -126,7 +126,7 @@ def run(
         played.folder,
         arguments if any("," in item for item in arguments) else [*arguments, LR],
         played,
-        parallel=parallel,
+        side_by_side=parallel,
         config_loader=None,
     )
     return sweep.run()

@@ -26,7 +26,7 @@ from cocoseg.files import read_json
 from cocoseg.overrides import check_overrides
 from cocoseg.rank_environment import may_be_several
 from cocoseg.run_folder import FINISHED, METRICS, MODEL, Console, Outcome, make_folder
-from cocoseg.sweeps.multirun import restored_state
+from cocoseg.sweeps.multirun import isolate_job
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def train(overrides: Sequence[str] = (), *, run_dir: str | Path | None = None) -
     config, context = _compose(overrides if run_dir is None else [*overrides, f"run_dir={run_dir}"])
     remove_if_empty = make_folder(config, "hydra.run.dir", "run_dir")
     try:
-        with _messages_on_stdout(), restored_state():
+        with _messages_on_stdout(), isolate_job():
             job = run_job(unwrap(main), config, "hydra.run.dir", None, context, configure_logging=False)
     except SystemExit as end:  # a signal
         if end.code == INTERRUPTED:

@@ -4,13 +4,13 @@ import sys
 from pathlib import Path
 
 from cocoseg.errors import CocosegError, report_errors
-from cocoseg.sweeps.leaderboard import conclude, read_rows
+from cocoseg.sweeps.leaderboard import read_rows, write_table
 
 HELP = "python -m cocoseg.leaderboard outputs/multirun/<sweep> …   runs, best first"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the tables of some folders, those of the command line by default. Returns the exit code."""
+    """Print and write the tables of folders, by default those of the command line. Returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or {"-h", "--help"} & set(arguments):
         print(HELP)
@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
             rows = read_rows(folder)
             if not rows:
                 raise CocosegError(f"{folder}: no folder with trainings")
-            conclude(folder, rows)
+            write_table(folder, rows)
     return 0
 
 

@@ -41,7 +41,7 @@ class Job:
     """A job of a multirun and, once it has started, its process.
 
     Attributes:
-        slot: index among the jobs that run at the same time, which decides on GPUs and cores.
+        slot: index among the jobs that run at the same time; its GPUs and cores follow from it.
     """
 
     number: int
@@ -59,7 +59,7 @@ def launch(
     first: int,
     n_jobs: int | None,
 ) -> list[JobReturn]:
-    """Run jobs, numbered from `first`, as Hydra's launchers do. The value of each is its validation mIoU."""
+    """Run jobs as Hydra's launchers do, `n_jobs` at a time; numbers begin with `first`, values are mIoU."""
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
     jobs = [_compose(config, config_loader, first + i, given) for i, given in enumerate(job_overrides)]
     side_by_side = count_side_by_side(n_jobs)
@@ -78,9 +78,9 @@ def run_jobs(jobs: Sequence[Job], side_by_side: int, received: list[signal.Signa
     job starts.
 
     Args:
-        side_by_side: number of jobs at a time. Each has one of so many shares of GPUs and cores; the last
-            ones of a sweep have no more.
-        received: signals are appended to it.
+        side_by_side: number of jobs at a time. Each has an equal share of GPUs and cores, also where fewer
+            jobs are left.
+        received: signals that come are appended to it.
     """
     waiting, passed_on = list(jobs), 0
     running: list[Job] = []
@@ -98,7 +98,7 @@ def run_jobs(jobs: Sequence[Job], side_by_side: int, received: list[signal.Signa
                     _start(job, slot, side_by_side, gpus[slot])
                     running.append(job)
             time.sleep(POLL_EVERY)
-            # Not in `note`: a job may be starting just then, whose process is not known yet.
+            # Not in `note`, during which a job may be starting whose process is not known yet.
             for number in received[passed_on:]:
                 for job in running:
                     job.process.send_signal(number)
@@ -117,19 +117,19 @@ def _start(job: Job, slot: int, side_by_side: int, gpus: str | None) -> None:
     """Start a job's process on its share of the cores, and on these GPUs."""
     job.folder.mkdir(parents=True, exist_ok=True)
     job.slot = slot
-    own = {"PYTHONUNBUFFERED": "1", PARENT: str(os.getpid())}
+    variables = {"PYTHONUNBUFFERED": "1", PARENT: str(os.getpid())}
     if not hasattr(os, "sched_setaffinity"):
-        own["OMP_NUM_THREADS"] = str(max(1, available_cores() // side_by_side))
+        variables["OMP_NUM_THREADS"] = str(max(1, available_cores() // side_by_side))
     if gpus is not None:
-        own["CUDA_VISIBLE_DEVICES"] = gpus
+        variables["CUDA_VISIBLE_DEVICES"] = gpus
     with (job.folder / OUTPUT).open("ab") as output:
         job.process = subprocess.Popen(
             command(job),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=os.environ | own,
-            start_new_session=True,  # a terminal's Ctrl-C reaches it through this process, once
+            env=os.environ | variables,
+            start_new_session=True,  # so that a terminal's Ctrl-C reaches it once, through this process
         )
     if hasattr(os, "sched_setaffinity"):  # torch starts a thread per core that it may use
         cores = sorted(os.sched_getaffinity(0))
@@ -172,7 +172,7 @@ def command(job: Job) -> list[str]:
     program = ["-m", module.name] if module is not None else [sys.argv[0]]
     of_hydra = [item for item in job.config.hydra.overrides.hydra if key_of(item) not in NOT_FOR_JOBS]
     of_task = list(filter_overrides(job.overrides))
-    own = [
+    added = [
         "hydra.mode=RUN",
         f"hydra.run.dir={QuotedString(str(job.folder), Quote.double).with_quotes()}",
         f"hydra.job.num={job.number}",
@@ -180,17 +180,17 @@ def command(job: Job) -> list[str]:
     ]
     until = OmegaConf.select(job.config, "budget.until")
     if until not in (None, SLURM):
-        # "18:00" is the next one after this process began; the job may begin later.
-        with suppress(CocosegError):  # a mistake: the job itself says so
+        # As a date: a job that begins after 18:00 would take it for 18:00 of the next day.
+        with suppress(CocosegError):  # of a mistake, which the job itself reports
             end = datetime.fromtimestamp(parse_moment(str(until), key="budget.until"))
-            own.append(f"budget.until='{end.strftime(MOMENTS[-1])}'")
-    return [sys.executable, *program, *flags, *of_task, *of_hydra, *own]
+            added.append(f"budget.until='{end.strftime(MOMENTS[-1])}'")
+    return [sys.executable, *program, *flags, *of_task, *of_hydra, *added]
 
 
 def _compose(config: DictConfig, config_loader: Any, number: int, overrides: Sequence[str]) -> Job:
     composed = config_loader.load_sweep_config(config, list(overrides))
     trial = OmegaConf.select(composed, "sweep.trial")
-    number = number if trial is None else trial  # trials that are resumed need not be consecutive
+    number = number if trial is None else trial  # numbers of resumed trials may have gaps
     with open_dict(composed):
         composed.hydra.job.id = composed.hydra.job.num = number
     folder = Path(composed.hydra.sweep.dir, str(composed.hydra.sweep.subdir)).absolute()

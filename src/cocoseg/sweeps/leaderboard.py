@@ -1,7 +1,7 @@
 """The trainings of a sweep, best first: `python -m cocoseg.leaderboard outputs/multirun/<sweep>`.
 
 Reads run folders only, so that it works on every sweep: one that is running or was killed, Hydra's own grid,
-one that an older version made (a blank where it wrote no number of epochs). No torch.
+one of an older version, which wrote no number of epochs. No torch.
 """
 
 import math
@@ -24,8 +24,8 @@ from cocoseg.run_folder import CONFIG, LEDGER, METRICS, OUTCOME, RUNNING, STOPPE
 TABLE = "leaderboard.csv"
 ALIVE = 15.0  # seconds since a file was last written, after which a run counts as killed
 MAX_REASON = 60  # characters that are printed
-ADDED_BY_SWEEP = ("sweep.", "trainer.max_time", "budget.until")  # keys of a trial that are not of its point
-HEADINGS = {"miou": "mIoU", "seconds": "time", "reason": ""}  # where they differ from the keys
+ADDED_BY_SWEEP = ("sweep.", "trainer.max_time", "budget.until")  # beginnings of keys outside the search space
+HEADINGS = {"miou": "mIoU", "seconds": "time", "reason": ""}  # those that differ from the keys
 FORMATS = {"miou": "{:.3f}".format, "seconds": clock}
 
 
@@ -34,7 +34,7 @@ class _Metrics(msgspec.Struct):
 
 
 def read_rows(sweep_dir: Path) -> list[dict[str, Any]]:
-    """The rows of the table: all trainings below a folder, the best first, those without a score last.
+    """Read the rows of the table: all trainings below a folder, the best first, those without a score last.
 
     Returns:
         `job`, the run folder below `sweep_dir`; `miou`, `epochs`, `seconds`, `state` and `reason`, see
@@ -56,7 +56,7 @@ def read_rows(sweep_dir: Path) -> list[dict[str, Any]]:
 
 
 def as_text(rows: list[dict[str, Any]]) -> str:
-    """The table, aligned with blanks; the reasons, cut, come last."""
+    """Align the table with blanks; reasons come last, and long ones are cut."""
     keys = [*(key for key in rows[0] if key != "reason"), "reason"]
     lines = [[HEADINGS.get(key, key) for key in keys]]
     for row in rows:
@@ -67,7 +67,7 @@ def as_text(rows: list[dict[str, Any]]) -> str:
     return "\n".join("  ".join(columns).format(*line).rstrip() for line in lines)
 
 
-def conclude(sweep_dir: Path, rows: list[dict[str, Any]]) -> None:
+def write_table(sweep_dir: Path, rows: list[dict[str, Any]]) -> None:
     """Print the table of a sweep, and write it into its folder with unrounded scores.
 
     Raises:
@@ -76,9 +76,8 @@ def conclude(sweep_dir: Path, rows: list[dict[str, Any]]) -> None:
     write_csv(sweep_dir / TABLE, rows)
     print(f"\n{as_text(rows)}\n\nleaderboard  {from_here(sweep_dir / TABLE)}", flush=True)
     best = sweep_dir / rows[0]["job"]
-    if (
-        rows[0]["miou"] is not None and (best / CONFIG).is_file()
-    ):  # missing where the folder's name can't be printed
+    is_there = (best / CONFIG).is_file()  # not where the name of the folder had to be made printable
+    if rows[0]["miou"] is not None and is_there:
         print(f"train it longer: {command_to_train_longer(best)}", flush=True)
 
 
@@ -92,8 +91,7 @@ def command_to_train_longer(folder: Path) -> str:
 
 
 def _read_run(folder: Path) -> dict[str, Any]:
-    """Score of the exported model, or of the best one so far; epochs and seconds of all attempts; state and
-    reason as in an `Outcome`, or running."""
+    """Read a run's outcome (`running` without one), its best score, and the seconds of all attempts."""
     used = None
     with suppress(CocosegError):
         if ledger := read_ledger(folder / LEDGER):

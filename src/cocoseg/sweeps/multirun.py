@@ -1,5 +1,8 @@
-"""Rules for every multirun: one process owns its folder, signals end it in order, no job leaves anything to
-the next, and the leaderboard is written however it ends. No torch unless a job has loaded it."""
+"""Rules for every multirun. No torch unless a job has loaded it.
+
+One process owns the folder, signals end it in order, no job changes the next one, and the leaderboard is
+written however the multirun ends.
+"""
 
 import atexit
 import gc
@@ -42,14 +45,14 @@ class MultirunInOrder(Callback):
             owned.enter_context(locked(sweep_dir, key="sweep.name, hydra.sweep.dir"))
         atexit.register(owned.close)
         # Not at `on_multirun_end`, which is left out when a job has failed or a signal has come.
-        atexit.register(_conclude, sweep_dir)
+        atexit.register(_end_multirun, sweep_dir)
         tell_jobs(config)
         for number in SIGNALS:
             signal.signal(number, _leave)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         if config.hydra.mode == RunMode.MULTIRUN:
-            self._job.enter_context(restored_state())
+            self._job.enter_context(isolate_job())
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         if job_return.status == JobStatus.FAILED:
@@ -63,17 +66,17 @@ def _leave(number: int, frame: FrameType | None) -> None:
     sys.exit(exit_code(signal.Signals(number)))
 
 
-def _conclude(sweep_dir: Path) -> None:
+def _end_multirun(sweep_dir: Path) -> None:
     end_at_next_signal()
     _list_failures(sweep_dir)
     if not any(path.is_dir() for path in sweep_dir.iterdir()):  # no job has begun
         (sweep_dir / "multirun.yaml").unlink(missing_ok=True)
     else:
-        from cocoseg.sweeps.leaderboard import conclude, read_rows
+        from cocoseg.sweeps.leaderboard import read_rows, write_table
 
         try:
             if rows := read_rows(sweep_dir):
-                conclude(sweep_dir, rows)
+                write_table(sweep_dir, rows)
         except CocosegError as error:
             print(f"leaderboard: {error.sentence}", file=sys.stderr)
 
@@ -87,8 +90,8 @@ def _list_failures(sweep_dir: Path) -> None:
 
 
 @contextmanager
-def restored_state() -> Iterator[None]:
-    """Restore after a job what it may change for the whole process, and free its memory."""
+def isolate_job() -> Iterator[None]:
+    """Restore after a job what it may have changed for the whole process, and free its memory."""
     environment = dict(os.environ)
     precision = sys.modules["torch"].get_float32_matmul_precision() if "torch" in sys.modules else "highest"
     try:
@@ -98,7 +101,7 @@ def restored_state() -> Iterator[None]:
         os.environ.clear()
         os.environ.update(environment)
     gc.collect()  # trainers and their callbacks refer to each other
-    if torch := sys.modules.get("torch"):  # its switches have their defaults again
+    if torch := sys.modules.get("torch"):  # its switches go back to their defaults
         torch.backends.cudnn.benchmark = False
         torch.use_deterministic_algorithms(False)
         torch.set_float32_matmul_precision(precision)

@@ -1,4 +1,4 @@
-"""Ends a trial of a sweep early where it is worse than others were after the same share of their time.
+"""Pruning: a trial of a sweep ends early if it is worse than others were after the same share of their time.
 
 Optuna's pruners decide (`sweep.pruner`). A step of theirs is a tenth of a trial's progress, because
 validations come at times of their own. The trials of a sweep have the same limit, so a tenth is as long in
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 TENTHS = 10  # steps of a trial
 LAST_PRUNED = 7  # step after which no trial is ended: too little time would be saved
 STARTUP_TRIALS, WARMUP = 4, 3  # median: trials that must have finished, first step at which it prunes
-FIRST_RUNG, FACTOR = 2, 3  # halving, hyperband: step of the first rung; one trial in so many is promoted
+FIRST_RUNG, FACTOR = 2, 3  # halving, hyperband: step of the first rung; one trial in FACTOR is promoted
 
 
 def make_pruner(name: str) -> Any:
@@ -80,7 +80,7 @@ class PruneTrial(L.Callback):
             trial.report(self._best, tenth)
             self._reported = tenth
             return tenth <= LAST_PRUNED and trial.should_prune()
-        except Exception as error:  # an unreadable journal is no reason to lose the training
+        except Exception as error:  # Optuna may raise anything, and the training is worth more
             log.warning("this trial can't be pruned: %s: %s", type(error).__name__, error)
             self._enabled = False
             return False

@@ -31,7 +31,7 @@ LEDGER = "sweep.json"  # time that all attempts at the sweep used
 END = 6.0  # seconds for the leaderboard and to leave the process, on a busy machine
 OVERHEAD = 1.0  # seconds that a round takes beyond its jobs' limit
 SHORTEST = 10.0  # seconds in which a job can load torch, learn something and export
-SQUEEZE = 0.9  # least share of the limit that a trial gets where the sweep's time ends before
+SQUEEZE = 0.9  # least share of the limit that a last trial gets, cut by the end of the sweep
 MAX_FAILURES = 5  # trials that fail, and none that succeeds, before a sweep gives up
 
 # Overrides of each job, number of the first trial, limit of the longest job in seconds (None: as configured).
@@ -45,7 +45,7 @@ class Sweep:
     Attributes:
         fixed: overrides that all jobs share.
         launch: runs jobs side by side and returns when all have ended.
-        parallel: number of jobs side by side.
+        side_by_side: number of jobs at a time.
         budget: time of the whole sweep.
         limit: seconds of each trial; None: `trainer.max_time` as it is configured, or none.
         buys_more: time that is left buys further trials, beyond `sweep.trials`.
@@ -56,7 +56,7 @@ class Sweep:
     study: Study
     fixed: list[str]
     launch: Launch
-    parallel: int
+    side_by_side: int
     budget: Budget
     limit: float | None
     buys_more: bool
@@ -85,33 +85,33 @@ class Sweep:
                 longest = max((limit for limit in limits if limit is not None), default=None)
                 self.launch(jobs, trials[0].number, longest)
                 for trial in trials:
-                    self.conclude(trial, trial.outcome())
+                    self.record_end(trial, trial.outcome())
             self.budget.finished = True
         if self.budget.limit is not None:
             log.info("sweep: %s of %s", clock(self.budget.used()), clock(self.budget.limit))
         return self.failed
 
     def next_round(self, interrupted: list[Trial]) -> list[Trial]:
-        """Trials that run side by side now; empty where all are done, or no further one fits into the time.
+        """Start the trials that run side by side next: none where all are done or no further one fits in.
 
         Args:
-            interrupted: trials of an earlier process; those that run now are taken out of it.
+            interrupted: trials of an earlier process; those that run next are taken out of it.
         """
         trials: list[Trial] = []
-        while len(trials) < self.parallel:
-            lacks = self.study.started() < (self.settings.trials or 0)
+        while len(trials) < self.side_by_side:
+            too_few = self.study.started() < (self.settings.trials or 0)
             if interrupted and self.fits(interrupted[0].used()):
                 trials.append(interrupted.pop(0))
-            elif (lacks or self.buys_more) and self.fits(0.0):
+            elif (too_few or self.buys_more) and self.fits(0.0):
                 trials.append(self.study.start_trial())
             else:
-                if not trials and (lacks or interrupted):
+                if not trials and (too_few or interrupted):
                     log.info("no time is left for another trial")
                 break
         return trials
 
     def fits(self, used: float) -> bool:
-        """Whether a trial that has used so many seconds of its limit can end in time, or nearly so."""
+        """Tell whether a trial that has `used` seconds of its limit can end in time, or nearly so."""
         return self.limit is None or self.seconds_left() >= max(SHORTEST, SQUEEZE * self.limit - used)
 
     def limit_of(self, trial: Trial) -> float | None:
@@ -140,7 +140,7 @@ class Sweep:
         shared = [override for override in self.fixed if key_of(override) not in keys]
         return shared + [f"{key}={value}" for key, value in own.items()]
 
-    def conclude(self, trial: Trial, outcome: Outcome) -> None:
+    def record_end(self, trial: Trial, outcome: Outcome) -> None:
         """Record and log how a trial has ended; give up where all of the first ones have failed."""
         self.study.record(trial, outcome)
         point = " ".join(f"{key}={value}" for key, value in trial.point.items())
@@ -150,7 +150,7 @@ class Sweep:
             log.info("trial %d %s: %s  %s", trial.number, outcome.state, result, point)
             return
         self.failed += 1
-        if outcome != Outcome.read(trial.folder):  # it ended, but not as a trial must
+        if outcome != Outcome.read(trial.folder):  # its job ended as no trial may
             outcome.write(trial.folder)
         log.info("trial %d failed: %s", trial.number, outcome.reason)
         if self.failed >= MAX_FAILURES and not self.succeeded and self.settings.method != "grid":
@@ -163,7 +163,7 @@ def open_sweep(
     arguments: Sequence[str],
     launch: Launch,
     *,
-    parallel: int,
+    side_by_side: int,
     config_loader: Any,
 ) -> Sweep:
     """Check all settings of a sweep, and only then open its study, or the one of an earlier attempt.
@@ -171,7 +171,7 @@ def open_sweep(
     Args:
         sweep_dir: folder of the sweep, which this process owns; trial n runs in its subfolder n.
         arguments: overrides of the command line.
-        launch, parallel: see `Sweep`.
+        launch, side_by_side: see `Sweep`.
         config_loader: Hydra's, which knows the options of a group.
 
     Raises:
@@ -188,20 +188,20 @@ def open_sweep(
     total, max_time = budget.limit, in_seconds(config.time_limit)
     if not any(override.key_or_group == "trainer.max_time" for override in overrides):
         max_time = None  # a preset's
-    # Where trials have a number and a limit, budget.until only ends them. A grid has no further points.
+    # Beside a number and a limit of trials budget.until ends the sweep only. A grid has no further points.
     buys_more = total is not None and settings.method != "grid" and None in (settings.trials, max_time)
     in_all = total if settings.trials is None else settings.total_time
     if settings.method == "grid":
         settings.trials = min(settings.trials or sys.maxsize, len(space.grid()))
     elif (settings.trials is None) != (in_all is not None and max_time is not None):
         raise CocosegError(
-            "sweep.trials: give either it, or both sweep.total_time and trainer.max_time: it follows then"
+            "sweep.trials: give either it, or both sweep.total_time and trainer.max_time, from which it follows"
         )
     settings.name = settings.name or sweep_dir.name
 
     limit: float | None = None
     if total is not None:
-        rounds = 1 if max_time else math.ceil((settings.trials or 1) / parallel)  # those that must fit
+        rounds = 1 if max_time else math.ceil((settings.trials or 1) / side_by_side)  # all must fit
         limit = math.floor(min(max_time or math.inf, (budget.left() - END) / rounds - OVERHEAD))
         if limit < SHORTEST and not (sweep_dir / JOURNAL).exists():
             key = "sweep.total_time" if total == budget.run_limit else "budget.until or the Slurm job"
@@ -216,4 +216,4 @@ def open_sweep(
     limit = study.fix_limit(limit)
     if config.ckpt_path is None:
         fixed.append("resume=auto")
-    return Sweep(settings, study, fixed, launch, parallel, budget, limit, buys_more)
+    return Sweep(settings, study, fixed, launch, side_by_side, budget, limit, buys_more)

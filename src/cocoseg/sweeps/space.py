@@ -7,7 +7,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import Trial
 
-from cocoseg.errors import CocosegError
+from cocoseg.errors import CocosegError, reason_of
 
 DIGITS = 6  # significant digits of a proposed number
 
@@ -33,7 +33,7 @@ class Space:
         return {key: dimension.get_value_string() for key, dimension in sorted(self.dimensions.items())}
 
     def propose(self, trial: Trial) -> dict[str, str]:
-        """A point as values of overrides; the same one for a trial that has one already."""
+        """Propose a point as values of overrides; a trial that has a point keeps it."""
         return {key: _suggest(trial, key, one) for key, one in self._distributions.items()}
 
     def grid(self) -> list[dict[str, str]]:
@@ -79,7 +79,7 @@ def split_overrides(overrides: Iterable[Override], extra: Iterable[Override]) ->
 
 
 def make_distribution(key: str, dimension: Override) -> Distribution:
-    """Optuna's distribution: numeric for intervals and ranges, else a choice between texts."""
+    """Make Optuna's distribution: numeric for intervals and ranges, else a choice between texts."""
     value = dimension.value()
     tags: set[str] = getattr(value, "tags", set())
     if unknown := tags - {"log"}:
@@ -98,7 +98,7 @@ def make_distribution(key: str, dimension: Override) -> Distribution:
             return IntDistribution(low, high, log=log, step=int(step or 1))
         return FloatDistribution(low, high, log=log, step=step)
     except ValueError as error:
-        raise CocosegError(f"{key}={dimension.get_value_string()}: {' '.join(str(error).split())}") from error
+        raise CocosegError(f"{key}={dimension.get_value_string()}: {reason_of(error)}") from error
 
 
 def _suggest(trial: Trial, key: str, distribution: Distribution) -> str:

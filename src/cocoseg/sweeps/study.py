@@ -1,4 +1,4 @@
-"""Optuna's side of a sweep: a study in a journal file of the sweep's folder, to which jobs report as well."""
+"""Optuna's study of a sweep, in a journal file of the sweep's folder, to which jobs report as well."""
 
 import json
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ class Study:
 
     Args:
         sweep_dir: folder of the sweep; trial n runs in its subfolder n.
-        seed: trial n of a seed is proposed the same (by TPE where the results before it are the same, too).
+        seed: makes trial n the same in every sweep (by TPE if the results before it are the same, too).
 
     Raises:
         CocosegError: the folder holds a study of another search space or method.
@@ -119,8 +119,7 @@ class Study:
         return self._study.get_trials(deepcopy=False)
 
     def _propose(self, trial: optuna.trial.Trial) -> Trial:
-        # A sampler for each trial: what is proposed depends on its number, not on how often the sweep was
-        # interrupted.
+        # A sampler for each trial, so that proposals do not depend on how often the sweep was interrupted.
         seed = (self.seed * 1_000_003 + trial.number) % 2**32
         if self.method == "tpe":
             self._study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)

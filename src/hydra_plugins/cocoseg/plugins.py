@@ -63,7 +63,7 @@ class CocosegSweeper(Sweeper):
                 sweep_dir,
                 arguments,
                 self.launch,
-                parallel=self.parallel(),
+                side_by_side=self.side_by_side(),
                 config_loader=self.hydra_context.config_loader,
             )
             OmegaConf.save(self.config, sweep_dir / "multirun.yaml")  # as Hydra's own sweeper does
@@ -92,7 +92,7 @@ class CocosegSweeper(Sweeper):
         )
         return launcher.launch(jobs, initial_job_idx=first)
 
-    def parallel(self) -> int:
+    def side_by_side(self) -> int:
         """Number of jobs that the launcher runs side by side."""
         from cocoseg.sweeps.launching import count_side_by_side
 
