@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cocoseg.budget.budget import Budget
-from cocoseg.training.collapse_warning import EARLY, Diagnostics, collapse
+from cocoseg.training.collapse_warning import EARLY, WarnOfCollapse, collapse
 from tiny import LABELS
 
 COLLAPSED = torch.tensor([[600, 0, 0], [300, 5, 0], [95, 0, 0]])
@@ -35,7 +35,7 @@ def test_a_collapse_is_warned_of_once_and_not_in_the_beginning(caplog):
     trainer = SimpleNamespace(sanity_checking=False)
     module = SimpleNamespace(matrix=COLLAPSED, spec=SimpleNamespace(labels=LABELS))
     for progress, expected in ((EARLY - 0.01, 0), (EARLY, 1)):
-        diagnostics = Diagnostics(Budget(None, progress=progress))
+        callback = WarnOfCollapse(Budget(None, progress=progress))
         for _ in range(2):
-            diagnostics.on_validation_end(trainer, module)
+            callback.on_validation_end(trainer, module)
         assert len(caplog.records) == expected

@@ -195,7 +195,7 @@ def open_sweep(
         settings.trials = min(settings.trials or sys.maxsize, len(space.grid()))
     elif (settings.trials is None) != (in_all is not None and max_time is not None):
         raise CocosegError(
-            "sweep.trials: give either it, or both sweep.total_time and trainer.max_time, from which it follows"
+            "sweep.trials: give either it, or both sweep.total_time and trainer.max_time, which give it"
         )
     settings.name = settings.name or sweep_dir.name
 

@@ -1,4 +1,4 @@
-"""Batch size and a GPU's memory: a trial of the largest step, the largest batch that fits, half the batch."""
+"""Batch size and memory: a trial of the largest step, the largest batch that fits, how to halve the batch."""
 
 import logging
 from collections.abc import Iterator
@@ -47,8 +47,8 @@ class CheckMemory(L.Callback):
 def trial_step(module: SegmentationModule, trainer: L.Trainer, training: int, validation: int) -> None:
     """Run one training step and one validation batch at full image size, on blank images.
 
-    Nothing is left of it: weights, statistics of BatchNorm, gradients, optimizer, metrics and random numbers
-    are as before.
+    It leaves no trace: weights, statistics of BatchNorm, gradients, optimizer, metrics and random numbers are
+    as before.
 
     Args:
         module: on its device.
@@ -56,7 +56,7 @@ def trial_step(module: SegmentationModule, trainer: L.Trainer, training: int, va
         training, validation: number of images.
 
     Raises:
-        torch.OutOfMemoryError: they don't fit.
+        torch.OutOfMemoryError: they don't fit into the memory.
     """
     size = module.spec.image_size
     weights = [weight for weight in module.net.parameters() if weight.requires_grad]
@@ -83,7 +83,7 @@ def training_pass(module: SegmentationModule, trainer: L.Trainer, images: int, s
 
 
 def _blank(module: SegmentationModule, images: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Image (B, 3, H, W), channels last as batches are, and mask (B, H, W) int64, all zeros."""
+    """Make image (B, 3, H, W), channels last as batches are, and mask (B, H, W) int64, all zeros."""
     like = next(module.parameters())
     image = torch.zeros(images, 3, *size, device=like.device, dtype=like.dtype)
     mask = torch.zeros(images, *size, dtype=torch.int64, device=like.device)
@@ -95,7 +95,7 @@ def largest_batch(module: SegmentationModule, images: int, trainer: L.Trainer) -
 
     Args:
         module: is moved to the device.
-        images: size of the training set. An epoch keeps at least `STEPS` batches.
+        images: number of training images, of which an epoch makes at least `STEPS` batches.
         trainer: gives the device and the precision. Without CUDA the result is a fixed number.
 
     Raises:

@@ -17,7 +17,7 @@ from cocoseg.run_folder import CHECKPOINTS
 from cocoseg.sweeps.pruning import PruneTrial
 from cocoseg.training.batch_size import CheckMemory
 from cocoseg.training.checkpoints import BestCheckpoint, LastCheckpoint
-from cocoseg.training.collapse_warning import Diagnostics
+from cocoseg.training.collapse_warning import WarnOfCollapse
 from cocoseg.training.compiling import CompileNetwork
 from cocoseg.training.console import BarProgress, LineProgress, ValidationLines
 from cocoseg.training.finetuning import FreezeEncoder
@@ -38,7 +38,7 @@ def build_callbacks(
     callbacks: list[L.Callback] = [distributed.SyncBatchNormStatistics()]
     if config.compile:
         callbacks.append(CompileNetwork(data))
-    # Compilation and memory check come before KeepBudget, for which training begins then.
+    # Compilation and memory check come before KeepBudget, so that they do not count as training.
     callbacks += [CheckMemory(data), KeepBudget(budget, config)]
     callbacks += [ScheduleRate(config.schedule, budget), StopOnNaN()]
     if config.finetune.frozen:
@@ -54,7 +54,7 @@ def build_callbacks(
         callbacks += [RunTexts(config, run.command), HyperparameterRow(config, run.command)]
         if config.trainer.get("enable_model_summary"):
             callbacks.append(ModelSummary(max_depth=3))  # Lightning's own shows one level
-        callbacks += [ValidationLines(budget), Figures(budget), Diagnostics(budget)]
+        callbacks += [ValidationLines(budget), Figures(budget), WarnOfCollapse(budget)]
         has_bar = any(isinstance(callback, ProgressBar) for callback in own)
         if config.trainer.get("enable_progress_bar") is not False and not has_bar:
             # A bar needs a terminal on both: `tee` and `2>` write files, which get lines.

@@ -33,12 +33,12 @@ FIRST_RETRY, RETRY, AT_END = 10.0, 60.0, 1.0
 
 
 class Retries:
-    """Times of the next tries to write what a full disk refused, and of the first failure.
+    """Time of the next try to write what a full disk refused, and of the first failure.
 
     Attributes:
-        at: time of the next try.
+        at: time of the next try, as `now()`.
         reason: error of the last try; empty after one that succeeded.
-        at_end: the run ends, so tries follow each other soon.
+        at_end: the run is ending, so tries follow each other soon.
     """
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class Retries:
 class WholeCheckpointIO(TorchCheckpointIO):
     """Writes checkpoints whole or not at all, on the account of the budget.
 
-    Lightning's own class moves the file from the system's temporary folder: not at once from another disk.
+    Lightning's own class moves the file from the system's temporary folder, which may be on another disk.
 
     Attributes:
         kept: content of files that could not be written.
@@ -121,12 +121,12 @@ def disk_of(trainer: L.Trainer) -> WholeCheckpointIO:
 class LastCheckpoint(L.Callback):
     """Saves `last.ckpt`, the state of training, every few minutes, at the end and when a signal ends it.
 
-    They are saved at the end of a step, the first one after the first step, to measure how long it takes.
-    Training ends where no file could be written for as long as that.
+    It is saved at the end of a step. The first save follows the first step, to measure how long it takes.
+    Training ends when no file could be written for the time `every`.
 
     Attributes:
         step: step of the last save that succeeded.
-        failure: why training was ended, or empty.
+        failure: reason why it ended the training, or empty.
     """
 
     def __init__(self, folder: Path, every: timedelta, budget: Budget):
@@ -163,16 +163,16 @@ class LastCheckpoint(L.Callback):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        if rank() == 0:  # what waits for space was scored and is whole, whatever has happened since
+        if rank() == 0:  # files that wait for space hold states from before the exception
             disk_of(trainer).retries.at_end = True
             disk_of(trainer).write_kept()
-        # No more is saved after a CocosegError (the disk is full, weights are NaN), nor while a checkpoint is
-        # being restored, of which half would be written back, nor while other ranks continue.
+        # Nothing is saved after a CocosegError (the disk is full, weights are NaN), while a checkpoint is
+        # restored (half of it would be written back), or while other ranks continue.
         if world_size() > 1 and not isinstance(exception, StoppedBySignalError):
             return
         if self.training and not isinstance(exception, CocosegError) and trainer.global_step > 0:
             for callback in callbacks_of(trainer):
-                # In a validation averaged and trained weights have exchanged their places.
+                # During a validation the averaged weights are in the place of the trained ones.
                 if self._validating and isinstance(callback, WeightAveraging):
                     callback.on_validation_epoch_end(trainer, pl_module)
             self.save(trainer)
@@ -227,7 +227,7 @@ class BestCheckpoint(ModelCheckpoint):
             self.try_to_export(trainer)
 
     def try_to_export(self, trainer: L.Trainer) -> None:
-        """Export the best checkpoint; where the disk is full, it is still owed."""
+        """Export the best checkpoint; where the disk is full, `owes_export` stays true."""
         disk = disk_of(trainer)
         disk.write_kept()
         if Path(self.best_model_path) in disk.kept or not disk.retries.are_due():
@@ -241,7 +241,7 @@ class BestCheckpoint(ModelCheckpoint):
             disk.retries.note(None)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Find the best checkpoint on disk: the loaded state does not know later ones, nor another folder."""
+        """Find the best checkpoint on disk: the loaded state knows neither later ones nor another folder."""
         here = Path(self.dirpath or "", "best.ckpt")
         best = here if here.is_file() else self.earlier
         if best is None:

@@ -11,12 +11,12 @@ from cocoseg.training.module import SegmentationModule
 
 log = logging.getLogger(__name__)
 
-EARLY = 0.3  # progress: before, almost every network predicts one class for every pixel
+EARLY = 0.3  # progress before which almost every network predicts one class for every pixel
 COLLAPSED = 0.99  # share of the pixels that one class is predicted for
-FOUND = 0.05  # share of the pixels of the other classes that are predicted correctly at least
+FOUND = 0.05  # share of correct pixels of the other classes from which on nothing has collapsed
 
 
-class Diagnostics(L.Callback):
+class WarnOfCollapse(L.Callback):
     """Warns once if the predictions of a validation collapse to one class, with what to try."""
 
     def __init__(self, budget: Budget):

@@ -32,7 +32,7 @@ def quiet_lightning() -> None:
         logger.setLevel(logging.WARNING)
         logger.handlers.clear()  # our own print its messages, too
         logger.propagate = True
-    # These speak where they were asked for: the table of the layers, early stopping, profilers.
+    # These log what the user has asked for: the table of the layers, early stopping, profilers.
     for asked in ("callbacks", "profilers"):
         logging.getLogger(f"lightning.pytorch.{asked}").setLevel(logging.INFO)
     for message in (
@@ -148,7 +148,7 @@ class ShortProfiler(SimpleProfiler):
 
 
 def score_table(scores: Scores, labels: LabelMap) -> str:
-    """Make a table of the IoU of each class and the means. Classes that validation lacks are only counted."""
+    """Format the IoU of each class and the means as a table, with the number of classes not in validation."""
     means = {
         "mIoU (without background)": scores.miou,
         "mIoU (with background)": scores.miou_with_background,

@@ -35,7 +35,7 @@ class Records:
     """Appends records to an event file every few seconds. What can't be written waits for the next time.
 
     Args:
-        folder: where the file is made.
+        folder: folder of the file.
         flush_secs: seconds between two writes.
     """
 
@@ -65,7 +65,7 @@ class Records:
             with self.path.open("ab") as file:
                 file.write(content)
         except OSError as error:
-            with suppress(OSError):  # a part of a record would hide all that follow
+            with suppress(OSError):  # a reader would stop at a partial record
                 os.truncate(self.path, self._length)
             if not self._fails:
                 log.warning("TensorBoard's file can't be written now (%s); training goes on", error.strerror)
@@ -126,7 +126,7 @@ class TensorBoardLogger(loggers.TensorBoardLogger):
 class CSVLogger(loggers.CSVLogger):
     """Lightning's logger, whose rows wait where the disk is full."""
 
-    fails = False
+    fails = False  # the last write failed, which a message has said
 
     @rank_zero_only
     def save(self) -> None:

@@ -19,10 +19,10 @@ log = logging.getLogger(__name__)
 
 
 def write_formats(config: Config, run: Run, model: Path, target: str, *, stopped: bool) -> None:
-    """Write the exported model in all formats but `pth`, each by a process that is ended when the time is up.
+    """Write the exported model in all formats but `pth`, each in a process that is killed when time is up.
 
     A format that is not written is a warning with the command that writes it later. After a signal none is
-    begun, because its sender may kill the process soon.
+    begun, because its sender may kill this process soon.
     """
     options = [] if target in NETWORKS else [f"network={target}"]
     options += ["export_resize=true"] * config.export_resize

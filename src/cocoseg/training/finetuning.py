@@ -33,9 +33,9 @@ def encoder_of(net: nn.Module) -> nn.Module:
 class FreezeEncoder(L.Callback):
     """Keeps the encoder's weights and BatchNorm statistics unchanged for the first part of a run.
 
-    Its parameters belong to the optimizer from the start. They have no gradients meanwhile, so that torch's
-    optimizers skip them. DDP decides at the start which gradients it waits for and computes them all; there
-    they are dropped before the optimizer sees them.
+    Its parameters belong to the optimizer from the start. While they are frozen they have no gradients, so
+    that torch's optimizers skip them. DDP decides at the start which gradients it waits for. There all are
+    computed, and dropped before the optimizer sees them.
     """
 
     def __init__(self, share: float, budget: Budget):
@@ -62,6 +62,6 @@ class FreezeEncoder(L.Callback):
                 weight.grad = None
         encoder.eval()  # every time: after a validation or an export the whole network is in training mode
 
-    def on_before_optimizer_step(self, *args: Any) -> None:  # before gradients are clipped, too
+    def on_before_optimizer_step(self, *args: Any) -> None:  # this comes before gradients are clipped
         for weight in self._frozen or ():
             weight.grad = None

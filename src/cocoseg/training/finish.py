@@ -44,8 +44,8 @@ SHEET = "examples.png"
 class Exporter:
     """Writes the model, its scores and a sheet of examples to the run folder.
 
-    It does so whenever a validation finds a better model, so that there is a valid file from the first one
-    on, and at the end of an attempt that found none.
+    It does so whenever a validation finds a better model, so that there is a valid file from the first
+    validation on, and at the end of an attempt that found no better one.
 
     Attributes:
         module: set by the recipe, which builds it when the data are prepared.
@@ -59,7 +59,7 @@ class Exporter:
         self.exported = False
 
     def __call__(self, checkpoint: Path | None = None) -> None:
-        """Export the weights and scores of a checkpoint; without one those that the module has now.
+        """Export the weights and scores of a checkpoint, or without one those of the module.
 
         The checkpoint of a validation holds the weights that were scored. The module's may differ: a callback
         that averages weights puts the average in their place for the validation only.
@@ -100,7 +100,7 @@ class Exporter:
                 stopped = stop.received is not None
                 write_formats(self.data.config, self.run, model, target, stopped=stopped)
                 self._log_summary(trainer, stop)
-            # Where the disk is full this can't be written either, and is not what to say.
+            # On a full disk this can't be written either, and the first error is the one to report.
             with suppress(WriteError) if failure or stop.received else nullcontext():
                 self._write_outcome(trainer, stop)
             if failure:
@@ -113,8 +113,8 @@ class Exporter:
         """Export the best weights, where that has not been done.
 
         Args:
-            stop: a signal ends the waiting.
-            waits: try again as long as there is time, if the disk is full; else an earlier export will do.
+            stop: notes the signal, which ends the waiting.
+            waits: if the disk is full, try again as long as there is time; else an earlier export will do.
 
         Raises:
             WriteError: the model can't be written.
@@ -182,7 +182,7 @@ class Exporter:
         return next(filter(None, reasons), "").removesuffix(" Signaling Trainer to stop.")
 
     def _trained(self, trainer: L.Trainer) -> tuple[int, int]:
-        """Epochs and steps of all attempts; a trainer without time has restored none."""
+        """Epochs and steps of all attempts; a trainer that had no time left knows none."""
         return (trainer.current_epoch, trainer.global_step) if trainer.global_step else self.run.trained
 
 
@@ -192,7 +192,7 @@ def dashboards(loggers: Iterable[Logger], folder: Path) -> Iterator[str]:
         if isinstance(logger, TensorBoardLogger):
             yield f"tensorboard --logdir {folder.parent}"
         elif isinstance(logger, WandbLogger):
-            if run := logger.version and logger.experiment:  # none was begun where no time was left
+            if run := logger.version and logger.experiment:  # without time left no run was begun
                 yield run.url or f"wandb sync {from_here(Path(run.dir).parent)}"
         elif isinstance(logger, MLFlowLogger):
             yield f"mlflow ui --backend-store-uri {logger._tracking_uri}"
@@ -201,12 +201,12 @@ def dashboards(loggers: Iterable[Logger], folder: Path) -> Iterator[str]:
 
 
 def write_sheet(path: Path, net: torch.nn.Module, pairs: Split, labels: LabelMap) -> None:
-    """Predict some images from all over a data set and write them compared as PNG, the hardest first."""
+    """Predict some images from all over a data set, and write a PNG of the comparisons, lowest IoU first."""
     indices = spread(len(pairs), EXAMPLES)
     image, mask = (torch.stack(part) for part in zip(*(pairs[i] for i in indices), strict=True))
     like = next(net.parameters())
     with torch.inference_mode(), without_autotuning():
         # One at a time: a batch of them may not fit where training does, image by image.
-        scores = (logits_of(net(one.to(like.device, like.dtype))) for one in image.split(1))
-        prediction = torch.cat([logits.argmax(1).cpu() for logits in scores])
+        logits = (logits_of(net(one.to(like.device, like.dtype))) for one in image.split(1))
+        prediction = torch.cat([one.argmax(1).cpu() for one in logits])
     save_png(path, draw_sheet(examples_of(image, mask, prediction), labels), compress_level=3)

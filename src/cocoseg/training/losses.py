@@ -61,7 +61,7 @@ class CrossEntropyLoss(nn.Module):
 
 
 class CrossEntropyDiceLoss(CrossEntropyLoss):
-    """Cross entropy plus Dice loss, in which classes count alike, however few pixels they have.
+    """Cross entropy plus Dice loss, in which all classes count alike, however few pixels they have.
 
     Dice of a class is 2 sum(p g) / (sum(p) + sum(g)) over all pixels of the batch, with the probability p
     and the target g (Milletari et al. 2016, arXiv 1606.04797). The loss is 1 minus its mean over the classes
@@ -81,7 +81,7 @@ class CrossEntropyDiceLoss(CrossEntropyLoss):
 
 
 def dice_loss(logits: Tensor, mask: Tensor, ignore_index: int = IGNORE_INDEX) -> Tensor:
-    """Dice loss of `CrossEntropyDiceLoss`; 0 where every pixel is ignored."""
+    """Dice loss as of `CrossEntropyDiceLoss`: scalar; 0 where every pixel is ignored."""
     classes = logits.shape[1]
     values = logits.float().movedim(1, -1).flatten(0, 2)
     mask = mask.flatten()
@@ -92,8 +92,8 @@ def dice_loss(logits: Tensor, mask: Tensor, ignore_index: int = IGNORE_INDEX) ->
     shared = (probability * is_class).sum(0)
     true = (is_class & counted.unsqueeze(1)).sum(0)
     dice = 2 * shared / (probability.sum(0) + true).clamp(min=1e-6)
-    shown = (true > 0).float()
-    return (shown * (1 - dice)).sum() / shown.sum().clamp(min=1)
+    occurs = (true > 0).float()
+    return (occurs * (1 - dice)).sum() / occurs.sum().clamp(min=1)
 
 
 def probe_loss(loss: Callable[[Tensor, Tensor], Tensor], name: str, classes: int) -> None:

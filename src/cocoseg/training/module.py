@@ -34,7 +34,7 @@ class SegmentationModule(L.LightningModule):
 
     Args:
         net: image (B, 3, H, W) -> logits (B, C, H, W), or a mapping with them, see outputs.py.
-        labels: the classes, in the order of the C channels; with `spec` they are not needed.
+        labels: the classes, in the order of the C channels; not needed with `spec`.
         loss: logits and mask -> scalar, a mean over the pixels that are not ignored; None for cross entropy.
         optimizer: parameters -> optimizer; Adam with its learning rate of 0.001 by default.
         spec: description of the network, saved in every checkpoint; None for one by `net` and its data.
@@ -79,7 +79,7 @@ class SegmentationModule(L.LightningModule):
         """Load the network of a checkpoint or a model file safely.
 
         Args:
-            net: a custom network, its class or that one's name, see `load_network`.
+            net: a custom network, its class or the name of the class; see `load_network`, also for errors.
             arguments: `loss` and `optimizer`, which no file holds.
         """
         net, spec, scores = load_network(checkpoint_path, net)
@@ -88,7 +88,7 @@ class SegmentationModule(L.LightningModule):
         return module.to(map_location)
 
     def setup(self, stage: str) -> None:
-        """Take over the size and the reading of the images to train on; refuse data of other classes."""
+        """Take over how the images to train on are read (size, EXIF, bits); refuse data of other classes."""
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, SegmentationDataModule):
             if difference := self.spec.labels.difference(data.labels):
@@ -164,7 +164,7 @@ class SegmentationModule(L.LightningModule):
     def configure_optimizers(self) -> Optimizer:
         # The loss may have weights, too.
         optimizer = self.make_optimizer([weight for weight in self.parameters() if weight.requires_grad])
-        # Kept before a checkpoint is loaded, which sets the rates of its time.
+        # Noted here, because a checkpoint that is loaded later sets the rates of its own time.
         self.base_rates = [[group["lr"] for group in optimizer.param_groups]]
         return optimizer
 

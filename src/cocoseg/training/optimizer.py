@@ -60,15 +60,15 @@ def parameter_groups(
     slow: Iterable[nn.Parameter] = (),
     share: float = 1.0,
 ) -> list[dict[str, Any]]:
-    """Return the groups of an optimizer: weights, biases and scales; then those of the encoder likewise.
+    """Return the groups of an optimizer: weights; biases and scales; then both of the encoder.
 
     Biases and the scales of norms don't decay: their size is no sign of overfitting.
 
     Args:
         optimizer: `_target_` and arguments.
         parameters: those to be trained.
-        slow: those of the encoder, if it has a smaller learning rate.
-        share: its rate as a share of that of the others.
+        slow: those of the encoder, if it has another learning rate.
+        share: learning rate of the encoder divided by that of the others.
     """
     of_encoder = set(map(id, slow))
     groups: dict[tuple[bool, bool], dict[str, Any]] = {}

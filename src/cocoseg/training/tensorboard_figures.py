@@ -33,7 +33,7 @@ from cocoseg.training.module import Batch, SegmentationModule
 log = logging.getLogger(__name__)
 
 EXAMPLES = 8  # images shown all through a run, and on the sheet at its end
-RARER = 1.25  # factor between the steps of figures and the steps of the next ones
+RARER = 1.25  # factor from the step of one drawing to the step of the next
 # The tab of custom scalars; the regular expressions match tags.
 CHARTS = {
     "training and validation": {
@@ -43,8 +43,8 @@ CHARTS = {
     }
 }
 SHARE = 0.02  # share of the time used so far that figures may take before the end of a run
-GUESS = 2.0  # seconds that figures are expected to take at least
-GUESS_SHARE = 0.01  # share of the limit that the guess is at most
+GUESS = 2.0  # seconds: expected time of the first figures
+GUESS_SHARE = 0.01  # share of the limit: the guess is no more
 
 
 def tensorboard_of(trainer: L.Trainer) -> TensorBoardLogger | None:
@@ -184,7 +184,7 @@ class Figures(L.Callback):
 def figures(
     matrix: np.ndarray, scores: Scores, labels: LabelMap, examples: Sequence[Example]
 ) -> Iterator[tuple[str, PIL.Image.Image]]:
-    """Draw the figures of a validation, each when it is asked for: tag and figure.
+    """Yield the figures of a validation, each drawn when it is asked for: tag and figure.
 
     Args:
         matrix: (C, C) pixels, rows the target.

@@ -14,7 +14,7 @@ from cocoseg.training.module import SegmentationModule
 from cocoseg.training.tensorboard_figures import event_file, tensorboard_of
 
 ALWAYS = ("optimizer.lr", "data.batch_size", "seed")  # few: TensorBoard shows five columns at first
-# Outside of a sweep: TensorBoard takes the columns of the first run that it finds in a folder.
+# The same for all runs outside of sweeps, because TensorBoard takes the columns of the first run it finds.
 COMPARED = (
     *("experiment", "model", "model.base_channels", "model.encoder", "augment", "loss.class_weights"),
     *("optimizer.weight_decay", "schedule.name", "data.image_size", "data.subset.size", "trainer.max_time"),
@@ -51,7 +51,7 @@ class HyperparameterRow(L.Callback):
             board.log_metrics(self.best, trainer.global_step)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: SegmentationModule) -> None:
-        if board := tensorboard_of(trainer):  # a run that failed may be resumed, and the first end counts
+        if board := tensorboard_of(trainer):  # a failed run has no end yet: it may be resumed
             event_file(board).add_summary(self.success, trainer.global_step)
 
     def state_dict(self) -> dict[str, float]:
