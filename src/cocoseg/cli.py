@@ -58,7 +58,7 @@ OmegaConf.register_new_resolver("minutes", minutes, replace=True)
 def program(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Make a function the main program that conf/<name>.yaml configures.
 
-    The docstring of its file is what `--help` begins with.
+    `--help` begins with the docstring of its file.
     """
 
     def decorate(main: Callable[[DictConfig], Any]) -> Callable[[], None]:
@@ -98,7 +98,7 @@ def readable(arguments: Sequence[str], name: str, *, in_multirun: bool = False) 
 
 @contextmanager
 def hydra_in_one_line(kind: type[Settings], folders: Sequence[Path]) -> Iterator[None]:
-    """Turn what Hydra can't compose from these settings and folders into a CocosegError.
+    """Turn errors of Hydra about these settings and folders into a CocosegError.
 
     `run_and_report` of Hydra 1.3 prints an error in several lines and exits; here it lets the error pass.
     """
@@ -113,7 +113,7 @@ def hydra_in_one_line(kind: type[Settings], folders: Sequence[Path]) -> Iterator
 
 
 def _sentence(error: Exception, kind: type[Settings], folders: Sequence[Path]) -> str:
-    """The mistake in a command line that Hydra refuses."""
+    """Describe the mistake in a command line that Hydra refuses, in one sentence."""
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and isinstance(cause.parent_node, DictConfig):
         key = str(cause.full_key)
@@ -225,7 +225,7 @@ def build(node: Any, key: str, *positional: Any, kind: type = object, **named: A
     """Instantiate the `_target_` of a configuration node, with further arguments.
 
     Args:
-        kind: class that the result must be of.
+        kind: class that the result must be an instance of.
 
     Raises:
         CocosegError: names the key and what went wrong.

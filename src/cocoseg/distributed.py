@@ -18,7 +18,7 @@ from cocoseg.cli import build
 from cocoseg.errors import CocosegError, TrainingError
 from cocoseg.rank_environment import is_rank_zero, may_be_several
 
-PATIENCE = timedelta(days=30)  # preparing a large data set takes longer than torch's half an hour
+PATIENCE = timedelta(days=30)  # torch's half an hour is too short to prepare a large data set
 # Messages of errors that another process has ended.
 LOST = ("connection closed by peer", "connection reset by peer", "gloo")
 # Settings of a trainer that start processes.
@@ -52,7 +52,7 @@ def join_ranks(trainer: Mapping[str, Any]) -> None:
     if (dist.get_rank() == 0) != is_rank_zero(trainer):
         raise RuntimeError(f"the environment of this process does not fit its rank, {dist.get_rank()}")
     group = dist.new_group(backend="gloo", timeout=PATIENCE)
-    _group = None if isinstance(group, int) else group  # a number where this rank is none of it
+    _group = None if isinstance(group, int) else group  # a number for processes outside of the group
     _local_rank = strategy.local_rank
 
 
@@ -73,7 +73,7 @@ def is_first_of_machine() -> bool:
 
 def barrier() -> None:
     """Wait until all ranks are here."""
-    largest(0)  # torch's barrier has a time limit of its own
+    largest(0)  # torch's own barrier has a shorter time limit
 
 
 def broadcast(value: Any) -> Any:

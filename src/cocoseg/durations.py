@@ -25,12 +25,12 @@ MOMENTS = ("%H:%M", "%Y-%m-%d %H:%M")
 
 
 def now() -> float:
-    """The clock of the project: seconds since some moment, those that a laptop slept included."""
+    """The clock of the project: seconds since some moment, including those in which the machine slept."""
     return time.monotonic() if _CLOCK is None else time.clock_gettime(_CLOCK)
 
 
-# Beginning of this process: not that of the system's records, which count what a script did before it called
-# `exec`. The processor's time tells how long Python took to come here.
+# Beginning of this process, by the processor time that it has used. The system's record would include what a
+# script did before it called `exec`.
 STARTED = now() - time.process_time()
 _began = STARTED  # beginning of the command or call, from which moments count
 
@@ -120,12 +120,12 @@ def in_seconds(duration: timedelta | None) -> float | None:
 
 
 def as_duration(seconds: float) -> str:
-    """As `trainer.max_time` is written, in whole seconds."""
+    """Write seconds as `trainer.max_time` is written: whole ones, at least one."""
     return str(Duration(seconds=max(1, math.floor(seconds))))
 
 
 def minutes(duration: Any, more: int = 0) -> int:
-    """`${minutes:…}` of YAML files: a duration in whole minutes, rounded up, plus some; a year without."""
+    """`${minutes:…}` of YAML files: minutes of a duration, rounded up, plus `more`; a year without limit."""
     if duration == SLURM:
         raise CocosegError("trainer.max_time=slurm is the limit of the job: set hydra.launcher.timeout_min")
     limit = parse_duration(duration, key="trainer.max_time")
@@ -133,7 +133,7 @@ def minutes(duration: Any, more: int = 0) -> int:
 
 
 def clock(seconds: float) -> str:
-    """For people: `1:02:03`, and `12.3 s` below a minute."""
+    """Write seconds for people: `1:02:03`, or `12.3 s` below a minute."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     hours, rest = divmod(round(seconds), 3600)

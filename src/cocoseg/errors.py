@@ -12,7 +12,7 @@ from pathlib import Path
 ENVIRONMENT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENAMETOOLONG)
 # Control characters, line breaks, changes of the direction of text, halves of characters.
 _UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-# As messages and help name the programs of a checkout; not the end of a path.
+# Programs of a checkout as messages and help name them, but not as the end of a path.
 _PROGRAM = re.compile(r"(?:\bpython |(?<![\w./\\-]))(train|prepare|evaluate|predict)\.py\b")
 
 
@@ -79,7 +79,7 @@ def report_errors() -> Iterator[None]:
 
 
 def shows_traces() -> bool:
-    """Whether the user wants stack traces of all errors."""
+    """Tell whether the user wants stack traces of all errors."""
     return os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 

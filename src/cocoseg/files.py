@@ -89,7 +89,7 @@ def read_yaml(path: Path) -> Any:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` to write to; it replaces `path` when the block ends without error.
+    """Yield a temporary path beside `path` to write to. It replaces `path` if the block ends without error.
 
     Raises:
         WriteError: the disk is full, the folder can't be written to, or the like.
@@ -182,7 +182,7 @@ def writing_to(folder: Path, *, key: str | None = None) -> Iterator[None]:
 
 @contextmanager
 def locked(folder: Path, *, key: str | None = None, name: str = LOCK) -> Iterator[None]:
-    """Keep other processes out of a folder for the block, which leaves nothing where it writes nothing.
+    """Keep other processes out of a folder during the block. An empty folder keeps no lock file after it.
 
     Args:
         key: of the configuration, that names the folder; None to wait as long as it takes.

@@ -43,7 +43,7 @@ class Command:
     choices: Mapping[str, str | None] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """For a shell."""
+        """The command line, quoted for a shell."""
         return name_programs(shlex.join(["python", "train.py", *self.overrides]))
 
 
@@ -60,7 +60,7 @@ def command() -> Command:
 
 
 def is_overridden(key: str) -> bool:
-    """Whether a key is set on the command line."""
+    """Tell whether a key is set on the command line."""
     given = HydraConfig.get().overrides
     return key in map(key_of, [*given.task, *given.hydra])
 
@@ -86,8 +86,9 @@ def key_of(override: str) -> str:
 
 
 def quote_paths(arguments: Sequence[str], kind: type[Settings], *, in_multirun: bool) -> list[str]:
-    """Put quotes around paths that Hydra's grammar can't read, as in checkpoint=epoch=3-step=20.ckpt, and put
-    the home folder for `~`, which shells leave as it is within a word.
+    """Quote paths that Hydra's grammar can't read, as in checkpoint=epoch=3-step=20.ckpt.
+
+    `~` in them becomes the home folder, because shells leave it as it is within a word.
 
     Args:
         arguments: of the command line.
@@ -133,12 +134,12 @@ def _is_readable(parser: OverridesParser, override: str) -> bool:
 
 
 def quoted(text: str) -> str:
-    """A path as the value of an override: in Hydra's quotes, unless it can be read as nothing else."""
+    """Write a path as the value of an override: in Hydra's quotes, unless it can only be a path."""
     return text if re.fullmatch(r"[\w.-]*/[\w./-]*", text, re.ASCII) else _in_quotes(text)
 
 
 def _in_quotes(text: str) -> str:
-    """In Hydra's quotes, in which a backslash stands for itself unless a quote follows."""
+    """Put text in Hydra's quotes, in which a backslash stands for itself unless a quote follows."""
     escaped = re.sub(r"(\\*)(\'|$)", lambda end: 2 * end[1] + ("\\'" if end[2] else ""), text)
     return f"'{escaped}'"
 

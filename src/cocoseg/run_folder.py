@@ -1,5 +1,7 @@
-"""The folder that a program writes its results to: opened by one process at a time, refused where it holds
-the files of something else, and changed by nothing before all checks have passed. No torch.
+"""The folder that a program writes its results to. No torch.
+
+One process at a time opens it. It is refused where it holds the files of something else, and unchanged until
+all checks have passed.
 
 Hydra by itself writes `.hydra/` and a log before any of our code runs. conf/base.yaml switches that off, and
 `RunFolder.begin` writes both as Hydra does.
@@ -67,7 +69,7 @@ class Outcome:
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
-        """None where the run goes on, was killed, or the file is damaged."""
+        """Read the outcome of a run; None where it goes on, was killed, or the file is damaged."""
         with suppress(OSError, ValueError):
             found = read_json(folder / OUTCOME, cls)
             return replace(found, state=printable(found.state), reason=printable(found.reason))
@@ -124,7 +126,7 @@ class RunFolder:
 
     Attributes:
         path: absolute.
-        has_begun: this program has written to it.
+        has_begun: `begin` was called, so this program has written to it.
     """
 
     def __init__(self, path: Path, config: DictConfig, program: str):
@@ -168,7 +170,7 @@ def open_folder(config: DictConfig, program: str, *, key: str, overwrite: bool =
     """Lock the run folder for the block, and write into it how the block ended where it failed.
 
     Args:
-        key: of the configuration, that names the folder; for messages.
+        key: setting that names the folder, for messages.
         overwrite: an earlier run of the same program may be there.
 
     Raises:
@@ -264,8 +266,8 @@ def make_folder(config: DictConfig, place: str, key: str) -> Callable[[], None]:
     """Make the folder that a key of Hydra names. Returns a function that removes it if it is still empty.
 
     Args:
-        place: that key.
-        key: by which users name the folder.
+        place: Hydra's key, as `hydra.run.dir`.
+        key: setting by which users name the folder.
     """
     times = OmegaConf.get_cache(config)["now"]  # results of `${now:…}`, which jobs of a multirun take over
     with writing_to(Path(OmegaConf.select(config, place)), key=key):

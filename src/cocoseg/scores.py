@@ -41,7 +41,7 @@ class Counts(NamedTuple):
 
     @classmethod
     def from_matrix(cls, matrix: np.ndarray) -> Self:
-        """From confusion matrices (…, C, C), rows the targets."""
+        """Counts from confusion matrices (…, C, C), rows the targets."""
         correct = matrix.diagonal(axis1=-2, axis2=-1).copy()  # else it would keep the whole matrix
         return cls(correct, matrix.sum(-1), matrix.sum(-2))
 
@@ -100,7 +100,7 @@ class Scores:
 
     @classmethod
     def from_matrix(cls, matrix: np.ndarray) -> Self:
-        """From a (C, C) confusion matrix, rows the targets."""
+        """Scores from a (C, C) confusion matrix, rows the targets."""
         counts = Counts.from_matrix(matrix)
         summary = counts.summary()
         return cls(

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from cocoseg.errors import TrainingError
 
 CHUNK = 16  # tasks that a process is given at a time
-CHUNKS = 16  # number of chunks per process whose tasks are read at a time
+CHUNKS = 16  # chunks per process: so many are read at a time
 SIGNALS: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)  # they end a run or a sweep in order
 if hasattr(signal, "SIGUSR1"):
     SIGNALS += (signal.SIGUSR1,)  # a scheduler's warning that the job's time is nearly up
@@ -138,8 +138,8 @@ def in_main_thread() -> bool:
 def stop_in_order(*numbers: signal.Signals) -> Iterator[None]:
     """Let these signals unwind the stack, so that worker processes and unfinished files are cleared away.
 
-    A second one ends the process at once, whatever it waits for: a file on a network drive that does not
-    answer, say. In a program that stays so after the block. In a notebook, Ctrl-C is as before.
+    A second one ends the process at once, even while it waits for a network drive that does not answer. In a
+    program that holds after the block, too. In a notebook Ctrl-C is as before the block.
 
     Args:
         numbers: SIGINT, which raises KeyboardInterrupt, and others, which raise SystemExit.
@@ -168,12 +168,12 @@ def _unwind(number: int, frame: FrameType | None) -> None:
 
 
 def end_at_next_signal() -> None:
-    """From here on signals end the process at once."""
+    """Let the next signal end the process at once."""
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
 
 
 def exit_code(received: signal.Signals) -> int:
-    """Exit code for a signal, as a shell counts; a scheduler's warning is no failure."""
+    """Exit code for a signal, as a shell counts; 0 for SIGUSR1, a scheduler's warning."""
     return 0 if received.name == "SIGUSR1" else 128 + received
