@@ -37,9 +37,9 @@ from cocoseg.overrides import (
 )
 from cocoseg.rank_environment import has_launcher, may_be_several
 from cocoseg.run_folder import record_refused_job
-from cocoseg.workers import stop_in_order, stop_with_launcher
+from cocoseg.workers import exit_code, stop_in_order, stop_with_launcher
 
-INTERRUPTED = 130  # as a shell counts: 128 + SIGINT
+INTERRUPTED = exit_code(signal.SIGINT)
 RESTARTS = "SLURM_RESTART_COUNT"  # environment variable
 
 Kind = TypeVar("Kind", bound=Settings)

@@ -29,7 +29,8 @@ from cocoseg.files import from_here, locked, read_json, remove_parts, write_byte
 
 # Names of files in a run folder.
 CONFIG, LEDGER, OUTCOME, METRICS = "config.yaml", "budget.json", "outcome.json", "metrics.json"
-MODEL, CHECKPOINTS, HYDRA = "segmentation_model.pth", "checkpoints", ".hydra"
+MODEL, HYDRA, CHECKPOINTS = "segmentation_model.pth", ".hydra", "checkpoints"
+BEST, LAST = "best.ckpt", "last.ckpt"  # in CHECKPOINTS
 
 TIME = "%H-%M-%S"  # format of `${now:…}` in the folder names of conf/
 LOG_FORMAT = "[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"  # Hydra's own

@@ -17,7 +17,7 @@ from cocoseg.errors import CocosegError
 from cocoseg.files import from_here, remove_parts, write_bytes
 from cocoseg.overrides import Command, command, is_overridden
 from cocoseg.rank_environment import as_worker_rank, is_rank_zero
-from cocoseg.run_folder import CHECKPOINTS, LEDGER, current_folder, open_folder
+from cocoseg.run_folder import BEST, CHECKPOINTS, LAST, LEDGER, current_folder, open_folder
 
 
 @dataclass
@@ -124,7 +124,7 @@ def resume_budget(config: Config, run_dir: Path, *, limit_is_typed: bool) -> tup
 
 def _newest(folder: Path) -> Path | None:
     """Find the checkpoint that was written last: the best one may be newer than `last.ckpt`."""
-    there = [path for path in (folder / "last.ckpt", folder / "best.ckpt") if path.is_file()]
+    there = [path for path in (folder / LAST, folder / BEST) if path.is_file()]
     return max(there, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
@@ -132,5 +132,5 @@ def best_beside(checkpoint: str | None) -> Path | None:
     """Find `best.ckpt` beside a checkpoint; where there is none, the checkpoint itself counts as the best."""
     if checkpoint is None:
         return None
-    best = Path(checkpoint).with_name("best.ckpt")
+    best = Path(checkpoint).with_name(BEST)
     return best if best.is_file() else Path(checkpoint)

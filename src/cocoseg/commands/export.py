@@ -11,7 +11,7 @@ import msgspec
 from cocoseg.config_cross_checks import check_export
 from cocoseg.errors import CocosegError, report_errors
 from cocoseg.files import from_here
-from cocoseg.workers import stop_in_order
+from cocoseg.workers import exit_code, stop_in_order
 
 HELP = """\
 Write a trained model in other formats, each checked against PyTorch at three sizes before it counts.
@@ -53,7 +53,7 @@ def main() -> None:
         with report_errors(), stop_in_order(signal.SIGINT, signal.SIGTERM):
             run(parse(arguments))
     except KeyboardInterrupt:
-        sys.exit(130)  # as a shell counts: 128 + SIGINT
+        sys.exit(exit_code(signal.SIGINT))
 
 
 def parse(arguments: Sequence[str]) -> Settings:

@@ -174,7 +174,7 @@ def _fill(path: str | Path, net: nn.Module, weights: Mapping[str, Tensor], *, as
     try:
         net.load_state_dict(weights, assign=assign)
     except Exception as error:  # a tensor may be of any kind
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CocosegError(f"{path}: the weights don't fit the network ({reason})") from error
 
 

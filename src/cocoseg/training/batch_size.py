@@ -15,7 +15,7 @@ from cocoseg.files import from_here
 from cocoseg.networks.device import is_out_of_memory, preserve_state
 from cocoseg.networks.outputs import logits_of, training_loss
 from cocoseg.overrides import Command, key_of
-from cocoseg.run_folder import CHECKPOINTS
+from cocoseg.run_folder import CHECKPOINTS, LAST
 from cocoseg.training.module import SegmentationModule
 
 log = logging.getLogger(__name__)
@@ -160,7 +160,7 @@ def half_batch_command(run: Run, batch_size: int, accumulate: int) -> Command:
     """Return the command that resumes a run with half the batch and twice the accumulation."""
     kept = [typed for typed in run.command.overrides if key_of(typed) not in OF_ATTEMPT]
     # A run that was resumed from another folder may not have a checkpoint yet.
-    is_elsewhere = run.checkpoint is not None and not (run.folder / CHECKPOINTS / "last.ckpt").is_file()
+    is_elsewhere = run.checkpoint is not None and not (run.folder / CHECKPOINTS / LAST).is_file()
     folder = [typed for typed in run.command.overrides if key_of(typed) == "run_dir"]
     changed = [
         *(folder or [f"run_dir={from_here(run.folder)}"]),

@@ -25,6 +25,7 @@ from cocoseg.durations import clock, now
 from cocoseg.errors import CocosegError, WriteError
 from cocoseg.files import whole_file, write_bytes
 from cocoseg.networks.model_file import read_weights
+from cocoseg.run_folder import BEST, LAST
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +131,7 @@ class LastCheckpoint(L.Callback):
     """
 
     def __init__(self, folder: Path, every: timedelta, budget: Budget):
-        self.path = folder / "last.ckpt"
+        self.path = folder / LAST
         self.every, self.budget = every.total_seconds(), budget
         self.step = -1
         self.failure = ""
@@ -201,7 +202,7 @@ class BestCheckpoint(ModelCheckpoint):
     def __init__(self, folder: Path, export: Callable[[Path], None], earlier: Path | None = None):
         super().__init__(
             folder,
-            filename="best",
+            filename=BEST.removesuffix(".ckpt"),
             monitor="val/miou",
             mode="max",
             enable_version_counter=False,
@@ -242,7 +243,7 @@ class BestCheckpoint(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Find the best checkpoint on disk: the loaded state knows neither later ones nor another folder."""
-        here = Path(self.dirpath or "", "best.ckpt")
+        here = Path(self.dirpath or "", BEST)
         best = here if here.is_file() else self.earlier
         if best is None:
             return
