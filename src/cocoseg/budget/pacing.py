@@ -40,12 +40,11 @@ def trainer_settings(config: Config, budget: Budget) -> dict[str, Any]:
     if settings.get("benchmark") is None and budget.limit is not None and budget.limit < AUTOTUNED_FROM:
         settings["benchmark"] = False
     settings["use_distributed_sampler"] = False  # the data module gives each process its own images
+    interval = settings.get("val_check_interval")
     if is_paced(config, budget):
         settings["val_check_interval"] = NEVER  # until KeepBudget says otherwise
     # An interval in batches may span epochs, a share of an epoch may not.
-    elif settings.get("check_val_every_n_epoch") is None and not isinstance(
-        settings.get("val_check_interval"), int
-    ):
+    elif settings.get("check_val_every_n_epoch") is None and not isinstance(interval, int):
         settings["check_val_every_n_epoch"] = 1
     return settings
 

@@ -33,9 +33,8 @@ def make_encoder(name: str) -> nn.Module:
         encoder = _create(name)
     except Exception as error:  # the name is misspelt, or the network gives no features
         with_tag = "." in str(name)
-        close = get_close_matches(
-            str(name), timm.list_models(pretrained=with_tag, include_tags=with_tag), n=1
-        )
+        known = timm.list_models(pretrained=with_tag, include_tags=with_tag)
+        close = get_close_matches(str(name), known, n=1)
         hint = f"did you mean {close[0]}?" if close else "timm.list_models(pretrained=True) lists all names"
         raise ValueError(f"encoder is {name!r}, which timm can't build ({error}); {hint}") from error
     if timm.get_pretrained_cfg(name) is None:

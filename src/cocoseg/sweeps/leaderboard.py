@@ -76,8 +76,7 @@ def write_table(sweep_dir: Path, rows: list[dict[str, Any]]) -> None:
     write_csv(sweep_dir / TABLE, rows)
     print(f"\n{as_text(rows)}\n\nleaderboard  {from_here(sweep_dir / TABLE)}", flush=True)
     best = sweep_dir / rows[0]["job"]
-    is_there = (best / CONFIG).is_file()  # not where the name of the folder had to be made printable
-    if rows[0]["miou"] is not None and is_there:
+    if rows[0]["miou"] is not None and (best / CONFIG).is_file():  # its name may not have been printable
         print(f"train it longer: {command_to_train_longer(best)}", flush=True)
 
 

@@ -1,7 +1,6 @@
 """Rules for every multirun. No torch unless a job has loaded it.
 
-One process owns the folder, signals end it in order, no job changes the next one, and the leaderboard is
-written however the multirun ends.
+One process owns its folder, signals end it in order, no job changes the next, the leaderboard is written.
 """
 
 import atexit
