@@ -95,7 +95,9 @@ def test_scores_are_scikit_learns() -> None:
     assert summary["miou_with_background"] == pytest.approx(iou[occurs].mean())
     assert summary["pixel_accuracy"] == pytest.approx((y_true == y_pred).mean())
     assert summary["frequency_weighted_iou"] == pytest.approx((share * iou).sum())
-    assert summary["dice"] == pytest.approx(f1_score(y_true, y_pred, **options)[occurs[1:]].mean())
+    dice = f1_score(y_true, y_pred, **options)
+    assert summary["dice"] == pytest.approx(dice[occurs[1:]].mean())
+    assert summary["dice_with_background"] == pytest.approx(dice[occurs].mean())
 
 
 @pytest.mark.filterwarnings("error")
@@ -161,6 +163,13 @@ def test_a_class_that_no_image_shows_has_no_interval() -> None:
     found = intervals(image_counts(10), seed=0)["iou"]
     assert np.isnan(found[:, 3]).all()
     assert not np.isnan(found[:, [0, 1, 2, 4]]).any()
+
+
+def test_sets_without_a_class_do_not_count_for_its_interval() -> None:
+    """One of ten images shows the class, and 3 of its 4 pixels are right; a third of the sets lack it."""
+    shown, absent = [[10, 0], [1, 3]], [[20, 0], [0, 0]]
+    images = Counts.from_matrix(np.array([shown, *[absent] * 9]))
+    assert intervals(images, seed=0)["iou"][:, 1].tolist() == [0.75, 0.75]
 
 
 @pytest.mark.filterwarnings("error")

@@ -14,7 +14,7 @@ from torch import nn
 
 from cocoseg.budget import budget as budget_module
 from cocoseg.budget import pacing
-from cocoseg.budget.budget import END, Budget
+from cocoseg.budget.budget import END, GUESS_MARGIN, Budget
 from cocoseg.budget.lightning_internals import NEVER
 from cocoseg.budget.pacing import KeepBudget, is_paced, trainer_settings
 from cocoseg.budget.schedule import ScheduleRate, rate
@@ -151,6 +151,19 @@ def test_a_validation_that_does_not_fit_is_cut(
     assert 3 <= run.validated[-1][2] <= 5
     assert f"validated on {run.validated[-1][2]} of 20 batches" in caplog.text
     assert run.module.scores is not None
+    # A resumed run must not take the part for the whole.
+    assert run.budget.expected["validation"] == pytest.approx(GUESS_MARGIN * 20 * 3)
+
+
+@pytest.mark.parametrize("limit", [50.0, 51.0, 52.0])
+def test_uneven_steps_and_batches_are_planned_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: float
+) -> None:
+    run = Run(tmp_path, monkeypatch, limit)
+    steps, batches = itertools.cycle([1.0, 1.0, 5.0]), itertools.cycle([0.5, 0.5, 0.5, 3.0])
+    monkeypatch.setattr(run, "_pass", lambda net, *_: run._pass_by(next(steps if net.training else batches)))
+    run.fit(val_batches=20)
+    assert run.now <= limit
 
 
 def test_the_rate_comes_down_to_zero_in_a_straight_line(

@@ -1,6 +1,9 @@
+from types import SimpleNamespace
+
 import pytest
 
-from cocoseg.budget.schedule import FIRST, rate
+from cocoseg.budget.budget import Budget
+from cocoseg.budget.schedule import FIRST, ScheduleRate, rate
 from cocoseg.config import ScheduleConfig
 
 
@@ -34,6 +37,17 @@ def test_the_rate_rises_in_the_warm_up_and_never_after(name: str) -> None:
     assert rates[:21] == sorted(rates[:21])
     assert rates[20:] == sorted(rates[20:], reverse=True)
     assert max(rates) == 1.0
+
+
+@pytest.mark.parametrize(("max_steps", "expected"), [(10, [0.05, 0.005]), (-1, [0.1, 0.01])])
+def test_the_rate_of_each_group_is_scaled(max_steps: int, expected: list[float]) -> None:
+    """Where nothing ends a run, there is no progress to follow."""
+    groups = [{"lr": 0.3}, {"lr": 0.3}]
+    optimizer = SimpleNamespace(param_groups=groups)
+    trainer = SimpleNamespace(optimizers=[optimizer], max_steps=max_steps, max_epochs=-1)
+    schedule = ScheduleRate(ScheduleConfig(name="linear", warmup=0.1), Budget(None, progress=0.55))
+    schedule.on_train_batch_start(trainer, SimpleNamespace(base_rates=[[0.1, 0.01]]))
+    assert [group["lr"] for group in groups] == pytest.approx(expected)
 
 
 def test_no_warm_up() -> None:

@@ -274,6 +274,14 @@ def test_rotated_by_the_angle_without_distortion():
     torch.testing.assert_close(in_pixels, torch.tensor(expected))
 
 
+def test_flipped_and_rotated_it_is_the_rotated_image_mirrored():
+    image, mask = blobs(count=2)
+    rotated, expected = warp(normalize(image), mask, crop(degrees=20.0), SIZE)
+    seen, seen_mask = warp(normalize(image), mask, crop(degrees=20.0, flip=True), SIZE)
+    torch.testing.assert_close(seen, rotated.flip(-1), atol=1e-3, rtol=0)
+    assert (seen_mask == expected.flip(-1)).float().mean() > 0.99
+
+
 def test_scales_lie_within_their_range_evenly_by_logarithm():
     size = (32, 32)
     image = torch.zeros(500, 3, *size, dtype=torch.uint8)
@@ -295,12 +303,13 @@ def test_images_that_are_larger_are_reduced_smoothly():
     assert torch.equal(small_mask, mask[:, 1::2, 1::2].long())
 
 
-@pytest.mark.parametrize(("scale", "expected"), [(0.25, 2), (0.5, 1), (0.8, 0), (2.0, 0)])
+@pytest.mark.parametrize(("scale", "expected"), [(0.25, 2), (0.5, 1), (0.6, 1), (0.8, 0), (2.0, 0)])
 def test_images_that_come_out_smaller_are_reduced_smoothly(scale, expected):
     """Noise keeps about the contrast that antialiasing leaves of it."""
     noise = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     theta = crop(scale=scale, size=(64, 64))
     assert count_halvings(theta, (64, 64), (64, 64)).tolist() == [expected] * 2
+    assert count_halvings(theta, (128, 128), (64, 64)).tolist() == [expected + 1 if scale <= 1 else 0] * 2
     seen, mask = warp(noise, torch.zeros(2, 64, 64, dtype=torch.uint8), theta, (64, 64))
     inside = seen.movedim(1, -1)[mask == 0]
     smooth = torch.nn.functional.interpolate(noise, scale_factor=scale, mode="bilinear", antialias=True)

@@ -97,8 +97,16 @@ def of_arrays(folder: Path, name: str) -> Path:
     return arrays(folder)[0] / name
 
 
+def replace_by_a_longer_one(path: Path) -> None:
+    """By a copy that keeps the time of change."""
+    before = path.stat()
+    path.write_text("longer")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 CHANGES = {
     "an image replaced": lambda folder: touch(folder / "1.txt"),
+    "an image of the same time": lambda folder: replace_by_a_longer_one(folder / "1.txt"),
     "arrays cut short": lambda folder: os.truncate(of_arrays(folder, "images.npy"), 150),
     "masks cut short": lambda folder: os.truncate(of_arrays(folder, "masks.npy"), 150),
     "arrays missing": lambda folder: of_arrays(folder, "masks.npy").unlink(),

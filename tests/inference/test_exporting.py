@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cocoseg.commands import export as export_main
@@ -18,7 +19,7 @@ from cocoseg.inference.export_formats import FORMATS, compare, export_format
 from cocoseg.inference.exported_module import Deployed
 from cocoseg.inference.model import SegmentationModel
 from cocoseg.networks.model_file import save_model
-from cocoseg.networks.pixels import normalize
+from cocoseg.networks.pixels import normalize, resize_images
 from cocoseg.networks.spec import ModelSpec
 from cocoseg.networks.unet import UNet
 from tiny import LABELS, SPEC, Reads, random_batch, tiny_unet
@@ -61,6 +62,19 @@ def test_bytes_in_and_classes_out(model: SegmentationModel) -> None:
     assert (classes.dtype, classes.shape) == (torch.uint8, (2, 21, 30))
     assert torch.equal(classes.long(), logits.argmax(1))
     torch.testing.assert_close(Deployed(model, argmax=False)(image), logits)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (21, 30), (60, 90), (9, 7)], ids=str)
+def test_resizes_inside_are_those_of_predict(size: tuple[int, int]) -> None:
+    """Bytes in between are rounded as torch rounds them, and here they are the logits."""
+    image = pixels(2, *size)
+    small = normalize(resize_images(image.permute(0, 3, 1, 2), SPEC.image_size))
+    expected = F.interpolate(small, size, mode="bilinear", align_corners=False)
+
+    logits = Deployed(SegmentationModel(Reads(), SPEC, None), argmax=False, resize=True)(image)
+
+    assert logits.shape == (2, 3, *size)
+    assert ((logits - expected).abs() < 1e-4).float().mean() > 0.95
 
 
 # The files

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -40,8 +41,11 @@ def test_an_image_is_done_until_it_is_replaced(tmp_path):
     manifest = manifest_of(tmp_path / "out", entry(changed_ns=path.stat().st_mtime_ns))
     assert manifest.is_done(ImageFile(path, "a.jpg"))
     assert not manifest.is_done(ImageFile(path, "deep/a.jpg"))  # its results have another name
-    path.write_bytes(b"abcd")
-    assert not manifest.is_done(ImageFile(path, "a.jpg"))
+    changed = path.stat().st_mtime_ns
+    for content, later in ((b"abcd", 0), (b"abx", 1000)):  # by a copy that keeps its time, by one as long
+        path.write_bytes(content)
+        os.utime(path, ns=(changed, changed + later))
+        assert not manifest.is_done(ImageFile(path, "a.jpg"))
 
 
 @pytest.mark.parametrize("names", [("a.jpg", "a.png"), ("x/a.b.c", "x/a.b.d")], ids=str)

@@ -169,6 +169,18 @@ def test_classes_without_scores_are_enlarged_as_they_are(folder: Path) -> None:
     assert torch.equal(OnnxPredictor(model)(image), small[:, rows][:, :, columns])
 
 
+def test_a_file_that_resizes_gets_images_at_their_own_size(folder: Path) -> None:
+    path = write_reads(folder / "resized.onnx", resize="true")
+    image = torch.from_numpy(np.array(PIL.Image.open("photo.jpg"))).permute(2, 0, 1)[None]
+    mask = predicted(path, folder / "photo.jpg", folder / "out")
+    np.testing.assert_array_equal(mask, normalize(image)[0].argmax(0))
+
+
+def test_pixels_are_read_as_in_training(folder: Path) -> None:
+    model = OnnxModel(str(write_reads(folder / "deep.onnx", bits="12", exif='"ignore"')))
+    assert (model.bits, model.exif) == (12, "ignore")
+
+
 # ---- what is refused
 
 

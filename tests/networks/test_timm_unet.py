@@ -143,9 +143,15 @@ def test_images_are_converted_to_the_encoders_own_normalization():
     net = small("tf_efficientnet_lite0")
     image = torch.randint(256, (1, 3, 4, 6), dtype=torch.uint8)
 
-    converted = net.convert(normalize(image))
+    seen = []
+    for part in (net.encoder, net.stem):
+        part.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][..., :4, :6]))
 
-    torch.testing.assert_close(converted, image / 127.5 - 1, atol=1e-5, rtol=0)
+    net.eval()(normalize(image))
+
+    assert len(seen) == 2
+    for converted in seen:
+        torch.testing.assert_close(converted, image / 127.5 - 1, atol=1e-5, rtol=0)
     assert {"convert.scale", "convert.shift"} <= net.state_dict().keys()
     assert not any(key.startswith("convert") for key in small().state_dict())
 

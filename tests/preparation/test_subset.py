@@ -49,6 +49,11 @@ def test_seeded(file: CocoFile) -> None:
     assert len({tuple(choice) for choice in choices}) == 3
 
 
+def test_a_seed_chooses_the_same_images_in_every_version(file: CocoFile) -> None:
+    """Else what an earlier version has prepared, and trained on, would be other images."""
+    assert ids(choose(file, size=6, seed=0, category_ids=BOTH)) == [3, 52, 62, 177, 248, 273]
+
+
 def test_independent_of_the_order_of_the_file_and_of_other_images(file: CocoFile, tmp_path: Path) -> None:
     chosen = ids(choose(file, size=20, seed=0, category_ids=BOTH))
     reverse = make(tmp_path / "reverse.json", list(range(300, 0, -1)))

@@ -74,6 +74,7 @@ def test_neither_the_first_nor_the_last_tenths_are_judged(study: optuna.Study, t
     assert not trial.validate(0.11, 0.0)
     assert not trial.validate(0.21, 0.0)
     assert trial.validate(0.31, 0.0)
+    assert Trial(tmp_path).validate(0.71, 0.1)
     late = Trial(tmp_path)
     assert not late.validate(0.8, 0.1)
     assert not late.validate(0.95, 0.1)

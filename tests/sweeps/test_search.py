@@ -279,6 +279,17 @@ def test_a_sweep_in_which_all_fail_gives_up(played: Played):
     assert len(played.jobs) == 5
 
 
+def test_a_sweep_in_which_one_succeeds_goes_on(played: Played):
+    played.end = lambda job: score(job) if job["sweep.trial"] == "1" else Outcome(FAILED, "no")
+    assert run(played, trials=8) == 7
+    assert played.numbers == list(range(8))
+
+
+def test_a_grid_in_which_all_fail_is_tried_to_its_end(played: Played):
+    played.end = lambda job: Outcome(FAILED, "no")
+    assert run(played, "seed=range(0,7)", method="grid") == 7
+
+
 def test_a_grid_tries_all_points_once(played: Played):
     played.end = lambda job: Outcome(FAILED, "no") if job["seed"] == "1" else Outcome(FINISHED, miou=0.1)
     played.share = 0.5

@@ -45,8 +45,9 @@ def test_presets(method: str):
 
 
 def test_folders_of_sweeps():
+    same = ["seed=1", "sweep.total_time=x", "sweep=tpe"]
     one = sweep_folder("tpe", None, ["sweep=tpe", "seed=1", "sweep.trials=5"])
-    assert one == sweep_folder("tpe", None, ["seed=1", "sweep=tpe", "sweep.trials=9", "sweep.total_time=x"])
+    assert one == sweep_folder("tpe", None, [*same, "sweep.trials=9", "budget.until=x"])
     assert one != sweep_folder("tpe", None, ["sweep=tpe", "seed=2"])
     assert sweep_folder("tpe", "mine", ["seed=2"]) == "mine"
 

@@ -157,6 +157,9 @@ def test_the_best_of_an_earlier_run_is_kept(
     assert best.best_model_path == str(tmp_path / "here" / "best.ckpt")
     assert float(best.best_model_score) == pytest.approx(expected)
     assert torch.load(best.best_model_path, weights_only=True)["scores"]["miou"] == expected
+    trainer = tiny_trainer(tmp_path)
+    assert not best.check_monitor_top_k(trainer, torch.tensor(expected - 0.01))
+    assert best.check_monitor_top_k(trainer, torch.tensor(expected + 0.01))
 
 
 def failing(**kept: bytes) -> SimpleNamespace:

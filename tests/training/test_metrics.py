@@ -67,6 +67,23 @@ def test_batches_add_up_and_reset_starts_anew():
     assert torch.equal(confusion.compute(), matrix_of(prediction[:1], mask[:1], 5))
 
 
+def test_processes_add_up():
+    """Each counts its own images; torchmetrics merges them by the rule that it reduces ranks by."""
+    prediction, mask = random_pair(num_classes=5, seed=0)
+    whole, parts = ConfusionMatrix(5), [ConfusionMatrix(5), ConfusionMatrix(5)]
+    whole.update(prediction, mask)
+    for part, images in zip(parts, (slice(0, 1), slice(1, 3)), strict=True):
+        part.update(prediction[images], mask[images])
+    parts[0].merge_state(parts[1])
+    assert torch.equal(parts[0].compute(), whole.compute())
+
+    losses = [MeanLoss(), MeanLoss()]
+    for loss, value, pixels in zip(losses, (1.0, 4.0), (300, 100), strict=True):
+        loss.update(torch.tensor(value), mask_of(pixels))
+    losses[0].merge_state(losses[1])
+    assert losses[0].compute() == 1.75
+
+
 # --- mean loss
 
 
