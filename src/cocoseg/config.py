@@ -342,6 +342,16 @@ class PredictConfig(Settings, kw_only=True):
         "true: confidence/, probability of the class in the mask; all: probabilities/, too",
         "true, false or all",
     ] = False
+    coco_dataset: Annotated[
+        Literal["rle", "polygon"] | None,
+        "coco_dataset.json: a data set to train on, each region an RLE or a polygon; and confidence/",
+    ] = None
+    min_score: Annotated[Probability, "least mean confidence of a region in coco_dataset.json"] = 0.0
+    min_area: Annotated[NotNegative, "least number of pixels of a region in coco_dataset.json"] = 0
+    below: Annotated[
+        Literal["ignore", "background"],
+        "smaller or less sure regions; ignore: marked, as iscrowd, to be ignored",
+    ] = "ignore"
     coco_json: Annotated[bool, "coco_results.json: an encoded mask per image and class"] = False
     annotations: Annotated[Text, "COCO file that gives image ids; null: numbered from 1"] = None
     scale: Annotated[
@@ -362,6 +372,11 @@ class PredictConfig(Settings, kw_only=True):
     ] = AUTO
     workers: Annotated[Positive | None, "decoding processes, writing threads; null: one per core"] = None
     network: Annotated[Text, "class of a network of your own, as in my.package.Net"] = None
+
+    @property
+    def confidence(self) -> Literal["all"] | bool:
+        """`probabilities`, or the confidence alone where the scores of coco_dataset.json need it."""
+        return self.probabilities or self.coco_dataset is not None
 
 
 # The settings of each program; their defaults are in <program>.yaml of `conf_folder()`.

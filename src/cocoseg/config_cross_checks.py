@@ -66,6 +66,8 @@ def check_predict(config: PredictConfig) -> None:
         raise CocosegError("input is not given: input=<image, folder or pattern>")
     if config.annotations is not None:
         _require_file("annotations", config.annotations)
+    if config.coco_dataset is None and (config.min_score, config.min_area) != (0, 0):
+        raise CocosegError("min_score, min_area are of coco_dataset=rle or polygon, which is not set")
     check_prediction(config.scale, config.tile)
 
 

@@ -41,7 +41,7 @@ USUAL = {
     *("data.subset.categories", "masks.overlap", "prepare.workers", "schedule.name", "budget.until"),
     *("sweep.trials", "sweep.total_time"),
 }
-FEW = 20
+FEW = 25
 # Beginnings of the keys that are listed for a program, where it takes more.
 LISTED = {
     "prepare": ("seed", "run_dir", "data", "masks", "prepare"),

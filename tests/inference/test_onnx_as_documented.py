@@ -15,6 +15,7 @@ import PIL.Image
 import pytest
 import torch
 import torch.nn.functional as F
+from pycocotools import mask as coco_mask
 
 from cocoseg.config import PredictConfig
 from cocoseg.errors import CocosegError
@@ -150,14 +151,21 @@ def test_all_ways_give_the_same_mask_of_a_network(folder: Path) -> None:
 
 
 def test_probabilities_tiles_and_the_mirror_image(folder: Path) -> None:
-    settings = {"scale": 1, "tile": [64, 96], "flip": True, "probabilities": "all"}
-    found = []
+    settings = {"scale": 1, "tile": [64, 96], "flip": True, "probabilities": "all", "coco_dataset": "rle"}
+    found, scores = [], []
     for name in ("model.pth", "segmentation_model.onnx"):
-        mask = predicted(folder / name, folder / "photo.jpg", folder / "out" / name, **settings)
-        with np.load(folder / "out" / name / "probabilities/photo.npz") as file:
+        output = folder / "out" / name
+        mask = predicted(folder / name, folder / "photo.jpg", output, **settings)
+        with np.load(output / "probabilities/photo.npz") as file:
             found.append(file["probabilities"])
         np.testing.assert_array_equal(found[-1].argmax(0), mask)
+        annotations = json.loads((output / "coco_dataset.json").read_bytes())["annotations"]
+        largest = max(annotations, key=lambda annotation: annotation["area"])
+        inside = coco_mask.decode(largest["segmentation"]).astype(bool)
+        scores.append(largest["score"])
+        assert scores[-1] == pytest.approx(found[-1].max(0)[inside].mean(), abs=2e-3)
     np.testing.assert_allclose(*found, atol=2e-3)
+    assert scores[0] == pytest.approx(scores[1], abs=2e-3)
 
 
 def test_classes_without_scores_are_enlarged_as_they_are(folder: Path) -> None:
@@ -190,6 +198,7 @@ def test_pixels_are_read_as_in_training(folder: Path) -> None:
         ({"scale": 1}, r"resized\.onnx: scale can't be used with this file; export it with argmax=false"),
         ({"tile": [64, 64], "flip": True}, r"resized\.onnx: tile, flip can't be used with this file"),
         ({"probabilities": "all"}, r"resized\.onnx: probabilities can't be used with this file"),
+        ({"coco_dataset": "rle"}, r"resized\.onnx: probabilities can't .*; coco_dataset needs them"),
         ({"accelerator": "gpu"}, "an ONNX file is run in float32 on the CPU"),
         ({"precision": "bf16-mixed"}, "an ONNX file is run in float32 on the CPU"),
     ],

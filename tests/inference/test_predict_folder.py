@@ -17,8 +17,8 @@ from cocoseg.config import PredictConfig
 from cocoseg.config_cross_checks import check_predict
 from cocoseg.errors import CocosegError, IncompleteError, TrainingError
 from cocoseg.images.mask_files import MaskEncoding
+from cocoseg.inference import coco_results
 from cocoseg.inference import pipeline as pipeline_module
-from cocoseg.inference import predict_folder as folder_module
 from cocoseg.inference.predict_folder import predict_folder
 from cocoseg.inference.predictor import Predictor
 from cocoseg.inference.results import Results
@@ -162,8 +162,8 @@ def test_results_in_cocos_format_are_written_as_they_are_made(tmp_path, photos, 
         sizes.append(sum(part.stat().st_size for part in (tmp_path / "out").glob(".part-*.json")))
         return [{"image_id": image_id, "text": 100_000 * "x"}]
 
-    monkeypatch.setattr(folder_module, "entries_of", entries)
-    monkeypatch.setattr(folder_module, "AT_A_TIME", 1)
+    monkeypatch.setattr(coco_results, "entries_of", entries)
+    monkeypatch.setattr(coco_results, "AT_A_TIME", 1)
     output = run(tmp_path, photos, coco_json=True)
     assert len(json.loads((output / "coco_results.json").read_bytes())) == len(sizes) == 3
     assert sizes[-1] > 100_000

@@ -53,6 +53,20 @@ class MaskRecord(NamedTuple):
         return self.pixels.keys() - {0, IGNORE_INDEX}
 
 
+def read_png(path: Path, remedy: str = REMEDY) -> np.ndarray:
+    """Read the pixels of a PNG file of ours, as they are stored.
+
+    Raises:
+        CocosegError: the file is missing or damaged; `remedy` says what to do.
+    """
+    try:
+        require_regular(path)
+        with PIL.Image.open(path, formats=("PNG",)) as image:
+            return np.asarray(image)
+    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+        raise CocosegError(f"{path}: not a readable mask ({error}); {remedy}") from error
+
+
 class MaskEncoding:
     """The encoding of label masks as PNG files; each of them is lossless.
 
@@ -152,12 +166,7 @@ class MaskEncoding:
         Raises:
             CocosegError: the file is missing, damaged, or holds values that are no class of the labels.
         """
-        try:
-            require_regular(path)
-            with PIL.Image.open(path, formats=("PNG",)) as image:
-                pixels = np.asarray(image)
-        except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
-            raise CocosegError(f"{path}: not a readable mask ({error}); {REMEDY}") from error
+        pixels = read_png(path)
         if pixels.ndim != 2 or pixels.dtype != self._values.dtype:
             raise CocosegError(f"{path}: not a mask in the encoding {self.encoding!r}; {REMEDY}")
         indices = self._indices[pixels]

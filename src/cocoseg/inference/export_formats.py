@@ -10,8 +10,9 @@ from cocoseg.errors import CocosegError
 from cocoseg.files import from_here, whole_file
 from cocoseg.inference import onnx_export, torch_export
 from cocoseg.inference.exported_module import Deployed
+from cocoseg.inference.onnx_model import SUFFIX
 
-FORMATS = {"onnx": ".onnx", "torch_export": ".pt2"}  # name -> suffix of its file
+FORMATS = {"onnx": SUFFIX, "torch_export": ".pt2"}  # name -> suffix of its file
 MODULES = {"onnx": onnx_export, "torch_export": torch_export}
 TOLERANCE = 1e-3  # share of the largest logit: rounding under another order of summation stays far below
 # With resizes inside: a pixel that lies between two levels may be rounded to the other one.

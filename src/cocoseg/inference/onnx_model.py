@@ -88,7 +88,7 @@ class OnnxPredictor(Predictor):
         if asked and not model.gives_scores:
             raise CocosegError(
                 f"{model.path}: {', '.join(asked)} can't be used with this file; export it with argmax=false "
-                "and without export_resize"
+                f"and without export_resize{'; coco_dataset needs them' * ('probabilities' in asked)}"
             )
         super().__init__(model, **options | ({"scale": 1} if model.resizes else {}))
 

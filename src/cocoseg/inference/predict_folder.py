@@ -5,13 +5,11 @@ import logging
 import signal
 import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import torch
 
 from cocoseg.config import AUTO, PredictConfig
@@ -19,11 +17,10 @@ from cocoseg.config_cross_checks import check_checkpoint
 from cocoseg.durations import now
 from cocoseg.errors import CocosegError, IncompleteError
 from cocoseg.figures.gallery import FOLDER, Card, write_gallery
-from cocoseg.files import from_here, remove_parts, whole_file
-from cocoseg.images.exif import turn_mask
-from cocoseg.images.image_files import read_orientation
+from cocoseg.files import from_here, remove_parts
 from cocoseg.images.mask_files import MaskEncoding
-from cocoseg.inference.coco_results import entries_of, listed_images
+from cocoseg.inference.coco_dataset import write_coco_dataset
+from cocoseg.inference.coco_results import listed_images, write_coco_results
 from cocoseg.inference.find_images import ImageFile, find_images
 from cocoseg.inference.manifest import Manifest
 from cocoseg.inference.model import load_model
@@ -38,9 +35,8 @@ from cocoseg.workers import available_cores, stop_in_order
 
 log = logging.getLogger(__name__)
 
-PAGE, RESULTS = "gallery.html", "coco_results.json"
+PAGE = "gallery.html"
 SAVE_EVERY = 5.0  # seconds between writes of the manifest: the work that a kill loses
-AT_A_TIME = 64  # images whose COCO results are in memory
 PIXEL = {"category_id": "category_id", "index": "class_index"}  # `values` -> `pixel` of labels.json
 DTYPES = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
@@ -73,7 +69,7 @@ def predict_folder(config: PredictConfig, output: Path, *, begin: Callable[[], N
     predictor = make_predictor(config, device, precision)
     model = predictor.model
     encoding = MaskEncoding("palette", model.labels, PIXEL[config.values])
-    results = Results(output, encoding, config.overlay, config.gallery, config.probabilities)
+    results = Results(output, encoding, config.overlay, config.gallery, config.confidence)
     begin()
 
     with stop_in_order(signal.SIGINT, signal.SIGTERM):
@@ -81,19 +77,22 @@ def predict_folder(config: PredictConfig, output: Path, *, begin: Callable[[], N
         old = {image for image in images if manifest.is_done(image) and results.exist(image.result_name)}
         new = [image for image in images if image not in old]
         names = _predict(new, predictor, results, manifest, config)
-        done = [image for image in images if image in old or image.result_name in names]
+        numbered = enumerate(images, start=1)
+        done = {number: image for number, image in numbered if image in old or image.result_name in names}
         if config.coco_json:
-            _write_coco_results(done, ids, results)
+            write_coco_results(list(done.values()), ids, results)
+        if config.coco_dataset:
+            write_coco_dataset(done, manifest.entries, results, config)
         if config.gallery:
             about = f"{len(done)} images by {from_here(checkpoint)}"
-            entries = [(image.name, manifest.entries[image.result_name]) for image in done]
+            entries = [(image.name, manifest.entries[image.result_name]) for image in done.values()]
             cards = [Card(name, one.name, (one.height, one.width), one.pixels) for name, one in entries]
             write_gallery(output / PAGE, cards, model.labels, "Predictions", about)
     log.info("predicted    %d of %d images in %.1f s", len(names), len(images), now() - start)
     if old:
         log.info("skipped      %d that exist already", len(old))
     log.info("masks        %s (pixel: %s)", from_here(output / MASKS), encoding.pixel.replace("_", " "))
-    if config.probabilities:
+    if config.confidence:
         log.info("confidence   %s", from_here(output / CONFIDENCE))
     if config.gallery:
         log.info("to look at   %s", from_here(output / PAGE))
@@ -118,9 +117,8 @@ def make_predictor(config: PredictConfig, device: torch.device, precision: str) 
     Raises:
         CocosegError: it can't be loaded, or can't do what is asked for.
     """
-    options: dict[str, Any] = {
-        key: getattr(config, key) for key in ("scale", "tile", "flip", "probabilities")
-    }
+    options: dict[str, Any] = {key: getattr(config, key) for key in ("scale", "tile", "flip")}
+    options["probabilities"] = config.confidence
     checkpoint = check_checkpoint(config.checkpoint)
     if checkpoint.endswith(SUFFIX):
         return OnnxPredictor(OnnxModel(checkpoint), **options)
@@ -173,6 +171,9 @@ def _predict(
     for name in (*SUFFIXES, FOLDER):  # the output may hold files that other programs are writing
         for folder in (results.output / name).glob("**/"):
             remove_parts(folder)  # a process may have been killed
+    for image in images:
+        if not manifest.is_done(image):  # what lies under its name belongs to another image
+            results.remove_others(image.result_name)
     if results.encoding.pixel != PIXEL[config.values]:
         log.warning("masks hold class indices, because category ids don't fit; see labels.json")
     workers = config.workers or max(2, available_cores())
@@ -190,39 +191,3 @@ def _predict(
     finally:
         manifest.write()
     return names
-
-
-def _write_coco_results(images: Sequence[ImageFile], ids: dict[str, int], results: Results) -> None:
-    """Write COCO results of images whose masks exist."""
-    listed = [image for image in images if image.name in ids]
-    if len(listed) < len(images):
-        log.warning("annotations: the file does not list %d of the images", len(images) - len(listed))
-    turned: list[str] = []
-    others: list[str] = []
-
-    def entries(image: ImageFile) -> list[dict[str, Any]]:
-        mask = results.encoding.read(results.path(image.result_name))
-        if image.listed == mask.shape != mask.shape[::-1]:  # height and width are swapped
-            mask = turn_mask(mask, read_orientation(image.path), back=True)
-            turned.append(image.name)
-        if image.listed not in (None, mask.shape[::-1]):
-            others.append(image.name)
-        return entries_of(mask, ids[image.name], image.name, results.encoding.labels)
-
-    path = results.output / RESULTS
-    with whole_file(path) as part, part.open("wb") as file, ThreadPoolExecutor(available_cores()) as pool:
-        file.write(b"[")
-        separator = b"\n"
-        for first in range(0, len(listed), AT_A_TIME):
-            for found in pool.map(entries, listed[first : first + AT_A_TIME]):
-                for entry in found:
-                    file.write(separator + msgspec.json.encode(entry))
-                    separator = b",\n"
-        file.write(b"\n]\n")
-    for names, what in (
-        (sorted(set(turned) - set(others)), "width and height as stored, and the results are turned back"),
-        (others, "another size than they have, so that scores can't be computed"),
-    ):
-        if names:
-            count = f"{len(names)} image{'s' * (len(names) > 1)}"
-            log.warning("annotations: for %s (%s) the file gives %s", count, min(names), what)

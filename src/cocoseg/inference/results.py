@@ -8,10 +8,11 @@ from typing import Literal
 import numpy as np
 import PIL.Image
 
+from cocoseg.errors import CocosegError
 from cocoseg.figures.gallery import has_thumbnails, write_thumbnails
 from cocoseg.figures.overlay import overlay, with_legend
 from cocoseg.files import save_png, whole_file, write_bytes
-from cocoseg.images.mask_files import MaskEncoding
+from cocoseg.images.mask_files import MaskEncoding, read_png
 from cocoseg.inference.manifest import Entry
 from cocoseg.inference.probabilities import Probabilities
 from cocoseg.resizing import resize_mask
@@ -52,6 +53,24 @@ class Results:
         return all(self.path(name, folder).is_file() for folder in self.folders) and (
             not self.gallery or has_thumbnails(self.output, name)
         )
+
+    def remove_others(self, name: str) -> None:
+        """Remove the files under a name that are not going to be written anew."""
+        for folder in SUFFIXES.keys() - self.folders:
+            self.path(name, folder).unlink(missing_ok=True)
+
+    def read(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Read the mask, class indices, and the confidence of an image: (H, W) uint8 each.
+
+        Raises:
+            CocosegError: one of them is missing or damaged.
+        """
+        remedy = "delete it and run predict.py again"
+        mask, path = self.encoding.read(self.path(name)), self.path(name, CONFIDENCE)
+        confidence = read_png(path, remedy)
+        if (confidence.shape, confidence.dtype) != (mask.shape, np.uint8):
+            raise CocosegError(f"{path}: it does not belong to the mask; {remedy}")
+        return mask, confidence
 
     def canvas(self, image: PIL.Image.Image) -> np.ndarray | None:
         """Shrink an image to draw on: (h, w, 3) uint8, sides of LONGEST at most. None if nothing is drawn."""

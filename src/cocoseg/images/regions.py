@@ -1,0 +1,155 @@
+"""Connected regions of a label mask: their runs, as COCO encodes them, and their outlines. No torch.
+
+Memory and time grow with the number of runs, not with regions times pixels.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from operator import itemgetter
+from typing import NamedTuple
+
+import numpy as np
+
+INSET = 0.01  # pixels by which an outline lies inside the border of its pixels, see `outline`
+
+
+class Region(NamedTuple):
+    """Pixels of one value that touch along their sides.
+
+    Attributes:
+        value: of the mask.
+        area: number of pixels.
+        mean: of the weights of the pixels.
+        starts, lengths: (n,) int64, runs of pixels down a column each. Pixels are numbered column by column.
+    """
+
+    value: int
+    area: int
+    mean: float
+    starts: np.ndarray
+    lengths: np.ndarray
+
+
+def find_regions(mask: np.ndarray, weights: np.ndarray) -> Iterator[Region]:
+    """Find the regions of a mask (H, W) uint8, in the order of their first pixels, column by column.
+
+    Pixels that touch at corners only are not connected, so that one outline surrounds a region.
+
+    Args:
+        weights: (H, W) uint8.
+    """
+    height = len(mask)
+    flat = mask.ravel(order="F")
+    is_start = np.append(True, flat[1:] != flat[:-1])
+    is_start[::height] = True
+    starts = np.flatnonzero(is_start)
+    lengths = np.diff(starts, append=flat.size)
+    values = flat[starts]
+    # In 32 bits, for NumPy copies all pixels to the type of the sums; a run lies within a column.
+    sums = np.add.reduceat(weights.ravel(order="F"), starts, dtype=np.uint32).astype(np.int64)
+    # Where two runs lie side by side, at least one of them begins.
+    has_left, has_right = np.flatnonzero(starts >= height), np.flatnonzero(starts < flat.size - height)
+    beside = np.concatenate((starts[has_left] - height, starts[has_right] + height))
+    first, second = np.concatenate((has_left, has_right)), np.searchsorted(starts, beside, side="right") - 1
+    joined = values[first] == values[second]
+    roots = _components(len(starts), first[joined], second[joined])
+    order = np.argsort(roots, kind="stable")
+    begins = np.flatnonzero(np.diff(roots[order], prepend=-1))
+    areas, totals = (np.add.reduceat(numbers[order], begins) for numbers in (lengths, sums))
+    for runs, area, total in zip(np.split(order, begins[1:]), areas.tolist(), totals.tolist(), strict=True):
+        yield Region(int(values[runs[0]]), area, total / area, starts[runs], lengths[runs])
+
+
+def _components(count: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Lowest index that each of `count` nodes is connected with by edges (first, second): (count,) int64."""
+    roots = np.arange(count)
+    while True:
+        ends = np.sort((roots[first], roots[second]), axis=0)
+        low, high = ends[:, ends[0] != ends[1]]
+        if not low.size:
+            return roots
+        np.minimum.at(roots, high, low)
+        while not np.array_equal(further := roots[roots], roots):
+            roots = further
+
+
+def outline(region: Region, height: int) -> list[float]:
+    """Draw one polygon [x0, y0, x1, y1, …], in pixels, along the border of a region.
+
+    A hole is joined to the border above it by a slit that goes there and back. The polygon lies INSET inside
+    the border: cut to integers, as by Pillow, its coordinates are the outermost pixels, which Pillow fills,
+    too; pycocotools, which fills up to the outline, rounds it to the border.
+
+    Args:
+        height: of the mask.
+    """
+    edges, is_upper, following, x = _edges(region, height)
+    tails, heads = x.tolist()
+    y = (edges[:, 2] + np.where(is_upper, INSET, -INSET)).tolist()
+    points: list[tuple[float, float]] = []
+    slits: dict[int, list] = defaultdict(list)  # upper edge -> slits down from it: x and points of the hole
+    for loop in reversed(_loops(following)):  # a hole comes before what lies above it
+        points = []
+        for edge in loop:
+            points.append((tails[edge], y[edge]))
+            for place, hole in sorted(slits.pop(edge, ()), key=itemgetter(0)):
+                points += [(place, y[edge]), *hole, hole[0], (place, y[edge])]
+            points.append((heads[edge], y[edge]))
+        if top := loop[0]:  # a hole: the outer border has the uppermost edge, number 0
+            column = edges[top, 1]  # beside the right end of the hole's uppermost edge
+            spans = is_upper[:top] & (edges[:top, 0] <= column) & (edges[:top, 1] > column)
+            slits[int(np.flatnonzero(spans)[-1])].append((tails[top], points))
+    rounded = np.round(points, 2)
+    # A single pixel in the corner of an image must not be taken for shares of its width and height.
+    return (np.floor(rounded) if rounded.max() < 1 else rounded).ravel().tolist()
+
+
+def _edges(region: Region, height: int) -> tuple[np.ndarray, ...]:
+    """Find the horizontal edges of the border of a region, and walk around it clockwise.
+
+    Returns:
+        edges: (n, 3) int64, left, right and y of each, from top to bottom.
+        is_upper: (n,) bool, whether the region lies below the edge, which then leads to the right.
+        following: (n,) int64, the next edge, which a vertical one leads to.
+        x: (2, n) float64, where each begins and ends, INSET inside the region.
+    """
+    columns, tops = np.divmod(region.starts, height)
+    upper, lower = (_merge(columns, rows) for rows in (tops, tops + region.lengths))
+    edges = np.concatenate((upper, lower))
+    order = np.lexsort((edges[:, 0], edges[:, 2]))
+    edges, is_upper = edges[order], order < len(upper)
+    count = len(edges)
+    ends = np.where(is_upper, edges[:, :2].T, edges[:, 1::-1].T).ravel()
+    # Edge i begins at corner i and ends at corner n + i. Down a column of corners, vertical edges join the
+    # first with the second, and so on. Where two pixels touch at a corner only, the upper one is first.
+    pairs = np.lexsort((np.tile(is_upper, 2), np.tile(edges[:, 2], 2), ends)).reshape(-1, 2)
+    leads_down = pairs[:, 0] >= count
+    sources, targets = np.where(leads_down, pairs.T, pairs.T[::-1])
+    following = np.empty(count, np.int64)
+    following[sources - count] = targets
+    x = ends.astype(np.float64)
+    x[pairs] += np.where(leads_down, -INSET, INSET)[:, None]
+    return edges, is_upper, following, x.reshape(2, count)
+
+
+def _merge(columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Edges (n, 3), see `_edges`, of sides of single pixels at these columns and rows."""
+    order = np.lexsort((columns, rows))
+    columns, rows = columns[order], rows[order]
+    is_first = np.append(True, (np.diff(rows) != 0) | (np.diff(columns) != 1))
+    return np.column_stack((columns[is_first], columns[np.roll(is_first, -1)] + 1, rows[is_first]))
+
+
+def _loops(following: np.ndarray) -> list[list[int]]:
+    """Closed rows of edges, each from its lowest index on, in ascending order of these."""
+    successors: list[int | None] = following.tolist()
+    loops = []
+    for first in range(len(successors)):
+        loop, edge = [], first
+        while (successor := successors[edge]) is not None:
+            loop.append(edge)
+            successors[edge] = None
+            edge = successor
+        if loop:
+            loops.append(loop)
+    return loops
