@@ -133,7 +133,7 @@ def _is_readable(parser: OverridesParser, override: str) -> bool:
     return True
 
 
-def quoted(text: str) -> str:
+def quote_path(text: str) -> str:
     """Write a path as the value of an override: in Hydra's quotes, unless it can only be a path."""
     return text if re.fullmatch(r"[\w.-]*/[\w./-]*", text, re.ASCII) else _in_quotes(text)
 

@@ -18,7 +18,7 @@ from cocoseg.budget.ledger import read_ledger
 from cocoseg.durations import clock
 from cocoseg.errors import CocosegError, printable
 from cocoseg.files import from_here, read_json, read_yaml, write_csv
-from cocoseg.overrides import Command, quoted
+from cocoseg.overrides import Command, quote_path
 from cocoseg.run_folder import CONFIG, LEDGER, METRICS, OUTCOME, RUNNING, STOPPED, Outcome
 
 TABLE = "leaderboard.csv"
@@ -82,7 +82,7 @@ def write_table(sweep_dir: Path, rows: list[dict[str, Any]]) -> None:
 
 def command_to_train_longer(folder: Path) -> str:
     """The command, for a shell, that trains the settings of a run anew for six hours."""
-    overrides = [f"from_run={quoted(str(from_here(folder)))}", "trainer.max_time=6h"]
+    overrides = [f"from_run={quote_path(str(from_here(folder)))}", "trainer.max_time=6h"]
     with suppress(OSError, ValueError, YAMLError, AttributeError, LookupError, TypeError):
         trainer = read_yaml(folder / CONFIG)["trainer"]
         overrides += [f"trainer.{key}=-1" for key in ("max_epochs", "max_steps") if (trainer[key] or -1) > 0]
