@@ -264,8 +264,8 @@ def assert_lists_failures(done: subprocess.CompletedProcess[str], *sentences: st
 
 
 def test_multirun_goes_on_after_a_failure(tmp_path: Path):
-    overrides = ("data=shapes", "data.shapes.images=12", "masks.overlap=biggest,max,big")
-    done = run_program("prepare", "-m", *overrides, cwd=tmp_path)
+    overrides = (*SMALL[:2], "prepare.workers=1", "masks.overlap=biggest,max,big")
+    done = run_here("prepare", "-m", *overrides, cwd=tmp_path)
     assert_lists_failures(done, "masks.overlap is 'biggest'", "masks.overlap is 'big'")
     (sweep,) = (tmp_path / "outputs/multirun").iterdir()
     assert {path.name for path in sweep.iterdir() if path.is_dir()} == {"0", "1", "2"}
@@ -273,7 +273,7 @@ def test_multirun_goes_on_after_a_failure(tmp_path: Path):
 
 
 def test_multirun_refuses_a_shared_run_dir(tmp_path: Path):
-    done = run_program("prepare", "-m", "data=shapes", "data.subset.seed=1,2", "run_dir=mine", cwd=tmp_path)
+    done = run_here("prepare", "-m", "data=shapes", "data.subset.seed=1,2", "run_dir=mine", cwd=tmp_path)
     assert_lists_failures(done, "run_dir", "run_dir")
     assert {path.name for path in tmp_path.iterdir()} == {"outputs"}
 

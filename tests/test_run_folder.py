@@ -95,7 +95,6 @@ with locked(folder):
     print("locked", flush=True)
     time.sleep(seconds)
     (folder / "config.yaml").write_text("program: train\\n")  # it begins when its checks have passed
-    time.sleep(seconds)
 """
 
 
@@ -119,7 +118,7 @@ def busy(tmp_path: Path) -> Iterator[Callable[[float], None]]:
 def test_a_folder_is_claimed_before_it_is_checked(
     busy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool, opened
 ) -> None:
-    busy(1.0)
+    busy(0.5)
     assert not (tmp_path / "run/config.yaml").exists()  # a check before the claim would pass
     config = OmegaConf.create({"seed": 3})
     program = "train" if not overwrite else "evaluate"

@@ -43,13 +43,13 @@ def state() -> tuple[object, ...]:
 def test_trains_more_than_once_and_leaves_nothing_behind(places, tmp_path, capsys):
     before, began = state(), now()
 
-    first = cocoseg.train([*places, "trainer.max_epochs=2"], run_dir=tmp_path / "runs" / "first")
+    first = cocoseg.train([*places, "trainer.max_epochs=1"], run_dir=tmp_path / "runs" / "first")
 
     took = now() - began
     assert state() == before
     assert not before[0]
     assert first.folder == tmp_path / "runs" / "first"
-    assert (first.epochs, first.steps) == (2, 2 * 5)
+    assert (first.epochs, first.steps) == (1, 5)
     metrics = json.loads((first.folder / "metrics.json").read_text())
     assert (first.miou, first.iou) == (metrics["miou"], metrics["iou"])
     assert list(first.iou) == cocoseg.load_model(first.model).labels.names
@@ -58,8 +58,8 @@ def test_trains_more_than_once_and_leaves_nothing_behind(places, tmp_path, capsy
     assert "mIoU (without background)" in shown
     assert shown.splitlines()[-1] in (first.folder / "train.log").read_text()
 
-    again = cocoseg.train([*places, "resume=auto", "trainer.max_epochs=3"], run_dir=first.folder)
-    assert (again.folder, again.epochs) == (first.folder, 3)
+    again = cocoseg.train([*places, "resume=auto", "trainer.max_epochs=2"], run_dir=first.folder)
+    assert (again.folder, again.epochs) == (first.folder, 2)
 
     other = cocoseg.train([*places, "trainer.max_epochs=1"])
     assert other.folder.parent == tmp_path / "outputs" / "train"

@@ -12,7 +12,7 @@ from conftest import ROOT
 def test_the_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     page = (ROOT / "docs" / "notebook.md").read_text()
-    for size, smaller in (("max_epochs=10", "max_epochs=2"), ("images=120", "images=40")):
+    for size, smaller in (("max_epochs=10", "max_epochs=2"), ("images=120", "images=24")):
         assert size in page
         page = page.replace(size, smaller)
     cells = re.findall(r"```python\n(.*?)```", page, re.DOTALL)

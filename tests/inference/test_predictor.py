@@ -10,7 +10,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from cocoseg.errors import CocosegError
 from cocoseg.inference import probabilities as probabilities_module
-from cocoseg.inference import tiling
+from cocoseg.inference import tiling, upsampling
 from cocoseg.inference.model import SegmentationModel
 from cocoseg.inference.predictor import Predictor
 from cocoseg.inference.probabilities import Probabilities
@@ -184,10 +184,10 @@ def test_flip_in_tiles():
     ids=str,
 )
 def test_the_highest_probability_is_that_of_the_mask(settings):
-    net, image = model(), picture(130, 200, images=2)
+    net, image = model(), picture(80, 110, images=2)
     mask, probabilities = net.predict(image, **settings, probabilities=True)
     np.testing.assert_array_equal(mask, net.predict(image, **settings))
-    assert (probabilities.dtype, probabilities.shape) == (np.float16, (2, 3, 130, 200))
+    assert (probabilities.dtype, probabilities.shape) == (np.float16, (2, 3, 80, 110))
     np.testing.assert_array_equal(probabilities.argmax(1), mask)
     np.testing.assert_allclose(probabilities.astype(np.float32).sum(1), 1, atol=2e-3)
 
@@ -210,6 +210,14 @@ def test_probabilities_of_tiles_are_those_of_the_whole_image():
         model(Reads()).predict(image, scale=1, tile=tile, probabilities=True)[1] for tile in (False, (64, 64))
     )
     np.testing.assert_array_equal(whole, tiled)
+
+
+def test_blocks_of_rows_change_no_probability(monkeypatch):
+    net, image = model(), picture(70, 50)
+    whole = net.predict(image, probabilities=True)
+    monkeypatch.setattr(upsampling, "CHUNK", 3 * 50 * 7)  # seven rows at a time
+    for ours, expected in zip(net.predict(image, probabilities=True), whole, strict=True):
+        np.testing.assert_array_equal(ours, expected)
 
 
 def test_rounding_does_not_change_the_winner():

@@ -175,7 +175,7 @@ def killed_before_change(number: int, work: Callable[..., None], *args: Any, **n
     ("before", "then", "step"),
     [
         pytest.param(None, "max", 1, marks=pytest.mark.slow),
-        ("smallest", "max", 2),
+        ("smallest", "max", 3),
         pytest.param("smallest", "max", 1, marks=pytest.mark.slow),
         pytest.param("smallest", "smallest", 1, marks=pytest.mark.slow),
     ],
@@ -186,7 +186,7 @@ def test_killed_before_every_change_to_the_disk(
 ) -> None:
     """The settings of what was there, of the run that is killed (`max`) and of the one that follows.
 
-    The fast tests kill it before every second change.
+    The fast tests kill it before every third change.
     """
 
     def write_quickly(path: Path, *_: Any) -> None:
