@@ -50,6 +50,8 @@ def test_undeclared_keys_beside_a_part_of_the_users_own_are_its_arguments():
         ("data.image_size", 64, [64, 64]),
         ("data.cache_size", "96", [96, 96]),
         ("data.subset.categories", "dog", ["dog"]),
+        ("data.subset.categories", "things", "things"),
+        ("data.subset.categories", ["stuff"], ["stuff"]),  # a category of that name
         ("export", "onnx", ["onnx"]),
         ("tags", "night", ["night"]),
         ("data.root", "~/coco", str(Path.home() / "coco")),
@@ -101,7 +103,7 @@ def test_good_values(key, value, expected):
             "data.subset.categories",
             [True],
             "[true]",
-            "a list of names or ids, as in [dog, 18], or null",
+            "a list of names or ids, as in [dog, 18], things, stuff, or null",
         ),
         (
             "data.labels",

@@ -44,6 +44,26 @@ def test_unknown_names() -> None:
         LabelMap.from_categories(CATEGORIES, [2])
 
 
+@pytest.mark.parametrize(
+    ("categories", "things", "stuff"),
+    [
+        (CATEGORIES, [1, 3, 18, 58], None),
+        ([Category(1, "cat", isthing=1), Category(5, "sky", isthing=0)], [1], [5]),
+        ([Category(5, "sky", isthing=False)], None, [5]),
+        ([Category(183, "other"), Category(92, "banner"), Category(100, "cabinet")], [183], [92, 100]),
+        ([Category(1, "cat"), Category(92, "banner"), Category(183, "other")], [1, 92, 183], None),
+    ],
+    ids=["instances", "panoptic", "no things", "stuff", "of someone else"],
+)
+def test_things_and_stuff(categories, things, stuff):
+    for kind, expected in (("things", things), ("stuff", stuff)):
+        if expected is None:
+            with pytest.raises(CocosegError, match=rf"data\.subset\.categories={kind}: .* file has none"):
+                LabelMap.from_categories(categories, kind)
+        else:
+            assert list(LabelMap.from_categories(categories, kind).index_of) == expected
+
+
 def test_ambiguous_name() -> None:
     categories = [Category(4, "crane"), Category(9, "crane"), Category(5, "ship")]
     with pytest.raises(CocosegError, match=r"'crane' .*\[4, 9\].*give the id"):

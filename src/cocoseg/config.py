@@ -60,9 +60,9 @@ class SubsetConfig(Settings, kw_only=True):
     size: Annotated[Positive | None, "number of images; null: all"] = 8000
     seed: Annotated[int, "seed of the choice; 2,000 images are part of the 4,000 of the same seed"] = 0
     categories: Annotated[
-        list[int | str] | None,
+        list[int | str] | Literal["things", "stuff"] | None,
         "classes to use; null: all",
-        "a list of names or ids, as in [dog, 18], or null",
+        "a list of names or ids, as in [dog, 18], things, stuff, or null",
     ] = None
     other: Annotated[Literal["background", "ignore"], "pixels of objects of no class"] = "background"
     keep_empty: Annotated[
@@ -88,7 +88,7 @@ class DataConfig(Settings, kw_only=True):
     ] = field(default=None, name="_target_")
     root: Annotated[Text, "folder of the data set"] = None
     images: Annotated[Text, "folder of the images"] = None
-    annotations: Annotated[Text, "COCO instances file"] = None
+    annotations: Annotated[Text, "COCO instances, panoptic or stuff file"] = None
     val_images: Annotated[Text, "folder of the validation images; null: data.images"] = None
     val_annotations: Annotated[Text, "their instances file; null: data.val_fraction of the images"] = None
     file_names: Annotated[

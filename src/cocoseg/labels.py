@@ -3,7 +3,7 @@
 import colorsys
 import difflib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
@@ -14,6 +14,7 @@ from cocoseg.errors import CocosegError, printable
 
 IGNORE_INDEX = 255
 IGNORE_COLOR = (224, 224, 192)  # PASCAL VOC's color for void
+OTHER = 183  # of a COCO stuff file: the category that stands for all things
 MAX_CLASSES = 254  # class indices 1..254: 0 is background, 255 is ignored
 
 Level = Annotated[int, msgspec.Meta(ge=0, le=255)]  # red, green or blue
@@ -32,6 +33,7 @@ class Category(msgspec.Struct, frozen=True, gc=False):
     id: int
     name: str
     supercategory: str | None = None
+    isthing: int | bool | None = None
 
     def __post_init__(self) -> None:
         _make_printable(self, "name", "supercategory")
@@ -66,6 +68,7 @@ class LabelClass(msgspec.Struct, frozen=True):
 
 _Classes = Annotated[tuple[LabelClass, ...], msgspec.Meta(min_length=1, max_length=MAX_CLASSES + 1)]
 
+Kind = Literal["things", "stuff"]
 Grouping = Literal["all", "supercategories"] | Mapping[str, Sequence[int | str]]
 
 
@@ -79,14 +82,14 @@ class LabelMap:
     def from_categories(
         cls,
         categories: Iterable[Category],
-        chosen: Sequence[int | str] | None = None,
+        chosen: Sequence[int | str] | Kind | None = None,
         grouping: Grouping = "all",
     ) -> Self:
         """Number the categories.
 
         Args:
             categories: of the annotation file.
-            chosen: names or ids of those to use; None for all.
+            chosen: names or ids of those to use, or all things or stuff; None for all.
             grouping: `all` makes a class of each, `supercategories` of each supercategory, in the order of
                 its lowest id, and a mapping of each of its keys, from the names or ids listed there.
 
@@ -95,7 +98,9 @@ class LabelMap:
                 than 254 classes.
         """
         categories = sorted(categories, key=lambda category: category.id)
-        if chosen is not None:
+        if chosen in ("things", "stuff"):
+            categories = _of_kind(categories, str(chosen))
+        elif chosen is not None:
             ids = {_find(categories, name, "data.subset.categories") for name in chosen}
             categories = [category for category in categories if category.id in ids]
         groups = _groups(categories, grouping)
@@ -170,6 +175,24 @@ class LabelMap:
                 named = (f"{label.name!r} (id {label.ids})" for label in (ours, theirs))
                 return f"class {index} is {' against '.join(named)}"
         return None
+
+
+def is_stuff_file(ids: Collection[int]) -> bool:
+    """Whether categories of these ids are those of a COCO stuff file, 92 to 183."""
+    return {92, OTHER} <= set(ids) and min(ids) == 92
+
+
+def _of_kind(categories: Sequence[Category], kind: str) -> list[Category]:
+    """Those that are things or stuff. In an instances file all are things; in a stuff file the id tells."""
+    things = [category for category in categories if category.isthing in (None, 1)]
+    if is_stuff_file([category.id for category in categories]):
+        things = [category for category in categories if category.id == OTHER]
+    if found := things if kind == "things" else [c for c in categories if c not in things]:
+        return found
+    raise CocosegError(
+        f"data.subset.categories={kind}: the annotation file has none; COCO's panoptic files have things and "
+        "stuff, its instances files things, and its stuff files stuff"
+    )
 
 
 def _groups(categories: Sequence[Category], grouping: Grouping) -> list[tuple[str, list[int]]]:

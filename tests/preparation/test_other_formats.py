@@ -53,14 +53,12 @@ def test_an_image_of_a_pixel(tmp_path: Path) -> None:
 
 IMAGES = [{"id": 1, "file_name": "a.jpg", "width": 8, "height": 6}]
 CATEGORIES = [{"id": 1, "name": "cat", "isthing": 1, "supercategory": "animal"}]
-PANOPTIC = {"image_id": 1, "file_name": "a.png", "segments_info": [{"id": 7, "category_id": 1, "iscrowd": 0}]}
 RESULT = {"image_id": 1, "category_id": 1, "segmentation": RUNS, "score": 0.9}
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"images": IMAGES, "annotations": [PANOPTIC], "categories": CATEGORIES}, "a COCO panoptic file"),
         ({"images": IMAGES, "annotations": [{"id": 1, "image_id": 1, "caption": "A cat."}]}, "captions"),
         ([RESULT], "a COCO results file"),
         ({"version": "5", "flags": {}, "shapes": [], "imagePath": "a.jpg", "imageData": None}, "labelme"),

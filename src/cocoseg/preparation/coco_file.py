@@ -1,15 +1,17 @@
 """The COCO annotation file: typed reading, checks, and writing of subsets.
 
 The file is decoded into small structs; a segmentation stays a view into the file's bytes until its image
-is drawn. Format: https://cocodataset.org/#format-data (instances).
+is drawn, and those of a panoptic file stay in its PNGs, see panoptic.py.
+Format: https://cocodataset.org/#format-data (instances).
 """
 
 import codecs
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path, PureWindowsPath
+from typing import Generic, TypeVar
 from urllib.parse import unquote
 
 import msgspec
@@ -17,11 +19,13 @@ import msgspec
 from cocoseg.errors import CocosegError, printable
 from cocoseg.files import read_bytes, write_bytes
 from cocoseg.labels import Category
-from cocoseg.preparation.other_formats import other_format, refuse_normalized
+from cocoseg.preparation.other_formats import PANOPTIC, other_format, refuse_normalized
+from cocoseg.preparation.panoptic import IN_PNG, PanopticEntry
 
 MAX_PIXELS = 178_956_970  # Pillow refuses larger images as decompression bombs
 UNNAMED = "no. "  # begins the name of an annotation without id; its place in the file follows, from 1
 _PIECE = 2**20  # bytes that are decoded at a time
+Entry = TypeVar("Entry")
 
 
 class Image(msgspec.Struct, frozen=True, gc=False):
@@ -35,7 +39,10 @@ class Image(msgspec.Struct, frozen=True, gc=False):
 
 
 class Annotation(msgspec.Struct, frozen=True, gc=False):
-    """An entry of `annotations`; the id only names it in messages, and need not be there or be unique."""
+    """An entry of `annotations`, or of `segments_info` in a panoptic file.
+
+    The id only names it in messages, and need not be there or be unique; that of a segment is in its pixels.
+    """
 
     image_id: int
     category_id: int
@@ -45,9 +52,9 @@ class Annotation(msgspec.Struct, frozen=True, gc=False):
     segmentation: msgspec.Raw = msgspec.Raw(b"null")
 
 
-class _Content(msgspec.Struct, gc=False):
+class _Content(msgspec.Struct, Generic[Entry], gc=False):
     images: list[Image]
-    annotations: list[Annotation]
+    annotations: list[Entry]
     categories: list[Category]
 
 
@@ -59,6 +66,7 @@ class CocoFile:
         path: where it was read from.
         content: its bytes.
         images, annotations, categories: in the order of the file.
+        pngs: of a panoptic file: image id -> file of its segments, in the order of the entries.
     """
 
     path: Path
@@ -66,6 +74,7 @@ class CocoFile:
     images: list[Image]
     annotations: list[Annotation]
     categories: list[Category]
+    pngs: Mapping[int, Path] | None = None
 
     def annotations_of(self, image_ids: Collection[int]) -> dict[int, list[Annotation]]:
         """The annotations of each of these images, in the order of the file."""
@@ -92,7 +101,8 @@ class CocoFile:
         )
         entries = zip(self.images, raw_images, strict=True)
         parts["images"] = _join(_named(entry, chosen[i.id]) for i, entry in entries if i.id in chosen)
-        parts["annotations"] = _join(compress(raw, (a.image_id in chosen for a in self.annotations)))
+        owners = (a.image_id for a in self.annotations) if self.pngs is None else self.pngs
+        parts["annotations"] = _join(compress(raw, (image_id in chosen for image_id in owners)))
         write_bytes(path, _object(parts, separator=b",\n") + b"\n")
 
 
@@ -116,12 +126,16 @@ def _join(entries: Iterable[msgspec.Raw]) -> msgspec.Raw:
     return msgspec.Raw(b"[\n" + b",\n".join(map(bytes, entries)) + b"\n]")
 
 
-def read(path: Path) -> CocoFile:
-    """Read and check an instances file.
+def read(path: Path, png_dir: Path | None = None) -> CocoFile:
+    """Read and check an instances or a panoptic file.
+
+    Args:
+        png_dir: folder of a panoptic file's PNGs; None for that of the file's name without `.json`.
 
     Raises:
         CocosegError: it is not there, is no JSON, lacks a key, or contradicts itself.
     """
+    pngs = None
     try:
         content = read_bytes(path).removeprefix(codecs.BOM_UTF8)
     except OSError as error:
@@ -131,17 +145,45 @@ def read(path: Path) -> CocoFile:
             # In pieces: one string would take up to four times the file's size.
             pieces = (content[start : start + _PIECE] for start in range(0, len(content), _PIECE))
             deque(codecs.iterdecode(pieces, "utf-8"), maxlen=0)
-        decoded = msgspec.json.decode(content, type=_Content)
+        decoded = msgspec.json.decode(content, type=_Content[Annotation])
     except msgspec.ValidationError as error:
-        raise CocosegError(
-            f"{path}: {other_format(content) or f'not a COCO instances file ({error})'}"
-        ) from error
+        found = other_format(content)
+        if found != PANOPTIC:
+            raise CocosegError(f"{path}: {found or f'not a COCO instances file ({error})'}") from error
+        decoded, pngs = _read_panoptic(path, content, png_dir or path.with_suffix(""))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         has_nan = b"NaN" in content or b"Infinity" in content
         hint = "; NaN and Infinity are no numbers in JSON" if has_nan else ""
         raise CocosegError(f"{path}: no valid JSON in UTF-8 ({error}){hint}") from error
     _check(path, decoded)
-    return CocoFile(path, content, decoded.images, decoded.annotations, decoded.categories)
+    return CocoFile(path, content, decoded.images, decoded.annotations, decoded.categories, pngs)
+
+
+def _read_panoptic(path: Path, content: bytes, png_dir: Path) -> tuple[_Content[Annotation], dict[int, Path]]:
+    """Read a panoptic file: each segment as an annotation, and the PNG of each image."""
+    try:
+        decoded = msgspec.json.decode(content, type=_Content[PanopticEntry])
+    except msgspec.ValidationError as error:
+        raise CocosegError(f"{path}: not {PANOPTIC} ({error})") from error
+    pngs: dict[int, Path] = {}
+    annotations: list[Annotation] = []
+    image_ids = {image.id for image in decoded.images}
+    for entry in decoded.annotations:
+        owner, segments = entry.image_id, entry.segments_info
+        fault = None
+        if owner not in image_ids:
+            fault = "is not listed"
+        elif owner in pngs:
+            fault = "has two entries"
+        elif name_fault := _name_fault(entry.file_name, "folder of the PNGs"):
+            fault = f"has the file_name {entry.file_name!r}; {name_fault}"
+        elif len({segment.id for segment in segments}) < len(segments):
+            fault = "has an id twice in its segments_info"
+        if fault:
+            raise CocosegError(f"{path}: annotations: image {owner} {fault}")
+        pngs[owner] = png_dir / entry.file_name
+        annotations += [Annotation(owner, s.category_id, s.id, s.iscrowd, s.area, IN_PNG) for s in segments]
+    return _Content(decoded.images, annotations, decoded.categories), pngs
 
 
 def is_inside(file_name: str) -> bool:
@@ -151,7 +193,7 @@ def is_inside(file_name: str) -> bool:
     return not outside and bool(path.name)
 
 
-def _check(path: Path, content: _Content) -> None:
+def _check(path: Path, content: _Content[Annotation]) -> None:
     if not content.images:
         raise CocosegError(f"{path}: no images in it")
     if not content.categories:
@@ -206,10 +248,13 @@ def _check_image(path: Path, image: Image) -> None:
             f"{path}: image {image.id} is said to be {image.width}x{image.height} pixels; "
             f"between 1 and {MAX_PIXELS} pixels are allowed"
         )
-    fault = None
-    if not is_inside(image.file_name):
-        fault = "it must be a path inside the image folder"
-    elif printable(image.file_name) != image.file_name:
-        fault = "it holds a character that changes how text is shown; rename the file, in its folder too"
-    if fault:
+    if fault := _name_fault(image.file_name, "image folder"):
         raise CocosegError(f"{path}: image {image.id} has the file_name {image.file_name!r}; {fault}")
+
+
+def _name_fault(file_name: str, folder: str) -> str | None:
+    if not is_inside(file_name):
+        return f"it must be a path inside the {folder}"
+    if printable(file_name) != file_name:
+        return "it holds a character that changes how text is shown; rename the file, in its folder too"
+    return None

@@ -15,11 +15,12 @@ from cocoseg.errors import CocosegError
 from cocoseg.images.exif import IGNORE, Choice, Reading, turn_mask
 from cocoseg.images.image_files import Inspection, check_image
 from cocoseg.images.mask_files import MaskEncoding, MaskRecord
-from cocoseg.labels import IGNORE_INDEX, Grouping, LabelMap
+from cocoseg.labels import IGNORE_INDEX, Grouping, Kind, LabelMap
 from cocoseg.preparation import coco_file as coco_format
 from cocoseg.preparation.coco_file import CocoFile, Image
-from cocoseg.preparation.missing import require_images, under_similar_names
+from cocoseg.preparation.missing import require_images, require_pngs, under_similar_names
 from cocoseg.preparation.paint_mask import paint
+from cocoseg.preparation.panoptic import Segments
 from cocoseg.preparation.rotated_images import (
     Rotated,
     choose_by_evidence,
@@ -38,7 +39,7 @@ R = TypeVar("R")
 class _Task(NamedTuple):
     image: Image
     found: Inspection
-    instances: list[Instance]
+    instances: Iterable[Instance]
     choice: Choice
     in_sample: bool
 
@@ -94,7 +95,7 @@ def create_segmentation_masks(
     annotation_file: str | Path,
     output_dir: str | Path,
     *,
-    categories: Sequence[int | str] | None = None,
+    categories: Sequence[int | str] | Kind | None = None,
     labels: Grouping = "all",
     other: str = "background",
     overlap: str = "max",
@@ -105,13 +106,13 @@ def create_segmentation_masks(
     file_names: str = "exact",
     workers: int | None = None,
 ) -> list[MaskRecord]:
-    """Draw a label mask for every image of a COCO instances file.
+    """Draw a label mask for every image of a COCO instances or panoptic file.
 
     Args:
         image_dir: folder of the images; each must be there and have the size that the file says.
-        annotation_file: COCO instances file.
+        annotation_file: COCO file; the PNGs of a panoptic one are in the folder of its name without `.json`.
         output_dir: gets a PNG per image, `<stem>_mask_cats_18_58.png`, subfolders kept.
-        categories: names or ids; None for all.
+        categories: names or ids, `things` or `stuff`; None for all.
         labels: `all`, `supercategories`, or groups of categories, see `LabelMap.from_categories`.
         other: objects of categories without a class become `background`, or are ignored (`ignore`).
         overlap, rasterizer, crowd, encoding: see `MasksConfig` in `cocoseg.config`.
@@ -134,6 +135,7 @@ def create_segmentation_masks(
     if file_names == "similar":
         images = under_similar_names(images, coco.images, folders[0])
     require_images(images, coco.images, folders[0])
+    require_pngs(coco, images)
     return draw_masks(coco, images, *folders, label_map, config.masks, other, workers, exif=exif)
 
 
@@ -203,20 +205,21 @@ def _count_pixels(mask: np.ndarray, layers: Layers, values: Sequence[int]) -> di
 
 def _with_instances(
     coco: CocoFile, images: Sequence[Image], labels: LabelMap, other: str
-) -> Iterator[tuple[Image, list[Instance]]]:
+) -> Iterator[tuple[Image, Iterable[Instance]]]:
     index_of = labels.index_of
     if other == "ignore":
         index_of = {category.id: IGNORE_INDEX for category in coco.categories} | index_of
     annotations = coco.annotations_of({image.id for image in images})
     for image in images:
-        yield (
-            image,
-            [
-                Instance(a.id, index_of[a.category_id], bool(a.iscrowd), bytes(a.segmentation))
-                for a in annotations.pop(image.id)
-                if a.category_id in index_of
-            ],
-        )
+        found = annotations.pop(image.id)
+        instances = [
+            Instance(a.id, index_of[a.category_id], bool(a.iscrowd), bytes(a.segmentation))
+            for a in found
+            if a.category_id in index_of
+        ]
+        png = (coco.pngs or {}).get(image.id)
+        size = image.width, image.height
+        yield image, instances if png is None else Segments(png, size, [a.id for a in found], instances)
 
 
 def _check_names(images: Sequence[Image], file: Path) -> None:

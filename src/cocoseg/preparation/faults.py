@@ -13,8 +13,9 @@ from typing import TypeVar
 
 from cocoseg.config import MasksConfig
 from cocoseg.errors import CocosegError
-from cocoseg.labels import LabelMap
+from cocoseg.labels import LabelMap, is_stuff_file
 from cocoseg.preparation.coco_file import UNNAMED, Annotation, CocoFile, Image
+from cocoseg.preparation.panoptic import IN_PNG
 from cocoseg.preparation.prepared_folder import Index, PreparedSet
 from cocoseg.preparation.report import Tally
 from cocoseg.preparation.segmentations import Instance, SegmentationError, parse_segmentation
@@ -32,7 +33,10 @@ SAME_NAME = (
 )
 NOT_CHOSEN = "no annotation of the chosen classes, left out; data.subset.keep_empty=true keeps them"
 
-STUFF = "a COCO stuff file: all people, animals and things are one class, other (id 183)"
+STUFF = (
+    "a COCO stuff file: all people, animals and things are one class, other (id 183); "
+    "data.subset.categories=stuff leaves it out, and the panoptic file has things and stuff"
+)
 
 UNSEEN = "not a single pixel"
 CROWDS = "all annotations are crowd regions; masks.crowd=draw draws them (CVAT marks brush masks so)"
@@ -53,7 +57,8 @@ def find_faults(
     class_of = labels.index_of
     annotated = {a.image_id for a in coco.annotations if keeps_empty or a.category_id in class_of}
     empty = [image.id for image in (images if keeps_empty else coco.images) if image.id not in annotated]
-    ids = [annotation.id for annotation in coco.annotations]
+    # Ids of segments belong to their image alone.
+    ids = [annotation.id for annotation in coco.annotations] if coco.pngs is None else []
     found: list[tuple[str, str, Sequence[int | str | None]]]
     found = [("annotation", fault, which) for fault, which in sorted(tally.warnings.items())]
     found += [("image", fault, names) for fault, names in sorted(tally.faults.items())]
@@ -64,8 +69,7 @@ def find_faults(
         ("class", SAME_NAME, _of_one_name(labels, tally.images)),
     ]
     lines = [warning(noun, fault, which) for noun, fault, which in found if which]
-    is_stuff = class_of.keys() >= {92, 183} and not any(category < 92 for category in class_of)
-    return [STUFF, *lines] if is_stuff else lines
+    return [STUFF, *lines] if is_stuff_file(class_of) else lines
 
 
 def find_unseen(
@@ -108,8 +112,8 @@ def _has_outline(annotation: Annotation, height: int, width: int) -> bool:
     instance = Instance(annotation.id, 0, False, bytes(annotation.segmentation))
     try:
         outline = parse_segmentation(instance, height, width).outline
-    except SegmentationError:  # the crowd region is not drawn, and so was not checked
-        return False
+    except SegmentationError:  # else of a crowd region, which was not drawn, and so was not checked
+        return annotation.segmentation is IN_PNG
     return bool(outline) if isinstance(outline, list) else bool(outline[1::2].any())
 
 

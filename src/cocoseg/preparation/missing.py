@@ -11,7 +11,7 @@ from cocoseg.config_cross_checks import how_to_fetch
 from cocoseg.errors import CocosegError
 from cocoseg.images.image_files import has_content
 from cocoseg.images.similar_names import find_similar
-from cocoseg.preparation.coco_file import Image
+from cocoseg.preparation.coco_file import CocoFile, Image
 from cocoseg.preparation.prepared_folder import PreparedSet
 
 log = logging.getLogger(__name__)
@@ -59,6 +59,17 @@ def require_images(
         advice = fetching or f"set {key} to the folder that holds them"
     names = ", ".join(_place(image_dir / name) for name in missing[:3]) + ", …" * (len(missing) > 3)
     raise CocosegError(f"{len(missing)} of {len(chosen)} chosen images are missing, {names}; {advice}")
+
+
+def require_pngs(coco: CocoFile, images: Sequence[Image]) -> None:
+    """Raises CocosegError where images of a panoptic file lack their PNG."""
+    pngs = [coco.pngs[image.id] for image in images if image.id in coco.pngs] if coco.pngs else []
+    if missing := [png for png in pngs if not has_content(png)]:
+        names = ", ".join(map(_place, missing[:3])) + ", …" * (len(missing) > 3)
+        raise CocosegError(
+            f"{len(missing)} of {len(pngs)} PNGs of the chosen images are missing, {names}; the segments "
+            "of a panoptic file are in them"
+        )
 
 
 def under_similar_names(chosen: Sequence[Image], images: Sequence[Image], image_dir: Path) -> list[Image]:

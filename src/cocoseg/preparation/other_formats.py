@@ -14,14 +14,11 @@ from cocoseg.preparation.segmentations import (
     parse_segmentation,
 )
 
+PANOPTIC = "a COCO panoptic file"  # which coco_file.py reads
 # Keys that tell a format, those of the first annotation after a dot, those of the first entry of a list after
 # `[]`; and what the file is, with a way to an instances file.
 FORMATS: tuple[tuple[set[str], str], ...] = (
-    (
-        {"annotations.segments_info"},
-        "a COCO panoptic file, whose masks are PNG files; give the instances file, or convert it by "
-        "panopticapi's panoptic2detection_coco_format",
-    ),
+    ({"annotations.segments_info"}, PANOPTIC),
     ({"annotations.caption"}, "a COCO captions file; give the instances file"),
     ({"[].image_id"}, "a COCO results file, which lists no images and categories; give the instances file"),
     (

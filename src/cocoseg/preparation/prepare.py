@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from cocoseg.config import AUTO, Config, DataConfig
+from cocoseg.config import AUTO, COCO_ANNOTATIONS, Config, DataConfig
 from cocoseg.durations import now
 from cocoseg.errors import CocosegError, IncompleteError
 from cocoseg.figures.comparison import spread
@@ -28,7 +28,7 @@ from cocoseg.preparation.contact_sheet import EXAMPLES, write_contact_sheet
 from cocoseg.preparation.demo_shapes import draw_shapes
 from cocoseg.preparation.draw_masks import draw_masks
 from cocoseg.preparation.faults import find_faults, find_unseen, require_classes
-from cocoseg.preparation.missing import require_prepared_images, under_similar_names
+from cocoseg.preparation.missing import require_pngs, require_prepared_images, under_similar_names
 from cocoseg.preparation.prepared_folder import (
     NEW,
     PREVIEW,
@@ -48,6 +48,10 @@ from cocoseg.preparation.survey import sample
 
 log = logging.getLogger(__name__)
 
+OTHER_ARCHIVES = {  # files that are not in COCO's archive of instances
+    "panoptic": "it is in {}, and its PNGs in a zip within that; put their folder beside it",
+    "stuff": "data.annotations_url={} fetches it",
+}
 CUT_BITS = "images of more than 8 bits: values of up to {} bits; those beyond data.bits={} are cut"
 
 
@@ -162,6 +166,7 @@ def _read(prepared: PreparedSet) -> _Source:
     )
     if prepared.data.file_names == "similar":
         images = under_similar_names(images, coco.images, prepared.image_dir)
+    require_pngs(coco, images)
     return _Source(prepared, fingerprint, coco, labels, images)
 
 
@@ -173,6 +178,10 @@ def _fetch_annotations(data: DataConfig, sets: Sequence[PreparedSet]) -> None:
         raise CocosegError(
             f"{missing[0]}: no such file, and data.annotations_url, to fetch it from, is not set"
         )
+    kind = missing[0].name.partition("_")[0]
+    if data.annotations_url == COCO_ANNOTATIONS and kind in OTHER_ARCHIVES:
+        address = COCO_ANNOTATIONS.replace("annotations_train", f"{kind}_annotations_train")
+        raise CocosegError(f"{missing[0]}: no such file; {OTHER_ARCHIVES[kind].format(address)}")
     from cocoseg.preparation.download import fetch_annotations  # urllib3 takes 0.1 s to import
 
     fetch_annotations(data.annotations_url, *missing)
@@ -206,7 +215,7 @@ def _prepare_set(source: _Source, workers: int | None, *, fetches: bool, is_lear
     if fetches:
         _fetch_images(source, folder / "failed.json")
     subset, images = prepared.data.subset, source.images
-    surveyed = sample(images, subset.seed)
+    surveyed = sample(images, subset.seed) if source.coco.pngs is None else set()
     try:
         folders, exif = (prepared.image_dir, new / "masks"), prepared.data.exif
         records = draw_masks(

@@ -115,6 +115,8 @@ def report(
 
 def _overlaps(labels: LabelMap, rule: str, tally: Tally, images: int) -> list[str]:
     """The classes that lose most by the chosen rule, with their losses by the others."""
+    if not tally.surveyed:
+        return ["Nothing: in a panoptic file a pixel belongs to one segment."]
     covered, hidden = tally.overlaps[COVERED], tally.overlaps
     total = covered.total()
     shares = "; ".join(f"`{name}` {_percent(hidden[name].total(), total)}" for name in OVERLAPS)

@@ -1,7 +1,7 @@
 """Images with an EXIF rotation: the evidence for a reading, and their annotations by it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ class Rotated(NamedTuple):
     path: Path
     listed: tuple[int, int]
     found: Inspection
-    instances: Sequence[Instance]
+    instances: Iterable[Instance]
 
 
 def choose_by_evidence(
@@ -76,7 +76,7 @@ def _compare_edges(rules: MasksConfig, image: Rotated) -> dict[Reading, float] |
 
 
 def layers_as_read(
-    instances: Sequence[Instance], found: Inspection, reading: Reading, rules: MasksConfig
+    instances: Iterable[Instance], found: Inspection, reading: Reading, rules: MasksConfig
 ) -> Layers:
     """Parse the annotations of an image, in pixels of the reading.
 

@@ -32,12 +32,16 @@ class SegmentationError(CocosegError):
 
 
 class Instance(NamedTuple):
-    """One annotation, ready to draw; `class_index` 255 makes it an ignored region."""
+    """One annotation, ready to draw; `class_index` 255 makes it an ignored region.
+
+    `segmentation` is JSON, as in the annotation file; `fault` was found when it was made.
+    """
 
     annotation_id: AnnotationId
     class_index: int
     crowd: bool
-    segmentation: bytes  # JSON, as in the annotation file
+    segmentation: bytes
+    fault: str | None = None
 
 
 class _RLE(msgspec.Struct, gc=False):
@@ -59,13 +63,13 @@ class Shape:
     Attributes:
         annotation_id, class_index: of the annotation.
         outline: polygons, none where there is nothing to draw, or runs.
-        is_whole: no polygon was left out, and there is something to draw.
+        fault: a warning about it, as of polygons that were left out.
     """
 
     annotation_id: AnnotationId
     class_index: int
     outline: Polygons | Runs
-    is_whole: bool = True
+    fault: str | None = None
 
     @cached_property
     def area(self) -> float:
@@ -92,10 +96,10 @@ class Layers:
         """Find faults: fault -> ids of the annotations that have it. Takes about as long as parsing."""
         found: dict[str, list[AnnotationId]] = defaultdict(list)
         for shape in self.shapes:
+            if shape.fault is not None:
+                found[shape.fault].append(shape.annotation_id)
             if not isinstance(shape.outline, list):
                 continue
-            if not shape.is_whole:
-                found[LEFT_OUT].append(shape.annotation_id)
             if self._is_outside(shape.outline):
                 found[OUTSIDE].append(shape.annotation_id)
             if is_normalized(shape.outline, self.height, self.width):
@@ -169,9 +173,9 @@ def parse_segmentation(instance: Instance, height: int, width: int) -> Shape:
     found = _decode(instance)
     number, index = instance.annotation_id, instance.class_index
     if isinstance(found, _RLE):
-        return Shape(number, index, _read_runs(number, found, height, width))
+        return Shape(number, index, _read_runs(number, found, height, width), instance.fault)
     polygons = [part for part in found if len(part) >= 6 and not len(part) % 2]
-    return Shape(number, index, polygons, is_whole=len(polygons) == max(1, len(found)))
+    return Shape(number, index, polygons, None if len(polygons) == max(1, len(found)) else LEFT_OUT)
 
 
 def _decode(instance: Instance) -> Polygons | _RLE:

@@ -1,0 +1,108 @@
+"""The segments of an image in a COCO panoptic file: their entries, and their pixels in its PNG.
+
+Format: https://cocodataset.org/#format-data (panoptic). A pixel (R, G, B) of the PNG holds the id
+R + 256 G + 65536 B of a segment, 0 where there is none (void).
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import numpy as np
+
+from cocoseg.errors import CocosegError
+from cocoseg.images.image_reader import open_bounded
+from cocoseg.labels import IGNORE_INDEX
+from cocoseg.preparation.segmentations import Instance
+
+IN_PNG = msgspec.Raw(b'"in a PNG"')  # in place of a segmentation, until `Segments` reads it
+# Warnings.
+NO_PIXEL = "segments without a pixel in the PNG"
+UNLISTED = "ids in the PNG that segments_info does not list, ignored"
+
+_MODES = ("RGB", "RGBA", "P", "L")  # programs that make PNG files smaller turn RGB into palettes and gray
+
+
+class Segment(msgspec.Struct, frozen=True, gc=False):
+    """An entry of `segments_info`."""
+
+    id: Annotated[int, msgspec.Meta(ge=1, lt=2**24)]
+    category_id: int
+    area: float
+    iscrowd: int | bool = 0
+
+
+class PanopticEntry(msgspec.Struct, frozen=True, gc=False):
+    """An entry of `annotations`: one image."""
+
+    image_id: int
+    file_name: str
+    segments_info: list[Segment]
+
+
+@dataclass(frozen=True)
+class Segments:
+    """The segments of one image as instances; the PNG is read each time that they are iterated.
+
+    Attributes:
+        png: its file.
+        size: width and height of the image, in pixels.
+        listed: ids of all its segments.
+        chosen: those to draw, named by their ids.
+    """
+
+    png: Path
+    size: tuple[int, int]
+    listed: Collection[int]
+    chosen: Sequence[Instance]
+
+    def __iter__(self) -> Iterator[Instance]:
+        """Yield the chosen segments with their pixels as RLE, and void as an ignored region.
+
+        Raises:
+            CocosegError: the PNG can't be read, has another size, or none of the ids.
+        """
+        ids = self._read()
+        flat = ids.T.ravel()  # RLE goes down the columns
+        starts = np.append(0, np.flatnonzero(np.diff(flat)) + 1)
+        ends, values = np.append(starts[1:], flat.size), flat[starts]
+
+        def encode(mine: np.ndarray) -> bytes:
+            edges = np.column_stack((starts[mine], ends[mine])).ravel()
+            runs: np.ndarray = np.diff(edges, prepend=0, append=flat.size)
+            return msgspec.json.encode({"size": ids.shape, "counts": runs.tolist()})
+
+        unlisted = ~np.isin(values, list(self.listed))
+        if self.listed and unlisted.all():
+            raise CocosegError(
+                f"{self.png}: none of its ids is in the segments_info of its image; is it of another file?"
+            )
+        others = values[unlisted & (values > 0)]
+        name = f"{self.png.name}:{others.min()}" if others.size else self.png.name
+        yield Instance(name, IGNORE_INDEX, False, encode(unlisted), UNLISTED if others.size else None)
+        order = np.argsort(values, kind="stable")
+        for segment in self.chosen:
+            number = int(segment.annotation_id or 0)
+            mine = order[slice(*np.searchsorted(values, (number, number + 1), sorter=order))]
+            yield segment._replace(
+                annotation_id=f"{self.png.name}:{number}",
+                segmentation=encode(mine),
+                fault=None if mine.size else NO_PIXEL,
+            )
+
+    def _read(self) -> np.ndarray:
+        """Read the ids, (H, W) uint32."""
+        try:
+            with open_bounded(self.png, ("PNG",)) as image:
+                if image.size != self.size:  # read from the header, so that a huge one is never decoded
+                    found, listed = ("x".join(map(str, size)) for size in (image.size, self.size))
+                    raise CocosegError(f"{self.png}: {found} pixels (width x height), its image {listed}")
+                if image.mode not in _MODES:
+                    raise CocosegError(f"{self.png}: no RGB of 8 bits, but pixels of mode {image.mode}")
+                return np.asarray(image.convert("RGBX")).view("<u4")[..., 0] & 0xFFFFFF
+        except CocosegError:
+            raise
+        except Exception as error:  # damaged bytes make decoders raise about anything
+            raise CocosegError(f"{self.png}: not a readable PNG ({error})".replace("\n", " ")) from error
