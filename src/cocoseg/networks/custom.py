@@ -9,19 +9,15 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
+from cocoseg.config import conf_folder
 from cocoseg.config_checks import parameters_of
 from cocoseg.errors import CocosegError, reason_of
+from cocoseg.files import read_yaml
 from cocoseg.networks.device import is_out_of_memory, preserve_state
 from cocoseg.networks.model_file import NETWORKS
 from cocoseg.networks.old_files import rename_target
 
-# Keys beside the arguments of built-in networks, see pretrained.py, with their defaults.
-OF_TRAINING = {"weights": None, "weights_part": "all"}
-# Keys of the default preset, with its values: Hydra leaves them beside a custom network's `_target_`.
-UNET_PRESET = {
-    **OF_TRAINING,
-    **{"base_channels": 64, "depth": 4, "upsample": "transpose", "dropout": 0.0, "standardize": False},
-}
+OF_TRAINING = ("weights", "weights_part")  # keys beside the arguments of built-in networks, see pretrained.py
 CLASSES = ("num_classes", "classes")  # the argument for the number of classes: torchvision's name, and smp's
 
 
@@ -44,9 +40,10 @@ def arguments_of(model: Any, classes: int | None = None) -> dict[str, Any]:
     network = rename_target(model)
     name = network["_target_"]
     parameters = parameters_of(name, "model")
-    for key, default in UNET_PRESET.items():
+    # Keys of the default preset stand unchanged beside a custom network that was put in its place.
+    for key, default in read_yaml(conf_folder() / "model" / "unet.yaml").items():
         is_left = network.get(key) == default or (is_built_in(model) and key in OF_TRAINING)
-        if key not in parameters and is_left:
+        if key not in (*parameters, "_target_") and is_left:
             network.pop(key, None)
     takes_any = any(parameter.kind == inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
     argument = next((known for known in CLASSES if known in parameters), CLASSES[0] if takes_any else None)

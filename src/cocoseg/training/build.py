@@ -17,11 +17,12 @@ from cocoseg import distributed
 from cocoseg.budget.open_run import Run
 from cocoseg.budget.pacing import trainer_settings
 from cocoseg.cli import build
-from cocoseg.config import Config
+from cocoseg.config import Config, conf_folder
 from cocoseg.config_checks import parameters_of
 from cocoseg.data.class_balance import class_weights
 from cocoseg.data.datamodule import SegmentationDataModule
 from cocoseg.errors import CocosegError, reason_of
+from cocoseg.files import read_yaml
 from cocoseg.networks.custom import arguments_of, is_built_in, probe
 from cocoseg.networks.device import resolve_precision
 from cocoseg.networks.model_file import read_checkpoint, without_weights
@@ -30,7 +31,7 @@ from cocoseg.overrides import key_of
 from cocoseg.training.batch_size import largest_batch
 from cocoseg.training.checkpoints import WholeCheckpointIO
 from cocoseg.training.console import ShortProfiler
-from cocoseg.training.losses import LOSS_PRESETS, probe_loss
+from cocoseg.training.losses import probe_loss
 from cocoseg.training.module import SegmentationModule
 from cocoseg.training.optimizer import optimizer_of, with_fused
 
@@ -183,8 +184,10 @@ def build_loss(config: Config, run: Run, data: SegmentationDataModule | None = N
     node = dict(config.loss or {})
     if not str(node.get("_target_")).startswith("cocoseg."):
         typed = set(map(key_of, run.command.overrides))
-        preset = {key for key, value in LOSS_PRESETS.items() if node.get(key) == value}
-        node = {key: value for key, value in node.items() if key not in preset or f"loss.{key}" in typed}
+        presets = map(read_yaml, (conf_folder() / "loss").glob("*.yaml"))
+        for key, value in (item for preset in presets for item in preset.items()):
+            if node.get(key) == value and f"loss.{key}" not in typed:
+                del node[key]
     rule = node.get("class_weights")
     if isinstance(rule, str):
         weights = [1.0, 1.0] if data is None else class_weights(data.train_set.class_counts())

@@ -10,9 +10,6 @@ from torch import Tensor, nn
 from cocoseg.errors import CocosegError, reason_of
 from cocoseg.labels import IGNORE_INDEX
 
-# Keys of conf/loss/*.yaml and their values there.
-LOSS_PRESETS = {"label_smoothing": 0.0, "class_weights": "none", "dice": 1.0}
-
 
 class CrossEntropyLoss(nn.Module):
     """`torch.nn.CrossEntropyLoss(ignore_index=255)`, but 0 where every pixel is ignored.
