@@ -117,6 +117,15 @@ def test_a_time_of_day_is_the_next_one_after_the_process_began(at, monkeypatch: 
     assert parse_moment("18:00", key="budget.until") == evening + 24 * 3600
 
 
+def test_the_first_job_of_a_call_counts_from_its_beginning_and_later_ones_from_their_own(monkeypatch):
+    clock = iter([1000.0, 1010.0, 1020.0])
+    monkeypatch.setattr(durations, "now", lambda: next(clock))
+    durations.restart()
+    assert (durations.begin_job(), durations.begin_job()) == (1000.0, 1010.0)
+    durations.restart()
+    assert durations.begin_job() == 1020.0
+
+
 @pytest.mark.parametrize("value", ["1080", "25:00", "18", "tomorrow", "", "2026-11-27", "2026-13-01 10:00"])
 def test_what_is_no_moment_is_refused_with_an_example(value):
     with pytest.raises(CocosegError, match=r'^budget\.until is .*budget\.until="18:00"'):

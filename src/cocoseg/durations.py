@@ -33,13 +33,20 @@ def now() -> float:
 # script did before it called `exec`.
 STARTED = now() - time.process_time()
 _began = STARTED  # beginning of the command or call, from which moments count
+_has_job = False  # a job of that command or call has begun
 
 
-def restart() -> float:
-    """Begin another call, however long this process has run. Returns `now()`."""
-    global _began
-    _began = now()
-    return _began
+def restart() -> None:
+    """Begin another call, however long this process has run."""
+    global _began, _has_job
+    _began, _has_job = now(), False
+
+
+def begin_job() -> float:
+    """Begin a job. Returns the beginning of its time: for the first one that of the command or call."""
+    global _has_job
+    began, _has_job = now() if _has_job else _began, True
+    return began
 
 
 class Duration(timedelta):

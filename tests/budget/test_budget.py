@@ -267,8 +267,8 @@ while time.process_time() < 0.3: pass
 import cocoseg.durations
 begin = time.monotonic()
 time.sleep(0.1)
-from cocoseg.budget.budget import open_budget
-print(open_budget(60.0).used(), 0.3 + time.monotonic() - begin, open_budget(60.0).used())
+from cocoseg.durations import begin_job, now
+print(now() - begin_job(), 0.3 + time.monotonic() - begin, now() - begin_job())
 """
 
 

@@ -180,12 +180,13 @@ def test_other_ranks_follow_the_limit_that_holds(tmp_path: Path, slurm) -> None:
     assert other.left() == pytest.approx(1000, abs=1)
 
 
-@pytest.mark.parametrize("seconds", [0, -100_000])
-def test_a_deadline_that_has_passed(tmp_path: Path, slurm, seconds: int) -> None:
+@pytest.mark.parametrize(
+    ("seconds", "state"), [(1, "leaves too little time"), (-1, "has passed"), (-100_000, "has passed")]
+)
+def test_a_deadline_that_has_passed(tmp_path: Path, slurm, seconds: int, state: str) -> None:
     slurm(seconds)
-    with pytest.raises(
-        CocosegError, match=r"no checkpoint to export; budget\.until or the end of the Slurm job"
-    ):
+    moment = f"{datetime.fromtimestamp(int(os.environ[SLURM_END])):%Y-%m-%d %H:%M}"
+    with pytest.raises(CocosegError, match=f"Slurm job, {moment}, {state}: there is no checkpoint to export"):
         opened(settings("slurm"), tmp_path)
     last = make_run(tmp_path / "run")
     budget = opened(settings("slurm", ckpt_path=str(last)), tmp_path / "run")

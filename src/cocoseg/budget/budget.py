@@ -9,9 +9,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
-from cocoseg.durations import STARTED, clock, now, restart
+from cocoseg.durations import clock, now
 
 END = 2.0  # seconds to leave the process: with torch and Lightning loaded, Python alone takes 1.4
 MARGIN = 1.1  # factor on durations that were measured
@@ -21,8 +22,6 @@ FORMATS = 60.0  # seconds kept for other formats of the model
 FORMATS_LIMIT = 0.1  # share of the limit: the most that is kept for them
 KINDS = ("starting", "loading", "computing", "validating", "saving")
 PARTS = ("step", "validation", "figures", "checkpoint", "export")
-
-_next_began: float | None = STARTED  # beginning of the next job; None: when its budget is opened
 
 
 @dataclass
@@ -191,24 +190,14 @@ class Budget:
         self.resume(ledger)
 
 
-def how_to_add_time(budget: Budget) -> str:
-    """Name the setting that gives more time, where it is used up."""
-    if budget.limit != budget.run_limit:
-        return "budget.until or the end of the Slurm job leaves no more time; start it again with a later end"
-    return "budget.extend=1h adds an hour"
-
-
-def start_clock() -> None:
-    """Start the clock of the next job now, however long this process has run."""
-    global _next_began
-    _next_began = restart()
-
-
-def open_budget(limit: float | None, *, writes_formats: bool = False) -> Budget:
-    """Open a job's budget. It counts from `start_clock`, else from now; the first from the process start."""
-    global _next_began
-    began, _next_began = _next_began or now(), None
-    return Budget(limit, began=began, writes_formats=writes_formats)
+def no_time_left(budget: Budget, what: str) -> str:
+    """Say that the time is used up, what that means, and how to add some."""
+    if budget.deadline is None or budget.limit == budget.run_limit:
+        used = f"{clock(budget.used())} of {clock(budget.limit or 0)} are used"
+        return f"{used}: {what}; budget.extend=1h adds an hour"
+    state = "has passed" if budget.deadline < time.time() else "leaves too little time"
+    moment = f"{datetime.fromtimestamp(budget.deadline):%Y-%m-%d %H:%M}, {state}"
+    return f"budget.until or the end of the Slurm job, {moment}: {what}; start again with a later end"
 
 
 def time_line(budget: Budget) -> str:

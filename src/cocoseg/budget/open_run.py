@@ -8,11 +8,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from cocoseg.budget.budget import Budget, how_to_add_time, open_budget
+from cocoseg.budget.budget import Budget, no_time_left
 from cocoseg.budget.ledger import keep_ledger, read_ledger
 from cocoseg.cli import refuse_several_in
 from cocoseg.config import Config
-from cocoseg.durations import clock, in_seconds
+from cocoseg.durations import begin_job, in_seconds
 from cocoseg.errors import CocosegError
 from cocoseg.files import from_here, remove_parts, write_bytes
 from cocoseg.overrides import Command, command, is_overridden
@@ -110,15 +110,14 @@ def resume_budget(config: Config, run_dir: Path, *, limit_is_typed: bool) -> tup
     extends = ledger is None or ledger["finished"] or ledger["extended"] != extension or limit_is_typed
     if limit is not None and extends:
         limit += extension
-    budget = open_budget(limit, writes_formats=any(name != "pth" for name in config.export))
+    writes_formats = any(name != "pth" for name in config.export)
+    budget = Budget(limit, began=begin_job(), writes_formats=writes_formats)
     budget.resume(ledger)
     budget.extended = extension if limit is not None else 0.0
     budget.end_by(config.deadline)
     if budget.is_spent() and checkpoint is None:
-        raise CocosegError(
-            f"{from_here(run_dir)}: {clock(budget.used())} of {clock(budget.limit or 0)} are used, and there "
-            f"is no checkpoint to export; {how_to_add_time(budget)}"
-        )
+        reason = no_time_left(budget, "there is no checkpoint to export")
+        raise CocosegError(f"{from_here(run_dir)}: {reason}")
     return budget, checkpoint
 
 

@@ -16,11 +16,11 @@ from hydra.core.utils import JobStatus, run_job
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from cocoseg.budget.budget import start_clock
 from cocoseg.cli import INTERRUPTED, hydra_in_one_line, readable
 from cocoseg.commands.train import main
 from cocoseg.config import Config, conf_folder
 from cocoseg.config_help import options
+from cocoseg.durations import restart
 from cocoseg.errors import CocosegError
 from cocoseg.files import read_json
 from cocoseg.overrides import check_overrides
@@ -61,7 +61,7 @@ def train(overrides: Sequence[str] = (), *, run_dir: str | Path | None = None) -
         CocosegError: bad input, which leaves no folder behind; and as the recipe raises it.
         KeyboardInterrupt: Ctrl-C has ended training after a step; the model so far is exported.
     """
-    start_clock()
+    restart()
     overrides = [overrides] if isinstance(overrides, str) else list(overrides)
     config, context = _compose(overrides if run_dir is None else [*overrides, f"run_dir={run_dir}"])
     remove_if_empty = make_folder(config, "hydra.run.dir", "run_dir")

@@ -5,12 +5,11 @@ import logging
 from lightning import seed_everything
 
 from cocoseg import distributed
-from cocoseg.budget.budget import how_to_add_time
+from cocoseg.budget.budget import no_time_left
 from cocoseg.budget.open_run import Run
 from cocoseg.budget.signals import stop_on_signal
 from cocoseg.config import Config
 from cocoseg.data.datamodule import SegmentationDataModule
-from cocoseg.durations import clock
 from cocoseg.networks.device import explain_out_of_memory
 from cocoseg.training.batch_size import explain_batch_errors
 from cocoseg.training.build import (
@@ -81,9 +80,7 @@ def join_ranks(config: Config, run: Run) -> None:
 
 def has_no_time_left(run: Run) -> bool:
     """Tell whether a resumed run has no time left to train, and say so."""
-    budget = run.budget
-    if run.checkpoint is None or not distributed.agree(budget.is_spent())[0]:
+    if run.checkpoint is None or not distributed.agree(run.budget.is_spent())[0]:
         return False
-    used, limit = clock(budget.used()), clock(budget.limit or 0)
-    log.warning("%s of %s are used: nothing left to train; %s", used, limit, how_to_add_time(budget))
+    log.warning(no_time_left(run.budget, "nothing left to train"))
     return True
