@@ -10,6 +10,7 @@ import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.loggers import Logger
 
 import cocoseg
 from cocoseg.budget.ledger import read_ledger
@@ -95,6 +96,23 @@ def test_mistakes_are_exceptions_and_leave_no_folder(places, tmp_path, overrides
         cocoseg.train(overrides if isinstance(overrides, str) else [*places, *overrides])
     assert state() == before
     assert list(tmp_path.iterdir()) == []
+
+
+class Refuses(Logger):
+    """A service that asks for a key."""
+
+    name = version = log_metrics = log_hyperparams = None
+
+    @property
+    def experiment(self) -> None:
+        raise RuntimeError("no key\nlog in first")
+
+
+def test_a_logger_that_refuses_leaves_no_folder(places, tmp_path):
+    loggers = ["logger=[tensorboard,csv]", f"logger.mine._target_={Refuses.__module__}.Refuses"]
+    with pytest.raises(CocosegError, match=r"^logger: Refuses can't begin: no key"):
+        cocoseg.train([*places[:-1], *loggers], run_dir="refused")
+    assert not (tmp_path / "refused").exists()
 
 
 def test_the_folder_of_another_run_is_refused(places, tmp_path):

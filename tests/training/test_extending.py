@@ -423,8 +423,7 @@ def wandb(monkeypatch) -> SimpleNamespace:
 
 def test_a_run_of_weights_and_biases_that_training_began_is_finished_once(wandb):
     for error, code in ((None, 0), (ValueError("NaN"), 1), (SystemExit(143), 1)):
-        trainer = SimpleNamespace(loggers=[Wandb(), Wandb()], is_global_zero=True)
-        with suppress(ValueError, SystemExit), open_loggers(trainer):
+        with suppress(ValueError, SystemExit), open_loggers([Wandb(), Wandb()]):
             run = wandb.run
             assert run.exit_codes == []
             if error:
@@ -438,8 +437,7 @@ def test_a_logger_that_can_not_begin_leaves_no_run_of_another_open(wandb):
         experiment = property(lambda self: 1 / 0)
 
     first = Wandb()
-    trainer = SimpleNamespace(loggers=[first, Fails("x")], is_global_zero=True)
-    with pytest.raises(CocosegError, match="Fails can't begin"), open_loggers(trainer):
+    with pytest.raises(CocosegError, match="Fails can't begin"), open_loggers([Fails("x"), first]):
         pass
     assert first.run.exit_codes == [1]
 
@@ -447,7 +445,7 @@ def test_a_logger_that_can_not_begin_leaves_no_run_of_another_open(wandb):
 def test_a_run_of_weights_and_biases_that_the_user_began_goes_on(wandb, tmp_path):
     users = wandb.run = BegunRun()
     build_loggers({}, tmp_path)
-    with open_loggers(SimpleNamespace(loggers=[Wandb()], is_global_zero=True)):
+    with open_loggers([Wandb()]):
         assert wandb.run is users
     assert (users.exit_codes, wandb.run) == ([], users)
     wandb.finish.assert_not_called()

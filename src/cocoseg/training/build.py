@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from torch import nn
 
 from cocoseg import distributed
@@ -123,21 +123,22 @@ def build_loggers(nodes: dict[str, Any], folder: Path) -> list[Logger]:
 
 
 @contextmanager
-def open_loggers(trainer: L.Trainer) -> Iterator[None]:
-    """Open files and services of the loggers as `fit` would, or raise CocosegError.
+def open_loggers(loggers: Sequence[Logger]) -> Iterator[None]:
+    """Open services and files of the loggers as `fit` would, or raise CocosegError.
 
     At the end of the block, runs of Weights & Biases that began here are finished: the next job of a sweep
     would go on with them. A run that the user began before goes on.
     """
     with ExitStack() as begun:
-        for logger in trainer.loggers:
+        # Files last, so that a service that refuses leaves the run folder as it was.
+        for logger in sorted(loggers, key=lambda one: isinstance(one, CSVLogger | TensorBoardLogger)):
             earlier = getattr(sys.modules.get("wandb"), "run", None)
             try:
                 experiment = getattr(logger, "experiment", None)
             except Exception as error:  # a key that is missing, a service out of reach
                 name = type(logger).__name__
                 raise CocosegError(f"logger: {name} can't begin: {reason_of(error)}") from error
-            if trainer.is_global_zero and isinstance(logger, WandbLogger) and experiment is not earlier:
+            if isinstance(logger, WandbLogger) and experiment is not earlier:
                 begun.push(partial(_finish, experiment))
         yield
 

@@ -37,7 +37,7 @@ def train(config: Config, run: Run) -> float | None:
         run: folder, clock and checkpoint of the run.
 
     Raises:
-        CocosegError: bad input; the run folder is unchanged then, unless it is a logger that can't begin.
+        CocosegError: bad input; the run folder is unchanged then.
         TrainingError: the loss is NaN, or memory runs out.
         SystemExit: a signal ended the training; the model so far is exported.
     """
@@ -56,10 +56,11 @@ def train(config: Config, run: Run) -> float | None:
     data.setup("fit")
     module = exporter.module = build_module(config, run, data, start)
     try_out(trainer, module, data)
-    run.begin()  # all checks have passed: from here on the run folder is written to
-    if has_no_time_left(run):
-        return exporter.finish(trainer)
-    with open_loggers(trainer):
+    is_over = has_no_time_left(run)
+    with open_loggers([] if is_over else trainer.loggers):
+        run.begin()  # all checks have passed: from here on the run folder is written to
+        if is_over:
+            return exporter.finish(trainer)
         data.write_training_images(run.folder, (run.checkpoint, (config.model or {}).get("weights")))
         with explain_batch_errors(data, trainer, run), stop_on_signal(callbacks):
             # weights_only is the safe mode of torch.load: optimizer and loops are restored, too.
