@@ -164,16 +164,23 @@ def test_jobs_that_fail_before_their_run_begins_are_in_the_table(multirun, tmp_p
     assert done.stderr.splitlines()[-1].endswith(rows["1"]["reason"])
 
 
-def test_a_job_restores_what_holds_for_the_whole_process():
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_job_restores_what_holds_for_the_whole_process(earlier: bool, monkeypatch: pytest.MonkeyPatch):
     import torch
 
-    with isolate_job():
-        os.environ["OF_THE_JOB"] = "1"
-        torch.use_deterministic_algorithms(True)
-        torch.backends.cudnn.benchmark = True
-    assert "OF_THE_JOB" not in os.environ
-    assert not torch.are_deterministic_algorithms_enabled()
-    assert not torch.backends.cudnn.benchmark
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", earlier)
+    try:
+        torch.use_deterministic_algorithms(earlier, warn_only=earlier)
+        with isolate_job():
+            os.environ["OF_THE_JOB"] = "1"
+            torch.use_deterministic_algorithms(not earlier)
+            torch.backends.cudnn.benchmark = not earlier
+        assert "OF_THE_JOB" not in os.environ
+        assert torch.are_deterministic_algorithms_enabled() == earlier
+        assert torch.is_deterministic_algorithms_warn_only_enabled() == earlier
+        assert torch.backends.cudnn.benchmark == earlier
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def test_a_kept_error_keeps_no_tensors():

@@ -92,7 +92,11 @@ def _list_failures(sweep_dir: Path) -> None:
 def isolate_job() -> Iterator[None]:
     """Restore after a job what it may have changed for the whole process, and free its memory."""
     environment = dict(os.environ)
-    precision = sys.modules["torch"].get_float32_matmul_precision() if "torch" in sys.modules else "highest"
+    benchmark, is_deterministic, warns, precision = False, False, False, "highest"  # as torch begins
+    if torch := sys.modules.get("torch"):
+        benchmark, precision = torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
+        is_deterministic = torch.are_deterministic_algorithms_enabled()
+        warns = torch.is_deterministic_algorithms_warn_only_enabled()
     try:
         with warnings.catch_warnings():
             yield
@@ -100,9 +104,9 @@ def isolate_job() -> Iterator[None]:
         os.environ.clear()
         os.environ.update(environment)
     gc.collect()  # trainers and their callbacks refer to each other
-    if torch := sys.modules.get("torch"):  # its switches go back to their defaults
-        torch.backends.cudnn.benchmark = False
-        torch.use_deterministic_algorithms(False)
+    if torch := sys.modules.get("torch"):
+        torch.backends.cudnn.benchmark = benchmark
+        torch.use_deterministic_algorithms(is_deterministic, warn_only=warns)
         torch.set_float32_matmul_precision(precision)
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
