@@ -1,7 +1,9 @@
 """Further transforms of one image at a time: what happens to its mask, and to random numbers."""
 
+import random
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -114,6 +116,21 @@ def function(name: str) -> Callable:
 
 
 OWN = "test_extra_transforms.function"
+
+
+def noise(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    numbers = [random.random(), np.random.rand(), float(torch.rand(1))]
+    return image + torch.tensor(numbers).mul(100).byte().view(3, 1, 1), mask
+
+
+def test_transforms_may_draw_from_python_numpy_and_torch():
+    extra = ExtraTransforms([{"_target_": OWN, "name": "noise"}], SIZE)
+    states = random.getstate(), np.random.get_state()[1].tolist()
+    (first, _), (again, _) = (extra(*pair(1), seeds=[(0, 1)]) for _ in range(2))
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == states
+    assert torch.equal(first, again)
+    other = extra(*pair(1), seeds=[(0, 2)])[0]
+    assert (first != other).all()
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """Further transforms of training images, by the user's choice: image by image, in the loader's processes."""
 
+import random
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torchvision import tv_tensors
 
@@ -35,13 +37,15 @@ class ExtraTransforms:
 
     def __call__(self, image: Tensor, mask: Tensor, seeds: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Transform image (B, 3, H, W) and mask (B, H, W), uint8, each with random numbers from its seed."""
-        with torch.random.fork_rng(devices=[]):
+        with isolate_rng(include_cuda=False):
             pairs = [self._transform(*pair) for pair in zip(image, mask, seeds, strict=True)]
         images, masks = zip(*pairs, strict=True)
         return torch.stack(images), torch.stack(masks)
 
     def _transform(self, image: Tensor, mask: Tensor, seed: Sequence[int]) -> tuple[Tensor, Tensor]:
-        torch.default_generator.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+        number = int(np.random.SeedSequence(seed).generate_state(1)[0])
+        for generator in (torch.default_generator.manual_seed, random.seed, np.random.seed):
+            generator(number)
         before = [(part.shape, part.dtype) for part in (image, mask)]
         pair = tv_tensors.Image(image), tv_tensors.Mask(mask)
         for name, transform in self.transforms:
