@@ -80,19 +80,13 @@ class Records:
     close = flush
 
 
-class EventFile(FileWriter):
-    """Makes events of summaries as its base class does, for `Records` to write."""
-
-    def __init__(self, folder: str, flush_secs: float):
-        self.event_writer = Records(folder, flush_secs)
-
-
 class _Writer(SummaryWriter):
     def _get_file_writer(self) -> FileWriter:
         """Open a file where none is open. SummaryWriter of torch 2.11 has no public way in."""
         fields: Any = self  # which torch declares as None
         if fields.file_writer is None:
-            fields.file_writer = EventFile(self.log_dir, self.flush_secs)
+            fields.file_writer = FileWriter.__new__(FileWriter)  # its constructor opens TensorBoard's writer
+            fields.file_writer.event_writer = Records(self.log_dir, self.flush_secs)
             fields.all_writers = {fields.file_writer.get_logdir(): fields.file_writer}
         return fields.file_writer
 
