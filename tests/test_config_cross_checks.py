@@ -2,7 +2,7 @@
 
 import pytest
 
-from cocoseg.config import Config, DataConfig, PredictConfig, ShapesConfig, SweepConfig
+from cocoseg.config import Config, DataConfig, ExtraConfig, PredictConfig, ShapesConfig, SweepConfig
 from cocoseg.config_cross_checks import check, check_export, check_predict, check_prediction
 from cocoseg.durations import Duration
 from cocoseg.errors import CocosegError
@@ -15,6 +15,10 @@ def config(tmp_path) -> Config:
     annotations.touch()
     data = DataConfig(root=str(tmp_path), images=str(tmp_path), annotations=str(annotations))
     return Config(data=data, trainer={"max_time": "00:06:00:00"})
+
+
+def extra(images: str, annotations: str) -> ExtraConfig:
+    return ExtraConfig(images=images, annotations=annotations)
 
 
 def changed(config: Config, key: str, value: object) -> Config:
@@ -57,6 +61,10 @@ def test_good_values(config, key, value):
         ("data.images", "no/such", "data.images: no folder no/such; set data.images, or data.root to "),
         ("budget.until", "18", "budget.until is '18'; write a time of day or a date and a time in quotes"),
         ("data.annotations", None, "data.annotations is not set: the COCO instances file (JSON)"),
+        ("data.extra", [extra("no/such", "a.json")], "data.extra: no folder no/such; set data.extra to"),
+        ("data.extra", [extra(".", "no.json")], "data.extra: no file no.json; set data.extra to what is "),
+        ("data.extra", 2 * [extra(".", __file__)], f"data.extra: {__file__} is listed twice; give it"),
+        ("data", DataConfig(own={}, extra=[extra(".", __file__)]), "data.extra adds to data.images; leave "),
         ("data.annotations", "no/such.json", "data.annotations: no file no/such.json; set data.annotations"),
         ("data.val_images", ".", "data.val_images is set without data.val_annotations"),
         ("data.val_annotations", "no/such.json", "data.val_annotations: no file no/such.json"),

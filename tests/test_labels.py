@@ -71,6 +71,21 @@ def test_ambiguous_name() -> None:
     assert LabelMap.from_categories(categories, [9]).index_of == {9: 1}
 
 
+def test_categories_of_another_file_by_name() -> None:
+    labels = LabelMap.from_categories(CATEGORIES, grouping={"animal": ["dog", "person"], "car": ["car"]})
+    # as predict.py writes them: class indices as ids
+    assert labels.ids_by_name([Category(1, "animal"), Category(2, "car")]) == {1: 18, 2: 3}
+    assert labels.ids_by_name([]) == {}
+    with pytest.raises(CocosegError, match=r"no class is called 'dog'; the classes are animal, car$"):
+        labels.ids_by_name([Category(18, "dog")])
+    cranes = LabelMap.from_categories([Category(4, "crane"), Category(9, "crane"), Category(5, "ship")])
+    assert cranes.ids_by_name([Category(9, "crane"), Category(1, "ship")]) == {9: 9, 1: 5}
+    with pytest.raises(CocosegError, match="several classes are called 'crane'"):
+        cranes.ids_by_name([Category(1, "crane")])
+    with pytest.raises(CocosegError, match="no class is called 'background'"):
+        cranes.ids_by_name([Category(0, "background")])
+
+
 def test_from_1_to_254() -> None:
     with pytest.raises(CocosegError, match=r"data\.subset\.categories"):
         LabelMap.from_categories(CATEGORIES, [])

@@ -9,6 +9,7 @@ The first text in an `Annotated` is the line of help. A second one says which va
 type does not say enough.
 """
 
+import os
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -78,6 +79,17 @@ class ShapesConfig(Settings, kw_only=True):
     seed: Annotated[NotNegative, "seed of the drawing"] = 0
 
 
+class ExtraConfig(Settings, kw_only=True):
+    """An entry of `data.extra`; `weight` is a factor of the loss of its images."""
+
+    images: str
+    annotations: str
+    weight: Annotated[float, Meta(gt=0, le=1000)] = 1.0
+
+    def __post_init__(self) -> None:
+        self.images, self.annotations = map(os.path.expanduser, (self.images, self.annotations))
+
+
 class DataConfig(Settings, kw_only=True):
     """Images, annotations and their way to the network."""
 
@@ -91,6 +103,11 @@ class DataConfig(Settings, kw_only=True):
     annotations: Annotated[Text, "COCO instances, panoptic or stuff file"] = None
     val_images: Annotated[Text, "folder of the validation images; null: data.images"] = None
     val_annotations: Annotated[Text, "their instances file; null: data.val_fraction of the images"] = None
+    extra: Annotated[
+        list[ExtraConfig],
+        "further images to train on, whose loss is multiplied by their weight",
+        "a list, as in [{images: more, annotations: more.json, weight: 0.5}], each weight above 0",
+    ] = field(default_factory=list)
     file_names: Annotated[
         Literal["exact", "similar"],
         "similar: names of image files may differ from those listed in case, ending, folder, …",

@@ -171,7 +171,8 @@ def convert(settings: Mapping[str, Any], kind: type[T]) -> T:
             message = str(error)
         path = re.search(r"`\$\.?([\w.]*)[^`]*`$", message)
         key = path[1] if path else ""
-        if unknown := re.match(r"Object contains unknown field `([^`]*)`", message):
+        unknown = re.match(r"Object contains unknown field `([^`]*)`", message)
+        if unknown and not (path and "[" in path[0]):  # of an item of a list, all of it is shown
             raise CocosegError(unknown_key(f"{key}.{unknown[1]}".removeprefix("."), kind))
         if not key:
             raise CocosegError(f"settings: {message}")  # a number in place of a name

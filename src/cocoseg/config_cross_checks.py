@@ -36,6 +36,7 @@ def check(config: Config, *, may_download: bool = False) -> None:
         CocosegError: names the key.
     """
     _check_data(config.data)
+    _check_extra(config.data)
     if config.data.own is None and not (may_download and config.data.fetches):
         _check_places(config.data)
     if config.resume and config.ckpt_path:
@@ -135,6 +136,21 @@ def _check_data(data: DataConfig) -> None:
             raise CocosegError(f"data.{key} is not set: {meaning}")
     if data.val_images is not None and data.val_annotations is None:
         raise CocosegError("data.val_images is set without data.val_annotations, which says what is on them")
+
+
+def _check_extra(data: DataConfig) -> None:
+    """The folders and files of `data.extra`, which are never fetched."""
+    if data.extra and data.own is not None:
+        raise CocosegError("data.extra adds to data.images; leave it out beside data._target_")
+    seen = set()
+    for extra in data.extra:
+        for what, path in (("folder", extra.images), ("file", extra.annotations)):
+            if not (Path.is_dir if what == "folder" else Path.is_file)(Path(path)):
+                raise CocosegError(f"data.extra: no {what} {path}; set data.extra to what is there")
+        places = Path(extra.images).resolve(), Path(extra.annotations).resolve()
+        if places in seen:
+            raise CocosegError(f"data.extra: {extra.annotations} is listed twice; give it a larger weight")
+        seen.add(places)
 
 
 def _check_places(data: DataConfig) -> None:

@@ -159,6 +159,23 @@ class LabelMap:
         """Category id -> class index."""
         return {category: index for index, c in enumerate(self.classes) for category in c.category_ids}
 
+    def ids_by_name(self, categories: Iterable[Category]) -> dict[int, int]:
+        """Map the ids of categories of another file to those of the classes that are called alike.
+
+        Raises:
+            CocosegError: a category is called like no class, or like several, none of which has its id.
+        """
+        ids: dict[int, int] = {}
+        for category in categories:
+            named = [label.category_ids for label in self.classes[1:] if label.name == category.name]
+            same = [known for known in named if category.id in known] or named
+            if len(same) != 1:
+                classes = ", ".join([*self.names[1:11], *["…"] * (len(self) > 11)])
+                fault = "several classes are" if named else "no class is"
+                raise CocosegError(f"{fault} called {category.name!r}; the classes are {classes}")
+            ids[category.id] = same[0][0]
+        return ids
+
     def palette(self) -> np.ndarray:
         """Colors of all values of a mask of class indices, the ignore index too: (256, 3) uint8 RGB."""
         colors = np.zeros((256, 3), dtype=np.uint8)

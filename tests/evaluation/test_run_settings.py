@@ -69,6 +69,13 @@ def test_the_data_are_those_of_the_run(model: Path) -> None:
     convert(OmegaConf.to_container(config, resolve=True), EvaluateConfig)
 
 
+def test_images_to_train_on_only_are_left_out(tmp_path: Path) -> None:
+    extra = "data.extra=[{images: more, annotations: more.json}]"
+    for typed in ((), (extra,), ("data=custom", extra)):
+        model = write_run(tmp_path / f"run{len(typed)}", *TRAINED, extra)
+        assert evaluation_of(model, *typed).data.extra == []
+
+
 def test_a_checkpoint_lies_one_folder_deeper(model: Path) -> None:
     assert evaluation_of(model.parent / "checkpoints/last.ckpt").data.annotations == "/data/mine/all.json"
 

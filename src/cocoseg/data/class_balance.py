@@ -18,9 +18,9 @@ def class_weights(counts: np.ndarray) -> list[float]:
     don't occur.
 
     Args:
-        counts: pixels per image and class, (N, C).
+        counts: pixels per image and class, (N, C), times a weight where the images have one.
     """
-    pixels = counts.sum(0, dtype=np.int64)
+    pixels = counts.sum(0, dtype=np.float64)
     shares = pixels / max(1, pixels.sum())
     return [1 / math.log(1.02 + share) if share else 1.0 for share in shares.tolist()]
 

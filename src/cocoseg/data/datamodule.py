@@ -19,7 +19,7 @@ from cocoseg.data.class_balance import classes_lost_by_resizing, one_sided, requ
 from cocoseg.data.dataset import Split, as_is
 from cocoseg.data.extra_transforms import ExtraTransforms, TransformedSplit
 from cocoseg.data.sampling import Shuffle, in_batches, open_splits
-from cocoseg.data.training_images import keys_of, write_training_images
+from cocoseg.data.training_images import write_training_images
 from cocoseg.errors import CocosegError
 from cocoseg.labels import LabelMap
 from cocoseg.networks.pixels import normalize
@@ -39,8 +39,9 @@ class SegmentationDataModule(L.LightningDataModule):
 
     Loaders yield bytes, a quarter of what floats would be: image (B, 3, H, W) uint8 and mask (B, H, W) uint8.
     On the device they become image (B, 3, H, W) float32, normalized, and mask (B, H, W) int64; training
-    batches are augmented there. The validation images serve `test` and `predict`, too: to score others, name
-    them as `val_images` and `val_annotations` of another data module.
+    batches are augmented there. Weights in `data.extra` give them a third part, the weight of each image in
+    the loss: (B,) float32, in the host's memory. The validation images serve `test` and `predict`, too: to
+    score others, name them as `val_images` and `val_annotations` of another data module.
 
     The recipe calls `prepare_data` and `setup` before Lightning does; the second calls do nothing. On several
     devices the trainer needs `use_distributed_sampler=False`: each process is given its own images here.
@@ -101,7 +102,9 @@ class SegmentationDataModule(L.LightningDataModule):
         self.train_set, self.val_set = open_splits(self.config, decode_once=self.cached)
         self.augment = Augment(self.config.augment, as_pair(self.data.image_size), self.config.seed)
         self._is_set_up = True
-        log.info("training on %d images, validating on %d", len(self.train_set), len(self.val_set))
+        added = len(self.train_set) - len(self.train_set.indices)
+        note = f" ({added} of them of data.extra)" if added else ""
+        log.info("training on %d images%s, validating on %d", len(self.train_set), note, len(self.val_set))
         if self.cached:  # else all masks would be read for it
             counts = self.train_set.class_counts(), self.val_set.class_counts()
             require_classes(counts[0], self.data.cache_size or self.data.image_size)
@@ -118,10 +121,9 @@ class SegmentationDataModule(L.LightningDataModule):
     def write_training_images(self, run_dir: Path, earlier: Iterable[str | None]) -> None:
         """Write the images of this training, and those of the `earlier` model files, to the run folder."""
         if distributed.rank() == 0 and self.data.own is None:
-            images = keys_of(self.train_set.dataset.image_dir, self.train_set.names())
-            write_training_images(run_dir, images, earlier)
+            write_training_images(run_dir, self.train_set.image_keys(), earlier)
 
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         # A resumed run takes another order. Else one that is killed again and again would see the same first
         # images only.
         seed = self.config.seed + (self.trainer.global_step if self.trainer else 0)
@@ -133,13 +135,13 @@ class SegmentationDataModule(L.LightningDataModule):
         drop_last = len(sampler) >= self.batch_size
         return self._loader(split, batch_size=self.batch_size, sampler=sampler, drop_last=drop_last)
 
-    def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         batches = in_batches(len(self.val_set), self.batch_size, *self._rank())
         return self._loader(self.val_set, batch_sampler=batches)
 
     test_dataloader = val_dataloader
 
-    def predict_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+    def predict_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         return self._loader(self.val_set, batch_size=self.batch_size)  # Lightning puts in its own sampler
 
     def _rank(self) -> tuple[int, int]:
@@ -153,14 +155,19 @@ class SegmentationDataModule(L.LightningDataModule):
             )
         return rank, ranks
 
-    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], index: int) -> tuple[Tensor, Tensor]:
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move all but the weights, which the loss reads: reading them from a GPU would wait for it."""
+        image, mask, *weight = batch
+        return *super().transfer_batch_to_device((image, mask), device, dataloader_idx), *weight
+
+    def on_after_batch_transfer(self, batch: tuple[Tensor, ...], index: int) -> tuple[Tensor, ...]:
         """Convert bytes to the network's input on the device, and augment training images."""
-        image, mask = batch
+        image, mask, *weight = batch
         if self.trainer is not None and self.trainer.training:
-            return self.augment(image, mask, self.progress())
+            return *self.augment(image, mask, self.progress()), *weight
         return normalize(image), mask.long()
 
-    def _loader(self, split: Split, **options: Any) -> DataLoader[tuple[Tensor, Tensor]]:
+    def _loader(self, split: Split, **options: Any) -> DataLoader[tuple[Tensor, ...]]:
         workers = self._num_workers()
         return DataLoader(
             split,

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, Subset
 from torchvision.transforms.v2 import functional as tv
 
 from cocoseg.data.cache import Arrays, count, key_of, open_arrays
+from cocoseg.data.training_images import Key, keys_of
 from cocoseg.errors import CocosegError
 from cocoseg.files import read_json
 from cocoseg.images.image_files import read_image
@@ -165,7 +166,7 @@ class Split(Subset[tuple[Tensor, Tensor]]):
     def __init__(self, dataset: SegmentationDataset, indices: Sequence[int] | None = None):
         super().__init__(dataset, range(len(dataset)) if indices is None else indices)
 
-    def __getitems__(self, positions: Sequence[int]) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def __getitems__(self, positions: Sequence[int]) -> tuple[Tensor, ...]:  # type: ignore[override]
         """Read a batch as `SegmentationDataset.read` does."""
         return self.dataset.read([self.indices[position] for position in positions])
 
@@ -177,7 +178,15 @@ class Split(Subset[tuple[Tensor, Tensor]]):
         """File names of the images."""
         return [self.dataset.pairs[index][0] for index in self.indices]
 
+    def image_keys(self) -> list[Key]:
+        """Name and bytes of each image, see `keys_of`."""
+        return keys_of(self.dataset.image_dir, self.names())
 
-def as_is(batch: Any) -> tuple[Tensor, Tensor]:
+    def paths(self) -> list[Path]:
+        """Files of the images, links resolved."""
+        return [(self.dataset.image_dir / name).resolve() for name in self.names()]
+
+
+def as_is(batch: Any) -> tuple[Tensor, ...]:
     """Collate nothing: the batch is one already, see `Split`."""
     return batch

@@ -65,12 +65,12 @@ class TransformedSplit(Split):
     """A split whose images are transformed. The seed of an image is `position + len(self) * epoch`."""
 
     def __init__(self, split: Split, transforms: ExtraTransforms, seed: int):
-        super().__init__(split.dataset, split.indices)
-        self.transforms, self.seed = transforms, seed
+        super().__init__(split.dataset, range(len(split)))
+        self.split, self.transforms, self.seed = split, transforms, seed
 
-    def __getitems__(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        image, mask = super().__getitems__([number % len(self) for number in numbers])
-        return self.transforms(image, mask, [(self.seed, number) for number in numbers])
+    def __getitems__(self, numbers: Sequence[int]) -> tuple[Tensor, ...]:  # type: ignore[override]
+        image, mask, *weight = self.split.__getitems__([number % len(self) for number in numbers])
+        return *self.transforms(image, mask, [(self.seed, number) for number in numbers]), *weight
 
 
 def _build(node: Any) -> Any:

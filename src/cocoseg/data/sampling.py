@@ -9,21 +9,24 @@ from torch.utils.data import Sampler
 from cocoseg.config import Config, as_pair
 from cocoseg.data.dataset import SegmentationDataset, Split
 from cocoseg.data.own_dataset import open_own_splits
+from cocoseg.data.weighted_split import WeightedSplit, require_held_out
 from cocoseg.errors import CocosegError
-from cocoseg.preparation.prepared_folder import PreparedSet, is_current, prepared_sets
+from cocoseg.preparation.prepared_folder import PreparedSet, extra_sets, is_current, prepared_sets
 
 
 def open_splits(config: Config, *, decode_once: bool, bits: int | None = None) -> tuple[Split, Split]:
     """Open the images to train on and those to validate on.
 
     They are a seeded random split of one prepared set, or two sets where `data.val_annotations` is given.
+    The images of `data.extra` are all trained on.
 
     Args:
         decode_once: read and write the decoded arrays of `SegmentationDataset.decode_once`.
         bits: that images of more than 8 are scaled from; None for those of the training set.
 
     Raises:
-        CocosegError: a set can't be read, or has too few images to be split.
+        CocosegError: a set can't be read, has too few images to be split, or `data.extra` has validation
+            images.
     """
 
     def open_set(
@@ -36,8 +39,6 @@ def open_splits(config: Config, *, decode_once: bool, bits: int | None = None) -
                 f"{prepared.folder}: another command has changed it since this one prepared it; name another "
                 "data.prepared_dir for one of the two"
             )
-        if decode_once:
-            dataset.decode_once(config.prepare.workers)
         return dataset
 
     data = config.data
@@ -47,10 +48,19 @@ def open_splits(config: Config, *, decode_once: bool, bits: int | None = None) -
     prepared, prepared_val = prepared_sets(config)
     train = open_set(prepared, larger)
     if prepared_val is not None:
-        return Split(train), Split(open_set(prepared_val, data.image_size, train.bits))
-    train_indices, val_indices = split_indices(len(train), data.val_fraction, config.seed)
-    val = train if larger == data.image_size else open_set(prepared, data.image_size)
-    return Split(train, train_indices), Split(val, val_indices)
+        parts, val = [Split(train)], Split(open_set(prepared_val, data.image_size, train.bits))
+    else:
+        train_indices, val_indices = split_indices(len(train), data.val_fraction, config.seed)
+        same = train if larger == data.image_size else open_set(prepared, data.image_size)
+        parts, val = [Split(train, train_indices)], Split(same, val_indices)
+    for extra in extra_sets(config):
+        parts.append(Split(open_set(extra, larger, train.bits)))
+        require_held_out(val, parts[-1], extra.annotation_file)
+    if decode_once:
+        for dataset in dict.fromkeys(split.dataset for split in (*parts, val)):
+            dataset.decode_once(config.prepare.workers)
+    weights = [1.0, *(extra.weight for extra in data.extra)]
+    return parts[0] if len(parts) == 1 else WeightedSplit(parts, weights), val
 
 
 def split_indices(images: int, val_fraction: float, seed: int) -> tuple[list[int], list[int]]:

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 # Overrides that name other data than the run's: with one of them none of its settings is taken.
 OTHER_DATA = ("data", "experiment", "data.images", "data.annotations")
 PATHS = ("images", "annotations", "val_images", "val_annotations")
-OF_THE_MACHINE = ("batch_size", "num_workers")  # never taken from the run
+NOT_TAKEN = ("batch_size", "num_workers", "extra")  # settings of the machine, and of training alone
 
 
 def as_trained(config: DictConfig, keys: Collection[str]) -> DictConfig:
@@ -41,6 +41,7 @@ def as_trained(config: DictConfig, keys: Collection[str]) -> DictConfig:
         CocosegError: the run's settings are damaged or don't fit those of this version, `data.root` moves
             nothing, or there are neither settings nor data at the usual place.
     """
+    OmegaConf.update(config, "data.extra", [], force_add=True)  # images to train on only
     if not set(OTHER_DATA).isdisjoint(keys):
         with suppress(CocosegError):
             _warn_of_masks(config, run_settings(config.checkpoint))
@@ -55,7 +56,7 @@ def as_trained(config: DictConfig, keys: Collection[str]) -> DictConfig:
                 "checkpoint names the data of its training; give data=… or data.root=…"
             )
         return config
-    data = {key: value for key, value in trained["data"].items() if key not in OF_THE_MACHINE}
+    data = {key: value for key, value in trained["data"].items() if key not in NOT_TAKEN}
     if "data.root" in keys:
         data |= move_paths(data, config.data.root)
     try:

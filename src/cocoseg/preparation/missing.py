@@ -12,7 +12,7 @@ from cocoseg.errors import CocosegError
 from cocoseg.images.image_files import has_content
 from cocoseg.images.similar_names import find_similar
 from cocoseg.preparation.coco_file import CocoFile, Image
-from cocoseg.preparation.prepared_folder import PreparedSet
+from cocoseg.preparation.prepared_folder import EXTRA, PreparedSet
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +21,7 @@ def require_prepared_images(prepared: PreparedSet, chosen: Sequence[Image], imag
     """Check that the images of a set are there, see `require_images`."""
     data = prepared.data
     key = "data.val_images" if prepared.name == "val" and data.val_images is not None else "data.images"
+    key = "images of data.extra" if prepared.name == EXTRA else key
     has_address = data.images_url is not None or any(image.coco_url for image in chosen)
     advice = how_to_fetch(data) if has_address else None
     require_images(chosen, images, prepared.image_dir, key, "data.file_names=similar", advice)

@@ -7,7 +7,8 @@ inputs change.
 import logging
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,15 +31,16 @@ from cocoseg.preparation.draw_masks import draw_masks
 from cocoseg.preparation.faults import find_faults, find_unseen, require_classes
 from cocoseg.preparation.missing import require_pngs, require_prepared_images, under_similar_names
 from cocoseg.preparation.prepared_folder import (
+    EXTRA,
     NEW,
     PREVIEW,
     Index,
     Pair,
     PreparedSet,
+    all_sets,
     claim,
     find_current,
     is_prepared,
-    prepared_sets,
     read_index,
     remove_masks,
 )
@@ -72,7 +74,7 @@ def prepare(
     is_learned: bool = True,
     begin: Callable[[], None] = lambda: None,
 ) -> None:
-    """Prepare the training set, and the validation set where it has a file of its own.
+    """Prepare the training set, the validation set where it has a file of its own, and `data.extra`.
 
     What is there and unchanged is left alone. One process at a time: others wait.
 
@@ -88,7 +90,7 @@ def prepare(
     if config.data.own is not None:
         raise CocosegError("data._target_: only train.py takes a data set of one's own")
     fetches = may_download and config.data.fetches
-    sets = [prepared for prepared in prepared_sets(config) if prepared is not None]
+    sets = all_sets(config)
     if (shapes := config.data.shapes) is not None:
         draw_shapes(Path(str(config.data.root)), images=shapes.images, seed=shapes.seed)
     if is_prepared(config):
@@ -119,11 +121,11 @@ def _read_outdated(sets: Sequence[PreparedSet], *, is_learned: bool) -> list[_So
         CocosegError: an annotation file is bad, the labels of two sets differ, or there is nothing to learn.
     """
     sources: list[_Source] = []
-    expected = None
+    expected: LabelMap | None = None
     for prepared in sets:
-        labels = find_current(prepared)
-        if labels is None:
-            sources.append(_read(prepared))
+        labels, given = find_current(prepared), expected if prepared.name == EXTRA else None
+        if labels is None or (given is not None and given.difference(labels)):
+            sources.append(_read(prepared, given))
             labels = sources[-1].labels
         else:
             _report_prepared(prepared, is_learned=is_learned)
@@ -148,14 +150,17 @@ def _report_prepared(prepared: PreparedSet, *, is_learned: bool) -> None:
     _log_warnings(index.unseen)
 
 
-def _read(prepared: PreparedSet) -> _Source:
-    """Read the annotation file and choose the images."""
+def _read(prepared: PreparedSet, labels: LabelMap | None = None) -> _Source:
+    """Read the annotation file and choose the images; its categories are matched with `labels`, if given."""
     fingerprint = prepared.fingerprint()  # before the file is read, which may change meanwhile
     log.info("%s: reading", prepared.annotation_file)
     coco = coco_format.read(prepared.annotation_file)
     coco.require_pixels()
     subset = prepared.data.subset
-    labels = LabelMap.from_categories(coco.categories, subset.categories, prepared.data.labels)
+    if labels is None:
+        labels = LabelMap.from_categories(coco.categories, subset.categories, prepared.data.labels)
+    else:
+        coco = _match(coco, labels, prepared.data)
     images = choose(
         coco,
         size=prepared.size,
@@ -168,6 +173,29 @@ def _read(prepared: PreparedSet) -> _Source:
         images = under_similar_names(images, coco.images, prepared.image_dir)
     require_pngs(coco, images)
     return _Source(prepared, fingerprint, coco, labels, images)
+
+
+def _match(coco: CocoFile, labels: LabelMap, data: DataConfig) -> CocoFile:
+    """Give the annotations of an extra file the category ids of the training file.
+
+    Its categories are those of the training file, or they are called as the classes, as those that
+    predict.py writes.
+
+    Raises:
+        CocosegError: they are neither.
+    """
+    with suppress(CocosegError):  # a category that data.labels names may be missing
+        own = LabelMap.from_categories(coco.categories, data.subset.categories, data.labels)
+        if labels.difference(own) is None:
+            return coco
+    used = {annotation.category_id for annotation in coco.annotations}
+    try:
+        ids = labels.ids_by_name(category for category in coco.categories if category.id in used)
+    except CocosegError as error:
+        raise CocosegError(f"data.extra: {coco.path}: {error}") from error
+    structs = msgspec.structs
+    renamed = [structs.replace(one, category_id=ids[one.category_id]) for one in coco.annotations]
+    return replace(coco, annotations=renamed)
 
 
 def _fetch_annotations(data: DataConfig, sets: Sequence[PreparedSet]) -> None:

@@ -13,6 +13,7 @@ A prepared folder holds
     arrays/                         images and masks decoded for training, see cache.py
     failed.json                     images that could not be fetched; there is nothing else new then
     val/                            the same for a validation file of its own, where there is one
+    extra-<key of places>/          the same for each entry of `data.extra`
 """
 
 import json
@@ -36,6 +37,7 @@ from cocoseg.preparation.coco_file import is_inside
 PREVIEW = "preview.png"
 NEW = "new.part"  # folder that all files are written to before they replace the old ones
 MASK = "_mask_cats_"  # part of the name of every mask
+EXTRA = "extra"  # name of the sets of `data.extra`
 LAYOUT = 5  # counted up when what is written changes: older folders are then made anew
 
 
@@ -70,7 +72,7 @@ class PreparedSet:
     """A prepared folder, and the input that it is made from.
 
     Attributes:
-        name: train or val.
+        name: train, val or extra.
         size: number of images to choose; None for all that qualify.
         keep_empty: images without annotations qualify; they show false alarms in a validation.
     """
@@ -122,6 +124,22 @@ def prepared_sets(config: Config) -> tuple[PreparedSet, PreparedSet | None]:
     return train, PreparedSet("val", folder / "val", images, annotations, None, True, *settings)
 
 
+def extra_sets(config: Config) -> list[PreparedSet]:
+    """The sets of `data.extra`, in folders below that of the training set, whose classes they have."""
+    sets = []
+    for extra in config.data.extra:
+        places = Path(extra.images), Path(extra.annotations)
+        key = _hash([str(place.resolve()) for place in places])
+        folder = prepared_dir(config) / f"{EXTRA}-{key}"
+        sets.append(PreparedSet(EXTRA, folder, *places, None, True, config.data, config.masks))
+    return sets
+
+
+def all_sets(config: Config) -> list[PreparedSet]:
+    """All sets of a configuration, the training set first, which the others lie within."""
+    return [one for one in (*prepared_sets(config), *extra_sets(config)) if one is not None]
+
+
 def prepared_dir(config: Config) -> Path:
     """The folder to prepare: the one set, else one of its own for each combination of settings."""
     data = config.data
@@ -131,8 +149,11 @@ def prepared_dir(config: Config) -> Path:
     places = [path and str(Path(path).resolve()) for path in paths]
     settings = [places, as_dict(data.subset), _plain_labels(data), as_dict(config.masks)]
     settings += [data.exif, data.bits, data.file_names]
-    key = blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=4).hexdigest()
-    return Path("prepared") / f"{Path(str(data.annotations)).stem}-{key}"
+    return Path("prepared") / f"{Path(str(data.annotations)).stem}-{_hash(settings)}"
+
+
+def _hash(settings: Any) -> str:
+    return blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=4).hexdigest()
 
 
 def _plain_labels(data: DataConfig) -> Any:
@@ -164,7 +185,7 @@ def _is_ours(folder: Path) -> bool:
 
 def is_prepared(config: Config) -> bool:
     """Tell whether nothing is to be prepared or cleared away. Writes nothing: folders may be read-only."""
-    sets = [prepared for prepared in prepared_sets(config) if prepared is not None]
+    sets = all_sets(config)
     if any((prepared.folder / NEW).exists() or [*prepared.folder.glob(f"{PART}*")] for prepared in sets):
         return False  # what a killed process left
     found = [find_current(prepared) for prepared in sets]

@@ -100,10 +100,11 @@ class SegmentationModule(L.LightningModule):
         """Logits (B, C, H, W) of image (B, 3, H, W)."""
         return logits_of(self.net(image))
 
-    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        image, mask = batch
+    def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
+        """Return the loss of a `Batch`, which may have a third part: the weight of each image, (B,)."""
+        image, mask, *weight = batch
         output = (self.compiled or self.net)(image.to(self.dtype))
-        total, loss = training_loss(self.loss, output, mask)
+        total, loss = training_loss(self.loss, output, mask, *weight)
         self.train_loss.update(loss.detach(), mask)
         self.log("train/loss_step", loss, prog_bar=True)
         return total

@@ -1,0 +1,75 @@
+"""Training images of several prepared sets, each set with a weight of its own in the loss."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cocoseg.data.dataset import Split
+from cocoseg.data.training_images import Key
+from cocoseg.errors import CocosegError
+
+
+class WeightedSplit(Split):
+    """Splits one after the other, of images of the same size.
+
+    A batch is image, mask and weight (B,) float32; without the weights where all of them are 1. `dataset` and
+    `indices` are those of the first split.
+    """
+
+    def __init__(self, parts: Sequence[Split], weights: Sequence[float]):
+        super().__init__(parts[0].dataset, parts[0].indices)
+        self.parts = parts
+        sizes = list(map(len, parts))
+        self.ends = np.cumsum(sizes)
+        self.weights = None if set(weights) == {1} else np.repeat(np.float32(weights), sizes)
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        part = int(np.searchsorted(self.ends, position, "right"))
+        return self.parts[part][position - int(self.ends[part]) + len(self.parts[part])]
+
+    def __getitems__(self, positions: Sequence[int]) -> tuple[Tensor, ...]:  # type: ignore[override]
+        wanted = np.asarray(positions)
+        owner = np.searchsorted(self.ends, wanted, "right")
+        images = np.empty((len(wanted), *self.dataset.image_size, 3), np.uint8)
+        masks = np.empty(images.shape[:3], np.uint8)
+        for number in np.unique(owner):
+            part, rows = self.parts[number], owner == number
+            image, mask = part.__getitems__((wanted[rows] - self.ends[number] + len(part)).tolist())
+            images[rows], masks[rows] = image.permute(0, 2, 3, 1).numpy(), mask.numpy()
+        batch = torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(masks)
+        return batch if self.weights is None else (*batch, torch.from_numpy(self.weights[wanted]))
+
+    def class_counts(self) -> np.ndarray:
+        """Pixels per class in each mask, times the weight of the image: (N, C)."""
+        counts = np.concatenate([part.class_counts() for part in self.parts])
+        return counts if self.weights is None else counts * self.weights[:, None]
+
+    def names(self) -> list[str]:
+        return [name for part in self.parts for name in part.names()]
+
+    def image_keys(self) -> list[Key]:
+        return [key for part in self.parts for key in part.image_keys()]
+
+
+def require_held_out(val: Split, extra: Split, annotations: Path) -> None:
+    """Refuse validation images among those of `data.extra`, which `annotations` lists.
+
+    The same image is the same file, or a file of the same name and bytes elsewhere.
+
+    Raises:
+        CocosegError: a model trained on them would be scored on what it knows.
+    """
+    held_out = {*val.image_keys(), *val.paths()}
+    marks = zip(extra.names(), extra.image_keys(), extra.paths(), strict=True)
+    known = [name for name, *marks_of_image in marks if not held_out.isdisjoint(marks_of_image)]
+    if known:
+        raise CocosegError(
+            f"data.extra: {len(known)} of the {len(extra)} images of {annotations} are validation images of "
+            f"this run, {known[0]} for one; leave them out of that file"
+        )
