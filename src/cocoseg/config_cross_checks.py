@@ -142,15 +142,10 @@ def _check_extra(data: DataConfig) -> None:
     """The folders and files of `data.extra`, which are never fetched."""
     if data.extra and data.own is not None:
         raise CocosegError("data.extra adds to data.images; leave it out beside data._target_")
-    seen = set()
     for extra in data.extra:
-        for what, path in (("folder", extra.images), ("file", extra.annotations)):
-            if not (Path.is_dir if what == "folder" else Path.is_file)(Path(path)):
-                raise CocosegError(f"data.extra: no {what} {path}; set data.extra to what is there")
-        places = Path(extra.images).resolve(), Path(extra.annotations).resolve()
-        if places in seen:
-            raise CocosegError(f"data.extra: {extra.annotations} is listed twice; give it a larger weight")
-        seen.add(places)
+        if not Path(extra.images).is_dir():
+            raise CocosegError(f"data.extra: no folder {extra.images}; set data.extra to what is there")
+        _require_file("data.extra", extra.annotations)
 
 
 def _check_places(data: DataConfig) -> None:

@@ -170,9 +170,9 @@ class LabelMap:
             named = [label.category_ids for label in self.classes[1:] if label.name == category.name]
             same = [known for known in named if category.id in known] or named
             if len(same) != 1:
-                classes = ", ".join([*self.names[1:11], *["…"] * (len(self) > 11)])
                 fault = "several classes are" if named else "no class is"
-                raise CocosegError(f"{fault} called {category.name!r}; the classes are {classes}")
+                known = ", ".join(self.names[1:])
+                raise CocosegError(f"{fault} called {category.name!r}; the classes are {known:.200}")
             ids[category.id] = same[0][0]
         return ids
 

@@ -182,10 +182,6 @@ class Split(Subset[tuple[Tensor, Tensor]]):
         """Name and bytes of each image, see `keys_of`."""
         return keys_of(self.dataset.image_dir, self.names())
 
-    def paths(self) -> list[Path]:
-        """Files of the images, links resolved."""
-        return [(self.dataset.image_dir / name).resolve() for name in self.names()]
-
 
 def as_is(batch: Any) -> tuple[Tensor, ...]:
     """Collate nothing: the batch is one already, see `Split`."""

@@ -65,10 +65,12 @@ def require_held_out(val: Split, extra: Split, annotations: Path) -> None:
     Raises:
         CocosegError: a model trained on them would be scored on what it knows.
     """
-    held_out = {*val.image_keys(), *val.paths()}
-    marks = zip(extra.names(), extra.image_keys(), extra.paths(), strict=True)
-    known = [name for name, *marks_of_image in marks if not held_out.isdisjoint(marks_of_image)]
-    if known:
+
+    def marks(split: Split) -> list[tuple[Key, Path]]:
+        return [(key, (split.dataset.image_dir / key[0]).resolve()) for key in split.image_keys()]
+
+    held_out: set[Key | Path] = {mark for pair in marks(val) for mark in pair}
+    if known := [key[0] for key, path in marks(extra) if key in held_out or path in held_out]:
         raise CocosegError(
             f"data.extra: {len(known)} of the {len(extra)} images of {annotations} are validation images of "
             f"this run, {known[0]} for one; leave them out of that file"

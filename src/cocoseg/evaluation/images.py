@@ -13,7 +13,7 @@ from cocoseg.data.sampling import open_splits
 from cocoseg.data.training_images import Key, keys_of
 from cocoseg.networks.pixels import resize_images
 from cocoseg.preparation.prepare import prepare
-from cocoseg.preparation.prepared_folder import prepared_sets
+from cocoseg.preparation.prepared_folder import all_sets
 from cocoseg.workers import available_cores, leave_group
 
 BATCH = 16  # images, for data.batch_size=auto
@@ -89,11 +89,9 @@ def open_images(
     """
     prepare(config, is_learned=False)  # images without any object show false alarms
     if config.split == "all":  # the order is that of the files
-        sets = [prepared for prepared in prepared_sets(config) if prepared is not None]
-        all_images = [
-            Split(SegmentationDataset(part.subset_file, part.image_dir, bits=bits)) for part in sets
-        ]
-        return Images(all_images, image_size)
+        sets = all_sets(config)
+        parts = [Split(SegmentationDataset(one.subset_file, one.image_dir, bits=bits)) for one in sets]
+        return Images(parts, image_size)
     train, val = open_splits(config, decode_once=False, bits=bits)
     return Images([train if config.split == "train" else val], image_size)
 
