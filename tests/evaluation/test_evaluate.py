@@ -10,6 +10,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+import torch.nn.functional as F
 from msgspec.structs import asdict, replace
 from sklearn.metrics import confusion_matrix
 
@@ -17,6 +18,8 @@ from cocoseg.config import DataConfig, EvaluateConfig, PrepareConfig
 from cocoseg.data.datamodule import SegmentationDataModule
 from cocoseg.errors import CocosegError
 from cocoseg.evaluation.bootstrap import intervals
+from cocoseg.evaluation.boundary import boundary_counts
+from cocoseg.evaluation.calibration import Calibration
 from cocoseg.evaluation.evaluate import evaluate, write_images
 from cocoseg.evaluation.images import open_images
 from cocoseg.evaluation.report import View
@@ -130,6 +133,37 @@ def test_predictions_are_those_of_predict(scored: SimpleNamespace, shapes_root: 
         np.testing.assert_array_equal(np.asarray(PIL.Image.open(path)), ids[model.predict(image)])
 
 
+def test_boundaries_and_calibration_are_of_the_quoted_size(scored: SimpleNamespace) -> None:
+    """Other views have none. The logits are enlarged as a whole here."""
+    model = load_model(scored.config.checkpoint)
+    images, calibration, counts = open_images(scored.config, SIZE), Calibration(), []
+    with torch.inference_mode():
+        for sample in map(images.__getitem__, range(len(images))):
+            logits = F.interpolate(model.logits(sample.image), size=sample.mask.shape, mode="bilinear")
+            confidence, predicted = logits[0].softmax(0).max(0)
+            predicted = predicted.numpy().astype(np.uint8)
+            calibration.add(sample.mask, predicted, confidence.numpy())
+            counts.append(boundary_counts(sample.mask, predicted, len(scored.labels)))
+    correct, target, said = np.sum(counts, axis=0)
+    iou = correct / (target + said - correct)
+
+    found = scored.metrics["original"]
+    assert found["boundary_iou"] == pytest.approx(dict(zip(scored.labels.names, iou, strict=True)), abs=1e-3)
+    assert found["mean_boundary_iou"] == pytest.approx(iou[1:].mean(), abs=1e-3)
+    low, high = found["intervals"]["mean_boundary_iou"]
+    assert low < iou[1:].mean() < high
+    assert found["expected_calibration_error"] == pytest.approx(calibration.error(), abs=1e-4)
+    assert 0.05 < found["expected_calibration_error"] < 1
+    with (scored.out / "per_class.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["boundary_iou"]) for row in rows] == list(found["boundary_iou"].values())
+    for name in ("network", "tta"):
+        view = scored.metrics[name]
+        assert view["mean_boundary_iou"] is view["expected_calibration_error"] is None
+        assert "boundary_iou" not in view
+        assert "mean_boundary_iou" not in view["intervals"]
+
+
 def test_at_the_networks_size_scores_and_loss_are_those_of_training(scored: SimpleNamespace) -> None:
     model = load_model(scored.config.checkpoint)
     data = SegmentationDataModule(scored.config)
@@ -172,6 +206,7 @@ def test_the_files_of_an_evaluation(scored: SimpleNamespace) -> None:
         "per_class.csv",
         "per_image.csv",
         "confusion.png",
+        "calibration.png",
         "worst.png",
         "gallery.html",
         "gallery",
@@ -179,7 +214,7 @@ def test_the_files_of_an_evaluation(scored: SimpleNamespace) -> None:
     }
     assert scored.metrics["images"] == 24
     assert scored.metrics["split"] == "all"
-    for name in ("confusion.png", "worst.png"):
+    for name in ("confusion.png", "calibration.png", "worst.png"):
         with PIL.Image.open(scored.out / name) as picture:
             picture.load()
             assert min(picture.size) > 100
@@ -220,8 +255,14 @@ def test_at_the_networks_size_alone(
     views = evaluate(replace(scored.config, score_at="network", tta=False, gallery=False), tmp_path)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert list(views) == ["network"]
-    assert bootstraps == [{"seed": 0}]
-    assert metrics["network"] == scored.metrics["network"]
+    assert bootstraps == [{"seed": 0}] * 2  # of the images and of their boundaries
+    found, before = metrics["network"], scored.metrics["network"]
+    assert {key: found[key] for key in before if before[key] and key != "intervals"} == {
+        key: value for key, value in before.items() if value and key != "intervals"
+    }
+    assert found["intervals"].items() > before["intervals"].items()
+    assert 0 < found["mean_boundary_iou"] < 1
+    assert 0 < found["expected_calibration_error"] < 1
     with PIL.Image.open(next((tmp_path / "predictions").glob("*.png"))) as picture:
         assert picture.size == SIZE
 
@@ -240,22 +281,33 @@ def test_another_size_for_the_network(scored: SimpleNamespace, tmp_path: Path) -
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{"argmax": False}, {"resize": True}, {}], ids=str)
 def test_an_onnx_file_is_scored_as_it_is(
-    scored: SimpleNamespace, tmp_path: Path, options: dict[str, bool]
+    scored: SimpleNamespace, tmp_path: Path, options: dict[str, bool], caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("onnxruntime")
     model = load_model(scored.config.checkpoint)
     export_format("onnx", Deployed(model, **options), tmp_path / "model")
     config = replace(scored.config, checkpoint=str(tmp_path / "model.onnx"), tta=False, gallery=False)
 
-    views = evaluate(config, tmp_path / "out")
+    with caplog.at_level("INFO"):
+        views = evaluate(config, tmp_path / "out")
 
     metrics = json.loads((tmp_path / "out/metrics.json").read_text())
-    assert list(views) == ["original"]
     assert metrics["images"] == 24
     # Classes alone, at the network's size, have coarser borders.
     most = 0.002 if options else 0.05
     assert metrics["original"]["miou"] == pytest.approx(scored.metrics["original"]["miou"], abs=most)
-    assert metrics["original"]["loss"] is None
+    found, expected = (content["original"] for content in (metrics, scored.metrics))
+    assert found["loss"] is None
+    assert found["mean_boundary_iou"] == pytest.approx(expected["mean_boundary_iou"], abs=2 * most)
+    if gives_logits := "argmax" in options:
+        assert metrics["network"]["loss"] == pytest.approx(scored.metrics["network"]["loss"], rel=1e-3)
+        error = expected["expected_calibration_error"]
+        assert found["expected_calibration_error"] == pytest.approx(error, abs=1e-3)
+    else:
+        assert found["expected_calibration_error"] is None
+    assert list(views) == (["original", "network"] if gives_logits else ["original"])
+    assert (tmp_path / "out/calibration.png").is_file() == gives_logits
+    assert ("calibration  not measured" in caplog.text) != gives_logits
     assert len(list((tmp_path / "out/predictions").glob("*.png"))) == 24
 
 

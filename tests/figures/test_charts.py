@@ -2,12 +2,15 @@ import numpy as np
 import pytest
 
 from cocoseg.figures.charts import (
+    BAR,
     CORRECT,
     ERROR,
     LENGTH,
     MARGIN,
+    SHARES,
     confusion_matrix,
     iou_bars,
+    reliability,
 )
 from cocoseg.labels import LabelClass, LabelMap
 from tiny import LABELS
@@ -83,3 +86,16 @@ def test_a_long_name_does_not_squeeze_the_bars():
     figure = iou_bars([0.1, 1.0], labels)
     assert figure.width < 800
     assert bar_lengths(figure, (9, 200, 9)) == [LENGTH + 1]
+
+
+def test_bars_of_accuracy_above_those_of_shares():
+    """Bins without a pixel have no bar; the line of a perfect model lies over the others."""
+    figure = reliability(np.array([0, 25, 0, 75]), np.array([0, 50, 0, 150]), 0.1)
+    is_bar = (np.asarray(figure) == BAR).all(-1)
+    columns = np.flatnonzero(is_bar.any(0))
+    left = np.diff(columns).argmax() + 1  # first column of the second bar
+    for bar, accuracy, share in ((columns[:left], 0.5, 0.25), (columns[left:], 0.5, 0.75)):
+        assert len(bar) == pytest.approx(LENGTH / 4, abs=2)
+        heights = is_bar[:, bar].sum(0)
+        assert np.median(heights) == pytest.approx(LENGTH * accuracy + SHARES * share, abs=5)
+    assert reliability(np.zeros(15), np.zeros(15), float("nan")).width == figure.width

@@ -13,8 +13,8 @@ from cocoseg.inference import probabilities as probabilities_module
 from cocoseg.inference import tiling, upsampling
 from cocoseg.inference.model import SegmentationModel
 from cocoseg.inference.predictor import Predictor
-from cocoseg.inference.probabilities import Probabilities
-from cocoseg.inference.upsampling import neighbors
+from cocoseg.inference.probabilities import Probabilities, confidences
+from cocoseg.inference.upsampling import enlarged_argmax, neighbors
 from cocoseg.networks.pixels import normalize
 from cocoseg.networks.spec import ModelSpec
 from cocoseg.networks.unet import UNet
@@ -218,6 +218,15 @@ def test_blocks_of_rows_change_no_probability(monkeypatch):
     monkeypatch.setattr(upsampling, "CHUNK", 3 * 50 * 7)  # seven rows at a time
     for ours, expected in zip(net.predict(image, probabilities=True), whole, strict=True):
         np.testing.assert_array_equal(ours, expected)
+
+
+@pytest.mark.parametrize("chunk", [upsampling.CHUNK, 100])
+def test_confidences_are_those_of_enlarged_logits(monkeypatch, chunk):
+    monkeypatch.setattr(upsampling, "CHUNK", chunk)  # the second: a row at a time
+    logits = 4 * torch.randn(3, 8, 12, generator=torch.Generator().manual_seed(0))
+    found = confidences(logits, enlarged_argmax(logits, (21, 35)))
+    expected = F.interpolate(logits[None], size=(21, 35), mode="bilinear")[0].softmax(0).amax(0)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_rounding_does_not_change_the_winner():

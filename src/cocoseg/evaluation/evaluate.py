@@ -18,12 +18,13 @@ from cocoseg.durations import now
 from cocoseg.errors import CocosegError
 from cocoseg.evaluation.images import Images, Sample, make_loader, open_images
 from cocoseg.evaluation.report import View, as_text, number
-from cocoseg.figures.charts import confusion_matrix
+from cocoseg.figures.charts import confusion_matrix, reliability
 from cocoseg.figures.comparison import Example, draw_sheet
 from cocoseg.figures.gallery import Card, write_gallery, write_thumbnails
 from cocoseg.files import from_here, save_png, write_csv, write_json
 from cocoseg.inference.model import SegmentationModel, load_model
 from cocoseg.inference.onnx_model import SUFFIX, OnnxModel, OnnxPredictor
+from cocoseg.inference.probabilities import confidences
 from cocoseg.inference.upsampling import enlarged_argmax
 from cocoseg.labels import IGNORE_INDEX
 from cocoseg.networks.device import explain_out_of_memory, uses_cuda
@@ -33,7 +34,8 @@ from cocoseg.resizing import resize_mask
 log = logging.getLogger(__name__)
 
 METRICS, PER_CLASS, PER_IMAGE = "metrics.json", "per_class.csv", "per_image.csv"
-CONFUSION, WORST, GALLERY, PREDICTIONS = "confusion.png", "worst.png", "gallery.html", "predictions"
+CONFUSION, CALIBRATION, WORST = "confusion.png", "calibration.png", "worst.png"
+GALLERY, PREDICTIONS = "gallery.html", "predictions"
 WORST_IMAGES = 16
 
 
@@ -114,14 +116,15 @@ def make_scorer(config: EvaluateConfig, checkpoint: str, image_size: tuple[int, 
             "tta, score_at=network and data.image_size are for segmentation_model.pth; an ONNX file is "
             "scored as it is, at the images' own size"
         )
-    return OnnxScorer(OnnxModel(checkpoint), config)
+    model = OnnxModel(checkpoint)
+    return (Scorer if model.gives_scores else OnnxScorer)(model, config)
 
 
 class Scorer:
     """Predicts and counts pixels, a batch of images at a time.
 
     Attributes:
-        views: by name; the first one is quoted.
+        views: by name; the first one is `quoted`.
         sizes: height and width of each image.
         input_size: height and width of the images that it is given; None for their own.
     """
@@ -136,6 +139,7 @@ class Scorer:
         if config.tta:
             titles["tta"] = f"tta, {next(iter(titles.values()))}"
         self.views = {name: View(title, model.labels, config.seed) for name, title in titles.items()}
+        self.quoted = next(iter(self.views.values()))
         self.sizes: list[tuple[int, int]] = []
 
     @torch.inference_mode()
@@ -154,6 +158,8 @@ class Scorer:
                 target = sample.mask
                 predicted = _argmax(scores, target.shape)
                 self.views["original"].add(target, predicted)
+            found = confidences(scores, torch.from_numpy(predicted).to(scores.device))
+            self.quoted.add_details(target, predicted, found.cpu().numpy())
             if self.averages:
                 self.views["tta"].add(target, _argmax(mean, target.shape))
             predictions.append(predicted)
@@ -180,7 +186,7 @@ class Scorer:
 
 
 class OnnxScorer(Scorer):
-    """Counts the masks that an ONNX file gives, at the images' own sizes."""
+    """Counts the masks of an ONNX file that gives classes alone, at the images' own sizes."""
 
     def __init__(self, model: OnnxModel, config: EvaluateConfig):
         super().__init__(model, config)
@@ -191,7 +197,8 @@ class OnnxScorer(Scorer):
     def add(self, batch: list[Sample]) -> list[np.ndarray]:
         predictions = [self._predict(sample, sample.mask.shape) for sample in batch]
         for sample, predicted in zip(batch, predictions, strict=True):
-            self.views["original"].add(sample.mask, predicted)
+            self.quoted.add(sample.mask, predicted)
+            self.quoted.add_details(sample.mask, predicted, None)
             self.sizes.append(sample.mask.shape)
         return predictions
 
@@ -213,8 +220,7 @@ def _losses(logits: Tensor, targets: Sequence[np.ndarray]) -> list[float]:
 
 def write_report(config: EvaluateConfig, scorer: Scorer, images: Images, folder: Path) -> None:
     """Write all files but those of single images, and log the tables."""
-    views = list(scorer.views.values())
-    quoted = views[0]
+    quoted = scorer.quoted
     about: dict[str, Any] = {key: getattr(config, key) for key in ("checkpoint", "split", "score_at")}
     about |= {"network_size": list(scorer.size), "images": len(images), "license": scorer.model.license}
     write_json(folder / METRICS, about | {name: view.scores() for name, view in scorer.views.items()})
@@ -223,6 +229,11 @@ def write_report(config: EvaluateConfig, scorer: Scorer, images: Images, folder:
     rows = [{"image": images.names[index], "iou": number(quoted.image_scores[index])} for index in worst]
     write_csv(folder / PER_IMAGE, rows)
     save_png(folder / CONFUSION, confusion_matrix(quoted.matrix, images.labels.names))
+    found = quoted.calibration
+    if found.pixels.any():
+        save_png(folder / CALIBRATION, reliability(found.correct, found.pixels, found.error()))
+    elif isinstance(scorer, OnnxScorer):
+        log.info("calibration  not measured: the file gives no probabilities; export it with argmax=false")
     examples = [scorer.example(images, index) for index in worst[:WORST_IMAGES]]
     save_png(folder / WORST, draw_sheet(examples, images.labels))
     if config.gallery:
@@ -230,7 +241,7 @@ def write_report(config: EvaluateConfig, scorer: Scorer, images: Images, folder:
         legend = "Each image with its mean IoU and the IoU of the classes in its mask, the lowest first."
         cards = make_cards(quoted, images.names, scorer.sizes)
         write_gallery(folder / GALLERY, cards, images.labels, title, legend)
-    log.info("\n%s\n", as_text(views))
+    log.info("\n%s\n", as_text(list(scorer.views.values())))
 
 
 def make_cards(view: View, names: Sequence[str], sizes: Sequence[tuple[int, int]]) -> list[Card]:

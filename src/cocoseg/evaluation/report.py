@@ -8,8 +8,18 @@ from typing import Any
 import numpy as np
 
 from cocoseg.evaluation.bootstrap import intervals
+from cocoseg.evaluation.boundary import boundary_counts
+from cocoseg.evaluation.calibration import Calibration
 from cocoseg.labels import LabelMap
 from cocoseg.scores import SUMMARY, Counts, confusion
+
+BOUNDARY, CALIBRATION = "mean_boundary_iou", "expected_calibration_error"  # of the quoted view
+MEANS = {  # the lines of the printed table
+    **SUMMARY,
+    BOUNDARY: "boundary IoU (without background)",
+    CALIBRATION: "expected calibration error",
+    "loss": "loss (cross entropy)",
+}
 
 
 class View:
@@ -21,12 +31,16 @@ class View:
 
     Attributes:
         matrix: (C, C) int64 pixels over all images, rows the targets.
+        boundary: counts of the boundary regions over all images, (C,) int64; zeros without `add_details`.
+        calibration: of the probabilities that `add_details` was given.
     """
 
     def __init__(self, title: str, labels: LabelMap, seed: int):
         self.title, self.labels, self.seed = title, labels, seed
         self.matrix = np.zeros((len(labels), len(labels)), np.int64)
+        self.boundary, self.calibration = Counts(*np.zeros((3, len(labels)), np.int64)), Calibration()
         self._images: list[Counts] = []
+        self._boundaries: list[Counts] = []
         self._loss: float | None = None
 
     def add(self, target: np.ndarray, predicted: np.ndarray, loss: float | None = None) -> None:
@@ -42,6 +56,19 @@ class View:
         if loss is not None:
             self._loss = (self._loss or 0.0) + loss
 
+    def add_details(self, target: np.ndarray, predicted: np.ndarray, confidence: np.ndarray | None) -> None:
+        """Count boundaries and confidence of the image that was added last; for the quoted view.
+
+        Args:
+            target, predicted: (H, W) uint8 class indices.
+            confidence: (H, W) float32, probability of the predicted class; None where it is not known.
+        """
+        counts = boundary_counts(target, predicted, len(self.matrix))
+        self.boundary = Counts(*map(np.add, self.boundary, counts))
+        self._boundaries.append(counts)
+        if confidence is not None:
+            self.calibration.add(target, predicted, confidence)
+
     @cached_property
     def image_counts(self) -> Counts:
         """Counts of each image, (N, C) int64."""
@@ -55,8 +82,12 @@ class View:
 
     @cached_property
     def intervals(self) -> dict[str, np.ndarray]:
-        """Low and high ends, see `bootstrap.intervals`."""
-        return intervals(self.image_counts, seed=self.seed)
+        """Low and high ends, see `bootstrap.intervals`; those of the boundary IoU too in the quoted view."""
+        found = intervals(self.image_counts, seed=self.seed)
+        if self._boundaries:
+            boundaries = Counts(*map(np.stack, zip(*self._boundaries, strict=True)))
+            found[BOUNDARY] = intervals(boundaries, seed=self.seed)["miou"]
+        return found
 
     def worst_first(self) -> list[int]:
         """Indices of the images by ascending score; images that are ignored as a whole come last."""
@@ -65,12 +96,20 @@ class View:
     def scores(self) -> dict[str, Any]:
         """All scores and their intervals, for JSON: None where a score is not defined."""
         whole, pixels = Counts.from_matrix(self.matrix), int(self.matrix.sum())
+        means = {**whole.summary(), BOUNDARY: self.boundary.summary()["miou"]}
+        by_class = {"iou": whole.iou()} | ({"boundary_iou": self.boundary.iou()} if self._boundaries else {})
         return {
             "loss": None if self._loss is None or not pixels else self._loss / pixels,
-            **{key: number(value) for key, value in whole.summary().items()},
-            "intervals": {key: [number(end) for end in self.intervals[key]] for key in SUMMARY},
+            **{key: number(value) for key, value in means.items()},
+            CALIBRATION: number(self.calibration.error()),
+            "intervals": {
+                key: list(map(number, ends)) for key, ends in self.intervals.items() if key in means
+            },
             "pixels": pixels,
-            "iou": dict(zip(self.labels.unique_names, map(number, whole.iou()), strict=True)),
+            **{
+                name: dict(zip(self.labels.unique_names, map(number, values), strict=True))
+                for name, values in by_class.items()
+            },
         }
 
     def per_class(self) -> list[dict[str, Any]]:
@@ -82,6 +121,7 @@ class View:
             "iou": counts.iou(),
             "iou_low": low,
             "iou_high": high,
+            "boundary_iou": self.boundary.iou(),
             "precision": counts.precision(),
             "recall": counts.recall(),
             "dice": counts.dice(),
@@ -103,22 +143,22 @@ def as_text(views: Sequence[View]) -> str:
     """A table of the classes that occur in the first view, and one of the means of all views."""
     rows, scores = views[0].per_class(), [view.scores() for view in views]
     shown = [row for row in rows if row["iou"] is not None]
-    titles = [*SUMMARY.values(), "loss (cross entropy)", *(row["class"] for row in shown)]
+    titles = [*MEANS.values(), *(row["class"] for row in shown)]
     width = max(map(len, titles))
-    lines = [f"{'class':{width}}    IoU   95 % interval   precision  recall    pixels"]
+    lines = [f"{'class':{width}}    IoU   95 % interval   boundary  precision  recall    pixels"]
     for row in shown:
         ends = _interval(row["iou_low"], row["iou_high"])
         lines.append(
-            f"{row['class']:{width}}  {_text(row['iou'])}  {ends}   {_text(row['precision']):>9}  "
-            f"{_text(row['recall']):>6}  {100 * row['pixel_share']:6.1f} %"
+            f"{row['class']:{width}}  {_text(row['iou'])}  {ends}   {_text(row['boundary_iou']):>8}  "
+            f"{_text(row['precision']):>9}  {_text(row['recall']):>6}  {100 * row['pixel_share']:6.1f} %"
         )
     if absent := len(rows) - len(shown):
         lines.append(f"{'classes that do not occur':{width}}  {absent:5d}")
     headings = [view.title for view in views]
     means = f"{{:{width}}}  {{:14}}" + "".join(f"  {{:>{max(7, len(title))}}}" for title in headings)
     lines += ["", means.format("", " 95 % interval", *headings)]
-    for key, title in {**SUMMARY, "loss": "loss (cross entropy)"}.items():
-        ends = _interval(*scores[0]["intervals"][key]) if key in SUMMARY else ""
+    for key, title in MEANS.items():
+        ends = _interval(*scores[0]["intervals"].get(key, ()))
         lines.append(means.format(title, ends, *(_text(view[key]) for view in scores)))
     return "\n".join(lines)
 
@@ -129,8 +169,8 @@ def number(value: Any) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _interval(low: float | None, high: float | None) -> str:
-    return f"{_text(low)} to {_text(high)}"
+def _interval(*ends: float | None) -> str:
+    return " to ".join(map(_text, ends))
 
 
 def _text(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""Charts of a validation: confusion matrix, IoU per class."""
+"""Charts of a validation: confusion matrix, IoU per class, reliability of the probabilities."""
 
 from collections.abc import Sequence
 from itertools import count
@@ -17,7 +17,9 @@ NAMES = 150  # pixels: width of the name of a class at most
 LENGTH = 420  # pixels: length of a bar for an IoU of 1
 ROW = 16  # pixels: height of a bar with its text
 HEAD = 24  # pixels: height of a title
+SHARES = 100  # pixels: height of a bar for all pixels in `reliability`
 MARGIN = 8  # pixels around everything
+BAR, GRID = (120, 160, 215), (222, 222, 222)  # colors in `reliability`
 CORRECT, ERROR = (8, 48, 120), (190, 20, 20)  # colors of full cells on the diagonal and off it
 
 
@@ -79,6 +81,47 @@ def iou_bars(iou: Sequence[float | None], labels: LabelMap) -> PIL.Image.Image:
         draw.text((left - 6, y + ROW // 2), name, fill="black", font=font, anchor="rm")
         draw.rectangle((left, y + 2, end, y + ROW - 3), fill=labels.classes[index].color, outline=GRAY)
         draw.text((end + 6, y + ROW // 2), f"{value:.3f}", fill=GRAY, font=font, anchor="lm")
+    return figure
+
+
+def reliability(correct: np.ndarray, pixels: np.ndarray, error: float) -> PIL.Image.Image:
+    """Draw a reliability diagram: accuracy by confidence as bars, and below the share of the pixels.
+
+    Bars below the diagonal are of pixels that the model is too sure of.
+
+    Args:
+        correct, pixels: of B bins of the confidence, which divide 0 to 1 evenly: (B,).
+        error: expected calibration error.
+    """
+    font, small = text_font(12), text_font(10)
+    left, top = 2 * MARGIN + text_width("0.0", font), HEAD + 2 * MARGIN
+    bottom, floor = top + LENGTH, top + LENGTH + HEAD + SHARES + ROW
+    figure = PIL.Image.new("RGB", (left + LENGTH + 2 * MARGIN, floor + 2 * HEAD), "white")
+    draw = PIL.ImageDraw.Draw(figure)
+    draw.text((MARGIN, 4), f"Expected calibration error: {error:.3f}", fill="black", font=text_font(13))
+    for tenth in range(0, 11, 2):
+        at, text = LENGTH * tenth // 10, f"{tenth / 10:.1f}"
+        draw.line((left, bottom - at, left + LENGTH, bottom - at), fill=GRID)
+        draw.text((left - 4, bottom - at), text, fill=GRAY, font=font, anchor="rm")
+        draw.text((left + at, floor + 4), text, fill=GRAY, font=font, anchor="ma")
+    shares = pixels / max(1, pixels.sum())
+    edges = left + np.arange(len(pixels) + 1) * LENGTH // len(pixels)
+    for index in np.flatnonzero(pixels).tolist():
+        start, end = int(edges[index]), int(edges[index + 1])
+        for base, height in (
+            (bottom, LENGTH * correct[index] / pixels[index]),
+            (floor, SHARES * shares[index]),
+        ):
+            draw.rectangle((start, base - round(height), end, base), fill=BAR, outline=GRAY)
+        place = ((start + end) // 2, floor - round(SHARES * shares[index]) - 2)
+        draw.text(place, f"{shares[index]:.0%}", fill=GRAY, font=small, anchor="mb")
+    draw.line((left, bottom, left + LENGTH, top), fill="black", width=2)
+    draw.text(
+        (left + MARGIN, top + 4), "accuracy; below the line the model is too sure", fill="black", font=font
+    )
+    draw.text((left + MARGIN, bottom + HEAD - 8), "share of the pixels", fill="black", font=font)
+    caption = "confidence: the probability of the predicted class"
+    draw.text((left + LENGTH // 2, floor + HEAD), caption, fill="black", font=font, anchor="ma")
     return figure
 
 

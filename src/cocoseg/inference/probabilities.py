@@ -6,7 +6,7 @@ from torch import Tensor
 
 from cocoseg.errors import CocosegError
 from cocoseg.inference.tiling import Size
-from cocoseg.inference.upsampling import Neighbors, interpolate_rows
+from cocoseg.inference.upsampling import Neighbors, interpolate_rows, neighbors
 
 LIMIT = 2**31  # bytes of the probabilities of all classes of an image
 
@@ -54,11 +54,19 @@ class Probabilities:
             won, mask = mask[: len(block)], mask[len(block) :]
             block = block.softmax(-1) if self.from_logits else block
             place = slice(top, top + len(block)), slice(left, left + block.shape[1])
-            chosen = block.gather(-1, won.long().unsqueeze(-1)).squeeze(-1)
-            self.confidence[place] = (255 * chosen).round().to(torch.uint8).cpu().numpy()
+            self.confidence[place] = (255 * _chosen(block, won)).round().to(torch.uint8).cpu().numpy()
             if len(self.every):
                 self.every[:, *place] = _as_half(block, won).transpose(2, 0, 1)
             top += len(block)
+
+
+def confidences(logits: Tensor, mask: Tensor) -> Tensor:
+    """Probability of the class in a mask (h, w) uint8, by logits (C, H, W) float32: (h, w) float32."""
+    found = []
+    for block in interpolate_rows(logits, *neighbors(logits.shape[-2:], mask.shape, logits.device)):
+        won, mask = mask[: len(block)], mask[len(block) :]
+        found.append(_chosen(block.softmax(-1), won))
+    return torch.cat(found)
 
 
 def require_room(size: Size, classes: int, prefix: str = "") -> None:
@@ -70,6 +78,11 @@ def require_room(size: Size, classes: int, prefix: str = "") -> None:
             f"{total / 1e9:.1f} GB, more than {LIMIT / 1e9:.1f}; predict.py probabilities=true writes the "
             "confidence alone"
         )
+
+
+def _chosen(values: Tensor, won: Tensor) -> Tensor:
+    """Those of values (h, w, C) that belong to the class in the mask (h, w): (h, w)."""
+    return values.gather(-1, won.long().unsqueeze(-1)).squeeze(-1)
 
 
 def _as_half(values: Tensor, won: Tensor) -> np.ndarray:

@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+
+from cocoseg.evaluation.calibration import BINS, Calibration
+
+
+def calibration(*images: tuple[list[int], list[int], list[float]]) -> Calibration:
+    """Of images that are given as targets, predictions and confidences of their pixels."""
+    found = Calibration()
+    for target, predicted, confidence in images:
+        found.add(
+            np.array([target], np.uint8), np.array([predicted], np.uint8), np.array([confidence], np.float32)
+        )
+    return found
+
+
+def test_the_error_by_hand() -> None:
+    """Ignored pixels don't count. Of two pixels with confidence 0.9, one is right: |1 - 1.8|. The bins of the
+    others: right at 0.42, wrong at 0.62."""
+    found = calibration(([1, 2, 0, 3, 255], [1, 1, 0, 2, 2], [0.9, 0.9, 0.42, 0.62, 0.3]))
+    assert found.pixels.tolist() == [0] * 6 + [1, 0, 0, 1, 0, 0, 0, 2, 0]
+    assert found.correct.tolist() == [0] * 6 + [1, 0, 0, 0, 0, 0, 0, 1, 0]
+    assert found.error() == pytest.approx((0.8 + 0.58 + 0.62) / 4)
+
+
+def test_bins_hold_their_upper_end() -> None:
+    found = calibration(([0] * 5, [0] * 5, [0.0, 0.0666, 0.0667, 0.2, 1.0]))
+    assert found.pixels.tolist() == [2, 1, 1, *[0] * 11, 1]
+
+
+def test_a_model_that_is_as_sure_as_it_is_right_has_no_error() -> None:
+    """Over the set: neither image alone is calibrated."""
+    assert calibration(([1, 1], [1, 1], [0.75, 0.75]), ([1, 2], [1, 1], [0.75, 0.75])).error() == 0
+
+
+def test_the_error_is_that_of_its_definition() -> None:
+    generator = np.random.default_rng(0)
+    target, predicted = generator.integers(0, 3, (2, 40, 50)).astype(np.uint8)
+    target[:, :9] = 255
+    confidence = generator.random((40, 50), np.float32)
+    found = Calibration()
+    for rows in (slice(0, 7), slice(7, 40)):
+        found.add(target[rows], predicted[rows], confidence[rows])
+    counted = target != 255
+    expected = 0.0
+    for index in range(BINS):
+        chosen = counted & (confidence > index / BINS) & (confidence <= (index + 1) / BINS)
+        accuracy = (target == predicted)[chosen].mean()
+        expected += chosen.sum() / counted.sum() * abs(accuracy - confidence[chosen].mean())
+    assert found.error() == pytest.approx(expected)
+    assert 0.1 < expected < 0.4
+
+
+def test_no_pixel_has_no_error() -> None:
+    assert np.isnan(calibration(([255], [1], [0.5])).error())
