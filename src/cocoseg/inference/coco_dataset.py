@@ -3,7 +3,6 @@
 https://cocodataset.org/#format-data (object detection); `score` is an addition.
 """
 
-import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -15,7 +14,7 @@ import numpy as np
 from pycocotools import mask as rle
 
 from cocoseg.config import PredictConfig
-from cocoseg.files import from_here, whole_file
+from cocoseg.files import whole_file
 from cocoseg.images.regions import Region, find_regions, outline
 from cocoseg.inference.coco_results import Entries, category_ids, entries_of_all, write_array
 from cocoseg.inference.find_images import ImageFile
@@ -23,20 +22,21 @@ from cocoseg.inference.manifest import Entry
 from cocoseg.inference.results import Results
 from cocoseg.labels import IGNORE_INDEX
 
-log = logging.getLogger(__name__)
-
 DATASET = "coco_dataset.json"
 LARGE = 2**25  # pixels of an image; regions of larger ones are found in one at a time
 
 
 def write_coco_dataset(
     images: Mapping[int, ImageFile], entries: Mapping[str, Entry], results: Results, config: PredictConfig
-) -> None:
-    """Write `coco_dataset.json` from the masks and the confidence of images, and log what it holds.
+) -> str:
+    """Write `coco_dataset.json` from the masks and the confidence of images.
 
     Args:
         images: by id.
         entries: of the manifest.
+
+    Returns:
+        what it holds, for people.
 
     Raises:
         CocosegError: a file of the results is damaged.
@@ -64,15 +64,13 @@ def write_coco_dataset(
 
     listed = [describe(*item) for item in images.items()]
     categories = [{"id": ids[index], "name": labels.names[index]} for index in range(1, len(ids))]
-    path = results.output / DATASET
-    with whole_file(path) as part, part.open("wb") as file:
+    with whole_file(results.output / DATASET) as part, part.open("wb") as file:
         file.write(b'{"categories": ' + msgspec.json.encode(categories) + b', "images": ')
         write_array(file, listed)
         file.write(b', "annotations": ')
         write_array(file, numbered(entries_of_all(annotate, listed)))
         file.write(b"}\n")
-    ignored = f" and {kinds[1]} to be ignored" if kinds[1] else ""
-    log.info("data set     %s (%d regions%s)", from_here(path), kinds[0], ignored)
+    return f"{kinds[0]} regions" + f" and {kinds[1]} to be ignored" * (kinds[1] > 0)
 
 
 def annotations_of(

@@ -19,7 +19,7 @@ from cocoseg.errors import CocosegError, IncompleteError
 from cocoseg.figures.gallery import FOLDER, Card, write_gallery
 from cocoseg.files import from_here, remove_parts
 from cocoseg.images.mask_files import MaskEncoding
-from cocoseg.inference.coco_dataset import write_coco_dataset
+from cocoseg.inference.coco_dataset import DATASET, write_coco_dataset
 from cocoseg.inference.coco_results import listed_images, write_coco_results
 from cocoseg.inference.find_images import ImageFile, find_images
 from cocoseg.inference.manifest import Manifest
@@ -82,7 +82,7 @@ def predict_folder(config: PredictConfig, output: Path, *, begin: Callable[[], N
         if config.coco_json:
             write_coco_results(list(done.values()), ids, results)
         if config.coco_dataset:
-            write_coco_dataset(done, manifest.entries, results, config)
+            held = write_coco_dataset(done, manifest.entries, results, config)
         if config.gallery:
             about = f"{len(done)} images by {from_here(checkpoint)}"
             entries = [(image.name, manifest.entries[image.result_name]) for image in done.values()]
@@ -94,6 +94,8 @@ def predict_folder(config: PredictConfig, output: Path, *, begin: Callable[[], N
     log.info("masks        %s (pixel: %s)", from_here(output / MASKS), encoding.pixel.replace("_", " "))
     if config.confidence:
         log.info("confidence   %s", from_here(output / CONFIDENCE))
+    if config.coco_dataset:
+        log.info("data set     %s (%s)", from_here(output / DATASET), held)
     if config.gallery:
         log.info("to look at   %s", from_here(output / PAGE))
     if left_out := len(images) - len(done):
