@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from cocoseg.networks.pixels import resize_masks
-from cocoseg.resizing import resize_mask
+from cocoseg.resizing import borders, resize_mask
 
 
 def test_each_pixel_takes_the_one_below_its_center():
@@ -22,3 +22,13 @@ def test_tensors_and_arrays_are_resized_to_the_same_pixels(size, dtype):
     found = resize_masks(torch.from_numpy(masks).to(dtype), size)
     assert found.dtype == dtype
     np.testing.assert_array_equal(found.numpy(), expected)
+
+
+def test_borders_lie_on_both_sides():
+    mask = np.array([[0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 1], [0, 0, 0, 2, 2, 2]])
+    assert borders(mask).astype(int).tolist() == [
+        [0, 0, 1, 1, 0, 0],
+        [0, 0, 1, 1, 0, 0],
+        [0, 0, 1, 1, 1, 1],
+        [0, 0, 1, 1, 1, 1],
+    ]

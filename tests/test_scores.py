@@ -165,6 +165,13 @@ def test_a_class_that_no_image_shows_has_no_interval() -> None:
     assert not np.isnan(found[:, [0, 1, 2, 4]]).any()
 
 
+def test_the_interval_holds_the_middle_95_percent() -> None:
+    """Of a hundred images of one pixel half are right: 40 to 60, by the binomial distribution."""
+    images = Counts.from_matrix(np.array([[[1, 0], [0, 0]], [[0, 1], [0, 0]]] * 50))
+    found = intervals(images, seed=0, resamples=4000)["pixel_accuracy"]
+    assert found.tolist() == pytest.approx([0.4, 0.6], abs=0.011)
+
+
 def test_sets_without_a_class_do_not_count_for_its_interval() -> None:
     """One of ten images shows the class, and 3 of its 4 pixels are right; a third of the sets lack it."""
     shown, absent = [[10, 0], [1, 3]], [[20, 0], [0, 0]]

@@ -155,15 +155,27 @@ def test_a_validation_that_does_not_fit_is_cut(
     assert run.budget.expected["validation"] == pytest.approx(GUESS_MARGIN * 20 * 3)
 
 
-@pytest.mark.parametrize("limit", [50.0, 51.0, 52.0])
-def test_uneven_steps_and_batches_are_planned_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: float
+@pytest.mark.parametrize(
+    ("steps", "batches", "val_batches", "validated"),
+    [
+        ([1, 1, 5], [BATCH], 4, 4),
+        ([1], [0.5] * 6 + [4], 20, 7),  # two of them in the sanity check; no time for another one of 4 s
+    ],
+)
+def test_the_next_step_or_batch_may_take_as_long_as_the_slowest(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    steps: list[float],
+    batches: list[float],
+    val_batches: int,
+    validated: int,
 ) -> None:
-    run = Run(tmp_path, monkeypatch, limit)
-    steps, batches = itertools.cycle([1.0, 1.0, 5.0]), itertools.cycle([0.5, 0.5, 0.5, 3.0])
-    monkeypatch.setattr(run, "_pass", lambda net, *_: run._pass_by(next(steps if net.training else batches)))
-    run.fit(val_batches=20)
-    assert run.now <= limit
+    run = Run(tmp_path, monkeypatch, 50.0)
+    times = {True: itertools.cycle(steps), False: itertools.cycle(batches)}
+    monkeypatch.setattr(run, "_pass", lambda net, *_: run._pass_by(next(times[net.training])))
+    run.fit(val_batches=val_batches)
+    assert run.now <= 50 - END
+    assert run.validated[-1][2] == validated
 
 
 def test_the_rate_comes_down_to_zero_in_a_straight_line(
@@ -353,20 +365,21 @@ def test_the_time_is_accounted_for(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_share_of_the_steps_that_waits_for_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first wait does not count: loaders begin in it."""
     run = Run(tmp_path, monkeypatch, None, max_epochs=1)
     fetch = random_batch
 
     class Slow(torch.utils.data.Dataset):
         def __len__(self) -> int:
-            return 20
+            return 5
 
         def __getitem__(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
-            run.now += 3 * STEP
+            run.now += 3 * STEP if number else 100
             return fetch(seed=number)
 
     monkeypatch.setattr(
         "test_pacing.loader", lambda *batches: torch.utils.data.DataLoader(Slow(), batch_size=None)
     )
     trainer = run.fit()
-    assert trainer.logged_metrics["train/speed_waiting_share"].item() == pytest.approx(0.75)
-    assert trainer.logged_metrics["train/speed_images_per_second"].item() == pytest.approx(2 / (4 * STEP))
+    assert trainer.logged_metrics["train/speed_waiting_share"].item() == pytest.approx(12 / 17)
+    assert trainer.logged_metrics["train/speed_images_per_second"].item() == pytest.approx(2 * 5 / 17)

@@ -443,6 +443,7 @@ def test_half_of_the_classes_of_the_image_before_is_laid_over():
     image = torch.stack([torch.full((3, 4, 8), 1.0), torch.full((3, 4, 8), 2.0)])
     ranks = torch.full((2, 256), 0.5)
     ranks[1, 3], ranks[1, 1] = 0.1, 0.2  # of the classes of image 0: two of three
+    ranks[1, 0] = ranks[1, 255] = 0.0  # which are never pasted
     changed, labels = class_mix(image, mask, torch.tensor([False, True]), ranks)
     assert torch.equal(labels[0], mask[0])
     expected = torch.full((4, 8), 9, dtype=torch.uint8)

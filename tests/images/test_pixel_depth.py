@@ -116,6 +116,8 @@ def test_validation_images_are_scaled_as_training_images(tmp_path: Path) -> None
         _, val = open_splits(config, decode_once=decode_once)
         image, _ = val.dataset.read([0])
         assert int((image == 255).sum()) > image.numel() // 2  # three quarters are brighter than 4095
+    _, val = open_splits(config, decode_once=True, bits=16)  # as if the training images had other bits now
+    assert val.dataset.read([0])[0].max() == 16383 >> 8
 
 
 def test_decoded_arrays_are_made_anew_for_other_bits(tmp_path: Path) -> None:

@@ -135,6 +135,8 @@ def test_all_differ_alike(tmp_path: Path) -> None:
     dataset = SegmentationDataset(train.subset_file, train.image_dir, image_size=(6, 8))
     assert dataset.pairs[0] == ("a.JPG", "masks/a_mask_cats_2.png")
     assert [int(dataset[i][1].max()) for i in range(3)] == [1, 1, 1]
+    config.data.file_names = "exact"
+    assert refusal(config, tmp_path).startswith("2 of 3 chosen images are missing")
 
 
 def test_some_differ(tmp_path: Path) -> None:

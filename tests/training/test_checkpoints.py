@@ -179,6 +179,9 @@ def test_what_waits_for_space_is_written_whatever_ends_the_training(tmp_path: Pa
     assert (tmp_path / "best.ckpt").read_bytes() == b"best"
 
 
-def test_an_error_while_a_checkpoint_is_restored_leaves_it_alone(tmp_path: Path) -> None:
+def test_an_error_before_the_first_step_saves_nothing(tmp_path: Path) -> None:
     last = LastCheckpoint(tmp_path, timedelta(minutes=5), Budget(None))
     last.on_exception(failing(), None, RuntimeError("the optimizer's state does not fit"))
+    trainer, last.training = failing(), True
+    trainer.global_step = 0
+    last.on_exception(trainer, None, RuntimeError("fails in the first step"))
