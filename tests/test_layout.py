@@ -6,7 +6,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src" / "cocoseg"
 # All but `commands`.
-ALL = {"figures", "images", "preparation", "networks", "budget", "data", "inference", "sweeps"}
+ALL = {"figures", "images", "mask_images", "preparation", "networks", "budget", "data", "inference", "sweeps"}
 ALL |= {"training", "evaluation"}
 # Room -> rooms that it may import, the ground floor (modules directly in cocoseg/) apart.
 MAY_IMPORT = {
@@ -14,7 +14,8 @@ MAY_IMPORT = {
     "images": set(),
     "networks": set(),
     "budget": set(),
-    "preparation": {"figures", "images"},
+    "mask_images": {"images"},
+    "preparation": {"figures", "images", "mask_images"},
     "data": {"preparation", "networks", "images"},
     "sweeps": {"budget"},
     "inference": {"networks", "preparation", "figures", "images"},

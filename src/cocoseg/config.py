@@ -108,6 +108,20 @@ class DataConfig(Settings, kw_only=True):
         "further images to train on, whose loss is multiplied by their weight",
         "a list, as in [{images: more, annotations: more.json, weight: 0.5}], each weight above 0",
     ] = field(default_factory=list)
+    masks: Annotated[Text, "folder of mask images, in place of annotations (data=masks)"] = None
+    val_masks: Annotated[Text, "masks of the validation images"] = None
+    image_suffix: Annotated[Text, "end of image names before the dot, as in _leftImg8bit; null: found"] = None
+    mask_suffix: Annotated[Text, "end of mask names before the dot, as in _labelIds; null: found"] = None
+    classes: Annotated[
+        list[Any] | str | None,
+        "classes of mask images, each a name, or a name with id or color; null: as found",
+        "a list, as in [background, cat] or [{name: cat, id: 7}], the path of a file, or null",
+    ] = None
+    ignore: Annotated[
+        list[int | Annotated[list[int], Meta(min_length=3, max_length=3)]],
+        "values of mask images that are neither trained on nor scored",
+        "a list of numbers and colors, as in [255,[0,0,0]]",
+    ] = field(default_factory=lambda: [255, [224, 224, 192]])  # the color: void of PASCAL VOC
     file_names: Annotated[
         Literal["exact", "similar"],
         "similar: names of image files may differ from those listed in case, ending, folder, …",
@@ -155,7 +169,9 @@ class DataConfig(Settings, kw_only=True):
         if self.download is not None or self.shapes is not None:
             return bool(self.download) and self.shapes is None
         places = (self.images, self.annotations, self.val_images, self.val_annotations)
-        return all(Path(place).is_relative_to(DEFAULT_ROOT) for place in places if place is not None)
+        return self.masks is None and all(
+            Path(place).is_relative_to(DEFAULT_ROOT) for place in places if place is not None
+        )
 
 
 class MasksConfig(Settings, kw_only=True):

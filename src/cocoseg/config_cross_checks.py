@@ -22,6 +22,9 @@ DDP = ("ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_fal
 STRATEGIES = (AUTO, *DDP)  # Lightning's that start train.py for each device
 # Formats of `export`, and the packages that each needs.
 EXPORTS = {"pth": (), "onnx": ("onnx", "onnxruntime", "onnxscript"), "torch_export": ()}
+# Paths of the data, by their keys below `data`.
+PLACES = ("images", "annotations", "masks", "val_images", "val_annotations", "val_masks")
+OF_MASKS = "masks as image files: data=masks data.images=… data.masks=…"
 END = "set trainer.max_time, max_epochs or max_steps"
 
 
@@ -123,19 +126,27 @@ def _check_data(data: DataConfig) -> None:
         )
     if data.own is not None:
         return
-    needed = {"images": "the folder of the images", "annotations": "the COCO instances file (JSON)"}
+    needed = {"images": "the folder of the images"}
+    if data.masks is None:
+        needed["annotations"] = f"the COCO instances file (JSON); {OF_MASKS}"
     if data.shapes is not None:
         needed = {"root": "the folder to draw the shapes in"}
     elif data.root is None:
-        places = map(str, (data.images, data.annotations, data.val_images, data.val_annotations))
+        places = (str(getattr(data, key)) for key in PLACES)
         below = sorted(place.removeprefix("None/") for place in places if place.startswith("None/"))
         if below:  # ${data.root}/train and the like
             raise CocosegError(f"data.root is not set: the folder that holds {', '.join(below)}")
     for key, meaning in needed.items():
         if getattr(data, key) is None:
             raise CocosegError(f"data.{key} is not set: {meaning}")
-    if data.val_images is not None and data.val_annotations is None:
-        raise CocosegError("data.val_images is set without data.val_annotations, which says what is on them")
+    kind, other = ("masks", "annotations") if data.masks is not None else ("annotations", "masks")
+    for key, own in ((other, kind), (f"val_{other}", f"val_{kind}")):
+        if getattr(data, key) is not None:
+            raise CocosegError(f"data.{key} is set, but data.{kind} too; give data.{own} alone; {OF_MASKS}")
+    if data.val_images is not None and getattr(data, f"val_{kind}") is None:
+        raise CocosegError(f"data.val_images is set without data.val_{kind}, which says what is on them")
+    if data.val_masks is not None and data.val_images is None:
+        raise CocosegError("data.val_masks is set without data.val_images, the folder of their images")
 
 
 def _check_extra(data: DataConfig) -> None:
@@ -150,9 +161,11 @@ def _check_extra(data: DataConfig) -> None:
 
 def _check_places(data: DataConfig) -> None:
     """The folders and files that must exist; drawn shapes need not be there yet."""
-    keys, advice = ["val_images", "val_annotations"], ""
+    keys, advice = ["val_images", "val_annotations", "val_masks"], ""
+    if isinstance(data.classes, str):
+        keys.append("classes")
     if data.shapes is None:
-        keys += ["images", "annotations"]
+        keys += ["images", "annotations", "masks"]
         # Without annotations_url nothing can be fetched: the data are the user's own.
         if data.root is not None and data.annotations_url is not None:
             advice = f"; {how_to_fetch(data)}"
@@ -165,7 +178,11 @@ def _check_places(data: DataConfig) -> None:
             )
     for key in keys:
         path = getattr(data, key)
-        what, exists = ("folder", Path.is_dir) if key.endswith("images") else ("file", Path.is_file)
+        is_folder = key.endswith(("images", "masks"))
+        what, exists = ("folder", Path.is_dir) if is_folder else ("file", Path.is_file)
+        is_image = path is not None and (Path(path).is_dir() or Path(path).suffix.lower() == ".png")
+        if is_image and key.endswith("annotations"):
+            raise CocosegError(f"data.{key}: {path} is no COCO instances file (JSON); {OF_MASKS}")
         if path is not None and not exists(Path(path)):
             other = f", or data.root to what holds it{advice}" if data.root is not None else ""
             raise CocosegError(f"data.{key}: no {what} {path}; set data.{key}{other}")

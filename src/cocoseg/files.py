@@ -6,8 +6,9 @@ import logging
 import os
 import stat
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from hashlib import blake2b
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,6 +86,34 @@ def read_yaml(path: Path) -> Any:
         if depth > YAML_DEPTH:
             raise ValueError(f"it is nested more than {YAML_DEPTH} levels deep")
     return yaml.load(content, loader)
+
+
+def files_below(folder: Path, key: str) -> Iterator[Path]:
+    """All files below a folder but those in hidden folders and in folders that are links.
+
+    Args:
+        key: setting that gives the folder.
+
+    Raises:
+        CocosegError: a folder can't be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise CocosegError(f"{key}: {from_here(error.filename)}: {error.strerror}")
+
+    for root, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(root, name) for name in files)
+
+
+def key_of_files(files: Iterable[Path]) -> str:
+    """Hash of the paths of files, their sizes and times of change.
+
+    Raises:
+        OSError: a file is missing.
+    """
+    states = [(str(file), status.st_size, status.st_mtime_ns) for file in files for status in [file.stat()]]
+    return blake2b(repr(states).encode(), digest_size=8).hexdigest()
 
 
 @contextmanager

@@ -1,16 +1,20 @@
-"""Progress of long work and of downloads: a bar on a terminal, plain lines elsewhere."""
+"""Long work and its progress: a bar on a terminal, plain lines elsewhere."""
 
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from typing import TypeVar
 
 from tqdm import tqdm
 
 from cocoseg.durations import now
+from cocoseg.errors import CocosegError
+from cocoseg.workers import parallel_map
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+R = TypeVar("R")
 
 LINE_EVERY = 10.0  # seconds between plain lines
 
@@ -44,6 +48,22 @@ def track(
             left = "" if total is None else f", {seconds / done * (total - done):.0f} s left"
             log.info("%s: %s%s", what, _amount(done, total, in_bytes=size is not None), left)
             shown = begin + seconds
+
+
+def run_tasks(
+    function: Callable[[T], R | str], tasks: Iterable[T], total: int, what: str, workers: int | None
+) -> list[R]:
+    """Call a function in several processes, see `parallel_map`, and show the progress.
+
+    Raises:
+        CocosegError: some results are texts, which are error messages.
+    """
+    with closing(parallel_map(function, iter(tasks), total, workers)) as results:
+        found = list(track(results, total=total, what=what))
+    if problems := sorted(result for result in found if isinstance(result, str)):
+        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+        raise CocosegError("; ".join(problems[:3]) + more)
+    return [result for result in found if not isinstance(result, str)]
 
 
 def _amount(done: int, total: int | None, *, in_bytes: bool) -> str:

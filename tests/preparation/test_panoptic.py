@@ -284,7 +284,7 @@ def test_report_and_warnings(config: Config, tmp_path: Path, caplog: pytest.LogC
     make_data(tmp_path, annotations=entries)
     to_image(np.where(OTHER_IDS == 0, 77, OTHER_IDS)).save(tmp_path / "panoptic/4.png")
     prepare(config)
-    warnings = [message for message in caplog.messages if "warning" in message]
+    warnings = [message for message in caplog.messages if message.startswith("  warning")]
     assert warnings == [
         f"  warning: 1 annotation: {UNLISTED} (4.png:77)",
         f"  warning: 1 annotation: {NO_PIXEL} (3.png:8)",

@@ -49,7 +49,8 @@ class SegmentationDataModule(L.LightningDataModule):
     Args:
         config: its `data`, `masks`, `prepare`, `augment` and `seed` are used; None for `settings`.
         progress: returns the progress of the run, 0 to 1.
-        settings: as in `images="photos", annotations="photos.json", augment={"flip": 0.5}`, see `config_of`.
+        settings: as in `images="photos", annotations="photos.json", augment={"flip": 0.5}`, or
+            `images="photos", masks="masks"`, see `config_of`.
 
     Attributes:
         train_set, val_set, augment: set by `setup`.
@@ -197,8 +198,11 @@ def config_of(**settings: Any) -> Config:
 
     Args:
         settings: those of `data` by their own names; `seed`; dictionaries `masks`, `prepare` and `augment`.
+            A path as `masks` is the folder of mask images, `data.masks`.
     """
-    groups = {name: settings.pop(name) for name in GROUPS if name in settings}
+    is_folder = isinstance(settings.get("masks"), str | Path)
+    own = [name for name in GROUPS if name in settings and not (name == "masks" and is_folder)]
+    groups = {name: settings.pop(name) for name in own}
     subset = {"size": None, "keep_empty": True, **settings.pop("subset", {})}
     config = convert({**groups, "data": {**settings, "subset": subset}}, Config)
     check(config)

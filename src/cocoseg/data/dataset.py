@@ -31,15 +31,16 @@ class _Images(msgspec.Struct, gc=False):
 
 
 class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Images of a subset file and their masks, resized to one size.
+    """Images of a prepared folder and their masks, resized to one size.
 
     An item is `(image, mask)`: image (3, H, W) float32, normalized with the ImageNet mean and standard
     deviation; mask (H, W) int64 of class indices, 255 where ignored. Images are resized bilinearly with
     antialiasing, masks to the nearest pixel.
 
     Args:
-        subset_file: a `subset_*_annotations.json` that `prepare.py` wrote, with its masks in the same folder.
-        image_dir: folder of the images that it names.
+        subset_file: a folder that `prepare.py` wrote, or the `subset_*_annotations.json` in it, of which only
+            the images listed there are read.
+        image_dir: folder of the images.
         image_size: (height, width) in pixels.
         bits: see `read_image`; None for those of the prepared set.
 
@@ -65,15 +66,17 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         subset_file = Path(subset_file)
         self.image_dir = Path(image_dir)
         self.image_size = image_size
-        self.folder = subset_file.parent
+        self.folder = subset_file if subset_file.is_dir() else subset_file.parent
         self._prepared = self._state()
         self.encoding = MaskEncoding.load(self.folder)
         self.labels = self.encoding.labels
         index = read_index(self.folder)
+        masks = {pair.image: pair.mask for pair in index.pairs}
+        self.pairs: list[tuple[str, str]] = list(masks.items())
         try:
-            listed = read_json(subset_file, _Images).images
-            masks = {pair.image: pair.mask for pair in index.pairs}
-            self.pairs: list[tuple[str, str]] = [(i.file_name, masks[i.file_name]) for i in listed]
+            if self.folder != subset_file:
+                listed = read_json(subset_file, _Images).images
+                self.pairs = [(image.file_name, masks[image.file_name]) for image in listed]
         except (OSError, ValueError, KeyError) as error:
             raise CocosegError(f"{self.folder}: not a prepared folder ({error}); run prepare.py") from error
         self.exif, self.bits = index.exif, bits or index.bits

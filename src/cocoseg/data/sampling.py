@@ -17,7 +17,8 @@ from cocoseg.preparation.prepared_folder import PreparedSet, extra_sets, is_curr
 def open_splits(config: Config, *, decode_once: bool, bits: int | None = None) -> tuple[Split, Split]:
     """Open the images to train on and those to validate on.
 
-    They are a seeded random split of one prepared set, or two sets where `data.val_annotations` is given.
+    They are a seeded random split of one prepared set, or two sets where `data.val_annotations` or
+    `data.val_masks` is given.
     The images of `data.extra` are all trained on.
 
     Args:
@@ -33,7 +34,7 @@ def open_splits(config: Config, *, decode_once: bool, bits: int | None = None) -
         prepared: PreparedSet, image_size: list[int], bits: int | None = bits
     ) -> SegmentationDataset:
         size = as_pair(image_size)
-        dataset = SegmentationDataset(prepared.subset_file, prepared.image_dir, size, bits)
+        dataset = SegmentationDataset(prepared.folder, prepared.image_dir, size, bits)
         if not is_current(prepared):
             raise CocosegError(
                 f"{prepared.folder}: another command has changed it since this one prepared it; name another "
@@ -55,7 +56,7 @@ def open_splits(config: Config, *, decode_once: bool, bits: int | None = None) -
         parts, val = [Split(train, train_indices)], Split(same, val_indices)
     for extra in extra_sets(config):
         parts.append(Split(open_set(extra, larger, train.bits)))
-        require_held_out(val, parts[-1], extra.annotation_file)
+        require_held_out(val, parts[-1], extra.origin)
     if decode_once:
         for dataset in dict.fromkeys(split.dataset for split in (*parts, val)):
             dataset.decode_once(config.prepare.workers)

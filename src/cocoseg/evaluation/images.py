@@ -90,7 +90,7 @@ def open_images(
     prepare(config, is_learned=False)  # images without any object show false alarms
     if config.split == "all":  # the order is that of the files
         sets = all_sets(config)
-        parts = [Split(SegmentationDataset(one.subset_file, one.image_dir, bits=bits)) for one in sets]
+        parts = [Split(SegmentationDataset(one.folder, one.image_dir, bits=bits)) for one in sets]
         return Images(parts, image_size)
     train, val = open_splits(config, decode_once=False, bits=bits)
     return Images([train if config.split == "train" else val], image_size)

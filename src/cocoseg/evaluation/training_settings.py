@@ -12,6 +12,7 @@ from yaml import YAMLError
 
 from cocoseg.config import SHAPES_ROOT, EvaluateConfig
 from cocoseg.config_checks import as_dict, convert, drop_removed
+from cocoseg.config_cross_checks import PLACES
 from cocoseg.errors import CocosegError
 from cocoseg.files import from_here, read_yaml
 from cocoseg.preparation.demo_shapes import is_drawn
@@ -21,8 +22,7 @@ from cocoseg.run_folder import CONFIG
 log = logging.getLogger(__name__)
 
 # Overrides that name other data than the run's: with one of them none of its settings is taken.
-OTHER_DATA = ("data", "experiment", "data.images", "data.annotations")
-PATHS = ("images", "annotations", "val_images", "val_annotations")
+OTHER_DATA = ("data", "experiment", "data.images", "data.annotations", "data.masks")
 NOT_TAKEN = ("batch_size", "num_workers", "extra")  # settings of the machine, and of training alone
 
 
@@ -98,7 +98,8 @@ def keep_places(config: DictConfig, keys: Collection[str]) -> None:
                 f"data.root: the shapes that the model was trained on are not in {root} any more; name a "
                 "folder to draw them in, as in data.root=shapes_of_the_training"
             )
-    has_files = settings.data.images is not None and settings.data.annotations is not None
+    data = settings.data
+    has_files = data.images is not None and (data.annotations or data.masks) is not None
     if "data.prepared_dir" not in keys and not (has_files and is_prepared(settings)):
         config.data.prepared_dir = None
 
@@ -143,7 +144,7 @@ def read_settings(path: Path, keys: Collection[str] | None = None) -> dict[str, 
             raise ValueError("it holds an interpolation")
         if not all(isinstance(settings[key], dict) for key in ("data", "masks")):
             raise ValueError("data and masks must be mappings")
-        if not all(isinstance(settings["data"].get(key) or "", str) for key in ("root", *PATHS)):
+        if not all(isinstance(settings["data"].get(key) or "", str) for key in ("root", *PLACES)):
             raise ValueError("the paths of data must be texts")
     except (OSError, ValueError, TypeError, YAMLError) as error:
         reason = str(error).splitlines()[0]
@@ -160,9 +161,9 @@ def move_paths(data: Mapping[str, Any], root: str) -> dict[str, str]:
         CocosegError: there are none.
     """
     before = data.get("root") or ""
-    below = [key for key in PATHS if data.get(key) and before and Path(data[key]).is_relative_to(before)]
+    below = [key for key in PLACES if data.get(key) and before and Path(data[key]).is_relative_to(before)]
     if not below:
-        given = " ".join(f"data.{key}={data[key]}" for key in PATHS if data.get(key))
+        given = " ".join(f"data.{key}={data[key]}" for key in PLACES if data.get(key))
         raise CocosegError(
             f"data.root moves nothing: the run that trained the model had no data below one, but {given}; "
             "give these keys"

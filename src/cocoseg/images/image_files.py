@@ -57,13 +57,16 @@ class Inspection(NamedTuple):
     faults: list[str]
 
 
-def check_image(path: Path, width: int, height: int) -> Inspection:
+def check_image(path: Path, width: int, height: int, said_by: str = "the annotation file says") -> Inspection:
     """Check that an image can be read to its last byte and has this size, as stored or turned by EXIF.
+
+    Args:
+        said_by: where width and height come from, for messages.
 
     Raises:
         CocosegError: names the file.
     """
-    with _open_image(path) as image:
+    with open_image(path) as image:
         faults, low_mode = _find_faults(image), low_bytes_mode(image)  # known until it is loaded
         # Read from the header, so that a huge image of another size is never decoded.
         size, listed = _stored_size(image), (width, height)
@@ -71,8 +74,7 @@ def check_image(path: Path, width: int, height: int) -> Inspection:
         orientation = orientation_of(image) if size == listed or is_swapped else 1
         if size != listed and orientation not in TRANSPOSED:
             raise CocosegError(
-                f"{path}: the image is {size[0]}x{size[1]} (width x height), the annotation file says "
-                f"{width}x{height}"
+                f"{path}: the image is {size[0]}x{size[1]} (width x height), {said_by} {width}x{height}"
                 + "; width and height are swapped there, and the image has no EXIF rotation: correct the file"
                 * is_swapped
             )
@@ -96,7 +98,7 @@ def read_image(path: Path, *, upright: bool = False, bits: int | None = None) ->
 
 def read_with_faults(path: Path, *, upright: bool, bits: int | None) -> tuple[PIL.Image.Image, list[str]]:
     """Read an image as `read_image` does, and find what of it is lost."""
-    with _open_image(path) as image:
+    with open_image(path) as image:
         faults, low_mode = _find_faults(image), low_bytes_mode(image)  # known until it is loaded
         comes_upright = image.format == "TIFF"  # Pillow turns it by itself
         orientation = 1 if upright == comes_upright else orientation_of(image)
@@ -118,14 +120,14 @@ def reading_of(path: Path, width: int, height: int) -> bool | None:
     Raises:
         CocosegError: it can't be read.
     """
-    with _open_image(path) as image:
+    with open_image(path) as image:
         return is_upright_size((width, height), _stored_size(image), orientation_of(image))
 
 
 def size_of(path: Path) -> tuple[int, int] | None:
     """Width and height as stored, from the file's header alone; None where it can't be read."""
     try:
-        with _open_image(path) as image:
+        with open_image(path) as image:
             return _stored_size(image)
     except CocosegError:
         return None
@@ -137,7 +139,7 @@ def read_orientation(path: Path) -> int:
     Raises:
         CocosegError: it can't be read.
     """
-    with _open_image(path) as image:
+    with open_image(path) as image:
         return orientation_of(image)
 
 
@@ -152,7 +154,7 @@ def to_rgb(image: PIL.Image.Image, bits: int | None = None) -> PIL.Image.Image:
 
 
 @contextmanager
-def _open_image(path: Path) -> Iterator[PIL.ImageFile.ImageFile]:
+def open_image(path: Path) -> Iterator[PIL.ImageFile.ImageFile]:
     """An image of one of FORMATS; what goes wrong in the block too is a CocosegError that names the file."""
     try:
         with open_bounded(path, FORMATS) as image:
@@ -205,7 +207,7 @@ def _deep_values(path: Path, image: PIL.Image.Image, low_mode: str | None) -> np
     image.load()
     if low_mode is None:
         return gray_values(image)
-    with _open_image(path) as low:
+    with open_image(path) as low:
         set_raw_mode(low, low_mode)
         values = np.asarray(image)[..., :3].astype(np.uint16) << 8
         values |= np.asarray(low)[..., :3]

@@ -16,10 +16,9 @@ from cocoseg.images.image_files import FORMATS
 
 
 @cache
-def _endings() -> set[str]:
+def endings(formats: tuple[str, ...] = FORMATS) -> set[str]:
     """Endings of image files that can be read, with their dots."""
-    PIL.Image.init()  # loads all plugins of Pillow
-    return {end for end, name in PIL.Image.registered_extensions().items() if name in FORMATS}
+    return {end for end, name in PIL.Image.registered_extensions().items() if name in formats}
 
 
 def find_similar(missing: Sequence[str], listed: Iterable[str], folder: Path) -> dict[str, str]:
@@ -57,6 +56,6 @@ def _keys(name: str) -> Iterable[tuple[int, str]]:
     """
     plain = unicodedata.normalize("NFC", unquote(name.replace("\\", "/"))).casefold()
     path = PurePosixPath(re.sub(r"[\s_]+", "_", plain.strip()))
-    without_ending = path.with_suffix("") if path.suffix in _endings() else path
+    without_ending = path.with_suffix("") if path.suffix in endings() else path
     folders = without_ending.parts
     return enumerate((str(path), str(without_ending), "/".join(folders[-2:]), "/".join(folders[-1:])))

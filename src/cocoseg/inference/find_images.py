@@ -1,16 +1,12 @@
 """Finding the images to predict, and the names of their results. No torch."""
 
 import glob
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import PIL.Image
-
 from cocoseg.errors import CocosegError
-from cocoseg.files import from_here
-from cocoseg.images.image_files import FORMATS
+from cocoseg.files import files_below
+from cocoseg.images.similar_names import endings
 
 MANIFEST = "predictions.json"  # marks an output folder, see manifest.py
 
@@ -52,8 +48,8 @@ def find_images(input: str, output: Path) -> list[ImageFile]:
     if path.is_file():
         return [ImageFile(path, path.name)]
     if path.is_dir():
-        endings = {end for end, name in PIL.Image.registered_extensions().items() if name in FORMATS}
-        base, found = path, (file for file in _below(path) if file.suffix.lower() in endings)
+        ends = endings()
+        base, found = path, (file for file in files_below(path, "input") if file.suffix.lower() in ends)
     elif glob.has_magic(input):
         base, pattern = _split(path)
         found = base.glob(pattern)
@@ -68,17 +64,6 @@ def find_images(input: str, output: Path) -> list[ImageFile]:
     if not images:
         raise CocosegError(f"input: no image in {input} (results of predict.py do not count)")
     return sorted(images, key=lambda image: image.name)
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    """All files but those in hidden folders; a folder that can't be read is an error."""
-
-    def refuse(error: OSError) -> None:
-        raise CocosegError(f"input: {from_here(error.filename)}: {error.strerror}")
-
-    for root, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(root, name) for name in files)
 
 
 def _split(pattern: Path) -> tuple[Path, str]:

@@ -1,11 +1,10 @@
 """Masks for a whole folder of images: checked, drawn and written by several processes."""
 
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,11 +28,7 @@ from cocoseg.preparation.rotated_images import (
 )
 from cocoseg.preparation.segmentations import Instance, Layers, SegmentationError
 from cocoseg.preparation.survey import survey
-from cocoseg.progress import track
-from cocoseg.workers import parallel_map
-
-T = TypeVar("T")
-R = TypeVar("R")
+from cocoseg.progress import run_tasks
 
 
 class _Task(NamedTuple):
@@ -157,7 +152,7 @@ def draw_masks(
     """
     _check_names(images, coco.path)
     painter = _Painter(coco.path, image_dir, output_dir, settings, MaskEncoding(settings.encoding, labels))
-    inspections = _run(painter.inspect, images, len(images), "images", workers)
+    inspections = run_tasks(painter.inspect, images, len(images), "images", workers)
     found = dict(zip((image.id for image in images), inspections, strict=True))
     choices = {image_id: Choice(Reading.STORED) for image_id in found}
     rotated = [image for image in images if found[image.id].orientation != 1 and exif != IGNORE]
@@ -172,23 +167,7 @@ def draw_masks(
         _Task(image, found[image.id], instances, choices[image.id], image.id in sample)
         for image, instances in _with_instances(coco, images, labels, other)
     )
-    return _run(painter, tasks, len(images), "masks", workers)
-
-
-def _run(
-    function: Callable[[T], R | str], tasks: Iterable[T], total: int, what: str, workers: int | None
-) -> list[R]:
-    """Call a function in several processes.
-
-    Raises:
-        CocosegError: some results are texts, which are error messages.
-    """
-    with closing(parallel_map(function, iter(tasks), total, workers)) as results:
-        found = list(track(results, total=total, what=what))
-    if problems := sorted(result for result in found if isinstance(result, str)):
-        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        raise CocosegError("; ".join(problems[:3]) + more)
-    return [result for result in found if not isinstance(result, str)]
+    return run_tasks(painter, tasks, len(images), "masks", workers)
 
 
 def _count_pixels(mask: np.ndarray, layers: Layers, values: Sequence[int]) -> dict[int, int]:

@@ -39,6 +39,7 @@ STUFF = (
 )
 
 UNSEEN = "not a single pixel"
+NOT_IN_MASKS = "not in the masks of these images"
 CROWDS = "all annotations are crowd regions; masks.crowd=draw draws them (CVAT marks brush masks so)"
 BOXES = "their annotations cover nothing; masks need polygons or RLE, boxes are not enough"
 HIDDEN = "their annotations are hidden by others, ignored, or outside the images"
@@ -70,6 +71,19 @@ def find_faults(
     ]
     lines = [warning(noun, fault, which) for noun, fault, which in found if which]
     return [STUFF, *lines] if is_stuff_file(class_of) else lines
+
+
+def find_mask_faults(labels: LabelMap, tally: Tally) -> list[str]:
+    """Faults of the images and classes of a set of mask images, a line for each kind."""
+    same = _of_one_name(labels, tally.images)
+    lines = [warning("image", fault, names) for fault, names in sorted(tally.faults.items())]
+    return lines + ([warning("class", SAME_NAME, same)] if same else [])
+
+
+def find_unseen_in_masks(labels: LabelMap, seen: Collection[int]) -> list[str]:
+    """Find the classes that no mask image shows, see `find_unseen`."""
+    names = [" ".join(name.split()) for index, name in enumerate(labels.names) if index and index not in seen]
+    return [warning("class", f"{UNSEEN}: {NOT_IN_MASKS}", names)] if names else []
 
 
 def find_unseen(
@@ -124,7 +138,7 @@ def require_classes(prepared: PreparedSet, index: Index) -> None:
         CocosegError: gives the reasons.
     """
     if prepared.name == "train" and not any(index.pixels[1:]):
-        raise CocosegError(f"{prepared.annotation_file}: nothing to learn: {'; '.join(index.unseen)}")
+        raise CocosegError(f"{prepared.origin}: nothing to learn: {'; '.join(index.unseen)}")
 
 
 def _repeated(items: Iterable[Key]) -> list[Key]:

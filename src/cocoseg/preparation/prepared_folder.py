@@ -2,7 +2,7 @@
 
 A prepared folder holds
 
-    subset_train_annotations.json   COCO file of the chosen images
+    subset_train_annotations.json   COCO file of the chosen images, where they have an annotation file
     masks/                          a PNG per image
     labels.json                     the classes, and how the masks hold them
     index.json                      image and mask of each pair, pixels per class, classes without any, and
@@ -29,9 +29,10 @@ import msgspec
 from cocoseg.config import Bits, Config, DataConfig, MasksConfig
 from cocoseg.config_checks import as_dict
 from cocoseg.errors import CocosegError
-from cocoseg.files import PART, is_empty, read_json, writing_to
+from cocoseg.files import PART, is_empty, key_of_files, read_json, writing_to
 from cocoseg.images.mask_files import MaskEncoding
 from cocoseg.labels import LabelMap
+from cocoseg.mask_images.pairs import find_pairs
 from cocoseg.preparation.coco_file import is_inside
 
 PREVIEW = "preview.png"
@@ -73,6 +74,7 @@ class PreparedSet:
 
     Attributes:
         name: train, val or extra.
+        annotation_file, mask_dir: what is on the images; None where the other is given.
         size: number of images to choose; None for all that qualify.
         keep_empty: images without annotations qualify; they show false alarms in a validation.
     """
@@ -80,11 +82,19 @@ class PreparedSet:
     name: str
     folder: Path
     image_dir: Path
-    annotation_file: Path
+    annotation_file: Path | None
+    mask_dir: Path | None
     size: int | None
     keep_empty: bool
     data: DataConfig
     masks: MasksConfig
+
+    @property
+    def origin(self) -> Path:
+        """The annotation file or the folder of the masks, for messages."""
+        origin = self.annotation_file or self.mask_dir
+        assert origin is not None  # as has been checked
+        return origin
 
     @property
     def subset_file(self) -> Path:
@@ -92,13 +102,29 @@ class PreparedSet:
         return self.folder / f"subset_{self.name}_annotations.json"
 
     def fingerprint(self) -> dict[str, Any]:
-        """All that the result depends on; of the annotation file its size and time of change."""
-        status = self.annotation_file.stat()
+        """All that the result depends on; of files that are read their sizes and times of change.
+
+        Raises:
+            OSError, CocosegError: one is missing.
+        """
+        found: dict[str, Any] = {}
+        if self.annotation_file is not None:
+            status = self.annotation_file.stat()
+            found = {
+                "annotations": str(self.annotation_file.resolve()),
+                "annotations_bytes": status.st_size,
+                "annotations_changed_ns": status.st_mtime_ns,
+            }
+        if self.mask_dir is not None:
+            data, pairs = self.data, find_pairs(self.image_dir, self.mask_dir, self.data, self.name)
+            files = [self.image_dir / pair.image for pair in pairs]
+            files += [self.mask_dir / pair.mask for pair in pairs]
+            files += [Path(data.classes)] if isinstance(data.classes, str) else []
+            found |= {"masks_folder": str(self.mask_dir.resolve()), "files": key_of_files(files)}
+            found |= _of_mask_images(data)
         return {
             "layout": LAYOUT,
-            "annotations": str(self.annotation_file.resolve()),
-            "annotations_bytes": status.st_size,
-            "annotations_changed_ns": status.st_mtime_ns,
+            **found,
             "images": str(self.image_dir.resolve()),
             "subset": {**as_dict(self.data.subset), "size": self.size, "keep_empty": self.keep_empty},
             "labels": _plain_labels(self.data),
@@ -115,13 +141,20 @@ def prepared_sets(config: Config) -> tuple[PreparedSet, PreparedSet | None]:
     subset = data.subset
     settings = data, config.masks
     assert data.images is not None  # as has been checked
-    assert data.annotations is not None
-    images, annotations = Path(data.images), Path(data.annotations)
-    train = PreparedSet("train", folder, images, annotations, subset.size, subset.keep_empty, *settings)
-    if data.val_annotations is None:
+    image_dir, annotations, masks = Path(data.images), _path(data.annotations), _path(data.masks)
+    train = PreparedSet(
+        *("train", folder, image_dir, annotations, masks, subset.size, subset.keep_empty), *settings
+    )
+    annotations, masks = _path(data.val_annotations), _path(data.val_masks)
+    if annotations is masks is None:
         return train, None
-    images, annotations = Path(data.val_images or data.images), Path(data.val_annotations)
-    return train, PreparedSet("val", folder / "val", images, annotations, None, True, *settings)
+    image_dir = Path(data.val_images or data.images)
+    val = PreparedSet("val", folder / "val", image_dir, annotations, masks, None, True, *settings)
+    return train, val
+
+
+def _path(given: str | None) -> Path | None:
+    return None if given is None else Path(given)
 
 
 def extra_sets(config: Config) -> list[PreparedSet]:
@@ -131,7 +164,7 @@ def extra_sets(config: Config) -> list[PreparedSet]:
         places = Path(extra.images), Path(extra.annotations)
         key = _hash([str(place.resolve()) for place in places])
         folder = prepared_dir(config) / f"{EXTRA}-{key}"
-        sets.append(PreparedSet(EXTRA, folder, *places, None, True, config.data, config.masks))
+        sets.append(PreparedSet(EXTRA, folder, *places, None, None, True, config.data, config.masks))
     return sets
 
 
@@ -149,11 +182,20 @@ def prepared_dir(config: Config) -> Path:
     places = [path and str(Path(path).resolve()) for path in paths]
     settings = [places, as_dict(data.subset), _plain_labels(data), as_dict(config.masks)]
     settings += [data.exif, data.bits, data.file_names]
-    return Path("prepared") / f"{Path(str(data.annotations)).stem}-{_hash(settings)}"
+    if data.masks is not None:
+        settings += [str(Path(path).resolve()) for path in (data.masks, data.val_masks) if path is not None]
+        settings.append(_of_mask_images(data))
+    return Path("prepared") / f"{Path(str(data.annotations or data.masks)).stem}-{_hash(settings)}"
 
 
 def _hash(settings: Any) -> str:
     return blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=4).hexdigest()
+
+
+def _of_mask_images(data: DataConfig) -> dict[str, Any]:
+    """The settings that say how mask images are read."""
+    names = ("image_suffix", "mask_suffix", "classes", "ignore")
+    return {name: getattr(data, name) for name in names}
 
 
 def _plain_labels(data: DataConfig) -> Any:
@@ -210,7 +252,8 @@ def find_current(prepared: PreparedSet) -> LabelMap | None:
         labels, pairs = MaskEncoding.load(folder).labels, read_index(folder).pairs
     except CocosegError:
         return None
-    files = [prepared.subset_file, folder / "report.md", folder / PREVIEW]
+    files = [folder / "report.md", folder / PREVIEW]
+    files += [] if prepared.annotation_file is None else [prepared.subset_file]
     files += [folder / pair.mask for pair in pairs]
     files += [prepared.image_dir / pair.image for pair in pairs]
     return labels if all(path.is_file() for path in files) else None

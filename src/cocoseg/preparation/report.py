@@ -58,6 +58,64 @@ class Tally:
 
 
 def report(
+    total: int,
+    sizes: Counter[tuple[int, int]],
+    labels: LabelMap,
+    tally: Tally,
+    warnings: Sequence[str],
+    facts: Sequence[str] = (),
+    sections: Sequence[str] = (),
+    annotations: Counter[int] | None = None,
+) -> str:
+    """The content of `report.md`, the report on some images of a set.
+
+    Args:
+        total: images of the set.
+        sizes: width and height of the chosen ones.
+        facts: more of the first lines.
+        sections: lines of Markdown between the warnings and the classes.
+        annotations: number for each class, where there are annotations.
+    """
+    images, pixels = sizes.total(), tally.pixels.total()
+    (width, height), count = sizes.most_common(1)[0]
+    classes = [
+        [
+            as_markdown(label.name),
+            index,
+            " ".join(map(str, label.category_ids)),
+            tally.images[index],
+            *([] if annotations is None else [annotations[index]]),
+            tally.pixels[index],
+            _percent(tally.pixels[index], pixels),
+        ]
+        for index, label in enumerate(labels.classes)
+        if index
+    ]
+    head = ["class", "index", "category ids", "images", "annotations", "pixels", "share"]
+    lines = [
+        "# What was prepared",
+        "",
+        f"- {images} of {total} images, {tally.empty} without a pixel of any class",
+        f"- sizes: {len(sizes)}, most often {width}x{height} (width x height, {count} images)",
+        f"- {pixels / 1e6:.3g} million pixels: {_percent(tally.pixels[0], pixels)} background, "
+        f"{_percent(tally.pixels[IGNORE_INDEX], pixels)} ignored",
+        f"- {len(tally.uprights)} images with an EXIF rotation, {sum(tally.uprights.values())} turned by it",
+        f"- values of up to {tally.bits or 8} bits",
+        *(f"- {fact}" for fact in facts),
+        "",
+        "## Warnings",
+        "",
+        *([f"- {as_markdown(warning)}" for warning in warnings] or ["None."]),
+        "",
+        *sections,
+        "## Classes",
+        "",
+        *_table([name for name in head if annotations is not None or name != "annotations"], classes),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def annotation_report(
     coco: CocoFile,
     images: Sequence[Image],
     labels: LabelMap,
@@ -68,49 +126,15 @@ def report(
     """The content of `report.md`, the report on some images of an annotation file."""
     class_of, chosen = labels.index_of, {image.id for image in images}
     used = [a for a in coco.annotations if a.image_id in chosen and a.category_id in class_of]
-    annotations = Counter(class_of[annotation.category_id] for annotation in used)
     crowds = sum(bool(annotation.iscrowd) for annotation in used)
-    total = tally.pixels.total()
-    sizes = Counter(f"{image.width}x{image.height}" for image in images)
-    size, count = sizes.most_common(1)[0]
-    classes = [
-        [
-            as_markdown(label.name),
-            index,
-            " ".join(map(str, label.category_ids)),
-            tally.images[index],
-            annotations[index],
-            tally.pixels[index],
-            _percent(tally.pixels[index], total),
-        ]
-        for index, label in enumerate(labels.classes)
-        if index
+    facts = [
+        f"{len(used)} annotations, {_percent(crowds, len(used))} of them crowds",
+        f"rules: overlap `{rules.overlap}`, rasterizer `{rules.rasterizer}`, crowd `{rules.crowd}`",
     ]
-    lines = [
-        "# What was prepared",
-        "",
-        f"- {len(images)} of {len(coco.images)} images, {tally.empty} without a pixel of any class",
-        f"- sizes: {len(sizes)}, most often {size} (width x height, {count} images)",
-        f"- {len(used)} annotations, {_percent(crowds, len(used))} of them crowds",
-        f"- {total / 1e6:.3g} million pixels: {_percent(tally.pixels[0], total)} background, "
-        f"{_percent(tally.pixels[IGNORE_INDEX], total)} ignored",
-        f"- {len(tally.uprights)} images with an EXIF rotation, {sum(tally.uprights.values())} turned by it",
-        f"- values of up to {tally.bits or 8} bits",
-        f"- rules: overlap `{rules.overlap}`, rasterizer `{rules.rasterizer}`, crowd `{rules.crowd}`",
-        "",
-        "## Warnings",
-        "",
-        *([f"- {as_markdown(warning)}" for warning in warnings] or ["None."]),
-        "",
-        "## What overlaps hide",
-        "",
-        *_overlaps(labels, rules.overlap, tally, len(images)),
-        "",
-        "## Classes",
-        "",
-        *_table(["class", "index", "category ids", "images", "annotations", "pixels", "share"], classes),
-    ]
-    return "\n".join(lines) + "\n"
+    overlaps = ["## What overlaps hide", "", *_overlaps(labels, rules.overlap, tally, len(images)), ""]
+    sizes = Counter((image.width, image.height) for image in images)
+    counts = Counter(class_of[annotation.category_id] for annotation in used)
+    return report(len(coco.images), sizes, labels, tally, warnings, facts, overlaps, counts)
 
 
 def _overlaps(labels: LabelMap, rule: str, tally: Tally, images: int) -> list[str]:

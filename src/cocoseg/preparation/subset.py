@@ -1,11 +1,17 @@
 """The choice of images: seeded, and nested, so that a larger one contains a smaller one."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from hashlib import blake2b
+from typing import TypeVar
 
 from cocoseg.errors import CocosegError
+from cocoseg.labels import IGNORE_INDEX
+from cocoseg.mask_images.convert import MaskItem, MaskSet
 from cocoseg.preparation.coco_file import CocoFile, Image
+from cocoseg.preparation.prepared_folder import PreparedSet
 from cocoseg.preparation.segmentations import Instance, SegmentationError, parse_segmentation
+
+Key = TypeVar("Key", int, str)
 
 
 def choose(
@@ -44,12 +50,34 @@ def choose(
             f"{coco.path}: no image has annotations of the chosen categories{less} "
             "(data.subset.keep_empty=true takes images without)"
         )
-    ranked = sorted(candidates, key=lambda image: (rank(seed, image.id), image.id))
-    chosen = {image.id for image in ranked[:size]}
+    chosen = _lowest_ranks((image.id for image in candidates), seed, size)
     return [image for image in candidates if image.id in chosen]
 
 
-def rank(seed: int, image_id: int) -> bytes:
+def choose_masks(masks: MaskSet, prepared: PreparedSet) -> list[MaskItem]:
+    """Choose mask images as `choose` does; their rank depends on the names of the images.
+
+    Raises:
+        CocosegError: no image qualifies.
+    """
+    subset, candidates = prepared.data.subset, []
+    for item in masks.items:
+        pixels = sum(count for index, count in masks.pixels(item).items() if index not in (0, IGNORE_INDEX))
+        if pixels >= max(1, subset.min_pixels) or (pixels == 0 and prepared.keep_empty):
+            candidates.append(item)
+    if not candidates:
+        raise CocosegError(
+            f"{prepared.origin}: no mask shows the chosen classes (data.subset.categories, .min_pixels)"
+        )
+    chosen = _lowest_ranks((item.pair.image for item in candidates), subset.seed, prepared.size)
+    return [item for item in candidates if item.pair.image in chosen]
+
+
+def _lowest_ranks(keys: Iterable[Key], seed: int, size: int | None) -> set[Key]:
+    return set(sorted(keys, key=lambda key: (rank(seed, key), key))[:size])
+
+
+def rank(seed: int, image_id: int | str) -> bytes:
     """Sort key of an image; images are taken in ascending order."""
     return blake2b(f"{seed}:{image_id}".encode(), digest_size=8).digest()
 

@@ -1,0 +1,117 @@
+"""`data.classes`: the classes of mask images, and the pixel value or color of each.
+
+| content                                | value of a pixel of the class                            |
+|----------------------------------------|----------------------------------------------------------|
+| names                                  | 0, 1, 2, … in their order                                |
+| entries `{name, id}`                   | the id: the number of a gray or palette pixel            |
+| entries `{name, color: [r, g, b]}`     | the color: of an RGB pixel, or of one's palette entry    |
+| lines `name:r,g,b:…` of a file of CVAT | the color                                                |
+
+A class named background is class 0. So is value 0, and black, where they are not named otherwise.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+import yaml
+
+from cocoseg.errors import CocosegError
+from cocoseg.files import read_bytes, read_json, read_yaml
+from cocoseg.labels import Category, Level
+from cocoseg.mask_images.values import COLOR, color_value, show_value
+
+BACKGROUND = "background"
+_SIZE_LIMIT = 2**20  # bytes of a file of classes
+_CVAT = re.compile(r"(.+?):(\d+),(\d+),(\d+)(:.*)?")  # a line of CVAT's labelmap.txt
+
+
+class _Entry(msgspec.Struct, forbid_unknown_fields=True):
+    name: Annotated[str, msgspec.Meta(min_length=1)]
+    id: Annotated[int, msgspec.Meta(ge=0, le=65535)] | None = None
+    color: tuple[Level, Level, Level] | None = None
+
+
+class MaskClasses(NamedTuple):
+    """The classes of mask images; `category_of` a value, see values.py, is None for background."""
+
+    categories: list[Category]
+    category_of: dict[int, int | None]
+
+
+def read_classes(given: str | Sequence[Any]) -> MaskClasses:
+    """Read `data.classes`, a list or the path of a file.
+
+    Raises:
+        CocosegError: it can't be read, or is not one of the above.
+    """
+    where = f"data.classes: {given}" if isinstance(given, str) else "data.classes"
+    try:
+        listed = _read(Path(given)) if isinstance(given, str) else given
+        named = [index for index, item in enumerate(listed) if not isinstance(item, Mapping)]
+        if named and len(named) < len(listed):
+            raise ValueError(f"names and entries are mixed; entry {named[0]} is {listed[named[0]]!r}")
+        if named:  # YAML reads the name 7 as a number
+            listed = [{"name": str(name), "id": index} for index, name in enumerate(listed)]
+        entries = [_entry(item, index) for index, item in enumerate(listed)]
+        if not entries:
+            raise ValueError("no class in it")
+        return _numbered(entries)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+        raise CocosegError(f"{where}: {reason}") from error
+
+
+def found_classes(values: Iterable[int]) -> MaskClasses:
+    """Make a class of every number but 0, which is background; colors need names."""
+    categories = [Category(id=value, name=str(value)) for value in sorted(values) if 0 < value < COLOR]
+    return MaskClasses(categories, {one.id: one.id for one in categories})
+
+
+def _read(path: Path) -> Sequence[Any]:
+    if path.suffix.lower() in (".json", ".yaml", ".yml"):
+        content = read_json(path) if path.suffix.lower() == ".json" else read_yaml(path)
+        if not isinstance(content, list):
+            raise ValueError("not a list of names, or of {name, id} or {name, color} entries")
+        return content
+    content = read_bytes(path)
+    if len(content) > _SIZE_LIMIT:
+        raise ValueError(f"more than {_SIZE_LIMIT} bytes")
+    lines = [line.strip() for line in content.decode("utf-8-sig").splitlines()]
+    lines = [line for line in lines if line and not line.startswith("#")]
+    found = [_CVAT.fullmatch(line) for line in lines]
+    colored = [{"name": m[1], "color": [int(m[2]), int(m[3]), int(m[4])]} for m in found if m]
+    if colored and len(colored) < len(lines):
+        line = lines[found.index(None)]
+        raise ValueError(f"the line {line!r} is not like the others, name:red,green,blue")
+    return colored or lines
+
+
+def _entry(item: Mapping[str, Any], index: int) -> _Entry:
+    try:
+        entry = msgspec.convert({**item, "name": str(item["name"])} if "name" in item else item, _Entry)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"entry {index}: {error}; it must be like {{name: car, id: 7}}") from error
+    if entry.id is None and entry.color is None:
+        raise ValueError(f"entry {index}, {entry.name!r}, has neither an id nor a color")
+    return entry
+
+
+def _numbered(entries: Sequence[_Entry]) -> MaskClasses:
+    categories: list[Category] = []
+    category_of: dict[int, int | None] = {}
+    has_ids = all(entry.id is not None for entry in entries)
+    for entry in entries:
+        category = None
+        if entry.name.casefold() != BACKGROUND:
+            category = entry.id if has_ids and entry.id is not None else len(categories) + 1
+            categories.append(Category(id=category, name=entry.name))
+        values = [] if entry.id is None else [entry.id]
+        values += [] if entry.color is None else [color_value(entry.color)]
+        for value in values:
+            if value in category_of:
+                raise ValueError(f"{show_value(value)} is given to two classes, one of them {entry.name!r}")
+            category_of[value] = category
+    return MaskClasses(categories, category_of)
