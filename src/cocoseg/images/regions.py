@@ -5,7 +5,6 @@ Memory and time grow with the number of runs, not with regions times pixels.
 
 from collections import defaultdict
 from collections.abc import Iterator
-from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -83,22 +82,35 @@ def outline(region: Region, height: int) -> list[float]:
     Args:
         height: of the mask.
     """
-    edges, is_upper, following, x = _edges(region, height)
+    edges, is_upper, above, following, x = _edges(region, height)
     tails, heads = x.tolist()
     y = (edges[:, 2] + np.where(is_upper, INSET, -INSET)).tolist()
-    points: list[tuple[float, float]] = []
-    slits: dict[int, list] = defaultdict(list)  # upper edge -> slits down from it: x and points of the hole
-    for loop in reversed(_loops(following)):  # a hole comes before what lies above it
-        points = []
+    border, *holes = _loops(following)
+    # To the upper right of a hole's uppermost edge lies a pixel of the region; a slit comes down its run.
+    firsts = edges[[hole[0] for hole in holes]]
+    runs = np.searchsorted(region.starts, firsts[:, 1] * height + firsts[:, 2] - 1, side="right") - 1
+    slits: dict[int, list[list[int]]] = defaultdict(list)  # edge -> holes below it
+    for edge, hole in zip(above[runs].tolist(), holes, strict=True):
+        slits[edge].append(hole)
+
+    def walk(loop: list[int]) -> Iterator[tuple[float, float] | Iterator]:
+        """Points of a loop, and for each of its holes a walk."""
         for edge in loop:
-            points.append((tails[edge], y[edge]))
-            for place, hole in sorted(slits.pop(edge, ()), key=itemgetter(0)):
-                points += [(place, y[edge]), *hole, hole[0], (place, y[edge])]
-            points.append((heads[edge], y[edge]))
-        if top := loop[0]:  # a hole: the outer border has the uppermost edge, number 0
-            column = edges[top, 1]  # beside the right end of the hole's uppermost edge
-            spans = is_upper[:top] & (edges[:top, 0] <= column) & (edges[:top, 1] > column)
-            slits[int(np.flatnonzero(spans)[-1])].append((tails[top], points))
+            yield tails[edge], y[edge]
+            for hole in sorted(slits[edge], key=lambda hole: tails[hole[0]]):
+                place = tails[hole[0]]
+                yield from ((place, y[edge]), walk(hole), (place, y[hole[0]]), (place, y[edge]))
+            yield heads[edge], y[edge]
+
+    points, walks = [], [walk(border)]
+    while walks:  # no recursion: thousands of holes may hang one below the other
+        point = next(walks[-1], None)
+        if point is None:
+            walks.pop()
+        elif isinstance(point, tuple):
+            points.append(point)
+        else:
+            walks.append(point)
     rounded = np.round(points, 2)
     # A single pixel in the corner of an image must not be taken for shares of its width and height.
     return (np.floor(rounded) if rounded.max() < 1 else rounded).ravel().tolist()
@@ -110,15 +122,15 @@ def _edges(region: Region, height: int) -> tuple[np.ndarray, ...]:
     Returns:
         edges: (n, 3) int64, left, right and y of each, from top to bottom.
         is_upper: (n,) bool, whether the region lies below the edge, which then leads to the right.
+        above: the edge at the top of each run, int64.
         following: (n,) int64, the next edge, which a vertical one leads to.
         x: (2, n) float64, where each begins and ends, INSET inside the region.
     """
     columns, tops = np.divmod(region.starts, height)
-    upper, lower = (_merge(columns, rows) for rows in (tops, tops + region.lengths))
-    edges = np.concatenate((upper, lower))
+    (upper, above), (lower, _) = (_merge(columns, rows) for rows in (tops, tops + region.lengths))
+    edges, count = np.concatenate((upper, lower)), len(upper) + len(lower)
     order = np.lexsort((edges[:, 0], edges[:, 2]))
-    edges, is_upper = edges[order], order < len(upper)
-    count = len(edges)
+    edges, is_upper, above = edges[order], order < len(upper), np.argsort(order)[above]
     ends = np.where(is_upper, edges[:, :2].T, edges[:, 1::-1].T).ravel()
     # Edge i begins at corner i and ends at corner n + i. Down a column of corners, vertical edges join the
     # first with the second, and so on. Where two pixels touch at a corner only, the upper one is first.
@@ -129,15 +141,17 @@ def _edges(region: Region, height: int) -> tuple[np.ndarray, ...]:
     following[sources - count] = targets
     x = ends.astype(np.float64)
     x[pairs] += np.where(leads_down, -INSET, INSET)[:, None]
-    return edges, is_upper, following, x.reshape(2, count)
+    return edges, is_upper, above, following, x.reshape(2, count)
 
 
-def _merge(columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Edges (n, 3), see `_edges`, of sides of single pixels at these columns and rows."""
+def _merge(columns: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Join sides of pixels at these columns and rows to edges (n, 3), and number the edge of each side."""
     order = np.lexsort((columns, rows))
-    columns, rows = columns[order], rows[order]
-    is_first = np.append(True, (np.diff(rows) != 0) | (np.diff(columns) != 1))
-    return np.column_stack((columns[is_first], columns[np.roll(is_first, -1)] + 1, rows[is_first]))
+    left, y = columns[order], rows[order]
+    is_first = np.append(True, (np.diff(y) != 0) | (np.diff(left) != 1))
+    numbers = np.empty_like(order)
+    numbers[order] = np.cumsum(is_first) - 1
+    return np.column_stack((left[is_first], left[np.roll(is_first, -1)] + 1, y[is_first])), numbers
 
 
 def _loops(following: np.ndarray) -> list[list[int]]:
