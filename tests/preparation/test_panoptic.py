@@ -187,10 +187,17 @@ def test_subset_file(config: Config) -> None:
     )
     assert json.dumps(entry) in text
     assert json.loads(text)["categories"] == CATEGORIES
-    again = coco_file.read(written, Path(config.data.images).parent / "panoptic")
+    again = coco_file.read(written)
     assert [image.id for image in again.images] == [3]
     assert [annotation.id for annotation in again.annotations] == [CAT, CROWD, SKY, GRASS]
-    assert again.pngs == {3: Path(config.data.images).parent / "panoptic/3.png"}
+    assert again.pngs == {3: written.with_suffix("") / "3.png"}
+
+
+def test_pngs_one_level_up(config: Config, tmp_path: Path) -> None:
+    """As Detectron2 lays them out: annotations/panoptic.json and panoptic/."""
+    (tmp_path / "annotations").mkdir()
+    file = Path(config.data.annotations).rename(tmp_path / "annotations/panoptic.json")
+    assert coco_file.read(file).pngs == {n: tmp_path / f"panoptic/{n}.png" for n in (3, 4)}
 
 
 def test_choice_of_images(config: Config) -> None:
@@ -336,7 +343,10 @@ def test_wrong_entries(tmp_path: Path, entry: dict[str, Any], message: str) -> N
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        (None, r"1 of 2 PNGs of the chosen images are missing, .*3\.png; the segments of a panoptic file"),
+        (
+            None,
+            r"1 of 2 PNGs of the chosen images are missing, .*panoptic/3\.png; those of a panoptic file lie in",
+        ),
         (b"", r"1 of 2 PNGs .*3\.png \(an empty file\)"),
         (b"no PNG", r"3\.png: not a readable PNG"),
         (to_image(IDS.T), r"3\.png: 3x5 pixels \(width x height\), its image 5x3"),

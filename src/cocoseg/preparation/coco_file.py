@@ -126,11 +126,8 @@ def _join(entries: Iterable[msgspec.Raw]) -> msgspec.Raw:
     return msgspec.Raw(b"[\n" + b",\n".join(map(bytes, entries)) + b"\n]")
 
 
-def read(path: Path, png_dir: Path | None = None) -> CocoFile:
+def read(path: Path) -> CocoFile:
     """Read and check an instances or a panoptic file.
-
-    Args:
-        png_dir: folder of a panoptic file's PNGs; None for that of the file's name without `.json`.
 
     Raises:
         CocosegError: it is not there, is no JSON, lacks a key, or contradicts itself.
@@ -150,7 +147,7 @@ def read(path: Path, png_dir: Path | None = None) -> CocoFile:
         found = other_format(content)
         if found != PANOPTIC:
             raise CocosegError(f"{path}: {found or f'not a COCO instances file ({error})'}") from error
-        decoded, pngs = _read_panoptic(path, content, png_dir or path.with_suffix(""))
+        decoded, pngs = _read_panoptic(path, content)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         has_nan = b"NaN" in content or b"Infinity" in content
         hint = "; NaN and Infinity are no numbers in JSON" if has_nan else ""
@@ -159,8 +156,13 @@ def read(path: Path, png_dir: Path | None = None) -> CocoFile:
     return CocoFile(path, content, decoded.images, decoded.annotations, decoded.categories, pngs)
 
 
-def _read_panoptic(path: Path, content: bytes, png_dir: Path) -> tuple[_Content[Annotation], dict[int, Path]]:
-    """Read a panoptic file: each segment as an annotation, and the PNG of each image."""
+def _read_panoptic(path: Path, content: bytes) -> tuple[_Content[Annotation], dict[int, Path]]:
+    """Read a panoptic file: each segment as an annotation, and the PNG of each image.
+
+    The PNGs are in a folder of the file's name, beside it as COCO has it, or one level up as Detectron2 does.
+    """
+    folders = path.with_suffix(""), path.parent.parent / path.stem
+    png_dir = next((folder for folder in folders if folder.is_dir()), folders[0])
     try:
         decoded = msgspec.json.decode(content, type=_Content[PanopticEntry])
     except msgspec.ValidationError as error:

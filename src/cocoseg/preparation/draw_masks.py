@@ -105,7 +105,8 @@ def create_segmentation_masks(
 
     Args:
         image_dir: folder of the images; each must be there and have the size that the file says.
-        annotation_file: COCO file; the PNGs of a panoptic one are in the folder of its name without `.json`.
+        annotation_file: COCO file; the PNGs of a panoptic one lie in a folder of its name, beside it or one
+            level up.
         output_dir: gets a PNG per image, `<stem>_mask_cats_18_58.png`, subfolders kept.
         categories: names or ids, `things` or `stuff`; None for all.
         labels: `all`, `supercategories`, or groups of categories, see `LabelMap.from_categories`.

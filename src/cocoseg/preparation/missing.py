@@ -68,8 +68,8 @@ def require_pngs(coco: CocoFile, images: Sequence[Image]) -> None:
     if missing := [png for png in pngs if not has_content(png)]:
         names = ", ".join(map(_place, missing[:3])) + ", …" * (len(missing) > 3)
         raise CocosegError(
-            f"{len(missing)} of {len(pngs)} PNGs of the chosen images are missing, {names}; the segments "
-            "of a panoptic file are in them"
+            f"{len(missing)} of {len(pngs)} PNGs of the chosen images are missing, {names}; those "
+            "of a panoptic file lie in a folder of its name, beside it or one level up"
         )
 
 
