@@ -345,13 +345,13 @@ def test_wrong_entries(tmp_path: Path, entry: dict[str, Any], message: str) -> N
     [
         (
             None,
-            r"1 of 2 PNGs of the chosen images are missing, .*panoptic/3\.png; those of a panoptic file lie in",
+            r"1 of 2 PNGs of the chosen images are missing, .*panoptic/3\.png; those of a panoptic file",
         ),
         (b"", r"1 of 2 PNGs .*3\.png \(an empty file\)"),
-        (b"no PNG", r"3\.png: not a readable PNG"),
+        (b"no PNG", r"3\.png: not a readable image"),
         (to_image(IDS.T), r"3\.png: 3x5 pixels \(width x height\), its image 5x3"),
         (to_image(np.full(IDS.shape, 5)), r"3\.png: none of its ids is in the segments_info"),
-        (PIL.Image.fromarray(IDS.astype(np.uint16)), r"3\.png: no RGB of 8 bits, but pixels of mode I;16"),
+        (PIL.Image.fromarray(IDS.astype(np.uint16)), r"3\.png: no PNG of RGB, but PNG of I;16"),
     ],
 )
 def test_wrong_png(config: Config, tmp_path: Path, broken: Any, message: str) -> None:

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from cocoseg.errors import CocosegError
-from cocoseg.images.image_reader import open_bounded
+from cocoseg.images.image_files import open_image
 from cocoseg.labels import IGNORE_INDEX
 from cocoseg.preparation.segmentations import Instance
 
@@ -94,15 +94,10 @@ class Segments:
 
     def _read(self) -> np.ndarray:
         """Read the ids, (H, W) uint32."""
-        try:
-            with open_bounded(self.png, ("PNG",)) as image:
-                if image.size != self.size:  # read from the header, so that a huge one is never decoded
-                    found, listed = ("x".join(map(str, size)) for size in (image.size, self.size))
-                    raise CocosegError(f"{self.png}: {found} pixels (width x height), its image {listed}")
-                if image.mode not in _MODES:
-                    raise CocosegError(f"{self.png}: no RGB of 8 bits, but pixels of mode {image.mode}")
-                return np.asarray(image.convert("RGBX")).view("<u4")[..., 0] & 0xFFFFFF
-        except CocosegError:
-            raise
-        except Exception as error:  # damaged bytes make decoders raise about anything
-            raise CocosegError(f"{self.png}: not a readable PNG ({error})".replace("\n", " ")) from error
+        with open_image(self.png) as image:
+            if image.size != self.size:  # read from the header, so that a huge one is never decoded
+                found, listed = ("x".join(map(str, size)) for size in (image.size, self.size))
+                raise CocosegError(f"{self.png}: {found} pixels (width x height), its image {listed}")
+            if image.format != "PNG" or image.mode not in _MODES:
+                raise CocosegError(f"{self.png}: no PNG of RGB, but {image.format} of {image.mode}")
+            return np.asarray(image.convert("RGBX")).view("<u4")[..., 0] & 0xFFFFFF
