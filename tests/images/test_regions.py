@@ -30,7 +30,7 @@ def pixels_of(region: Region, shape: tuple[int, int]) -> np.ndarray:
 
 
 def test_regions_are_those_of_scipy():
-    for mask in masks(60):
+    for mask in masks(40):
         weights = np.random.default_rng(0).integers(0, 256, mask.shape, dtype=np.uint8)
         found = np.zeros(mask.shape, int)
         counts = dict.fromkeys(np.unique(mask).tolist(), 0)
@@ -66,7 +66,7 @@ def test_a_pixel_in_the_corner_looks_like_no_share_of_the_image():
 
 
 def test_pillow_fills_an_outline_exactly():
-    for mask in masks(60):
+    for mask in masks(40):
         image = PIL.Image.new("L", mask.shape[::-1], 255)
         for region in find_regions(mask, mask):
             points = outline(region, len(mask))
@@ -79,7 +79,7 @@ def test_pillow_fills_an_outline_exactly():
 
 
 def test_pycocotools_fills_an_outline_exactly():
-    for mask in masks(60):
+    for mask in masks(40):
         for region in find_regions(mask, mask):
             if max(points := outline(region, len(mask))) > 0:  # else it is the pixel in the corner
                 (encoded,) = coco_mask.frPyObjects([points], *mask.shape)

@@ -85,24 +85,30 @@ def outline(region: Region, height: int) -> list[float]:
     edges, is_upper, above, following, x = _edges(region, height)
     tails, heads = x.tolist()
     y = (edges[:, 2] + np.where(is_upper, INSET, -INSET)).tolist()
-    border, *holes = _loops(following)
-    # To the upper right of a hole's uppermost edge lies a pixel of the region; a slit comes down its run.
-    firsts = edges[[hole[0] for hole in holes]]
-    runs = np.searchsorted(region.starts, firsts[:, 1] * height + firsts[:, 2] - 1, side="right") - 1
-    slits: dict[int, list[list[int]]] = defaultdict(list)  # edge -> holes below it
-    for edge, hole in zip(above[runs].tolist(), holes, strict=True):
+    roots = _components(len(edges), np.arange(len(edges)), following)
+    # A loop begins with its uppermost edge, and the outer border comes first. To the upper right of a hole's
+    # first edge lies a pixel of the region; from the top of its run comes a slit.
+    holes = np.flatnonzero(roots == np.arange(len(edges)))[1:]
+    pixels = edges[holes, 1] * height + edges[holes, 2] - 1
+    runs = np.searchsorted(region.starts, pixels, side="right") - 1
+    slits: dict[int, list[int]] = defaultdict(list)  # edge -> holes below it
+    for edge, hole in zip(above[runs].tolist(), holes.tolist(), strict=True):
         slits[edge].append(hole)
+    successors = following.tolist()
 
-    def walk(loop: list[int]) -> Iterator[tuple[float, float] | Iterator]:
-        """Points of a loop, and for each of its holes a walk."""
-        for edge in loop:
+    def walk(first: int) -> Iterator[tuple[float, float] | Iterator]:
+        """Points of a loop, and for each hole that hangs from it a walk."""
+        edge = first
+        while True:
             yield tails[edge], y[edge]
-            for hole in sorted(slits[edge], key=lambda hole: tails[hole[0]]):
-                place = tails[hole[0]]
-                yield from ((place, y[edge]), walk(hole), (place, y[hole[0]]), (place, y[edge]))
+            for hole in sorted(slits[edge], key=tails.__getitem__):
+                place = tails[hole]
+                yield from ((place, y[edge]), walk(hole), (place, y[hole]), (place, y[edge]))
             yield heads[edge], y[edge]
+            if (edge := successors[edge]) == first:
+                return
 
-    points, walks = [], [walk(border)]
+    points, walks = [], [walk(0)]
     while walks:  # no recursion: thousands of holes may hang one below the other
         point = next(walks[-1], None)
         if point is None:
@@ -152,18 +158,3 @@ def _merge(columns: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarra
     numbers = np.empty_like(order)
     numbers[order] = np.cumsum(is_first) - 1
     return np.column_stack((left[is_first], left[np.roll(is_first, -1)] + 1, y[is_first])), numbers
-
-
-def _loops(following: np.ndarray) -> list[list[int]]:
-    """Closed rows of edges, each from its lowest index on, in ascending order of these."""
-    successors: list[int | None] = following.tolist()
-    loops = []
-    for first in range(len(successors)):
-        loop, edge = [], first
-        while (successor := successors[edge]) is not None:
-            loop.append(edge)
-            successors[edge] = None
-            edge = successor
-        if loop:
-            loops.append(loop)
-    return loops
