@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import json
 import logging
 import os
 import stat
@@ -106,14 +107,14 @@ def files_below(folder: Path, key: str) -> Iterator[Path]:
         yield from (Path(root, name) for name in files)
 
 
-def key_of_files(files: Iterable[Path]) -> str:
-    """Hash of the paths of files, their sizes and times of change.
+def key_of_files(files: Iterable[Path], meaning: Sequence[Any]) -> str:
+    """Hash of the sizes and times of change of files, and of plain values.
 
     Raises:
         OSError: a file is missing.
     """
-    states = [(str(file), status.st_size, status.st_mtime_ns) for file in files for status in [file.stat()]]
-    return blake2b(repr(states).encode(), digest_size=8).hexdigest()
+    states = [(status.st_size, status.st_mtime_ns) for status in map(os.stat, files)]
+    return blake2b(json.dumps([*meaning, states]).encode(), digest_size=8).hexdigest()
 
 
 @contextmanager

@@ -349,12 +349,15 @@ def test_names_that_no_rule_pairs(tmp_path: Path) -> None:
         prepared(tmp_path)
 
 
-def test_a_set_is_prepared_anew_when_a_file_changes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_set_is_prepared_anew_when_a_file_changes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_pairs(tmp_path)
     caplog.set_level("INFO")
     prepared(tmp_path)
     caplog.clear()
-    prepared(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    prepared(tmp_path, images="images", masks="./masks")
     assert "prepared already, nothing changed" in caplog.text
     mask = tmp_path / "masks" / "1.png"
     save_mask(mask, np.full((HEIGHT, WIDTH), 2, dtype=np.uint8))
@@ -378,6 +381,15 @@ def test_classes_as_found_are_those_of_the_training_masks(tmp_path: Path) -> Non
         CocosegError, match=r"val_masks: other labels than those of .*masks: 2 classes against 3"
     ):
         prepared(tmp_path, **places)
+    save_mask(tmp_path / "masks" / "1.png", np.full((HEIGHT, WIDTH), 3, dtype=np.uint8))
+    encoding, _ = prepared(tmp_path, **places)
+    assert encoding.labels.names == ["background", "1", "2", "3"]
+    save_mask(tmp_path / "masks" / "1.png", np.full((HEIGHT, WIDTH), 4, dtype=np.uint8))
+    save_mask(tmp_path / "val_masks" / "a.png")
+    prepared(tmp_path, **places)
+    save_mask(tmp_path / "masks" / "1.png")  # no 4 any more, so that the validation set is prepared anew
+    prepared(tmp_path, **places)
+    assert MaskEncoding.load(tmp_path / "prepared" / "val").labels.names == ["background", "1", "2"]
 
 
 def test_report(tmp_path: Path) -> None:

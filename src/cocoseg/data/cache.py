@@ -10,7 +10,6 @@ The folder gets its name when it is complete.
 """
 
 import errno
-import json
 import logging
 import os
 import re
@@ -18,7 +17,6 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from functools import partial
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -28,7 +26,7 @@ from torch import Tensor
 
 from cocoseg.durations import now
 from cocoseg.errors import CocosegError
-from cocoseg.files import locked
+from cocoseg.files import key_of_files, locked
 from cocoseg.progress import track
 from cocoseg.workers import parallel_map
 
@@ -81,10 +79,9 @@ def key_of(files: Iterable[Path], meaning: Any) -> str:
         CocosegError: a file is missing.
     """
     try:
-        states = [(status.st_size, status.st_mtime_ns) for status in map(os.stat, files)]
+        return key_of_files(files, [LAYOUT, meaning])
     except OSError as error:
         raise CocosegError(f"{error.filename}: {error.strerror}; run prepare.py again") from error
-    return blake2b(json.dumps([LAYOUT, meaning, states]).encode(), digest_size=8).hexdigest()
 
 
 def open_arrays(

@@ -112,8 +112,9 @@ def _read_outdated(sets: Sequence[PreparedSet], workers: int | None, *, is_learn
     outdated: list[_Outdated] = []
     expected: LabelMap | None = None
     for prepared in sets:
-        labels, is_extra = find_current(prepared), prepared.name == EXTRA
-        if labels is None or (is_extra and expected is not None and expected.difference(labels)):
+        labels = find_current(prepared)
+        # Classes of an extra file, and those found in masks, depend on the training set.
+        if labels is None or (expected is not None and expected.difference(labels)):
             fingerprint = prepared.fingerprint()  # before files are read, which may change meanwhile
             outdated.append(_Outdated(_read(prepared, workers, expected), fingerprint))
             labels = outdated[-1].source.labels

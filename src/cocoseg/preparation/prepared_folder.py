@@ -120,8 +120,8 @@ class PreparedSet:
             files = [self.image_dir / pair.image for pair in pairs]
             files += [self.mask_dir / pair.mask for pair in pairs]
             files += [Path(data.classes)] if isinstance(data.classes, str) else []
-            found |= {"masks_folder": str(self.mask_dir.resolve()), "files": key_of_files(files)}
-            found |= _of_mask_images(data)
+            key = key_of_files(files, [pairs])
+            found |= {"mask_images": str(self.mask_dir.resolve()), "files": key, **_of_mask_images(data)}
         return {
             "layout": LAYOUT,
             **found,
