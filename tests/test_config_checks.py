@@ -20,7 +20,7 @@ from cocoseg.config_checks import REMOVED, as_dict, convert, declarations, drop_
 from cocoseg.durations import Duration
 from cocoseg.errors import CocosegError
 
-EXTRA = "a list, as in [{images: more, annotations: more.json, weight: 0.5}], each weight above 0"
+EXTRA = "a list, as in [{images: more, annotations: more.json, weight: 0.5}] or [{images: a, masks: b}]"
 HOME = str(Path.home())
 PLACES = {"images": "a", "annotations": "b"}
 LABELS = "all, supercategories, or groups as in {vehicle: [car, bus], …}, none of them named background"
@@ -67,6 +67,7 @@ def test_undeclared_keys_beside_a_part_of_the_users_own_are_its_arguments():
         ("budget.extend", "00:01:00:00", Duration(hours=1)),
         ("sweep.name", "a/b_1.2-x", "a/b_1.2-x"),
         ("data.extra", [{"images": "~", "annotations": "b"}], [ExtraConfig(images=HOME, annotations="b")]),
+        ("data.extra", [{"images": "a", "masks": "~"}], [ExtraConfig(images="a", masks=HOME)]),
         (
             "model",
             {"_target_": "x", "any": [1, {"thing": None}]},
@@ -87,7 +88,7 @@ def test_good_values(key, value, expected):
         ("masks.overlap", "maxx", "'maxx'", "one of ignore, max, smallest"),
         ("masks.overlap", ["max"], "[max]", "one of ignore, max, smallest"),
         ("data.batch_size", 0, "0", "a whole number at least 1, or auto"),
-        ("data.extra", [{"images": "a"}], "[{'images': 'a'}]", EXTRA),
+        ("data.extra", [{"masks": "a"}], "[{'masks': 'a'}]", EXTRA),
         ("data.extra", [{"wieght": 1}], "[{'wieght': 1}]", EXTRA),
         ("data.extra", [{**PLACES, "weight": 0}], f"[{ {**PLACES, 'weight': 0} }]", EXTRA),
         ("data.extra", "more.json", "'more.json'", EXTRA),

@@ -17,7 +17,7 @@ def config(tmp_path) -> Config:
     return Config(data=data, trainer={"max_time": "00:06:00:00"})
 
 
-def extra(images: str, annotations: str) -> ExtraConfig:
+def extra(images: str, annotations: str | None) -> ExtraConfig:
     return ExtraConfig(images=images, annotations=annotations)
 
 
@@ -63,6 +63,8 @@ def test_good_values(config, key, value):
         ("data.annotations", None, "data.annotations is not set: the COCO instances file (JSON)"),
         ("data.extra", [extra("no/such", "a.json")], "data.extra: no folder no/such; set data.extra to"),
         ("data.extra", [extra(".", "no.json")], "data.extra: no file no.json"),
+        ("data.extra", [extra(".", None)], "data.extra: images need annotations or masks, and not both"),
+        ("data.extra", [ExtraConfig(images=".", masks="no/such")], "data.extra: no folder no/such; set "),
         ("data", DataConfig(own={}, extra=[extra(".", __file__)]), "data.extra adds to data.images; leave "),
         ("data.annotations", "no/such.json", "data.annotations: no file no/such.json; set data.annotations"),
         ("data.val_images", ".", "data.val_images is set without data.val_annotations"),

@@ -80,14 +80,17 @@ class ShapesConfig(Settings, kw_only=True):
 
 
 class ExtraConfig(Settings, kw_only=True):
-    """An entry of `data.extra`; `weight` is a factor of the loss of its images."""
+    """An entry of `data.extra`, with `annotations` or `masks`; `weight` is a factor of its images' loss."""
 
     images: str
-    annotations: str
+    annotations: Text = None
+    masks: Text = None
     weight: Annotated[float, Meta(gt=0, le=1000)] = 1.0
 
     def __post_init__(self) -> None:
-        self.images, self.annotations = map(os.path.expanduser, (self.images, self.annotations))
+        for name in ("images", "annotations", "masks"):
+            if path := getattr(self, name):
+                setattr(self, name, os.path.expanduser(path))  # noqa: PTH111  leaves ~nobody as it is
 
 
 class DataConfig(Settings, kw_only=True):
@@ -106,7 +109,7 @@ class DataConfig(Settings, kw_only=True):
     extra: Annotated[
         list[ExtraConfig],
         "further images to train on, whose loss is multiplied by their weight",
-        "a list, as in [{images: more, annotations: more.json, weight: 0.5}], each weight above 0",
+        "a list, as in [{images: more, annotations: more.json, weight: 0.5}] or [{images: a, masks: b}]",
     ] = field(default_factory=list)
     masks: Annotated[Text, "folder of mask images, in place of annotations (data=masks)"] = None
     val_masks: Annotated[Text, "masks of the validation images"] = None

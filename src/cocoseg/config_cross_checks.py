@@ -154,9 +154,13 @@ def _check_extra(data: DataConfig) -> None:
     if data.extra and data.own is not None:
         raise CocosegError("data.extra adds to data.images; leave it out beside data._target_")
     for extra in data.extra:
-        if not Path(extra.images).is_dir():
-            raise CocosegError(f"data.extra: no folder {extra.images}; set data.extra to what is there")
-        _require_file("data.extra", extra.annotations)
+        if (extra.annotations is None) == (extra.masks is None):
+            raise CocosegError("data.extra: images need annotations or masks, and not both")
+        for folder in filter(None, (extra.images, extra.masks)):
+            if not Path(folder).is_dir():
+                raise CocosegError(f"data.extra: no folder {folder}; set data.extra to what is there")
+        if extra.annotations is not None:
+            _require_file("data.extra", extra.annotations)
 
 
 def _check_places(data: DataConfig) -> None:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from cocoseg.errors import CocosegError
 from cocoseg.preparation.demo_shapes import draw_shapes
 from cocoseg.preparation.prepare import prepare
 from cocoseg.preparation.prepared_folder import all_sets, is_prepared, prepared_dir
-from conftest import run_here
+from conftest import run_here, write_coco
 from tiny import TINY_RUN, shapes_config
 
 ANNOTATIONS = "annotations/instances.json"
@@ -199,6 +200,40 @@ def test_categories_are_those_of_the_file_or_called_as_the_classes(
     assert torch.equal(*masks)
     assert len({*masks[0].unique().tolist()} - {0, 255}) == len(set(ids.values()))
     assert data.labels.difference(second.dataset.labels) is None
+
+
+def write_masks(root: Path, images: int, classes: int) -> Path:
+    """Images called after `root`, with masks of values 0 to `classes`."""
+    for number in range(images):
+        for folder, shape in (("images", (8, 8, 3)), ("masks", (8, 8))):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            pixels = np.full(shape, (number + 1) % (classes + 1), np.uint8)
+            PIL.Image.fromarray(pixels).save(root / folder / f"{root.name}{number}.png")
+    return root
+
+
+def test_mask_images_and_annotations_go_together(tmp_path: Path):
+    main, more, other = (
+        write_masks(tmp_path / name, 8, classes) for name, classes in (("a", 2), ("b", 1), ("c", 2))
+    )
+    entry_of = {"id": 5, "file_name": "c0.png", "width": 8, "height": 8}
+    square = {"id": 1, "image_id": 5, "category_id": 9, "segmentation": [[0, 0, 7, 0, 7, 7, 0, 7]]}
+    annotations = write_coco(
+        tmp_path / "c.json", images=[entry_of], annotations=[square], categories=[{"id": 9, "name": "2"}]
+    )
+    extra = [
+        ExtraConfig(images=str(more / "images"), masks=str(more / "masks"), weight=0.5),
+        entry(other, 2.0, annotations),
+    ]
+    places = {"images": str(main / "images"), "annotations": None, "masks": str(main / "masks")}
+    data = SegmentationDataModule(shapes_config(main, tmp_path / "prepared", extra=extra, **places))
+    data.prepare_data()
+    data.setup("fit")
+    assert data.labels.names == ["background", "1", "2"]
+    begin = len(data.train_set.parts[0])
+    _, mask, weight = data.train_set.__getitems__([begin, begin + 1, begin + 8])
+    assert [one.unique().tolist() for one in mask] == [[1], [0], [2]]
+    assert weight.tolist() == [0.5, 0.5, 2]
 
 
 def test_other_categories_are_one_line(make: Make, more: Path, tmp_path: Path):

@@ -32,12 +32,13 @@ def find_pairs(image_dir: Path, mask_dir: Path, data: DataConfig, name: str = "t
 
     Args:
         data: `image_suffix` and `mask_suffix` are used, the end of names before the dot; None: found.
-        name: train or val, for messages.
+        name: train, val or extra, for messages.
 
     Raises:
         CocosegError: an image or a mask has no partner, or several.
     """
-    image_key, mask_key = (f"data.{'val_' * (name == 'val')}{folder}" for folder in ("images", "masks"))
+    begin = {"val": "data.val_", "extra": "data.extra: "}.get(name, "data.")
+    image_key, mask_key = (f"{begin}{folder}" for folder in ("images", "masks"))
     images = _list(image_dir, mask_dir, endings(), image_key)
     listed = _list(mask_dir, image_dir, endings(), mask_key)
     masks = [file for file in listed if Path(file).suffix.lower() in endings(LOSSLESS)]

@@ -161,10 +161,10 @@ def extra_sets(config: Config) -> list[PreparedSet]:
     """The sets of `data.extra`, in folders below that of the training set, whose classes they have."""
     sets = []
     for extra in config.data.extra:
-        places = Path(extra.images), Path(extra.annotations)
-        key = _hash([str(place.resolve()) for place in places])
+        places = Path(extra.images), _path(extra.annotations), _path(extra.masks)
+        key = _hash([str(place.resolve()) for place in places if place is not None])
         folder = prepared_dir(config) / f"{EXTRA}-{key}"
-        sets.append(PreparedSet(EXTRA, folder, *places, None, None, True, config.data, config.masks))
+        sets.append(PreparedSet(EXTRA, folder, *places, None, True, config.data, config.masks))
     return sets
 
 
