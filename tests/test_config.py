@@ -1,6 +1,7 @@
 """conf/ against the declarations of config.py: the same keys, the same defaults, and everything composes."""
 
 import re
+from functools import cache
 from itertools import groupby, zip_longest
 
 import pytest
@@ -32,6 +33,7 @@ CHOSEN = (
 )  # only conf/ says them
 
 
+@cache
 def composed(program: str, *overrides: str) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(program, list(overrides))

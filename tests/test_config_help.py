@@ -1,6 +1,7 @@
 """`--help` and docs/settings.md are made from the declarations."""
 
 import re
+from functools import cache
 
 import pytest
 from omegaconf import OmegaConf
@@ -14,6 +15,7 @@ CONF = ROOT / "conf"
 PARTS = ("model.", "loss.", "optimizer.", "trainer.", "logger.")
 
 
+@cache
 def help_of(program: str, *overrides: str, rare: bool = True) -> str:
     return help_text(program, "purpose", [CONF], overrides, rare=rare)
 

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from cocoseg import files
 from cocoseg.errors import CocosegError
 from cocoseg.run_folder import FAILED, STOPPED, Console, MakeFolder, Outcome, open_folder, require_free
-from conftest import ROOT, SMALL, run_here, run_program
+from conftest import ROOT, SMALL, run_here
 
 
 @pytest.fixture
@@ -210,7 +210,7 @@ def test_a_programs_mistake_costs_a_run_nothing(tmp_path: Path) -> None:
     (tmp_path / "run/.hydra/config.yaml").write_text("{}\n")
     (tmp_path / "model.pth").touch()
     before = sorted(tmp_path.rglob("*"))
-    done = run_program("evaluate", "checkpoint=model.pth", "data=shapes", "run_dir=run", cwd=tmp_path)
+    done = run_here("evaluate", "checkpoint=model.pth", "data=shapes", "run_dir=run", cwd=tmp_path)
     assert done.returncode == 2
     assert "run is the folder of a training" in done.stderr
     assert sorted(tmp_path.rglob("*")) == before
@@ -270,7 +270,7 @@ def test_a_refused_training_leaves_nothing_behind(tmp_path: Path) -> None:
 
 def test_a_refused_command_leaves_nothing_behind(tmp_path: Path) -> None:
     data = ("data=custom", "data.images=.", "data.annotations=a.json")
-    done = run_program("prepare", *data, cwd=tmp_path)
+    done = run_here("prepare", *data, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert not (tmp_path / "outputs").exists()
 
