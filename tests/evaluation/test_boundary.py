@@ -104,7 +104,7 @@ def test_pixels_of_the_set_are_summed() -> None:
     images = [(SQUARE, SHIFTED), ("...... .aaaa. .aaaa. .aaaa. .aaaa. ......", empty)]
     for target, predicted in images:
         view.add(drawn(target), drawn(predicted))
-        view.add_details(drawn(target), drawn(predicted), None)
+        view.add_boundary(drawn(target), drawn(predicted))
     scores = view.scores()
     assert scores["boundary_iou"]["cat"] == pytest.approx(8 / (24 + 12))
     assert scores[BOUNDARY] == scores["boundary_iou"]["cat"]  # dog occurs nowhere, background is left out

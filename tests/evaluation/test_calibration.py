@@ -39,8 +39,9 @@ def test_the_error_is_that_of_its_definition() -> None:
     target[:, :9] = 255
     confidence = generator.random((40, 50), np.float32)
     found = Calibration()
-    for rows in (slice(0, 7), slice(7, 40)):
-        found.add(target[rows], predicted[rows], confidence[rows])
+    target[21::2], predicted[21::2], confidence[21::2] = target[20::2], predicted[20::2], confidence[20::2]
+    for rows in (slice(0, 7), slice(7, 20), slice(20, 40, 2)):  # a row of the last ones stands for two
+        found.add(target[rows], predicted[rows], confidence[rows], rows.step or 1)
     counted = target != 255
     expected = 0.0
     for index in range(BINS):

@@ -220,13 +220,17 @@ def test_blocks_of_rows_change_no_probability(monkeypatch):
         np.testing.assert_array_equal(ours, expected)
 
 
-@pytest.mark.parametrize("chunk", [upsampling.CHUNK, 100])
-def test_confidences_are_those_of_enlarged_logits(monkeypatch, chunk):
-    monkeypatch.setattr(upsampling, "CHUNK", chunk)  # the second: a row at a time
+@pytest.mark.parametrize(
+    ("most", "rows"),
+    [(probabilities_module.SAMPLED, range(21)), (3 * 35 * 7, [1, 4, 7, 10, 13, 16, 19]), (9, [10])],
+)
+def test_confidences_are_those_of_enlarged_logits(monkeypatch, most, rows):
+    monkeypatch.setattr(probabilities_module, "SAMPLED", most)
     logits = 4 * torch.randn(3, 8, 12, generator=torch.Generator().manual_seed(0))
-    found = confidences(logits, enlarged_argmax(logits, (21, 35)))
+    found, chosen = confidences(logits, enlarged_argmax(logits, (21, 35)))
+    assert list(range(21))[chosen] == list(rows)
     expected = F.interpolate(logits[None], size=(21, 35), mode="bilinear")[0].softmax(0).amax(0)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(found, expected[chosen], atol=1e-5)
 
 
 def test_rounding_does_not_change_the_winner():

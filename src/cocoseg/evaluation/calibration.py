@@ -24,19 +24,20 @@ class Calibration:
         self.pixels, self.correct = np.zeros((2, BINS), np.int64)
         self.confidence = np.zeros(BINS)
 
-    def add(self, target: np.ndarray, predicted: np.ndarray, confidence: np.ndarray) -> None:
-        """Count one more image.
+    def add(self, target: np.ndarray, predicted: np.ndarray, confidence: np.ndarray, weight: int = 1) -> None:
+        """Count one more image, or some rows of it.
 
         Args:
             target, predicted: (H, W) uint8 class indices.
             confidence: (H, W) float32, probability of the predicted class.
+            weight: number of rows that each row stands for.
         """
         counted = target != IGNORE_INDEX
         confidence = confidence[counted]
         bins = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
-        self.pixels += np.bincount(bins, minlength=BINS)
-        self.correct += np.bincount(bins[(target == predicted)[counted]], minlength=BINS)
-        self.confidence += np.bincount(bins, confidence, BINS)
+        self.pixels += weight * np.bincount(bins, minlength=BINS)
+        self.correct += weight * np.bincount(bins[(target == predicted)[counted]], minlength=BINS)
+        self.confidence += weight * np.bincount(bins, confidence, BINS)
 
     def error(self) -> float:
         """Expected calibration error, from 0 to 1; NaN where no pixel was counted."""

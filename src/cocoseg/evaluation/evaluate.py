@@ -158,8 +158,9 @@ class Scorer:
                 target = sample.mask
                 predicted = _argmax(scores, target.shape)
                 self.views["original"].add(target, predicted)
-            found = confidences(scores, torch.from_numpy(predicted).to(scores.device))
-            self.quoted.add_details(target, predicted, found.cpu().numpy())
+            self.quoted.add_boundary(target, predicted)
+            confidence, rows = confidences(scores, torch.from_numpy(predicted))
+            self.quoted.calibration.add(target[rows], predicted[rows], confidence.cpu().numpy(), rows.step)
             if self.averages:
                 self.views["tta"].add(target, _argmax(mean, target.shape))
             predictions.append(predicted)
@@ -198,7 +199,7 @@ class OnnxScorer(Scorer):
         predictions = [self._predict(sample, sample.mask.shape) for sample in batch]
         for sample, predicted in zip(batch, predictions, strict=True):
             self.quoted.add(sample.mask, predicted)
-            self.quoted.add_details(sample.mask, predicted, None)
+            self.quoted.add_boundary(sample.mask, predicted)
             self.sizes.append(sample.mask.shape)
         return predictions
 

@@ -31,8 +31,8 @@ class View:
 
     Attributes:
         matrix: (C, C) int64 pixels over all images, rows the targets.
-        boundary: counts of the boundary regions over all images, (C,) int64; zeros without `add_details`.
-        calibration: of the probabilities that `add_details` was given.
+        boundary: counts of the boundary regions over all images, (C,) int64; zeros without `add_boundary`.
+        calibration: to be filled in where probabilities are known.
     """
 
     def __init__(self, title: str, labels: LabelMap, seed: int):
@@ -56,18 +56,11 @@ class View:
         if loss is not None:
             self._loss = (self._loss or 0.0) + loss
 
-    def add_details(self, target: np.ndarray, predicted: np.ndarray, confidence: np.ndarray | None) -> None:
-        """Count boundaries and confidence of the image that was added last; for the quoted view.
-
-        Args:
-            target, predicted: (H, W) uint8 class indices.
-            confidence: (H, W) float32, probability of the predicted class; None where it is not known.
-        """
+    def add_boundary(self, target: np.ndarray, predicted: np.ndarray) -> None:
+        """Count the boundary regions of the image that was added last, (H, W) uint8 class indices."""
         counts = boundary_counts(target, predicted, len(self.matrix))
         self.boundary = Counts(*map(np.add, self.boundary, counts))
         self._boundaries.append(counts)
-        if confidence is not None:
-            self.calibration.add(target, predicted, confidence)
 
     @cached_property
     def image_counts(self) -> Counts:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 BLOCK = 2**20  # pixels of the result that are worked on at a time
-CHUNK = 2**22  # scores that are interpolated at a time
+CHUNK = 2**20  # scores that are interpolated at a time; a CPU takes longer for more, which leave its cache
 
 
 @dataclass(frozen=True)
