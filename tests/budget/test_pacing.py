@@ -128,7 +128,7 @@ def test_ends_just_before_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_validation_gets_its_share_and_comes_more_often_near_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = Run(tmp_path, monkeypatch, 600.0, step=4.0)
+    run = Run(tmp_path, monkeypatch, 600.0, step=6.0)
     run.fit()
     times = [time for _, time, _ in run.validated]
     assert len(times) > 8
@@ -286,11 +286,11 @@ def test_slow_saving_is_planned_for(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_saving_is_part_of_the_share_of_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules[__name__], "SAVE", 2.0)
-    run = Run(tmp_path, monkeypatch, 900.0, step=4.0)
+    run = Run(tmp_path, monkeypatch, 600.0, step=4.0)
     run.fit()
     spent = run.budget.spent
-    periodic, last = 900 / 20 * 2.0, 4 * BATCH + 3 * 2.0  # seconds: of `last.ckpt`, of the end
-    assert spent["validating"] + spent["saving"] <= max(0.1 * 900, periodic) + last
+    periodic, last = 600 / 20 * 2.0, 4 * BATCH + 3 * 2.0  # seconds: of `last.ckpt`, of the end
+    assert spent["validating"] + spent["saving"] <= max(0.1 * 600, periodic) + last
 
 
 def test_lightnings_own_rule_to_validate_still_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
