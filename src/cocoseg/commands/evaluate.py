@@ -5,7 +5,8 @@
   python evaluate.py checkpoint=outputs/train/<time>/checkpoints/last.ckpt tta=true
 
 The images are those that the training held out (config.yaml beside the model says which), unless
-data, experiment, data.images, data.annotations or data.masks is given; data.root says where they are now.
+data, experiment, data.images, data.annotations or data.masks is given; data.root says where they
+are now.
 split=val refuses images that were trained on; the other splits warn of them. All settings of
 train.py are accepted too.
 """

@@ -2,9 +2,9 @@
 
   python prepare.py                           # COCO 2017 in data/coco, fetched where it is missing
   python prepare.py data=custom data.images=photos data.annotations=photos.json
-  python prepare.py data=masks data.images=photos data.masks=masks data.classes=[background,cat]
   python prepare.py data.root=/data/coco data.subset.size=500 masks.encoding=x100
 
+data=masks data.images=… data.masks=… takes masks as image files in place of annotations.
 train.py prepares by itself; this program shows beforehand what it will train on. Every other
 setting of train.py is accepted too (experiment=… for one), so that one set of overrides fits both.
 """
