@@ -51,7 +51,7 @@ def test_training_evaluation_and_from_run(tmp_path: Path) -> None:
         "cat",
         "dog",
     }
-    again = run_here("train", "from_run=first", "run_dir=again", cwd=tmp_path)
+    again = run_here("prepare", "from_run=first", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert "prepared already, nothing changed" in again.stdout
     model = "checkpoint=first/segmentation_model.pth"
