@@ -176,9 +176,10 @@ def _check_places(data: DataConfig) -> None:
             if data.download is None and not data.fetches:
                 advice += "; your own data: data=custom data.images=… data.annotations=…"
         if data.root is not None and not Path(data.root).is_dir():
+            held = "the COCO instances file" if data.masks is None else "the masks"
             raise CocosegError(
-                f"data.root: no folder {data.root}; it should hold the images ({data.images}) and "
-                f"the COCO instances file ({data.annotations}){advice}"
+                f"data.root: no folder {data.root}; it should hold the images ({data.images}) and {held} "
+                f"({data.masks or data.annotations}){advice}"
             )
     for key in keys:
         path = getattr(data, key)

@@ -93,6 +93,14 @@ def test_a_typed_root_moves_what_lay_below_it(model: Path) -> None:
     assert config.data.val_annotations == "/elsewhere/val.json"
 
 
+def test_a_typed_root_moves_masks_and_the_file_of_their_classes(tmp_path: Path) -> None:
+    places = ("data.images=/old/i", "data.masks=/old/m", "data.classes=/old/labelmap.txt")
+    data = evaluation_of(
+        write_run(tmp_path / "run", "data=masks", "data.root=/old", *places), "data.root=/new"
+    ).data
+    assert (data.images, data.masks, data.classes) == ("/new/i", "/new/m", "/new/labelmap.txt")
+
+
 def test_a_root_that_moves_nothing_is_refused(tmp_path: Path) -> None:
     model = write_run(tmp_path / "run", "data=custom", "data.images=/a/photos", "data.annotations=/a/b.json")
     with pytest.raises(

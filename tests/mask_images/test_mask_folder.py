@@ -378,7 +378,7 @@ def test_classes_as_found_are_those_of_the_training_masks(tmp_path: Path) -> Non
     assert MaskEncoding.load(tmp_path / "prepared" / "val").labels.difference(encoding.labels) is None
     save_mask(tmp_path / "val_masks" / "a.png", np.full((HEIGHT, WIDTH), 3, dtype=np.uint8))
     with pytest.raises(
-        CocosegError, match=r"val_masks: other labels than those of .*masks: 2 classes against 3"
+        CocosegError, match=r"val_masks: other labels .* 2 classes against 3; name .*'data\.classes=\[…\]'"
     ):
         prepared(tmp_path, **places)
     save_mask(tmp_path / "masks" / "1.png", np.full((HEIGHT, WIDTH), 3, dtype=np.uint8))
@@ -510,3 +510,6 @@ def test_settings_that_do_not_belong_together(tmp_path: Path) -> None:
     ):
         with pytest.raises(CocosegError, match=message):
             config_of(tmp_path, **data)
+    data = {"root": "nowhere", "images": str(tmp_path / "images"), "masks": str(tmp_path / "masks")}
+    with pytest.raises(CocosegError, match=r"^data\.root: no folder nowhere; .* and the masks \(.*masks\)"):
+        check(convert({"data": data, "trainer": {"max_epochs": 1}}, Config))

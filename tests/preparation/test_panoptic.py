@@ -18,6 +18,7 @@ from cocoseg.preparation import coco_file
 from cocoseg.preparation.faults import CROWDS, HIDDEN, STUFF, UNSEEN
 from cocoseg.preparation.panoptic import NO_PIXEL, UNLISTED
 from cocoseg.preparation.prepare import prepare
+from cocoseg.preparation.prepared_folder import is_prepared
 from conftest import write_coco
 from server import Server, ok
 
@@ -198,6 +199,15 @@ def test_pngs_one_level_up(config: Config, tmp_path: Path) -> None:
     (tmp_path / "annotations").mkdir()
     file = Path(config.data.annotations).rename(tmp_path / "annotations/panoptic.json")
     assert coco_file.read(file).pngs == {n: tmp_path / f"panoptic/{n}.png" for n in (3, 4)}
+
+
+def test_a_set_is_prepared_anew_when_a_png_changes(config: Config, tmp_path: Path) -> None:
+    prepare(config)
+    assert is_prepared(config)
+    to_image(np.where(IDS == CAT, SKY, IDS)).save(tmp_path / "panoptic/3.png")
+    assert not is_prepared(config)
+    prepare(config)
+    assert masks_of(tmp_path / "prepared")["3"][0][0] == 187
 
 
 def test_choice_of_images(config: Config) -> None:

@@ -161,14 +161,15 @@ def move_paths(data: Mapping[str, Any], root: str) -> dict[str, str]:
         CocosegError: there are none.
     """
     before = data.get("root") or ""
-    below = [key for key in PLACES if data.get(key) and before and Path(data[key]).is_relative_to(before)]
+    paths = {key: data[key] for key in (*PLACES, "classes") if isinstance(data.get(key), str)}
+    below = {key: path for key, path in paths.items() if before and Path(path).is_relative_to(before)}
     if not below:
-        given = " ".join(f"data.{key}={data[key]}" for key in PLACES if data.get(key))
+        given = " ".join(f"data.{key}={path}" for key, path in paths.items())
         raise CocosegError(
             f"data.root moves nothing: the run that trained the model had no data below one, but {given}; "
             "give these keys"
         )
-    return {key: str(Path(root, Path(data[key]).relative_to(before))) for key in below}
+    return {key: str(Path(root, Path(path).relative_to(before))) for key, path in below.items()}
 
 
 def _warn_of_masks(config: DictConfig, trained: Mapping[str, Any] | None) -> None:

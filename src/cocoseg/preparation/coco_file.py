@@ -156,13 +156,16 @@ def read(path: Path) -> CocoFile:
     return CocoFile(path, content, decoded.images, decoded.annotations, decoded.categories, pngs)
 
 
-def _read_panoptic(path: Path, content: bytes) -> tuple[_Content[Annotation], dict[int, Path]]:
-    """Read a panoptic file: each segment as an annotation, and the PNG of each image.
-
-    The PNGs are in a folder of the file's name, beside it as COCO has it, or one level up as Detectron2 does.
-    """
+def png_folder(path: Path) -> Path:
+    """The folder of a panoptic file's PNGs: of its name, beside it as COCO has it, or one level up as
+    Detectron2 does."""
     folders = path.with_suffix(""), path.parent.parent / path.stem
-    png_dir = next((folder for folder in folders if folder.is_dir()), folders[0])
+    return next((folder for folder in folders if folder.is_dir()), folders[0])
+
+
+def _read_panoptic(path: Path, content: bytes) -> tuple[_Content[Annotation], dict[int, Path]]:
+    """Read a panoptic file: each segment as an annotation, and the PNG of each image."""
+    png_dir = png_folder(path)
     try:
         decoded = msgspec.json.decode(content, type=_Content[PanopticEntry])
     except msgspec.ValidationError as error:

@@ -116,13 +116,16 @@ def _read_outdated(sets: Sequence[PreparedSet], workers: int | None, *, is_learn
         # Classes of an extra file, and those found in masks, depend on the training set.
         if labels is None or (expected is not None and expected.difference(labels)):
             fingerprint = prepared.fingerprint()  # before files are read, which may change meanwhile
-            outdated.append(_Outdated(_read(prepared, workers, expected), fingerprint))
-            labels = outdated[-1].source.labels
+            source = _read(prepared, workers, expected)
+            outdated.append(_Outdated(source, fingerprint | source.more_inputs()))
+            labels = source.labels
         else:
             _report_prepared(prepared, is_learned=is_learned)
         if expected is not None and (difference := expected.difference(labels)):
+            found = prepared.mask_dir is not None and prepared.data.classes is None
+            advice = "; name the classes of both, 'data.classes=[…]'" if found else ""
             raise CocosegError(
-                f"{prepared.origin}: other labels than those of {sets[0].origin}: {difference}"
+                f"{prepared.origin}: other labels than those of {sets[0].origin}: {difference}{advice}"
             )
         expected = labels
     return outdated

@@ -33,7 +33,7 @@ from cocoseg.files import PART, is_empty, key_of_files, read_json, writing_to
 from cocoseg.images.mask_files import MaskEncoding
 from cocoseg.labels import LabelMap
 from cocoseg.mask_images.pairs import find_pairs
-from cocoseg.preparation.coco_file import is_inside
+from cocoseg.preparation.coco_file import is_inside, png_folder
 
 PREVIEW = "preview.png"
 NEW = "new.part"  # folder that all files are written to before they replace the old ones
@@ -102,7 +102,7 @@ class PreparedSet:
         return self.folder / f"subset_{self.name}_annotations.json"
 
     def fingerprint(self) -> dict[str, Any]:
-        """All that the result depends on; of files that are read their sizes and times of change.
+        """All that the result depends on but PNGs; of files that are read their sizes and times of change.
 
         Raises:
             OSError, CocosegError: one is missing.
@@ -133,6 +133,12 @@ class PreparedSet:
             "bits": self.data.bits,
             "file_names": self.data.file_names,
         }
+
+    def of_pngs(self) -> dict[str, Any]:
+        """The part of the fingerprint that sets of a panoptic file have in addition."""
+        folder = png_folder(self.origin)
+        files = sorted(folder.rglob("*.png"))
+        return {"pngs": key_of_files(files, [str(file.relative_to(folder)) for file in files])}
 
 
 def prepared_sets(config: Config) -> tuple[PreparedSet, PreparedSet | None]:
@@ -238,7 +244,9 @@ def is_prepared(config: Config) -> bool:
 def is_current(prepared: PreparedSet) -> bool:
     """Whether a folder was made from this input, by its `prepared.json`; other files are not looked at."""
     try:
-        return read_json(prepared.folder / "prepared.json") == {"complete": True, **prepared.fingerprint()}
+        found = read_json(prepared.folder / "prepared.json", dict[str, Any])
+        pngs = prepared.of_pngs() if "pngs" in found else {}
+        return found == {"complete": True, **prepared.fingerprint(), **pngs}
     except (OSError, ValueError):  # the annotation file may be missing, too
         return False
 

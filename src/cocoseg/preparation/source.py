@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 
@@ -47,6 +47,10 @@ class Source:
     def draw(self, output_dir: Path, workers: int | None) -> list[MaskRecord]:
         """Write a mask of each chosen image; raises CocosegError where one can't be drawn."""
         raise NotImplementedError
+
+    def more_inputs(self) -> dict[str, Any]:
+        """A part of the fingerprint that is known once the set is read."""
+        return {}
 
     def find_unseen(self, tally: Tally) -> list[str]:
         """Find why classes have no pixel: a line for each reason."""
@@ -123,6 +127,9 @@ class AnnotationSource(Source):
             sample=sample(self.images, subset.seed) if self.coco.pngs is None else set(),
             exif=prepared.data.exif,
         )
+
+    def more_inputs(self) -> dict[str, Any]:
+        return {} if self.coco.pngs is None else self.prepared.of_pngs()
 
     def find_unseen(self, tally: Tally) -> list[str]:
         return find_unseen(self.coco, self.images, self.labels, tally.images, self.prepared.masks)
