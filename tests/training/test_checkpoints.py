@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -50,11 +49,9 @@ def test_saving_is_timed(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def short_waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("FIRST_RETRY", "RETRY", "AT_END"):
         monkeypatch.setattr(checkpoints, name, 0.0)
-    yield
-    limit_files(-1)
 
 
 def fit_on(folder: Path, full: FullDisk, every: float) -> L.Trainer:
@@ -77,7 +74,10 @@ def fit_on(folder: Path, full: FullDisk, every: float) -> L.Trainer:
         logger=TensorBoardLogger(folder, name="", version="", flush_secs=0),
         log_every_n_steps=1,
     )
-    trainer.fit(tiny_module(), loader(random_batch(), random_batch(seed=1)), loader(random_batch(seed=2)))
+    try:
+        trainer.fit(tiny_module(), loader(random_batch(), random_batch(seed=1)), loader(random_batch(seed=2)))
+    finally:
+        limit_files(-1)  # before pytest writes to its own output, which may be a file
     trainer.last, trainer.exports = last, exports
     return trainer
 
