@@ -286,12 +286,14 @@ BROKEN = {
     "colors": (
         lambda root: save_mask(root / "masks" / "0.png", kind="RGB"),
         r"2 colors of no class: \[128,0,0\] \(6 pixels in 1 mask: 0\.png\), \[0,128,0\] .*; name them, "
-        r"'data\.classes=\[\{name: …, color: \[128,0,0\]\}, …\]', or list them in data\.ignore",
+        r"'data\.classes=\[\{name: …, color: \[128,0,0\]\}, …\]', or ignore them, "
+        r"'data\.ignore=\[255,\[128,0,0\],\[0,128,0\],\[224,224,192\]\]'",
     ),
     "value": (
         lambda root: save_mask(root / "masks" / "1.png", np.full((HEIGHT, WIDTH), 9, dtype=np.uint8)),
         r"masks: 1 value of no class: 9 \(48 pixels in 1 mask: 1\.png\); name them, "
-        r"'data\.classes=\[\{name: …, id: 9\}, …\]'",
+        r"'data\.classes=\[\{name: …, id: 9\}, …\]', or ignore them, "
+        r"'data\.ignore=\[9,255,\[224,224,192\]\]'",
     ),
     "image without mask": (
         lambda root: save_image(root / "images" / "2.jpg"),

@@ -12,7 +12,7 @@ from cocoseg.mask_images.convert import MaskItem, MaskSet, inspect
 from cocoseg.mask_images.pairs import find_pairs, first
 from cocoseg.mask_images.values import COLOR, color_value, show_value
 
-MOST_SHOWN = 5  # values that an error lists
+MOST_SHOWN, MOST_IGNORED = 3, 40  # values that an error explains, and that it lists to be ignored
 LABEL_MAP = "labelmap.txt"  # CVAT's file of classes, beside its folder of masks
 
 
@@ -46,7 +46,7 @@ def read_mask_folder(
     # A value of a class is not ignored, but background is where it is listed so.
     category_of = {v: one for v, one in category_of.items() if one is not None or v not in ignored}
     if unknown := [value for value in uses if value not in ignored and value not in category_of]:
-        raise CocosegError(_explain_unknown(unknown, uses, mask_dir))
+        raise CocosegError(_explain_unknown(unknown, uses, mask_dir, ignored))
     if not classes.categories:
         raise CocosegError(
             f"{mask_dir}: all pixels are 0 or ignored; where 255 is a class, as in masks of black and white, "
@@ -77,14 +77,17 @@ def _uses(items: list[MaskItem]) -> dict[int, str]:
     return uses
 
 
-def _explain_unknown(unknown: Sequence[int], uses: Mapping[int, str], mask_dir: Path) -> str:
+def _explain_unknown(
+    unknown: Sequence[int], uses: Mapping[int, str], mask_dir: Path, ignored: Collection[int]
+) -> str:
     shown, beside = show_value(unknown[0]), mask_dir.parent / LABEL_MAP
     example = f"[{{name: …, {'color' if unknown[0] >= COLOR else 'id'}: {shown}}}, …]"
     if unknown[0] >= COLOR and beside.is_file():
         example = str(beside)
     listed = ", ".join(uses[value] for value in unknown[:MOST_SHOWN]) + ", …" * (len(unknown) > MOST_SHOWN)
     noun = f"{'color' if unknown[0] >= COLOR else 'value'}{'s' * (len(unknown) > 1)}"
+    ignore = ",".join(map(show_value, sorted({*ignored, *unknown[:MOST_IGNORED]})))
     return (
         f"{mask_dir}: {len(unknown)} {noun} of no class: {listed}; name them, 'data.classes={example}', or "
-        "list them in data.ignore"
+        f"ignore them, 'data.ignore=[{ignore}]'"
     )
