@@ -126,6 +126,10 @@ def test_small_and_unsure_regions_are_ignored_or_background(kind):
         np.testing.assert_array_equal(painted(annotations, mask.shape), expected)
     assert len(annotate(mask, confidence, min_score=100 / 255, min_area=1)) == 3
     np.testing.assert_array_equal(painted(annotate(mask, confidence, min_score=100 / 255), mask.shape), mask)
+    areas = annotate(mask, confidence, min_score=100 / 255, min_area=4, below="ignore")
+    assert [(one["area"], one["iscrowd"]) for one in areas] == [(4, 0), (1, 1), (4, 0)]
+    (void,) = annotate(np.array([[0, 255]], np.uint8), np.zeros((1, 2), np.uint8), below="background")
+    assert void["iscrowd"] == 1
 
 
 @pytest.fixture
