@@ -24,12 +24,12 @@ class WeightedSplit(Split):
         self.parts = parts
         sizes = list(map(len, parts))
         self.ends = np.cumsum(sizes)
-        self.weights = None if set(weights) == {1} else np.repeat(np.float32(weights), sizes)
+        self.weights = None if set(weights) == {1} else np.repeat(np.asarray(weights, np.float32), sizes)
 
     def __len__(self) -> int:
         return int(self.ends[-1])
 
-    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
         part = int(np.searchsorted(self.ends, position, "right"))
         return self.parts[part][position - int(self.ends[part]) + len(self.parts[part])]
 
