@@ -380,7 +380,7 @@ class PredictConfig(Settings, kw_only=True):
     ] = False
     coco_dataset: Annotated[
         Literal["rle", "polygon"] | None,
-        "coco_dataset.json: a data set to train on, each region an RLE or a polygon; and confidence/",
+        "coco_dataset.json: a data set to train on, of RLEs or polygons; and confidence/",
     ] = None
     min_score: Annotated[Probability, "least mean confidence of a region in coco_dataset.json"] = 0.0
     min_area: Annotated[NotNegative, "least number of pixels of a region in coco_dataset.json"] = 0
