@@ -8,7 +8,7 @@ from cocoseg.errors import CocosegError
 from cocoseg.inference.tiling import Size
 from cocoseg.inference.upsampling import Neighbors, interpolate_rows, neighbors
 
-SAMPLED = 2**20  # probabilities of an image that `confidences` computes at most
+SAMPLED = 2**19  # probabilities of an image that `confidences` computes at most
 LIMIT = 2**31  # bytes of the probabilities of all classes of an image
 
 
