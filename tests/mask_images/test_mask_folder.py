@@ -96,6 +96,22 @@ def test_numbers_become_classes(tmp_path: Path, kind: str) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("class_dict.csv", "name,r,g,b\nvoid,0,0,0\nfat cat,128,0,0\ndog, 0, 128, 0\n"),
+        ("label_colors.txt", "128 0 0\t\tfat cat\n0 128 0\t\tdog\n0 0 0\tvoid\n"),  # CamVid
+    ],
+)
+def test_tables_of_colors(tmp_path: Path, name: str, lines: str) -> None:
+    make_pairs(tmp_path, kind="RGB")
+    (tmp_path / name).write_text(lines)
+    encoding, masks = prepared(tmp_path, classes=str(tmp_path / name))
+    assert sorted(encoding.labels.names) == ["background", "dog", "fat cat", "void"]
+    assert encoding.labels.names[masks[0][1, 1]] == "fat cat"
+    assert encoding.labels.names[masks[0][0, 0]] == "void"
+
+
 @pytest.mark.parametrize("kind", ["RGB", "RGBA", "palette"])
 def test_colors_become_classes(tmp_path: Path, kind: str) -> None:
     make_pairs(tmp_path, kind=kind)
@@ -474,7 +490,12 @@ def test_bad_classes_are_refused(tmp_path: Path, content: Any, message: str) -> 
         ("classes.txt", "background\ncat\n\n# a comment\ndog\n", None),
         ("classes.yaml", "[background, cat, dog]", None),
         ("classes.json", '[{"name": "cat", "id": 1}, {"name": "dog", "id": 2}]', None),
+        ("class_names.txt", "_background_\ncat\ndog\n", None),  # LabelMe
+        ("_classes.csv", "Pixel Value, Class\n0, background\n1, cat\n2, dog\n", None),  # Roboflow
+        ("classes.csv", "1,cat\n2,dog\n", None),
         ("classes.json", '{"cat": 1}', "not a list of names"),
+        ("_classes.csv", "Pixel Value, Class\n0, background\ncat\n", "the line 'cat' is not .*, number,name"),
+        ("classes.csv", "", "no class in it"),
         ("classes.txt", "cat:1,2,3::\ndog\n", "the line 'dog' is not like the others"),
         ("classes.txt", "cat:1,2,300::\n", "entry 0: .*300|<= 255"),
     ],

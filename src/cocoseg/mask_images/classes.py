@@ -5,9 +5,10 @@
 | names                                  | 0, 1, 2, … in their order                                |
 | entries `{name, id}`                   | the id: the number of a gray or palette pixel            |
 | entries `{name, color: [r, g, b]}`     | the color: of an RGB pixel, or of one's palette entry    |
-| lines `name:r,g,b:…` of a file of CVAT | the color                                                |
+| lines of a file, see `_LINES`          | the color or the number                                  |
 
-A class named background is class 0. So is value 0, and black, where they are not named otherwise.
+A class named background (or _background_, as in LabelMe) is class 0. So is value 0, and black, where they are
+not named otherwise.
 """
 
 import re
@@ -25,7 +26,12 @@ from cocoseg.mask_images.values import COLOR, color_value, show_value
 
 BACKGROUND = "background"
 _SIZE_LIMIT = 2**20  # bytes of a file of classes
-_CVAT = re.compile(r"(.+?):(\d+),(\d+),(\d+)(:.*)?")  # a line of CVAT's labelmap.txt
+_RGB = r"(?P<color>\d+[ ,\t]+\d+[ ,\t]+\d+)"
+_LINES = {  # forms of the lines of a file that are no names alone
+    "name:red,green,blue": re.compile(rf"(?P<name>.+?)[:,]\s*{_RGB}(:.*)?"),  # CVAT; class_dict.csv on Kaggle
+    "red green blue name": re.compile(rf"{_RGB}[ ,\t]+(?P<name>.*\D.*)"),  # CamVid
+    "number,name": re.compile(r"(?P<id>\d+)\s*[,;:\t]\s*(?P<name>.+)"),  # Roboflow's _classes.csv
+}
 
 
 class _Entry(msgspec.Struct, forbid_unknown_fields=True):
@@ -81,12 +87,23 @@ def _read(path: Path) -> Sequence[Any]:
         raise ValueError(f"more than {_SIZE_LIMIT} bytes")
     lines = [line.strip() for line in content.decode("utf-8-sig").splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
-    found = [_CVAT.fullmatch(line) for line in lines]
-    colored = [{"name": m[1], "color": [int(m[2]), int(m[3]), int(m[4])]} for m in found if m]
-    if colored and len(colored) < len(lines):
-        line = lines[found.index(None)]
-        raise ValueError(f"the line {line!r} is not like the others, name:red,green,blue")
-    return colored or lines
+    for form, pattern in _LINES.items():
+        found = [pattern.fullmatch(line) for line in lines]
+        if lines and path.suffix.lower() == ".csv":
+            found = found[not found[0] :]  # without the names of the columns
+        if None in found and any(found):
+            line = lines[-len(found) :][found.index(None)]
+            raise ValueError(f"the line {line!r} is not like the others, {form}")
+        if any(found):
+            return [_of_line(match.groupdict()) for match in found if match]
+    return lines
+
+
+def _of_line(parts: Mapping[str, str]) -> dict[str, Any]:
+    """An entry by the parts of a line."""
+    if "id" in parts:
+        return {"name": parts["name"], "id": int(parts["id"])}
+    return {"name": parts["name"], "color": list(map(int, re.findall(r"\d+", parts["color"])))}
 
 
 def _entry(item: Mapping[str, Any], index: int) -> _Entry:
@@ -105,7 +122,7 @@ def _numbered(entries: Sequence[_Entry]) -> MaskClasses:
     has_ids = all(entry.id is not None for entry in entries)
     for entry in entries:
         category = None
-        if entry.name.casefold() != BACKGROUND:
+        if entry.name.casefold().strip("_") != BACKGROUND:
             category = entry.id if has_ids and entry.id is not None else len(categories) + 1
             categories.append(Category(id=category, name=entry.name))
         values = [] if entry.id is None else [entry.id]
