@@ -1,4 +1,4 @@
-"""Score a model: IoU, precision and recall with 95 % intervals, and the images that score lowest.
+"""Score a model: IoU with 95 % intervals, boundaries, calibration, and the images that score lowest.
 
   python evaluate.py checkpoint=outputs/train/<time>/segmentation_model.pth
   python evaluate.py checkpoint=net.pth split=all data=custom data.images=a data.annotations=a.json

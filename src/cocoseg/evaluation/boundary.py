@@ -21,14 +21,11 @@ SHARE = 0.02  # d as a share of the diagonal
 
 
 def boundary_counts(target: np.ndarray, predicted: np.ndarray, classes: int) -> Counts:
-    """Count the pixels of the boundary regions of an image: their `Counts.iou` is Boundary IoU.
+    """Count the pixels of the boundary regions of an image, (C,) int64: their `Counts.iou` is Boundary IoU.
 
     Args:
         target, predicted: (H, W) uint8 class indices.
         classes: C, at most 255.
-
-    Returns:
-        (C,) int64 each; `correct` is the intersection of both regions of a class.
     """
     distance = max(1, round(SHARE * math.hypot(*target.shape)))
     predicted = np.where(target == IGNORE_INDEX, target, predicted)

@@ -88,21 +88,20 @@ class View:
 
     def scores(self) -> dict[str, Any]:
         """All scores and their intervals, for JSON: None where a score is not defined."""
-        whole, pixels = Counts.from_matrix(self.matrix), int(self.matrix.sum())
+        whole, pixels, names = (
+            Counts.from_matrix(self.matrix),
+            int(self.matrix.sum()),
+            self.labels.unique_names,
+        )
         means = {**whole.summary(), BOUNDARY: self.boundary.summary()["miou"]}
         by_class = {"iou": whole.iou()} | ({"boundary_iou": self.boundary.iou()} if self._boundaries else {})
         return {
             "loss": None if self._loss is None or not pixels else self._loss / pixels,
             **{key: number(value) for key, value in means.items()},
             CALIBRATION: number(self.calibration.error()),
-            "intervals": {
-                key: list(map(number, ends)) for key, ends in self.intervals.items() if key in means
-            },
+            "intervals": {key: [*map(number, ends)] for key, ends in self.intervals.items() if key in means},
             "pixels": pixels,
-            **{
-                name: dict(zip(self.labels.unique_names, map(number, values), strict=True))
-                for name, values in by_class.items()
-            },
+            **{key: dict(zip(names, map(number, values), strict=True)) for key, values in by_class.items()},
         }
 
     def per_class(self) -> list[dict[str, Any]]:

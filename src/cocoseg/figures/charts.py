@@ -108,17 +108,13 @@ def reliability(correct: np.ndarray, pixels: np.ndarray, error: float) -> PIL.Im
     edges = left + np.arange(len(pixels) + 1) * LENGTH // len(pixels)
     for index in np.flatnonzero(pixels).tolist():
         start, end = int(edges[index]), int(edges[index + 1])
-        for base, height in (
-            (bottom, LENGTH * correct[index] / pixels[index]),
-            (floor, SHARES * shares[index]),
-        ):
+        heights = (LENGTH * correct[index] / pixels[index], SHARES * shares[index])
+        for base, height in zip((bottom, floor), heights, strict=True):
             draw.rectangle((start, base - round(height), end, base), fill=BAR, outline=GRAY)
         place = ((start + end) // 2, floor - round(SHARES * shares[index]) - 2)
         draw.text(place, f"{shares[index]:.0%}", fill=GRAY, font=small, anchor="mb")
     draw.line((left, bottom, left + LENGTH, top), fill="black", width=2)
-    draw.text(
-        (left + MARGIN, top + 4), "accuracy; below the line the model is too sure", fill="black", font=font
-    )
+    draw.text((left + MARGIN, top + 4), "accuracy; below the line: too sure", fill="black", font=font)
     draw.text((left + MARGIN, bottom + HEAD - 8), "share of the pixels", fill="black", font=font)
     caption = "confidence: the probability of the predicted class"
     draw.text((left + LENGTH // 2, floor + HEAD), caption, fill="black", font=font, anchor="ma")
