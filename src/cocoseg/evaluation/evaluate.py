@@ -116,8 +116,8 @@ def make_scorer(config: EvaluateConfig, checkpoint: str, image_size: tuple[int, 
             "tta, score_at=network and data.image_size are for segmentation_model.pth; an ONNX file is "
             "scored as it is, at the images' own size"
         )
-    model = OnnxModel(checkpoint)
-    return (Scorer if model.gives_scores else OnnxScorer)(model, config)
+    exported = OnnxModel(checkpoint)
+    return (Scorer if exported.gives_scores else OnnxScorer)(exported, config)
 
 
 class Scorer:

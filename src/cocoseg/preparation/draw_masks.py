@@ -198,8 +198,8 @@ def _with_instances(
             if a.category_id in index_of
         ]
         png = (coco.pngs or {}).get(image.id)
-        size = image.width, image.height
-        yield image, instances if png is None else Segments(png, size, [a.id for a in found], instances)
+        size, ids = (image.width, image.height), [a.id for a in found if isinstance(a.id, int)]
+        yield image, instances if png is None else Segments(png, size, ids, instances)
 
 
 def _check_names(images: Sequence[Image], file: Path) -> None:
