@@ -112,6 +112,15 @@ def test_tables_of_colors(tmp_path: Path, name: str, lines: str) -> None:
     assert encoding.labels.names[masks[0][0, 0]] == "void"
 
 
+def test_numbers_beyond_8_bits_are_classes_of_their_own(tmp_path: Path) -> None:
+    make_pairs(tmp_path, count=1)
+    values = np.select([VALUES == 1, VALUES == 2], [257, 60_000], 0).astype(np.uint16)
+    PIL.Image.fromarray(values).save(tmp_path / "masks" / "0.png")
+    encoding, masks = prepared(tmp_path)
+    assert encoding.labels.names == ["background", "257", "60000"]
+    np.testing.assert_array_equal(masks[0], VALUES % 255)
+
+
 @pytest.mark.parametrize("kind", ["RGB", "RGBA", "palette"])
 def test_colors_become_classes(tmp_path: Path, kind: str) -> None:
     make_pairs(tmp_path, kind=kind)
@@ -290,7 +299,7 @@ def save_photograph(root: Path) -> None:
 
 def save_transparent(root: Path) -> None:
     image = image_of(VALUES, "RGBA")
-    image.putalpha(128)
+    image.putpixel((0, 0), (0, 0, 0, 254))
     image.save(root / "masks" / "0.png")
 
 

@@ -19,7 +19,7 @@ import cocoseg.cli  # noqa: F401  registers resolvers
 from cocoseg.overrides import sweep_folder
 from cocoseg.sweeps.launching import OUTPUT
 from cocoseg.sweeps.study import open_storage
-from conftest import ROOT, SMALL, run_program
+from conftest import ROOT, SMALL, run_here, run_program
 
 CONF = str(ROOT / "conf")
 LR = "optimizer.lr=tag(log,interval(1e-4,1e-2))"
@@ -154,7 +154,7 @@ def test_without_optuna_only_its_sweeps_fail(without, tmp_path: Path):
 
 
 def test_a_mistake_ends_with_one_line_and_leaves_nothing_behind(tmp_path: Path):
-    done = run_program("train", *SMALL, "sweep=tpe", LR, cwd=tmp_path)
+    done = run_here("train", *SMALL, "sweep=tpe", LR, cwd=tmp_path)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: sweep.trials: give either it, or both ")
