@@ -88,11 +88,8 @@ class View:
 
     def scores(self) -> dict[str, Any]:
         """All scores and their intervals, for JSON: None where a score is not defined."""
-        whole, pixels, names = (
-            Counts.from_matrix(self.matrix),
-            int(self.matrix.sum()),
-            self.labels.unique_names,
-        )
+        whole, pixels = Counts.from_matrix(self.matrix), int(self.matrix.sum())
+        names = self.labels.unique_names
         means = {**whole.summary(), BOUNDARY: self.boundary.summary()["miou"]}
         by_class = {"iou": whole.iou()} | ({"boundary_iou": self.boundary.iou()} if self._boundaries else {})
         return {
