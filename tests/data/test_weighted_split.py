@@ -282,6 +282,15 @@ def copies(root: Path, folder: Path) -> ExtraConfig:
     return entry(folder / "copy")
 
 
+def copies_in_a_subfolder(root: Path, folder: Path) -> ExtraConfig:
+    shutil.copytree(root / "images", folder / "images" / "all")
+    content = json.loads((root / ANNOTATIONS).read_text())
+    for image in content["images"]:
+        image["file_name"] = f"all/{image['file_name']}"
+    (folder / "b.json").write_text(json.dumps(content))
+    return entry(folder, annotations=folder / "b.json")
+
+
 def links(root: Path, folder: Path) -> ExtraConfig:
     """The same files under other names."""
     (folder / "images").mkdir()
@@ -293,7 +302,7 @@ def links(root: Path, folder: Path) -> ExtraConfig:
     return entry(folder, annotations=folder / "b.json")
 
 
-@pytest.mark.parametrize("place", [same_files, copies, links])
+@pytest.mark.parametrize("place", [same_files, copies, copies_in_a_subfolder, links])
 def test_images_that_are_held_out_are_refused(make: Make, shapes_root: Path, tmp_path: Path, place):
     extra = place(shapes_root, tmp_path)
     with pytest.raises(CocosegError) as caught:

@@ -1,6 +1,8 @@
 """Training images of several prepared sets, each set with a weight of its own in the loss."""
 
+from collections import defaultdict
 from collections.abc import Sequence
+from filecmp import cmp
 from pathlib import Path
 
 import numpy as np
@@ -60,17 +62,26 @@ class WeightedSplit(Split):
 def require_held_out(val: Split, extra: Split, annotations: Path) -> None:
     """Refuse validation images among those of `data.extra`, which `annotations` lists.
 
-    The same image is the same file, or a file of the same name and bytes elsewhere.
+    The same image is the same file, or a file of the same name and bytes elsewhere, as evaluate.py has it, or
+    a copy in another subfolder.
 
     Raises:
         CocosegError: a model trained on them would be scored on what it knows.
     """
+    alike: dict[Key, list[str]] = defaultdict(list)
+    for name, size in val.image_keys():
+        alike[Path(name).name, size].append(name)
+    val_dir, extra_dir = val.dataset.image_dir, extra.dataset.image_dir
+    files = {(val_dir / name).resolve() for name in val.names()}
 
-    def marks(split: Split) -> list[tuple[Key, Path]]:
-        return [(key, (split.dataset.image_dir / key[0]).resolve()) for key in split.image_keys()]
+    def is_known(name: str, size: int) -> bool:
+        path = extra_dir / name
+        others = alike.get((Path(name).name, size), [])
+        return path.resolve() in files or any(
+            n == name or cmp(path, val_dir / n, shallow=False) for n in others
+        )
 
-    held_out: set[Key | Path] = {mark for pair in marks(val) for mark in pair}
-    if known := [key[0] for key, path in marks(extra) if key in held_out or path in held_out]:
+    if known := [name for name, size in extra.image_keys() if is_known(name, size)]:
         raise CocosegError(
             f"data.extra: {len(known)} of the {len(extra)} images of {annotations} are validation images of "
             f"this run, {known[0]} for one; leave them out of that file"
