@@ -297,6 +297,12 @@ def save_photograph(root: Path) -> None:
     save_image(root / "images" / "0.jpg", (100, 100))
 
 
+def save_pages(root: Path) -> None:
+    (root / "masks" / "0.png").unlink()
+    page = image_of(VALUES, "gray")
+    page.save(root / "masks" / "0.tif", save_all=True, append_images=[page])
+
+
 def save_transparent(root: Path) -> None:
     image = image_of(VALUES, "RGBA")
     image.putpixel((0, 0), (0, 0, 0, 254))
@@ -338,6 +344,7 @@ BROKEN = {
     ),
     "jpeg": (save_jpeg_mask, r"masks/0\.png: JPEG changes pixels, so it can't hold a mask; give PNG"),
     "photograph": (save_photograph, r"masks/0\.png: 10000 different values, as in a photograph"),
+    "pages": (save_pages, r"masks/0\.tif: several pages.*; give one mask, as PNG"),
     "transparent": (save_transparent, r"masks/0\.png: transparent pixels"),
     "broken": (lambda root: (root / "masks" / "0.png").write_bytes(b"no image"), r"0\.png: not a readable"),
     "broken image": (lambda root: (root / "images" / "0.jpg").write_bytes(b"no"), r"0\.jpg: not a readable"),

@@ -28,11 +28,16 @@ def read_values(path: Path, *, expanded: bool) -> np.ndarray:
         expanded: take the colors of a palette in place of its numbers.
 
     Raises:
-        CocosegError: it can't be read, is of a lossy format, or holds no numbers or colors of 8 bits.
+        CocosegError: it can't be read, is of a lossy format, has several pages, or holds no numbers or
+            colors of 8 bits.
     """
     with open_image(path) as image:
         if image.format not in LOSSLESS:
             raise CocosegError(f"{path}: {image.format} changes pixels, so it can't hold a mask; give PNG")
+        if getattr(image, "n_frames", 1) > 1:
+            raise CocosegError(
+                f"{path}: several pages, of which none is the mask for sure; give one mask, as PNG"
+            )
         scale, is_deep = _SCALED.get(raw_mode(image), 1), low_bytes_mode(image) is not None
         image.load()
         if image.mode in ("LA", "RGBA") and image.getchannel("A").getextrema()[0] != 255:
