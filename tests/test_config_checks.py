@@ -20,7 +20,7 @@ from cocoseg.config_checks import REMOVED, as_dict, convert, declarations, drop_
 from cocoseg.durations import Duration
 from cocoseg.errors import CocosegError
 
-EXTRA = "a list, as in [{images: more, annotations: more.json, weight: 0.5}] or [{images: a, masks: b}]"
+EXTRA = "a list, as in [{images: a, annotations: b.json, weight: 2}] or [{images: a, masks: b}], weight > 0"
 HOME = str(Path.home())
 PLACES = {"images": "a", "annotations": "b"}
 LABELS = "all, supercategories, or groups as in {vehicle: [car, bus], …}, none of them named background"

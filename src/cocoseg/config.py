@@ -109,7 +109,7 @@ class DataConfig(Settings, kw_only=True):
     extra: Annotated[
         list[ExtraConfig],
         "further images to train on, whose loss is multiplied by their weight",
-        "a list, as in [{images: more, annotations: more.json, weight: 0.5}] or [{images: a, masks: b}]",
+        "a list, as in [{images: a, annotations: b.json, weight: 2}] or [{images: a, masks: b}], weight > 0",
     ] = field(default_factory=list)
     masks: Annotated[Text, "folder of mask images, in place of annotations (data=masks)"] = None
     val_masks: Annotated[Text, "masks of the validation images"] = None
