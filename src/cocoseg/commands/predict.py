@@ -3,7 +3,7 @@
   python predict.py checkpoint=outputs/train/<time>/segmentation_model.pth input=photo.jpg
   python predict.py checkpoint=model.pth input=photos output=segmented     # again: only what is new
   python predict.py checkpoint=model.pth 'input=tiles/**/*.tif' scale=1 coco_json=true
-  python predict.py checkpoint=model.pth input=photos output=segmented coco_dataset=rle   # to train on
+  python predict.py checkpoint=model.pth input=photos output=labels coco_dataset=rle   # to train on
 
 An image that can't be read is reported and left out; the exit code is 1 then.
 """
