@@ -190,6 +190,15 @@ def test_what_ended_a_loader_is_named(number: int | None, expected: str) -> None
     assert "out of memory" not in str(raised.value)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals")
+def test_what_ended_a_loader_is_named_in_a_later_training_too() -> None:
+    with explain_out_of_memory():
+        list(DataLoader(range(1), num_workers=1))
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # as Lightning leaves it behind
+    with pytest.raises(TrainingError, match="by signal: Killed"), explain_out_of_memory():
+        list(DataLoader(Ends(signal.SIGKILL), num_workers=1))
+
+
 def test_errors_of_other_kinds_pass() -> None:
     with pytest.raises(RuntimeError, match="killed by signal") as raised, explain_out_of_memory():
         raise RuntimeError("ffmpeg was killed by signal: Killed")

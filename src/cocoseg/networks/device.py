@@ -1,12 +1,15 @@
 """The device: its fastest precision, kernels and memory layout; memory that runs out."""
 
 import re
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data._utils import signal_handling
 
 from cocoseg.errors import TrainingError
 
@@ -113,6 +116,7 @@ def explain_out_of_memory(smaller: str = SMALLER) -> Iterator[None]:
     Args:
         smaller: keys to lower where memory runs out.
     """
+    _watch_loaders()
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -121,6 +125,17 @@ def explain_out_of_memory(smaller: str = SMALLER) -> Iterator[None]:
         if sentence := explain_lost_loader(error, smaller):
             raise TrainingError(sentence) from error
         raise
+
+
+def _watch_loaders() -> None:
+    """Have torch notice what ends a loader's process.
+
+    torch 2.11 to 2.15 sets its handler of SIGCHLD once per process, with the first loader. After a training
+    Lightning 2.6 puts all handlers back: a later training would not know what ended its loaders.
+    """
+    if sys.platform != "win32" and not callable(signal.getsignal(signal.SIGCHLD)):
+        signal_handling._SIGCHLD_handler_set = False
+        signal_handling._set_SIGCHLD_handler()
 
 
 def explain_lost_loader(error: BaseException, smaller: str = SMALLER) -> str | None:
@@ -132,6 +147,6 @@ def explain_lost_loader(error: BaseException, smaller: str = SMALLER) -> str | N
     if "DataLoader worker" not in said:
         return None
     end = re.search(r"(by signal: ([\w ]+)|with exit code \d+)", said)
-    how, signal = (end[1], end[2]) if end else ("by itself", None)
-    advice = ADVICE.get(str(signal), OTHERWISE).format(smaller=smaller)
+    how, name = (end[1], end[2]) if end else ("by itself", None)
+    advice = ADVICE.get(str(name), OTHERWISE).format(smaller=smaller)
     return f"a process that loads images ended {how}; {advice}"
