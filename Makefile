@@ -9,10 +9,10 @@ demo: $(VENV)/ready
 	$(BIN)/python train.py experiment=demo $(DEMO)
 
 test: $(VENV)/ready lint
-	$(BIN)/pytest -n auto -m "not slow and not real_data and not browser"
+	$(BIN)/pytest -n auto --dist worksteal -m "not slow and not real_data and not browser"
 
 test-all: $(VENV)/ready lint
-	$(BIN)/pytest -n auto
+	$(BIN)/pytest -n auto --dist worksteal
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

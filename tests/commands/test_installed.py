@@ -80,7 +80,8 @@ class Installed:
         return stdout, stderr, process.returncode
 
 
-@pytest.fixture(params=["wheel", "editable"])
+# All tests run from an editable install, which so is tried anyhow.
+@pytest.fixture(params=["wheel", pytest.param("editable", marks=pytest.mark.slow)])
 def installed(request: pytest.FixtureRequest, tmp_path: Path) -> Installed:
     return Installed(tmp_path, request.param)
 
