@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 demo: $(VENV)/ready
 	$(BIN)/python train.py experiment=demo $(DEMO)
 
+# worksteal: each process begins with tests that are neighbors and share fixtures.
 test: $(VENV)/ready lint
 	$(BIN)/pytest -n auto --dist worksteal -m "not slow and not real_data and not browser"
 

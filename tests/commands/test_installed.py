@@ -80,7 +80,7 @@ class Installed:
         return stdout, stderr, process.returncode
 
 
-# All tests run from an editable install, which so is tried anyhow.
+# All tests run from an editable install, so that one is tried anyway.
 @pytest.fixture(params=["wheel", pytest.param("editable", marks=pytest.mark.slow)])
 def installed(request: pytest.FixtureRequest, tmp_path: Path) -> Installed:
     return Installed(tmp_path, request.param)
