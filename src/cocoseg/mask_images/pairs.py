@@ -47,16 +47,22 @@ def find_pairs(image_dir: Path, mask_dir: Path, data: DataConfig, name: str = "t
     if not masks:
         lossy = f"; {listed[0]} is of a lossy format, which can't hold a mask" if listed else ""
         raise CocosegError(f"{mask_key}: no masks in {mask_dir}{lossy}; give PNG files")
-    tried = []
+    image_of: dict[str, list[str]] = {}
+    mask_of: dict[str, list[str]] = {}
+    paired = 0
     for mask_suffix in MASK_SUFFIXES if data.mask_suffix is None else (data.mask_suffix,):
         own = [name for name in masks if _stem(name).endswith(mask_suffix)]
         others = sorted({*images} - {*own}) if image_dir.resolve() == mask_dir.resolve() else images
         if data.image_suffix is not None:
             others = [name for name in others if _stem(name).endswith(data.image_suffix)]
+        if paired == len(images):
+            break  # no other suffixes can pair more
+        found = _by_stem(own, mask_suffix)
         for image_suffix in IMAGE_SUFFIXES if data.image_suffix is None else (data.image_suffix,):
-            tried.append((_by_stem(others, image_suffix), _by_stem(own, mask_suffix)))
-    image_of, mask_of = max(tried, key=lambda found: len(found[0].keys() & found[1].keys()))
-    if not image_of.keys() & mask_of.keys():
+            by_stem = _by_stem(others, image_suffix)
+            if (count := len(by_stem.keys() & found.keys())) > paired:
+                image_of, mask_of, paired = by_stem, found, count
+    if not paired:
         raise CocosegError(
             f"no mask has the name of an image: {image_dir / images[0]}, … against {mask_dir / masks[0]}, …; "
             "names must be the same below both folders, but for the ending and for data.image_suffix and "
