@@ -172,7 +172,7 @@ def convert(settings: Mapping[str, Any], kind: type[T]) -> T:
         path = re.search(r"`\$\.?([\w.]*)[^`]*`$", message)
         key = path[1] if path else ""
         unknown = re.match(r"Object contains unknown field `([^`]*)`", message)
-        if unknown and not (path and "[" in path[0]):  # of an item of a list, all of it is shown
+        if unknown and not (path and "[" in path[0]):  # else in an item of a list, which is shown
             raise CocosegError(unknown_key(f"{key}.{unknown[1]}".removeprefix("."), kind))
         if not key:
             raise CocosegError(f"settings: {message}")  # a number in place of a name

@@ -14,7 +14,7 @@ from cocoseg.errors import CocosegError, printable
 
 IGNORE_INDEX = 255
 IGNORE_COLOR = (224, 224, 192)  # PASCAL VOC's color for void
-OTHER = 183  # of a COCO stuff file: the category that stands for all things
+OTHER = 183  # category that stands for all things in a COCO stuff file
 MAX_CLASSES = 254  # class indices 1..254: 0 is background, 255 is ignored
 
 Level = Annotated[int, msgspec.Meta(ge=0, le=255)]  # red, green or blue

@@ -28,7 +28,7 @@ from cocoseg.files import from_here, locked, read_json, remove_parts, write_byte
 # Names of files in a run folder.
 CONFIG, LEDGER, OUTCOME, METRICS = "config.yaml", "budget.json", "outcome.json", "metrics.json"
 MODEL, HYDRA, CHECKPOINTS = "segmentation_model.pth", ".hydra", "checkpoints"
-BEST, LAST = "best.ckpt", "last.ckpt"  # in CHECKPOINTS
+BEST, LAST = "best.ckpt", "last.ckpt"  # names of files in CHECKPOINTS
 
 TIME = "%H-%M-%S"  # format of `${now:…}` in the folder names of conf/
 LOG_FORMAT = "[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"  # Hydra's own

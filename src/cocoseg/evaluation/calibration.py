@@ -9,7 +9,7 @@ import numpy as np
 
 from cocoseg.labels import IGNORE_INDEX
 
-BINS = 15  # of equal width; the first one holds confidences from 0 to 1/15, its upper end included
+BINS = 15  # bins of equal width; the first one holds confidences from 0 to 1/15, its upper end included
 
 
 class Calibration:

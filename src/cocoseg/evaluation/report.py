@@ -13,7 +13,7 @@ from cocoseg.evaluation.calibration import Calibration
 from cocoseg.labels import LabelMap
 from cocoseg.scores import SUMMARY, Counts, confusion
 
-BOUNDARY, CALIBRATION = "mean_boundary_iou", "expected_calibration_error"  # of the quoted view
+BOUNDARY, CALIBRATION = "mean_boundary_iou", "expected_calibration_error"  # keys of the quoted view
 MEANS = {  # the lines of the printed table
     **SUMMARY,
     BOUNDARY: "boundary IoU (without background)",

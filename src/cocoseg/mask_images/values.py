@@ -17,7 +17,7 @@ from cocoseg.images.pixel_depth import gray_values, low_bytes_mode, raw_mode
 
 COLOR = 1 << 24  # added to colors, so that no number is one
 LOSSLESS = ("PNG", "TIFF", "BMP", "GIF", "PPM")
-MOST_VALUES = 4096  # in a mask
+MOST_VALUES = 4096  # different values in a mask of classes
 _SCALED = {"L;2": 85, "L;4": 17}  # factors by which Pillow stretches gray of few bits
 
 

@@ -17,7 +17,7 @@ from cocoseg.images.image_files import open_image
 from cocoseg.labels import IGNORE_INDEX
 from cocoseg.preparation.segmentations import Instance
 
-IN_PNG = msgspec.Raw(b'"in a PNG"')  # in place of a segmentation, until `Segments` reads it
+IN_PNG = msgspec.Raw(b'"in a PNG"')  # placeholder of a segmentation, which `Segments` reads
 # Warnings.
 NO_PIXEL = "segments without a pixel in the PNG"
 UNLISTED = "ids in the PNG that segments_info does not list, ignored"

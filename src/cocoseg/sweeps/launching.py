@@ -181,7 +181,7 @@ def command(job: Job) -> list[str]:
     until = OmegaConf.select(job.config, "budget.until")
     if until not in (None, SLURM):
         # As a date: a job that begins after 18:00 would take it for 18:00 of the next day.
-        with suppress(CocosegError):  # of a mistake, which the job itself reports
+        with suppress(CocosegError):  # the job itself reports the mistake
             end = datetime.fromtimestamp(parse_moment(str(until), key="budget.until"))
             added.append(f"budget.until='{end.strftime(MOMENTS[-1])}'")
     return [sys.executable, *program, *flags, *of_task, *of_hydra, *added]

@@ -27,7 +27,7 @@ class StopOnNaN(L.Callback):
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        _require_finite(trainer, self._loss)  # of a step since the last check
+        _require_finite(trainer, self._loss)  # the loss of a step since the last check
 
 
 def _require_finite(trainer: L.Trainer, loss: Tensor | None) -> None:
