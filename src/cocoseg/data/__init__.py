@@ -1,4 +1,4 @@
 """Prepared folder in, augmented batches on the device out.
 
-Start with `datamodule.py`; `augment.py` is done to whole batches on the device.
+Start with `datamodule.py`; `augment.py` changes whole batches on the device.
 """

@@ -1,7 +1,7 @@
 """Augmentation of training batches: the random numbers, and the order in which transforms are applied.
 
 transforms.py holds the transforms. They work on whole batches, on the device of the images. Random numbers
-are drawn on the CPU, from a separate generator, so that every device does the same.
+are drawn on the CPU, from a separate generator, so that the results are the same on every device.
 """
 
 import math
@@ -25,13 +25,13 @@ from cocoseg.labels import IGNORE_INDEX
 from cocoseg.networks.pixels import normalize, resize_masks
 
 BLUR_SIGMA = (0.3, 1.5)  # pixels
-HOLE = (0.1, 0.4)  # height and width of a cutout, as shares of the image's
+HOLE = (0.1, 0.4)  # height and width of a cutout, as shares of those of the image
 FULL_SIZE_FROM = 0.6  # progress from which on images have their full size
 MULTIPLE = 16  # pixels; a UNet would pad other sizes
 
 COLOR = ("brightness", "contrast", "saturation", "hue", "greyscale")
-# Random numbers in 0..1 of each image, one more for each class. All are drawn whatever is switched on:
-# switching one transform off leaves the others as they were.
+# Random numbers from 0 to 1 of each image; one for each class follows. All are drawn every time, so that
+# switching off one transform does not change what the others do.
 DRAWS = (
     *("flip", "scale", "across", "down", "rotate"),
     *COLOR,
@@ -43,9 +43,9 @@ class Augment:
     """Random transforms of a batch, with random numbers for each image.
 
     A call maps image (B, 3, h, w) uint8 RGB and mask (B, h, w) uint8 to image (B, 3, H, W) float32,
-    normalized, channels last in memory, and mask (B, H, W) int64. The size is smaller while `start_size` asks
-    for it at this progress of the run, 0 to 1. Images are sampled bilinearly, masks at the nearest pixel.
-    Pixels from beyond the border have the mean color and the ignore index.
+    normalized, channels last in memory, and mask (B, H, W) int64. H and W depend on the progress of the run,
+    from 0 to 1, see `training_size`. Images are sampled bilinearly, masks at the nearest pixel. Pixels beyond
+    the border get the mean color and the ignore index.
 
     Args:
         settings: the transforms and their strength.
@@ -60,7 +60,7 @@ class Augment:
         self.seed(seed)
 
     def seed(self, seed: int) -> None:
-        """Begin the random numbers anew."""
+        """Start the random numbers again, from this seed."""
         self._generator.manual_seed(seed)
 
     def __call__(self, image: Tensor, mask: Tensor, progress: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -133,9 +133,9 @@ class Augment:
 def training_size(image_size: tuple[int, int], start: float, progress: float) -> tuple[int, int]:
     """Height and width of training images at a progress of the run, 0 to 1.
 
-    Small images teach the first things in a fraction of the time. There are three sizes, so that cuDNN's
-    algorithms are chosen and networks compiled three times only: `start` of the full size, the mean of both,
-    and the full size from `FULL_SIZE_FROM` of the run on.
+    Early in a run small images teach almost as much as large ones, in a fraction of the time. There are three
+    sizes: `start` times the full size, the mean of both, and the full size from `FULL_SIZE_FROM` on. With
+    more sizes cuDNN would choose its algorithms, and torch compile networks, more often.
     """
     if progress >= FULL_SIZE_FROM or start == 1:
         return image_size

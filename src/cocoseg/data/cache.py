@@ -42,11 +42,14 @@ Decode = Callable[[int], tuple[np.ndarray, np.ndarray]]
 
 
 class Arrays:
-    """Images, masks and counts of a folder, mapped into memory and shared by all who open them.
+    """Images, masks and counts of a folder, mapped into memory and shared by all processes that open them.
 
     Args:
-        folder: holds the files; OSError, ValueError or EOFError where they are missing or cut short.
+        folder: holds the files.
         mode: `r` to read them, `r+` to write to them too.
+
+    Raises:
+        OSError, ValueError, EOFError: a file is missing or cut short.
     """
 
     def __init__(self, folder: Path, mode: Mode = "r"):
@@ -57,7 +60,7 @@ class Arrays:
         )
 
     def __reduce__(self) -> tuple[type[Self], tuple[Path, Mode]]:
-        return type(self), (self.folder, self.mode)  # else a process that is not forked would get a copy
+        return type(self), (self.folder, self.mode)  # without this, spawned processes would get copies
 
     def take(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Copy images (B, H, W, 3) and masks (B, H, W), uint8."""
@@ -73,7 +76,7 @@ def count(mask: np.ndarray) -> np.ndarray:
 
 
 def key_of(files: Iterable[Path], meaning: Any) -> str:
-    """Hash of the files' sizes and times of change, and of plain values that the arrays depend on too.
+    """Hash the sizes and modification times of files, and plain values that the arrays depend on too.
 
     Raises:
         CocosegError: a file is missing.
@@ -87,9 +90,9 @@ def key_of(files: Iterable[Path], meaning: Any) -> str:
 def open_arrays(
     folder: Path, key: str, shape: tuple[int, int, int], decode: Decode, workers: int | None = None
 ) -> Arrays:
-    """Open the arrays below `folder`, made first where they are missing, out of date or cut short.
+    """Open the arrays below `folder`; make them first where they are missing, out of date or cut short.
 
-    One process at a time makes them, others wait.
+    One process makes them, while the others wait.
 
     Args:
         folder: holds the arrays of all sizes.
@@ -108,7 +111,7 @@ def open_arrays(
     with locked(folder):
         if arrays := _open(path):  # another process has made them meanwhile
             return arrays
-        # What a killed process left, and arrays of files as they were once.
+        # Remains of a killed process, and arrays of files that have changed since.
         for old in [found for found in folder.iterdir() if OURS.fullmatch(found.name)]:
             if old == path or not old.name.endswith(key):
                 shutil.rmtree(old, ignore_errors=True)
@@ -148,7 +151,7 @@ def _fill(arrays: Arrays, decode: Decode, index: int) -> None:
 
 
 def _allocate(folder: Path, shape: tuple[int, int, int]) -> None:
-    """Make the files with all their room: writing to memory that a full disk can't back ends the process."""
+    """Create the files and reserve their space: writing to mapped memory on a full disk ends the process."""
     images, height, width = shape
     files = {IMAGES: ((*shape, 3), np.uint8), MASKS: (shape, np.uint8), COUNTS: ((images, 256), np.int32)}
     folder.mkdir()

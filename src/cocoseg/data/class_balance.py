@@ -14,11 +14,11 @@ MAX_NAMES = 5  # names of classes in a warning
 def class_weights(counts: np.ndarray) -> list[float]:
     """Compute weights of classes for the loss: 1 / ln(1.02 + p) for a class with share p of all pixels.
 
-    They are those of ENet (Paszke et al. 2016, arXiv 1606.02147), between 1.4 and 50; 1 for classes that
-    don't occur.
+    They are those of ENet (Paszke et al. 2016, arXiv 1606.02147), between 1.4 and 50. A class that does not
+    occur has weight 1.
 
     Args:
-        counts: pixels per image and class, (N, C), times a weight where the images have one.
+        counts: pixels per image and class, (N, C); of images with a weight, multiplied by it.
     """
     pixels = counts.sum(0, dtype=np.float64)
     shares = pixels / max(1, pixels.sum())
@@ -44,7 +44,7 @@ def require_classes(train_counts: np.ndarray, image_size: Sequence[int]) -> None
 
 
 def classes_lost_by_resizing(own_pixels: Sequence[int], *counts: np.ndarray, labels: LabelMap) -> list[str]:
-    """Warnings about classes that masks of the images' own size show, but not those of the network's size.
+    """Warn of classes that are in the masks at the images' own size, but not at the network's size.
 
     Args:
         own_pixels: pixels per class at the images' own size, (C,).
@@ -57,9 +57,9 @@ def classes_lost_by_resizing(own_pixels: Sequence[int], *counts: np.ndarray, lab
 
 
 def one_sided(train_counts: np.ndarray, val_counts: np.ndarray, labels: LabelMap) -> list[str]:
-    """Warnings about classes that only one of the two sets shows, background apart.
+    """Warn of classes that are in one of the two sets only; background is left out.
 
-    The report of the preparation names the classes that both sets lack.
+    The report of the preparation names the classes that are in none.
 
     Args:
         train_counts, val_counts: pixels per image and class, (N, C).
@@ -80,7 +80,7 @@ def one_sided(train_counts: np.ndarray, val_counts: np.ndarray, labels: LabelMap
 
 
 def _names(chosen: np.ndarray, labels: LabelMap) -> str:
-    """Names of the classes chosen (C,) bool, background apart."""
+    """Names of the chosen classes, (C,) bool, without background."""
     names = [labels.names[index] for index in np.flatnonzero(chosen) if index]
     more = [f"{len(names) - MAX_NAMES} more"] if len(names) > MAX_NAMES else []
     return ", ".join(names[:MAX_NAMES] + more)

@@ -37,14 +37,15 @@ GROUPS = ("seed", "masks", "prepare", "augment")  # settings of a data module th
 class SegmentationDataModule(L.LightningDataModule):
     """Masks, data sets and loaders.
 
-    Loaders yield bytes, a quarter of what floats would be: image (B, 3, H, W) uint8 and mask (B, H, W) uint8.
-    On the device they become image (B, 3, H, W) float32, normalized, and mask (B, H, W) int64; training
-    batches are augmented there. Weights in `data.extra` give them a third part, the weight of each image in
-    the loss: (B,) float32, in the host's memory. The validation images serve `test` and `predict`, too: to
-    score others, name them as `val_images` and `val_annotations` of another data module.
+    Loaders yield image (B, 3, H, W) uint8 and mask (B, H, W) uint8, a quarter of the memory of floats. On the
+    device they become image (B, 3, H, W) float32, normalized, and mask (B, H, W) int64. Training batches are
+    augmented there. With weights in `data.extra` a training batch has a third part, the weight of each image
+    in the loss: (B,) float32, in the host's memory. `test` and `predict` use the validation images. To score
+    other images, name them as `val_images` and `val_annotations` of another data module.
 
     The recipe calls `prepare_data` and `setup` before Lightning does; the second calls do nothing. On several
-    devices the trainer needs `use_distributed_sampler=False`: each process is given its own images here.
+    devices the trainer needs `use_distributed_sampler=False`, because the loaders give each process its own
+    images.
 
     Args:
         config: its `data`, `masks`, `prepare`, `augment` and `seed` are used; None for `settings`.
@@ -54,10 +55,10 @@ class SegmentationDataModule(L.LightningDataModule):
 
     Attributes:
         train_set, val_set, augment: set by `setup`.
-        batch_size: images per training batch and device; 0 as long as `auto` has found none.
+        batch_size: images per training batch and device; 0 until `auto` has found one.
 
     Raises:
-        CocosegError: a setting is wrong, or a file is not there.
+        CocosegError: a setting is wrong, or a file is missing.
     """
 
     train_set: Split
@@ -88,7 +89,7 @@ class SegmentationDataModule(L.LightningDataModule):
         return self.train_set.dataset.labels
 
     def prepare_data(self) -> None:
-        """Make the masks and the decoded arrays where they are missing; once per machine."""
+        """Make masks and decoded arrays that are missing, in one process per machine."""
         if self._is_set_up or self.data.own is not None:
             return
         if distributed.is_first_of_machine():
@@ -106,7 +107,7 @@ class SegmentationDataModule(L.LightningDataModule):
         added = len(self.train_set) - len(self.train_set.indices)
         note = f" ({added} of them of data.extra)" if added else ""
         log.info("training on %d images%s, validating on %d", len(self.train_set), note, len(self.val_set))
-        if self.cached:  # else all masks would be read for it
+        if self.cached:  # without arrays the counts would need all masks to be read
             counts = self.train_set.class_counts(), self.val_set.class_counts()
             require_classes(counts[0], self.data.cache_size or self.data.image_size)
             pixels = read_index(self.train_set.dataset.folder).pixels
@@ -115,7 +116,7 @@ class SegmentationDataModule(L.LightningDataModule):
                 log.warning(warning)
 
     def describe(self, network: dict[str, Any], license: str | None = None) -> ModelSpec:
-        """Describe a network that is trained on these data, see `ModelSpec`."""
+        """Return the description of a network that is trained on these data."""
         images, size = self.train_set.dataset, as_pair(self.data.image_size)
         return ModelSpec(network, self.labels, size, license, images.exif, images.bits)
 
@@ -125,8 +126,8 @@ class SegmentationDataModule(L.LightningDataModule):
             write_training_images(run_dir, self.train_set.image_keys(), earlier)
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        # A resumed run takes another order. Else one that is killed again and again would see the same first
-        # images only.
+        # A resumed run takes another order. Otherwise a run that is killed again and again would see the same
+        # few images each time.
         seed = self.config.seed + (self.trainer.global_step if self.trainer else 0)
         rank, ranks = self._rank()
         self.augment.seed(seed + rank * RANK_SEEDS)
@@ -157,12 +158,12 @@ class SegmentationDataModule(L.LightningDataModule):
         return rank, ranks
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Move all but the weights, which the loss reads: reading them from a GPU would wait for it."""
+        """Move image and mask. The weights stay: the loss reads them, and would have to wait for a GPU."""
         image, mask, *weight = batch
         return *super().transfer_batch_to_device((image, mask), device, dataloader_idx), *weight
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, ...], index: int) -> tuple[Tensor, ...]:
-        """Convert bytes to the network's input on the device, and augment training images."""
+        """Convert a batch of bytes to the network's input, and augment training images."""
         image, mask, *weight = batch
         if self.trainer is not None and self.trainer.training:
             return *self.augment(image, mask, self.progress()), *weight
@@ -194,11 +195,11 @@ class SegmentationDataModule(L.LightningDataModule):
 
 
 def config_of(**settings: Any) -> Config:
-    """Check settings as those of a command line are; all images are used, as with `data=custom`.
+    """Check settings as on the command line. All images are used, as with `data=custom`.
 
     Args:
-        settings: those of `data` by their own names; `seed`; dictionaries `masks`, `prepare` and `augment`.
-            A path as `masks` is the folder of mask images, `data.masks`.
+        settings: those of `data` by their names without `data.`; `seed`; dictionaries `masks`, `prepare` and
+            `augment`. A path as `masks` is the folder of mask images, `data.masks`.
     """
     is_folder = isinstance(settings.get("masks"), str | Path)
     own = [name for name in GROUPS if name in settings and not (name == "masks" and is_folder)]

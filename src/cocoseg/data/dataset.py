@@ -38,22 +38,22 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
     antialiasing, masks to the nearest pixel.
 
     Args:
-        subset_file: a folder that `prepare.py` wrote, or the `subset_*_annotations.json` in it, of which only
-            the images listed there are read.
+        subset_file: a folder that `prepare.py` wrote, or the `subset_*_annotations.json` in it: then only the
+            images that it lists are read.
         image_dir: folder of the images.
         image_size: (height, width) in pixels.
-        bits: see `read_image`; None for those of the prepared set.
+        bits: bit depth of images of more than 8 bits, see `read_image`; None for that of the prepared set.
 
     Attributes:
         labels: the classes.
         encoding: encoding of the mask files.
         pairs: names of image and mask, below `image_dir` and `folder`.
-        exif: apply or ignore, as images with an EXIF rotation are read; None where there are none.
-        bits: that images of more than 8 are scaled from; None where there are none.
+        exif: `apply` or `ignore`, for images with an EXIF rotation; None where there are none.
+        bits: bit depth from which images of more than 8 bits are scaled; None where there are none.
 
     Raises:
-        CocosegError: the folder is not prepared; on access: an image or mask that can't be read, or the
-            folder was prepared anew since.
+        CocosegError: the folder is not prepared. On access: an image or mask can't be read, or the folder has
+            been prepared again meanwhile.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         return image.permute(0, 3, 1, 2), mask
 
     def class_counts(self, indices: Sequence[int]) -> np.ndarray:
-        """Count pixels per class in resized masks: (B, C) int32. Without arrays this reads the mask files."""
+        """Count pixels per class in resized masks: (B, C) int32. Without arrays the mask files are read."""
         if self._arrays is not None:
             counts = self._arrays.counts[list(indices)]
         else:
@@ -109,7 +109,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         return counts[:, : len(self.labels)]
 
     def decode_once(self, workers: int | None = None) -> None:
-        """Read from arrays from now on, see cache.py; `workers` processes make what is missing of them."""
+        """Read from arrays from now on, see cache.py; `workers` processes make those that are missing."""
         files = [self.image_dir / image for image, _ in self.pairs]
         files += [self.folder / mask for _, mask in self.pairs]
         reading = [self._turns, self.bits]
@@ -132,7 +132,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         return image, mask
 
     def _state(self) -> tuple[int, ...] | None:
-        """Identity of the file that a preparation writes first and last."""
+        """Size and modification time of the file that a preparation writes first and last, if it exists."""
         try:
             status = (self.folder / "prepared.json").stat()
         except OSError:
@@ -150,7 +150,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         image_name, mask_name = self.pairs[index]
         try:
             return self.encoding.read(self.folder / mask_name, self._turns.get(image_name, 1))
-        finally:  # a mask that is gone may be a sign of it
+        finally:  # another preparation may be why a mask is missing
             self._require_unchanged()
 
     def _decode(self, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -162,7 +162,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
 
 
 class Split(Subset[tuple[Tensor, Tensor]]):
-    """Some images of a data set, or all. A loader with `collate_fn=as_is` gets batches of bytes from it."""
+    """Some images of a data set, or all. A loader with `collate_fn=as_is` yields uint8 batches of them."""
 
     dataset: SegmentationDataset
 
@@ -182,10 +182,10 @@ class Split(Subset[tuple[Tensor, Tensor]]):
         return [self.dataset.pairs[index][0] for index in self.indices]
 
     def image_keys(self) -> list[Key]:
-        """Name and bytes of each image, see `keys_of`."""
+        """Name and file size of each image, see `keys_of`."""
         return keys_of(self.dataset.image_dir, self.names())
 
 
 def as_is(batch: Any) -> tuple[Tensor, ...]:
-    """Collate nothing: the batch is one already, see `Split`."""
+    """Return a batch of `Split` unchanged, as `collate_fn` of a loader."""
     return batch

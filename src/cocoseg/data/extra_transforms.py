@@ -1,4 +1,4 @@
-"""Further transforms of training images, by the user's choice: image by image, in the loader's processes."""
+"""Further transforms of training images, chosen by the user: image by image, in the loader's processes."""
 
 import random
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ TRIALS = 4  # calls on a blank image that show whether a transform fits
 
 
 class ExtraTransforms:
-    """Transforms of image and mask together, as uint8 `tv_tensors`, which keep their size.
+    """Transforms of image and mask together, as uint8 `tv_tensors`. They must keep shapes and dtypes.
 
     Args:
         nodes: `_target_` and arguments of each.
@@ -74,7 +74,7 @@ class TransformedSplit(Split):
 
 
 def _build(node: Any) -> Any:
-    """Build a transform, and those among its arguments. Filled pixels of masks are ignored (255)."""
+    """Build a transform, and those among its arguments. Pixels that it fills are ignored (255) in masks."""
     if isinstance(node, list):
         return list(map(_build, node))
     if not isinstance(node, dict):

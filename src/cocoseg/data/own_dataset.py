@@ -1,4 +1,4 @@
-"""A data set of the user's own, in the place of a prepared folder."""
+"""A data set that the user has written, instead of a prepared folder."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from cocoseg.labels import IGNORE_INDEX, Category, LabelMap
 
 
 class OwnDataset(SegmentationDataset):
-    """Items of a data set of the user's own, resized as those of prepared folders are.
+    """Items of a data set that the user has written, resized like those of prepared folders.
 
     Args:
         node: `_target_` and arguments; called with `split` too. Its items are image (3, H, W) uint8 RGB and
@@ -23,7 +23,7 @@ class OwnDataset(SegmentationDataset):
         image_size: (height, width) in pixels.
 
     Raises:
-        CocosegError: it can't be built, is empty or has no classes; on access: an item that does not fit.
+        CocosegError: it can't be built, is empty or has no classes. On access: an item does not fit.
     """
 
     exif = bits = _arrays = None
@@ -71,7 +71,7 @@ class OwnDataset(SegmentationDataset):
 
 
 def open_own_splits(node: dict[str, Any], train_size: list[int], val_size: list[int]) -> tuple[Split, Split]:
-    """Open both splits of a data set of the user's own.
+    """Open both splits of a data set that the user has written.
 
     Raises:
         CocosegError: as `OwnDataset`, or their classes differ.

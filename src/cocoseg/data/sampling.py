@@ -1,4 +1,4 @@
-"""Split into training and validation images, their order in an epoch, their distribution over processes."""
+"""Split into training and validation images; their order in an epoch; their distribution over processes."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -17,13 +17,12 @@ from cocoseg.preparation.prepared_folder import PreparedSet, extra_sets, is_curr
 def open_splits(config: Config, *, decode_once: bool, bits: int | None = None) -> tuple[Split, Split]:
     """Open the images to train on and those to validate on.
 
-    They are a seeded random split of one prepared set, or two sets where `data.val_annotations` or
-    `data.val_masks` is given.
-    The images of `data.extra` are all trained on.
+    With `data.val_annotations` or `data.val_masks` they are two prepared sets, else a seeded random split of
+    one. The images of `data.extra` are all trained on.
 
     Args:
         decode_once: read and write the decoded arrays of `SegmentationDataset.decode_once`.
-        bits: that images of more than 8 are scaled from; None for those of the training set.
+        bits: bit depth of images of more than 8 bits; None for that of the training set.
 
     Raises:
         CocosegError: a set can't be read, has too few images to be split, or `data.extra` has validation
@@ -65,7 +64,7 @@ def open_splits(config: Config, *, decode_once: bool, bits: int | None = None) -
 
 
 def split_indices(images: int, val_fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Choose the images to train on and those to hold out; the same seed gives the same.
+    """Choose the images to train on and those to hold out. The same seed gives the same split.
 
     Raises:
         CocosegError: there are too few images.
@@ -81,13 +80,13 @@ def split_indices(images: int, val_fraction: float, seed: int) -> tuple[list[int
 
 
 class Shuffle(Sampler[int]):
-    """One process's share of the indices below `count`, in a new order each epoch.
+    """The share of one process of the indices below `count`, in a new order each epoch.
 
-    The order depends on seed and epoch only, so it is the same in all processes. All get equally many
-    indices; the rest of an epoch is left out. torch's RandomSampler draws once more at the end of an epoch,
-    which a loader with workers reads and one without does not, and a loader draws seeds for its workers.
+    The order depends on seed and epoch only, so it is the same in all processes. All get the same number of
+    indices; the rest is left out in that epoch. The order of torch's RandomSampler depends on the number of
+    loader workers, too.
 
-    With `counts_epochs` the indices of epoch e, from 0, are increased by `e * count`.
+    With `counts_epochs` the indices of epoch e, counted from 0, are increased by `e * count`.
     """
 
     def __init__(
@@ -109,13 +108,13 @@ class Shuffle(Sampler[int]):
 
 
 def in_batches(count: int, batch_size: int, rank: int = 0, processes: int = 1) -> list[list[int]]:
-    """Batches of indices below `count` for one process; every index is in one batch of one process.
+    """Batches of indices below `count` for one process. Every index is in one batch of one process.
 
-    All processes get equally many batches, so that they can decide together after each whether to continue.
-    With several processes batches have about equal sizes; a `batch_size` of 1 may become 2.
+    All processes get the same number of batches, so that after each they can decide together whether to
+    continue. With several processes batches have about equal sizes; a `batch_size` of 1 may become 2.
 
     Args:
-        count: no less than `processes`.
+        count: at least `processes`.
     """
     if processes == 1:
         return [list(range(begin, min(begin + batch_size, count))) for begin in range(0, count, batch_size)]

@@ -1,4 +1,4 @@
-"""Images that a model was trained on: its run writes the list, an evaluation reads it. No torch."""
+"""List of the images that a model was trained on: its run writes it, an evaluation reads it. No torch."""
 
 import logging
 from collections.abc import Collection, Iterable, Sequence
@@ -11,19 +11,19 @@ log = logging.getLogger(__name__)
 
 FILE = "training_images.json"
 
-Key = tuple[str, int]  # file_name as the annotations list it, and the bytes of the file
+Key = tuple[str, int]  # file_name as the annotations list it, and the number of bytes of the file
 
 
 def keys_of(folder: Path, names: Iterable[str]) -> list[Key]:
-    """Name and bytes of each file, which differ also where many data sets hold a `0001.jpg`.
+    """Name and number of bytes of each file: the number tells apart the `0001.jpg` of several data sets.
 
-    The content is not read: that would take as long as decoding.
+    The content is not read, because that would take as long as decoding.
     """
     return [(name, (folder / name).stat().st_size) for name in names]
 
 
 def write_training_images(run_dir: Path, images: Iterable[Key], earlier: Iterable[str | None] = ()) -> None:
-    """Write the images that a run trains on, and those of the model files `earlier` that it starts from."""
+    """Write the images that a run trains on, and those that the model files `earlier` were trained on."""
     seen = set(images)
     for checkpoint in earlier:
         if isinstance(checkpoint, str) and Path(checkpoint).is_file():
@@ -48,11 +48,11 @@ def read_training_images(checkpoint: str) -> set[Key] | None:
 
 
 def require_new(images: Sequence[Key], trained: Collection[Key] | None, split: str) -> None:
-    """Refuse validation images that the model was trained on, and warn of them in other splits.
+    """Refuse validation images that the model was trained on. In other splits warn of them.
 
     Args:
         images: the images to score.
-        trained: images that the model was trained on; None where they are not known, which is a warning.
+        trained: images that the model was trained on. None where they are not known: then only warn.
 
     Raises:
         CocosegError: `split` is val, and some of the images were trained on.

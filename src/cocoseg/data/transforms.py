@@ -1,7 +1,7 @@
 """Transforms of batches of images and masks; augment.py draws their parameters.
 
-All geometric changes are one sampling per image, all color changes one 3x3 matrix, so that a batch costs a
-handful of passes over its memory. Parameters (B,) are tensors on the CPU, one number for each image.
+All geometric changes together are one sampling per image, all color changes one 3x3 matrix, so a batch costs
+few passes over its memory. Parameters (B,) are tensors on the CPU, one number for each image.
 """
 
 import math
@@ -26,15 +26,15 @@ def crop_matrix(
 ) -> Tensor:
     """Affine matrices (B, 2, 3) from result to source, for `torch.nn.functional.affine_grid`.
 
-    An extent below 1 crops, so it enlarges. One above 1 shows the whole image with a border, unless the image
-    is rotated.
+    An extent below 1 crops and so enlarges. One above 1 shows the whole image with a border; a rotation may
+    still move corners out of sight.
 
     Args:
         extent: (B,) sides of the crop, as shares of the image's sides.
         across, down: (B,) position of the crop, -1 (left, top) to 1 (right, bottom).
         angle: (B,) rotation in radians.
         flip: (B,) bool, left to right.
-        size: (height, width) of the result; rotations keep shapes for any aspect ratio.
+        size: (height, width) of the result, for rotations without distortion.
     """
     height, width = size
     mirror = torch.where(flip, -1.0, 1.0)
@@ -51,7 +51,7 @@ def crop_matrix(
 def warp(image: Tensor, mask: Tensor, theta: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Sample images bilinearly and masks at the nearest pixel.
 
-    Images that become much smaller are halved first, with antialiasing, as validation images are reduced.
+    Images that become much smaller are halved first, with antialiasing as in validation.
 
     Args:
         image: (B, 3, h, w) float32, normalized.
@@ -60,7 +60,8 @@ def warp(image: Tensor, mask: Tensor, theta: Tensor, size: tuple[int, int]) -> t
         size: (H, W) of the result.
 
     Returns:
-        Image (B, 3, H, W) and mask (B, H, W) uint8; beyond the border 0, the mean color, and ignored.
+        Image (B, 3, H, W) float32 and mask (B, H, W) uint8. Pixels beyond the border are 0, which is the mean
+        color, and ignored.
     """
     halvings = count_halvings(theta, image.shape[-2:], size)
     grid = affine_grid(theta.to(image.device, non_blocking=True), size)
@@ -80,7 +81,7 @@ def warp(image: Tensor, mask: Tensor, theta: Tensor, size: tuple[int, int]) -> t
 
 
 def count_halvings(theta: Tensor, before: Sequence[int], after: Sequence[int]) -> Tensor:
-    """Times (B,) int32 to halve each image, so that one pixel of it makes about one pixel of the result."""
+    """Number of halvings (B,) int32 that bring each image closest to the resolution of the result."""
     turn = theta[:, :, :2]
     extent = (turn[:, 0, 0] * turn[:, 1, 1] - turn[:, 0, 1] * turn[:, 1, 0]).abs().sqrt()
     reduction = extent * math.sqrt(before[0] * before[1] / (after[0] * after[1]))
@@ -88,9 +89,9 @@ def count_halvings(theta: Tensor, before: Sequence[int], after: Sequence[int]) -
 
 
 def affine_grid(theta: Tensor, size: tuple[int, int]) -> Tensor:
-    """Grid (B, H, W, 2) as of `torch.nn.functional.affine_grid`, in exact float32.
+    """Grid (B, H, W, 2) as `torch.nn.functional.affine_grid` returns it, in exact float32.
 
-    torch's own is a matrix product, which a GPU may round by a tenth of a pixel.
+    torch computes it as a matrix product, which a GPU may round by a tenth of a pixel.
     """
     down, across = ((2 * torch.arange(side, device=theta.device) + 1) / side - 1 for side in size)
     per_across, per_down, start = theta.unsqueeze(-1).unsqueeze(-1).unbind(2)  # (B, 2, 1, 1) each
@@ -100,16 +101,17 @@ def affine_grid(theta: Tensor, size: tuple[int, int]) -> Tensor:
 def color_matrix(
     brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Combine changes of color into one, for RGB in 0..1.
+    """Combine changes of color into one, for RGB from 0 to 1.
 
-    Hues are rotated in YIQ, as in NVIDIA DALI's `color_twist`; all else is as torchvision defines it.
+    Hues are rotated in YIQ, as in NVIDIA DALI's `color_twist`. The other changes are those of torchvision.
 
     Args:
         brightness, contrast, saturation: (B,) factors; a saturation of 0 makes images gray.
         hue: (B,) shares of a full turn.
 
     Returns:
-        Matrices (B, 3, 3), and shares (B,) of the image's mean gray to add, around which contrast changes.
+        Matrices (B, 3, 3), and factors (B,) of the image's mean gray, which is added because contrast changes
+        around it.
     """
     saturation = saturation.view(-1, 1, 1)
     gray = torch.tensor(LUMA).expand(3, 3)
@@ -129,7 +131,7 @@ def _hue_rotation(hue: Tensor) -> Tensor:
 
 
 def apply_color(image: Tensor, matrix: Tensor, gray_share: Tensor) -> Tensor:
-    """Change the colors of a normalized image (B, 3, H, W) by a `color_matrix`; RGB stays within 0..1."""
+    """Apply a `color_matrix` to a normalized image (B, 3, H, W). RGB is clipped to 0..1."""
     mean, std = torch.tensor(MEAN), torch.tensor(STD)
     # The same matrix for normalized colors n, where RGB = std n + mean.
     matrix_n = matrix * std / std.unsqueeze(1)
@@ -149,12 +151,12 @@ def apply_color(image: Tensor, matrix: Tensor, gray_share: Tensor) -> Tensor:
 def class_mix(image: Tensor, mask: Tensor, chosen: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
     """Paste half of the classes of the previous image onto each chosen one (ClassMix, arXiv 2007.07936).
 
-    Background and ignored pixels are never pasted. Of an odd number of classes the larger half is taken.
+    Background and ignored pixels are never pasted. Half of an odd number of classes is rounded up.
 
     Args:
         image, mask: (B, C, H, W) and (B, H, W) uint8.
         chosen: (B,) bool.
-        ranks: (B, 256), random: the classes of lowest rank are taken.
+        ranks: (B, 256) random numbers; the classes of lowest rank are pasted.
     """
     ranks, chosen = (part.to(image.device, non_blocking=True) for part in (ranks, chosen))
     donor_image, donor_mask = image.roll(1, 0), mask.roll(1, 0)
@@ -195,7 +197,7 @@ def _convolve(image: Tensor, weights: Tensor, dim: int) -> Tensor:
 
 
 def interval(share: Tensor, start: Tensor, size: int) -> Tensor:
-    """Intervals (B, size) bool that cover shares (B,) of a line, at 0 (its start) to 1 (its end)."""
+    """Intervals on a line, (B, size) bool: `share` (B,) is their length, `start` (B,) their place, 0 to 1."""
     length = (share * size).unsqueeze(1)
     first = start.unsqueeze(1) * (size - length)
     centers = torch.arange(size) + 0.5

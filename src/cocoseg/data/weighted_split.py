@@ -17,7 +17,7 @@ from cocoseg.errors import CocosegError
 class WeightedSplit(Split):
     """Splits one after the other, of images of the same size.
 
-    A batch is image, mask and weight (B,) float32; without the weights where all of them are 1. `dataset` and
+    A batch is image, mask and weight (B,) float32; where all weights are 1, image and mask. `dataset` and
     `indices` are those of the first split.
     """
 
@@ -62,8 +62,8 @@ class WeightedSplit(Split):
 def require_held_out(val: Split, extra: Split, annotations: Path) -> None:
     """Refuse validation images among those of `data.extra`, which `annotations` lists.
 
-    The same image is the same file, or a file of the same name and bytes elsewhere, as evaluate.py has it, or
-    a copy in another subfolder.
+    Two images are the same if they are one file, if path below the folder and number of bytes agree (as in
+    evaluate.py), or if one is a copy of the other in another subfolder.
 
     Raises:
         CocosegError: a model trained on them would be scored on what it knows.

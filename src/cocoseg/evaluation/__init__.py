@@ -1,4 +1,4 @@
-"""Model and prepared data in, scores with intervals and their report out.
+"""Model and prepared data in; scores, their intervals and a report out.
 
 Start with `evaluate.py`.
 """

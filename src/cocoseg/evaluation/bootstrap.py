@@ -1,8 +1,8 @@
-"""Confidence intervals of scores: how far they vary with the images that the set happens to hold.
+"""Confidence intervals of scores, for their variation with the choice of the images.
 
-The percentile bootstrap over images (Efron 1979): sets of as many images are drawn from the set, with
-replacement, and scored. The interval holds the middle 95 % of their scores. Images are drawn and not pixels,
-because the pixels of one image depend on each other.
+The percentile bootstrap over images (Efron 1979): many sets of the same size are drawn from the images, with
+replacement, and scored. The interval holds the middle 95 % of their scores. Images are drawn rather than
+pixels, because the pixels of one image depend on each other.
 """
 
 import warnings
@@ -13,7 +13,7 @@ from cocoseg.scores import Counts
 
 RESAMPLES = 1000
 TAILS = (0.025, 0.975)
-AT_ONCE = 50  # sets that are drawn at a time, to bound memory
+AT_ONCE = 50  # sets that are drawn at a time; it bounds the memory
 
 
 def intervals(images: Counts, *, seed: int, resamples: int = RESAMPLES) -> dict[str, np.ndarray]:
@@ -24,8 +24,8 @@ def intervals(images: Counts, *, seed: int, resamples: int = RESAMPLES) -> dict[
         resamples: sets to draw, a multiple of AT_ONCE.
 
     Returns:
-        low and high end by name: (2,) each, and `iou` (2, C). NaN where no drawn set has a score; sets
-        without a class don't count for its interval.
+        Low and high end by name: (2,) each, and `iou` (2, C). Sets without a class don't count for the
+        interval of the class. NaN where no set has a score.
     """
     count = len(images.target)
     generator = np.random.default_rng(seed)

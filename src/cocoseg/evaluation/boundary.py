@@ -1,12 +1,12 @@
-"""Boundary IoU: how well the contours of classes are met (Cheng et al. 2021, arXiv 2103.16562). No torch.
+"""Boundary IoU, a score of the contours of classes (Cheng et al. 2021, arXiv 2103.16562). No torch.
 
-The boundary region of a class is its pixels within a distance d of its contour, d being 2 % of the image's
-diagonal. The distance is the larger of rows and columns: that is d erosions by 3x3 pixels, as in the authors'
-code. The image's edge is a contour, too. Boundary IoU is the IoU of the regions of target and prediction.
+The boundary region of a class is the set of its pixels within a distance d of its contour, where d is 2 % of
+the image's diagonal. The distance is the larger of that in rows and that in columns, which gives the region
+that d erosions by 3x3 pixels remove, as in the authors' code. The image's edge is a contour, too. Boundary
+IoU is the IoU of the regions of target and prediction.
 
-A pixel that the target ignores is unknown, so it belongs to no region and makes no contour: an object that
-ends there is taken to go on. Target and prediction are treated alike, so what is predicted there has no
-effect.
+A pixel that the target ignores is unknown. It belongs to no region and makes no contour, as if an object that
+ends there went on. The same pixels are ignored in the prediction.
 """
 
 import math
@@ -38,13 +38,13 @@ def boundary_counts(target: np.ndarray, predicted: np.ndarray, classes: int) -> 
 def boundary(mask: np.ndarray, distance: int) -> np.ndarray:
     """Find the pixels in the boundary region of their class, for all classes at once: (H, W) bool.
 
-    Another class is within the distance where the lowest and the highest class index there differ.
+    These are the pixels around which the lowest and the highest class index within the distance differ.
 
     Args:
         mask: (H, W) uint8 class indices; ignored pixels are 255.
         distance: in pixels, d above.
     """
-    ignored = mask == IGNORE_INDEX  # never the lowest; as zeros never above the pixel's own class
+    ignored = mask == IGNORE_INDEX  # 255 is never the lowest value; for the highest it is replaced by 0
     lowest = _within(distance, np.minimum, mask)
     found = lowest != _within(distance, np.maximum, np.where(ignored, 0, mask))
     for ends in (found, found.T):
@@ -53,13 +53,13 @@ def boundary(mask: np.ndarray, distance: int) -> np.ndarray:
 
 
 def _within(distance: int, extreme: Callable[..., np.ndarray], mask: np.ndarray) -> np.ndarray:
-    """Lowest or highest value up to `distance` rows and columns from each pixel: (H, W), as the mask.
+    """Lowest or highest value within `distance` rows and columns of each pixel: (H, W) uint8.
 
-    The extreme of 2 n values is that of two windows of n, so a few passes are enough for any distance.
+    The extreme of 2 n values follows from those of two windows of n, so few passes suffice.
     """
     size = 2 * distance + 1
     for _ in ("rows", "columns"):
-        # Beyond the edge its values repeat; they are in the window anyway.
+        # Repeating the values at the edge changes no extreme: they are in the window anyway.
         mask, done = np.pad(mask, ((distance, distance), (0, 0)), mode="edge"), 1
         while done < size:
             step = min(done, size - done)

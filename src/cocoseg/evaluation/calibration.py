@@ -1,4 +1,4 @@
-"""Calibration: whether pixels that a model is 80 % sure of are right in 80 % of the cases. No torch.
+"""Calibration: 80 % of the pixels of which a model is 80 % sure should be right. No torch.
 
 The expected calibration error (Guo et al. 2017, arXiv 1706.04599) sorts the pixels into bins by confidence,
 the probability of the predicted class. It is the mean of |accuracy - mean confidence| of the bins, weighted
@@ -9,14 +9,14 @@ import numpy as np
 
 from cocoseg.labels import IGNORE_INDEX
 
-BINS = 15  # bins of equal width; the first one holds confidences from 0 to 1/15, its upper end included
+BINS = 15  # bins of equal width, each with its upper end: the first holds confidences from 0 to 1/15
 
 
 class Calibration:
     """Confidence and accuracy over the pixels of a set that are not ignored.
 
     Attributes:
-        pixels, correct: pixels of each bin, and those among them that are predicted correctly: (15,) int64.
+        pixels, correct: number of pixels, and of correctly predicted ones, in each bin: (15,) int64.
         confidence: sum of the confidences in each bin, (15,) float64.
     """
 

@@ -54,7 +54,7 @@ def evaluate(
         begin: called once all checks have passed, before anything is written.
 
     Returns:
-        the results by their names in metrics.json; the first one is quoted.
+        The results by their names in metrics.json; the first one is the score to quote.
 
     Raises:
         CocosegError: the model can't be loaded, the data are bad, their labels differ from the model's, or
@@ -89,7 +89,7 @@ def evaluate(
 def write_images(
     config: EvaluateConfig, folder: Path, images: Images, index: int, predicted: np.ndarray
 ) -> None:
-    """Write the files of one image with its prediction (h, w) uint8; a name that is too long is a warning."""
+    """Write the files of one image with its prediction (h, w) uint8. Warn if its name is too long."""
     name = images.names[index]
     try:
         if config.save_predictions:
@@ -100,12 +100,12 @@ def write_images(
             write_thumbnails(folder, name, pixels, predicted, images.labels, target=mask)
     except CocosegError as error:
         if getattr(error.__cause__, "errno", None) != errno.ENAMETOOLONG:
-            raise  # a full disk would end the report, too
+            raise  # on a full disk the report could not be written either
         log.warning("warning: %s", error)
 
 
 def make_scorer(config: EvaluateConfig, checkpoint: str, image_size: tuple[int, int] | None) -> "Scorer":
-    """Load the model and choose how it is scored; see `evaluate`."""
+    """Load the model and choose its scorer; see `evaluate`."""
     if not checkpoint.endswith(SUFFIX):
         model = load_model(checkpoint, config.network)
         model.image_size = image_size or model.image_size
@@ -124,9 +124,9 @@ class Scorer:
     """Predicts and counts pixels, a batch of images at a time.
 
     Attributes:
-        views: by name; the first one is `quoted`.
+        views: results by name; the first one is `quoted`.
         sizes: height and width of each image.
-        input_size: height and width of the images that it is given; None for their own.
+        input_size: height and width of its input images; None for each image's own.
     """
 
     def __init__(self, model: SegmentationModel | OnnxModel, config: EvaluateConfig):
@@ -170,7 +170,7 @@ class Scorer:
 
     @torch.inference_mode()
     def example(self, images: Images, index: int) -> Example:
-        """An image with its prediction at the quoted size."""
+        """Predict an image at the size of the quoted score."""
         sample = images[index]
         image, target = sample.image[0], resize_mask(sample.mask, self.size)
         if self.at_own_size:
@@ -208,7 +208,7 @@ class OnnxScorer(Scorer):
 
 
 def _argmax(scores: Tensor, size: Sequence[int]) -> np.ndarray:
-    """Class indices (h, w) uint8 by scores (C, H, W) float32, at another size."""
+    """Class indices (h, w) uint8 from scores (C, H, W) float32, enlarged to a size (h, w)."""
     return enlarged_argmax(scores, size).cpu().numpy()
 
 
@@ -220,7 +220,7 @@ def _losses(logits: Tensor, targets: Sequence[np.ndarray]) -> list[float]:
 
 
 def write_report(config: EvaluateConfig, scorer: Scorer, images: Images, folder: Path) -> None:
-    """Write all files but those of single images, and log the tables."""
+    """Write all files except those of single images, and log the tables."""
     quoted = scorer.quoted
     about: dict[str, Any] = {key: getattr(config, key) for key in ("checkpoint", "split", "score_at")}
     about |= {"network_size": list(scorer.size), "images": len(images), "license": scorer.model.license}
@@ -246,7 +246,7 @@ def write_report(config: EvaluateConfig, scorer: Scorer, images: Images, folder:
 
 
 def make_cards(view: View, names: Sequence[str], sizes: Sequence[tuple[int, int]]) -> list[Card]:
-    """A card of the gallery for each image: its size, score, IoU per class and shares of the classes."""
+    """Make a card of the gallery for each image: its size, score, IoU per class and shares of the classes."""
     result = []
     for image, iou in enumerate(view.image_counts.iou()):
         shown = [index for index in np.argsort(iou) if not np.isnan(iou[index])]

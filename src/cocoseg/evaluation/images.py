@@ -1,4 +1,4 @@
-"""The images that a model is scored on, with their masks at their own size."""
+"""The images on which a model is scored, with their masks at their own size."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from cocoseg.preparation.prepare import prepare
 from cocoseg.preparation.prepared_folder import all_sets
 from cocoseg.workers import available_cores, leave_group
 
-BATCH = 16  # images, for data.batch_size=auto
+BATCH = 16  # images of a batch with data.batch_size=auto
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Images(Dataset[Sample]):
 
     Attributes:
         labels, encoding: of the first set; those of the second are the same.
-        names: file names of the images, below a folder for each set where they would not be unique.
+        names: file names of the images. With a folder for each set before them if they are not unique.
     """
 
     def __init__(self, parts: Sequence[Split], image_size: tuple[int, int] | None):
@@ -64,7 +64,7 @@ class Images(Dataset[Sample]):
         return Sample(index, image, mask)
 
     def image_keys(self) -> list[Key]:
-        """Name and bytes of each image, as training_images.json has them."""
+        """Name and file size of each image, as in training_images.json."""
         return [keys_of(dataset.image_dir, [dataset.pairs[index][0]])[0] for dataset, index in self._images]
 
     def original(self, index: int) -> tuple[Tensor, np.ndarray]:
@@ -76,13 +76,13 @@ class Images(Dataset[Sample]):
 def open_images(
     config: EvaluateConfig, image_size: tuple[int, int] | None, bits: int | None = None
 ) -> Images:
-    """Prepare what is not prepared yet, and choose the split.
+    """Prepare the data if need be, and open the images of `config.split`.
 
-    `val` is the validation file where there is one, else what a training with the same settings holds out;
-    `train` the rest; `all` both.
+    `val` is the validation file where there is one, else the images that a training with the same settings
+    holds out. `train` is the rest, `all` is both.
 
     Args:
-        bits: that images of more than 8 are scaled from, as in the model's training.
+        bits: bit depth of images of more than 8 bits, as in the model's training.
 
     Raises:
         CocosegError: bad data.
@@ -97,7 +97,7 @@ def open_images(
 
 
 def make_loader(images: Images, data: DataConfig, *, on_gpu: bool) -> DataLoader[Sample]:
-    """Batches as lists of samples."""
+    """Make a loader whose batches are lists of samples."""
     workers = data.num_workers
     if workers is None:  # on a CPU the network takes all cores
         workers = min(available_cores(), 8) if on_gpu else 0

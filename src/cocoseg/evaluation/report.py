@@ -30,9 +30,9 @@ class View:
         seed: of the bootstrap.
 
     Attributes:
-        matrix: (C, C) int64 pixels over all images, rows the targets.
+        matrix: confusion matrix over all images, (C, C) int64 pixels; rows are targets.
         boundary: counts of the boundary regions over all images, (C,) int64; zeros without `add_boundary`.
-        calibration: to be filled in where probabilities are known.
+        calibration: empty until the caller adds to it.
     """
 
     def __init__(self, title: str, labels: LabelMap, seed: int):
@@ -69,13 +69,15 @@ class View:
 
     @cached_property
     def image_scores(self) -> np.ndarray:
-        """Mean IoU over the classes in each image's own target, with background: (N,) float64, NaN where all
-        pixels are ignored. No score of the set is made from it."""
+        """Mean IoU of each image over the classes in its target, with background: (N,) float64.
+
+        NaN where all pixels are ignored. The scores of the set are not computed from these.
+        """
         return self.image_counts.summary()["miou_with_background"]
 
     @cached_property
     def intervals(self) -> dict[str, np.ndarray]:
-        """Low and high ends, see `bootstrap.intervals`; those of the boundary IoU too in the quoted view."""
+        """Low and high ends, see `bootstrap.intervals`; with boundaries also those of the boundary IoU."""
         found = intervals(self.image_counts, seed=self.seed)
         if self._boundaries:
             boundaries = Counts(*map(np.stack, zip(*self._boundaries, strict=True)))
@@ -83,11 +85,11 @@ class View:
         return found
 
     def worst_first(self) -> list[int]:
-        """Indices of the images by ascending score; images that are ignored as a whole come last."""
+        """Indices of the images by ascending score. Images that are ignored as a whole come last."""
         return np.argsort(self.image_scores, kind="stable").tolist()
 
     def scores(self) -> dict[str, Any]:
-        """All scores and their intervals, for JSON: None where a score is not defined."""
+        """All scores and their intervals, for JSON. None where a score is not defined."""
         whole, pixels = Counts.from_matrix(self.matrix), int(self.matrix.sum())
         names = self.labels.unique_names
         means = {**whole.summary(), BOUNDARY: self.boundary.summary()["miou"]}
@@ -129,7 +131,7 @@ class View:
 
 
 def as_text(views: Sequence[View]) -> str:
-    """A table of the classes that occur in the first view, and one of the means of all views."""
+    """Format a table of the classes that occur in the first view, and one of the means of all views."""
     rows, scores = views[0].per_class(), [view.scores() for view in views]
     shown = [row for row in rows if row["iou"] is not None]
     titles = [*MEANS.values(), *(row["class"] for row in shown)]
@@ -153,7 +155,7 @@ def as_text(views: Sequence[View]) -> str:
 
 
 def number(value: Any) -> float | None:
-    """A plain number; None for NaN, which JSON has no way to write."""
+    """Convert to a plain number; NaN, which JSON can't hold, to None."""
     value = float(value)
     return None if math.isnan(value) else value
 

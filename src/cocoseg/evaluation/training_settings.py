@@ -1,4 +1,4 @@
-"""Settings that an earlier run wrote: to score its model on the data of its training, and for `from_run`."""
+"""Settings of an earlier run, for scoring its model on the data of its training, and for `from_run`."""
 
 import logging
 from collections.abc import Collection, Mapping
@@ -21,17 +21,17 @@ from cocoseg.run_folder import CONFIG
 
 log = logging.getLogger(__name__)
 
-# Overrides that name other data than the run's: with one of them none of its settings is taken.
+# Overrides that name other data than the run's. With one of them no setting of the run is used.
 OTHER_DATA = ("data", "experiment", "data.images", "data.annotations", "data.masks")
-NOT_TAKEN = ("batch_size", "num_workers", "extra")  # settings of the machine, and of training alone
+NOT_TAKEN = ("batch_size", "num_workers", "extra")  # settings of `data` for a machine, or for training only
 
 
 def as_trained(config: DictConfig, keys: Collection[str]) -> DictConfig:
-    """The settings with data, masks and seed of the run that trained `checkpoint`, overridden keys apart.
+    """Put data, masks and seed of the run that trained `checkpoint` into the settings, below overridden keys.
 
-    An overridden `data.root` moves the paths below the run's own root. Other data have their own settings; a
-    warning names those of `masks` that differ from the run's. `split=all` of them keeps images without
-    annotations, where only false alarms can show, if nothing else is typed.
+    An overridden `data.root` moves the paths that lie below the run's own root. If other data are typed, no
+    setting of the run is used, and a warning names those of `masks` that differ. With `split=all` other data
+    keep their images without annotations, which show false alarms, unless `keep_empty` is typed.
 
     Args:
         config: as composed.
@@ -41,7 +41,7 @@ def as_trained(config: DictConfig, keys: Collection[str]) -> DictConfig:
         CocosegError: the run's settings are damaged or don't fit those of this version, `data.root` moves
             nothing, or there are neither settings nor data at the usual place.
     """
-    OmegaConf.update(config, "data.extra", [], force_add=True)  # images to train on only
+    OmegaConf.update(config, "data.extra", [], force_add=True)  # these images are for training only
     if not set(OTHER_DATA).isdisjoint(keys):
         with suppress(CocosegError):
             _warn_of_masks(config, run_settings(config.checkpoint))
@@ -75,10 +75,10 @@ def as_trained(config: DictConfig, keys: Collection[str]) -> DictConfig:
 
 
 def keep_places(config: DictConfig, keys: Collection[str]) -> None:
-    """Leave out of a run's settings what would let them choose where this command writes.
+    """Remove from a run's settings those that would choose where this command writes.
 
-    They say which data to look for. Shapes are drawn only at a place that is typed, or at the usual one where
-    nothing is yet. A prepared folder that is not typed is used only where nothing is left to prepare.
+    Shapes are drawn only in a folder that is typed, or in the default folder if it does not exist. A prepared
+    folder that is not typed is used only if it is complete.
 
     Args:
         config: merged settings, which are changed.
@@ -105,7 +105,7 @@ def keep_places(config: DictConfig, keys: Collection[str]) -> None:
 
 
 def run_settings(checkpoint: str) -> dict[str, Any] | None:
-    """Read data, masks and seed of the run that a model is of; None where no `config.yaml` holds them.
+    """Read data, masks and seed of the run that trained a model; None where no `config.yaml` holds them.
 
     Raises:
         CocosegError: that file is damaged.
@@ -123,7 +123,7 @@ def run_settings(checkpoint: str) -> dict[str, Any] | None:
 
 
 def read_settings(path: Path, keys: Collection[str] | None = None) -> dict[str, Any] | None:
-    """Read settings that a run wrote to its `config.yaml`, without those that are gone since.
+    """Read the settings that a run wrote to its `config.yaml`, without those that no longer exist.
 
     Args:
         path: of that file.
@@ -140,7 +140,7 @@ def read_settings(path: Path, keys: Collection[str] | None = None) -> dict[str, 
         if not isinstance(content, dict) or not {"data", "masks", "seed"} <= content.keys():
             return None
         settings = {key: value for key, value in content.items() if keys is None or key in keys}
-        if "${" in str(settings):  # a run writes none: it could read the environment
+        if "${" in str(settings):  # a run writes no interpolation; one could read environment variables
             raise ValueError("it holds an interpolation")
         if not all(isinstance(settings[key], dict) for key in ("data", "masks")):
             raise ValueError("data and masks must be mappings")
@@ -155,7 +155,7 @@ def read_settings(path: Path, keys: Collection[str] | None = None) -> dict[str, 
 
 
 def move_paths(data: Mapping[str, Any], root: str) -> dict[str, str]:
-    """Paths of the data of a run that lie below its own root, moved below another one.
+    """Move the paths of a run's data that lie below its own root to another root, and return them.
 
     Raises:
         CocosegError: there are none.

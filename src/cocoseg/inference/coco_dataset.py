@@ -23,7 +23,7 @@ from cocoseg.inference.results import Results
 from cocoseg.labels import IGNORE_INDEX
 
 DATASET = "coco_dataset.json"
-LARGE = 2**25  # pixels of an image; regions of larger ones are found in one at a time
+LARGE = 2**25  # pixels; only one larger image is in memory at a time
 
 
 def write_coco_dataset(
@@ -36,7 +36,7 @@ def write_coco_dataset(
         entries: of the manifest.
 
     Returns:
-        what it holds, for people.
+        The number of regions, as a text for the log.
 
     Raises:
         CocosegError: a file of the results is damaged.
@@ -76,7 +76,7 @@ def write_coco_dataset(
 def annotations_of(
     mask: np.ndarray, confidence: np.ndarray, ids: Sequence[int], config: PredictConfig
 ) -> Iterator[dict[str, Any]]:
-    """Make an annotation of each region of a mask but those of background.
+    """Make an annotation of each region of a mask, except those of background.
 
     `iscrowd` 1 marks ignored pixels and, with `below=ignore`, regions below `min_score` or `min_area`.
 
@@ -105,7 +105,7 @@ def annotations_of(
 def encode(region: Region, size: Sequence[int]) -> dict[str, Any]:
     """COCO's compressed run-length encoding of a region of a mask of this height and width."""
     begins, ends = region.starts, region.starts + region.lengths
-    is_new = np.append(True, begins[1:] != ends[:-1])  # else it goes on at the top of the next column
+    is_new = np.append(True, begins[1:] != ends[:-1])  # False where a run goes on at the top of a column
     edges = np.column_stack((begins[is_new], ends[np.roll(is_new, -1)])).ravel()
     counts = np.diff(edges, prepend=0, append=size[0] * size[1]).tolist()
     encoded = rle.frPyObjects({"size": list(size), "counts": counts[: len(counts) - (not counts[-1])]}, *size)

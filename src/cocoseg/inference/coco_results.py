@@ -61,14 +61,14 @@ def write_coco_results(images: Sequence[ImageFile], ids: dict[str, int], results
 
 
 def entries_of_all(entries: Callable[[T], Entries], images: Sequence[T]) -> Iterator[dict[str, Any]]:
-    """Make the entries of images in threads, some images at a time; they come in order."""
+    """Yield the entries of images in order. Threads make them, for `AT_A_TIME` images at a time."""
     with ThreadPoolExecutor(available_cores()) as pool:
         for first in range(0, len(images), AT_A_TIME):
             yield from chain.from_iterable(pool.map(entries, images[first : first + AT_A_TIME]))
 
 
 def write_array(file: BinaryIO, entries: Iterable[dict[str, Any]]) -> None:
-    """Write objects as they come as a JSON array, a line each."""
+    """Write objects as a JSON array, each as soon as it comes, on a line of its own."""
     separator = b"[\n"
     for entry in entries:
         file.write(separator + msgspec.json.encode(entry))
@@ -77,15 +77,15 @@ def write_array(file: BinaryIO, entries: Iterable[dict[str, Any]]) -> None:
 
 
 def category_ids(labels: LabelMap) -> list[int]:
-    """Category id of each class index; the class index where a class stands for several categories."""
+    """Category id of each class index. If a class stands for several categories, all are class indices."""
     ids = [label.category_id for label in labels.classes[1:]]
     return list(range(len(labels))) if None in ids else [0, *(one for one in ids if one is not None)]
 
 
 def entries_of(mask: np.ndarray, image_id: int, file_name: str, labels: LabelMap) -> Entries:
-    """Make an entry for each class but background in a mask, (H, W) uint8 class indices.
+    """Make an entry for each class in a mask, (H, W) uint8 class indices, except background.
 
-    The score that the format asks for is 1. `file_name` is an addition that readers ignore.
+    The format requires a score, which is 1. `file_name` is an addition that readers ignore.
     """
     ids = category_ids(labels)
     entries = []
@@ -106,7 +106,7 @@ def entries_of(mask: np.ndarray, image_id: int, file_name: str, labels: LabelMap
 
 
 def listed_images(names: Sequence[str], images: Sequence[Image]) -> dict[str, Image]:
-    """The image of each name that an annotation file lists, found by path or else by file name."""
+    """Find the images of these names in an annotation file, by path or else by file name."""
     by_path = {image.file_name: image for image in images}
     by_name: dict[str, Image | None] = {}  # None: several images have the name
     for image in images:

@@ -1,4 +1,4 @@
-"""Formats other than `segmentation_model.pth`: written, and checked against PyTorch before they count."""
+"""Formats other than `segmentation_model.pth`, compared with PyTorch before they appear."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,20 +14,20 @@ from cocoseg.inference.onnx_model import SUFFIX
 
 FORMATS = {"onnx": SUFFIX, "torch_export": ".pt2"}  # name -> suffix of its file
 MODULES = {"onnx": onnx_export, "torch_export": torch_export}
-TOLERANCE = 1e-3  # share of the largest logit: rounding under another order of summation stays far below
-# With resizes inside: a pixel that lies between two levels may be rounded to the other one.
+TOLERANCE = 1e-3  # share of the largest logit; another order of summation changes far less
+# With resizes inside a pixel that lies between two values may be rounded to the other one.
 TOLERANCE_OF_RESIZES = 1e-2
 
 
 def export_format(name: str, deployed: Deployed, path: Path) -> str:
-    """Write a model in one of FORMATS; the file appears once it agrees with PyTorch at three sizes.
+    """Write a model in one of FORMATS. The file appears once it agrees with PyTorch at three sizes.
 
     Args:
         deployed: on the CPU.
         path: the file, without its suffix.
 
     Returns:
-        a line for people: the file, its size, how well it agrees, the memory that resizes inside take.
+        A line for the log: the file, its size, its difference from PyTorch, the memory of resizes inside.
 
     Raises:
         CocosegError: the network can't be written in this format, or the file gives other results.
@@ -54,11 +54,12 @@ def compare(deployed: Deployed, run: Callable[[Tensor], Tensor], images: list[Te
         run: the file as a function from images (B, H, W, 3) uint8 to logits or classes.
 
     Returns:
-        the largest difference between two logits. Of a file that gives classes: the most by which PyTorch's
-        logit of such a class is below the highest one.
+        The largest difference between two logits. For a file that gives classes: the largest difference
+        between PyTorch's highest logit and its logit of the file's class.
 
     Raises:
-        CocosegError: the difference is more than that share of the largest logit.
+        CocosegError: the difference is more than this share of the largest logit: `TOLERANCE`, with resizes
+            inside `TOLERANCE_OF_RESIZES`.
     """
     differences = []
     for image in images:

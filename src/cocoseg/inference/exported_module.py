@@ -1,4 +1,4 @@
-"""The module that other formats are exported from: normalization, a trained network, arg-max, resizes."""
+"""The module that is exported to other formats: normalization, a trained network, arg-max, resizes."""
 
 import json
 import math
@@ -12,9 +12,9 @@ from cocoseg.inference.model import SegmentationModel
 from cocoseg.networks.spec import MEAN, STD
 
 DEFAULT_MULTIPLE = 32  # assumed for custom networks without an attribute `multiple`
-HALF = 0.5 + 2**-12  # so that ties are rounded up, as torch does for bytes, whatever their last bits
+HALF = 0.5 + 2**-12  # a little more than 0.5, so that ties are rounded up, as torch rounds bytes
 MEGAPIXELS = 12  # size of the photograph whose memory an export prints
-EXAMPLES = ((1, 1, 2), (2, 3, 2), (3, 2, 1))  # batch, height, width in units of some multiples
+EXAMPLES = ((1, 1, 2), (2, 3, 2), (3, 2, 1))  # batch size, height and width, these two in units of `examples`
 
 
 class Deployed(nn.Module):
@@ -26,7 +26,7 @@ class Deployed(nn.Module):
     Args:
         model: the trained model.
         argmax: False gives logits (B, C, H, W) float32 instead.
-        resize: images are resized to the model's size, and what it predicts back to theirs, as in `predict`.
+        resize: images are resized to the model's size, and its output back to theirs, as in `predict`.
 
     Attributes:
         multiple: heights and widths that are multiples of this need no padding.
@@ -50,22 +50,22 @@ class Deployed(nn.Module):
         return logits.argmax(1).to(torch.uint8) if self.argmax else logits
 
     def logits(self, image: Tensor) -> Tensor:
-        """(B, C, H, W) float32, whatever `argmax` is."""
+        """Compute logits (B, C, H, W) float32 of images (B, H, W, 3) uint8, also with `argmax`."""
         logits = self._network(image)
         return F.interpolate(logits, image.shape[1:3], mode="bilinear") if self.resize else logits
 
     def _network(self, image: Tensor) -> Tensor:
         pixels = image.permute(0, 3, 1, 2).float()
-        if self.resize:  # as torch resizes bytes: the columns, then the rows, rounded each time
+        if self.resize:  # as torch resizes bytes: first the columns, then the rows, each time rounded
             height, width = self.model.image_size
             for size in ((image.shape[1], width), (height, width)):
                 pixels = F.interpolate(pixels, size, mode="bilinear", antialias=True).add(HALF).floor()
         return self.model(pixels * self.scale + self.shift)
 
     def examples(self, *, less: int = 0) -> list[Tensor]:
-        """Noise of three sizes to check a file with; heights and widths are `less` than multiples.
+        """Noise images (B, H, W, 3) uint8 of three sizes, to check a file with.
 
-        They are two multiples, and 64 pixels, at least.
+        Heights and widths are multiples of a unit of at least 64 pixels and twice `multiple`, minus `less`.
         """
         unit = max(2, math.ceil(64 / self.multiple)) * self.multiple
         shapes = [(batch, rows * unit - less, columns * unit - less, 3) for batch, rows, columns in EXAMPLES]
@@ -89,9 +89,9 @@ class Deployed(nn.Module):
         }
 
     def memory(self) -> str:
-        """The memory of the resizes, in words: at the size of training, and for a photograph."""
-        # As measured: all enlarged logits at once; class indices are int64 before they are uint8. To enlarge
-        # a class at a time takes twice as much, since onnxruntime keeps what it has computed.
+        """Describe the memory of the resizes, at the size of training and for a photograph."""
+        # As measured: all enlarged logits at once, and class indices, which are int64 before they are uint8.
+        # Enlarging one class at a time takes twice as much, since onnxruntime keeps all results.
         bytes_of_pixel = 4 * len(self.model.labels) + 24
         height, width = self.model.image_size
         sizes = {f"{height}x{width}": height * width, f"{MEGAPIXELS} megapixels": MEGAPIXELS * 1e6}

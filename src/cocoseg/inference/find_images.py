@@ -18,7 +18,7 @@ class ImageFile:
     Attributes:
         path: path of the file.
         name: its path below the input, with `/`.
-        listed: width and height in the annotation file, where there is one that lists it.
+        listed: width and height in the annotation file; None without such a file, or where it is not listed.
     """
 
     path: Path
@@ -27,19 +27,19 @@ class ImageFile:
 
     @property
     def result_name(self) -> str:
-        """`name` without its ending: results are `masks/<result_name>.png` and so on."""
+        """The `name` without its ending; the results are `masks/<result_name>.png` and so on."""
         return self.name.removesuffix(self.path.suffix)
 
 
 def find_images(input: str, output: Path) -> list[ImageFile]:
-    """Find the images of a file, a folder (with all below it) or a pattern, sorted by name.
+    """Find the images of a file, a folder (with all its subfolders) or a pattern, sorted by name.
 
-    Hidden files, and folders that are links, are passed over.
+    Hidden files, and folders that are links, are skipped.
 
     Args:
         input: as typed; `**` in a pattern stands for any folders.
         output: folder of the results. Its files, and those of other output folders below the input, are
-            never taken for images.
+            never taken as images.
 
     Raises:
         CocosegError: there are none, or a folder can't be read.
@@ -67,7 +67,7 @@ def find_images(input: str, output: Path) -> list[ImageFile]:
 
 
 def _split(pattern: Path) -> tuple[Path, str]:
-    """The folder before the first part with a wildcard, and the rest."""
+    """Split a pattern into the folder before the first part with a wildcard, and the rest."""
     parts = pattern.parts
     first = next(index for index, part in enumerate(parts) if glob.has_magic(part))
     if ".." in parts[first:] or any("**" in part and part != "**" for part in parts):
@@ -78,7 +78,7 @@ def _split(pattern: Path) -> tuple[Path, str]:
 
 
 def _is_passed_over(name: Path, base: Path, output: Path) -> bool:
-    """Whether a file below the base is hidden, or lies in the output folder or another one below the base."""
+    """Tell whether a file below the base is hidden, or in the output folder or another one below the base."""
     folders = [base / folder for folder in name.parents][:-1]  # the last is the base
     return (
         any(part.startswith(".") for part in name.parts)

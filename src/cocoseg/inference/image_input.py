@@ -1,4 +1,4 @@
-"""Any kind of image input as a tensor: a path, a PIL image, an array, a tensor."""
+"""Conversion of an image of any kind to a tensor: a path, a PIL image, an array, a tensor."""
 
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ def as_image_tensor(image: Any, *, upright: bool = True, bits: int | None = None
             raise CocosegError(f"an array of shape {image.shape} is no image; it must be (H, W, 3) or (H, W)")
         pixels = _as_bytes(image, bits)
         pixels = pixels if pixels.ndim == 3 else np.stack([pixels] * 3, axis=-1)
-        # Copied only where it must be: torch warns of arrays that are read-only, as those of PIL images are.
+        # Read-only arrays, such as those of PIL images, are copied, because torch warns of them.
         return torch.from_numpy(np.require(pixels, requirements=("C", "W"))).permute(2, 0, 1)
     if isinstance(image, str | Path):
         return to_tensor(read_image(Path(image), upright=upright, bits=bits))
@@ -47,7 +47,7 @@ def as_image_tensor(image: Any, *, upright: bool = True, bits: int | None = None
 
 
 def _as_bytes(values: np.ndarray, bits: int | None) -> np.ndarray:
-    """Convert gray or color values of a known range to uint8."""
+    """Convert gray or color values, of uint8, uint16 or floats from 0 to 1, to uint8."""
     if values.dtype == np.uint8:
         return values
     if values.dtype == np.uint16:

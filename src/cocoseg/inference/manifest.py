@@ -83,21 +83,21 @@ class Manifest:
         write_json(self.output / MANIFEST, content)
 
     def is_done(self, image: ImageFile) -> bool:
-        """Whether the image was predicted and its file has not changed since."""
+        """Tell whether the image was predicted and its file has not changed since."""
         entry = self.entries.get(image.result_name)
         if entry is None or entry.image != relative_path(image.path, self.output):
             return False
         if image.listed == (entry.height, entry.width) != (entry.width, entry.height):
-            return False  # it may have been read otherwise, by its EXIF rotation
+            return False  # width and height are swapped: the image may be turned otherwise now
         stat = image.path.stat()
         return (entry.file_bytes, entry.changed_ns) == (stat.st_size, stat.st_mtime_ns)
 
     def require_distinct_results(self, images: Iterable[ImageFile]) -> None:
-        """Raise CocosegError where the results of an image would overwrite those of another one that exists.
+        """Raise CocosegError where the results of two images would have the same name.
 
-        The other one is among `images` or was predicted before.
+        Images that were predicted before count, too, as long as their files exist.
         """
-        # Most file systems of macOS and Windows do not tell upper from lower case.
+        # Most file systems of macOS and Windows do not distinguish upper and lower case.
         fold = str.casefold if sys.platform in ("darwin", "win32") else str
         entries = self.entries.values()
         owners = {fold(one.name): one.image for one in entries if (self.output / one.image).exists()}
@@ -113,5 +113,5 @@ class Manifest:
 
 
 def relative_path(path: Path, folder: Path) -> str:
-    """Path of a file relative to a folder, with `/`: identifies an image from one run to the next."""
+    """Path of a file relative to a folder, with `/`. It identifies an image from one run to the next."""
     return Path(os.path.relpath(path, folder)).as_posix()

@@ -32,7 +32,7 @@ class SegmentationModel(nn.Module):
         labels: the classes, in the order of the channels.
         image_size: (height, width) in pixels that it was trained at.
         scores: validation scores, or None.
-        license: of the weights that the training began with, as timm names it, or None.
+        license: license of the weights that the training began with, as timm names it, or None.
         exif, bits: reading of image files, see `ModelSpec`.
     """
 
@@ -54,7 +54,7 @@ class SegmentationModel(nn.Module):
         return next(self.parameters()).device
 
     def logits(self, image: Tensor, autocast: torch.dtype | None = None) -> Tensor:
-        """Logits (B, C, H, W) float32 of images (B, 3, H, W) uint8, see `Predictor` for `autocast`."""
+        """Logits (B, C, H, W) float32 of images (B, 3, H, W) uint8. For `autocast` see `Predictor`."""
         weight = next(self.parameters())
         image = normalize(image.to(weight.device, non_blocking=True)).to(weight.dtype)
         with torch.autocast(weight.device.type, autocast) if autocast else nullcontext():
@@ -69,22 +69,22 @@ class SegmentationModel(nn.Module):
         flip: bool = False,
         probabilities: bool = False,
     ) -> Any:
-        """Predict the class of every pixel, on the device and in the precision that the weights have.
+        """Predict the class of every pixel, on the device and in the precision of the weights.
 
         Args:
-            image: of any size; a path (turned upright by its EXIF orientation, unless `exif` is ignore), a
-                PIL image of any mode (its pixels as they are), an array (H, W, 3) RGB or (H, W) grey, or a
+            image: of any size. A path (turned upright by its EXIF orientation, unless `exif` is `ignore`); a
+                PIL image of any mode (its pixels as they are); an array (H, W, 3) RGB or (H, W) gray; a
                 tensor (3, H, W) or (B, 3, H, W) RGB. Arrays and tensors are uint8 from 0 to 255, uint16 of
-                `bits` (None: 16), or floats from 0 to 1, not normalized. A list holds images of any kinds
-                and sizes, which are predicted one after the other.
+                `bits` (None: 16), or floats from 0 to 1, not normalized. Or a list of images of any kinds and
+                sizes, which are predicted one after the other.
             scale, tile, flip: see `cocoseg.inference.predictor.Predictor`.
-            probabilities: return those of the classes, too.
+            probabilities: return the probabilities of the classes, too.
 
         Returns:
-            The mask, class indices (H, W) uint8, of a batch (B, H, W); `labels.names[index]` is their name,
-            `labels.classes[index].category_id` their category id. With `probabilities` a pair: the mask, and
-            probabilities (C, H, W) float16, of a batch (B, C, H, W), whose arg-max over C is the mask. For a
-            list a list of these.
+            The mask, class indices (H, W) uint8; of a batch (B, H, W). `labels.names[index]` is the name of a
+            class, `labels.classes[index].category_id` its category id. With `probabilities` a pair: the mask,
+            and probabilities (C, H, W) float16, of a batch (B, C, H, W). Their arg-max over C is the mask.
+            For a list, a list of these.
 
         Raises:
             CocosegError: it is no image, can't be read, or its probabilities would take more than 2 GB.
@@ -107,7 +107,7 @@ def load_model(path: str | Path, net: nn.Module | type[nn.Module] | str | None =
 
     Args:
         path: the file.
-        net: a custom network to fill, or its class, or the name of that; see `load_network`.
+        net: a custom network to load the weights into, its class, or the class's name; see `load_network`.
 
     Raises:
         CocosegError: the file can't be loaded, or names a network that must be passed as `net`.

@@ -1,4 +1,4 @@
-"""ONNX: any batch size, height and width. Needs the extra `onnx`."""
+"""Export to ONNX, for any batch size, height and width. Needs the extra `onnx`."""
 
 import logging
 import warnings
@@ -15,17 +15,17 @@ def write(deployed: Deployed, path: Path) -> tuple[Callable[[Tensor], Tensor], l
     """Write one file that holds the weights, and the labels in its `metadata_props`.
 
     Returns:
-        the file as a function that onnxruntime runs on the CPU, and images to check it with.
+        The file as a function that onnxruntime runs on the CPU, and images to check it with.
     """
     import onnxruntime
 
-    # Traced at a size that must be padded: at one that fits, padding would be left out of the file.
+    # Traced at a size that must be padded: at one that fits, the file would have no padding.
     images = deployed.examples(less=1)
     try:
         deployed(images[0])
     except Exception:  # a custom network may raise anything at such a size
         images = deployed.examples()
-    for name in ("torch.onnx", "onnxscript", "onnx_ir"):  # their warnings are about their own internals
+    for name in ("torch.onnx", "onnxscript", "onnx_ir"):  # their warnings are about their internals
         logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

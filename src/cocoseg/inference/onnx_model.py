@@ -1,4 +1,4 @@
-"""An exported ONNX file in the place of a model: it predicts as deployed, run by onnxruntime on the CPU."""
+"""An exported ONNX file in place of a model, run by onnxruntime on the CPU, as it is deployed."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ MOST_METADATA = 2**20  # characters of a value
 
 
 class OnnxModel:
-    """A file of `python -m cocoseg.export`.
+    """An ONNX file that `python -m cocoseg.export` wrote.
 
     Attributes:
         labels, image_size, license, exif, bits: from its metadata, as in `SegmentationModel`.
@@ -54,7 +54,7 @@ class OnnxModel:
         self.exif, self.bits = spec.exif, spec.bits
 
     def logits(self, image: Tensor, autocast: torch.dtype | None = None) -> Tensor:
-        """Output for images (B, 3, H, W) uint8: logits (B, C, H, W) float32, or classes (B, H, W) uint8."""
+        """Run it on images (B, 3, H, W) uint8: logits (B, C, H, W) float32, or classes (B, H, W) uint8."""
         with self._explain_errors():
             (found,) = self._session.run(None, {"image": image.permute(0, 2, 3, 1).numpy()})
             is_scores = found.ndim == 4 and found.dtype == np.float32
@@ -69,7 +69,7 @@ class OnnxModel:
     def _explain_errors(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # onnxruntime may raise anything on a file of others
+        except Exception as error:  # onnxruntime may raise anything on a foreign file
             reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
             raise CocosegError(
                 f"{self.path}: no working ONNX file of python -m cocoseg.export ({reason})"
@@ -77,10 +77,10 @@ class OnnxModel:
 
 
 class OnnxPredictor(Predictor):
-    """Applies an ONNX file to images. Classes, which hold no scores, are enlarged by nearest neighbor.
+    """Applies an ONNX file to images. Classes without scores are enlarged to the nearest neighbor.
 
     Raises:
-        CocosegError: it can't do what is asked for.
+        CocosegError: an option needs scores, which the file does not give.
     """
 
     def __init__(self, model: OnnxModel, **options: Any):

@@ -30,12 +30,12 @@ from cocoseg.workers import leave_group
 
 log = logging.getLogger(__name__)
 
-LARGE = 2**25  # pixels of an image and its network input; larger ones are decoded one at a time
+LARGE = 2**25  # pixels of an image and its network input together; larger images are decoded one at a time
 FORWARD_PIXELS = 2**22  # pixels of the network's input in one forward pass
 FIRST = 5  # images that a warning names
-AHEAD = 32  # images that are decoded ahead, or one per worker process if that is more
-WAITING = 4  # predictions per thread that wait to be written
-WAITING_BYTES = 2**28  # bytes of these masks, scores and probabilities, where there are several
+AHEAD = 32  # images that are decoded ahead; one per worker process if there are more of these
+WAITING = 4  # predictions per thread that may wait to be written
+WAITING_BYTES = 2**28  # bytes that they may hold together; a single larger one may wait, too
 
 
 @dataclass
@@ -44,10 +44,10 @@ class Decoded:
 
     Attributes:
         entry: its description, without `pixels`.
-        input: the network's input (H, W, 3) uint8. An array, because worker processes would pass a tensor
-            through shared memory, which containers limit, with an open file for each.
+        input: the network's input (H, W, 3) uint8. It is an array, because a worker process would pass a
+            tensor through shared memory, which containers limit, and with an open file.
         canvas: (h, w, 3) uint8 to draw on, or None.
-        faults: what of the file is lost.
+        faults: parts of the file that are not read.
     """
 
     entry: Entry
@@ -58,7 +58,7 @@ class Decoded:
 
 @dataclass
 class _Images(Dataset[Decoded | str | int]):
-    """Decodes images. An item is the image, a sentence if it can't be read, or its index if it is large."""
+    """Decodes images. An item is the image; a sentence if it can't be read; its index if it is large."""
 
     images: Sequence[ImageFile]
     resize: InputResize
@@ -108,14 +108,14 @@ class _Images(Dataset[Decoded | str | int]):
 def predict_images(
     images: Sequence[ImageFile], predictor: Predictor, results: Results, batch_size: int, workers: int
 ) -> Generator[Entry | None, None, None]:
-    """Predict images and write their results. What of their files is lost is a warning at the end.
+    """Predict images and write their results. Warn at the end of parts of their files that are not read.
 
     Args:
         batch_size: images per batch.
         workers: number of processes that decode, and of threads that write.
 
     Yields:
-        the entry of each image in any order, or None for one that can't be read, after a warning.
+        The entries of the images, in any order. None for an image that can't be read, after a warning.
 
     Raises:
         CocosegError: results can't be written.
@@ -152,15 +152,15 @@ def _write(results: Results, decoded: Decoded, pending: Pending) -> Entry:
 
 
 def _is_full(writing: Sequence[tuple[int, Future[Entry]]], workers: int) -> bool:
-    """Whether as many predictions wait to be written as memory should hold."""
+    """Tell whether the predictions that wait to be written take all the memory that they may take."""
     held = sum(size for size, _ in writing)
     return len(writing) > WAITING * workers or (len(writing) > 1 and held > WAITING_BYTES)
 
 
 def _read(images: _Images, batch_size: int, workers: int) -> Iterator[list[Decoded | str | int]]:
-    """Yield batches that worker processes decode, and large images alone, decoded here."""
+    """Yield batches that worker processes decode. Large images come alone, decoded in this process."""
     batches = math.ceil(len(images) / batch_size)
-    workers = 0 if batches <= 1 else min(workers, batches)  # for a single batch they would start too late
+    workers = 0 if batches <= 1 else min(workers, batches)  # for one batch their start would take too long
     loader = DataLoader(
         images,
         max(1, min(batch_size, AHEAD // max(1, workers))),
@@ -178,7 +178,7 @@ def _read(images: _Images, batch_size: int, workers: int) -> Iterator[list[Decod
 
 
 def _predict(predictor: Predictor, images: Sequence[Decoded]) -> Iterator[tuple[Decoded, Pending]]:
-    """Yield images with their predictions; equal inputs share a forward pass."""
+    """Yield images with their predictions; inputs of equal size share a forward pass."""
 
     def shape(decoded: Decoded) -> tuple[int, ...]:
         return decoded.input.shape

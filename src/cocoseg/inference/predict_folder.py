@@ -1,4 +1,4 @@
-"""The work of predict.py from top to bottom: find the images, predict the new ones, write the results."""
+"""All steps of predict.py: find the images, predict the new ones, write the results."""
 
 import hashlib
 import logging
@@ -36,7 +36,7 @@ from cocoseg.workers import available_cores, stop_in_order
 log = logging.getLogger(__name__)
 
 PAGE = "gallery.html"
-SAVE_EVERY = 5.0  # seconds between writes of the manifest: the work that a kill loses
+SAVE_EVERY = 5.0  # seconds between writes of the manifest; a kill loses the work since the last
 PIXEL = {"category_id": "category_id", "index": "class_index"}  # `values` -> `pixel` of labels.json
 DTYPES = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
@@ -52,11 +52,11 @@ def predict_folder(config: PredictConfig, output: Path, *, begin: Callable[[], N
 
     Raises:
         CocosegError: there is no image or no such device, two images would have the same results, or the
-            output holds predictions of another model or other settings; nothing is written.
+            output holds predictions of another model or other settings. Nothing is written then.
         IncompleteError: some images are left out.
     """
     start = now()
-    # Pillow warns of large images before it refuses larger ones, and of odd metadata.
+    # Pillow warns of odd metadata, and of large images long before it refuses them.
     warnings.filterwarnings("ignore", module="PIL")
     checkpoint = check_checkpoint(config.checkpoint)
     images = find_images(str(config.input), output)
@@ -170,11 +170,11 @@ def _predict(
     config: PredictConfig,
 ) -> set[str]:
     """Predict and keep the manifest up to date. Returns the names of the results."""
-    for name in (*SUFFIXES, FOLDER):  # the output may hold files that other programs are writing
+    for name in (*SUFFIXES, FOLDER):  # elsewhere in the output other programs may be writing
         for folder in (results.output / name).glob("**/"):
             remove_parts(folder)  # a process may have been killed
     for image in images:
-        if not manifest.is_done(image):  # what lies under its name belongs to another image
+        if not manifest.is_done(image):  # files under its name belong to another image
             results.remove_others(image.result_name)
     if results.encoding.pixel != PIXEL[config.values]:
         log.warning("masks hold class indices, because category ids don't fit; see labels.json")

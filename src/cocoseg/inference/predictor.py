@@ -1,7 +1,7 @@
 """Prediction of the class of every pixel, for images of any size, in bounded memory.
 
-The network sees what it was trained on: the image resized to the size of training. Its scores are enlarged
-bilinearly to the image's own size, and the highest one wins.
+The network sees the image at the size of its training. Its scores are enlarged bilinearly to the image's own
+size, and the highest one wins.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,11 +22,11 @@ from cocoseg.networks.pixels import resize_images
 
 @dataclass(frozen=True)
 class InputResize:
-    """Resizes images to the network's input. Holds no network: goes to other processes.
+    """Resizes images to the network's input. It holds no network, so that it can be sent to other processes.
 
     Attributes:
-        image_size: height and width that every image is resized to.
-        scale: factor of the image's own size instead, or None.
+        image_size: height and width of the input, unless `scale` is given.
+        scale: size of the input as a factor of the image's own size, or None.
     """
 
     image_size: Size
@@ -37,7 +37,7 @@ class InputResize:
         return resize_images(image, self.size(as_pair(image.shape[-2:])))
 
     def size(self, own: Size) -> Size:
-        """Height and width of the input for an image of this height and width."""
+        """Height and width of the input, for an image of this own height and width."""
         if self.scale is None:
             return self.image_size
         # At least 2: torch's antialiased resize fails for a single pixel.
@@ -45,12 +45,12 @@ class InputResize:
 
 
 class Pending(NamedTuple):
-    """A prediction: class indices (h, w) uint8, or scores whose arg-max at another size is left to do.
+    """A prediction: class indices (h, w) uint8, or scores from which `mask` computes them.
 
     Attributes:
         tensor: the mask, or scores (C, H, W) float32.
-        size: height and width of the mask that the scores give; None for a mask.
-        probabilities: of the same image, filled in once there is a mask; None where they are not wanted.
+        size: height and width of the mask to compute; None if `tensor` is the mask.
+        probabilities: of the same image, filled in with the mask; None where they are not wanted.
     """
 
     tensor: Tensor
@@ -63,7 +63,7 @@ class Pending(NamedTuple):
 
     @torch.inference_mode()
     def mask(self) -> Tensor:
-        """Do what is left to do, and return the mask."""
+        """Return the mask, computed from the scores if need be."""
         if self.size is None:
             return self.tensor
         near = neighbors(self.tensor.shape[-2:], self.size, self.tensor.device)
@@ -78,16 +78,16 @@ class Predictor:
 
     Args:
         model: a `SegmentationModel`, with the device and precision of its weights; or an `OnnxModel`.
-        scale: None resizes every image to the model's `image_size`, as in training; a number gives the
-            network the image's own pixels times it, for images much larger than those of training (satellite,
+        scale: None resizes every image to the model's `image_size`, as in training. A number resizes it to
+            its own size times this number, for images much larger than those of training (satellite,
             microscopy).
-        tile: `auto` cuts what would reach the network with more than a million pixels (or more than
-            `image_size` has) into overlapping tiles, each of which decides its middle; (height, width) is the
-            size of tiles in pixels of the network's input; False or None never cuts.
+        tile: `auto` cuts inputs of more than a million pixels (or more than `image_size` has) into
+            overlapping tiles, each of which decides its middle. (height, width) is the size of tiles in
+            pixels of the input. False or None never cuts.
         flip: averages the probabilities of the image and its mirror image.
         autocast: dtype of the network's arithmetic, as in training with mixed precision; None for that of the
             weights.
-        probabilities: fill in `Pending.probabilities`: True for the confidence alone, all for all classes.
+        probabilities: fill in `Pending.probabilities`: True the confidence alone, `all` those of all classes.
 
     Raises:
         CocosegError: an argument is out of range.
@@ -125,7 +125,8 @@ class Predictor:
             owns: height and width of each of the B images before that.
 
         Yields:
-            the images' masks, on the model's device. On a CPU the arg-max is left to do, for other threads.
+            The predictions, on the model's device. On a CPU they hold scores, so that other threads compute
+            the masks.
 
         Raises:
             CocosegError: there are too many probabilities, see `Probabilities`.
@@ -141,14 +142,14 @@ class Predictor:
             yield pending
 
     def _probabilities(self, own: Size) -> Probabilities | None:
-        """Probabilities to fill in, of an image of this height and width."""
+        """Make the probabilities to fill in, of an image of this height and width, if they are wanted."""
         if not self.probabilities:
             return None
         keeps_all = self.probabilities == "all"
         return Probabilities(own, len(self.model.labels), keeps_all=keeps_all, from_logits=not self.flip)
 
     def _tile_size(self, size: Size) -> Size | None:
-        """Height and width of tiles, or None for an input of this size in one piece."""
+        """Choose height and width of tiles; None leaves an input of this size in one piece."""
         if self.tile is None or isinstance(self.tile, bool):
             return None
         if isinstance(self.tile, str):

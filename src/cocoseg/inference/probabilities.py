@@ -1,4 +1,4 @@
-"""Probabilities of the classes at an image's own size, made from enlarged scores in blocks of rows."""
+"""Probabilities of the classes at an image's own size, computed from enlarged scores, some rows at a time."""
 
 import numpy as np
 import torch
@@ -8,25 +8,25 @@ from cocoseg.errors import CocosegError
 from cocoseg.inference.tiling import Size
 from cocoseg.inference.upsampling import Neighbors, interpolate_rows, neighbors
 
-SAMPLED = 2**19  # probabilities of an image that `confidences` computes at most
-LIMIT = 2**31  # bytes of the probabilities of all classes of an image
+SAMPLED = 2**19  # most probabilities of an image that `confidences` computes
+LIMIT = 2**31  # most bytes of the probabilities of all classes of an image
 
 
 class Probabilities:
-    """Probabilities of an image, filled in a part of it at a time; their arg-max is the mask.
+    """Probabilities of an image, filled in part by part. Their arg-max is the mask.
 
     Args:
         size: height and width of the image.
         classes: number of classes C.
-        keeps_all: keep those of all classes.
-        from_logits: scores are logits; else they are probabilities already.
+        keeps_all: keep the probabilities of all classes.
+        from_logits: True if scores are logits, False if they are probabilities already.
 
     Attributes:
         confidence: (h, w) uint8, 255 times the probability of the class in the mask, rounded.
-        every: (C, h, w) float16, or (0, h, w).
+        every: probabilities of all classes (C, h, w) float16; (0, h, w) without `keeps_all`.
 
     Raises:
-        CocosegError: those of all classes would take more than LIMIT.
+        CocosegError: the probabilities of all classes would take more than LIMIT.
     """
 
     def __init__(self, size: Size, classes: int, *, keeps_all: bool, from_logits: bool):
@@ -47,7 +47,7 @@ class Probabilities:
 
         Args:
             scores: (C, H, W) float32.
-            rows, columns: where each of the part's h rows and w columns lies in the scores.
+            rows, columns: neighbors in the scores of each of the part's h rows and w columns.
             mask: (h, w) uint8, class indices of the part.
             top, left: first row and column of the part.
         """
@@ -62,14 +62,14 @@ class Probabilities:
 
 
 def confidences(logits: Tensor, mask: Tensor) -> tuple[Tensor, slice]:
-    """Probability of the class in a mask, on evenly spread rows, few enough for SAMPLED probabilities.
+    """Compute the probability of the class in a mask, on so many evenly spread rows as SAMPLED allows.
 
     Args:
         logits: (C, H, W) float32.
         mask: (h, w) uint8.
 
     Returns:
-        (n, w) float32, and which rows of the mask they belong to.
+        Probabilities (n, w) float32, and a slice that gives their rows in the mask.
     """
     step = min(len(mask), -(-len(logits) * mask.numel() // SAMPLED))
     chosen = slice(step // 2, None, step)
@@ -94,7 +94,7 @@ def require_room(size: Size, classes: int, prefix: str = "") -> None:
 
 
 def _chosen(values: Tensor, won: Tensor) -> Tensor:
-    """Those of values (h, w, C) that belong to the class in the mask (h, w): (h, w)."""
+    """Select from values (h, w, C) that of the class in the mask (h, w): (h, w)."""
     return values.gather(-1, won.long().unsqueeze(-1)).squeeze(-1)
 
 

@@ -24,13 +24,13 @@ LONGEST = 2048  # pixels: longer side of an overlay
 
 @dataclass(frozen=True)
 class Results:
-    """Writes the files of an image.
+    """Writes and reads the files of an image in an output folder.
 
     Attributes:
         output: the folder.
         encoding: encoding of the masks.
-        overlay, gallery: whether overlays, and thumbnails for the gallery, are written.
-        probabilities: True writes those of the classes in the mask, all those of all classes, too.
+        overlay, gallery: write overlays, and thumbnails for the gallery.
+        probabilities: True writes the confidence, `all` also the probabilities of all classes.
     """
 
     output: Path
@@ -49,13 +49,13 @@ class Results:
         return self.output / folder / f"{name}{SUFFIXES[folder]}"
 
     def exist(self, name: str) -> bool:
-        """Whether all files that are wanted were written under a name."""
+        """Tell whether all files that are wanted were written under a name."""
         return all(self.path(name, folder).is_file() for folder in self.folders) and (
             not self.gallery or has_thumbnails(self.output, name)
         )
 
     def remove_others(self, name: str) -> None:
-        """Remove the files under a name that are not going to be written anew."""
+        """Remove the files under a name that the next `write` does not replace."""
         for folder in SUFFIXES.keys() - self.folders:
             self.path(name, folder).unlink(missing_ok=True)
 
@@ -73,7 +73,7 @@ class Results:
         return mask, confidence
 
     def canvas(self, image: PIL.Image.Image) -> np.ndarray | None:
-        """Shrink an image to draw on: (h, w, 3) uint8, sides of LONGEST at most. None if nothing is drawn."""
+        """Shrink an image to draw on: (h, w, 3) uint8, sides up to LONGEST. None if nothing is drawn."""
         if not (self.overlay or self.gallery):
             return None
         image.thumbnail((LONGEST, LONGEST), PIL.Image.Resampling.BOX)

@@ -1,22 +1,22 @@
-"""Tiles of an input that is too large for the network: they overlap, and each decides its middle."""
+"""Overlapping tiles of an input that is too large for one pass. Each tile decides its middle."""
 
 import math
 from typing import NamedTuple
 
-STEP = 32  # pixels: tiles start at multiples of it, so that pooling falls as it does in the whole image
-OVERLAP = 128  # pixels, and a quarter of the tile at most
-LARGEST_INPUT = 2**20  # pixels that the network is given in one piece by tile=auto
-TILE = 768  # pixels: side of the tiles of tile=auto
+STEP = 32  # pixels; tiles start at multiples of it, so that pooling windows are those of the whole image
+OVERLAP = 128  # pixels; at most a quarter of the tile
+LARGEST_INPUT = 2**20  # pixels of the largest input that tile=auto leaves in one piece
+TILE = 768  # pixels; side of the tiles of tile=auto
 
 Size = tuple[int, int]  # height, width
 
 
 class Span(NamedTuple):
-    """A tile along one side, in pixels of the input.
+    """A tile along one side, in pixels of the input; ends are not included.
 
     Attributes:
-        start, stop: what the network sees.
-        first, last: what the tile decides: from `first` up to, not including, `last`.
+        start, stop: the pixels that the network sees.
+        first, last: the pixels that the tile decides.
     """
 
     start: int
@@ -26,15 +26,15 @@ class Span(NamedTuple):
 
 
 def choose_tile(size: Size, image_size: Size) -> Size | None:
-    """Height and width of tiles for an input of this size; None where one piece is not too large.
+    """Choose height and width of tiles for an input of this size; None leaves it in one piece.
 
-    Memory had room for an input of `image_size`, at which the network was trained.
+    An input of `image_size`, at which the network was trained, is known to fit into memory.
     """
     return (TILE, TILE) if math.prod(size) > max(LARGEST_INPUT, math.prod(image_size)) else None
 
 
 def spans(length: int, tile: int) -> list[Span]:
-    """Tiles along one side, evenly spread; the last one may be up to STEP larger."""
+    """Spread tiles evenly along one side. The last one may be larger, by less than STEP."""
     most = (tile - min(OVERLAP, tile // 4)) // STEP  # steps from one start to the next
     last = max(0, (length - tile) // STEP)
     count = math.ceil(last / most)

@@ -1,4 +1,4 @@
-"""torch.export: a program for torch alone, for sizes that are multiples of what the network asks for."""
+"""Export by torch.export: a program that needs only torch, for sizes that need no padding."""
 
 import warnings
 from collections.abc import Callable
@@ -14,11 +14,11 @@ from cocoseg.inference.exported_module import Deployed
 def write(deployed: Deployed, path: Path) -> tuple[Callable[[Tensor], Tensor], list[Tensor]]:
     """Write a file with the labels among its extra files.
 
-    Heights and widths may be any multiples of `deployed.multiple`, from two of them up: at one the deepest
+    Heights and widths may be any multiples of `deployed.multiple`, from twice that up: at once the deepest
     level has a single row, for which torch makes another program.
 
     Returns:
-        the file as a function on the CPU, and images to check it with.
+        The file as a function on the CPU, and images to check it with.
     """
     images = deployed.examples()
     height, width = (deployed.multiple * Dim(f"{side}_in_multiples", min=1) for side in ("height", "width"))
@@ -27,5 +27,5 @@ def write(deployed: Deployed, path: Path) -> tuple[Callable[[Tensor], Tensor], l
         warnings.simplefilter("ignore")
         program = torch.export.export(deployed, (images[1],), dynamic_shapes=shapes)
         torch.export.save(program, path, extra_files=deployed.metadata())
-    # Written just now: a `.pt2` file from elsewhere may run code on loading.
+    # Loading a `.pt2` file from elsewhere may run its code; this one was written here.
     return torch.export.load(path).module(), images

@@ -1,9 +1,9 @@
 """The arg-max of bilinearly enlarged scores, without enlarging most of them.
 
-Where the same class wins at the four pixels that a value is interpolated from, it wins between them too: each
-of its four scores is the highest, and so is their weighted mean. Only the rest, along the borders of classes,
-is interpolated, some pixels at a time. The result is that of `F.interpolate(…, mode="bilinear",
-align_corners=False).argmax`, which needs 4 bytes per class and pixel: 15 GB for 8000x6000 pixels, 81 classes.
+A new pixel is interpolated from four old ones. If one class has the highest score at all four, the weighted
+mean of its scores is the highest, too. So only new pixels along the borders of classes are interpolated, some
+at a time. The result is that of `F.interpolate(…, mode="bilinear", align_corners=False).argmax`, which needs
+4 bytes per class and pixel: 15 GB for 8000x6000 pixels and 81 classes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,8 +13,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-BLOCK = 2**20  # pixels of the result that are worked on at a time
-CHUNK = 2**20  # scores that are interpolated at a time; a CPU takes longer for more, which leave its cache
+BLOCK = 2**20  # pixels of the result that are computed at a time
+CHUNK = 2**20  # scores that are interpolated at a time; more would not fit into a CPU's cache
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class Neighbors:
         return cls(low.to(device), high.to(device), (position - low).float().to(device))
 
     def within(self, first: int, last: int) -> list[int]:
-        """First and last (not included) of the new pixels whose `low` lies in `first` … `last` - 1."""
+        """Find the new pixels whose `low` is in `first` … `last` - 1, as start and stop (not included)."""
         return torch.searchsorted(self.low, self.low.new_tensor([first, last])).tolist()
 
     def slice(self, start: int, stop: int, first: int = 0) -> "Neighbors":
-        """Neighbors of new pixels `start` to `stop` - 1; old pixels are counted from `first`."""
+        """Neighbors of the new pixels `start` … `stop` - 1; old pixels are counted from `first`."""
         return Neighbors(self.low[start:stop] - first, self.high[start:stop] - first, self.weight[start:stop])
 
 
@@ -55,12 +55,12 @@ def neighbors(old: Sequence[int], new: Sequence[int], device: torch.device) -> t
 
 @torch.inference_mode()
 def enlarged_argmax(scores: Tensor, size: Sequence[int]) -> Tensor:
-    """Index of the highest of scores (C, H, W) float32, C ≤ 256, at another size (h, w): (h, w) uint8."""
+    """Arg-max (h, w) uint8 of scores (C, H, W) float32, C ≤ 256, enlarged to a size (h, w)."""
     return argmax_between(scores, *neighbors(scores.shape[-2:], size, scores.device))
 
 
 def interpolate_rows(scores: Tensor, rows: Neighbors, columns: Neighbors) -> Iterator[Tensor]:
-    """Interpolate scores (C, H, W) float32 at (h, w) positions: (n, w, C), n of the h rows at a time."""
+    """Interpolate scores (C, H, W) float32 at h rows and w columns: (n, w, C), n of the rows at a time."""
     pixels = scores.movedim(0, -1)
     height = max(1, CHUNK // (len(columns.low) * pixels.shape[-1]))
     for top in range(0, len(rows.low), height):
@@ -73,8 +73,8 @@ def interpolate_rows(scores: Tensor, rows: Neighbors, columns: Neighbors) -> Ite
 
 
 def argmax_between(scores: Tensor, rows: Neighbors, columns: Neighbors) -> Tensor:
-    """Index of the highest of scores (C, H, W) float32, interpolated at (h, w) positions: (h, w) uint8."""
-    pixels = scores.movedim(0, -1).contiguous()  # no copy of what is channels-last
+    """Arg-max (h, w) uint8 of scores (C, H, W) float32, interpolated at h rows and w columns."""
+    pixels = scores.movedim(0, -1).contiguous()  # channels-last scores are not copied
     winner = _argmax(pixels)
     mixed = _is_mixed(winner)
     height = max(1, BLOCK // len(columns.low))
@@ -83,7 +83,7 @@ def argmax_between(scores: Tensor, rows: Neighbors, columns: Neighbors) -> Tenso
 
 
 def _is_mixed(winner: Tensor) -> Tensor:
-    """Whether a pixel and its right, lower and lower right neighbors differ: (H, W) bool."""
+    """Find pixels that differ from their right, lower or lower right neighbor: (H, W) bool."""
     right, below = (
         torch.arange(1, length + 1, device=winner.device).clamp(max=length - 1)
         for length in reversed(winner.shape)
@@ -93,12 +93,13 @@ def _is_mixed(winner: Tensor) -> Tensor:
 
 
 def _block(pixels: Tensor, winner: Tensor, mixed: Tensor, rows: Neighbors, columns: Neighbors) -> Tensor:
-    """Some rows of the result.
+    """Compute some rows of the result of `argmax_between`.
 
     Args:
         pixels: scores (H, W, C) float32.
         winner: index of the highest score of each pixel, (H, W) uint8.
-        mixed: whether interpolation may change the winner right or below of each pixel, (H, W) bool.
+        mixed: (H, W) bool, as `_is_mixed` returns it: between such a pixel and the next ones another class
+            may win.
     """
     # index_select is several times as fast as indexing with tensors.
     result, unclear = (old.index_select(1, columns.low).index_select(0, rows.low) for old in (winner, mixed))
@@ -117,7 +118,7 @@ def _block(pixels: Tensor, winner: Tensor, mixed: Tensor, rows: Neighbors, colum
 
 
 def _argmax(scores: Tensor) -> Tensor:
-    """(…, C) -> (…) uint8; numpy's is several times as fast as torch's on a CPU."""
+    """Arg-max over the last dimension, as uint8. On a CPU NumPy's is several times as fast as torch's."""
     if scores.device.type == "cpu":
         return torch.from_numpy(scores.numpy().argmax(-1).astype("uint8"))
     return scores.argmax(-1).to(torch.uint8)
