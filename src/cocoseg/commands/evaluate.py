@@ -1,8 +1,8 @@
 """Score a model: IoU with 95 % intervals, boundaries, calibration, and the images that score lowest.
 
-  python evaluate.py checkpoint=outputs/train/<time>/segmentation_model.pth
+  python evaluate.py checkpoint=outputs/train/RUN/segmentation_model.pth
   python evaluate.py checkpoint=net.pth split=all data=custom data.images=a data.annotations=a.json
-  python evaluate.py checkpoint=outputs/train/<time>/checkpoints/last.ckpt tta=true
+  python evaluate.py checkpoint=outputs/train/RUN/checkpoints/last.ckpt tta=true
 
 The images are those that the training held out (config.yaml beside the model says which), unless
 data, experiment, data.images, data.annotations or data.masks is given; data.root says where they

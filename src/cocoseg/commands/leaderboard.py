@@ -6,7 +6,7 @@ from pathlib import Path
 from cocoseg.errors import CocosegError, report_errors
 from cocoseg.sweeps.leaderboard import read_rows, write_table
 
-HELP = "python -m cocoseg.leaderboard outputs/multirun/<sweep> …   runs, best first"
+HELP = "python -m cocoseg.leaderboard outputs/multirun/SWEEP …   runs, best first"
 
 
 def main(arguments: list[str] | None = None) -> int:

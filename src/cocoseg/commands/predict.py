@@ -1,6 +1,6 @@
 """Segment images of any size and kind: masks, overlays, a page to look through them.
 
-  python predict.py checkpoint=outputs/train/<time>/segmentation_model.pth input=photo.jpg
+  python predict.py checkpoint=outputs/train/RUN/segmentation_model.pth input=photo.jpg
   python predict.py checkpoint=model.pth input=photos output=segmented     # again: only what is new
   python predict.py checkpoint=model.pth 'input=tiles/**/*.tif' scale=1 coco_json=true
   python predict.py checkpoint=model.pth input=photos output=labels coco_dataset=rle   # to train on

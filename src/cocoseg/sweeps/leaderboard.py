@@ -1,4 +1,4 @@
-"""The trainings of a sweep, best first: `python -m cocoseg.leaderboard outputs/multirun/<sweep>`.
+"""The trainings of a sweep, best first: `python -m cocoseg.leaderboard outputs/multirun/SWEEP`.
 
 Reads run folders only, so that it works on every sweep: one that is running or was killed, Hydra's own grid,
 one of an older version, which wrote no number of epochs. No torch.
