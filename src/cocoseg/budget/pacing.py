@@ -5,6 +5,7 @@ from collections import deque
 from typing import Any
 
 import lightning as L
+import torch
 
 from cocoseg.budget.budget import GUESS_MARGIN, Budget
 from cocoseg.budget.lightning_internals import (
@@ -91,6 +92,11 @@ class KeepBudget(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        every = log_interval(trainer)
+        is_logged = bool(every) and trainer.global_step % every == 0
+        if is_logged and pl_module.device.type == "cuda":
+            # Loggers wait for the GPU after this hook, which would count as waiting for data.
+            torch.cuda.synchronize(pl_module.device)
         self._steps.append(self._waits[-1] + self.budget.charge("computing"))
         self.budget.expect("step", max(self._steps))
         due = self._is_due() or is_last_step(trainer)
@@ -99,8 +105,7 @@ class KeepBudget(L.Callback):
             trainer.should_stop = True
         if self.paced or stop:
             validate_after_step(trainer, due=bool(stop or validate))
-        every = log_interval(trainer)
-        if every and trainer.global_step % every == 0:
+        if is_logged:
             self._log(trainer, pl_module, len(batch[0]))
 
     def _is_due(self) -> bool:
