@@ -59,17 +59,15 @@ class SubsetConfig(Settings, kw_only=True):
     """Choice of images from the annotation file."""
 
     size: Annotated[Positive | None, "number of images; null: all"] = 8000
-    seed: Annotated[int, "seed of the choice; 2,000 images are part of the 4,000 of the same seed"] = 0
+    seed: Annotated[int, "seed of the choice; with one seed a smaller choice is part of a larger one"] = 0
     categories: Annotated[
         list[int | str] | Literal["things", "stuff"] | None,
         "classes to use; null: all",
         "a list of names or ids, as in [dog, 18], things, stuff, or null",
     ] = None
-    other: Annotated[Literal["background", "ignore"], "pixels of objects of no class"] = "background"
-    keep_empty: Annotated[
-        bool, "keep images without annotations of these classes; validation files keep theirs"
-    ] = False
-    min_pixels: Annotated[NotNegative, "leave out images with a smaller annotated area"] = 0
+    other: Annotated[Literal["background", "ignore"], "pixels of objects without a class"] = "background"
+    keep_empty: Annotated[bool, "keep images without these classes; validation files keep theirs"] = False
+    min_pixels: Annotated[NotNegative, "leave out images with fewer annotated pixels"] = 0
 
 
 class ShapesConfig(Settings, kw_only=True):
@@ -97,27 +95,25 @@ class DataConfig(Settings, kw_only=True):
     """Images, annotations and their way to the network."""
 
     own: Annotated[
-        Node,
-        "data set of yours in place of images and annotations",
-        "a class, as in my_package.Dataset, or null",
+        Node, "your own data set, in place of data.images", "a class, as in my_package.Dataset, or null"
     ] = field(default=None, name="_target_")
     root: Annotated[Text, "folder of the data set"] = None
     images: Annotated[Text, "folder of the images"] = None
     annotations: Annotated[Text, "COCO instances, panoptic or stuff file"] = None
     val_images: Annotated[Text, "folder of the validation images; null: data.images"] = None
-    val_annotations: Annotated[Text, "their instances file; null: data.val_fraction of the images"] = None
+    val_annotations: Annotated[Text, "their COCO file; null: data.val_fraction of data.images"] = None
     extra: Annotated[
         list[ExtraConfig],
-        "further images to train on, whose loss is multiplied by their weight",
+        "further training images; their loss is multiplied by their weight",
         "a list, as in [{images: a, annotations: b.json, weight: 2}] or [{images: a, masks: b}], weight > 0",
-    ] = field(default_factory=list)
+    ] = []
     masks: Annotated[Text, "folder of mask images, in place of annotations (data=masks)"] = None
-    val_masks: Annotated[Text, "masks of the validation images"] = None
-    image_suffix: Annotated[Text, "end of image names before the dot, as in _leftImg8bit; null: found"] = None
-    mask_suffix: Annotated[Text, "end of mask names before the dot, as in _labelIds; null: found"] = None
+    val_masks: Annotated[Text, "folder of the masks of the validation images"] = None
+    image_suffix: Annotated[Text, "end of image names (_leftImg8bit) before the dot; null: detected"] = None
+    mask_suffix: Annotated[Text, "end of mask names (_labelIds) before the dot; null: detected"] = None
     classes: Annotated[
         list[Any] | str | None,
-        "classes of mask images, each a name, or a name with id or color; null: as found",
+        "classes of mask images, each a name, or a name with id or color; null: detected",
         "a list, as in [background, cat] or [{name: cat, id: 7}], the path of a file, or null",
     ] = None
     ignore: Annotated[
@@ -126,25 +122,18 @@ class DataConfig(Settings, kw_only=True):
         "a list of numbers and colors, as in [255,[0,0,0]]",
     ] = field(default_factory=lambda: [255, [224, 224, 192]])  # the color: void of PASCAL VOC
     file_names: Annotated[
-        Literal["exact", "similar"],
-        "similar: names of image files may differ from those listed in case, ending, folder, …",
+        Literal["exact", "similar"], "similar: image files may differ from the list in case, ending, folder"
     ] = "exact"
-    prepared_dir: Annotated[Text, "folder of the label masks; null: prepared/<file>-<key of settings>"] = None
+    prepared_dir: Annotated[Text, "folder of label masks; null: prepared/<file>-<hash of settings>"] = None
     image_size: Annotated[Size, "height and width that the network sees", SIDES] = field(
         default_factory=lambda: [224, 224]
     )
-    batch_size: Annotated[
-        Positive | Literal["auto"], "images per step; auto: the largest power of two that fits the GPU"
-    ] = 16
+    batch_size: Annotated[Positive | Literal["auto"], "images per step; auto: as many as fit the GPU"] = 16
     num_workers: Annotated[NotNegative | None, "processes that load images; null: as needed"] = None
     exif: Annotated[
-        Literal["auto", "apply", "ignore"],
-        "turn images by their EXIF rotation; auto: as the annotations fit",
+        Literal["auto", "apply", "ignore"], "turn images by their EXIF rotation; auto: as the annotations fit"
     ] = AUTO
-    bits: Annotated[
-        Literal["auto"] | Bits,
-        "bits in use in images of more than 8; auto: as many as the largest value needs",
-    ] = AUTO
+    bits: Annotated[Literal["auto"] | Bits, "bits used where images have more than 8; auto: detected"] = AUTO
     cache: Annotated[bool, "decode and resize images once, into arrays beside the masks"] = True
     cache_size: Annotated[
         Size | None,
@@ -180,15 +169,13 @@ class DataConfig(Settings, kw_only=True):
 class MasksConfig(Settings, kw_only=True):
     """Drawing and files of label masks."""
 
-    overlap: Annotated[Overlap, "owner of overlapping pixels; max: the higher category id"] = "max"
-    rasterizer: Annotated[Literal["pillow", "coco"], "filling of polygons; coco: as COCO evaluates"] = (
-        "pillow"
-    )
+    overlap: Annotated[Overlap, "class of pixels where objects overlap; max: the higher category id"] = "max"
+    rasterizer: Annotated[Literal["pillow", "coco"], "code that fills polygons; coco: pycocotools"] = "pillow"
     crowd: Annotated[
         Literal["ignore", "draw", "skip"], "crowd regions; ignore: neither trained on nor scored"
     ] = "ignore"
     encoding: Annotated[
-        Literal["palette", "uint16", "x100"], "pixel of a mask: category id in 8 bits, 16 bits, or times 100"
+        Literal["palette", "uint16", "x100"], "pixel value: category id in 8 bits, in 16, or times 100 in 16"
     ] = "palette"
 
 
@@ -210,14 +197,14 @@ class AugmentConfig(Settings, kw_only=True):
     greyscale: Annotated[Probability, "probability of gray images"] = 0.0
     blur: Annotated[Probability, "probability of blurred images"] = 0.0
     cutout: Annotated[Probability, "probability of a rectangle that is neither seen nor scored"] = 0.0
-    class_mix: Annotated[Probability, "probability of half of another image's classes pasted in"] = 0.0
+    class_mix: Annotated[Probability, "probability of pasting in half of another image's classes"] = 0.0
     extra: Annotated[
         list[dict[str, Any]],
         "further transforms, one image at a time, before those above",
         "a list, as in [{_target_: torchvision.transforms.v2.RandomPerspective}]",
-    ] = field(default_factory=list)
+    ] = []
     start_size: Annotated[
-        float, Meta(ge=0.1, le=1), "share of image_size at which training begins; full from 0.6 of the run on"
+        float, Meta(ge=0.1, le=1), "share of image_size at which training begins; 1 from 0.6 of the run on"
     ] = 1.0
 
 
@@ -232,12 +219,11 @@ class ScheduleConfig(Settings, kw_only=True):
 
     own: Annotated[
         Node,
-        "function of yours in place of name: progress 0 … 1 -> factor of the rate",
+        "your own function in place of name: progress 0 … 1 -> factor of optimizer.lr",
         "a function, as in my_package.poly, or null",
     ] = field(default=None, name="_target_")
     name: Annotated[
-        Literal["linear", "cosine", "trapezoid", "constant"],
-        "shape after warm-up; all but constant end at zero",
+        Literal["linear", "cosine", "trapezoid", "constant"], "shape after warm-up; all but constant end at 0"
     ] = "linear"
     warmup: Annotated[float, Meta(ge=0, lt=1), "share of the run in which the rate rises"] = 0.02
     cooldown: Annotated[
@@ -248,7 +234,7 @@ class ScheduleConfig(Settings, kw_only=True):
 class FinetuneConfig(Settings, kw_only=True):
     """Training of an encoder that begins with weights."""
 
-    frozen: Annotated[Probability, "share of the run in which the encoder stays as it is"] = 0.0
+    frozen: Annotated[Probability, "share of the run in which the encoder is not trained"] = 0.0
     encoder_lr: Annotated[float, Meta(gt=0, le=1000), "factor of optimizer.lr for the encoder"] = 1.0
 
 
@@ -256,13 +242,11 @@ class BudgetConfig(Settings, kw_only=True):
     """Use of the time of trainer.max_time."""
 
     validation_share: Annotated[Share, "share of the time for validations and what they save"] = 0.1
-    checkpoint_every: Annotated[Duration, "time between checkpoints: the most that a kill costs"] = Duration(
-        minutes=5
-    )
+    checkpoint_every: Annotated[Duration, "time between checkpoints"] = Duration(minutes=5)
     extend: Annotated[Duration | None, "time to add when a run is resumed"] = None
     until: Annotated[
         Text,
-        "moment at which this start of the run ends at the latest; slurm: end of the Slurm job",
+        "latest end of this start of the run; slurm: the end of the Slurm job",
         'a time of day or a date and a time, as in "18:00" or "2026-11-27 06:00", slurm, or null',
     ] = None
 
@@ -272,10 +256,8 @@ class SweepConfig(Settings, kw_only=True):
 
     method: Annotated[Literal["tpe", "random", "grid"] | None, "set by sweep=…"] = None
     space: Annotated[
-        dict[str, Any],
-        "settings to search, as on the command line",
-        'keys and values, as in {model.depth: "2,3,4"}',
-    ] = field(default_factory=dict)
+        dict[str, Any], "settings to search", 'keys and values, as in {model.depth: "2,3,4"}'
+    ] = {}
     trials: Annotated[Positive | None, "number of runs"] = None
     total_time: Annotated[Duration | None, "time limit of the whole sweep"] = None
     name: Annotated[
@@ -294,12 +276,10 @@ class Config(Settings, kw_only=True):
 
     seed: Annotated[int, Meta(ge=0, lt=2**32), "seed of split, weights, order and augmentation"] = 0
     run_dir: Annotated[str, "folder of the run"] = "outputs"
-    tags: Annotated[list[str], "words to find the run by", "words, as in [baseline, night]"] = field(
-        default_factory=list
-    )
+    tags: Annotated[list[str], "words to find the run by", "words, as in [baseline, night]"] = []
     ckpt_path: Annotated[Text, "checkpoint (.ckpt) to resume training from"] = None
     resume: Annotated[Literal["auto"] | None, "auto: resume the run in run_dir, or begin one there"] = None
-    from_run: Annotated[Text, "folder of a run whose settings are taken, below those that are typed"] = None
+    from_run: Annotated[Text, "folder of a run to take settings from; typed ones replace them"] = None
     data: DataConfig = field(default_factory=DataConfig)
     masks: MasksConfig = field(default_factory=MasksConfig)
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
@@ -312,23 +292,19 @@ class Config(Settings, kw_only=True):
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
-    trainer: Annotated[dict[str, Any], "Lightning's Trainer"] = field(default_factory=dict)
+    trainer: Annotated[dict[str, Any], "Lightning's Trainer"] = {}
     logger: Annotated[
-        Node,
-        "Lightning's loggers, as in logger=[tensorboard,csv]",
-        "names that map to a _target_ each, or null",
+        Node, "loggers, as in logger=[tensorboard,csv]", "names that map to a _target_ each, or null"
     ] = None
     callbacks: Annotated[
         dict[str, Any],
         "more callbacks, as in callbacks.mine._target_=package.Class",
         "names that map to a _target_ each",
-    ] = field(default_factory=dict)
+    ] = {}
     export: Annotated[
         list[Literal["pth", "onnx", "torch_export"]], "model files to write at the end; pth is always written"
     ] = field(default_factory=lambda: ["pth"])
-    export_resize: Annotated[
-        bool, "onnx and torch_export files resize images and predictions, as predict.py does"
-    ] = False
+    export_resize: Annotated[bool, "onnx and torch_export files resize images, as predict.py does"] = False
 
     @property
     def time_limit(self) -> timedelta | None:
@@ -350,14 +326,12 @@ class EvaluateConfig(Config, kw_only=True):
     """An evaluation by evaluate.py, which takes every setting of train.py too."""
 
     checkpoint: Annotated[Text, "segmentation_model.pth, a .ckpt or an exported .onnx file"] = None
-    split: Annotated[
-        Literal["val", "train", "all"], "images to score; val: those that the training held out"
-    ] = "val"
+    split: Annotated[Literal["val", "train", "all"], "images to score; val: held out of training"] = "val"
     score_at: Annotated[
-        Literal["original", "network"], "original: at each image's own size and the network's"
+        Literal["original", "network"], "original: at each image's own size, and at the network's too"
     ] = "original"
-    tta: Annotated[bool, "average with the mirror image too, reported apart"] = False
-    save_predictions: Annotated[bool, "predicted masks as predictions/<image>.png"] = False
+    tta: Annotated[bool, "also score the average with the mirror image"] = False
+    save_predictions: Annotated[bool, "write predicted masks as predictions/<image>.png"] = False
     gallery: Annotated[bool, "gallery.html: all images to look through, the worst first"] = True
     network: Annotated[Text, "class of a network of your own, as in my.package.Net"] = None
 
@@ -367,10 +341,8 @@ class PredictConfig(Settings, kw_only=True):
 
     checkpoint: Annotated[Text, "segmentation_model.pth, a .ckpt or an exported .onnx file"] = None
     input: Annotated[Text, "an image, a folder with all below it, or a pattern"] = None
-    output: Annotated[str, "folder; images that are done there are not done again"] = "outputs"
-    values: Annotated[
-        Literal["category_id", "index"], "pixel of a predicted mask: category id or class index"
-    ] = "category_id"
+    output: Annotated[str, "folder of the results; images that are predicted there are skipped"] = "outputs"
+    values: Annotated[Literal["category_id", "index"], "pixel value of a predicted mask"] = "category_id"
     overlay: Annotated[bool, "overlays/: images under their masks, with a legend"] = True
     gallery: Annotated[bool, "gallery.html: all images to look through"] = True
     probabilities: Annotated[
@@ -379,14 +351,12 @@ class PredictConfig(Settings, kw_only=True):
         "true, false or all",
     ] = False
     coco_dataset: Annotated[
-        Literal["rle", "polygon"] | None,
-        "coco_dataset.json: a data set to train on, of RLEs or polygons; and confidence/",
+        Literal["rle", "polygon"] | None, "coco_dataset.json, a data set to train on, and confidence/"
     ] = None
     min_score: Annotated[Probability, "least mean confidence of a region in coco_dataset.json"] = 0.0
     min_area: Annotated[NotNegative, "least number of pixels of a region in coco_dataset.json"] = 0
     below: Annotated[
-        Literal["ignore", "background"],
-        "smaller or less sure regions; ignore: marked, as iscrowd, to be ignored",
+        Literal["ignore", "background"], "regions below min_score or min_area; ignore: marked as iscrowd"
     ] = "ignore"
     coco_json: Annotated[bool, "coco_results.json: an encoded mask per image and class"] = False
     annotations: Annotated[Text, "COCO file that gives image ids; null: numbered from 1"] = None
@@ -396,7 +366,7 @@ class PredictConfig(Settings, kw_only=True):
     ] = None
     tile: Annotated[
         Literal["auto"] | bool | Annotated[list[Annotated[int, Meta(ge=64)]], Pair],
-        "overlapping tiles: auto where the input is large, always of this size, or never",
+        "overlapping tiles: where the image is large, never, or always of this size",
         "auto, false, or [height, width] from 64 pixels up",
     ] = AUTO
     flip: Annotated[bool, "average with the mirror image"] = False
@@ -406,7 +376,7 @@ class PredictConfig(Settings, kw_only=True):
         Literal["auto", "32-true", "bf16-mixed", "16-mixed"],
         "auto: bf16-mixed where the device has it, else 32-true",
     ] = AUTO
-    workers: Annotated[Positive | None, "decoding processes, writing threads; null: one per core"] = None
+    workers: Annotated[Positive | None, "decoding processes and writing threads; null: one per core"] = None
     network: Annotated[Text, "class of a network of your own, as in my.package.Net"] = None
 
     @property
