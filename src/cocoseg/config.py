@@ -52,7 +52,13 @@ def as_pair(size: Sequence[int]) -> tuple[int, int]:
 
 
 class Settings(Struct, forbid_unknown_fields=True, kw_only=True):
-    """Base of all groups of settings; attributes can be set."""
+    """Base of all groups of settings; attributes can be set. `~` begins the path of the home folder."""
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if isinstance(value, str) and value.startswith("~"):
+                setattr(self, name, os.path.expanduser(value))  # noqa: PTH111  leaves ~nobody as it is
 
 
 class SubsetConfig(Settings, kw_only=True):
@@ -84,11 +90,6 @@ class ExtraConfig(Settings, kw_only=True):
     annotations: Text = None
     masks: Text = None
     weight: Annotated[float, Meta(gt=0, le=1000)] = 1.0
-
-    def __post_init__(self) -> None:
-        for name in ("images", "annotations", "masks"):
-            if path := getattr(self, name):
-                setattr(self, name, os.path.expanduser(path))  # noqa: PTH111  leaves ~nobody as it is
 
 
 class DataConfig(Settings, kw_only=True):
@@ -157,7 +158,7 @@ class DataConfig(Settings, kw_only=True):
 
     @property
     def fetches(self) -> bool:
-        """Whether prepare.py fetches what is missing."""
+        """True where prepare.py fetches what is missing."""
         if self.download is not None or self.shapes is not None:
             return bool(self.download) and self.shapes is None
         places = (self.images, self.annotations, self.val_images, self.val_annotations)

@@ -3,7 +3,6 @@
 No torch, no Hydra.
 """
 
-import os
 import pkgutil
 import re
 import textwrap
@@ -29,7 +28,7 @@ T = TypeVar("T", bound=Settings)
 
 # Keys of earlier versions: what takes their place.
 REMOVED = {
-    "ema": "average the weights by +callbacks.ema._target_=lightning.pytorch.callbacks.EMAWeightAveraging",
+    "ema": "average the weights by callbacks.ema._target_=lightning.pytorch.callbacks.EMAWeightAveraging",
     "data.subset.stratify": "choose more images by data.subset.size",
     "data.sampling": "loss.class_weights=enet gives rare classes their weight",
     "augment.rare_crop": "loss.class_weights=enet gives rare classes their weight",
@@ -160,7 +159,6 @@ def convert(settings: Mapping[str, Any], kind: type[T]) -> T:
     """
     values: dict[str, Any] = msgspec.to_builtins(settings, enc_hook=str)  # a copy
     _gather_arguments(values, declarations(kind))
-    _put_home_folder(values, declarations(kind))
     typed: dict[str, Any] = {}  # values that were replaced by what they stand for
     while True:
         try:
@@ -189,17 +187,6 @@ def convert(settings: Mapping[str, Any], kind: type[T]) -> T:
             parse_duration(value, key=key)  # its own sentence says more
         quoted = repr(value) if isinstance(value, str) else shown(value)
         raise CocosegError(f"{key} is {quoted}; it must be {setting.allowed}")
-
-
-def _put_home_folder(values: dict[str, Any], declared: Mapping[str, Setting], prefix: str = "") -> None:
-    """Replace `~` at the beginning of paths."""
-    for name, value in values.items():
-        if isinstance(value, dict):
-            _put_home_folder(value, declared, f"{prefix}{name}.")
-        elif isinstance(value, str) and value.startswith("~"):
-            setting = declared.get(f"{prefix}{name}")
-            if setting is not None and inspect.StrType in setting.types:
-                values[name] = os.path.expanduser(value)  # noqa: PTH111  leaves ~nobody as it is
 
 
 def _gather_arguments(values: dict[str, Any], declared: Mapping[str, Setting]) -> None:
