@@ -75,8 +75,7 @@ def composed(overrides: list[str], steps: int, folder: str) -> Config:
         "+callbacks.stopwatch._target_=pipeline.Stopwatch",
     ]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = resolve_config(compose("train", [*overrides, *fixed]))
-    return config
+        return resolve_config(compose("train", [*overrides, *fixed]), Config)
 
 
 def train_once(config: Config, folder: Path) -> tuple[float, Budget]:

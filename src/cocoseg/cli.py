@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 import hydra
 from hydra._internal import utils as hydra_internals
@@ -158,17 +158,7 @@ def _job(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
     return run
 
 
-@overload
-def resolve_config(config: DictConfig, *, may_download: bool = False) -> Config: ...
-
-
-@overload
-def resolve_config(config: DictConfig, kind: type[Kind], *, may_download: bool = False) -> Kind: ...
-
-
-def resolve_config(
-    config: DictConfig, kind: type[Settings] = Config, *, may_download: bool = False
-) -> Settings:
+def resolve_config(config: DictConfig, kind: type[Kind], *, may_download: bool = False) -> Kind:
     """Turn a composed configuration into checked settings.
 
     Args:

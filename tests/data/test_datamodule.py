@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 
 import cocoseg.data.datamodule
 from cocoseg.cli import resolve_config
-from cocoseg.config import AugmentConfig, SubsetConfig
+from cocoseg.config import AugmentConfig, Config, SubsetConfig
 from cocoseg.data.datamodule import SegmentationDataModule, config_of
 from cocoseg.data.dataset import Split, as_is
 from cocoseg.errors import CocosegError
@@ -250,7 +250,7 @@ def test_settings_in_python_are_those_of_custom_data(shapes_root):
     ]
     typed += ["data.image_size=[32,48]", "data.subset.min_pixels=9", "augment.flip=0.5", "seed=3"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        theirs = resolve_config(compose("train", typed))
+        theirs = resolve_config(compose("train", typed), Config)
     ours = config_of(
         images=images,
         annotations=annotations,

@@ -12,7 +12,7 @@ from optuna.trial import TrialState, create_trial
 from cocoseg.budget.budget import Budget
 from cocoseg.budget.open_run import Run
 from cocoseg.cli import resolve_config
-from cocoseg.config import SweepConfig
+from cocoseg.config import Config, SweepConfig
 from cocoseg.inference.model import load_model
 from cocoseg.run_folder import PRUNED, Outcome
 from cocoseg.sweeps.pruning import STARTUP_TRIALS, TENTHS, PruneTrial
@@ -161,7 +161,7 @@ def test_a_pruned_trial_exports_its_model(study: optuna.Study, shapes_root: Path
         composed = compose("train", [*places, *sweep, *TINY_RUN, "trainer.max_epochs=10"])
     run_dir = tmp_path / str(STARTUP_TRIALS)
 
-    train(resolve_config(composed), Run(run_dir))
+    train(resolve_config(composed, Config), Run(run_dir))
 
     outcome = Outcome.read(run_dir)
     assert outcome.state == PRUNED

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cocoseg.budget.open_run import Run
 from cocoseg.cli import resolve_config
+from cocoseg.config import Config
 from cocoseg.inference.model import load_model
 from cocoseg.training.recipe import train
 from conftest import ROOT
@@ -79,7 +80,7 @@ def composed(experiment: str, root: Path, shapes_root: Path) -> DictConfig:
 def test_every_experiment_trains(experiment, precision, shapes_root, root, tmp_path, monkeypatch):
     monkeypatch.chdir(root)
     of_precision = {"trainer": {"precision": precision}}
-    config = resolve_config(OmegaConf.merge(composed(experiment, root, shapes_root), of_precision))
+    config = resolve_config(OmegaConf.merge(composed(experiment, root, shapes_root), of_precision), Config)
     run_dir = tmp_path / "run"
 
     train(config, Run(run_dir))

@@ -164,7 +164,7 @@ def settings(shapes_root: Path) -> Config:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         annotations = "data.annotations=${data.root}/annotations/instances.json"
         composed = compose("train", ["data=custom", *places, annotations, *TINY_RUN, "trainer.max_steps=1"])
-        return resolve_config(composed)
+        return resolve_config(composed, Config)
 
 
 FOCAL, POLY = "my_parts.FocalLoss", "my_parts.poly"

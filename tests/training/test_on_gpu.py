@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 
 from cocoseg.budget.open_run import Run
 from cocoseg.cli import resolve_config
+from cocoseg.config import Config
 from cocoseg.errors import TrainingError
 from cocoseg.inference.model import load_model
 from cocoseg.training import batch_size
@@ -43,7 +44,7 @@ def run(places: tuple[str, ...], tmp_path: Path) -> Iterator[Trained]:
 
     def trained(name: str, *overrides: str) -> Path:
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            config = resolve_config(compose("train", [*places, *ON_GPU, *overrides]))
+            config = resolve_config(compose("train", [*places, *ON_GPU, *overrides]), Config)
         train(config, Run(tmp_path / name, checkpoint=config.ckpt_path))
         return tmp_path / name
 

@@ -55,7 +55,7 @@ def run(shapes_root, prepared, tmp_path):
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             of_unet = not any(override.startswith("model=") for override in overrides)
             tiny = [override for override in TINY if of_unet or not override.startswith("model.")]
-            settings = resolve_config(compose("train", ["data=custom", *places, *tiny, *overrides]))
+            settings = resolve_config(compose("train", ["data=custom", *places, *tiny, *overrides]), Config)
         with suppress(SystemExit):  # after a signal
             train(settings, Run(tmp_path / name, budget or Budget(None), settings.ckpt_path))
         return tmp_path / name

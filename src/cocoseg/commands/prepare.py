@@ -13,12 +13,13 @@ from omegaconf import DictConfig
 
 from cocoseg.cli import program, resolve_config
 from cocoseg.commands.from_run import keep_own_places
+from cocoseg.config import Config
 from cocoseg.run_folder import open_folder
 
 
 @program("prepare")
 def main(cfg: DictConfig) -> None:
-    config = resolve_config(keep_own_places(cfg), may_download=True)
+    config = resolve_config(keep_own_places(cfg), Config, may_download=True)
 
     from cocoseg.preparation.prepare import prepare
 

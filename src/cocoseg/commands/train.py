@@ -14,11 +14,12 @@ from omegaconf import DictConfig
 from cocoseg.budget.open_run import open_run
 from cocoseg.cli import program, resolve_config
 from cocoseg.commands.from_run import keep_own_places
+from cocoseg.config import Config
 
 
 @program("train")
 def main(cfg: DictConfig) -> float | None:
-    config = resolve_config(keep_own_places(cfg))
+    config = resolve_config(keep_own_places(cfg), Config)
     with open_run(cfg, config) as run:
         from cocoseg.training.recipe import train  # torch takes seconds to import
 

@@ -49,6 +49,7 @@ class CocosegSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         from cocoseg.cli import resolve_config
+        from cocoseg.config import Config
         from cocoseg.errors import CocosegError, report_errors
 
         with report_errors():
@@ -59,7 +60,7 @@ class CocosegSweeper(Sweeper):
             sweep_dir = Path(self.config.hydra.sweep.dir)
             own = OmegaConf.masked_copy(self.config, [str(key) for key in self.config if key != "hydra"])
             sweep = open_sweep(
-                resolve_config(own),
+                resolve_config(own, Config),
                 sweep_dir,
                 arguments,
                 self.launch,
