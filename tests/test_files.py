@@ -151,7 +151,7 @@ def test_write_csv(tmp_path: Path) -> None:
 
 
 def test_one_process_at_a_time_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "PATIENCE", 0.1)
+    monkeypatch.setattr(files, "LOCK_TIMEOUT", 0.1)
     with (
         locked(tmp_path, key="output"),
         pytest.raises(CocosegError, match=r"^output: another process writes to"),

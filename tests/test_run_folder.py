@@ -137,7 +137,7 @@ RUN = ("config.yaml", "outcome.json", ".hydra/config.yaml", "segmentation_model.
 def test_a_folder_that_another_process_writes_to_is_left_alone(
     busy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, shapes_root: Path
 ) -> None:
-    monkeypatch.setattr(files, "PATIENCE", 0.3)
+    monkeypatch.setattr(files, "LOCK_TIMEOUT", 0.3)
     for name in RUN:
         (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "run" / name).write_text(f"program: {program}\n")

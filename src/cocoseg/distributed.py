@@ -18,7 +18,7 @@ from cocoseg.cli import build
 from cocoseg.errors import CocosegError, TrainingError
 from cocoseg.rank_environment import is_rank_zero, may_be_several
 
-PATIENCE = timedelta(days=30)  # torch's half an hour is too short to prepare a large data set
+TIMEOUT = timedelta(days=30)  # torch's half an hour is too short to prepare a large data set
 # Messages of errors that another process has ended.
 LOST = ("connection closed by peer", "connection reset by peer", "gloo")
 # Settings of a trainer that start processes.
@@ -51,7 +51,7 @@ def join_ranks(trainer: Mapping[str, Any]) -> None:
     strategy.launcher.launch(strategy.setup_environment)
     if (dist.get_rank() == 0) != is_rank_zero(trainer):
         raise RuntimeError(f"the environment of this process does not fit its rank, {dist.get_rank()}")
-    group = dist.new_group(backend="gloo", timeout=PATIENCE)
+    group = dist.new_group(backend="gloo", timeout=TIMEOUT)
     _group = None if isinstance(group, int) else group  # a number for processes outside of the group
     _local_rank = strategy.local_rank
 

@@ -28,7 +28,7 @@ PART = ".part-"  # how the names of unfinished files begin
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # beginnings of what a spreadsheet computes
 LOCK = ".lock"  # lock file of a folder
 YAML_LIMIT, YAML_DEPTH = 2**17, 32  # bytes and levels; the settings of a run have a few thousand, and 5
-PATIENCE = 15.0  # seconds to wait for a lock: loaders outlive a killed process by some, and hold its lock
+LOCK_TIMEOUT = 15.0  # seconds; the loaders of a killed process live on for some, and hold its lock
 # Options of `save_png` for label masks. They are long runs of equal values, so run lengths are all that zlib
 # has to look for: a third of the time of Pillow's default, and files as small.
 RUN_LENGTHS = {"compress_level": 1, "compress_type": zlib.Z_RLE}
@@ -220,7 +220,7 @@ def locked(folder: Path, *, key: str | None = None, name: str = LOCK) -> Iterato
 
     Raises:
         CocosegError: the folder can't be written to; with a key, another process is still there after
-            PATIENCE seconds; or this process has locked the folder for something else.
+            LOCK_TIMEOUT seconds; or this process has locked the folder for something else.
     """
     with writing_to(folder, key=key):
         folder.mkdir(parents=True, exist_ok=True)
@@ -230,7 +230,7 @@ def locked(folder: Path, *, key: str | None = None, name: str = LOCK) -> Iterato
     if not lock.is_locked:
         log.info("%s: another process writes to it; waiting", from_here(folder))
         try:
-            lock.acquire(timeout=-1 if key is None else PATIENCE)
+            lock.acquire(timeout=-1 if key is None else LOCK_TIMEOUT)
         except Timeout as error:
             raise CocosegError(
                 f"{key}: another process writes to {from_here(folder)}; wait for it, or name another folder"

@@ -80,7 +80,7 @@ def _printable_name(value: Any) -> Any:
 
 
 class Console(logging.StreamHandler):
-    """Writes messages to stdout, see conf/base.yaml: with printable names, and its own errors said once."""
+    """Writes messages to stdout, see conf/base.yaml, and makes names in them printable."""
 
     fails = False
 
@@ -90,7 +90,7 @@ class Console(logging.StreamHandler):
             super().emit(record)
 
     def format(self, record: logging.LogRecord) -> str:
-        """Make names printable; a text that is given as such, as a table is, keeps its lines."""
+        """Make names printable; a text that is given as such, like a table, keeps its lines."""
         args = record.args
         if isinstance(args, tuple):
             record = copy.copy(record)
@@ -104,20 +104,13 @@ class Console(logging.StreamHandler):
             super().handleError(record)
         elif not self.fails:
             self.fails = True
+            where = getattr(self, "baseFilename", "stdout")
             with suppress(OSError, ValueError):
-                print(f"warning: messages are lost, {self.where} can't be written: {error}", file=sys.stderr)
-
-    @property
-    def where(self) -> str:
-        return "stdout"
+                print(f"warning: messages are lost, {where} can't be written: {error}", file=sys.stderr)
 
 
 class LogFile(logging.FileHandler, Console):
     """Writes messages to the log of a run."""
-
-    @property
-    def where(self) -> str:
-        return self.baseFilename
 
 
 class RunFolder:
@@ -166,7 +159,7 @@ def current_folder() -> Path:
 
 @contextmanager
 def open_folder(config: DictConfig, program: str, *, key: str, overwrite: bool = True) -> Iterator[RunFolder]:
-    """Lock the run folder for the block, and write into it how the block ended where it failed.
+    """Lock the run folder for the block. If the block fails, write the reason into the folder.
 
     Args:
         key: setting that names the folder, for messages.
@@ -185,7 +178,7 @@ def open_folder(config: DictConfig, program: str, *, key: str, overwrite: bool =
         try:
             yield folder
         except BaseException as error:
-            # A run may have written its outcome itself. A full disk may be what ended it.
+            # A run may have written its outcome itself; a disk that is full takes none.
             if folder.has_begun and not (path / OUTCOME).exists():
                 with suppress(CocosegError):
                     Outcome.of(error).write(path)
@@ -195,10 +188,9 @@ def open_folder(config: DictConfig, program: str, *, key: str, overwrite: bool =
 
 
 def record_refused_job(config: DictConfig, error: BaseException) -> None:
-    """Describe a job of a sweep that ended before it began, so that the leaderboard lists it with the reason.
+    """Describe a job of a sweep that ended before its run began, so that the leaderboard lists the reason.
 
-    The sweep owns the job's folder: nothing of anybody else's is there. A single run, which has no number,
-    leaves its folder as it was.
+    The folder of a job belongs to its sweep. That of a single run, which has no number, is left as it was.
     """
     folder = current_folder()
     is_job = not OmegaConf.is_missing(HydraConfig.get().job, "num")

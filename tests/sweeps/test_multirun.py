@@ -140,7 +140,7 @@ def test_nothing_leaks_over_twenty_jobs(multirun, tmp_path: Path):
 def test_a_second_process_on_a_sweep_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr(cocoseg.files, "PATIENCE", 0.1)
+    monkeypatch.setattr(cocoseg.files, "LOCK_TIMEOUT", 0.1)
     folder = tmp_path / "sweep"
     launcher = {"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}
     config = OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}, "launcher": launcher}})
