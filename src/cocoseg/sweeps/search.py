@@ -185,12 +185,12 @@ def open_sweep(
     budget = Budget(in_seconds(settings.total_time), began=STARTED)
     budget.resume(read_ledger(sweep_dir / LEDGER))
     budget.end_by(config.deadline)
-    total, max_time = budget.limit, in_seconds(config.time_limit)
+    max_time = in_seconds(config.time_limit)
     if not any(override.key_or_group == "trainer.max_time" for override in overrides):
         max_time = None  # a preset's
     # Beside a number and a limit of trials budget.until ends the sweep only. A grid has no further points.
-    buys_more = total is not None and settings.method != "grid" and None in (settings.trials, max_time)
-    in_all = total if settings.trials is None else settings.total_time
+    buys_more = budget.limit is not None and settings.method != "grid" and None in (settings.trials, max_time)
+    in_all = budget.limit if settings.trials is None else settings.total_time
     if settings.method == "grid":
         settings.trials = min(settings.trials or sys.maxsize, len(space.grid()))
     elif (settings.trials is None) != (in_all is not None and max_time is not None):
@@ -198,18 +198,8 @@ def open_sweep(
             "sweep.trials: give either it, or both sweep.total_time and trainer.max_time, which give it"
         )
     settings.name = settings.name or sweep_dir.name
-
-    limit: float | None = None
-    if total is not None:
-        rounds = 1 if max_time else math.ceil((settings.trials or 1) / side_by_side)  # all must fit
-        limit = math.floor(min(max_time or math.inf, (budget.left() - END) / rounds - OVERHEAD))
-        if limit < SHORTEST and not (sweep_dir / JOURNAL).exists():
-            key = "sweep.total_time" if total == budget.run_limit else "budget.until or the Slurm job"
-            raise CocosegError(
-                f"{key}: {clock(total)} leave {max(0, limit):.0f} s to each job; they need "
-                f"{SHORTEST:.0f} s at least: fewer trials, or more time"
-            )
-        limit = max(SHORTEST, limit)
+    rounds = 1 if max_time else math.ceil((settings.trials or 1) / side_by_side)  # all must fit
+    limit = limit_of_trials(budget, rounds, max_time, is_new=not (sweep_dir / JOURNAL).exists())
 
     sweep_dir.mkdir(parents=True, exist_ok=True)
     study = Study(sweep_dir, settings.name, settings.method, space, config.seed)
@@ -217,3 +207,21 @@ def open_sweep(
     if config.ckpt_path is None:
         fixed.append("resume=auto")
     return Sweep(settings, study, fixed, launch, side_by_side, budget, limit, buys_more)
+
+
+def limit_of_trials(budget: Budget, rounds: int, max_time: float | None, *, is_new: bool) -> float | None:
+    """Seconds of each trial: at most `max_time`, and so few that all rounds fit into a sweep's limited time.
+
+    Raises:
+        CocosegError: a new sweep has too little time.
+    """
+    if budget.limit is None:
+        return None
+    limit = math.floor(min(max_time or math.inf, (budget.left() - END) / rounds - OVERHEAD))
+    if limit < SHORTEST and is_new:
+        key = "sweep.total_time" if budget.limit == budget.run_limit else "budget.until or the Slurm job"
+        raise CocosegError(
+            f"{key}: {clock(budget.limit)} leave {max(0, limit):.0f} s to each job; they need "
+            f"{SHORTEST:.0f} s at least: fewer trials, or more time"
+        )
+    return max(SHORTEST, limit)

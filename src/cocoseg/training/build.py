@@ -75,7 +75,7 @@ def build_module(config: Config, run: Run, data: SegmentationDataModule, start: 
     if isinstance(start, Pretrained):
         start.load_into(net, data.labels)
         license = start.license
-    optimizer = optimizer_of(config, net, resolve_precision(trainer_settings(config, run.budget)))
+    optimizer = optimizer_of(config, net)
     spec = data.describe(network, license)
     module = SegmentationModule(net, loss=build_loss(config, run, data), optimizer=optimizer, spec=spec)
     if isinstance(start, dict):
@@ -154,8 +154,8 @@ def _finish(experiment: Any, error: type[BaseException] | None, *_: Any) -> None
 def try_settings(config: Config, run: Run) -> None:
     """Build loss and optimizer as a trial, before there are data, or raise CocosegError."""
     build_loss(config, run)
-    settings = resolve_precision(trainer_settings(config, run.budget))
-    build(with_fused(config.optimizer or {}, settings), "optimizer", [nn.Parameter(torch.zeros(1))])
+    node = with_fused(config.optimizer or {}, resolve_precision(config.trainer))
+    build(node, "optimizer", [nn.Parameter(torch.zeros(1))])
 
 
 def try_out(trainer: L.Trainer, module: SegmentationModule, data: SegmentationDataModule) -> None:

@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from cocoseg.cli import build
 from cocoseg.config import Config
 from cocoseg.errors import CocosegError
+from cocoseg.networks.device import resolve_precision
 from cocoseg.training.finetuning import encoder_of
 
 # Optimizers with `fused`: all parameters in one operation. Torch's own choice is a loop over them on a CPU.
@@ -19,15 +20,14 @@ FUSED = ("torch.optim.Adam", "torch.optim.AdamW", "torch.optim.SGD")
 MIXED = ("16-mixed", "bf16-mixed", "16", "bf16")
 
 
-def optimizer_of(
-    config: Config, net: nn.Module, trainer: dict[str, Any]
-) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
+def optimizer_of(config: Config, net: nn.Module) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
     """Return the function that makes the optimizer of a network from its parameters.
 
     Raises:
         CocosegError: the settings contradict each other, or the network has no encoder.
     """
-    node, share = with_fused(config.optimizer or {}, trainer), config.finetune.encoder_lr
+    node = with_fused(config.optimizer or {}, resolve_precision(config.trainer))
+    share = config.finetune.encoder_lr
     encoder = encoder_of(net) if config.finetune.frozen or share != 1 else None
 
     def make(parameters: Iterable[nn.Parameter]) -> Optimizer:
