@@ -46,7 +46,7 @@ Kind = TypeVar("Kind", bound=Settings)
 
 
 class JobFailedError(CocosegError):
-    """A job of a multirun ended; others may have succeeded."""
+    """A job of a multirun failed; others may have succeeded."""
 
     exit_code = 1
 
@@ -123,7 +123,7 @@ def _sentence(error: Exception, kind: type[Settings], folders: Sequence[Path]) -
         known = {other for other in presets if not other.startswith(f"{node}.")}
         known |= {f"{node}.{name}" for name in map(str, cause.parent_node) if name != "_target_"}
         hint = unknown_key(key, kind, known) if cause.parent_node else f"{key}: not there yet"
-        return hint if node == "trainer" else f"{hint} (+{key}=… adds it)"  # conf/ has all of Lightning's
+        return hint if node == "trainer" else f"{hint} (+{key}=… adds it)"  # conf/ lists all of its arguments
     sentence = " ".join(str(error).partition("\nSee https://")[0].split())
     return f"{error.override}: {sentence}" if isinstance(error, OverrideParseException) else sentence
 
@@ -191,11 +191,11 @@ def _is_in_multirun() -> bool:
 
 
 def refuse_several_in(config: Config) -> None:
-    """Refuse several devices where their processes would not be of the same training.
+    """Refuse several devices where their processes would not take part in the same training.
 
     Raises:
-        CocosegError: in a multirun whose jobs share a process, as each device was seen to train other
-            settings; or where every process would name a run folder of its own.
+        CocosegError: in a multirun whose jobs share a process, where each device would train other
+            settings; or where each process would name a run folder of its own.
     """
     if not may_be_several(config.trainer):
         return

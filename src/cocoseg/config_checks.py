@@ -21,8 +21,8 @@ from cocoseg.config import Settings
 from cocoseg.durations import parse_duration
 from cocoseg.errors import CocosegError
 
-ALIKE = 0.6  # least likeness of a known key that is suggested for an unknown one
-MOST_LISTED = 12  # keys of a group that are listed where none is alike
+LEAST_SIMILARITY = 0.6  # of a known key that is suggested for an unknown one
+MOST_LISTED = 12  # keys of a group that are listed where none is similar
 
 T = TypeVar("T", bound=Settings)
 
@@ -214,7 +214,7 @@ def shown(value: Any) -> str:
 
 
 def unknown_key(key: str, kind: type[Settings], others: Iterable[str] = ()) -> str:
-    """The sentence about an undeclared key: what takes its place, or what may have been meant.
+    """Return the sentence about an undeclared key: what takes its place, or what may have been meant.
 
     Args:
         key: as in `data.bach_size`.
@@ -229,16 +229,16 @@ def unknown_key(key: str, kind: type[Settings], others: Iterable[str] = ()) -> s
     known = {*(other for other, setting in declarations(kind).items() if setting.group is None), *others}
     node, _, name = key.rpartition(".")
     alias = ALIASES.get(name)
-    closest = alias if alias in known else max(sorted(known), key=lambda other: _likeness(key, other))
-    if closest == alias or _likeness(key, closest) >= ALIKE:
+    closest = alias if alias in known else max(sorted(known), key=lambda other: _similarity(key, other))
+    if closest == alias or _similarity(key, closest) >= LEAST_SIMILARITY:
         return f"{key}: no such setting; did you mean {closest}?"
     beside = sorted(other for other in known if node and other.rpartition(".")[0] == node)
     hint = f"known: {', '.join(beside)}" if 0 < len(beside) <= MOST_LISTED else "--help lists all"
     return f"{key}: no such setting; {hint}"
 
 
-def _likeness(key: str, other: str) -> float:
-    """Likeness of two keys in 0 … 1: as a whole and by their last names, the mean of both."""
+def _similarity(key: str, other: str) -> float:
+    """Similarity of two keys in 0 … 1: the mean of that of the whole keys and that of their last names."""
     names = key.rpartition(".")[2], other.rpartition(".")[2]
     return (SequenceMatcher(None, key, other).ratio() + SequenceMatcher(None, *names).ratio()) / 2
 

@@ -1,6 +1,6 @@
 """Checks of settings that depend on each other, on files or on installed packages. No torch, no Hydra.
 
-What one setting alone may be stands in config.py.
+config.py declares which values a setting may have by itself.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,9 +18,9 @@ from cocoseg.rank_environment import may_be_several
 # Choices inside untyped nodes, which have no declarations.
 CLASS_WEIGHTS = ("none", "enet")
 WEIGHTS_PARTS = ("all", "body", "encoder")
-DDP = ("ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
-STRATEGIES = (AUTO, *DDP)  # Lightning's that start train.py for each device
-# Formats of `export`, and the packages that each needs.
+# Lightning's strategies that start train.py for each device.
+STRATEGIES = (AUTO, "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
+# Formats of `export`, and the packages that each needs beside our own dependencies.
 EXPORTS = {"pth": (), "onnx": ("onnx", "onnxruntime", "onnxscript"), "torch_export": ()}
 # Paths of the data, by their keys below `data`.
 PLACES = ("images", "annotations", "masks", "val_images", "val_annotations", "val_masks")
@@ -29,7 +29,7 @@ END = "set trainer.max_time, max_epochs or max_steps"
 
 
 def check(config: Config, *, may_download: bool = False) -> None:
-    """Check what can be checked before anything is read.
+    """Check settings that depend on each other or on files, before any file is read.
 
     Args:
         config: all settings, each checked by itself.
@@ -60,7 +60,7 @@ def check(config: Config, *, may_download: bool = False) -> None:
 
 
 def check_predict(config: PredictConfig) -> None:
-    """Check what can be checked before anything is read.
+    """Check settings that depend on each other or on files, before any file is read.
 
     Raises:
         CocosegError: names the key.
@@ -88,18 +88,18 @@ def check_checkpoint(checkpoint: str | None) -> str:
 
 
 def check_prediction(scale: Any, tile: Any) -> None:
-    """Raises CocosegError where an argument of `cocoseg.inference.predictor.Predictor` is out of range."""
+    """Raise CocosegError where an argument of `cocoseg.inference.predictor.Predictor` is out of range."""
     checked = convert({"scale": scale, "tile": False if tile is None else tile}, PredictConfig).tile
     fits = checked is not True
     if isinstance(checked, list):
-        # `convert` makes a pair of 512 and an integer of 512.0, which are no tiles: so look at `tile` itself.
+        # `convert` accepts 512 as [512, 512] and 512.0 as 512. A predictor accepts neither.
         fits = not isinstance(tile, int) and all(isinstance(side, Integral) for side in tile)
     if not fits:
         raise CocosegError(f"tile is {shown(tile)}; it must be {declarations(PredictConfig)['tile'].allowed}")
 
 
 def check_export(formats: Sequence[str], *, key: str) -> None:
-    """Raises CocosegError where a format is unknown, or packages are missing that it needs."""
+    """Raise CocosegError where a format is unknown, or packages are missing that it needs."""
     for name in formats:
         if name not in EXPORTS:
             raise CocosegError(f"{key}: {name!r} is no format; known: {', '.join(EXPORTS)}")
@@ -150,7 +150,7 @@ def _check_data(data: DataConfig) -> None:
 
 
 def _check_extra(data: DataConfig) -> None:
-    """The folders and files of `data.extra`, which are never fetched."""
+    """Check folders and files of `data.extra`, which are never fetched."""
     if data.extra and data.own is not None:
         raise CocosegError("data.extra adds to data.images; leave it out beside data._target_")
     for extra in data.extra:
@@ -164,7 +164,7 @@ def _check_extra(data: DataConfig) -> None:
 
 
 def _check_places(data: DataConfig) -> None:
-    """The folders and files that must exist; drawn shapes need not be there yet."""
+    """Check that folders and files exist; those of drawn shapes need not be there yet."""
     keys, advice = ["val_images", "val_annotations", "val_masks"], ""
     if isinstance(data.classes, str):
         keys.append("classes")
@@ -194,7 +194,7 @@ def _check_places(data: DataConfig) -> None:
 
 
 def _check_end(config: Config) -> None:
-    """The end of the run, and what is a share of it."""
+    """Check the end of the run, and settings that are shares of it."""
     trainer, until = config.trainer, config.budget.until
     if until not in (None, SLURM):
         parse_moment(until, key="budget.until")
@@ -202,10 +202,8 @@ def _check_end(config: Config) -> None:
     for key in ("min_epochs", "min_steps"):
         if has_limit and trainer.get(key):
             raise CocosegError(f"trainer.{key} would break trainer.max_time; set one of them to null")
-    if config.schedule.cooldown > 1 - config.schedule.warmup:
-        raise CocosegError(
-            f"schedule.cooldown is {config.schedule.cooldown}; it must be at most 1 - schedule.warmup"
-        )
+    if (cooldown := config.schedule.cooldown) > 1 - config.schedule.warmup:
+        raise CocosegError(f"schedule.cooldown is {cooldown}; it must be at most 1 - schedule.warmup")
     if has_limit or any((trainer.get(key) or 0) > 0 for key in ("max_epochs", "max_steps")):
         return
     if config.augment.start_size != 1:
@@ -215,7 +213,7 @@ def _check_end(config: Config) -> None:
 
 
 def _check_nodes(config: Config) -> None:
-    """Choices within untyped nodes, and several devices."""
+    """Check choices within untyped nodes, and several devices."""
     trainer = config.trainer
     for key in ELSEWHERE:
         if key.removeprefix("trainer.") in trainer:
@@ -233,16 +231,14 @@ def _check_nodes(config: Config) -> None:
 
 
 def _check_weights(model: Mapping[str, Any], *, resumes: bool) -> None:
-    """The weights that a built-in network begins with; custom ones check their own."""
+    """Check the weights that a built-in network begins with; a custom network checks its own."""
     weights, encoder = model.get("weights"), model.get("encoder")
     part = model.get("weights_part", "all")
     _require_choice("model.weights_part", part, WEIGHTS_PARTS, "body is all but the head")
     is_default = weights == DEFAULT_WEIGHTS and encoder is not None
     if not (weights is None or is_default or resumes or Path(str(weights)).is_file()):
-        allowed = (
-            "one or null" if encoder is None else f"one, {DEFAULT_WEIGHTS} (timm's for that encoder) or null"
-        )
-        raise CocosegError(f"model.weights: no file {weights}; it must be {allowed}")
+        default = "" if encoder is None else f", {DEFAULT_WEIGHTS} (timm's for that encoder)"
+        raise CocosegError(f"model.weights: no file {weights}; it must be one{default} or null")
 
 
 def _require_choice(key: str, value: Any, choices: Sequence[str], more: str) -> None:

@@ -1,7 +1,7 @@
 """Exchange between the ranks of one training, beside Lightning's own.
 
-It uses the CPU (gloo): no GPU is waited for, and there is no time limit while one rank prepares the data or
-writes a file. With a single process everything here returns at once.
+It uses the CPU (gloo), and waits for no GPU. There is no practical time limit, because a rank may prepare
+the data or write a file. With a single process everything here returns at once.
 """
 
 import sys
@@ -31,7 +31,7 @@ _local_rank = 0
 def join_ranks(trainer: Mapping[str, Any]) -> None:
     """Start the other ranks as Lightning does, unless torchrun or Slurm has, and connect to them.
 
-    Lightning would do so when training begins; this early, ranks can agree on everything before that, too.
+    Lightning would do so when training begins. This is earlier, so that the ranks can agree before that, too.
 
     Args:
         trainer: settings of the trainer; for one device nothing happens.

@@ -1,4 +1,4 @@
-"""Time as text: `6h` or days:hours:minutes:seconds, as `trainer.max_time` is written; seconds for people."""
+"""Durations and moments as text: `6h`, days:hours:minutes:seconds, `18:00`; and the project's clock."""
 
 import math
 import os
@@ -11,7 +11,7 @@ from typing import Any
 
 from cocoseg.errors import CocosegError
 
-YEAR = 366 * 24 * 60  # minutes: for programs that want a limit where there is none
+YEAR = 366 * 24 * 60  # minutes: for programs that need a limit where there is none
 # Linux stops CLOCK_MONOTONIC, which `time.monotonic` reads there, while the machine sleeps; macOS does not.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
 _RANGE = r"(?P<minutes>[0-5]?\d):(?P<seconds>[0-5]?\d)"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 # The disk is full, read-only or the like: the user's to mend, not a bug.
 ENVIRONMENT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENAMETOOLONG)
-# Control characters, line breaks, changes of the direction of text, halves of characters.
+# Control characters, line breaks, changes of the direction of text, surrogates.
 _UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 # Programs of a checkout as messages and help name them, but not as the end of a path.
 _PROGRAM = re.compile(r"(?:\bpython |(?<![\w./\\-]))(train|prepare|evaluate|predict)\.py\b")

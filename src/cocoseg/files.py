@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PART = ".part-"  # how the names of unfinished files begin
+PART = ".part-"  # beginning of the names of unfinished files
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # beginnings of what a spreadsheet computes
 LOCK = ".lock"  # lock file of a folder
 YAML_LIMIT, YAML_DEPTH = 2**17, 32  # bytes and levels; the settings of a run have a few thousand, and 5
@@ -108,7 +108,7 @@ def files_below(folder: Path, key: str) -> Iterator[Path]:
 
 
 def key_of_files(files: Iterable[Path], meaning: Sequence[Any]) -> str:
-    """Hash of the sizes and times of change of files, and of plain values.
+    """Hash of the sizes and modification times of files, and of plain values.
 
     Raises:
         OSError: a file is missing.
@@ -138,13 +138,13 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what a killed process left of files that it was writing; nobody else may be writing there."""
+    """Remove unfinished files of a killed process; no other process may be writing there."""
     for part in folder.glob(f"{PART}*"):
         part.unlink(missing_ok=True)
 
 
 def is_empty(folder: Path) -> bool:
-    """Tell whether a folder holds nothing but what this program leaves while it works; hidden files count."""
+    """Tell whether a folder holds nothing but our lock and unfinished files; hidden files count."""
     return all(entry.name == LOCK or entry.name.startswith(PART) for entry in folder.iterdir())
 
 

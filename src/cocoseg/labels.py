@@ -62,7 +62,7 @@ class LabelClass(msgspec.Struct, frozen=True):
 
     @property
     def ids(self) -> str:
-        """The categories, as in `17, 18`."""
+        """The category ids as text, as in `17, 18`."""
         return ", ".join(map(str, self.category_ids))
 
 
@@ -85,7 +85,7 @@ class LabelMap:
         chosen: Sequence[int | str] | Kind | None = None,
         grouping: Grouping = "all",
     ) -> Self:
-        """Number the categories.
+        """Make a class of each category, or of each group of categories, and number them.
 
         Args:
             categories: of the annotation file.
@@ -147,7 +147,7 @@ class LabelMap:
 
     @property
     def unique_names(self) -> list[str]:
-        """Names as keys: where several classes share one, the category ids follow."""
+        """Names that differ: where several classes share one, their category ids follow it."""
         count = Counter(self.names)
         return [
             f"{label.name} (id {label.ids})" if count[label.name] > 1 and label.category_ids else label.name
@@ -195,12 +195,12 @@ class LabelMap:
 
 
 def is_stuff_file(ids: Collection[int]) -> bool:
-    """Whether categories of these ids are those of a COCO stuff file, 92 to 183."""
+    """Tell whether categories of these ids are those of a COCO stuff file, 92 to 183."""
     return {92, OTHER} <= set(ids) and min(ids) == 92
 
 
 def _of_kind(categories: Sequence[Category], kind: str) -> list[Category]:
-    """Those that are things or stuff. In an instances file all are things; in a stuff file the id tells."""
+    """Categories of things, or of stuff. An instances file has only things; in a stuff file the id tells."""
     things = [category for category in categories if category.isthing in (None, 1)]
     if is_stuff_file([category.id for category in categories]):
         things = [category for category in categories if category.id == OTHER]

@@ -1,4 +1,4 @@
-"""Overrides of the command line: their keys, which of them a sweep chose, what they may not set. No torch."""
+"""Overrides of the command line: keys, those that a sweep chose, and those that are refused. No torch."""
 
 import hashlib
 import json
@@ -68,7 +68,7 @@ def is_overridden(key: str) -> bool:
 def tell_jobs(config: DictConfig) -> None:
     """Pass the keys that a multirun chooses on to its jobs, in whichever process they run.
 
-    A job could not tell: it is given `lr=0.001` alike, whether `lr=1e-3` or `lr=1e-3,1e-2` was typed.
+    A job can't find out: its override is `lr=0.001` whether `lr=1e-3` or `lr=1e-3,1e-2` was typed.
 
     Args:
         config: of the multirun, Hydra's own included.
@@ -187,7 +187,7 @@ def check_overrides(
         is_known |= override.startswith("+") and f"{key.partition('.')[0]}._target_" in declared
         if key in REMOVED or not is_known or ".".join(key.split(".")[:2]) in ELSEWHERE:
             raise CocosegError(unknown_key(key, kind, {*groups, *preset_arguments(folders, kind)}))
-        if is_known and key in declared and declared[key].group and key not in options:
+        if key in declared and declared[key].group and key not in options:
             raise CocosegError(f"{override}: {key} is {declared[key].allowed}")
         if key in options and not key.startswith("hydra/"):
             _check_options(key, override.partition("=")[2], options[key])

@@ -1,8 +1,8 @@
 """Scores of a data set: IoU and all others, from counts of pixels per class. No torch.
 
 IoU of a class = intersection / union over all pixels of the set (Everingham et al. 2010, PASCAL VOC), never
-an average over images. A class is scored where it occurs in the targets, and means such as mIoU are over the
-classes that do. Frequency-weighted IoU weighs the IoU of each class by its share of the target pixels (Long
+an average over images. Only classes that occur in the targets are scored; means such as mIoU are taken over
+these. Frequency-weighted IoU weighs the IoU of each class by its share of the target pixels (Long
 et al. 2015, arXiv 1411.4038). Dice of a class is 2 |correct| / (|target| + |predicted|), the F1 score of its
 pixels.
 """

@@ -121,8 +121,8 @@ def leave_group(worker: int) -> None:
     """Leave the process group, at the start of a loader's worker process, but end with its parent.
 
     A terminal or a scheduler sends signals to the whole group. Loaders must go on until the step in progress
-    is done, then the process that uses them ends them. One that waits for its data to be taken would wait
-    forever after that process was killed.
+    is done, then the process that uses them ends them. A loader that waits for its data to be taken would
+    wait forever after that process was killed.
     """
     end_with_parent()
     if hasattr(os, "setpgid"):
@@ -138,8 +138,8 @@ def in_main_thread() -> bool:
 def stop_in_order(*numbers: signal.Signals) -> Iterator[None]:
     """Let these signals unwind the stack, so that worker processes and unfinished files are cleared away.
 
-    A second one ends the process at once, even while it waits for a network drive that does not answer. In a
-    program that holds after the block, too. In a notebook Ctrl-C is as before the block.
+    A second one ends the process at once, even while it waits for a network drive that does not answer; in a
+    program, this also holds after the block. In a notebook Ctrl-C is then as it was before the block.
 
     Args:
         numbers: SIGINT, which raises KeyboardInterrupt, and others, which raise SystemExit.
