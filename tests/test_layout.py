@@ -1,4 +1,4 @@
-"""The rooms of the house, and which of them may import which; the picture is in docs/architecture.md."""
+"""The rooms, which are subpackages, and the imports between them that docs/architecture.md allows."""
 
 import ast
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "training": ALL - {"training", "evaluation"},
     "commands": ALL,
 }
-DOORS = {"export": {"commands"}, "leaderboard": {"commands"}}  # names that users type
+ENTRY_POINTS = {"export": {"commands"}, "leaderboard": {"commands"}}  # modules that users run
 OF_NETWORKS = {"cocoseg.networks.pixels", "cocoseg.networks.spec"}  # all that data/ takes of networks/
 MOST_MODULES = 20  # per folder
 
@@ -57,7 +57,7 @@ def test_rooms_import_only_lower_floors():
         for module, path in FILES.items()
         for other in imports(path)
         if room(other) not in {None, room(module)}
-        and room(other) not in (MAY_IMPORT.get(room(module) or "") or DOORS.get(path.stem, set()))
+        and room(other) not in (MAY_IMPORT.get(room(module) or "") or ENTRY_POINTS.get(path.stem, set()))
     ]
     assert not wrong
 
