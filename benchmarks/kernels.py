@@ -40,7 +40,7 @@ def record(step: Stepper, image: torch.Tensor, mask: torch.Tensor, steps: int) -
 
 
 def is_kernel(event: Any, *, on_gpu: bool) -> bool:
-    """Whether an average is of a kernel, and not of a named range of them, which would count them twice."""
+    """Tell a kernel from a named range of kernels, which would count them twice."""
     kind = DeviceType.CUDA if on_gpu else DeviceType.CPU
     return event.device_type == kind and not getattr(event, "is_user_annotation", False)
 

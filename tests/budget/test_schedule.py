@@ -41,7 +41,7 @@ def test_the_rate_rises_in_the_warm_up_and_never_after(name: str) -> None:
 
 @pytest.mark.parametrize(("max_steps", "expected"), [(10, [0.05, 0.005]), (-1, [0.1, 0.01])])
 def test_the_rate_of_each_group_is_scaled(max_steps: int, expected: list[float]) -> None:
-    """Where nothing ends a run, there is no progress to follow."""
+    """A run without a planned end has no progress to follow."""
     groups = [{"lr": 0.3}, {"lr": 0.3}]
     optimizer = SimpleNamespace(param_groups=groups)
     trainer = SimpleNamespace(optimizers=[optimizer], max_steps=max_steps, max_epochs=-1)

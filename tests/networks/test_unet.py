@@ -111,24 +111,6 @@ def test_parameter_count_of_the_paper_sized_network():
     assert count == 31_037_698  # what github.com/milesial/Pytorch-UNet has for 3 channels and 2 classes
 
 
-@pytest.mark.parametrize("depth", [1, 3])
-def test_structure(depth):
-    net = UNet(num_classes=7, base_channels=4, depth=depth)
-    convolutions = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
-    grown = [m for m in net.modules() if isinstance(m, nn.ConvTranspose2d)]
-
-    assert convolutions.pop() is net.head
-    assert (net.head.in_channels, net.head.out_channels, net.head.kernel_size) == (4, 7, (1, 1))
-    assert len(convolutions) == 2 * (2 * depth + 1)
-    assert {(c.kernel_size, c.padding, c.stride, c.bias) for c in convolutions} == {
-        ((3, 3), (1, 1), (1, 1), None)
-    }
-    assert [(g.in_channels, g.out_channels) for g in grown] == [
-        (8 * 2**level, 4 * 2**level) for level in reversed(range(depth))
-    ]
-    assert {(g.kernel_size, g.stride) for g in grown} == {((2, 2), (2, 2))}
-
-
 def test_bilinear_doubles_the_size_as_torch_does_and_has_no_transposed_convolution():
     net = UNet(num_classes=2, base_channels=2, depth=1, upsample="bilinear").eval()
     x = torch.randn(1, 4, 3, 5)

@@ -45,7 +45,7 @@ class Trial:
         self.trainer = SimpleNamespace(sanity_checking=False, should_stop=False)
 
     def validate(self, progress: float, miou: float, *, partial: bool = False) -> bool:
-        """Whether the trial is to end."""
+        """Tell whether the trial is to end."""
         self.budget.progress = progress
         module = SimpleNamespace(scores=SimpleNamespace(miou=miou), scores_are_partial=partial)
         self.prune.on_validation_end(self.trainer, module)

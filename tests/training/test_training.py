@@ -293,7 +293,7 @@ def best(folder: Path) -> dict:
 
 
 def same_weights(module: dict, other: dict) -> bool:
-    """Whether the weights of a module are equal to those of another module or of a network."""
+    """Tell whether the weights of a module are equal to those of another module or of a network."""
     network = {name.removeprefix("net."): value for name, value in other.items()}
     return all(torch.equal(value, network[name.removeprefix("net.")]) for name, value in module.items())
 
