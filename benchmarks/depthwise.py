@@ -2,8 +2,8 @@
 
 python benchmarks/depthwise.py [--batch 8] [--size 180 240] [--rounds 7]
 
-The ways run in turn in each round, so that what else the machine does weighs on all of them alike. It says
-something on processors that compute in bfloat16 (`grep -E "avx512_bf16|amx_bf16" /proc/cpuinfo`) only.
+The ways take turns in each round, so that other load slows all of them alike. The comparison is meaningful
+only on processors that compute in bfloat16 (`grep -E "avx512_bf16|amx_bf16" /proc/cpuinfo`).
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
     python benchmarks/pseudo_labels.py --root camvid --steps 300 --json runs.jsonl -- experiment=camvid_lite
 
-`--root` holds `train`, `val` and `annotations/instances_{train,val}.json`. For each seed, which chooses
-the third, too: train on the third, let that model label the other images by `predict.py
+`--root` holds `train`, `val` and `annotations/instances_{train,val}.json`. A seed chooses a third of the
+images. For each seed: train on the third, let that model label the other images by `predict.py
 coco_dataset=rle`, and train anew on the third and `data.extra` with each of `--weights`. Every training
 begins with the same weights and has the same number of steps. The table shows validation mIoU of the
 exported model.

@@ -1,4 +1,4 @@
-"""Gain of a clock-driven learning rate: one network, one data set, one time limit, several schedules.
+"""Gain of a learning rate that follows the wall clock: several schedules within the same time limit.
 
     python benchmarks/schedules.py --budgets 120 300 600 -- data=custom data.images=… data.annotations=… …
 

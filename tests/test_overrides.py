@@ -23,9 +23,9 @@ from cocoseg.overrides import (
     check_overrides,
     command,
     force_new_keys,
+    pass_swept_keys,
     preset_arguments,
     quote_paths,
-    tell_jobs,
 )
 from conftest import ROOT, SMALL, run_program
 
@@ -43,7 +43,7 @@ def job(monkeypatch: pytest.MonkeyPatch):
                 config.hydra.overrides.task = list(multirun)
                 spaces = [item.split("=", 1) for item in multirun if item.startswith("sweep.space.")]
                 config.sweep.space = {key.removeprefix("sweep.space."): value for key, value in spaces}
-            tell_jobs(config)
+            pass_swept_keys(config)
             HydraConfig.instance().set_config(loader.load_sweep_config(config, list(job)))
         return command()
 

@@ -73,7 +73,7 @@ def program(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
                 sys.argv.append(f"--config-path={Path(own).absolute()}")
             arguments, _ = hydra_internals.get_args_parser().parse_known_args()
             folders = [conf, *map(Path, filter(None, (arguments.config_dir, arguments.config_path)))]
-            with report_errors(), hydra_in_one_line(PROGRAMS[name], folders):
+            with report_errors(), hydra_errors_in_one_line(PROGRAMS[name], folders):
                 if not arguments.shell_completion:  # its words are install= and the like
                     check_overrides(arguments.overrides, PROGRAMS[name], options(folders), folders)
                 if arguments.help or ALL in sys.argv:
@@ -97,7 +97,7 @@ def readable(arguments: Sequence[str], name: str, *, in_multirun: bool = False) 
 
 
 @contextmanager
-def hydra_in_one_line(kind: type[Settings], folders: Sequence[Path]) -> Iterator[None]:
+def hydra_errors_in_one_line(kind: type[Settings], folders: Sequence[Path]) -> Iterator[None]:
     """Turn errors of Hydra about these settings and folders into a CocosegError.
 
     `run_and_report` of Hydra 1.3 prints an error in several lines and exits; here it lets the error pass.
@@ -190,7 +190,7 @@ def _is_in_multirun() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
-def refuse_several_in(config: Config) -> None:
+def refuse_several_devices(config: Config) -> None:
     """Refuse several devices where their processes would not take part in the same training.
 
     Raises:

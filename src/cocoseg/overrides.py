@@ -65,7 +65,7 @@ def is_overridden(key: str) -> bool:
     return key in map(key_of, [*given.task, *given.hydra])
 
 
-def tell_jobs(config: DictConfig) -> None:
+def pass_swept_keys(config: DictConfig) -> None:
     """Pass the keys that a multirun chooses on to its jobs, in whichever process they run.
 
     A job can't find out: its override is `lr=0.001` whether `lr=1e-3` or `lr=1e-3,1e-2` was typed.

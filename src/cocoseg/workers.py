@@ -19,7 +19,7 @@ from cocoseg.errors import TrainingError
 
 CHUNK = 16  # tasks that a process is given at a time
 CHUNKS = 16  # chunks per process: so many are read at a time
-SIGNALS: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)  # they end a run or a sweep in order
+SIGNALS: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)  # they end a run or a sweep cleanly
 if hasattr(signal, "SIGUSR1"):
     SIGNALS += (signal.SIGUSR1,)  # a scheduler's warning that the job's time is nearly up
 PARENT = "COCOSEG_PARENT"  # environment variable: the process that launched this one
@@ -108,7 +108,7 @@ def end_with_parent(parent: int | None = None, end: Callable[[], object] = lambd
 
 
 def stop_with_launcher() -> None:
-    """Stop in order where the process that launched this one is killed, which nothing else would report.
+    """Stop cleanly when the process that launched this one is killed, which nothing else would report.
 
     The processes that this one starts have another parent and are not affected.
     """

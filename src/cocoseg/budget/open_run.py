@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from cocoseg.budget.budget import Budget, no_time_left
 from cocoseg.budget.ledger import keep_ledger, read_ledger
-from cocoseg.cli import refuse_several_in
+from cocoseg.cli import refuse_several_devices
 from cocoseg.config import Config
 from cocoseg.durations import begin_job, in_seconds
 from cocoseg.errors import CocosegError
@@ -54,7 +54,7 @@ def open_run(cfg: DictConfig, config: Config) -> Iterator[Run]:
         CocosegError: the folder holds another run, another process trains there, the ledger is damaged, or
             the time is spent and there is nothing to export.
     """
-    refuse_several_in(config)
+    refuse_several_devices(config)
     # Before torch is loaded: threads that spin while they wait starve the loaders, and on busy cores
     # a step took six times as long (docs/LOG.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

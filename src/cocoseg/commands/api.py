@@ -16,7 +16,7 @@ from hydra.core.utils import JobStatus, run_job
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from cocoseg.cli import INTERRUPTED, hydra_in_one_line, readable
+from cocoseg.cli import INTERRUPTED, hydra_errors_in_one_line, readable
 from cocoseg.commands.train import main
 from cocoseg.config import Config, conf_folder
 from cocoseg.config_help import options
@@ -86,7 +86,7 @@ def _compose(overrides: Sequence[str]) -> tuple[DictConfig, HydraContext]:
     """Compose and check the overrides of a run, with Hydra's own settings in it."""
     conf = conf_folder()
     overrides = readable(overrides, "train")
-    with hydra_in_one_line(Config, [conf]):
+    with hydra_errors_in_one_line(Config, [conf]):
         check_overrides(overrides, Config, options([conf]), [conf])
         own = GlobalHydra.instance()
         outer, own.hydra = own.hydra, None  # the caller may be a job of Hydra's
