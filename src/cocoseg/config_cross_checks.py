@@ -52,7 +52,7 @@ def check(config: Config, *, may_download: bool = False) -> None:
         raise CocosegError(f"augment.scale is {[least, most]}; it must be [least, most], as in [0.5, 2.0]")
     sweep = config.sweep
     if sweep.method is None and (sweep.trials, sweep.total_time, sweep.space) != (None, None, {}):
-        raise CocosegError("sweep: how to search is not chosen; add sweep=tpe, random or grid")
+        raise CocosegError("sweep: no method is chosen; add sweep=tpe, sweep=random or sweep=grid")
     _check_nodes(config)
     check_export(config.export, key="export")
     if config.export_resize and not {"onnx", "torch_export"} & set(config.export):
@@ -71,7 +71,7 @@ def check_predict(config: PredictConfig) -> None:
     if config.annotations is not None:
         _require_file("annotations", config.annotations)
     if config.coco_dataset is None and (config.min_score, config.min_area) != (0, 0):
-        raise CocosegError("min_score, min_area are of coco_dataset=rle or polygon, which is not set")
+        raise CocosegError("min_score and min_area need coco_dataset=rle or coco_dataset=polygon")
     check_prediction(config.scale, config.tile)
 
 

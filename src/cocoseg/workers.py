@@ -65,7 +65,7 @@ def parallel_map(
             yield from results
         except BrokenProcessPool as error:
             raise TrainingError(
-                "a worker process was ended from outside, for want of memory perhaps; lower prepare.workers"
+                "a worker process was ended from outside, perhaps for lack of memory; lower prepare.workers"
             ) from error
         except BaseException:
             pool.shutdown(cancel_futures=True)  # waits for what is being done: nothing is written later

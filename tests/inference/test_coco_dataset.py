@@ -246,7 +246,7 @@ def test_damaged_confidence_is_a_line(tmp_path, photos, damage):
 def test_thresholds_without_a_data_set_are_refused(tmp_path):
     (tmp_path / "model.pth").touch()
     config = PredictConfig(checkpoint=str(tmp_path / "model.pth"), input="photos", min_score=0.5)
-    with pytest.raises(CocosegError, match=r"min_score, min_area are of coco_dataset=rle or polygon"):
+    with pytest.raises(CocosegError, match=r"min_score and min_area need coco_dataset=rle or coco_d"):
         check_predict(config)
 
 

@@ -222,13 +222,13 @@ def test_a_deleted_limit_of_the_trials_follows_too(played: Played):
 @pytest.mark.parametrize(
     ("arguments", "settings", "message"),
     [
-        ((), {}, "give either it, or both"),
-        ((), {"total_time": "00:01:00:00"}, "give either it, or both"),
-        (("trainer.max_time=00:00:01:00",), {}, "give either it, or both"),
+        ((), {}, "give sweep.trials, or both"),
+        ((), {"total_time": "00:01:00:00"}, "give sweep.trials, or both"),
+        (("trainer.max_time=00:00:01:00",), {}, "give sweep.trials, or both"),
         (
             ("trainer.max_time=00:00:01:00",),
             {"trials": 3, "total_time": "00:01:00:00"},
-            "give either it, or both",
+            "give sweep.trials, or both",
         ),
         ((), {"trials": 100, "total_time": "00:00:01:00"}, "leave 0 s to each job"),
         (("trainer.max_time=00:00:01:00",), {"total_time": "00:00:00:10"}, "leave 2 s to each job"),

@@ -157,7 +157,7 @@ def test_a_mistake_ends_with_one_line_and_leaves_nothing_behind(tmp_path: Path):
     done = run_here("train", *SMALL, "sweep=tpe", LR, cwd=tmp_path)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("error: sweep.trials: give either it, or both ")
+    assert done.stderr.splitlines()[-1].startswith("error: sweep: give sweep.trials, or both ")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -195,7 +195,7 @@ def open_sweep(
         settings.trials = min(settings.trials or sys.maxsize, len(space.grid()))
     elif (settings.trials is None) != (in_all is not None and max_time is not None):
         raise CocosegError(
-            "sweep.trials: give either it, or both sweep.total_time and trainer.max_time, which give it"
+            "sweep: give sweep.trials, or both sweep.total_time and trainer.max_time, but not all three"
         )
     settings.name = settings.name or sweep_dir.name
     rounds = 1 if max_time else math.ceil((settings.trials or 1) / side_by_side)  # all must fit
@@ -221,7 +221,7 @@ def limit_of_trials(budget: Budget, rounds: int, max_time: float | None, *, is_n
     if limit < SHORTEST and is_new:
         key = "sweep.total_time" if budget.limit == budget.run_limit else "budget.until or the Slurm job"
         raise CocosegError(
-            f"{key}: {clock(budget.limit)} leave {max(0, limit):.0f} s to each job; they need "
-            f"{SHORTEST:.0f} s at least: fewer trials, or more time"
+            f"{key}: {clock(budget.limit)} leave {max(0, limit):.0f} s to each job, which needs "
+            f"at least {SHORTEST:.0f} s; set fewer sweep.trials or more time"
         )
     return max(SHORTEST, limit)
