@@ -247,7 +247,7 @@ class BudgetConfig(Settings, kw_only=True):
     extend: Annotated[Duration | None, "time to add when a run is resumed"] = None
     until: Annotated[
         Text,
-        "latest end of this start of the run; slurm: the end of the Slurm job",
+        "time by which this start of the run must have ended; slurm: end of the Slurm job",
         'a time of day or a date and a time, as in "18:00" or "2026-11-27 06:00", slurm, or null',
     ] = None
 
@@ -352,7 +352,7 @@ class PredictConfig(Settings, kw_only=True):
         "true, false or all",
     ] = False
     coco_dataset: Annotated[
-        Literal["rle", "polygon"] | None, "coco_dataset.json, a data set to train on, and confidence/"
+        Literal["rle", "polygon"] | None, "write coco_dataset.json, a data set to train on, and confidence/"
     ] = None
     min_score: Annotated[Probability, "least mean confidence of a region in coco_dataset.json"] = 0.0
     min_area: Annotated[NotNegative, "least number of pixels of a region in coco_dataset.json"] = 0
@@ -363,7 +363,7 @@ class PredictConfig(Settings, kw_only=True):
     annotations: Annotated[Text, "COCO file that gives image ids; null: numbered from 1"] = None
     scale: Annotated[
         Annotated[float, Meta(ge=0.01, le=100)] | None,
-        "factor of the images' own size at the network; null: resized as in training",
+        "size at the network as a factor of the image's own; null: as in training",
     ] = None
     tile: Annotated[
         Literal["auto"] | bool | Annotated[list[Annotated[int, Meta(ge=64)]], Pair],
