@@ -24,8 +24,8 @@ STRATEGIES = (AUTO, "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_p
 EXPORTS = {"pth": (), "onnx": ("onnx", "onnxruntime", "onnxscript"), "torch_export": ()}
 # Paths of the data, by their keys below `data`.
 PLACES = ("images", "annotations", "masks", "val_images", "val_annotations", "val_masks")
-OF_MASKS = "masks as image files: data=masks data.images=… data.masks=…"
-END = "set trainer.max_time, max_epochs or max_steps"
+MASKS_HINT = "masks as image files: data=masks data.images=… data.masks=…"
+END_HINT = "set trainer.max_time, max_epochs or max_steps"
 
 
 def check(config: Config, *, may_download: bool = False) -> None:
@@ -128,7 +128,7 @@ def _check_data(data: DataConfig) -> None:
         return
     needed = {"images": "the folder of the images"}
     if data.masks is None:
-        needed["annotations"] = f"the COCO instances file (JSON); {OF_MASKS}"
+        needed["annotations"] = f"the COCO instances file (JSON); {MASKS_HINT}"
     if data.shapes is not None:
         needed = {"root": "the folder to draw the shapes in"}
     elif data.root is None:
@@ -142,7 +142,7 @@ def _check_data(data: DataConfig) -> None:
     kind, other = ("masks", "annotations") if data.masks is not None else ("annotations", "masks")
     for key, own in ((other, kind), (f"val_{other}", f"val_{kind}")):
         if getattr(data, key) is not None:
-            raise CocosegError(f"data.{key} is set, but data.{kind} too; give data.{own} alone; {OF_MASKS}")
+            raise CocosegError(f"data.{key} is set, but data.{kind} too; give data.{own} alone; {MASKS_HINT}")
     if data.val_images is not None and getattr(data, f"val_{kind}") is None:
         raise CocosegError(f"data.val_images is set without data.val_{kind}, which says what is on them")
     if data.val_masks is not None and data.val_images is None:
@@ -187,7 +187,7 @@ def _check_places(data: DataConfig) -> None:
         what, exists = ("folder", Path.is_dir) if is_folder else ("file", Path.is_file)
         is_image = path is not None and (Path(path).is_dir() or Path(path).suffix.lower() == ".png")
         if is_image and key.endswith("annotations"):
-            raise CocosegError(f"data.{key}: {path} is no COCO instances file (JSON); {OF_MASKS}")
+            raise CocosegError(f"data.{key}: {path} is no COCO instances file (JSON); {MASKS_HINT}")
         if path is not None and not exists(Path(path)):
             other = f", or data.root to what holds it{advice}" if data.root is not None else ""
             raise CocosegError(f"data.{key}: no {what} {path}; set data.{key}{other}")
@@ -207,9 +207,9 @@ def _check_end(config: Config) -> None:
     if has_limit or any((trainer.get(key) or 0) > 0 for key in ("max_epochs", "max_steps")):
         return
     if config.augment.start_size != 1:
-        raise CocosegError(f"augment.start_size grows with the run's progress; {END}")
+        raise CocosegError(f"augment.start_size grows with the run's progress; {END_HINT}")
     if 0 < config.finetune.frozen < 1:
-        raise CocosegError(f"finetune.frozen is a share of the run; {END}")
+        raise CocosegError(f"finetune.frozen is a share of the run; {END_HINT}")
 
 
 def _check_nodes(config: Config) -> None:

@@ -20,9 +20,9 @@ from cocoseg.rank_environment import is_rank_zero, may_be_several
 
 TIMEOUT = timedelta(days=30)  # torch's half an hour is too short to prepare a large data set
 # Messages of errors that another process has ended.
-LOST = ("connection closed by peer", "connection reset by peer", "gloo")
+CONNECTION_LOST = ("connection closed by peer", "connection reset by peer", "gloo")
 # Settings of a trainer that start processes.
-ENGINE = ("_target_", "accelerator", "devices", "num_nodes", "strategy")
+LAUNCH_SETTINGS = ("_target_", "accelerator", "devices", "num_nodes", "strategy")
 
 _group: dist.ProcessGroup | None = None
 _local_rank = 0
@@ -44,7 +44,7 @@ def join_ranks(trainer: Mapping[str, Any]) -> None:
         return
     if trainer.get("sync_batchnorm") and not torch.cuda.is_available():
         raise CocosegError("trainer.sync_batchnorm needs GPUs; on CPUs set it to false")
-    engine = {key: trainer[key] for key in ENGINE if key in trainer}
+    engine = {key: trainer[key] for key in LAUNCH_SETTINGS if key in trainer}
     strategy = build(engine, "trainer").strategy
     if strategy.launcher is None:
         return
@@ -128,7 +128,7 @@ def explain_lost_process() -> Iterator[None]:
         yield
     except RuntimeError as error:
         message = str(error).lower()
-        is_lost = isinstance(error, dist.DistError) or any(words in message for words in LOST)
+        is_lost = isinstance(error, dist.DistError) or any(words in message for words in CONNECTION_LOST)
         if world_size() == 1 or not is_lost:
             raise
         if rank() > 0:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# The disk is full, read-only or the like: the user's to mend, not a bug.
-ENVIRONMENT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENAMETOOLONG)
+# The disk is full, read-only or the like, which is for the user to mend and no bug.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENAMETOOLONG)
 # Control characters, line breaks, changes of the direction of text, surrogates.
 _UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 # Programs of a checkout as messages and help name them, but not as the end of a path.
@@ -87,7 +87,7 @@ def one_line(error: BaseException) -> str | None:
     """The message for the user, or None where the error is a bug."""
     if isinstance(error, CocosegError):
         return name_programs(error.sentence)
-    if isinstance(error, OSError) and error.errno in ENVIRONMENT:
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         where = "the output" if error.filename is None else error.filename
         return printable(f"{where}: {error.strerror}")
     return None

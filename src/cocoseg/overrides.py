@@ -24,8 +24,8 @@ from cocoseg.errors import CocosegError, name_programs
 from cocoseg.files import read_yaml
 
 SWEPT = "COCOSEG_SWEPT"  # environment variable: the keys that a multirun chooses, as a JSON list
-# Keys that may change when a sweep is resumed: how long to search, and where.
-AMOUNT = ("sweep.trials", "sweep.total_time", "sweep.name", "budget.until")
+# Keys that may change when a sweep is resumed: its size, time limits and name.
+MAY_CHANGE = ("sweep.trials", "sweep.total_time", "sweep.name", "budget.until")
 
 
 @dataclass(frozen=True)
@@ -212,5 +212,5 @@ def sweep_folder(method: str | None, name: str | None, overrides: Sequence[str])
     """
     if name is not None:
         return name
-    kept = sorted(item for item in overrides if key_of(item) not in AMOUNT)
+    kept = sorted(item for item in overrides if key_of(item) not in MAY_CHANGE)
     return f"{method}_{hashlib.sha256(chr(10).join(kept).encode()).hexdigest()[:8]}"
