@@ -26,7 +26,7 @@ from cocoseg.config_checks import convert, parameters_of, require_argument, unkn
 from cocoseg.config_cross_checks import check, check_predict
 from cocoseg.config_help import ALL, help_text, options
 from cocoseg.durations import minutes
-from cocoseg.errors import CocosegError, name_programs, one_line, report_errors, shows_traces
+from cocoseg.errors import CocosegError, first_line, name_programs, one_line, report_errors, shows_traces
 from cocoseg.overrides import (
     check_overrides,
     force_new_keys,
@@ -175,7 +175,7 @@ def resolve_config(config: DictConfig, kind: type[Kind], *, may_download: bool =
     try:
         values: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise CocosegError(str(error).splitlines()[0]) from error
+        raise CocosegError(first_line(error)) from error
     settings = convert(values, kind)
     if isinstance(settings, Config):
         if settings.ckpt_path is None and int(os.environ.get(RESTARTS) or 0):

@@ -35,6 +35,11 @@ def reason_of(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its class where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 class CocosegError(ValueError):
     """Bad input: one sentence that says what is wrong, where, and what to do.
 

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cocoseg.config import Config, Settings
 from cocoseg.config_checks import convert
-from cocoseg.errors import CocosegError
+from cocoseg.errors import CocosegError, first_line
 from cocoseg.evaluation.training_settings import keep_places, move_paths, read_settings
 from cocoseg.files import from_here
 from cocoseg.overrides import command, key_of
@@ -129,7 +129,7 @@ def _take_settings(config: DictConfig, folder: Path, typed: Mapping[str, Overrid
             with open_dict(config):
                 config[key] = OmegaConf.merge(config[key], value) if is_group else value
     except (CocosegError, OmegaConfBaseException) as error:
-        raise CocosegError(f"{from_here(path)}: {str(error).splitlines()[0]}") from error
+        raise CocosegError(f"{from_here(path)}: {first_line(error)}") from error
     return withheld
 
 

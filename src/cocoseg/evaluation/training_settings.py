@@ -13,7 +13,7 @@ from yaml import YAMLError
 from cocoseg.config import SHAPES_ROOT, EvaluateConfig
 from cocoseg.config_checks import as_dict, convert, drop_removed
 from cocoseg.config_cross_checks import PLACES
-from cocoseg.errors import CocosegError
+from cocoseg.errors import CocosegError, first_line
 from cocoseg.files import from_here, read_yaml
 from cocoseg.preparation.demo_shapes import is_drawn
 from cocoseg.preparation.prepared_folder import is_prepared
@@ -64,8 +64,7 @@ def as_trained(config: DictConfig, keys: Collection[str]) -> DictConfig:
         merged.merge_with(OmegaConf.create({**trained, "data": data}))
     except OmegaConfBaseException as error:
         raise CocosegError(
-            f"the settings of the run that trained the model don't fit ({str(error).splitlines()[0]}); "
-            "give data=…"
+            f"the settings of the run that trained the model don't fit ({first_line(error)}); give data=…"
         ) from error
     for key in keys:
         if key.partition(".")[0] in trained:
@@ -147,8 +146,7 @@ def read_settings(path: Path, keys: Collection[str] | None = None) -> dict[str, 
         if not all(isinstance(settings["data"].get(key) or "", str) for key in ("root", *PLACES)):
             raise ValueError("the paths of data must be texts")
     except (OSError, ValueError, TypeError, YAMLError) as error:
-        reason = str(error).splitlines()[0]
-        raise CocosegError(f"{path}: the settings of the run can't be read ({reason})") from error
+        raise CocosegError(f"{path}: the settings of the run can't be read ({first_line(error)})") from error
     if removed := drop_removed(settings):
         log.warning("%s: %s: no settings any more, left out", from_here(path), ", ".join(removed))
     return settings

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cocoseg.errors import CocosegError
+from cocoseg.errors import CocosegError, first_line
 from cocoseg.inference.predictor import Pending, Predictor
 from cocoseg.inference.tiling import Size
 from cocoseg.networks.pixels import resize_masks
@@ -70,7 +70,7 @@ class OnnxModel:
         try:
             yield
         except Exception as error:  # onnxruntime may raise anything on a foreign file
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+            reason = first_line(error)[:300]
             raise CocosegError(
                 f"{self.path}: no working ONNX file of python -m cocoseg.export ({reason})"
             ) from error

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cocoseg.errors import CocosegError, reason_of
+from cocoseg.errors import CocosegError, first_line, reason_of
 from cocoseg.files import write_bytes
 from cocoseg.networks.old_files import drop_deep_supervision, network_weights
 from cocoseg.networks.residual import ResidualUNet
@@ -174,8 +174,7 @@ def _fill(path: str | Path, net: nn.Module, weights: Mapping[str, Tensor], *, as
     try:
         net.load_state_dict(weights, assign=assign)
     except Exception as error:  # a tensor may be of any kind
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise CocosegError(f"{path}: the weights don't fit the network ({reason})") from error
+        raise CocosegError(f"{path}: the weights don't fit the network ({first_line(error)})") from error
 
 
 def _build(path: str | Path, network: dict[str, Any], kind: type[nn.Module] | str | None) -> nn.Module:

@@ -7,7 +7,7 @@ import torch
 
 from cocoseg.data.augment import training_size
 from cocoseg.data.datamodule import SegmentationDataModule
-from cocoseg.errors import TrainingError
+from cocoseg.errors import TrainingError, first_line
 from cocoseg.networks.device import is_out_of_memory, preserve_state
 from cocoseg.training.batch_size import training_pass
 from cocoseg.training.module import SegmentationModule
@@ -38,6 +38,6 @@ class CompileNetwork(L.Callback):
         except Exception as error:  # a missing compiler, an unsupported network: types vary
             if is_out_of_memory(error):
                 raise
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise TrainingError(f"compile: torch.compile failed ({reason}); set compile=false") from error
         log.info("compile: the network is compiled")

@@ -1,0 +1,18 @@
+"""Errors in one line."""
+
+import pytest
+
+from cocoseg.errors import first_line
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("no such key\n    full_key: data.own"), "no such key"),
+        (ValueError("\nno such key"), "no such key"),
+        (ValueError(), "ValueError"),
+        (ValueError(" \n"), "ValueError"),
+    ],
+)
+def test_the_first_line_of_a_message_or_the_class_of_the_error(error: Exception, line: str) -> None:
+    assert first_line(error) == line
