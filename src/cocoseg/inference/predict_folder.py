@@ -46,7 +46,6 @@ def predict_folder(config: PredictConfig, output: Path, *, begin: Callable[[], N
     """Predict the images that are new, write their results, and log what was done.
 
     Args:
-        config: the settings.
         output: folder of the results.
         begin: called once all checks have passed, before anything is written.
 
@@ -60,15 +59,14 @@ def predict_folder(config: PredictConfig, output: Path, *, begin: Callable[[], N
     warnings.filterwarnings("ignore", module="PIL")
     checkpoint = check_checkpoint(config.checkpoint)
     images = find_images(str(config.input), output)
-    device, precision = choose_device(config)
+    predictor, precision = make_predictor(config, checkpoint)
     settings: dict[str, Any] = {"scale": config.scale, "tile": config.tile, "flip": config.flip}
     settings |= {"values": config.values, "precision": precision}
     manifest = Manifest(output, _sha256(Path(checkpoint)), settings)
     manifest.require_distinct_results(images)
     images, ids = _number(images, config.annotations)
-    predictor = make_predictor(config, device, precision)
-    model = predictor.model
-    encoding = MaskEncoding("palette", model.labels, PIXEL[config.values])
+    labels = predictor.model.labels
+    encoding = MaskEncoding("palette", labels, PIXEL[config.values])
     results = Results(output, encoding, config.overlay, config.gallery, config.confidence)
     begin()
 
@@ -82,12 +80,12 @@ def predict_folder(config: PredictConfig, output: Path, *, begin: Callable[[], N
         if config.coco_json:
             write_coco_results(list(done.values()), ids, results)
         if config.coco_dataset:
-            held = write_coco_dataset(done, manifest.entries, results, config)
+            regions = write_coco_dataset(done, manifest.entries, results, config)
         if config.gallery:
             about = f"{len(done)} images by {from_here(checkpoint)}"
             entries = [(image.name, manifest.entries[image.result_name]) for image in done.values()]
             cards = [Card(name, one.name, (one.height, one.width), one.pixels) for name, one in entries]
-            write_gallery(output / PAGE, cards, model.labels, "Predictions", about)
+            write_gallery(output / PAGE, cards, labels, "Predictions", about)
     log.info("predicted    %d of %d images in %.1f s", len(names), len(images), now() - start)
     if old:
         log.info("skipped      %d that exist already", len(old))
@@ -95,45 +93,34 @@ def predict_folder(config: PredictConfig, output: Path, *, begin: Callable[[], N
     if config.confidence:
         log.info("confidence   %s", from_here(output / CONFIDENCE))
     if config.coco_dataset:
-        log.info("data set     %s (%s)", from_here(output / DATASET), held)
+        log.info("data set     %s (%s)", from_here(output / DATASET), regions)
     if config.gallery:
         log.info("to look at   %s", from_here(output / PAGE))
     if left_out := len(images) - len(done):
         raise IncompleteError(f"{left_out} of {len(images)} images are left out, as listed above")
 
 
-def choose_device(config: PredictConfig) -> tuple[torch.device, str]:
-    """Choose device and precision, or raise CocosegError where the model can't have them."""
-    if not str(config.checkpoint).endswith(SUFFIX):
-        return resolve_device(config.accelerator, config.precision)
-    if config.accelerator not in (AUTO, "cpu") or config.precision not in (AUTO, "32-true"):
-        raise CocosegError(
-            "accelerator, precision: an ONNX file is run in float32 on the CPU; leave them out"
-        )
-    return torch.device("cpu"), "32-true"
-
-
-def make_predictor(config: PredictConfig, device: torch.device, precision: str) -> Predictor:
-    """Load the model on its device.
+def make_predictor(config: PredictConfig, checkpoint: str) -> tuple[Predictor, str]:
+    """Load the model on its device. Returns the precision, too.
 
     Raises:
-        CocosegError: it can't be loaded, or can't do what is asked for.
+        CocosegError: the model can't be loaded, or a setting does not fit it.
     """
     options: dict[str, Any] = {key: getattr(config, key) for key in ("scale", "tile", "flip")}
     options["probabilities"] = config.confidence
-    checkpoint = check_checkpoint(config.checkpoint)
     if checkpoint.endswith(SUFFIX):
-        return OnnxPredictor(OnnxModel(checkpoint), **options)
+        if config.accelerator not in (AUTO, "cpu") or config.precision not in (AUTO, "32-true"):
+            raise CocosegError(
+                "accelerator, precision: an ONNX file is run in float32 on the CPU; leave them out"
+            )
+        return OnnxPredictor(OnnxModel(checkpoint), **options), "32-true"
+    device, precision = resolve_device(config.accelerator, config.precision)
     model = load_model(checkpoint, config.network).to(device).to(memory_format=torch.channels_last)
-    return Predictor(model, **options, autocast=DTYPES[precision])
+    return Predictor(model, **options, autocast=DTYPES[precision]), precision
 
 
 def resolve_device(accelerator: str, precision: str) -> tuple[torch.device, str]:
-    """Resolve `auto` to the device and the precision to use.
-
-    Raises:
-        CocosegError: there is no such device.
-    """
+    """Resolve `auto` to device and precision. Raise CocosegError where there is no such device."""
     present = {"gpu": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if accelerator == AUTO:
         accelerator = next(name for name, is_present in present.items() if is_present)
