@@ -3,7 +3,12 @@ import math
 import numpy as np
 import pytest
 
-from cocoseg.data.class_balance import class_weights, classes_lost_by_resizing, one_sided, require_classes
+from cocoseg.data.class_balance import (
+    class_weights,
+    classes_in_one_set,
+    classes_lost_by_resizing,
+    require_classes,
+)
 from cocoseg.errors import CocosegError
 from cocoseg.labels import LabelClass, LabelMap
 from tiny import LABELS
@@ -53,7 +58,7 @@ def counts(*shown: set[int]) -> np.ndarray:
 
 
 def test_classes_that_only_one_set_shows():
-    learned, scored = one_sided(counts({0, 1}, {0}), counts({0, 2}), LABELS)
+    learned, scored = classes_in_one_set(counts({0, 1}, {0}), counts({0, 2}), LABELS)
     assert learned.startswith("classes in validation, but on no training image: dog; their IoU is 0")
     assert "data.subset.size" in learned
     assert scored.startswith("classes on training images, but not in validation: cat; no score")
@@ -68,14 +73,14 @@ def test_classes_that_only_one_set_shows():
     ],
 )
 def test_nothing_is_said_of_classes_on_both_sides(train, val):
-    assert one_sided(train, val, LABELS) == []
+    assert classes_in_one_set(train, val, LABELS) == []
 
 
 def test_many_classes_are_counted():
     labels = LabelMap(tuple(LabelClass((i,), f"c{i}", (0, 0, 0)) for i in range(9)))
     train = np.ones((4, 9), dtype=np.int32)
     val = train * [1, 1, 0, 0, 0, 0, 0, 0, 0]
-    (message,) = one_sided(train, val, labels)
+    (message,) = classes_in_one_set(train, val, labels)
     assert message.startswith(
         "classes on training images, but not in validation: c2, c3, c4, c5, c6, 2 more; "
     )

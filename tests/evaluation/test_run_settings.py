@@ -9,7 +9,7 @@ import cocoseg.cli  # noqa: F401  registers resolvers
 from cocoseg.config import Config, EvaluateConfig
 from cocoseg.config_checks import convert
 from cocoseg.errors import CocosegError
-from cocoseg.evaluation.training_settings import as_trained, run_settings
+from cocoseg.evaluation.training_settings import run_settings, use_training_data
 from cocoseg.preparation.demo_shapes import draw_shapes
 from cocoseg.preparation.prepare import prepare
 from conftest import ROOT
@@ -33,7 +33,7 @@ def evaluation_of(model: Path, *overrides: str) -> DictConfig:
     """Settings of `evaluate.py checkpoint=<model>` with these overrides."""
     config = composed("evaluate", *overrides).copy()
     config.checkpoint = str(model)
-    return as_trained(config, [override.split("=")[0] for override in overrides])
+    return use_training_data(config, [override.split("=")[0] for override in overrides])
 
 
 SETTINGS = "data: {}\nmasks: {}\nseed: 0\n"

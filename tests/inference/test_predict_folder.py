@@ -326,11 +326,11 @@ def test_few_images_are_decoded_ahead(tmp_path, photos, monkeypatch):
         (tmp_path / "read" / f"{path.parent.name}-{path.name}").touch()
         return read_with_faults(path, **reading)
 
-    def slow(self, inputs, owns):
+    def slow(self, inputs, sizes):
         if not ahead:
             time.sleep(1)
             ahead.append(len(list((tmp_path / "read").iterdir())))
-        return masks(self, inputs, owns)
+        return masks(self, inputs, sizes)
 
     monkeypatch.setattr(pipeline_module, "read_with_faults", read)
     monkeypatch.setattr(Predictor, "masks", slow)
@@ -343,10 +343,10 @@ def test_few_bytes_wait_to_be_written(tmp_path, photos, monkeypatch):
     masks, write = Predictor.masks, Results.write
     predicted, finished, waiting = [], [], []
 
-    def counted(self, inputs, owns):
-        predicted.extend(owns)
+    def counted(self, inputs, sizes):
+        predicted.extend(sizes)
         waiting.append(len(predicted) - len(finished))
-        return masks(self, inputs, owns)
+        return masks(self, inputs, sizes)
 
     def slow(self, entry, *rest):
         time.sleep(0.2)
@@ -367,7 +367,7 @@ SHORT = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 10000
 
 
 def test_memory_that_is_too_short_for_the_network(tmp_path, photos, monkeypatch):
-    def short(self, inputs, owns):
+    def short(self, inputs, sizes):
         raise RuntimeError(SHORT)
 
     monkeypatch.setattr(Predictor, "masks", short)

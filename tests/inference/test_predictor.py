@@ -239,7 +239,7 @@ def test_rounding_does_not_change_the_winner():
     found = Probabilities((1, 1), 2, keeps_all=True, from_logits=True)
     near = neighbors((1, 1), (1, 1), torch.device("cpu"))
     found.fill(scores, *near, torch.ones(1, 1, dtype=torch.uint8))
-    assert found.every[:, 0, 0].tolist() == [0.5, np.nextafter(np.float16(0.5), np.float16(1))]
+    assert found.by_class[:, 0, 0].tolist() == [0.5, np.nextafter(np.float16(0.5), np.float16(1))]
     assert found.confidence.tolist() == [[128]]
 
 

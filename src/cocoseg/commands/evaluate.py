@@ -19,7 +19,7 @@ from cocoseg.cli import program, resolve_config
 from cocoseg.config import EvaluateConfig
 from cocoseg.config_cross_checks import check_checkpoint
 from cocoseg.errors import CocosegError
-from cocoseg.evaluation.training_settings import as_trained
+from cocoseg.evaluation.training_settings import use_training_data
 from cocoseg.overrides import command, is_overridden, key_of
 from cocoseg.run_folder import open_folder
 
@@ -32,7 +32,7 @@ def main(cfg: DictConfig) -> None:
             "from_run: the settings come from the run that made the checkpoint; leave from_run out"
         )
     keys = list(map(key_of, command().overrides))
-    cfg = as_trained(cfg, keys)
+    cfg = use_training_data(cfg, keys)
     config = resolve_config(cfg, EvaluateConfig)
     height, width = config.data.image_size
     size = (height, width) if is_overridden("data.image_size") else None

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 LAYOUT = 3  # counted up when what is written changes, or how images are resized
 IMAGES, MASKS, COUNTS = "images.npy", "masks.npy", "counts.npy"
 NEW = "new.part"  # folder in which arrays are made before they get their name
-OURS = re.compile(rf"\d+x\d+-[0-9a-f]{{16}}|{re.escape(NEW)}")  # folders that may be removed
+REMOVABLE = re.compile(rf"\d+x\d+-[0-9a-f]{{16}}|{re.escape(NEW)}")  # folders that may be removed
 
 Mode = Literal["r", "r+"]
 Decode = Callable[[int], tuple[np.ndarray, np.ndarray]]
@@ -64,10 +64,8 @@ class Arrays:
 
     def take(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Copy images (B, H, W, 3) and masks (B, H, W), uint8."""
-        return (
-            torch.from_numpy(np.take(self.images, indices, axis=0)),
-            torch.from_numpy(np.take(self.masks, indices, axis=0)),
-        )
+        image, mask = (np.take(values, indices, axis=0) for values in (self.images, self.masks))
+        return torch.from_numpy(image), torch.from_numpy(mask)
 
 
 def count(mask: np.ndarray) -> np.ndarray:
@@ -112,7 +110,7 @@ def open_arrays(
         if arrays := _open(path):  # another process has made them meanwhile
             return arrays
         # Remains of a killed process, and arrays of files that have changed since.
-        for old in [found for found in folder.iterdir() if OURS.fullmatch(found.name)]:
+        for old in [found for found in folder.iterdir() if REMOVABLE.fullmatch(found.name)]:
             if old == path or not old.name.endswith(key):
                 shutil.rmtree(old, ignore_errors=True)
         try:

@@ -26,14 +26,11 @@ def class_weights(counts: np.ndarray) -> list[float]:
 
 
 def require_classes(train_counts: np.ndarray, image_size: Sequence[int]) -> None:
-    """Refuse training images without a pixel of any class at the network's size.
+    """Raise CocosegError where no training image has a pixel of any class at the network's size.
 
     Args:
         train_counts: pixels per image and class, (N, C).
         image_size: (height, width) in pixels.
-
-    Raises:
-        CocosegError: background is all there is.
     """
     if not train_counts[:, 1:].any():
         height, width = image_size
@@ -56,7 +53,7 @@ def classes_lost_by_resizing(own_pixels: Sequence[int], *counts: np.ndarray, lab
     return []
 
 
-def one_sided(train_counts: np.ndarray, val_counts: np.ndarray, labels: LabelMap) -> list[str]:
+def classes_in_one_set(train_counts: np.ndarray, val_counts: np.ndarray, labels: LabelMap) -> list[str]:
     """Warn of classes that are in one of the two sets only; background is left out.
 
     The report of the preparation names the classes that are in none.

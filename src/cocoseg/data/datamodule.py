@@ -15,7 +15,7 @@ from cocoseg.config import AUTO, Config, as_pair
 from cocoseg.config_checks import convert
 from cocoseg.config_cross_checks import check
 from cocoseg.data.augment import Augment
-from cocoseg.data.class_balance import classes_lost_by_resizing, one_sided, require_classes
+from cocoseg.data.class_balance import classes_in_one_set, classes_lost_by_resizing, require_classes
 from cocoseg.data.dataset import Split, as_is
 from cocoseg.data.extra_transforms import ExtraTransforms, TransformedSplit
 from cocoseg.data.sampling import Shuffle, in_batches, open_splits
@@ -70,7 +70,7 @@ class SegmentationDataModule(L.LightningDataModule):
     ):
         super().__init__()
         if config is not None and settings:
-            raise TypeError(f"settings beside a whole config: {', '.join(settings)}")
+            raise TypeError(f"give either a config or settings, not both: {', '.join(settings)}")
         self.config = config = config or config_of(**settings)
         self.progress = progress
         self.data = config.data
@@ -112,7 +112,7 @@ class SegmentationDataModule(L.LightningDataModule):
             require_classes(counts[0], self.data.cache_size or self.data.image_size)
             pixels = read_index(self.train_set.dataset.folder).pixels
             lost = classes_lost_by_resizing(pixels, *counts, labels=self.labels)
-            for warning in lost + one_sided(*counts, self.labels):
+            for warning in lost + classes_in_one_set(*counts, self.labels):
                 log.warning(warning)
 
     def describe(self, network: dict[str, Any], license: str | None = None) -> ModelSpec:
@@ -208,5 +208,5 @@ def config_of(**settings: Any) -> Config:
     config = convert({**groups, "data": {**settings, "subset": subset}}, Config)
     check(config)
     if config.data.batch_size == AUTO:
-        raise CocosegError("data.batch_size=auto is found by train.py and cocoseg.train; give a number")
+        raise CocosegError("data.batch_size=auto is only for train.py and cocoseg.train; give a number")
     return config

@@ -64,8 +64,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         bits: int | None = None,
     ):
         subset_file = Path(subset_file)
-        self.image_dir = Path(image_dir)
-        self.image_size = image_size
+        self.image_dir, self.image_size = Path(image_dir), image_size
         self.folder = subset_file if subset_file.is_dir() else subset_file.parent
         self._prepared = self._state()
         self.encoding = MaskEncoding.load(self.folder)
@@ -119,14 +118,13 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def original(self, index: int) -> tuple[Tensor, np.ndarray]:
         """Read image (3, h, w) uint8 RGB and mask (h, w) uint8 at the image's own size."""
-        image_name, _ = self.pairs[index]
-        orientation = self._turns.get(image_name, 1)
-        pixels = read_image(self.image_dir / image_name, upright=orientation != 1, bits=self.bits)
-        image = tv.pil_to_tensor(pixels)
+        name, _ = self.pairs[index]
+        path = self.image_dir / name
+        image = tv.pil_to_tensor(read_image(path, upright=name in self._turns, bits=self.bits))
         mask = self._mask(index)
         if mask.shape != image.shape[1:]:
             raise CocosegError(
-                f"{self.image_dir / image_name}: {image.shape[2]}x{image.shape[1]}, but its mask is "
+                f"{path}: {image.shape[2]}x{image.shape[1]}, but its mask is "
                 f"{mask.shape[1]}x{mask.shape[0]}; delete {self.folder} to prepare anew"
             )
         return image, mask

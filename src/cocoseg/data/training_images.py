@@ -44,21 +44,18 @@ def read_training_images(checkpoint: str) -> set[Key] | None:
     try:
         return set(read_json(path, dict[str, list[Key]])["images"])
     except (OSError, ValueError, KeyError) as error:
-        raise CocosegError(f"{from_here(path)}: damaged ({error}); delete it to go without") from error
+        raise CocosegError(f"{from_here(path)}: damaged ({error}); delete it to do without it") from error
 
 
 def require_new(images: Sequence[Key], trained: Collection[Key] | None, split: str) -> None:
-    """Refuse validation images that the model was trained on. In other splits warn of them.
+    """Raise CocosegError for validation images that the model was trained on. In other splits warn of them.
 
     Args:
         images: the images to score.
         trained: images that the model was trained on. None where they are not known: then only warn.
-
-    Raises:
-        CocosegError: `split` is val, and some of the images were trained on.
     """
     if trained is None:
-        log.warning("warning: no %s beside the checkpoint: it may have been trained on these images", FILE)
+        log.warning("warning: no %s beside the model: it may have been trained on these images", FILE)
         return
     known = [name for name, size in images if (name, size) in trained]
     if not known:
@@ -67,6 +64,6 @@ def require_new(images: Sequence[Key], trained: Collection[Key] | None, split: s
     if split == "val":
         raise CocosegError(
             f"split=val: {message}; leave seed and data as its training had them, give other data, "
-            "or take split=all, where this is a warning"
+            "or give split=all, which only warns"
         )
-    log.warning("warning: %s: what it scores there says little about new ones", message)
+    log.warning("warning: %s: its scores there say little about new images", message)

@@ -60,13 +60,10 @@ class WeightedSplit(Split):
 
 
 def require_held_out(val: Split, extra: Split, annotations: Path) -> None:
-    """Refuse validation images among those of `data.extra`, which `annotations` lists.
+    """Raise CocosegError where images of `data.extra`, which `annotations` lists, are validation images.
 
     Two images are the same if they are one file, if path below the folder and number of bytes agree (as in
     evaluate.py), or if one is a copy of the other in another subfolder.
-
-    Raises:
-        CocosegError: a model trained on them would be scored on what it knows.
     """
     alike: dict[Key, list[str]] = defaultdict(list)
     for name, size in val.image_keys():

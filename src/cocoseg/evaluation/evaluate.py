@@ -80,7 +80,7 @@ def evaluate(
 
     write_report(config, scorer, images, folder)
     if model.license is not None:
-        log.info("licence      %s, of the weights that the training began with", model.license)
+        log.info("license      %s, of the weights that the training began with", model.license)
     log.info("time         %.1f s", now() - start)
     log.info("scores       %s", from_here(folder))
     return scorer.views
@@ -164,8 +164,7 @@ class Scorer:
             if self.averages:
                 self.views["tta"].add(target, _argmax(mean, target.shape))
             predictions.append(predicted)
-            height, width = sample.mask.shape
-            self.sizes.append((height, width))
+            self.sizes.append(sample.mask.shape)
         return predictions
 
     @torch.inference_mode()
@@ -250,14 +249,8 @@ def make_cards(view: View, names: Sequence[str], sizes: Sequence[tuple[int, int]
     result = []
     for image, iou in enumerate(view.image_counts.iou()):
         shown = [index for index in np.argsort(iou) if not np.isnan(iou[index])]
-        card = Card(
-            title=names[image],
-            name=names[image],
-            size=sizes[image],
-            pixels=dict(enumerate(view.image_counts.predicted[image].tolist())),
-            caption=", ".join(f"{view.labels.names[index]} {iou[index]:.2f}" for index in shown),
-            score=number(view.image_scores[image]),
-            has_target=True,
-        )
-        result.append(card)
+        caption = ", ".join(f"{view.labels.names[index]} {iou[index]:.2f}" for index in shown)
+        pixels = dict(enumerate(view.image_counts.predicted[image].tolist()))
+        score, name = number(view.image_scores[image]), names[image]
+        result.append(Card(name, name, sizes[image], pixels, caption, score, has_target=True))
     return result

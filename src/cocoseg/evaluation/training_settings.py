@@ -26,7 +26,7 @@ OTHER_DATA = ("data", "experiment", "data.images", "data.annotations", "data.mas
 NOT_TAKEN = ("batch_size", "num_workers", "extra")  # settings of `data` for a machine, or for training only
 
 
-def as_trained(config: DictConfig, keys: Collection[str]) -> DictConfig:
+def use_training_data(config: DictConfig, keys: Collection[str]) -> DictConfig:
     """Put data, masks and seed of the run that trained `checkpoint` into the settings, below overridden keys.
 
     An overridden `data.root` moves the paths that lie below the run's own root. If other data are typed, no
@@ -44,7 +44,11 @@ def as_trained(config: DictConfig, keys: Collection[str]) -> DictConfig:
     OmegaConf.update(config, "data.extra", [], force_add=True)  # these images are for training only
     if not set(OTHER_DATA).isdisjoint(keys):
         with suppress(CocosegError):
-            _warn_of_masks(config, run_settings(config.checkpoint))
+            masks = (run_settings(config.checkpoint) or {}).get("masks", {})
+            others = {key: value for key, value in masks.items() if config.masks.get(key) != value}
+            if others:
+                given = " ".join(f"masks.{key}={value}" for key, value in others.items())
+                log.warning("warning: the model was trained with %s; set the same for these data", given)
         if config.split == "all" and "data.subset.keep_empty" not in keys:
             OmegaConf.update(config, "data.subset.keep_empty", True)
         return config
@@ -88,16 +92,15 @@ def keep_places(config: DictConfig, keys: Collection[str]) -> None:
     """
     values: Any = OmegaConf.to_container(config, resolve=True)
     settings = convert(values, EvaluateConfig)
-    shapes, root = settings.data.shapes, settings.data.root
-    if shapes is not None and root is not None and "data.root" not in keys:
-        if is_drawn(Path(root), **as_dict(shapes)):
-            config.data.shapes = settings.data.shapes = None
-        elif root != SHAPES_ROOT or Path(root).exists():
-            raise CocosegError(
-                f"data.root: the shapes that the model was trained on are not in {root} any more; name a "
-                "folder to draw them in, as in data.root=shapes_of_the_training"
-            )
     data = settings.data
+    if data.shapes is not None and data.root is not None and "data.root" not in keys:
+        if is_drawn(Path(data.root), **as_dict(data.shapes)):
+            config.data.shapes = data.shapes = None
+        elif data.root != SHAPES_ROOT or Path(data.root).exists():
+            raise CocosegError(
+                f"data.root: the shapes that the model was trained on are not in {data.root} any more; name "
+                "a folder to draw them in, as in data.root=shapes_of_the_training"
+            )
     has_files = data.images is not None and (data.annotations or data.masks) is not None
     if "data.prepared_dir" not in keys and not (has_files and is_prepared(settings)):
         config.data.prepared_dir = None
@@ -153,11 +156,7 @@ def read_settings(path: Path, keys: Collection[str] | None = None) -> dict[str, 
 
 
 def move_paths(data: Mapping[str, Any], root: str) -> dict[str, str]:
-    """Move the paths of a run's data that lie below its own root to another root, and return them.
-
-    Raises:
-        CocosegError: there are none.
-    """
+    """Move the paths of a run's data below its own root to another root. Raise CocosegError if none is."""
     before = data.get("root") or ""
     paths = {key: data[key] for key in (*PLACES, "classes") if isinstance(data.get(key), str)}
     below = {key: path for key, path in paths.items() if before and Path(path).is_relative_to(before)}
@@ -168,11 +167,3 @@ def move_paths(data: Mapping[str, Any], root: str) -> dict[str, str]:
             "give these keys"
         )
     return {key: str(Path(root, Path(path).relative_to(before))) for key, path in below.items()}
-
-
-def _warn_of_masks(config: DictConfig, trained: Mapping[str, Any] | None) -> None:
-    """Warn where masks are drawn by other rules than in the training."""
-    there = trained["masks"] if trained else {}
-    others = [f"masks.{key}={value}" for key, value in there.items() if config.masks.get(key) != value]
-    if others:
-        log.warning("warning: the model was trained with %s; set the same for these data", " ".join(others))

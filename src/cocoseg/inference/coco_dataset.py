@@ -108,5 +108,6 @@ def encode(region: Region, size: Sequence[int]) -> dict[str, Any]:
     is_new = np.append(True, begins[1:] != ends[:-1])  # False where a run goes on at the top of a column
     edges = np.column_stack((begins[is_new], ends[np.roll(is_new, -1)])).ravel()
     counts = np.diff(edges, prepend=0, append=size[0] * size[1]).tolist()
-    encoded = rle.frPyObjects({"size": list(size), "counts": counts[: len(counts) - (not counts[-1])]}, *size)
+    counts = counts if counts[-1] else counts[:-1]  # no empty run at the end
+    encoded = rle.frPyObjects({"size": list(size), "counts": counts}, *size)
     return {"size": list(size), "counts": encoded["counts"].decode()}

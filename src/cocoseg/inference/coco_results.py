@@ -87,21 +87,14 @@ def entries_of(mask: np.ndarray, image_id: int, file_name: str, labels: LabelMap
 
     The format requires a score, which is 1. `file_name` is an addition that readers ignore.
     """
-    ids = category_ids(labels)
+    ids, size = category_ids(labels), list(mask.shape)
     entries = []
     for index in np.flatnonzero(np.bincount(mask.ravel())).tolist():
-        if index in (0, IGNORE_INDEX):
-            continue
-        encoded = rle.encode(np.asfortranarray(mask == index))
-        entries.append(
-            {
-                "image_id": image_id,
-                "category_id": ids[index],
-                "segmentation": {"size": list(mask.shape), "counts": encoded["counts"].decode()},
-                "score": 1.0,
-                "file_name": file_name,
-            }
-        )
+        if index not in (0, IGNORE_INDEX):
+            counts = rle.encode(np.asfortranarray(mask == index))["counts"].decode()
+            entry: dict[str, Any] = {"image_id": image_id, "category_id": ids[index]}
+            entry |= {"segmentation": {"size": size, "counts": counts}, "score": 1.0, "file_name": file_name}
+            entries.append(entry)
     return entries
 
 

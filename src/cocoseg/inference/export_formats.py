@@ -61,20 +61,17 @@ def compare(deployed: Deployed, run: Callable[[Tensor], Tensor], images: list[Te
         CocosegError: the difference is more than this share of the largest logit: `TOLERANCE`, with resizes
             inside `TOLERANCE_OF_RESIZES`.
     """
+    tolerance = TOLERANCE_OF_RESIZES if deployed.resize else TOLERANCE
     differences = []
     for image in images:
         expected, output = deployed.logits(image), run(image)
-        most = (TOLERANCE_OF_RESIZES if deployed.resize else TOLERANCE) * max(
-            1.0, expected.abs().max().item()
-        )
+        most = tolerance * max(1.0, expected.abs().max().item())
         if deployed.argmax:
             output = expected.gather(1, output.long().unsqueeze(1))
             expected = expected.amax(1, keepdim=True)
         has_shape = output.shape == expected.shape
         differences.append((output - expected).abs().max().item() if has_shape else float("inf"))
         if not differences[-1] <= most:  # refuses NaN, too
-            raise CocosegError(
-                f"the file gives other results than PyTorch for images {tuple(image.shape)}: "
-                f"{differences[-1]:.3g} off"
-            )
+            found = f"images {tuple(image.shape)}: {differences[-1]:.3g} off"
+            raise CocosegError(f"the file gives other results than PyTorch for {found}")
     return max(differences)

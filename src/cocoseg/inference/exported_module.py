@@ -51,16 +51,13 @@ class Deployed(nn.Module):
 
     def logits(self, image: Tensor) -> Tensor:
         """Compute logits (B, C, H, W) float32 of images (B, H, W, 3) uint8, also with `argmax`."""
-        logits = self._network(image)
-        return F.interpolate(logits, image.shape[1:3], mode="bilinear") if self.resize else logits
-
-    def _network(self, image: Tensor) -> Tensor:
         pixels = image.permute(0, 3, 1, 2).float()
         if self.resize:  # as torch resizes bytes: first the columns, then the rows, each time rounded
             height, width = self.model.image_size
             for size in ((image.shape[1], width), (height, width)):
                 pixels = F.interpolate(pixels, size, mode="bilinear", antialias=True).add(HALF).floor()
-        return self.model(pixels * self.scale + self.shift)
+        logits: Tensor = self.model(pixels * self.scale + self.shift)
+        return F.interpolate(logits, image.shape[1:3], mode="bilinear") if self.resize else logits
 
     def examples(self, *, less: int = 0) -> list[Tensor]:
         """Noise images (B, H, W, 3) uint8 of three sizes, to check a file with.

@@ -56,11 +56,9 @@ def find_images(input: str, output: Path) -> list[ImageFile]:
     else:
         raise CocosegError(f"input: no file or folder {input}")
     place, output = base.resolve(), output.resolve()
-    images = []
-    for file in found:
-        name = file.relative_to(base)
-        if file.is_file() and not _is_passed_over(name, place, output):
-            images.append(ImageFile(file, name.as_posix()))
+    names = (file.relative_to(base) for file in found if file.is_file())
+    chosen = (name for name in names if not _is_skipped(name, place, output))
+    images = [ImageFile(base / name, name.as_posix()) for name in chosen]
     if not images:
         raise CocosegError(f"input: no image in {input} (results of predict.py do not count)")
     return sorted(images, key=lambda image: image.name)
@@ -77,7 +75,7 @@ def _split(pattern: Path) -> tuple[Path, str]:
     return Path(*parts[:first]), str(Path(*parts[first:]))
 
 
-def _is_passed_over(name: Path, base: Path, output: Path) -> bool:
+def _is_skipped(name: Path, base: Path, output: Path) -> bool:
     """Tell whether a file below the base is hidden, or in the output folder or another one below the base."""
     folders = [base / folder for folder in name.parents][:-1]  # the last is the base
     return (

@@ -38,11 +38,8 @@ class SegmentationModel(nn.Module):
 
     def __init__(self, net: nn.Module, spec: ModelSpec, scores: dict[str, Any] | None):
         super().__init__()
-        self.net = net
-        self.labels = spec.labels
-        self.image_size = spec.image_size
-        self.scores = scores
-        self.license = spec.license
+        self.net, self.scores = net, scores
+        self.labels, self.image_size, self.license = spec.labels, spec.image_size, spec.license
         self.exif, self.bits = spec.exif, spec.bits
         self.eval()
 
@@ -97,7 +94,7 @@ class SegmentationModel(nn.Module):
         predictor = Predictor(self, **options, probabilities="all" if probabilities else False)
         pending = predictor.masks(predictor.resize(batch), [as_pair(batch.shape[-2:])] * len(batch))
         results = [(one.mask().cpu().numpy(), one.probabilities) for one in pending]
-        columns = [[mask for mask, _ in results], [found.every for _, found in results if found]]
+        columns = [[mask for mask, _ in results], [found.by_class for _, found in results if found]]
         arrays = [np.stack(column) if pixels.ndim == 4 else column[0] for column in columns if column]
         return tuple(arrays) if probabilities else arrays[0]
 

@@ -93,11 +93,11 @@ class OnnxPredictor(Predictor):
         super().__init__(model, **options | ({"scale": 1} if model.resizes else {}))
 
     @torch.inference_mode()
-    def masks(self, image: Tensor, owns: Sequence[Size]) -> Iterator[Pending]:
+    def masks(self, image: Tensor, sizes: Sequence[Size]) -> Iterator[Pending]:
         if self.model.gives_scores:
-            yield from super().masks(image, owns)
+            yield from super().masks(image, sizes)
             return
-        for one, own in zip(image, owns, strict=True):
+        for one, size in zip(image, sizes, strict=True):
             found = self.model.logits(one[None])
             classes = found if found.ndim == 3 else found.argmax(1)
-            yield Pending(resize_masks(classes.to(torch.uint8), own)[0])
+            yield Pending(resize_masks(classes.to(torch.uint8), size)[0])

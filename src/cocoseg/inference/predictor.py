@@ -36,12 +36,12 @@ class InputResize:
         """Resize images (B, 3, h, w) uint8 RGB: (B, 3, H, W) uint8."""
         return resize_images(image, self.size(as_pair(image.shape[-2:])))
 
-    def size(self, own: Size) -> Size:
-        """Height and width of the input, for an image of this own height and width."""
+    def size(self, original: Size) -> Size:
+        """Height and width of the input, for an image of this height and width."""
         if self.scale is None:
             return self.image_size
         # At least 2: torch's antialiased resize fails for a single pixel.
-        return max(2, round(own[0] * self.scale)), max(2, round(own[1] * self.scale))
+        return max(2, round(original[0] * self.scale)), max(2, round(original[1] * self.scale))
 
 
 class Pending(NamedTuple):
@@ -106,10 +106,8 @@ class Predictor:
         check_prediction(scale, tile)
         self.model = model
         self.resize = InputResize(as_pair(model.image_size), scale)
-        self.tile = tile
-        self.flip = flip
-        self.autocast = autocast
-        self.probabilities = probabilities
+        self.tile, self.flip = tile, flip
+        self.autocast, self.probabilities = autocast, probabilities
 
     def __call__(self, image: Tensor) -> Tensor:
         """Predict class indices of images (B, 3, h, w) uint8 RGB: (B, h, w) uint8, on the model's device."""
@@ -117,12 +115,12 @@ class Predictor:
         return torch.stack([one.mask() for one in pending])
 
     @torch.inference_mode()
-    def masks(self, image: Tensor, owns: Sequence[Size]) -> Iterator[Pending]:
+    def masks(self, image: Tensor, sizes: Sequence[Size]) -> Iterator[Pending]:
         """Predict a batch.
 
         Args:
-            image: (B, 3, H, W) uint8, as `resize` makes it.
-            owns: height and width of each of the B images before that.
+            image: (B, 3, H, W) uint8, as `resize` returns it.
+            sizes: own height and width of each of the B images.
 
         Yields:
             The predictions, on the model's device. On a CPU they hold scores, so that other threads compute
@@ -133,20 +131,20 @@ class Predictor:
         """
         tile = self._tile_size(as_pair(image.shape[-2:]))
         if tile is not None:
-            yield from (self._predict_tiles(one, tile, own) for one, own in zip(image, owns, strict=True))
+            yield from (self._predict_tiles(one, tile, size) for one, size in zip(image, sizes, strict=True))
             return
-        for scores, own in zip(self._scores(image), owns, strict=True):
-            pending = Pending(scores, own, self._probabilities(own))
+        for scores, size in zip(self._scores(image), sizes, strict=True):
+            pending = Pending(scores, size, self._probabilities(size))
             if self.model.device.type != "cpu":  # scores would wait in the GPU's memory
                 pending = Pending(pending.mask(), None, pending.probabilities)
             yield pending
 
-    def _probabilities(self, own: Size) -> Probabilities | None:
+    def _probabilities(self, size: Size) -> Probabilities | None:
         """Make the probabilities to fill in, of an image of this height and width, if they are wanted."""
         if not self.probabilities:
             return None
         keeps_all = self.probabilities == "all"
-        return Probabilities(own, len(self.model.labels), keeps_all=keeps_all, from_logits=not self.flip)
+        return Probabilities(size, len(self.model.labels), keeps_all=keeps_all, from_logits=not self.flip)
 
     def _tile_size(self, size: Size) -> Size | None:
         """Choose height and width of tiles; None leaves an input of this size in one piece."""
@@ -157,17 +155,17 @@ class Predictor:
         tile = as_pair(self.tile)
         return None if tile[0] >= size[0] and tile[1] >= size[1] else tile
 
-    def _predict_tiles(self, image: Tensor, tile: Size, own: Size) -> Pending:
+    def _predict_tiles(self, image: Tensor, tile: Size, size: Size) -> Pending:
         """Predict an image from tiles of its input.
 
         Args:
             image: (3, H, W) uint8, the network's input.
             tile: height and width of a tile.
-            own: height and width of the image.
+            size: height and width of the mask.
         """
-        mask = torch.empty(own, dtype=torch.uint8, device=self.model.device)
-        probabilities = self._probabilities(own)
-        rows, columns = neighbors(image.shape[-2:], own, self.model.device)
+        mask = torch.empty(size, dtype=torch.uint8, device=self.model.device)
+        probabilities = self._probabilities(size)
+        rows, columns = neighbors(image.shape[-2:], size, self.model.device)
         for y, x in product(spans(image.shape[-2], tile[0]), spans(image.shape[-1], tile[1])):
             top, bottom = rows.within(y.first, y.last)
             left, right = columns.within(x.first, x.last)

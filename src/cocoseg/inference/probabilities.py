@@ -23,7 +23,7 @@ class Probabilities:
 
     Attributes:
         confidence: (h, w) uint8, 255 times the probability of the class in the mask, rounded.
-        every: probabilities of all classes (C, h, w) float16; (0, h, w) without `keeps_all`.
+        by_class: probabilities of all classes (C, h, w) float16; (0, h, w) without `keeps_all`.
 
     Raises:
         CocosegError: the probabilities of all classes would take more than LIMIT.
@@ -34,11 +34,11 @@ class Probabilities:
         self.confidence = np.empty(size, np.uint8)
         if keeps_all:
             require_room(size, classes)
-        self.every = np.empty((classes if keeps_all else 0, *size), np.float16)
+        self.by_class = np.empty((classes if keeps_all else 0, *size), np.float16)
 
     @property
     def nbytes(self) -> int:
-        return self.confidence.nbytes + self.every.nbytes
+        return self.confidence.nbytes + self.by_class.nbytes
 
     def fill(
         self, scores: Tensor, rows: Neighbors, columns: Neighbors, mask: Tensor, top: int = 0, left: int = 0
@@ -52,12 +52,12 @@ class Probabilities:
             top, left: first row and column of the part.
         """
         for block in interpolate_rows(scores, rows, columns):
-            won, mask = mask[: len(block)], mask[len(block) :]
+            winner, mask = mask[: len(block)], mask[len(block) :]
             block = block.softmax(-1) if self.from_logits else block
             place = slice(top, top + len(block)), slice(left, left + block.shape[1])
-            self.confidence[place] = (255 * _chosen(block, won)).round().to(torch.uint8).cpu().numpy()
-            if len(self.every):
-                self.every[:, *place] = _as_half(block, won).transpose(2, 0, 1)
+            self.confidence[place] = (255 * _chosen(block, winner)).round().to(torch.uint8).cpu().numpy()
+            if len(self.by_class):
+                self.by_class[:, *place] = _as_half(block, winner).transpose(2, 0, 1)
             top += len(block)
 
 
@@ -78,8 +78,8 @@ def confidences(logits: Tensor, mask: Tensor) -> tuple[Tensor, slice]:
     lines = torch.lerp(above, below, rows.weight[chosen, None, None])
     left, right = (lines.index_select(1, side) for side in (columns.low, columns.high))
     found = torch.lerp(left, right, columns.weight[:, None])
-    won = _chosen(found, mask[chosen].to(logits.device))
-    return 1 / (found - won[..., None]).exp_().sum(-1), chosen
+    winner = _chosen(found, mask[chosen].to(logits.device))
+    return 1 / (found - winner[..., None]).exp_().sum(-1), chosen
 
 
 def require_room(size: Size, classes: int, prefix: str = "") -> None:
@@ -93,17 +93,17 @@ def require_room(size: Size, classes: int, prefix: str = "") -> None:
         )
 
 
-def _chosen(values: Tensor, won: Tensor) -> Tensor:
+def _chosen(values: Tensor, winner: Tensor) -> Tensor:
     """Select from values (h, w, C) that of the class in the mask (h, w): (h, w)."""
-    return values.gather(-1, won.long().unsqueeze(-1)).squeeze(-1)
+    return values.gather(-1, winner.long().unsqueeze(-1)).squeeze(-1)
 
 
-def _as_half(values: Tensor, won: Tensor) -> np.ndarray:
+def _as_half(values: Tensor, winner: Tensor) -> np.ndarray:
     """Round probabilities (h, w, C) to float16 so that the class in the mask (h, w) keeps the highest one."""
     half = values.half()
-    half_won = won.cpu().numpy()
-    is_lost = half.float().argmax(-1).to(torch.uint8).cpu().numpy() != half_won
+    winners = winner.cpu().numpy()
+    is_lost = half.float().argmax(-1).to(torch.uint8).cpu().numpy() != winners
     result = half.cpu().numpy()
     y, x = is_lost.nonzero()
-    result[y, x, half_won[y, x]] = np.nextafter(result[y, x].max(-1), np.float16(2))
+    result[y, x, winners[y, x]] = np.nextafter(result[y, x].max(-1), np.float16(2))
     return result

@@ -104,7 +104,7 @@ class Results:
             save_png(self.path(name, CONFIDENCE), PIL.Image.fromarray(probabilities.confidence))
             if self.probabilities == "all":
                 with whole_file(self.path(name, PROBABILITIES)) as part, part.open("wb") as file:
-                    np.savez_compressed(file, probabilities=probabilities.every)
+                    np.savez_compressed(file, probabilities=probabilities.by_class)
         counts = np.bincount(mask.ravel())
         entry.pixels = {index: int(counts[index]) for index in np.flatnonzero(counts).tolist()}
         return entry
