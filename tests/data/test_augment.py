@@ -1,4 +1,4 @@
-"""Batches are changed at random, images and masks alike."""
+"""Random changes of batches, the same for images and masks."""
 
 import math
 
@@ -25,7 +25,7 @@ from cocoseg.networks.spec import MEAN, STD
 
 SIZE = (40, 56)
 CLASSES = 6
-# A color per class, far from each other; those of classes that don't occur are not used.
+# A color per class, all of them far apart.
 COLORS = torch.tensor([[250, 5, 5], [5, 250, 5], [5, 5, 250], [250, 250, 5], [5, 250, 250], [250, 5, 250]])
 
 STRONG = {
@@ -60,7 +60,7 @@ def augment(size: tuple[int, int] = SIZE, seed: int = 0, **settings: object) -> 
 
 
 def classes_of(image: torch.Tensor) -> torch.Tensor:
-    """The class whose color each pixel has, -1 where it has none exactly: (B, H, W)."""
+    """Class of each pixel by its color, (B, H, W); -1 where it is not exactly the color of a class."""
     colors = torch.from_numpy(denormalize(image)).long()
     same = (colors.unsqueeze(3) == COLORS).all(-1)
     return torch.where(same.any(-1), same.to(torch.uint8).argmax(-1), -1)
@@ -71,7 +71,7 @@ def classes_of(image: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", [name for name in STRONG if name not in ("blur", "color", "all")])
 def test_image_and_mask_stay_aligned(name):
-    """Wherever a pixel has the very color of a class, its label is that class, or ignored."""
+    """A pixel that has exactly the color of a class has its label, or is ignored."""
     transform = augment(**STRONG[name])
     compared = 0
     for seed in range(5):
@@ -84,7 +84,7 @@ def test_image_and_mask_stay_aligned(name):
 
 
 @pytest.mark.parametrize("name", ["blur", "color"])
-def test_what_changes_colors_only_leaves_masks_alone(name):
+def test_color_changes_leave_masks_unchanged(name):
     image, mask = blobs()
     changed, same = augment(**STRONG[name])(image, mask)
     assert torch.equal(same, mask.long())
@@ -92,10 +92,10 @@ def test_what_changes_colors_only_leaves_masks_alone(name):
 
 
 @pytest.mark.parametrize("name", STRONG)
-def test_no_label_appears_that_was_not_there(name):
+def test_no_new_label_appears(name):
     for seed in range(5):
         image, mask = blobs(seed=seed)
-        mask[mask == 3] = 2  # so that one is missing everywhere
+        mask[mask == 3] = 2  # class 3 is missing everywhere
         _, changed = augment(seed=seed, **STRONG[name])(image, mask)
         assert set(changed.unique().tolist()) <= {*mask.unique().tolist(), 255}
 
@@ -125,7 +125,7 @@ def test_shapes_dtypes_and_range(name):
 
 
 @pytest.mark.parametrize("name", STRONG)
-def test_the_seed_decides(name):
+def test_equal_seeds_give_equal_results(name):
     if name in ("enlarged", "reduced"):
         pytest.skip("crops differ by their place, which the others show")
     first, again, other = (augment(seed=seed, **STRONG[name])(*blobs()) for seed in (1, 1, 2))
@@ -134,30 +134,30 @@ def test_the_seed_decides(name):
     assert not torch.equal(first[0], other[0])
 
 
-def test_a_batch_after_another_is_changed_otherwise():
+def test_the_next_batch_is_changed_differently():
     transform = augment(**STRONG["all"])
     first, second = transform(*blobs()), transform(*blobs())
     assert not torch.equal(first[0], second[0])
 
 
-def test_random_numbers_of_the_program_are_left_alone():
+def test_global_random_numbers_are_not_used():
     torch.manual_seed(3)
     before = torch.get_rng_state()
     augment(**STRONG["all"])(*blobs())
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_switching_one_transform_off_leaves_the_others_as_they_were():
+def test_switching_one_transform_off_does_not_change_the_others():
     with_both = augment(scale=[0.5, 2.0], cutout=0.5, class_mix=0.5)
     without = augment(scale=[0.5, 2.0])
     for seed in range(3):  # the second and third batch, too
         _, first = with_both(*blobs(seed=seed))
         _, second = without(*blobs(seed=seed))
         same = (first == second).flatten(1).all(1)
-        assert same.any()  # images that were neither cut nor mixed
+        assert same.any()  # some images have neither a hole nor pasted classes
 
 
-def test_every_image_gets_numbers_of_its_own():
+def test_every_image_gets_its_own_random_numbers():
     image, mask = (part[:1].repeat(16, *[1] * (part.ndim - 1)) for part in blobs())
     changed, _ = augment(scale=[0.5, 2.0])(image, mask)
     assert len({tuple(one.flatten()[::97].tolist()) for one in changed}) == 16
@@ -170,7 +170,7 @@ def test_nothing_is_done_by_default():
     assert torch.equal(same_mask, mask.long())
 
 
-def test_inputs_stay_as_they_were():
+def test_inputs_are_not_changed():
     image, mask = blobs()
     before = image.clone(), mask.clone()
     augment(**STRONG["all"])(image, mask)
@@ -189,19 +189,19 @@ def test_a_gpu_does_the_same(name):
     ours = augment(**STRONG[name])(*blobs())
     theirs = augment(**STRONG[name])(*(part.cuda() for part in blobs()))
     torch.testing.assert_close(theirs[0].cpu(), ours[0], atol=1e-3, rtol=0)
-    assert (theirs[1].cpu() != ours[1]).float().mean() < 1e-3  # of pixels midway between two
+    assert (theirs[1].cpu() != ours[1]).float().mean() < 1e-3  # pixels midway between two may differ
 
 
 # --- each transform
 
 
-def test_the_grid_is_torchs_own():
+def test_the_grid_equals_that_of_torch():
     theta = torch.randn(3, 2, 3, generator=torch.Generator().manual_seed(0))
     expected = torch.nn.functional.affine_grid(theta, [3, 1, *SIZE], align_corners=False)
     torch.testing.assert_close(affine_grid(theta, SIZE), expected)
 
 
-def test_flips_about_as_often_as_asked():
+def test_the_share_of_flips_is_that_of_the_setting():
     image, mask = blobs(count=400, size=(8, 10))
     changed, flipped = augment(size=(8, 10), flip=0.3)(image, mask)
     mirrored = [torch.equal(a, b.flip(-1).long()) for a, b in zip(flipped, mask, strict=True)]
@@ -229,7 +229,7 @@ def crop(
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_at_its_own_scale_it_is_where_it_was_or_mirrored(flip):
+def test_scale_one_copies_or_mirrors_the_image(flip):
     image, mask = blobs(count=2)
     seen_image, seen_mask = warp(normalize(image), mask, crop(flip=flip), SIZE)
     expected = (normalize(image).flip(-1), mask.flip(-1)) if flip else (normalize(image), mask)
@@ -238,8 +238,8 @@ def test_at_its_own_scale_it_is_where_it_was_or_mirrored(flip):
 
 
 @pytest.mark.parametrize(("across", "down"), [(-1, -1), (1, -1), (-1, 1), (1, 1), (0, 0)])
-def test_enlarged_to_the_last_pixel_of_the_border(across, down):
-    """At double size a quarter is seen, at the left and top for -1, at the right and bottom for 1."""
+def test_an_extent_of_a_half_enlarges_up_to_the_border(across, down):
+    """At double size a quarter of the image is seen, left or top for -1, right or bottom for 1."""
     image, mask = blobs(count=2)
     _, seen = warp(normalize(image), mask, crop(scale=2.0, across=across, down=down), SIZE)
     top, left = (1 + down) * SIZE[0] // 4, (1 + across) * SIZE[1] // 4
@@ -248,7 +248,7 @@ def test_enlarged_to_the_last_pixel_of_the_border(across, down):
 
 
 @pytest.mark.parametrize(("across", "down"), [(-1, -1), (1, 1), (0, 0)])
-def test_reduced_lies_whole_within_ignored_pixels(across, down):
+def test_an_extent_above_one_shows_the_whole_image_within_ignored_pixels(across, down):
     image, mask = blobs(count=2)
     mask[mask == 255] = 0
     _, seen = warp(normalize(image), mask, crop(scale=0.5, across=across, down=down), SIZE)
@@ -259,7 +259,7 @@ def test_reduced_lies_whole_within_ignored_pixels(across, down):
     assert set(seen.unique().tolist()) == {*mask.unique().tolist(), 255}
 
 
-def test_rotated_by_the_angle_without_distortion():
+def test_rotations_have_the_angle_and_no_distortion():
     """A square turned by 90 degrees stays a square, and angles stay angles in an oblong image."""
     square = torch.zeros(1, 80, 80, dtype=torch.uint8)
     square[:, 10:30, 50:70] = 1
@@ -274,7 +274,7 @@ def test_rotated_by_the_angle_without_distortion():
     torch.testing.assert_close(in_pixels, torch.tensor(expected))
 
 
-def test_flipped_and_rotated_it_is_the_rotated_image_mirrored():
+def test_flip_and_rotation_mirror_the_rotated_image():
     image, mask = blobs(count=2)
     rotated, expected = warp(normalize(image), mask, crop(degrees=20.0), SIZE)
     seen, seen_mask = warp(normalize(image), mask, crop(degrees=20.0, flip=True), SIZE)
@@ -282,7 +282,7 @@ def test_flipped_and_rotated_it_is_the_rotated_image_mirrored():
     assert (seen_mask == expected.flip(-1)).float().mean() > 0.99
 
 
-def test_scales_lie_within_their_range_evenly_by_logarithm():
+def test_logarithms_of_scales_are_uniform_in_their_range():
     size = (32, 32)
     image = torch.zeros(500, 3, *size, dtype=torch.uint8)
     _, mask = augment(size=size, scale=[0.5, 1.0])(image, torch.ones(500, *size, dtype=torch.uint8))
@@ -305,7 +305,7 @@ def test_images_that_are_larger_are_reduced_smoothly():
 
 @pytest.mark.parametrize(("scale", "expected"), [(0.25, 2), (0.5, 1), (0.6, 1), (0.8, 0), (2.0, 0)])
 def test_images_that_come_out_smaller_are_reduced_smoothly(scale, expected):
-    """Noise keeps about the contrast that antialiasing leaves of it."""
+    """Noise has about the contrast that it has after antialiasing."""
     noise = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     theta = crop(scale=scale, size=(64, 64))
     assert count_halvings(theta, (64, 64), (64, 64)).tolist() == [expected] * 2
@@ -344,7 +344,7 @@ def test_small_images_stay_aligned(name):
 
 
 def rgb(seed: int = 0) -> torch.Tensor:
-    """(2, 3, H, W) in 0.2..0.7, so that nothing is clipped."""
+    """Noise (2, 3, H, W) from 0.2 to 0.7, so that no change is clipped."""
     return 0.2 + 0.5 * torch.rand(2, 3, 9, 11, generator=torch.Generator().manual_seed(seed))
 
 
@@ -356,7 +356,7 @@ def recolor(
     saturation: float = 1.0,
     hue: float = 0.0,
 ) -> torch.Tensor:
-    """RGB in 0..1 with changed colors."""
+    """Change the colors of RGB values from 0 to 1."""
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     numbers = [torch.full((len(image),), value) for value in (brightness, contrast, saturation, hue)]
     return apply_color((image - mean) / std, *color_matrix(*numbers)) * std + mean
@@ -364,20 +364,20 @@ def recolor(
 
 @pytest.mark.parametrize("factor", [0.7, 0.88, 1.24])
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
-def test_colors_as_torchvision_changes_them(name, factor):
+def test_color_changes_equal_those_of_torchvision(name, factor):
     image = rgb()
     expected = getattr(tv, f"adjust_{name}")(image, factor)
     torch.testing.assert_close(recolor(image, **{name: factor}), expected, atol=1e-3, rtol=0)
 
 
-def test_brightness_contrast_and_saturation_one_after_the_other():
+def test_brightness_contrast_and_saturation_are_applied_in_this_order():
     image = rgb()
     expected = tv.adjust_saturation(tv.adjust_contrast(tv.adjust_brightness(image, 1.1), 0.85), 1.2)
     changed = recolor(image, brightness=1.1, contrast=0.85, saturation=1.2)
     torch.testing.assert_close(changed, expected, atol=1e-3, rtol=0)
 
 
-def test_grayscale_as_torchvision_has_it():
+def test_grayscale_equals_that_of_torchvision():
     image, mask = blobs()
     changed, _ = augment(greyscale=1.0)(image, mask)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
@@ -388,8 +388,8 @@ def test_grayscale_as_torchvision_has_it():
     )
 
 
-def test_the_strength_of_color_changes_is_that_of_the_settings():
-    """Factors lie evenly within 1 ± the setting."""
+def test_the_range_of_color_changes_is_that_of_the_settings():
+    """Factors are uniform within 1 ± the setting."""
     image = torch.full((1000, 3, 1, 1), 100, dtype=torch.uint8)
     changed, _ = augment(size=(1, 1), brightness=0.3)(image, torch.zeros(1000, 1, 1, dtype=torch.uint8))
     factor = denormalize(changed)[:, 0, 0, 0] / 100
@@ -398,18 +398,18 @@ def test_the_strength_of_color_changes_is_that_of_the_settings():
     assert factor.mean() == pytest.approx(1.0, abs=0.02)
 
 
-def test_hues_turn_around_gray():
+def test_hue_changes_are_rotations_around_gray():
     gray = torch.full((1, 3, 4, 4), 0.4)
     torch.testing.assert_close(recolor(gray, hue=0.3), gray, atol=1e-5, rtol=0)
     image = rgb()
-    once = recolor(image, hue=0.04)  # share of a turn
+    once = recolor(image, hue=0.04)  # a share of a full turn
     assert not torch.allclose(once, image, atol=0.005)
     luma = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
     torch.testing.assert_close((once * luma).sum(1), (image * luma).sum(1), atol=1e-3, rtol=0)
     torch.testing.assert_close(recolor(once, hue=-0.04), image, atol=2e-3, rtol=0)
 
 
-def test_blur_as_torchvision_has_it():
+def test_blur_equals_that_of_torchvision():
     image = torch.rand(4, 3, 20, 24, generator=torch.Generator().manual_seed(0))
     chosen = torch.tensor([True, False, True, False])
     sigma = torch.tensor([0.6, 0.6, BLUR_SIGMA[1], 1.0])
@@ -418,11 +418,11 @@ def test_blur_as_torchvision_has_it():
     assert torch.equal(changed[3], image[3])
     for number in (0, 2):
         expected = tv.gaussian_blur(image[number], [7, 7], [sigma[number].item()] * 2)
-        inside = (slice(None), slice(3, -3), slice(3, -3))  # its border is mirrored, ours repeated
+        inside = (slice(None), slice(3, -3), slice(3, -3))  # torchvision mirrors the border, ours repeats it
         torch.testing.assert_close(changed[number][inside], expected[inside], atol=1e-4, rtol=0)
 
 
-def test_holes_are_grey_ignored_and_of_moderate_size():
+def test_holes_are_gray_ignored_and_of_moderate_size():
     image, mask = blobs(count=200)
     mask[mask == 255] = 0
     changed, cut = augment(cutout=0.5)(image, mask)
@@ -436,14 +436,14 @@ def test_holes_are_grey_ignored_and_of_moderate_size():
     assert torch.equal(changed[kept], normalize(image)[kept])
 
 
-def test_half_of_the_classes_of_the_image_before_is_laid_over():
+def test_half_of_the_classes_of_the_previous_image_is_pasted():
     mask = torch.zeros(2, 4, 8, dtype=torch.uint8)
     mask[0, :, 0:2], mask[0, :, 2:4], mask[0, :, 4:6], mask[0, 0, 7] = 1, 2, 3, 255
     mask[1] = 9
     image = torch.stack([torch.full((3, 4, 8), 1.0), torch.full((3, 4, 8), 2.0)])
     ranks = torch.full((2, 256), 0.5)
-    ranks[1, 3], ranks[1, 1] = 0.1, 0.2  # of the classes of image 0: two of three
-    ranks[1, 0] = ranks[1, 255] = 0.0  # which are never pasted
+    ranks[1, 3], ranks[1, 1] = 0.1, 0.2  # two of the three classes of image 0
+    ranks[1, 0] = ranks[1, 255] = 0.0  # background and ignored pixels are never pasted
     changed, labels = class_mix(image, mask, torch.tensor([False, True]), ranks)
     assert torch.equal(labels[0], mask[0])
     expected = torch.full((4, 8), 9, dtype=torch.uint8)
@@ -453,7 +453,7 @@ def test_half_of_the_classes_of_the_image_before_is_laid_over():
 
 
 def test_every_setting_is_used():
-    """Each one alone changes something; `extra` does so in the loaders."""
+    """Each setting alone changes something; `extra` does so in the loaders."""
     for field in msgspec.structs.fields(AugmentConfig):
         if field.name == "extra":
             continue

@@ -1,4 +1,4 @@
-"""Decoded arrays: made once, made anew whenever anything they depend on has changed, never half."""
+"""Decoded arrays: made once, made again after a change of their files or settings, never incomplete."""
 
 import errno
 import logging
@@ -34,7 +34,7 @@ def prepared(shapes_root, tmp_path_factory):
 
 @pytest.fixture
 def folder(prepared, tmp_path):
-    """A prepared folder of its own."""
+    """A prepared folder for a single test."""
     return shutil.copytree(prepared, tmp_path / "prepared")
 
 
@@ -48,7 +48,7 @@ def arrays(folder: Path) -> list[Path]:
 
 
 def make(tmp_path: Path, count: int = 3) -> cache.Arrays:
-    """Open arrays of images of one color each; of their files nothing but size and time of change matters."""
+    """Open arrays of images of one color each. Their files only give sizes and modification times."""
     files = [tmp_path / f"{number}.txt" for number in range(count)]
     for file in files:
         if not file.exists():
@@ -63,7 +63,7 @@ def make(tmp_path: Path, count: int = 3) -> cache.Arrays:
 # --- the same values
 
 
-def test_arrays_hold_what_files_give(shapes_root, folder):
+def test_arrays_hold_the_same_values_as_files(shapes_root, folder):
     plain, cached = dataset(shapes_root, folder), dataset(shapes_root, folder)
     cached.decode_once(workers=2)
     for ours, theirs in zip(cached, plain, strict=True):
@@ -79,7 +79,7 @@ def test_batches_are_copies_that_may_be_written_to(tmp_path):
 
 
 def test_a_pickled_reference_opens_the_files(tmp_path):
-    """Else a process that is not forked would be sent all images."""
+    """Otherwise all images would be sent to a spawned process."""
     opened = make(tmp_path, count=50)
     text = pickle.dumps(opened)
     assert len(text) < 500
@@ -93,12 +93,12 @@ def touch(path: Path) -> None:
     os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 1000))
 
 
-def of_arrays(folder: Path, name: str) -> Path:
+def array_file(folder: Path, name: str) -> Path:
     return arrays(folder)[0] / name
 
 
 def replace_by_a_longer_one(path: Path) -> None:
-    """By a copy that keeps the time of change."""
+    """Replace a file by a longer one with the same modification time."""
     before = path.stat()
     path.write_text("longer")
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -107,30 +107,30 @@ def replace_by_a_longer_one(path: Path) -> None:
 CHANGES = {
     "an image replaced": lambda folder: touch(folder / "1.txt"),
     "an image of the same time": lambda folder: replace_by_a_longer_one(folder / "1.txt"),
-    "arrays cut short": lambda folder: os.truncate(of_arrays(folder, "images.npy"), 150),
-    "masks cut short": lambda folder: os.truncate(of_arrays(folder, "masks.npy"), 150),
-    "arrays missing": lambda folder: of_arrays(folder, "masks.npy").unlink(),
-    "arrays empty": lambda folder: os.truncate(of_arrays(folder, "images.npy"), 0),
+    "arrays cut short": lambda folder: os.truncate(array_file(folder, "images.npy"), 150),
+    "masks cut short": lambda folder: os.truncate(array_file(folder, "masks.npy"), 150),
+    "arrays missing": lambda folder: array_file(folder, "masks.npy").unlink(),
+    "arrays empty": lambda folder: os.truncate(array_file(folder, "images.npy"), 0),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_made_anew_after(change, tmp_path):
+def test_arrays_are_made_again_after_a_change(change, tmp_path):
     make(tmp_path)
-    before = of_arrays(tmp_path, "counts.npy").stat().st_mtime_ns
+    before = array_file(tmp_path, "counts.npy").stat().st_mtime_ns
     make(tmp_path)
-    assert of_arrays(tmp_path, "counts.npy").stat().st_mtime_ns == before  # made once
+    assert array_file(tmp_path, "counts.npy").stat().st_mtime_ns == before  # made once
 
     CHANGES[change](tmp_path)
     images, masks = make(tmp_path).take([2, 1])
 
     assert len(arrays(tmp_path)) == 1
-    assert of_arrays(tmp_path, "counts.npy").stat().st_mtime_ns != before
+    assert array_file(tmp_path, "counts.npy").stat().st_mtime_ns != before
     assert images.flatten(1).unique(dim=1).tolist() == [[2], [1]]
     assert masks.flatten(1).unique(dim=1).tolist() == [[4], [2]]
 
 
-def test_sizes_are_kept_apart_and_go_together(shapes_root, folder):
+def test_sizes_are_kept_apart_and_outdated_together(shapes_root, folder):
     def decode(size):
         dataset(shapes_root, folder, size).decode_once(workers=1)
         return [path.name.split("-")[0] for path in arrays(folder)]
@@ -150,7 +150,7 @@ def test_pixels_are_counted(shapes_root, folder):
     np.testing.assert_array_equal(counts[0], expected[: len(cached.labels)])
 
 
-def test_who_has_old_arrays_open_keeps_them(tmp_path):
+def test_open_arrays_outlive_their_replacement(tmp_path):
     opened = make(tmp_path)
     touch(tmp_path / "1.txt")
     make(tmp_path)
@@ -170,7 +170,7 @@ def test_a_broken_image_leaves_nothing(shapes_root, tmp_path):
     assert arrays(folder) == []
 
 
-def test_too_little_room_is_one_line(tmp_path, monkeypatch):
+def test_a_full_disk_is_a_one_line_error(tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -200,7 +200,7 @@ open_arrays(folder / "arrays", "key", (40, 4, 6), decode, workers=int(sys.argv[2
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])
-def test_killed_while_making_and_started_again(tmp_path, workers, name):
+def test_a_killed_process_can_be_started_again(tmp_path, workers, name):
     import signal
 
     command = [sys.executable, "-c", SLOW, str(tmp_path), str(workers)]
@@ -232,7 +232,7 @@ def decode_in(folder: str, root: str, barrier, results) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_at_once_make_them_once(shapes_root, folder):
+def test_two_processes_make_the_arrays_once(shapes_root, folder):
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(2), context.Queue()
     arguments = (str(folder), str(shapes_root), barrier, results)

@@ -26,7 +26,7 @@ def prepared_dir(tmp_path_factory):
 
 @pytest.fixture
 def data_module(shapes_root, prepared_dir):
-    """Makes a data module over the 24 images of `shapes_root`, set up."""
+    """Function that makes and sets up a data module of the 24 images of `shapes_root`."""
 
     def make(*, seed: int = 0, **data: object) -> SegmentationDataModule:
         module = SegmentationDataModule(shapes_config(shapes_root, prepared_dir, seed=seed, **data))
@@ -46,7 +46,7 @@ def test_the_split_is_disjoint_and_complete(data_module, shapes_root):
 
 
 def test_prepares_and_opens_once(shapes_root, tmp_path, monkeypatch):
-    """The recipe calls both before Lightning does."""
+    """The recipe calls `prepare_data` and `setup` before Lightning does."""
     calls = []
     monkeypatch.setattr(
         cocoseg.data.datamodule, "prepare", lambda config: calls.append(config) or prepare(config)
@@ -75,12 +75,12 @@ def test_val_fraction(data_module, fraction, held_out):
     assert (len(data.train_set), len(data.val_set)) == (24 - held_out, held_out)
 
 
-def test_nothing_left_to_train_on_is_an_error(data_module):
+def test_no_image_left_to_train_on_is_an_error(data_module):
     with pytest.raises(CocosegError, match=r"24 images are too few to hold out 24.*val_fraction"):
         data_module(val_fraction=0.99)
 
 
-def test_a_validation_file_of_its_own_is_used_whole(shapes_root, data_module, tmp_path):
+def test_all_images_of_a_validation_file_are_used(shapes_root, data_module, tmp_path):
     draw_shapes(tmp_path / "val", images=6, seed=2)
     data = data_module(
         prepared_dir=str(tmp_path / "prepared"),
@@ -96,7 +96,7 @@ def test_a_validation_file_of_its_own_is_used_whole(shapes_root, data_module, tm
 
 
 def images_of(split: Split) -> torch.Tensor:
-    """All images, as bytes: (N, 3, H, W)."""
+    """All images, (N, 3, H, W) uint8."""
     return torch.cat([image for image, _ in DataLoader(split, collate_fn=as_is)])
 
 
@@ -112,7 +112,7 @@ def test_batches_are_bytes(data_module):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_on_the_device_they_become_what_the_data_set_gives(data_module, training):
+def test_batches_on_the_device_equal_items_of_the_data_set(data_module, training):
     data = data_module(batch_size=4)
     data.trainer = types.SimpleNamespace(global_rank=0, world_size=1, training=training)
     image, mask = data.on_after_batch_transfer(next(iter(data.val_dataloader())), 0)
@@ -152,7 +152,7 @@ def test_order_and_augmentation_follow_the_seed(data_module, workers):
 
 
 def test_processes_augment_differently(data_module):
-    """torch's generator only takes the low 32 bits of a seed."""
+    """torch's generator uses only the low 32 bits of a seed."""
 
     def augmented(rank: int) -> torch.Tensor:
         data = data_module()
@@ -177,7 +177,7 @@ def test_classes_are_counted_in_both_parts(data_module):
 
 
 @pytest.mark.parametrize("cache", [True, False])
-def test_training_images_may_be_larger_for_crops_to_have_room(data_module, cache):
+def test_training_images_may_be_larger_than_the_input(data_module, cache):
     data = data_module(image_size=[24, 40], cache_size=[48, 80], cache=cache, batch_size=4)
     same = data_module(image_size=[24, 40], cache=cache, batch_size=4)
     loader = data.train_dataloader()
@@ -189,7 +189,7 @@ def test_training_images_may_be_larger_for_crops_to_have_room(data_module, cache
     assert (image.shape, mask.shape) == ((4, 3, 24, 40), (4, 24, 40))
     assert data.train_set.names() == same.train_set.names()
     assert data.val_set.names() == same.val_set.names()
-    assert torch.equal(images_of(data.val_set), images_of(same.val_set))  # validation sees no difference
+    assert torch.equal(images_of(data.val_set), images_of(same.val_set))
 
 
 def test_the_cache_changes_nothing(data_module):
@@ -233,7 +233,7 @@ def test_a_resumed_run_sees_the_images_in_another_order(data_module):
     ("cache", "cuda", "workers"), [(False, False, 8), (False, True, 8), (True, True, 1), (True, False, 0)]
 )
 def test_workers_by_default(data_module, monkeypatch, cache, cuda, workers):
-    """Decoding takes the cores; what is decoded already needs nobody, or one to copy while a GPU computes."""
+    """Decoding takes all cores. Arrays need no worker, or one that copies while a GPU computes."""
     monkeypatch.setattr("cocoseg.data.datamodule.available_cores", lambda: 64)
     monkeypatch.setattr("cocoseg.data.datamodule.torch.cuda.is_available", lambda: cuda)
 
@@ -260,7 +260,7 @@ def test_settings_in_python_are_those_of_custom_data(shapes_root):
         augment={"flip": 0.5},
         seed=3,
     )
-    assert replace(ours.data, annotations_url=None) == theirs.data  # which only prepare.py uses
+    assert replace(ours.data, annotations_url=None) == theirs.data  # only prepare.py uses the URL
     assert (ours.masks, ours.augment, ours.seed) == (theirs.masks, theirs.augment, theirs.seed)
 
 
@@ -277,23 +277,23 @@ def test_settings_in_python_are_those_of_custom_data(shapes_root):
         ({"images": "no_such", "annotations": "a.json"}, r"^data\.images: no folder no_such"),
     ],
 )
-def test_mistakes_have_the_lines_of_the_command_line(settings, message):
+def test_errors_are_those_of_the_command_line(settings, message):
     with pytest.raises(CocosegError, match=message):
         SegmentationDataModule(**settings)
 
 
-def test_a_batch_size_is_not_found_here(shapes_root):
+def test_batch_size_auto_is_refused(shapes_root):
     places = {"images": shapes_root / "images", "annotations": shapes_root / "annotations" / "instances.json"}
     with pytest.raises(CocosegError, match=r"^data\.batch_size=auto .*give a number"):
         SegmentationDataModule(**places, batch_size="auto")
 
 
-def test_settings_beside_a_whole_configuration_are_refused(shapes_root, tmp_path):
+def test_settings_together_with_a_config_are_refused(shapes_root, tmp_path):
     with pytest.raises(TypeError, match="batch_size"):
         SegmentationDataModule(shapes_config(shapes_root, tmp_path), batch_size=3)
 
 
-def test_labels_can_be_asked_for_first(shapes_root, tmp_path):
+def test_labels_prepare_the_data_if_need_be(shapes_root, tmp_path):
     data = SegmentationDataModule(shapes_config(shapes_root, tmp_path / "prepared"))
     assert data.labels.names[:2] == ["background", "square"]
     assert len(data.train_set) == 18

@@ -15,8 +15,8 @@ from cocoseg.preparation.prepare import prepare
 from cocoseg.preparation.prepared_folder import prepared_sets
 from conftest import write_coco
 
-WIDTH, HEIGHT = 41, 25  # odd: no centre of a new pixel lies between two old ones
-MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])  # of ImageNet
+WIDTH, HEIGHT = 41, 25  # odd, so that no center of a new pixel lies midway between two old ones
+MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])  # values of ImageNet
 
 
 def gradient(width: int = WIDTH, height: int = HEIGHT) -> PIL.Image.Image:
@@ -28,7 +28,7 @@ def gradient(width: int = WIDTH, height: int = HEIGHT) -> PIL.Image.Image:
 def make(
     root: Path, image: PIL.Image.Image, name: str = "a.png", *, encoding: str = "palette", **options: Any
 ) -> Config:
-    """A prepared data set of this image, with a cat (2) under a dog (5) and a crowd."""
+    """Prepare a data set of this image, with a cat (2) under a dog (5) and a crowd."""
     (root / "images").mkdir(parents=True)
     image.save(root / "images" / name, **options)
     annotations = [
@@ -61,7 +61,7 @@ def dataset_of(config: Config, size: tuple[int, int] = (HEIGHT, WIDTH)) -> Segme
 
 
 def denormalize(image: torch.Tensor) -> np.ndarray:
-    """(H, W, 3), 0..255."""
+    """Convert an item to (H, W, 3) from 0 to 255."""
     return 255 * (image.numpy().transpose(1, 2, 0) * STD + MEAN)
 
 
@@ -82,8 +82,8 @@ def test_item_at_its_own_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [(12, 20), (10, 15), (31, 77), (50, 82), (25, 13), (1, 1)])
-def test_resized(tmp_path: Path, size: tuple[int, int]) -> None:
-    """Antialiased bilinear as Pillow does it; masks take the pixel at the centre of each new one."""
+def test_images_and_masks_are_resized(tmp_path: Path, size: tuple[int, int]) -> None:
+    """Images like Pillow's antialiased bilinear; masks have the pixel at the center of each new one."""
     config = make(tmp_path, gradient())
     image, mask = dataset_of(config, size)[0]
     height, width = size
@@ -135,7 +135,7 @@ def test_items_of_any_mode(tmp_path: Path, mode: str) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no image", b"half"])
-def test_broken_image(tmp_path: Path, content: bytes | None) -> None:
+def test_a_broken_image_is_an_error(tmp_path: Path, content: bytes | None) -> None:
     config = make(tmp_path, gradient(), "a.jpg")
     path = tmp_path / "images" / "a.jpg"
     if content is None:
@@ -147,14 +147,14 @@ def test_broken_image(tmp_path: Path, content: bytes | None) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_image_of_another_size_than_its_mask(tmp_path: Path) -> None:
+def test_an_image_of_another_size_than_its_mask_is_an_error(tmp_path: Path) -> None:
     config = make(tmp_path, gradient())
     gradient(HEIGHT, WIDTH).save(tmp_path / "images" / "a.png")
     with pytest.raises(CocosegError, match=r"a\.png: 25x41, .*mask is 41x25"):
         dataset_of(config)[0]
 
 
-def test_broken_mask(tmp_path: Path) -> None:
+def test_a_broken_mask_is_an_error(tmp_path: Path) -> None:
     config = make(tmp_path, gradient())
     (mask,) = (tmp_path / "prepared" / "masks").iterdir()
     dataset = dataset_of(config)
@@ -168,7 +168,7 @@ def test_broken_mask(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["labels.json", "index.json", "subset_train_annotations.json"])
 @pytest.mark.parametrize("content", [None, b"{", b"{}", b"[]"])
-def test_not_a_prepared_folder(tmp_path: Path, name: str, content: bytes | None) -> None:
+def test_a_folder_that_is_not_prepared_is_an_error(tmp_path: Path, name: str, content: bytes | None) -> None:
     config = make(tmp_path, gradient())
     path = tmp_path / "prepared" / name
     path.unlink() if content is None else path.write_bytes(content)
@@ -176,7 +176,7 @@ def test_not_a_prepared_folder(tmp_path: Path, name: str, content: bytes | None)
         dataset_of(config)
 
 
-def test_image_without_a_mask(tmp_path: Path) -> None:
+def test_an_image_without_a_mask_is_an_error(tmp_path: Path) -> None:
     config = make(tmp_path, gradient())
     (tmp_path / "prepared" / "index.json").write_text('{"pairs": []}')
     with pytest.raises(CocosegError, match=r"prepared: not a prepared folder .*a\.png"):
@@ -184,7 +184,7 @@ def test_image_without_a_mask(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("key", "name"), [("image", "../../a.png"), ("mask", "/etc/a.png"), ("image", 3)])
-def test_a_prepared_folder_that_leads_out_of_it_is_refused(tmp_path: Path, key: str, name: Any) -> None:
+def test_paths_out_of_the_prepared_folder_are_refused(tmp_path: Path, key: str, name: Any) -> None:
     config = make(tmp_path, gradient())
     index = tmp_path / "prepared/index.json"
     content = json.loads(index.read_bytes())
@@ -197,7 +197,7 @@ def test_a_prepared_folder_that_leads_out_of_it_is_refused(tmp_path: Path, key: 
         dataset_of(config)
 
 
-def test_masks_that_another_command_draws_anew_are_noticed(tmp_path: Path) -> None:
+def test_masks_that_another_command_draws_again_are_an_error(tmp_path: Path) -> None:
     config = make(tmp_path, gradient())
     dataset = dataset_of(config)
     before = dataset[0][1]
@@ -213,7 +213,7 @@ def test_masks_that_another_command_draws_anew_are_noticed(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("decode_once", [False, True])
-def test_a_set_that_is_prepared_by_other_settings_is_not_opened(tmp_path: Path, decode_once: bool) -> None:
+def test_a_set_prepared_with_other_settings_is_not_opened(tmp_path: Path, decode_once: bool) -> None:
     config = make(tmp_path, gradient())
     config.data.val_annotations, config.data.val_images = config.data.annotations, config.data.images
     prepare(config)

@@ -1,4 +1,4 @@
-"""Further transforms of one image at a time: what happens to its mask, and to random numbers."""
+"""Further transforms of single images: their masks and random numbers."""
 
 import random
 from collections.abc import Callable
@@ -21,7 +21,7 @@ ROTATE = {"_target_": f"{V2}.RandomRotation", "degrees": [45, 45], "fill": 7}
 
 
 def pair(images: int = 2) -> tuple[Tensor, Tensor]:
-    """Images of their own brightness, and masks of class 1, below of class 2."""
+    """Images of different brightness, and masks of class 1 above class 2."""
     mask = torch.ones(images, *SIZE, dtype=torch.uint8)
     mask[:, 6:] = 2
     brightness = torch.arange(100, 100 + images, dtype=torch.uint8).view(-1, 1, 1, 1)
@@ -37,16 +37,16 @@ def pair(images: int = 2) -> tuple[Tensor, Tensor]:
     ],
     ids=["alone", "in a list", "among others"],
 )
-def test_what_is_uncovered_is_ignored(node):
+def test_uncovered_pixels_are_ignored(node):
     image, mask = ExtraTransforms([node], SIZE)(*pair(), seeds=[(0,), (1,)])
     assert (image.dtype, mask.dtype, type(image), type(mask)) == (torch.uint8, torch.uint8, Tensor, Tensor)
-    assert set(mask.unique().tolist()) == {1, 2, 255}  # of the nearest pixel
+    assert set(mask.unique().tolist()) == {1, 2, 255}  # no value in between
     assert image[0, 0, 0, 0] == 7
     assert mask[0, 0, 0] == 255
     assert ((image[0] == 7).all(0) <= (mask[0] == 255)).all()
 
 
-def test_the_order_is_that_of_the_list_and_images_and_masks_move_together():
+def test_transforms_follow_the_list_and_move_image_and_mask_together():
     flip = {"_target_": f"{V2}.RandomVerticalFlip", "p": 1.0}
     image, mask = pair()
     image[:, :, 6:] = 50
@@ -57,7 +57,7 @@ def test_the_order_is_that_of_the_list_and_images_and_masks_move_together():
     assert torch.equal(moved[1], mask.flip(1))
 
 
-def test_random_numbers_are_those_of_the_seed_and_of_nobody_else():
+def test_random_numbers_depend_on_the_seed_alone():
     extra = ExtraTransforms([{"_target_": f"{V2}.RandomAffine", "degrees": 90}], SIZE)
     before = torch.get_rng_state()
     first = extra(*pair(3), seeds=[(0, 1), (0, 2), (1, 1)])
@@ -79,7 +79,7 @@ class Memory:
         return image[indices], mask[indices]
 
 
-def test_an_epoch_is_the_same_whoever_loads_it_and_the_next_one_another():
+def test_an_epoch_does_not_depend_on_workers_and_the_next_one_differs():
     extra = ExtraTransforms([{"_target_": f"{V2}.RandomAffine", "degrees": 90}], SIZE)
     epochs = []
     for workers in (0, 2):
@@ -148,7 +148,7 @@ def test_transforms_may_draw_from_python_numpy_and_torch():
         ({"degrees": 3}, "no _target_ in it"),
     ],
 )
-def test_transforms_that_do_not_fit_are_refused_at_once(node, sentence):
+def test_unsuitable_transforms_are_refused_at_once(node, sentence):
     with pytest.raises(CocosegError) as raised:
         ExtraTransforms([node], SIZE)
     assert raised.value.sentence.startswith(f"augment.extra: {sentence}")

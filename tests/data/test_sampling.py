@@ -12,11 +12,11 @@ from tiny import shapes_config
 
 
 def test_a_seed_holds_out_the_same_images_in_every_version():
-    """Else evaluate.py would score a model of an earlier version on images that it was trained on."""
+    """Otherwise evaluate.py would score a model of an earlier version on its training images."""
     assert split_indices(10, 0.3, seed=0) == ([4, 1, 7, 5, 3, 9, 0], [8, 6, 2])
 
 
-def test_shuffled_images_come_once_each_in_an_order_of_the_seed():
+def test_an_epoch_has_each_image_once_in_an_order_of_the_seed():
     first, again, other = Shuffle(50, seed=1), Shuffle(50, seed=1), Shuffle(50, seed=2)
     epochs = [list(first) for _ in range(2)]
     assert [list(again) for _ in range(2)] == epochs

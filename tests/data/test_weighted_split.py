@@ -30,7 +30,7 @@ Make = Callable[..., SegmentationDataModule]
 
 @pytest.fixture(scope="module")
 def more(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Another data set of 8 shapes, whose files are called like the first of the others."""
+    """Another data set of 8 images of shapes, whose files have the names of the first 8 of `shapes_root`."""
     root = tmp_path_factory.mktemp("more")
     draw_shapes(root, images=8, seed=5)
     return root
@@ -49,7 +49,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make(shapes_root: Path, prepared: Path) -> Make:
-    """Makes a data module over the 24 images of `shapes_root`, set up; 6 of them are held out."""
+    """Function that makes and sets up a data module of the 24 images of `shapes_root`; 6 are held out."""
 
     def make(**data: Any) -> SegmentationDataModule:
         module = SegmentationDataModule(shapes_config(shapes_root, prepared, **data))
@@ -73,7 +73,7 @@ def test_all_are_trained_on_and_none_is_held_out(make: Make, more: Path, shapes_
 
 
 @pytest.mark.parametrize("cache", [True, False])
-def test_an_epoch_brings_each_image_with_its_weight(make: Make, more: Path, cache: bool):
+def test_an_epoch_has_each_image_with_its_weight(make: Make, more: Path, cache: bool):
     data = make(extra=[entry(more)], cache=cache, batch_size=13)
     main, extra = data.train_set.parts
     weight_of = {image.numpy().tobytes(): 1.0 for image in main.__getitems__(range(18))[0]}
@@ -99,7 +99,7 @@ def test_a_batch_has_its_images_in_the_order_asked_for(make: Make, more: Path):
         assert torch.equal(split[[25, 0, 18, 3][row]][1], one[1][0].long())
 
 
-def test_weights_of_one_leave_batches_as_they_are(make: Make, more: Path):
+def test_weights_of_one_are_left_out_of_batches(make: Make, more: Path):
     weighted, plain = make(extra=[entry(more, 2.0)]), make(extra=[entry(more, 1.0)])
     for (image, mask, _), two in zip(weighted.train_dataloader(), plain.train_dataloader(), strict=True):
         assert len(two) == 2
@@ -145,7 +145,7 @@ def test_weights_pass_transforms_and_augmentation(shapes_root, prepared, more, w
     assert torch.equal(weight, batches[0][2])
 
 
-def test_pixels_of_a_class_count_as_much_as_their_images(make: Make, more: Path):
+def test_class_counts_are_weighted_as_their_images(make: Make, more: Path):
     split = make(extra=[entry(more, 0.25)]).train_set
     ours, theirs = (part.class_counts().sum(0) for part in split.parts)
     assert split.class_counts().shape == (26, 7)
@@ -156,8 +156,8 @@ def test_pixels_of_a_class_count_as_much_as_their_images(make: Make, more: Path)
 # Classes
 
 
-def as_predicted(root: Path, path: Path, ids: dict[int, tuple[int, str]]) -> Path:
-    """The annotations of `root` with other categories: id -> id and name; the others are left out."""
+def with_categories(root: Path, path: Path, ids: dict[int, tuple[int, str]]) -> Path:
+    """Write the annotations of `root` with other categories: id -> id and name. Others are left out."""
     content = json.loads((root / ANNOTATIONS).read_text())
     content["annotations"] = [
         {**annotation, "category_id": ids[annotation["category_id"]][0]}
@@ -175,27 +175,27 @@ GROUPS = {"round": ["circle", "ring"], "square": ["square"]}
 @pytest.mark.parametrize(
     ("settings", "ids"),
     [
-        ({}, {3: (3, "square"), 8: (8, "circle"), 21: (21, "ring")}),  # some of the classes, same ids
+        ({}, {3: (3, "square"), 8: (8, "circle"), 21: (21, "ring")}),  # three of the classes, same ids
         ({"labels": GROUPS}, {8: (1, "round"), 21: (1, "round"), 3: (2, "square")}),
         ({"subset": SubsetConfig(size=None, categories=["square", 8])}, {3: (3, "square"), 8: (8, "circle")}),
     ],
 )
-def test_categories_are_those_of_the_file_or_called_as_the_classes(
+def test_categories_have_the_ids_or_the_names_of_the_training_file(
     make: Make, more: Path, tmp_path: Path, settings: dict[str, Any], ids: dict[int, tuple[int, str]]
 ):
     """Annotations with the categories of the training file, and those that predict.py writes."""
-    own = as_predicted(more, tmp_path / "own.json", {number: (number, "") for number in ids})
+    own = with_categories(more, tmp_path / "own.json", {number: (number, "") for number in ids})
     content = json.loads(own.read_text())
     content["categories"] = json.loads((more / ANNOTATIONS).read_text())["categories"]
     own.write_text(json.dumps(content))
-    predicted = as_predicted(more, tmp_path / "predicted.json", ids)
+    predicted = with_categories(more, tmp_path / "predicted.json", ids)
     data = make(
         extra=[entry(more, annotations=own), entry(more, annotations=predicted)],
         prepared_dir=str(tmp_path / "prepared"),
         **settings,
     )
     _, first, second = data.train_set.parts
-    assert len(first) == len(second) == 8  # those without annotations, too
+    assert len(first) == len(second) == 8  # images without annotations count, too
     masks = [part.__getitems__(range(8))[1] for part in (first, second)]
     assert torch.equal(*masks)
     assert len({*masks[0].unique().tolist()} - {0, 255}) == len(set(ids.values()))
@@ -203,7 +203,7 @@ def test_categories_are_those_of_the_file_or_called_as_the_classes(
 
 
 def write_masks(root: Path, images: int, classes: int) -> Path:
-    """Images called after `root`, with masks of values 0 to `classes`."""
+    """Write images named after `root`, with masks of values 0 to `classes`."""
     for number in range(images):
         for folder, shape in (("images", (8, 8, 3)), ("masks", (8, 8))):
             (root / folder).mkdir(parents=True, exist_ok=True)
@@ -236,13 +236,13 @@ def test_mask_images_and_annotations_go_together(tmp_path: Path):
     assert weight.tolist() == [0.5, 0.5, 2]
 
 
-def test_other_categories_are_one_line(make: Make, more: Path, tmp_path: Path):
-    path = as_predicted(more, tmp_path / "b.json", {3: (3, "square"), 8: (8, "disc")})
+def test_other_categories_are_a_one_line_error(make: Make, more: Path, tmp_path: Path):
+    path = with_categories(more, tmp_path / "b.json", {3: (3, "square"), 8: (8, "disc")})
     with pytest.raises(CocosegError, match=r"^data\.extra: \S+b\.json: no class is called 'disc'; the clas"):
         make(extra=[entry(more, annotations=path)])
 
 
-def test_folders_follow_places_and_classes(shapes_root: Path, more: Path, tmp_path: Path):
+def test_folders_depend_on_places_and_classes(shapes_root: Path, more: Path, tmp_path: Path):
     root = tmp_path / "shapes"
     shutil.copytree(shapes_root, root)
     plain, config = (shapes_config(root, tmp_path / "p", extra=extra) for extra in ([], [entry(more)]))

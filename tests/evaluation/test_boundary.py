@@ -13,12 +13,12 @@ SQUARE = "........ .aaaaa.. .aaaaa.. .aaaaa.. .aaaaa.. .aaaaa.. ........"
 SHIFTED = "........ ..aaaaa. ..aaaaa. ..aaaaa. ..aaaaa. ..aaaaa. ........"
 
 
-def drawn(rows: str) -> np.ndarray:
+def mask_from_text(rows: str) -> np.ndarray:
     return np.array([[VALUES[letter] for letter in row] for row in rows.split()], np.uint8)
 
 
-def by_erosion(inside: np.ndarray, distance: int) -> np.ndarray:
-    """What a binary mask loses by erosions, as the paper's authors compute it: background is all around."""
+def region_by_erosion(inside: np.ndarray, distance: int) -> np.ndarray:
+    """Pixels that erosions remove from a binary mask amid background, as the paper's authors compute it."""
     padded = np.pad(inside, 1)
     for _ in range(distance):
         around = np.pad(padded, 1, constant_values=True)
@@ -27,7 +27,7 @@ def by_erosion(inside: np.ndarray, distance: int) -> np.ndarray:
 
 
 def random_mask(generator: np.random.Generator) -> np.ndarray:
-    """Blocks of 4 classes and ignored pixels, of any size."""
+    """Blocks of 4 classes and ignored pixels, of random size."""
     coarse = generator.choice(np.array([0, 1, 2, 254, 255], np.uint8), (8, 8))
     height, width = generator.integers(1, 24, 2)
     return coarse.repeat(3, 0).repeat(3, 1)[:height, :width]
@@ -37,7 +37,7 @@ def random_mask(generator: np.random.Generator) -> np.ndarray:
     ("distance", "mask", "region"),
     [
         (
-            1,  # the image's edge is a contour, of the background here
+            1,  # the image's edge is a contour: here that of the background
             "....... .aaaaa. .aaaaa. .aaaaa. .aaaaa. .aaaaa. .......",
             "####### ####### ##...## ##...## ##...## ####### #######",
         ),
@@ -46,23 +46,23 @@ def random_mask(generator: np.random.Generator) -> np.ndarray:
             "....... .aaaaa. .aaaaa. .aaaaa. .aaaaa. .aaaaa. .......",
             "####### ####### ####### ###.### ####### ####### #######",
         ),
-        (1, "aaaa?? aaaa?? aaaa?? aaaa??", "####.. #..... #..... ####.."),  # ignored: no contour, no pixel
+        (1, "aaaa?? aaaa?? aaaa?? aaaa??", "####.. #..... #..... ####.."),  # ignored pixels make no contour
         (
-            2,  # the other class is near enough, whatever lies between
+            2,  # the other class is within the distance, across ignored pixels
             "aaaaa?bbbbb aaaaa?bbbbb aaaaa?bbbbb aaaaa?bbbbb aaaaa?bbbbb",
             "#####.##### #####.##### ##..#.#..## #####.##### #####.#####",
         ),
-        (9, "ab ?a", "## .#"),  # larger than the image
+        (9, "ab ?a", "## .#"),  # the distance is larger than the image
     ],
 )
-def test_regions_by_hand(distance: int, mask: str, region: str) -> None:
+def test_boundary_regions_of_small_masks(distance: int, mask: str, region: str) -> None:
     expected = np.array([[letter == "#" for letter in row] for row in region.split()])
-    np.testing.assert_array_equal(boundary(drawn(mask), distance), expected)
+    np.testing.assert_array_equal(boundary(mask_from_text(mask), distance), expected)
 
 
-def test_counts_by_hand() -> None:
-    """A square of 5x5 pixels, predicted one pixel further right: 8 of the 16 pixels of its ring are met."""
-    counts = boundary_counts(drawn(SQUARE), drawn(SHIFTED), 3)
+def test_counts_of_a_shifted_square() -> None:
+    """A square of 5x5 pixels, predicted one pixel further right: 8 of the 16 pixels of its ring agree."""
+    counts = boundary_counts(mask_from_text(SQUARE), mask_from_text(SHIFTED), 3)
     assert counts.correct.tolist() == [26, 8, 0]
     assert counts.target.tolist() == counts.predicted.tolist() == [31, 16, 0]
     np.testing.assert_array_equal(counts.iou(), [26 / 36, 8 / 24, np.nan])
@@ -75,15 +75,15 @@ def test_the_distance_is_two_percent_of_the_diagonal(size: tuple[int, int], dist
     assert boundary_counts(nothing, nothing, 1).target.tolist() == [frame]
 
 
-def test_regions_are_those_of_erosions_class_by_class() -> None:
-    """Ignored pixels are inside of every class while it is eroded, and in no region."""
+def test_regions_equal_those_of_erosions_of_each_class() -> None:
+    """Ignored pixels belong to each class while it is eroded, but to no region."""
     generator = np.random.default_rng(0)
     for distance in (1, 2, 3, 5) * 25:
         mask = random_mask(generator)
         found = boundary(mask, distance)
         for index in (0, 1, 2, 254, 255):
             of_class = mask == index
-            eroded = by_erosion(of_class | (mask == 255), distance)
+            eroded = region_by_erosion(of_class | (mask == 255), distance)
             np.testing.assert_array_equal(found & of_class, eroded & of_class & (mask != 255))
 
 
@@ -98,19 +98,19 @@ def test_predictions_of_ignored_pixels_have_no_effect() -> None:
 
 
 def test_pixels_of_the_set_are_summed() -> None:
-    """A second image, whose ring of 4x4 pixels is not found, counts by its pixels and not as an image."""
+    """The ring of 4x4 pixels of a second image is not found: its pixels are added, not its score."""
     view = View("own size", LABELS, seed=0)
     empty = "...... " * 6
     images = [(SQUARE, SHIFTED), ("...... .aaaa. .aaaa. .aaaa. .aaaa. ......", empty)]
     for target, predicted in images:
-        view.add(drawn(target), drawn(predicted))
-        view.add_boundary(drawn(target), drawn(predicted))
+        view.add(mask_from_text(target), mask_from_text(predicted))
+        view.add_boundary(mask_from_text(target), mask_from_text(predicted))
     scores = view.scores()
     assert scores["boundary_iou"]["cat"] == pytest.approx(8 / (24 + 12))
-    assert scores[BOUNDARY] == scores["boundary_iou"]["cat"]  # dog occurs nowhere, background is left out
+    assert scores[BOUNDARY] == scores["boundary_iou"]["cat"]  # dog does not occur, background is left out
     assert scores["boundary_iou"]["dog"] is None
     low, high = scores["intervals"][BOUNDARY]
-    assert (low, high) == (0, pytest.approx(8 / 24))  # of sets that hold one of both images twice
+    assert (low, high) == (0, pytest.approx(8 / 24))  # the sets that hold one image twice
     assert view.per_class()[1]["boundary_iou"] == scores["boundary_iou"]["cat"]
     lines = as_text([view, view]).splitlines()
     assert max(map(len, lines)) <= 100

@@ -40,11 +40,11 @@ from cocoseg.training.metrics import ConfusionMatrix
 from conftest import write_coco
 from tiny import shapes_config
 
-SIZE = (32, 32)  # of the network; the images are larger
+SIZE = (32, 32)  # size of the network's input; the images are larger
 
 
 def settings(root: Path, folder: Path, **changes: object) -> EvaluateConfig:
-    """For the drawn shapes, prepared in this process."""
+    """Settings for the data set of shapes, prepared in this process."""
     base = shapes_config(root, folder / "prepared")
     config = EvaluateConfig(**{**asdict(base), "checkpoint": str(folder / "model.pth"), "gallery": False})
     config.trainer = {"accelerator": "cpu", "max_time": None}
@@ -52,7 +52,7 @@ def settings(root: Path, folder: Path, **changes: object) -> EvaluateConfig:
 
 
 def make_model(path: Path, labels: LabelMap, seed: int = 0) -> None:
-    """A network that says each class somewhere."""
+    """Write a model that predicts each class somewhere."""
     torch.manual_seed(seed)
     network = {"_target_": "cocoseg.UNet", "num_classes": len(labels), "base_channels": 2, "depth": 2}
     net = UNet(num_classes=len(labels), base_channels=2, depth=2)
@@ -65,7 +65,7 @@ def make_model(path: Path, labels: LabelMap, seed: int = 0) -> None:
 
 @pytest.fixture(scope="module")
 def scored(shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """A network scored on all 24 images, every file written. Not to be changed."""
+    """A network scored on all 24 images, with all files written. Tests must not change them."""
     folder = tmp_path_factory.mktemp("scored")
     config = settings(shapes_root, folder, split="all", tta=True, save_predictions=True, gallery=True)
     prepare(config)
@@ -79,7 +79,7 @@ def scored(shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Simpl
 
 
 def pairs(scored: SimpleNamespace) -> list[tuple[Path, Path]]:
-    """Mask files, and those of the predictions."""
+    """Mask files, each with the file of its prediction."""
     index = json.loads((scored.folder / "prepared/index.json").read_text())["pairs"]
     return [
         (scored.folder / "prepared" / pair["mask"], scored.out / "predictions" / f"{pair['image']}.png")
@@ -87,8 +87,8 @@ def pairs(scored: SimpleNamespace) -> list[tuple[Path, Path]]:
     ]
 
 
-def test_scores_are_those_of_scikit_learn_on_the_saved_predictions(scored: SimpleNamespace) -> None:
-    """Read by Pillow from the files; pixels are category ids there, 255 is ignored."""
+def test_scores_equal_those_of_scikit_learn_on_the_saved_predictions(scored: SimpleNamespace) -> None:
+    """Pillow reads the files; their pixels are category ids, 255 is ignored."""
     ids = [0, *(c.category_id for c in scored.labels.classes[1:])]
     truths, predictions = [], []
     for mask, prediction in pairs(scored):
@@ -123,7 +123,7 @@ def test_scores_are_those_of_scikit_learn_on_the_saved_predictions(scored: Simpl
         assert float(row["iou_low"]) <= iou[index] <= float(row["iou_high"])
 
 
-def test_predictions_are_those_of_predict(scored: SimpleNamespace, shapes_root: Path) -> None:
+def test_predictions_equal_those_of_predict(scored: SimpleNamespace, shapes_root: Path) -> None:
     model = load_model(scored.config.checkpoint)
     ids = np.array([c.category_id or 0 for c in scored.labels.classes], dtype=np.uint8)
     for _, path in pairs(scored)[:6]:
@@ -133,8 +133,8 @@ def test_predictions_are_those_of_predict(scored: SimpleNamespace, shapes_root: 
         np.testing.assert_array_equal(np.asarray(PIL.Image.open(path)), ids[model.predict(image)])
 
 
-def test_boundaries_and_calibration_are_of_the_quoted_size(scored: SimpleNamespace) -> None:
-    """Other views have none. The logits are enlarged as a whole here."""
+def test_boundaries_and_calibration_are_measured_at_the_quoted_size(scored: SimpleNamespace) -> None:
+    """Other views have neither. Here the logits are enlarged as a whole."""
     model = load_model(scored.config.checkpoint)
     images, calibration, counts = open_images(scored.config, SIZE), Calibration(), []
     with torch.inference_mode():
@@ -164,7 +164,7 @@ def test_boundaries_and_calibration_are_of_the_quoted_size(scored: SimpleNamespa
         assert "mean_boundary_iou" not in view["intervals"]
 
 
-def test_at_the_networks_size_scores_and_loss_are_those_of_training(scored: SimpleNamespace) -> None:
+def test_scores_and_loss_at_the_networks_size_equal_those_of_training(scored: SimpleNamespace) -> None:
     model = load_model(scored.config.checkpoint)
     data = SegmentationDataModule(scored.config)
     data.prepare_data()
@@ -186,7 +186,7 @@ def test_at_the_networks_size_scores_and_loss_are_those_of_training(scored: Simp
     assert scored.metrics["original"]["loss"] is None
 
 
-def test_averaging_is_reported_apart(scored: SimpleNamespace) -> None:
+def test_averaging_has_a_column_of_its_own(scored: SimpleNamespace) -> None:
     model = load_model(scored.config.checkpoint)
     averaging, images = Predictor(model, flip=True), open_images(scored.config, SIZE)
     right = pixels = 0
@@ -199,7 +199,7 @@ def test_averaging_is_reported_apart(scored: SimpleNamespace) -> None:
     assert scored.metrics["tta"]["loss"] is None
 
 
-def test_the_files_of_an_evaluation(scored: SimpleNamespace) -> None:
+def test_an_evaluation_writes_these_files(scored: SimpleNamespace) -> None:
     found = {path.name for path in scored.out.iterdir()}
     assert found == {
         "metrics.json",
@@ -220,7 +220,7 @@ def test_the_files_of_an_evaluation(scored: SimpleNamespace) -> None:
             assert min(picture.size) > 100
 
 
-def test_the_worst_come_first(scored: SimpleNamespace) -> None:
+def test_the_worst_images_come_first(scored: SimpleNamespace) -> None:
     with (scored.out / "per_image.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     scores = [float(row["iou"]) for row in rows]
@@ -242,7 +242,7 @@ def test_the_worst_come_first(scored: SimpleNamespace) -> None:
     assert len(list((scored.out / "gallery").glob("**/*.target.png"))) == 24
 
 
-def test_at_the_networks_size_alone(
+def test_scores_at_the_networks_size_alone(
     scored: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bootstraps = []
@@ -255,7 +255,7 @@ def test_at_the_networks_size_alone(
     views = evaluate(replace(scored.config, score_at="network", tta=False, gallery=False), tmp_path)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert list(views) == ["network"]
-    assert bootstraps == [{"seed": 0}] * 2  # of the images and of their boundaries
+    assert bootstraps == [{"seed": 0}] * 2  # one of the images, one of their boundaries
     found, before = metrics["network"], scored.metrics["network"]
     assert {key: found[key] for key in before if before[key] and key != "intervals"} == {
         key: value for key, value in before.items() if value and key != "intervals"
@@ -267,7 +267,7 @@ def test_at_the_networks_size_alone(
         assert picture.size == SIZE
 
 
-def test_another_size_for_the_network(scored: SimpleNamespace, tmp_path: Path) -> None:
+def test_the_networks_size_can_be_set(scored: SimpleNamespace, tmp_path: Path) -> None:
     evaluate(replace(scored.config, score_at="network", tta=False), tmp_path, image_size=(48, 64))
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["network_size"] == [48, 64]
@@ -280,7 +280,7 @@ def test_another_size_for_the_network(scored: SimpleNamespace, tmp_path: Path) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{"argmax": False}, {"resize": True}, {}], ids=str)
-def test_an_onnx_file_is_scored_as_it_is(
+def test_an_onnx_file_is_scored_as_deployed(
     scored: SimpleNamespace, tmp_path: Path, options: dict[str, bool], caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("onnxruntime")
@@ -293,7 +293,7 @@ def test_an_onnx_file_is_scored_as_it_is(
 
     metrics = json.loads((tmp_path / "out/metrics.json").read_text())
     assert metrics["images"] == 24
-    # Classes alone, at the network's size, have coarser borders.
+    # Enlarged classes have coarser borders than enlarged logits.
     most = 0.002 if options else 0.05
     assert metrics["original"]["miou"] == pytest.approx(scored.metrics["original"]["miou"], abs=most)
     found, expected = (content["original"] for content in (metrics, scored.metrics))
@@ -312,7 +312,7 @@ def test_an_onnx_file_is_scored_as_it_is(
 
 
 @pytest.mark.parametrize("change", [{"tta": True}, {"score_at": "network"}], ids=str)
-def test_what_an_onnx_file_is_not_scored_by(
+def test_settings_that_do_not_fit_an_onnx_file_are_refused(
     scored: SimpleNamespace, tmp_path: Path, change: dict[str, Any]
 ) -> None:
     (tmp_path / "model.onnx").touch()
@@ -326,7 +326,7 @@ def test_what_an_onnx_file_is_not_scored_by(
 
 
 @pytest.mark.parametrize("seed", [0, 3])
-def test_the_splits_are_those_of_training(shapes_root: Path, tmp_path: Path, seed: int) -> None:
+def test_the_splits_equal_those_of_training(shapes_root: Path, tmp_path: Path, seed: int) -> None:
     config = settings(shapes_root, tmp_path, seed=seed)
     data = SegmentationDataModule(config)
     data.prepare_data()
@@ -342,7 +342,7 @@ def test_a_validation_file_is_the_split(shapes_root: Path, tmp_path: Path) -> No
     config.data.val_annotations = config.data.annotations
     assert len(open_images(replace(config, split="val"), SIZE)) == 24
     both = open_images(replace(config, split="all"), SIZE)
-    assert len(both) == len(set(both.names)) == 48  # of the same names
+    assert len(both) == len(set(both.names)) == 48  # 24 file names, each of them twice
 
 
 # Labels
@@ -366,7 +366,7 @@ def test_other_labels_are_refused(scored: SimpleNamespace, tmp_path: Path, chang
 # Checks
 
 
-def test_classes_of_one_name_are_all_there(scored: SimpleNamespace) -> None:
+def test_classes_of_the_same_name_all_have_scores(scored: SimpleNamespace) -> None:
     same = LabelMap(tuple(replace(label, name="same") for label in scored.labels.classes))
     view = View("own size", same, seed=0)
     view.add(np.zeros((2, 2), np.uint8), np.zeros((2, 2), np.uint8))
@@ -374,7 +374,7 @@ def test_classes_of_one_name_are_all_there(scored: SimpleNamespace) -> None:
 
 
 @pytest.mark.parametrize(("number", "is_fatal"), [(errno.ENAMETOOLONG, False), (errno.ENOSPC, True)])
-def test_a_name_too_long_is_a_warning_and_a_full_disk_an_error(
+def test_a_too_long_name_is_a_warning_and_a_full_disk_an_error(
     number: int, is_fatal: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
@@ -389,7 +389,7 @@ def test_a_name_too_long_is_a_warning_and_a_full_disk_an_error(
 
 
 def test_images_are_scaled_as_in_the_models_training(tmp_path: Path) -> None:
-    """Not as the images of the evaluation would ask for."""
+    """The bit depth of the evaluation's own images does not matter."""
     PIL.Image.fromarray(np.full((6, 8), 1000, np.uint16)).save(tmp_path / "a.png")
     annotations = write_coco(tmp_path / "c.json")
     data = DataConfig(

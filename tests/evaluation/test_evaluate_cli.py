@@ -13,7 +13,7 @@ from conftest import SMALL, run_here, run_program
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """Four steps, a model in two formats, and its evaluation by its name alone. Not to be changed."""
+    """Four steps, a model in two formats, and its evaluation by name alone. Tests must not change them."""
     cwd = tmp_path_factory.mktemp("trained")
     precise = ("trainer.precision=32-true", "trainer.accelerator=cpu")
     options = (
@@ -42,7 +42,7 @@ def test_a_run_ends_with_the_formats_that_were_asked_for(trained: SimpleNamespac
 
 
 @pytest.mark.slow
-def test_a_model_alone_is_scored_on_what_its_training_held_out(trained: SimpleNamespace) -> None:
+def test_a_model_alone_is_scored_on_the_images_that_its_training_held_out(trained: SimpleNamespace) -> None:
     assert trained.evaluate.returncode == 0, trained.evaluate.stderr
     assert trained.evaluate.stderr == ""
     (folder,) = (trained.cwd / "outputs/evaluate").iterdir()
@@ -95,6 +95,6 @@ def test_data_that_do_not_fit_the_model_are_refused(
     ],
     ids=str,
 )
-def test_a_mistake_is_one_line(tmp_path: Path, overrides: tuple[str, ...], message: str) -> None:
+def test_a_mistake_is_a_one_line_error(tmp_path: Path, overrides: tuple[str, ...], message: str) -> None:
     (tmp_path / "model.pth").touch()
     assert_refused(overrides, message, tmp_path)

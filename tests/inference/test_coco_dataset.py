@@ -1,4 +1,4 @@
-"""Masks -> COCO data set -> masks."""
+"""Predictions as a COCO data set, and the masks that are drawn from it."""
 
 import json
 from pathlib import Path
@@ -34,7 +34,7 @@ KINDS = ("rle", "polygon")
 
 
 def annotate(mask: np.ndarray, confidence: np.ndarray, **settings: Any) -> list[dict[str, Any]]:
-    """Annotations as a reader of the file gets them."""
+    """Annotations of a mask, as JSON returns them."""
     config = PredictConfig(**{"coco_dataset": "rle", **settings})
     return msgspec.json.decode(msgspec.json.encode(list(annotations_of(mask, confidence, IDS, config))))
 
@@ -55,7 +55,7 @@ def painted(annotations: list[dict[str, Any]], shape: tuple[int, int], **rules: 
 
 
 def random_masks(count: int) -> list[np.ndarray]:
-    """Masks of background, two classes and ignored pixels, many of them with holes and single pixels."""
+    """Masks of background, two classes and ignored pixels, many with holes and single pixels."""
     generator = np.random.default_rng(0)
     values, masks = np.array([0, 1, 2, IGNORE_INDEX], np.uint8), []
     for _ in range(count):
@@ -68,7 +68,7 @@ def random_masks(count: int) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rules", [{}, {"overlap": "smallest"}, {"rasterizer": "coco"}], ids=str)
-def test_the_way_there_and_back_is_exact(kind, rules):
+def test_masks_drawn_from_the_annotations_are_the_same(kind, rules):
     for mask in random_masks(40):
         annotations = annotate(mask, np.full_like(mask, 255), coco_dataset=kind)
         if rules == {"rasterizer": "coco"} and kind == "polygon":
@@ -77,7 +77,7 @@ def test_the_way_there_and_back_is_exact(kind, rules):
         np.testing.assert_array_equal(painted(annotations, mask.shape, **rules), mask)
 
 
-def test_an_annotation_by_hand():
+def test_annotations_of_a_small_mask():
     mask = np.array([[0, 1, 1, 0], [1, 1, 0, 2], [0, 0, 0, 255]], np.uint8)
     confidence = np.array([[0, 255, 204, 0], [153, 204, 0, 51], [0, 0, 0, 102]], np.uint8)
     annotations = annotate(mask, confidence)
@@ -87,7 +87,7 @@ def test_an_annotation_by_hand():
         {
             "category_id": 2,
             "iscrowd": 0,
-            "score": 0.8,  # (1 + 0.8 + 0.6 + 0.8) / 4
+            "score": 0.8,  # the mean: (1 + 0.8 + 0.6 + 0.8) / 4
             "area": 4,
             "bbox": [0, 0, 3, 2],
             "segmentation": {"counts": annotations[0]["segmentation"]["counts"]},
@@ -101,7 +101,7 @@ def test_an_annotation_by_hand():
             "segmentation": {"counts": annotations[1]["segmentation"]["counts"]},
         },
         {
-            "category_id": 2,  # any: it is ignored
+            "category_id": 2,  # no meaning: the region is ignored
             "iscrowd": 1,
             "score": 0.4,
             "area": 1,
@@ -134,7 +134,7 @@ def test_small_and_unsure_regions_are_ignored_or_background(kind):
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Images of random masks, one of them in a folder, one that is turned by its EXIF data, one empty."""
+    """Images of random masks: one in a subfolder, one turned by its EXIF data, one without objects."""
     folder = tmp_path / "photos"
     (folder / "deep").mkdir(parents=True)
     exif = PIL.Image.Exif()
@@ -170,7 +170,7 @@ def test_predictions_become_the_same_masks(tmp_path, photos, kind, caplog):
     annotations = content["annotations"]
     assert [one["id"] for one in annotations] == list(range(1, len(annotations) + 1))
     assert {one["image_id"] for one in annotations} == {1, 2, 4}
-    assert {one["score"] for one in annotations} == {0.9765, 0.9843}  # 249 and 251 of 255
+    assert {one["score"] for one in annotations} == {0.9765, 0.9843}  # 249 / 255 and 251 / 255
     assert f"coco_dataset.json ({len(annotations)} regions)" in caplog.text
     for record in records:
         assert (record.warnings, record.doubt) == ({}, None)
@@ -179,10 +179,10 @@ def test_predictions_become_the_same_masks(tmp_path, photos, kind, caplog):
         np.testing.assert_array_equal(np.array([0, 2, 5])[mask], mask_of(output, name))
 
 
-def test_again_with_another_threshold_predicts_nothing(tmp_path, photos, monkeypatch):
+def test_another_threshold_predicts_nothing_again(tmp_path, photos, monkeypatch):
     settings = {"scale": 1, "overlay": False, "gallery": False}
     run(tmp_path, photos, **settings)
-    output = run(tmp_path, photos, coco_dataset="rle", **settings)  # for their confidence all are done again
+    output = run(tmp_path, photos, coco_dataset="rle", **settings)  # all again, for their confidence
     first = content_of(output)["annotations"]
     monkeypatch.setattr(pipeline_module, "read_with_faults", forbidden)
     run(tmp_path, photos, coco_dataset="rle", min_score=0.98, **settings)
@@ -190,7 +190,7 @@ def test_again_with_another_threshold_predicts_nothing(tmp_path, photos, monkeyp
     assert [{**one, "iscrowd": int(one["category_id"] == 2)} for one in first] == again
 
 
-def test_the_confidence_of_an_image_that_was_replaced_is_gone(tmp_path, photos):
+def test_the_confidence_of_a_replaced_image_is_deleted(tmp_path, photos):
     settings = {"scale": 1, "overlay": False, "gallery": False}
     output = run(tmp_path, photos, coco_dataset="rle", **settings)
     drawn(stripes(30, 45)).convert("RGBA").save(photos / "a.png")
@@ -208,7 +208,7 @@ def test_the_confidence_of_an_image_that_was_replaced_is_gone(tmp_path, photos):
     ],
     ids=["of groups", "with zero", "as they are"],
 )
-def test_ids_of_categories(tmp_path, classes, expected):
+def test_category_ids_are_class_indices_where_they_must_be(tmp_path, classes, expected):
     image = ImageFile(tmp_path / "a.png", "a.png")
     encoding = MaskEncoding("palette", LabelMap((LABELS.classes[0], *classes)))
     results = Results(tmp_path, encoding, False, False, True)
@@ -226,7 +226,7 @@ def test_ids_of_categories(tmp_path, classes, expected):
 
 
 @pytest.mark.parametrize("damage", ["cut", "size"])
-def test_damaged_confidence_is_a_line(tmp_path, photos, damage):
+def test_a_damaged_confidence_file_is_a_one_line_error(tmp_path, photos, damage):
     settings = {"coco_dataset": "rle", "scale": 1, "overlay": False, "gallery": False}
     output = run(tmp_path, photos, **settings)
     before = (output / "coco_dataset.json").read_bytes()
@@ -251,7 +251,7 @@ def test_thresholds_without_a_data_set_are_refused(tmp_path):
 
 
 @pytest.mark.real_data
-def test_masks_of_camvid_there_and_back(real_data: Path, tmp_path: Path) -> None:
+def test_masks_of_camvid_are_the_same_after_the_data_set(real_data: Path, tmp_path: Path) -> None:
     """CamVid's own masks with their void, 101 images of 11 classes."""
     images, file = real_data / "camvid/val", real_data / "camvid/annotations/instances_val.json"
     records = create_segmentation_masks(images, file, tmp_path / "first", workers=1)

@@ -14,7 +14,7 @@ from tiny import LABELS
 MASK = np.array([[0, 1, 1], [2, 2, 1]], dtype=np.uint8)
 
 
-def test_pycocotools_reads_them(tmp_path):
+def test_pycocotools_reads_the_results(tmp_path):
     mask = np.zeros((6, 8), dtype=np.uint8)
     mask[1:3, 2:7] = 1
     mask[4:, :3] = 2
@@ -37,12 +37,12 @@ def test_background_and_ignored_are_left_out():
     assert entries_of(np.array([[0, 255]], dtype=np.uint8), 1, "a.png", LABELS) == []
 
 
-def test_groups_of_categories_have_their_index():
+def test_grouped_categories_have_class_indices():
     groups = LabelMap((LABELS.classes[0], LabelClass((2, 5), "pet", (1, 2, 3)), LABELS.classes[2]))
     assert [entry["category_id"] for entry in entries_of(MASK, 1, "a.png", groups)] == [1, 2]
 
 
-def test_images_of_an_annotation_file():
+def test_images_are_found_in_an_annotation_file_by_path_or_name():
     def image(id: int, name: str) -> Image:
         return Image(id=id, file_name=name, width=1, height=1)
 

@@ -1,4 +1,4 @@
-"""Files of networks with timm's encoders, and all that a training asks of such a network."""
+"""Training steps and exported files of networks with timm's encoders."""
 
 import time
 from pathlib import Path
@@ -17,7 +17,7 @@ from tiny import LABELS
 
 NARROW = (8, 8, 8, 8, 4)
 SWIN = "swin_tiny_patch4_window7_224"
-# Strides are 2 to 32, of vgg11 1 to 32, of convnext and swin 4 to 32.
+# The strides are 2 to 32. Those of vgg11 are 1 to 32, those of convnext and swin 4 to 32.
 ENCODERS = {
     "convnext_tiny": "LayerNorm, depthwise 7x7",
     "hgnetv2_b4": "convolutions of many sizes",
@@ -30,7 +30,7 @@ ENCODERS = {
 
 
 def trained_a_step(name: str) -> TimmUNet:
-    """A network after a step in bfloat16, as on a CPU that has it; every parameter has a finite gradient."""
+    """A network after a step in bfloat16 on the CPU; the gradients of all parameters are finite."""
     torch.manual_seed(0)
     net = TimmUNet(3, name, decoder_channels=NARROW)
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
@@ -50,12 +50,12 @@ def deployed(net: TimmUNet) -> Deployed:
 
 
 def pixels(*shape: int) -> torch.Tensor:
-    """(B, H, W, 3) uint8."""
+    """Noise (B, H, W, 3) uint8."""
     return torch.randint(256, (*shape, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
 
 def assert_onnx_equals(module: Deployed, folder: Path) -> None:
-    """Write the file, and compare it at sizes that are no multiples of 32, too."""
+    """Write the file and compare it, also at sizes that are no multiples of 32."""
     onnxruntime = pytest.importorskip("onnxruntime")
     export_format("onnx", module, folder / "model")
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
@@ -76,14 +76,14 @@ def test_an_encoder_is_trained_evaluated_and_exported(name: str, tmp_path: Path)
             logits = net(torch.randn(1, 3, *size))
             assert logits.shape == (1, 3, *size)
             assert logits.isfinite().all()
-    if name != SWIN:  # whose windows at variable sizes torch did not write within ten minutes
+    if name != SWIN:  # torch took more than ten minutes for its windows at variable sizes
         with torch.no_grad():
             assert_onnx_equals(deployed(net), tmp_path)
 
 
 @pytest.mark.slow
 def test_efficientnet_lite_as_onnx_in_reasonable_time(tmp_path: Path) -> None:
-    """With timm's padding by size, it did not end within 120 s of one core."""
+    """With timm's padding, which depends on the size, the export took more than 120 s on one core."""
     module = deployed(trained_a_step("tf_efficientnet_lite0"))
     start = time.process_time()
     with torch.no_grad():

@@ -27,7 +27,7 @@ from tiny import LABELS, SPEC, Reads, random_batch, tiny_unet
 
 @pytest.fixture(scope="module")
 def model() -> SegmentationModel:
-    """A network whose statistics have left their starting values, and that predicts several classes."""
+    """A network that predicts several classes, and whose batch statistics are not the initial ones."""
     net = tiny_unet()
     for seed in range(3):
         net(random_batch(seed=seed)[0])
@@ -44,16 +44,16 @@ def model_file(model: SegmentationModel, tmp_path: Path) -> Path:
 
 
 def pixels(*shape: int, seed: int = 0) -> Tensor:
-    """(B, H, W, 3) uint8."""
+    """Noise (B, H, W, 3) uint8."""
     return torch.randint(
         0, 256, (*shape, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
     )
 
 
-# What is put around the network
+# The module around the network
 
 
-def test_bytes_in_and_classes_out(model: SegmentationModel) -> None:
+def test_uint8_images_become_classes(model: SegmentationModel) -> None:
     image = pixels(2, 21, 30)
     logits = model(normalize(image.permute(0, 3, 1, 2)))
 
@@ -65,8 +65,8 @@ def test_bytes_in_and_classes_out(model: SegmentationModel) -> None:
 
 
 @pytest.mark.parametrize("size", [(16, 16), (21, 30), (60, 90), (9, 7)], ids=str)
-def test_resizes_inside_are_those_of_predict(size: tuple[int, int]) -> None:
-    """Bytes in between are rounded as torch rounds them, and here they are the logits."""
+def test_resizes_inside_equal_those_of_predict(size: tuple[int, int]) -> None:
+    """Pixels are rounded as torch rounds resized uint8 images. Here they are the logits."""
     image = pixels(2, *size)
     small = normalize(resize_images(image.permute(0, 3, 1, 2), SPEC.image_size))
     expected = F.interpolate(small, size, mode="bilinear", align_corners=False)
@@ -85,7 +85,7 @@ def test_onnx_takes_any_size_and_holds_the_labels(model: SegmentationModel, tmp_
     onnxruntime = pytest.importorskip("onnxruntime")
     line = export_format("onnx", Deployed(model), tmp_path / "model")
     assert re.fullmatch(r".*/model\.onnx  0\.\d MB; logits within \d\.\de[+-]0\d of PyTorch's", line)
-    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]  # the weights are in it
+    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]  # no other file for the weights
 
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     for shape in ((1, 16, 16), (2, 37, 50), (5, 1, 3), (1, 100, 64)):
@@ -120,7 +120,7 @@ def test_torch_export_takes_multiples(model: SegmentationModel, tmp_path: Path) 
 
 @pytest.mark.slow
 def test_torch_export_of_a_deep_network(tmp_path: Path) -> None:
-    """Its sizes are multiples of 64, from 128 up."""
+    """Heights and widths are multiples of 64, from 128 up."""
     network = {"_target_": "cocoseg.UNet", "num_classes": 3, "base_channels": 1, "depth": 6}
     net = UNet(num_classes=3, base_channels=1, depth=6)
     model = SegmentationModel(net, ModelSpec(network, LABELS, (128, 128)), None)
@@ -128,7 +128,7 @@ def test_torch_export_of_a_deep_network(tmp_path: Path) -> None:
     assert (tmp_path / "model.pt2").is_file()
 
 
-def test_a_file_that_gives_other_results_does_not_count(
+def test_a_file_with_other_results_is_not_written(
     model: SegmentationModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deployed, other = Deployed(model), Deployed(SegmentationModel(tiny_unet(seed=1), SPEC, None))
@@ -140,7 +140,7 @@ def test_a_file_that_gives_other_results_does_not_count(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_rounding_passes_and_other_differences_do_not(model: SegmentationModel) -> None:
+def test_rounding_passes_the_comparison_and_other_differences_do_not(model: SegmentationModel) -> None:
     deployed, images = Deployed(model, argmax=False), [pixels(1, 16, 16), pixels(2, 20, 12, seed=1)]
     most = 1e-3 * max(1.0, *(deployed(image).abs().max().item() for image in images))
 
@@ -171,14 +171,14 @@ class CantBeTraced(Reads):
 
 
 @pytest.mark.parametrize("name", [pytest.param("onnx", marks=pytest.mark.slow), "torch_export"])
-def test_a_network_that_cant_be_written(tmp_path: Path, name: str) -> None:
+def test_a_network_that_cant_be_exported_is_an_error(tmp_path: Path, name: str) -> None:
     with pytest.raises(CocosegError, match=f"can't be written as {name} "):
         export_format(name, Deployed(SegmentationModel(CantBeTraced(), SPEC, None)), tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
 
 
 class OnlyMultiples(Reads):
-    """A network of others that refuses sizes which are no multiples of 32."""
+    """A custom network that refuses sizes which are no multiples of 32."""
 
     def forward(self, image: Tensor) -> Tensor:
         if image.shape[-1] % 32 or image.shape[-2] % 32:
@@ -187,7 +187,7 @@ class OnlyMultiples(Reads):
 
 
 @pytest.mark.slow
-def test_a_network_that_takes_multiples_only(tmp_path: Path) -> None:
+def test_a_network_that_accepts_only_multiples_is_exported(tmp_path: Path) -> None:
     spec = ModelSpec(SPEC.network, LABELS, (64, 96))
     model = SegmentationModel(OnlyMultiples(), spec, None)
     for name in FORMATS:
@@ -217,7 +217,7 @@ def test_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize(("received", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
-def test_a_signal_ends_it_without_a_traceback(
+def test_a_signal_ends_the_export_without_a_traceback(
     monkeypatch: pytest.MonkeyPatch, received: str, code: int
 ) -> None:
     monkeypatch.setattr("sys.argv", ["export", "checkpoint=model.pth"])
@@ -258,7 +258,7 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     check_export(["pth", "torch_export"], key="export")
 
 
-# Models on machines without the rest
+# Models without Lightning and Hydra
 
 WITHOUT = """
 import sys

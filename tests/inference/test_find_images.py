@@ -19,11 +19,11 @@ def names(input: Path | str, output: Path = Path("elsewhere")) -> list[str]:
     return [image.name for image in find_images(str(input), output)]
 
 
-def test_a_folder_with_all_below_it(photos):
+def test_a_folder_is_searched_with_its_subfolders(photos):
     assert names(photos) == ["a.jpg", "b.PNG", "deep/a.webp", "deep/er/c.tif"]
 
 
-def test_a_file_may_end_as_it_likes(photos):
+def test_a_single_file_may_have_any_ending(photos):
     assert find_images(str(photos / "notes.txt"), Path("elsewhere")) == [
         ImageFile(photos / "notes.txt", "notes.txt")
     ]
@@ -42,12 +42,12 @@ def test_a_pattern(photos, pattern, expected):
     assert names(f"{photos}/{pattern}") == expected
 
 
-def test_a_name_that_looks_like_a_pattern(photos):
+def test_a_file_whose_name_looks_like_a_pattern_is_found(photos):
     (photos / "x[1].jpg").touch()
     assert names(photos / "x[1].jpg") == ["x[1].jpg"]
 
 
-def test_results_are_no_images(photos):
+def test_files_of_the_output_are_not_taken_as_images(photos):
     (photos / "out/masks").mkdir(parents=True)
     (photos / "out/masks/a.png").touch()
     assert "out/masks/a.png" in names(photos)
@@ -57,7 +57,7 @@ def test_results_are_no_images(photos):
 
 
 @pytest.mark.parametrize("input", ["{}", "{}/**/*.png"])
-def test_results_of_other_outputs_are_no_images(photos, input):
+def test_files_of_other_outputs_are_not_taken_as_images(photos, input):
     (photos / "z.png").touch()
     (photos / "out/masks/deep").mkdir(parents=True)
     (photos / "out/masks/deep/a.png").touch()
@@ -65,21 +65,21 @@ def test_results_of_other_outputs_are_no_images(photos, input):
     found = names(input.format(photos))
     assert "z.png" in found
     assert "out/masks/deep/a.png" not in found
-    assert names(photos / "out/masks") == ["deep/a.png"]  # who names it wants it
+    assert names(photos / "out/masks") == ["deep/a.png"]  # this folder is the input itself
 
 
 @pytest.mark.parametrize("pattern", ["**.jpg", "*/../a.jpg"])
-def test_a_pattern_that_is_none(photos, pattern):
+def test_a_wrong_pattern_is_an_error(photos, pattern):
     with pytest.raises(CocosegError, match=r"write \*\*/\*\.jpg for all folders below"):
         names(f"{photos}/{pattern}")
 
 
-def test_links_that_lead_round_in_circles(photos):
+def test_circular_links_are_not_followed(photos):
     (photos / "deep/round").symlink_to(photos, target_is_directory=True)
     assert names(photos) == ["a.jpg", "b.PNG", "deep/a.webp", "deep/er/c.tif"]
 
 
-def test_a_folder_that_cannot_be_read_is_not_passed_over(photos, monkeypatch):
+def test_an_unreadable_folder_is_an_error(photos, monkeypatch):
     scandir = os.scandir
 
     def refuse(path):
@@ -87,7 +87,7 @@ def test_a_folder_that_cannot_be_read_is_not_passed_over(photos, monkeypatch):
             raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
 
-    monkeypatch.setattr(os, "scandir", refuse)  # root may read all folders
+    monkeypatch.setattr(os, "scandir", refuse)  # permissions would not stop root
     with pytest.raises(CocosegError, match=r"input: .*photos/deep/er: Permission denied"):
         names(photos)
     (photos / "deep/er/c.tif").unlink()
@@ -96,7 +96,7 @@ def test_a_folder_that_cannot_be_read_is_not_passed_over(photos, monkeypatch):
 
 
 @pytest.mark.parametrize("input", ["nothing", "nothing/*.jpg", "*.gif"])
-def test_nothing_there(photos, input):
+def test_no_image_at_all_is_an_error(photos, input):
     with pytest.raises(CocosegError, match=r"input: no "):
         names(photos / input)
 
@@ -116,6 +116,6 @@ def files(*names: str) -> list[ImageFile]:
     return [ImageFile(Path("in", name), name) for name in names]
 
 
-def test_results_are_called_after_the_image():
+def test_results_are_named_after_the_image():
     found = files("a.jpg", "deep/b.tar.png", "c")
     assert [image.result_name for image in found] == ["a", "deep/b.tar", "c"]

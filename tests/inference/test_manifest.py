@@ -24,7 +24,7 @@ def manifest_of(output: Path, *entries: Entry) -> Manifest:
     return manifest
 
 
-def test_entries_come_back(tmp_path):
+def test_entries_are_read_as_they_were_written(tmp_path):
     manifest = manifest_of(tmp_path, entry(), entry("../ä b.jpg", name="ä b"))
     manifest.write()
 
@@ -42,7 +42,7 @@ def test_an_image_is_done_until_it_is_replaced(tmp_path):
     assert manifest.is_done(ImageFile(path, "a.jpg"))
     assert not manifest.is_done(ImageFile(path, "deep/a.jpg"))  # its results have another name
     changed = path.stat().st_mtime_ns
-    for content, later in ((b"abcd", 0), (b"abx", 1000)):  # by a copy that keeps its time, by one as long
+    for content, later in ((b"abcd", 0), (b"abx", 1000)):  # another size at the same time, or vice versa
         path.write_bytes(content)
         os.utime(path, ns=(changed, changed + later))
         assert not manifest.is_done(ImageFile(path, "a.jpg"))
@@ -69,7 +69,7 @@ def test_results_of_another_image_are_not_overwritten(tmp_path, monkeypatch, nam
 
 
 @pytest.mark.parametrize("platform", ["darwin", "win32", "linux"])
-def test_names_that_differ_by_case(tmp_path, monkeypatch, platform):
+def test_names_that_differ_only_by_case_are_refused_on_macos_and_windows(tmp_path, monkeypatch, platform):
     monkeypatch.setattr(sys, "platform", platform)
     images = [ImageFile(Path("in", name), name) for name in ("A.jpg", "a.jpg")]
     manifest = Manifest(tmp_path, "abc", SETTINGS)
@@ -80,7 +80,7 @@ def test_names_that_differ_by_case(tmp_path, monkeypatch, platform):
             manifest.require_distinct_results(images)
 
 
-def test_a_result_of_an_image_that_is_gone_is_overwritten(tmp_path):
+def test_the_result_of_a_deleted_image_is_overwritten(tmp_path):
     manifest_of(tmp_path, entry()).require_distinct_results([ImageFile(Path("a.png"), "a.png")])
 
 
@@ -100,7 +100,7 @@ def test_another_model_or_other_settings_are_refused(tmp_path, model, change, me
         Manifest(tmp_path, model, {**SETTINGS, **change})
 
 
-def test_a_setting_that_is_gone_is_refused_unless_it_changed_nothing(tmp_path):
+def test_a_removed_setting_is_refused_unless_it_had_no_effect(tmp_path):
     content = {"model": "abc", "settings": {**SETTINGS, "scales": [1.0]}, "images": []}
     (tmp_path / MANIFEST).write_text(json.dumps(content))
     Manifest(tmp_path, "abc", SETTINGS)
@@ -111,13 +111,13 @@ def test_a_setting_that_is_gone_is_refused_unless_it_changed_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"model": 1}', b"\xff"])
-def test_a_damaged_manifest(tmp_path, content):
+def test_a_damaged_manifest_is_an_error(tmp_path, content):
     (tmp_path / MANIFEST).write_bytes(content)
     with pytest.raises(CocosegError, match=r"predictions\.json: damaged"):
         Manifest(tmp_path, "abc", SETTINGS)
 
 
-def test_the_relative_path_is_the_same_wherever_it_is_typed(tmp_path, monkeypatch):
+def test_relative_paths_do_not_depend_on_the_form_of_the_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for path in (Path("photos/a.jpg"), tmp_path / "photos/a.jpg"):
         for output in (Path("out/x"), tmp_path / "out/x"):

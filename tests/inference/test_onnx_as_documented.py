@@ -35,7 +35,7 @@ from tiny import LABELS, NETWORK, Reads, tiny_unet
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-SIZE = (48, 64)  # at which the network sees every image
+SIZE = (48, 64)  # height and width of the network's input
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "using.md").read_text(), re.DOTALL)
 SNIPPET = next(block for block in BLOCKS if "InferenceSession" in block)
 SIZES = [(48, 64), (31, 40), (400, 333)]
@@ -51,7 +51,7 @@ def colors(height: int, width: int) -> np.ndarray:
 
 
 def write_reads(path: Path, **changes: str) -> Path:
-    """Write `Reads` as ONNX: the logits are the normalized channels. `changes` are in the metadata."""
+    """Write `Reads` as ONNX: its logits are the normalized channels. `changes` replace metadata."""
     deployed = Deployed(SegmentationModel(Reads(), ModelSpec({}, LABELS, SIZE), None), argmax=False)
     shapes = {"image": (onnx.TensorProto.UINT8, [None, None, None, 3]), "logits": (1, [None, 3, None, None])}
     image, logits = (onnx.helper.make_tensor_value_info(name, *shape) for name, shape in shapes.items())
@@ -72,7 +72,7 @@ def write_reads(path: Path, **changes: str) -> Path:
 
 
 def predicted(checkpoint: Path, photo: Path, output: Path, **settings: Any) -> np.ndarray:
-    """The mask of predict.py."""
+    """Predict a photograph by predict.py. Returns its mask."""
     usual = {"values": "index", "overlay": False, "gallery": False, "network": "tiny.Reads"}
     config = PredictConfig(checkpoint=str(checkpoint), input=str(photo), **usual | settings)
     predict_folder(config, output)
@@ -80,8 +80,8 @@ def predicted(checkpoint: Path, photo: Path, output: Path, **settings: Any) -> n
         return np.asarray(mask)
 
 
-def documented() -> dict[str, Any]:
-    """Run the code in the docs, in the current folder. Returns its variables."""
+def run_documented_code() -> dict[str, Any]:
+    """Run the code of docs/using.md in the current folder. Returns its variables."""
     variables: dict[str, Any] = {}
     exec(SNIPPET, variables)
     return variables
@@ -89,7 +89,7 @@ def documented() -> dict[str, Any]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """`Reads` as model.pth and as segmentation_model.onnx, beside a photograph; the current folder."""
+    """The current folder, with `Reads` as model.pth and as segmentation_model.onnx, and a photograph."""
     save_model(
         tmp_path / "model.pth", Reads().state_dict(), ModelSpec({"_target_": "Reads"}, LABELS, SIZE), None
     )
@@ -103,11 +103,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_all_ways_give_the_same_mask(folder: Path, size: tuple[int, int]) -> None:
+def test_all_programs_give_the_same_mask(folder: Path, size: tuple[int, int]) -> None:
     PIL.Image.fromarray(colors(*size)).save("photo.jpg")
     expected = load_model("model.pth", Reads()).predict("photo.jpg")
     assert np.bincount(expected.ravel(), minlength=3).min() > 0.03 * expected.size
-    code = documented()
+    code = run_documented_code()
     for mask in (
         code["mask"],
         predicted(folder / "model.pth", folder / "photo.jpg", folder / "1", precision="32-true"),
@@ -119,7 +119,7 @@ def test_all_ways_give_the_same_mask(folder: Path, size: tuple[int, int]) -> Non
 
 
 @pytest.mark.slow
-def test_all_ways_give_the_same_mask_of_a_network(folder: Path) -> None:
+def test_all_programs_give_the_same_mask_of_a_network(folder: Path) -> None:
     """Files that torch writes, with the resizes outside and inside."""
     net = tiny_unet().eval()
     with torch.no_grad():
@@ -141,7 +141,7 @@ def test_all_ways_give_the_same_mask_of_a_network(folder: Path) -> None:
         expected = model.predict("photo.jpg")
         output = folder / str(size)
         for mask in (
-            documented()["mask"],
+            run_documented_code()["mask"],
             session.run(["classes"], {"image": pixels})[0][0],
             program(torch.tensor(pixels))[0].numpy(),
             predicted(folder / "resized.onnx", folder / "photo.jpg", output),
@@ -168,7 +168,7 @@ def test_probabilities_tiles_and_the_mirror_image(folder: Path) -> None:
     assert scores[0] == pytest.approx(scores[1], abs=2e-3)
 
 
-def test_classes_without_scores_are_enlarged_as_they_are(folder: Path) -> None:
+def test_classes_without_scores_are_enlarged_to_the_nearest_neighbor(folder: Path) -> None:
     model, image = OnnxModel("segmentation_model.onnx"), torch.from_numpy(colors(120, 160))
     model.gives_scores = False
     image = image.permute(2, 0, 1)[None]
@@ -184,12 +184,12 @@ def test_a_file_that_resizes_gets_images_at_their_own_size(folder: Path) -> None
     np.testing.assert_array_equal(mask, normalize(image)[0].argmax(0))
 
 
-def test_pixels_are_read_as_in_training(folder: Path) -> None:
+def test_bits_and_exif_are_those_of_the_metadata(folder: Path) -> None:
     model = OnnxModel(str(write_reads(folder / "deep.onnx", bits="12", exif='"ignore"')))
     assert (model.bits, model.exif) == (12, "ignore")
 
 
-# ---- what is refused
+# ---- errors
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_pixels_are_read_as_in_training(folder: Path) -> None:
     ],
     ids=str,
 )
-def test_what_a_file_that_resizes_cant_do(folder: Path, settings: dict[str, Any], message: str) -> None:
+def test_options_that_need_scores_are_refused(folder: Path, settings: dict[str, Any], message: str) -> None:
     path = write_reads(folder / "resized.onnx", resize="true")
     with pytest.raises(CocosegError, match=message):
         predicted(path, folder / "photo.jpg", folder / "out", **settings)
@@ -222,7 +222,7 @@ def test_what_a_file_that_resizes_cant_do(folder: Path, settings: dict[str, Any]
     ],
     ids=str,
 )
-def test_what_is_no_such_file_is_one_line(folder: Path, changes: dict[str, str] | None, reason: str) -> None:
+def test_a_wrong_file_is_a_one_line_error(folder: Path, changes: dict[str, str] | None, reason: str) -> None:
     path = folder / "a.onnx"
     if changes is None:
         path.write_bytes(b"no protocol buffer")
@@ -241,7 +241,7 @@ def test_a_class_beyond_the_labels_is_refused(folder: Path) -> None:
         model.logits(torch.zeros(1, 3, 4, 4, dtype=torch.uint8))
 
 
-def test_onnxruntime_may_be_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_onnxruntime_is_a_one_line_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(
         CocosegError, match=r"model\.onnx needs onnxruntime; install it by pip install onnxrun"

@@ -1,4 +1,4 @@
-"""predict.py, within this process and from its command line."""
+"""predict.py, in this process and from its command line."""
 
 import json
 import os
@@ -32,7 +32,7 @@ TO_TARGET = {"_target_": "tiny.Reads"}
 
 
 class Net(Reads):
-    """Built as a file says."""
+    """A custom network that is built with the arguments in its model file."""
 
     def __init__(self, **arguments: Any):
         assert arguments == {"num_classes": 3}
@@ -40,7 +40,7 @@ class Net(Reads):
 
 
 def saved(path: Path, labels: LabelMap = LABELS, size: tuple[int, int] = (60, 90), **reading: Any) -> Path:
-    """A model that predicts 0, 1, 2 where an image is red, green, blue."""
+    """Write a model that predicts 0, 1, 2 where an image is red, green, blue."""
     spec = ModelSpec({**TO_TARGET, "num_classes": 3}, labels, size, **reading)
     save_model(path, Reads().state_dict(), spec, None)
     return path
@@ -51,7 +51,7 @@ def stripes(height: int = 60, width: int = 90, order: tuple[int, ...] = (0, 1, 2
 
 
 def drawn(mask: np.ndarray) -> PIL.Image.Image:
-    """The picture that the model reads this mask from."""
+    """The image for which the model predicts this mask."""
     return PIL.Image.fromarray(255 * np.eye(3, dtype=np.uint8)[mask])
 
 
@@ -90,10 +90,10 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-# ---- what is written
+# ---- files that are written
 
 
-def test_masks_hold_category_ids_in_colour(tmp_path, photos):
+def test_masks_hold_category_ids_and_a_color_palette(tmp_path, photos):
     output = run(tmp_path, photos)
     expected = np.array([0, 2, 5], dtype=np.uint8)
     np.testing.assert_array_equal(mask_of(output, "a"), expected[stripes()])
@@ -112,30 +112,30 @@ def test_masks_hold_class_indices_on_request(tmp_path, photos):
     assert json.loads((output / "labels.json").read_bytes())["masks"]["pixel"] == "class_index"
 
 
-def test_masks_of_grouped_categories(tmp_path, photos, caplog):
+def test_masks_of_grouped_categories_hold_class_indices(tmp_path, photos, caplog):
     labels = LabelMap((*LABELS.classes[:2], LabelClass((5, 6), "pets", (0, 0, 255))))
     saved(tmp_path / "model.pth", labels)
     np.testing.assert_array_equal(mask_of(run(tmp_path, photos), "a"), stripes())
     assert "class indices" in caplog.text
 
 
-def test_overlays_and_the_gallery_show_all(tmp_path, photos):
+def test_overlays_and_the_gallery_show_all_images(tmp_path, photos):
     output = run(tmp_path, photos)
     with PIL.Image.open(output / "overlays/deep/a.jpg") as image:
         assert image.width >= 90
-        assert image.height > 60  # a legend below
+        assert image.height > 60  # the legend is below
     assert {path.name for path in (output / "overlays").rglob("*.jpg")} == {"a.jpg", "b.jpg"}
     page = (output / "gallery.html").read_text()
     assert re.findall("<h2>(.*?)</h2>", page) == ["a.png", "b.bmp", "deep/a.png"]
     assert page.count("cat 33.3 %") == 3
 
 
-def test_only_masks(tmp_path, photos):
+def test_overlays_and_gallery_can_be_left_out(tmp_path, photos):
     output = run(tmp_path, photos, overlay=False, gallery=False)
     assert {path.name for path in output.iterdir()} == {"masks", "labels.json", "predictions.json"}
 
 
-def test_results_in_cocos_format(tmp_path, photos):
+def test_coco_results_list_each_image_and_class(tmp_path, photos):
     output = run(tmp_path, photos, coco_json=True)
     found = json.loads((output / "coco_results.json").read_bytes())
     assert [(one["image_id"], one["category_id"], one["file_name"]) for one in found] == [
@@ -146,7 +146,7 @@ def test_results_in_cocos_format(tmp_path, photos):
     assert found[0]["segmentation"]["size"] == [60, 90]
 
 
-def test_results_with_the_ids_of_a_file(tmp_path, photos, caplog):
+def test_coco_results_have_the_image_ids_of_an_annotation_file(tmp_path, photos, caplog):
     images = [{"id": 17, "file_name": "b.bmp", "width": 30, "height": 40}]
     annotations = write_coco(tmp_path / "a.json", images=images, annotations=[])
     output = run(tmp_path, photos, coco_json=True, annotations=str(annotations))
@@ -155,7 +155,7 @@ def test_results_with_the_ids_of_a_file(tmp_path, photos, caplog):
     assert "does not list 2 of the images" in caplog.text
 
 
-def test_results_in_cocos_format_are_written_as_they_are_made(tmp_path, photos, monkeypatch):
+def test_coco_results_are_written_as_they_are_made(tmp_path, photos, monkeypatch):
     sizes = []
 
     def entries(mask, image_id, name, labels):
@@ -189,7 +189,7 @@ def test_probabilities_on_request(tmp_path, photos):
     assert {path.name for path in (output / "confidence").rglob("*.png")} == {"a.png", "b.png"}
 
 
-def test_too_many_probabilities_are_a_line(tmp_path, photos, monkeypatch, caplog):
+def test_an_image_with_too_many_probabilities_is_left_out(tmp_path, photos, monkeypatch, caplog):
     monkeypatch.setattr("cocoseg.inference.probabilities.LIMIT", 2 * 3 * 40 * 30)
     with pytest.raises(IncompleteError, match="2 of 3 images are left out"):
         run(tmp_path, photos, probabilities="all")
@@ -198,11 +198,11 @@ def test_too_many_probabilities_are_a_line(tmp_path, photos, monkeypatch, caplog
     run(tmp_path, photos, probabilities=True)
 
 
-# ---- any picture
+# ---- any image
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "CMYK", "P"])
-def test_any_mode(tmp_path, mode):
+def test_images_of_any_mode_are_predicted(tmp_path, mode):
     path = tmp_path / f"a.{'tif' if mode == 'CMYK' else 'png'}"
     drawn(stripes()).convert(mode).save(path)
     np.testing.assert_array_equal(mask_of(run(tmp_path, path, values="index"), "a"), stripes())
@@ -223,7 +223,7 @@ def listing(path: Path, width: int, height: int) -> str:
 
 
 @pytest.mark.parametrize(("exif", "turns"), [(None, -1), ("apply", -1), ("ignore", 0)])
-def test_turned_as_training_images_were(tmp_path, turned, exif, turns):
+def test_images_are_turned_as_training_images_were(tmp_path, turned, exif, turns):
     saved(tmp_path / "model.pth", exif=exif)
     output = run(tmp_path, turned, values="index")
     np.testing.assert_array_equal(mask_of(output, "a"), np.rot90(stripes(), turns))
@@ -246,7 +246,7 @@ def test_coco_results_have_the_sizes_of_the_annotation_file(tmp_path, turned, ex
 
 
 def test_results_are_turned_back_to_the_stored_size(tmp_path, turned, caplog):
-    """Where the training had images turned though its file gave the stored size; scorers need the file's."""
+    """In training they were turned, though the file gave stored sizes. A scorer needs the file's sizes."""
     saved(tmp_path / "model.pth", exif="apply")
     listed = listing(tmp_path / "a.json", 90, 60)
     output = run(tmp_path, turned, values="index", coco_json=True, annotations=listed)
@@ -258,13 +258,13 @@ def test_results_are_turned_back_to_the_stored_size(tmp_path, turned, caplog):
     assert "for 1 image (a.png) the file gives width and height as stored, and the results" in caplog.text
 
 
-def test_another_size_in_the_annotation_file_is_said(tmp_path, turned, caplog):
+def test_another_size_in_the_annotation_file_is_a_warning(tmp_path, turned, caplog):
     listed = listing(tmp_path / "a.json", 80, 60)
     run(tmp_path, turned, coco_json=True, annotations=listed)
     assert "for 1 image (a.png) the file gives another size than they have" in caplog.text
 
 
-def test_an_annotation_file_that_says_more_makes_the_mask_anew(tmp_path, turned):
+def test_a_swapped_size_in_an_annotation_file_predicts_the_image_again(tmp_path, turned):
     run(tmp_path, turned, values="index")
     for size, turns in (((90, 60), 0), ((60, 90), -1)):
         listed = listing(tmp_path / "a.json", *size)
@@ -273,7 +273,7 @@ def test_an_annotation_file_that_says_more_makes_the_mask_anew(tmp_path, turned)
 
 
 def test_more_than_8_bits_are_scaled_as_in_training(tmp_path, caplog):
-    """The picture is white where the model was trained on 12 bits, and black for one that knows nothing."""
+    """The image is white for a model that was trained on 12 bits, and black for one without a bit depth."""
     PIL.Image.fromarray(np.full((60, 90), 4095, np.uint16)).save(tmp_path / "a.png")
     for bits, gray in ((12, 255), (None, 15), (16, 15), (10, 255)):
         saved(tmp_path / "model.pth", bits=bits)
@@ -287,15 +287,15 @@ def test_more_than_8_bits_are_scaled_as_in_training(tmp_path, caplog):
         assert ("1 image: values of more than 10 bits" in caplog.text) == (bits == 10)
 
 
-def test_bands_that_are_not_read_are_said(tmp_path, caplog):
+def test_bands_that_are_not_read_are_a_warning(tmp_path, caplog):
     page = drawn(stripes())
     page.save(tmp_path / "a.tif", save_all=True, append_images=[page])
     run(tmp_path, tmp_path / "a.tif")
     assert "1 image: several pages, of which only the first is read (a)" in caplog.text
 
 
-def test_many_sizes_in_any_order(tmp_path):
-    """Each mask belongs to its picture, whatever is batched with what."""
+def test_each_mask_belongs_to_its_image(tmp_path):
+    """Images of many sizes come in batches of any order."""
     (tmp_path / "in").mkdir()
     generator = np.random.default_rng(0)
     expected = {}
@@ -308,7 +308,7 @@ def test_many_sizes_in_any_order(tmp_path):
         np.testing.assert_array_equal(mask_of(output, name), mask)
 
 
-def test_large_images_are_predicted_too(tmp_path, photos, monkeypatch):
+def test_large_images_are_predicted(tmp_path, photos, monkeypatch):
     monkeypatch.setattr(pipeline_module, "LARGE", 2 * 60 * 90 - 1)
     output = run(tmp_path, photos, values="index", scale=1)
     np.testing.assert_array_equal(mask_of(output, "a"), stripes())
@@ -336,7 +336,7 @@ def test_few_images_are_decoded_ahead(tmp_path, photos, monkeypatch):
     monkeypatch.setattr(Predictor, "masks", slow)
     monkeypatch.setattr(pipeline_module, "AHEAD", 8)
     run(tmp_path, photos, batch_size=8, workers=2, overlay=False, gallery=False)
-    assert ahead[0] <= 8 + 8  # a batch, and what follows
+    assert ahead[0] <= 8 + 8  # a batch, and the images that are decoded ahead
 
 
 def test_few_bytes_wait_to_be_written(tmp_path, photos, monkeypatch):
@@ -357,7 +357,7 @@ def test_few_bytes_wait_to_be_written(tmp_path, photos, monkeypatch):
         drawn(stripes()).save(photos / f"{number}.png")
     monkeypatch.setattr(Predictor, "masks", counted)
     monkeypatch.setattr(Results, "write", slow)
-    monkeypatch.setattr(pipeline_module, "WAITING_BYTES", 60 * 90)  # a mask; scores are larger
+    monkeypatch.setattr(pipeline_module, "WAITING_BYTES", 60 * 90)  # size of a mask; scores are larger
     run(tmp_path, photos, batch_size=1, workers=1)
     assert len(finished) == 6
     assert max(waiting) <= 2
@@ -366,7 +366,7 @@ def test_few_bytes_wait_to_be_written(tmp_path, photos, monkeypatch):
 SHORT = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 10000000000 bytes"
 
 
-def test_memory_that_is_too_short_for_the_network(tmp_path, photos, monkeypatch):
+def test_too_little_memory_for_the_network_is_a_one_line_error(tmp_path, photos, monkeypatch):
     def short(self, inputs, sizes):
         raise RuntimeError(SHORT)
 
@@ -375,10 +375,10 @@ def test_memory_that_is_too_short_for_the_network(tmp_path, photos, monkeypatch)
         run(tmp_path, photos)
 
 
-# ---- what goes wrong
+# ---- errors
 
 
-def test_a_broken_picture_is_reported_and_the_rest_is_done(tmp_path, photos, caplog):
+def test_a_broken_image_is_reported_and_the_others_are_predicted(tmp_path, photos, caplog):
     (photos / "c.jpg").write_bytes(b"no picture")
     (photos / "d.png").write_bytes((photos / "a.png").read_bytes()[:60])
     with pytest.raises(IncompleteError, match="2 of 5 images are left out"):
@@ -390,12 +390,12 @@ def test_a_broken_picture_is_reported_and_the_rest_is_done(tmp_path, photos, cap
     assert "c.jpg" not in (output / "gallery.html").read_text()
     drawn(stripes()).save(photos / "c.jpg")
     (photos / "d.png").unlink()
-    run(tmp_path, photos)  # mended: done now
+    run(tmp_path, photos)  # the image is mended now
     assert mask_of(output, "c").shape == (60, 90)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError(SHORT)], ids=repr)
-def test_an_image_that_memory_is_too_short_for(tmp_path, photos, monkeypatch, caplog, error):
+def test_an_image_too_large_for_the_memory_is_reported(tmp_path, photos, monkeypatch, caplog, error):
     read_with_faults = pipeline_module.read_with_faults
 
     def read(path, **reading):
@@ -409,19 +409,19 @@ def test_an_image_that_memory_is_too_short_for(tmp_path, photos, monkeypatch, ca
     assert "b.bmp: not enough memory to read it" in caplog.text
 
 
-def test_a_name_that_is_not_utf8_is_reported_and_the_rest_is_done(tmp_path, photos, caplog):
+def test_a_name_that_is_not_utf8_is_reported_and_the_others_are_predicted(tmp_path, photos, caplog):
     (photos / "a.png").rename(photos / os.fsdecode(b"caf\xe9.png"))
     with pytest.raises(IncompleteError, match="1 of 3 images are left out"):
         run(tmp_path, photos, coco_json=True)
     output = tmp_path / "out"
     assert len(json.loads((output / "predictions.json").read_bytes())["images"]) == 2
-    # Images are numbered as if it had not been left out.
+    # The image that is left out has a number, too.
     found = json.loads((output / "coco_results.json").read_bytes())
     assert len({one["image_id"] for one in found}) == 2
     assert r"caf\xe9.png: its name is not UTF-8; rename it" in caplog.text
 
 
-def test_an_output_that_cannot_be_written(tmp_path, photos):
+def test_an_output_that_cannot_be_written_is_an_error(tmp_path, photos):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/masks").write_text("a file where a folder shall be")
     with pytest.raises(CocosegError, match="can't be written"):
@@ -434,12 +434,12 @@ def test_a_file_does_not_choose_what_is_imported(tmp_path, photos):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
-def test_a_device_that_is_not_there(tmp_path, photos):
+def test_a_missing_device_is_an_error(tmp_path, photos):
     with pytest.raises(CocosegError, match="accelerator: there is no gpu here"):
         run(tmp_path, photos, accelerator="gpu")
 
 
-# ---- again
+# ---- a second run
 
 
 def forbidden(*_: object) -> None:
@@ -450,7 +450,7 @@ def written(folder: Path) -> dict[str, int]:
     return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
 
 
-def test_again_skips_what_is_there(tmp_path, photos, monkeypatch):
+def test_a_second_run_skips_existing_results(tmp_path, photos, monkeypatch):
     before = written(run(tmp_path, photos) / "masks")
     monkeypatch.setattr(pipeline_module, "read_with_faults", forbidden)
     output = run(tmp_path, photos)
@@ -458,7 +458,7 @@ def test_again_skips_what_is_there(tmp_path, photos, monkeypatch):
     assert (output / "gallery.html").read_text().count("<article>") == 3
 
 
-def test_again_does_what_is_new_missing_or_replaced(tmp_path, photos):
+def test_a_second_run_predicts_new_and_replaced_images_and_missing_results(tmp_path, photos):
     output = run(tmp_path, photos)
     before = written(output / "masks")
     drawn(stripes(order=(1, 1, 1))).save(photos / "a.png")
@@ -487,16 +487,16 @@ def test_two_inputs_share_an_output(tmp_path, photos):
         run(tmp_path, photos / "deep/a.png")
 
 
-def test_again_with_other_settings_is_refused(tmp_path, photos):
+def test_a_second_run_with_other_settings_is_refused(tmp_path, photos):
     run(tmp_path, photos)
     with pytest.raises(CocosegError, match="made with another scale"):
         run(tmp_path, photos, scale=0.5)
     with pytest.raises(CocosegError, match="made with another values"):
         run(tmp_path, photos, values="index")
-    run(tmp_path, photos, batch_size=1, workers=1, coco_json=True)  # which change no mask
+    run(tmp_path, photos, batch_size=1, workers=1, coco_json=True)  # these settings change no mask
 
 
-def test_again_with_another_model_is_refused(tmp_path, photos):
+def test_a_second_run_with_another_model_is_refused(tmp_path, photos):
     output = run(tmp_path, photos)
     before = written(output)
     saved(tmp_path / "model.pth", size=(30, 30))
@@ -505,7 +505,7 @@ def test_again_with_another_model_is_refused(tmp_path, photos):
     assert written(output) == before
 
 
-def test_an_interrupted_run_keeps_what_is_done(tmp_path, photos, monkeypatch):
+def test_an_interrupted_run_keeps_its_results(tmp_path, photos, monkeypatch):
     write = Results.write
 
     def interrupt(self, entry, *rest):
@@ -525,7 +525,7 @@ def test_an_interrupted_run_keeps_what_is_done(tmp_path, photos, monkeypatch):
     assert [path for path in written(output) if ".part-" in path] == []
 
 
-def test_unfinished_files_of_others_are_kept(tmp_path, photos):
+def test_unfinished_files_of_other_programs_are_kept(tmp_path, photos):
     for name in ("out/.part-1.json", "out/runs/1/.part-2.ckpt", "out/masks/deep/.part-3.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -557,7 +557,7 @@ def test_help_and_mistakes_need_no_torch(tmp_path, no_torch):
 def test_the_program_from_end_to_end(tmp_path, photos):
     checkpoint = saved(tmp_path / "model.pth")
     (photos / "c.jpg").write_bytes(b"no picture")
-    here = Path(__file__).parent  # this module, which holds the network, and tiny.py above it
+    here = Path(__file__).parent  # this module defines the network; tiny.py is one folder up
     path = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
     network = {"PYTHONPATH": path}
     overrides = (

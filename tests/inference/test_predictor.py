@@ -25,23 +25,23 @@ def model(net: nn.Module | None = None, image_size: tuple[int, int] = (32, 48)) 
     return SegmentationModel(net or varied_unet(), ModelSpec(NETWORK, LABELS, image_size), None)
 
 
-def picture(height: int, width: int, images: int = 1, seed: int = 0) -> Tensor:
-    """Coloured regions: (B, 3, h, w) uint8."""
+def colored_regions(height: int, width: int, images: int = 1, seed: int = 0) -> Tensor:
+    """Images of smooth colored regions, (B, 3, h, w) uint8."""
     coarse = torch.rand(images, 3, 4, 5, generator=torch.Generator().manual_seed(seed))
     return (F.interpolate(coarse, size=(height, width), mode="bilinear") * 255).to(torch.uint8)
 
 
 def varied_unet() -> UNet:
-    """A network that predicts each class somewhere in such pictures, and means it."""
+    """A network that predicts each class somewhere in `colored_regions`, with large differences of logits."""
     net = tiny_unet().eval()
     with torch.no_grad():
         net.head.weight *= 30
-        net.head.bias -= net(normalize(picture(64, 64))).mean((0, 2, 3))
+        net.head.bias -= net(normalize(colored_regions(64, 64))).mean((0, 2, 3))
     return net
 
 
 def red_green_blue(height: int = 60, width: int = 90) -> np.ndarray:
-    """Three stripes, for which `Reads` predicts 0, 1 and 2: (H, W, 3) uint8."""
+    """An image of three stripes, for which `Reads` predicts 0, 1 and 2: (H, W, 3) uint8."""
     image = np.zeros((height, width, 3), dtype=np.uint8)
     for index in range(3):
         image[:, width // 3 * index : width // 3 * (index + 1), index] = 255
@@ -55,8 +55,8 @@ def stripes(height: int = 60, width: int = 90) -> np.ndarray:
 # ---- the whole image
 
 
-def test_it_resizes_as_training_does_and_enlarges_the_logits():
-    net, image = varied_unet(), picture(70, 50, images=3)
+def test_images_are_resized_as_in_training_and_logits_are_enlarged():
+    net, image = varied_unet(), colored_regions(70, 50, images=3)
 
     mask = Predictor(model(net))(image)
 
@@ -69,9 +69,9 @@ def test_it_resizes_as_training_does_and_enlarges_the_logits():
 
 
 @pytest.mark.parametrize("size", [(70, 50), (500, 333), (32, 48), (20, 48), (9, 700)], ids=str)
-def test_the_network_sees_what_it_saw_in_training(size):
-    """The same bytes as those of the data set, which torchvision resizes."""
-    image = picture(*size, images=2)
+def test_the_input_equals_that_of_training(size):
+    """The uint8 pixels equal those of the data set, which torchvision resizes."""
+    image = colored_regions(*size, images=2)
     for layout in (torch.contiguous_format, torch.channels_last):
         found = Predictor(model()).resize(image.contiguous(memory_format=layout))
         assert torch.equal(found, tv.resize(image, [32, 48], antialias=True))
@@ -79,14 +79,14 @@ def test_the_network_sees_what_it_saw_in_training(size):
 
 def test_images_of_several_sizes_are_one_batch():
     predictor = Predictor(model())
-    images = [picture(20, 90, seed=1), picture(64, 31, seed=2)]
+    images = [colored_regions(20, 90, seed=1), colored_regions(64, 31, seed=2)]
     batch = torch.cat([predictor.resize(image) for image in images])
     for pending, image in zip(predictor.masks(batch, [(20, 90), (64, 31)]), images, strict=True):
         assert (pending.mask() == predictor(image)[0]).float().mean() > 0.999
 
 
-def test_a_scale_gives_the_network_the_images_own_pixels():
-    net, image = varied_unet(), picture(70, 50)
+def test_scale_one_gives_the_network_the_images_own_pixels():
+    net, image = varied_unet(), colored_regions(70, 50)
     assert (Predictor(model(net), scale=1)(image) == net(normalize(image)).argmax(1)).float().mean() > 0.999
     assert Predictor(model(net), scale=0.5).resize(image).shape == (1, 3, 35, 25)
     assert Predictor(model(net), scale=0.01).resize(image).shape == (1, 3, 2, 2)
@@ -96,8 +96,8 @@ def test_a_scale_gives_the_network_the_images_own_pixels():
 
 
 @pytest.mark.parametrize(("height", "width", "scale"), [(300, 200, 1), (200, 300, 0.7), (140, 200, 1.5)])
-def test_tiles_give_what_the_whole_image_gives(height, width, scale):
-    net, image = varied_unet(), picture(height, width)
+def test_tiles_give_the_same_mask_as_the_whole_image(height, width, scale):
+    net, image = varied_unet(), colored_regions(height, width)
 
     whole = Predictor(model(net), scale=scale, tile=False)(image)
     tiled = Predictor(model(net), scale=scale, tile=[96, 128])(image)
@@ -106,43 +106,43 @@ def test_tiles_give_what_the_whole_image_gives(height, width, scale):
     assert (tiled == whole).float().mean() > 0.995
 
 
-def test_tiles_of_a_net_without_context_change_nothing():
+def test_tiles_change_nothing_for_a_network_without_context():
     image = torch.from_numpy(red_green_blue(201, 300)).permute(2, 0, 1)[None]
     tiled = Predictor(model(Reads()), scale=1, tile=(64, 64))(image)[0]
     np.testing.assert_array_equal(tiled, stripes(201, 300))
 
 
-def seen(net: nn.Module) -> list[tuple[int, ...]]:
+def record_input_sizes(net: nn.Module) -> list[tuple[int, ...]]:
     shapes: list[tuple[int, ...]] = []
     net.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape[-2:])))
     return shapes
 
 
-def test_auto_cuts_what_is_too_large(monkeypatch):
+def test_tile_auto_cuts_inputs_that_are_too_large(monkeypatch):
     monkeypatch.setattr(tiling, "LARGEST_INPUT", 150 * 150)
     monkeypatch.setattr(tiling, "TILE", 96)
     net = varied_unet()
-    shapes = seen(net)
+    shapes = record_input_sizes(net)
 
-    Predictor(model(net), scale=1)(picture(150, 150))
+    Predictor(model(net), scale=1)(colored_regions(150, 150))
     assert shapes == [(150, 150)]
     shapes.clear()
-    Predictor(model(net), scale=1)(picture(151, 150))
+    Predictor(model(net), scale=1)(colored_regions(151, 150))
     assert len(shapes) > 1
     assert max(max(shape) for shape in shapes) < 96 + 32
     shapes.clear()
-    Predictor(model(net), scale=1, tile=False)(picture(151, 150))
+    Predictor(model(net), scale=1, tile=False)(colored_regions(151, 150))
     assert shapes == [(151, 150)]
     shapes.clear()
-    Predictor(model(net, image_size=(200, 200)))(picture(90, 90))  # training had room for it
+    Predictor(model(net, image_size=(200, 200)))(colored_regions(90, 90))  # training had room for it
     assert shapes == [(200, 200)]
 
 
-# ---- averaging
+# ---- mirror images
 
 
 def test_flip_makes_predictions_symmetric():
-    image = picture(40, 60)
+    image = colored_regions(40, 60)
     predictor = Predictor(model(), flip=True)
     mirrored = predictor(image.flip(-1)).flip(-1)
     assert (predictor(image) == mirrored).float().mean() > 0.999
@@ -150,7 +150,7 @@ def test_flip_makes_predictions_symmetric():
 
 
 def test_flip_averages_probabilities():
-    net, image = varied_unet(), picture(32, 48)
+    net, image = varied_unet(), colored_regions(32, 48)
     mask = Predictor(model(net), flip=True)(image)
     x = normalize(image)
     expected = net(x).softmax(1) + net(x.flip(-1)).softmax(1).flip(-1)
@@ -164,7 +164,7 @@ def test_an_image_much_smaller_than_its_input_in_tiles():
 
 
 def test_flip_in_tiles():
-    net, image = varied_unet(), picture(200, 280)
+    net, image = varied_unet(), colored_regions(200, 280)
     whole, tiled = (Predictor(model(net), scale=1, tile=tile, flip=True)(image) for tile in (False, [96, 96]))
     assert (whole == tiled).float().mean() > 0.99
 
@@ -183,8 +183,8 @@ def test_flip_in_tiles():
     ],
     ids=str,
 )
-def test_the_highest_probability_is_that_of_the_mask(settings):
-    net, image = model(), picture(80, 110, images=2)
+def test_the_arg_max_of_the_probabilities_is_the_mask(settings):
+    net, image = model(), colored_regions(80, 110, images=2)
     mask, probabilities = net.predict(image, **settings, probabilities=True)
     np.testing.assert_array_equal(mask, net.predict(image, **settings))
     assert (probabilities.dtype, probabilities.shape) == (np.float16, (2, 3, 80, 110))
@@ -193,8 +193,8 @@ def test_the_highest_probability_is_that_of_the_mask(settings):
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_probabilities_are_those_of_enlarged_scores(flip):
-    net, image = varied_unet(), picture(70, 50)
+def test_probabilities_are_computed_from_enlarged_scores(flip):
+    net, image = varied_unet(), colored_regions(70, 50)
     _, probabilities = model(net).predict(image[0], flip=flip, probabilities=True)
 
     x = normalize(tv.resize(image, [32, 48], antialias=True))
@@ -204,7 +204,7 @@ def test_probabilities_are_those_of_enlarged_scores(flip):
     np.testing.assert_allclose(probabilities, expected.detach(), atol=1e-3)
 
 
-def test_probabilities_of_tiles_are_those_of_the_whole_image():
+def test_probabilities_of_tiles_equal_those_of_the_whole_image():
     image = red_green_blue(201, 300)
     whole, tiled = (
         model(Reads()).predict(image, scale=1, tile=tile, probabilities=True)[1] for tile in (False, (64, 64))
@@ -212,10 +212,10 @@ def test_probabilities_of_tiles_are_those_of_the_whole_image():
     np.testing.assert_array_equal(whole, tiled)
 
 
-def test_blocks_of_rows_change_no_probability(monkeypatch):
-    net, image = model(), picture(70, 50)
+def test_probabilities_do_not_depend_on_the_size_of_blocks(monkeypatch):
+    net, image = model(), colored_regions(70, 50)
     whole = net.predict(image, probabilities=True)
-    monkeypatch.setattr(upsampling, "CHUNK", 3 * 50 * 7)  # seven rows at a time
+    monkeypatch.setattr(upsampling, "CHUNK", 3 * 50 * 7)  # size of seven rows
     for ours, expected in zip(net.predict(image, probabilities=True), whole, strict=True):
         np.testing.assert_array_equal(ours, expected)
 
@@ -224,7 +224,7 @@ def test_blocks_of_rows_change_no_probability(monkeypatch):
     ("most", "rows"),
     [(probabilities_module.SAMPLED, range(21)), (3 * 35 * 7, [1, 4, 7, 10, 13, 16, 19]), (9, [10])],
 )
-def test_confidences_are_those_of_enlarged_logits(monkeypatch, most, rows):
+def test_confidences_are_computed_from_enlarged_logits(monkeypatch, most, rows):
     monkeypatch.setattr(probabilities_module, "SAMPLED", most)
     logits = 4 * torch.randn(3, 8, 12, generator=torch.Generator().manual_seed(0))
     found, chosen = confidences(logits, enlarged_argmax(logits, (21, 35)))
@@ -234,7 +234,7 @@ def test_confidences_are_those_of_enlarged_logits(monkeypatch, most, rows):
 
 
 def test_rounding_does_not_change_the_winner():
-    """Two probabilities of 0.5 and a little more or less are one float16."""
+    """Two probabilities close to 0.5 are the same float16."""
     scores = torch.tensor([0.0, 1e-5]).view(2, 1, 1)
     found = Probabilities((1, 1), 2, keeps_all=True, from_logits=True)
     near = neighbors((1, 1), (1, 1), torch.device("cpu"))
@@ -251,7 +251,7 @@ def test_too_many_probabilities_are_refused(monkeypatch):
     assert pair[1].shape == (3, 30, 90)
 
 
-# ---- in Python
+# ---- `predict`
 
 
 @pytest.mark.parametrize(
@@ -277,17 +277,17 @@ def test_predict_takes_any_image(image):
     np.testing.assert_array_equal(mask, stripes())
 
 
-def test_predict_takes_a_batch_and_grey_and_paths(tmp_path: Path):
+def test_predict_takes_batches_gray_images_and_paths(tmp_path: Path):
     net = model()
-    grey = red_green_blue()[..., 1]
-    PIL.Image.fromarray(grey).save(tmp_path / "a.png")
+    gray = red_green_blue()[..., 1]
+    PIL.Image.fromarray(gray).save(tmp_path / "a.png")
 
-    mask = net.predict(grey)
+    mask = net.predict(gray)
 
-    np.testing.assert_array_equal(mask, net.predict(np.stack([grey] * 3, -1)))
+    np.testing.assert_array_equal(mask, net.predict(np.stack([gray] * 3, -1)))
     np.testing.assert_array_equal(mask, net.predict(tmp_path / "a.png"))
     np.testing.assert_array_equal(mask, net.predict(str(tmp_path / "a.png")))
-    batch = torch.from_numpy(np.stack([grey] * 3)).expand(2, -1, -1, -1)
+    batch = torch.from_numpy(np.stack([gray] * 3)).expand(2, -1, -1, -1)
     assert net.predict(batch).shape == (2, 60, 90)
 
 
@@ -303,7 +303,7 @@ def test_predict_takes_a_list_of_any_images():
 
 @pytest.mark.parametrize(("bits", "top"), [(12, 4095), (None, 65535), (16, 65535)])
 def test_predict_scales_values_of_the_models_bits(tmp_path: Path, bits: int | None, top: int):
-    """Half of the range is gray: as bright as 128 of 255, from any kind of image."""
+    """Half of the range is as bright as 128 of 255, from any kind of image."""
     net = SegmentationModel(varied_unet(), ModelSpec(NETWORK, LABELS, (32, 48), bits=bits), None)
     values = np.full((32, 48), top // 2 + 1, np.uint16)
     values[:, :9] = 0
@@ -351,7 +351,7 @@ def test_predict_follows_the_models_precision():
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
-def test_what_is_no_image_is_refused(image, message):
+def test_input_that_is_no_image_is_refused(image, message):
     with pytest.raises(CocosegError, match=message):
         model(Reads()).predict(image)
 
@@ -370,6 +370,6 @@ def test_what_is_no_image_is_refused(image, message):
     ],
     ids=str,
 )
-def test_settings_out_of_range(settings, message):
+def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(CocosegError, match=message):
         Predictor(model(), **settings)

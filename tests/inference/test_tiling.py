@@ -19,7 +19,7 @@ def test_spans_cover_the_length_and_overlap(length, tile):
     assert all(span.stop - span.start <= tile + STEP - 1 for span in found)
 
 
-def test_each_pixel_is_decided_by_one_tile_and_far_from_its_ends():
+def test_one_tile_decides_each_pixel_far_from_its_ends():
     found = spans(1000, 256)
     assert len(found) > 2
     assert (found[0].first, found[-1].last) == (0, 1000)

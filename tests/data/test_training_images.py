@@ -33,26 +33,28 @@ def config(shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Evalu
     return EvaluateConfig(**{**asdict(base), "checkpoint": str(folder / "model.pth")})
 
 
-def compare(config: EvaluateConfig, **data: object) -> None:
-    """As an evaluation does."""
+def check_images(config: EvaluateConfig, **data: object) -> None:
+    """Check the images to score as an evaluation does."""
     config = replace(config, data=replace(config.data, **data))
     require_new(
         open_images(config, (32, 32)).image_keys(), read_training_images(config.checkpoint), config.split
     )
 
 
-def test_what_the_run_held_out_is_new(config: EvaluateConfig, caplog: pytest.LogCaptureFixture) -> None:
-    compare(config)
+def test_images_that_the_run_held_out_are_new(
+    config: EvaluateConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    check_images(config)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_another_split_is_refused(config: EvaluateConfig) -> None:
     with pytest.raises(CocosegError, match=r"^split=val: the model was trained on \d of these 6 images, \S+"):
-        compare(replace(config, seed=7))
+        check_images(replace(config, seed=7))
 
 
-def test_annotations_that_have_grown_split_differently(config: EvaluateConfig, tmp_path: Path) -> None:
-    """The same settings, the same name of the file: only the images tell."""
+def test_more_annotations_change_the_split_which_is_refused(config: EvaluateConfig, tmp_path: Path) -> None:
+    """The settings and the name of the file are the same: only the list of images shows the difference."""
     images = Path(config.data.images)
     shutil.copytree(images, tmp_path / "images")
     content = json.loads(Path(config.data.annotations).read_bytes())
@@ -65,7 +67,7 @@ def test_annotations_that_have_grown_split_differently(config: EvaluateConfig, t
     content["images"] = new + content["images"]
     (tmp_path / "instances.json").write_text(json.dumps(content))
     with pytest.raises(CocosegError, match=r"^split=val: the model was trained on"):
-        compare(
+        check_images(
             config,
             images=str(tmp_path / "images"),
             annotations=str(tmp_path / "instances.json"),
@@ -74,10 +76,10 @@ def test_annotations_that_have_grown_split_differently(config: EvaluateConfig, t
 
 
 @pytest.mark.parametrize(("split", "images"), [("all", 24), ("train", 18)])
-def test_other_splits_say_it(
+def test_other_splits_give_a_warning(
     config: EvaluateConfig, split: str, images: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    compare(replace(config, split=split))
+    check_images(replace(config, split=split))
     assert f"warning: the model was trained on 18 of these {images} images" in caplog.text
 
 
@@ -92,7 +94,7 @@ def test_other_images_of_the_same_names_are_new(config: EvaluateConfig, tmp_path
     )
 
 
-def test_a_run_takes_along_what_it_goes_on_from(tmp_path: Path) -> None:
+def test_the_list_includes_images_of_the_checkpoint_that_a_run_starts_from(tmp_path: Path) -> None:
     for name in ("first", "second"):
         (tmp_path / name / "checkpoints").mkdir(parents=True)
     last = tmp_path / "first/checkpoints/last.ckpt"
@@ -105,10 +107,12 @@ def test_a_run_takes_along_what_it_goes_on_from(tmp_path: Path) -> None:
     }
 
 
-def test_without_its_file_or_with_a_damaged_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_list_is_a_warning_and_a_damaged_one_an_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     assert read_training_images(str(tmp_path / "model.pth")) is None
     require_new([("a.jpg", 1)], None, "val")
-    assert "no training_images.json beside the checkpoint: it may have been trained on" in caplog.text
+    assert "no training_images.json beside the model: it may have been trained on" in caplog.text
     (tmp_path / FILE).write_text('{"images": [["a.jpg", "large"]]}')
-    with pytest.raises(CocosegError, match=r"training_images\.json: damaged .*; delete it to go without"):
+    with pytest.raises(CocosegError, match=r"training_images\.json: damaged .*; delete it to do without it"):
         read_training_images(str(tmp_path / "model.pth"))

@@ -22,7 +22,7 @@ def composed(program: str, *overrides: str) -> DictConfig:
 
 
 def write_run(folder: Path, *overrides: str) -> Path:
-    """A run's folder; returns its model."""
+    """Write the folder of a run. Returns the path of its model."""
     (folder / "checkpoints").mkdir(parents=True)
     text = OmegaConf.to_yaml(composed("train", *overrides), resolve=True)
     (folder / "config.yaml").write_text(text)
@@ -63,31 +63,31 @@ def test_the_data_are_those_of_the_run(model: Path) -> None:
     expected = composed("train", *TRAINED)
     assert (config.seed, config.masks) == (7, expected.masks)
     for key in expected.data:
-        if key not in ("batch_size", "num_workers"):  # which follow from the machine
+        if key not in ("batch_size", "num_workers"):  # these depend on the machine
             assert config.data[key] == expected.data[key], key
     assert config.data.batch_size == 16
     convert(OmegaConf.to_container(config, resolve=True), EvaluateConfig)
 
 
-def test_images_to_train_on_only_are_left_out(tmp_path: Path) -> None:
+def test_extra_training_images_are_left_out(tmp_path: Path) -> None:
     extra = "data.extra=[{images: more, annotations: more.json}]"
     for typed in ((), (extra,), ("data=custom", extra)):
         model = write_run(tmp_path / f"run{len(typed)}", *TRAINED, extra)
         assert evaluation_of(model, *typed).data.extra == []
 
 
-def test_a_checkpoint_lies_one_folder_deeper(model: Path) -> None:
+def test_settings_are_found_for_a_checkpoint_one_folder_deeper(model: Path) -> None:
     assert evaluation_of(model.parent / "checkpoints/last.ckpt").data.annotations == "/data/mine/all.json"
 
 
-def test_what_is_typed_goes_first(model: Path) -> None:
+def test_typed_settings_override_those_of_the_run(model: Path) -> None:
     config = evaluation_of(model, "seed=8", "data.val_fraction=0.5", "data.subset.seed=2", "masks.crowd=skip")
     assert (config.seed, config.data.val_fraction, config.data.subset.seed) == (8, 0.5, 2)
     assert (config.masks.crowd, config.masks.overlap) == ("skip", "smallest")
     assert config.data.subset.categories == ["dog", 3]
 
 
-def test_a_typed_root_moves_what_lay_below_it(model: Path) -> None:
+def test_a_typed_root_moves_the_paths_below_it(model: Path) -> None:
     config = evaluation_of(model, "data.root=/moved")
     assert (config.data.images, config.data.annotations) == ("/moved/photos", "/moved/all.json")
     assert config.data.val_annotations == "/elsewhere/val.json"
@@ -109,7 +109,7 @@ def test_a_root_that_moves_nothing_is_refused(tmp_path: Path) -> None:
         evaluation_of(model, "data.root=/moved")
 
 
-def test_other_rules_of_masks_are_named(model: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_other_settings_of_masks_are_a_warning(model: Path, caplog: pytest.LogCaptureFixture) -> None:
     evaluation_of(model, "data.images=/i", "data.annotations=/a.json")
     assert "trained with masks.overlap=smallest; " in caplog.text
     caplog.clear()
@@ -120,7 +120,7 @@ def test_other_rules_of_masks_are_named(model: Path, caplog: pytest.LogCaptureFi
 @pytest.mark.parametrize(
     "override", ["data=shapes", "experiment=demo", "data.images=/i", "data.annotations=/a.json"]
 )
-def test_other_data_bring_nothing_of_the_run(model: Path, override: str) -> None:
+def test_with_other_data_no_setting_of_the_run_is_used(model: Path, override: str) -> None:
     config, plain = evaluation_of(model, override), composed("evaluate", override)
     assert (config.seed, config.data, config.masks) == (plain.seed, plain.data, plain.masks)
 
@@ -128,44 +128,46 @@ def test_other_data_bring_nothing_of_the_run(model: Path, override: str) -> None
 @pytest.mark.parametrize(
     ("overrides", "keeps"),
     [
-        (("data.images=/i", "split=all"), True),  # only there do false alarms show
+        (("data.images=/i", "split=all"), True),  # these images show false alarms
         (("data.images=/i", "split=all", "data.subset.keep_empty=false"), False),
-        (("data.images=/i", "split=train"), False),  # the halves of a split are those of the training
+        (("data.images=/i", "split=train"), False),  # the split must be that of the training
         (("data=custom", "split=val"), True),
         (("split=all",), False),
     ],
 )
-def test_images_without_annotations(tmp_path: Path, overrides: tuple[str, ...], keeps: bool) -> None:
+def test_images_without_annotations_are_kept_for_split_all(
+    tmp_path: Path, overrides: tuple[str, ...], keeps: bool
+) -> None:
     config = evaluation_of(write_run(tmp_path / "run", "data=coco"), *overrides)
     assert config.data.subset.keep_empty is keeps
 
 
-def test_drawn_shapes_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shapes_of_a_run_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # a demo may have drawn others in the checkout
     config = evaluation_of(write_run(tmp_path / "run", "data=shapes", "data.shapes.images=12"))
     assert config.data.shapes.images == 12
 
 
 @pytest.mark.parametrize("content", ["a: 1\n", "- 1\n", "", "model: ${oc.env:HOME}\n"])
-def test_a_config_file_of_something_else_is_no_run(tmp_path: Path, content: str) -> None:
+def test_another_config_file_holds_no_settings_of_a_run(tmp_path: Path, content: str) -> None:
     (tmp_path / "config.yaml").write_text(content)
     assert run_settings(str(tmp_path / "model.pth")) is None
 
 
 def with_data(folder: Path, shapes_root: Path, *overrides: str) -> Path:
-    """A run on the built-in data set; returns its model."""
+    """Write the folder of a run on the data set of shapes. Returns the path of its model."""
     files = f"data.images={shapes_root}/images", f"data.annotations={shapes_root}/annotations/instances.json"
     return write_run(folder, "data=custom", *files, *overrides)
 
 
-def test_a_run_does_not_say_where_masks_are_written(tmp_path: Path, shapes_root: Path) -> None:
+def test_a_run_does_not_choose_where_masks_are_written(tmp_path: Path, shapes_root: Path) -> None:
     place = tmp_path / "another_data_set"
     model = with_data(tmp_path / "run", shapes_root, f"data.prepared_dir={place}")
     assert evaluation_of(model).data.prepared_dir is None
     assert evaluation_of(model, f"data.prepared_dir={place}").data.prepared_dir == str(place)
 
 
-def test_what_a_run_has_prepared_is_used(tmp_path: Path, shapes_root: Path) -> None:
+def test_the_prepared_folder_of_a_run_is_used(tmp_path: Path, shapes_root: Path) -> None:
     model = with_data(tmp_path / "run", shapes_root, f"data.prepared_dir={tmp_path}/prepared")
     settings = OmegaConf.load(model.with_name("config.yaml"))
     prepare(convert(OmegaConf.to_container(settings), Config))
@@ -177,7 +179,7 @@ def test_what_a_run_has_prepared_is_used(tmp_path: Path, shapes_root: Path) -> N
     assert evaluation_of(model, "masks.crowd=skip").data.prepared_dir is None
 
 
-def test_a_run_does_not_say_where_shapes_are_drawn(tmp_path: Path) -> None:
+def test_a_run_does_not_choose_where_shapes_are_drawn(tmp_path: Path) -> None:
     root = tmp_path / "shapes"
     shapes = "data=shapes", "data.shapes.images=2", f"data.root={root}"
     model = write_run(tmp_path / "run", *shapes)
@@ -186,15 +188,13 @@ def test_a_run_does_not_say_where_shapes_are_drawn(tmp_path: Path) -> None:
     assert not root.exists()
     assert evaluation_of(model, f"data.root={tmp_path}/typed").data.shapes.images == 2
     draw_shapes(root, images=2, seed=0)
-    assert evaluation_of(model).data.shapes is None  # they are there: nothing is drawn
+    assert evaluation_of(model).data.shapes is None  # the shapes exist, so nothing is drawn
     draw_shapes(root, images=3, seed=0)
     with pytest.raises(CocosegError, match=r"data\.root: the shapes that "):
         evaluation_of(model)
 
 
-def test_shapes_at_the_usual_place_are_not_drawn_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shapes_at_the_usual_place_are_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     model = write_run(tmp_path / "run", "data=shapes", "data.shapes.images=2")
     assert evaluation_of(model).data.shapes.images == 2
@@ -203,14 +203,14 @@ def test_shapes_at_the_usual_place_are_not_drawn_over(
         evaluation_of(model)
 
 
-def test_no_run_at_all(tmp_path: Path) -> None:
+def test_a_model_without_a_run_has_no_settings(tmp_path: Path) -> None:
     assert run_settings(str(tmp_path / "model.pth")) is None
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        "seed: 0\nmasks: {}\ndata:\n  root: ${oc.env:HOME}\n",  # would look around on this machine
+        "seed: 0\nmasks: {}\ndata:\n  root: ${oc.env:HOME}\n",  # would read an environment variable
         "data: [unclosed\n",
         "seed: 0\nmasks: 1\ndata: {}\n",
         "data: !!python/object/apply:os.system [ls]\n",
@@ -226,13 +226,13 @@ def test_no_run_at_all(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.timeout(20)
-def test_a_config_file_that_is_damaged_or_asks_for_more(tmp_path: Path, content: str) -> None:
+def test_a_damaged_or_malicious_config_file_is_an_error(tmp_path: Path, content: str) -> None:
     (tmp_path / "config.yaml").write_text(content)
     with pytest.raises(CocosegError, match=r"config\.yaml: the settings of the run can't be read"):
         run_settings(str(tmp_path / "model.pth"))
 
 
-def test_a_damaged_config_file_does_not_matter_to_other_data(tmp_path: Path) -> None:
+def test_a_damaged_config_file_does_not_matter_with_other_data(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("data: [unclosed\n")
     config = evaluation_of(tmp_path / "model.pth", "data=shapes")
     assert config.data == composed("evaluate", "data=shapes").data
@@ -244,7 +244,7 @@ def test_settings_of_another_version_are_refused(tmp_path: Path) -> None:
         evaluation_of(tmp_path / "model.pth")
 
 
-def test_keys_that_an_older_version_wrote_are_left_out(model: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_removed_keys_of_an_older_version_are_left_out(model: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = model.parent / "config.yaml"
     content = OmegaConf.load(path)
     OmegaConf.update(content, "data.sampling", "uniform", force_add=True)

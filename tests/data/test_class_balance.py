@@ -36,13 +36,13 @@ def test_more_pixels_than_an_int32_holds():
     assert class_weights(counts) == pytest.approx([class_weights(counts // 2**20)[0]] * 2)
 
 
-def test_classes_that_resizing_takes_away():
+def test_training_images_without_any_class_are_refused():
     require_classes(COUNTS, (32, 64))
     with pytest.raises(CocosegError, match=r"none of the 2 training images .* 64x32 pixels; .*image_size"):
         require_classes(np.array([[100, 0], [90, 0]]), (32, 64))
 
 
-def test_single_classes_that_resizing_takes_away():
+def test_classes_lost_by_resizing_are_named():
     (warning,) = classes_lost_by_resizing([90, 5, 3], counts({0, 1}, {0}), counts({0}), labels=LABELS)
     assert "too small to be seen at the network's size: dog; raise data.image_size" in warning
     assert classes_lost_by_resizing([90, 5, 0], counts({0, 1}), counts({0}), labels=LABELS) == []
@@ -53,7 +53,7 @@ def test_single_classes_that_resizing_takes_away():
 
 
 def counts(*shown: set[int]) -> np.ndarray:
-    """Pixels per class of images that show these."""
+    """Pixels per class, (N, C), of images that show these classes."""
     return np.array([[9 * (label in classes) for label in range(3)] for classes in shown], dtype=np.int32)
 
 
@@ -68,11 +68,11 @@ def test_classes_that_only_one_set_shows():
     ("train", "val"),
     [
         (counts({0, 1, 2}), counts({0, 1}, {2})),
-        (counts({1, 2}), counts({0, 1, 2})),  # background
-        (counts({0, 1}), counts({0, 1})),  # the report names what both lack
+        (counts({1, 2}), counts({0, 1, 2})),  # background is left out
+        (counts({0, 1}), counts({0, 1})),  # the report of the preparation names class 2
     ],
 )
-def test_nothing_is_said_of_classes_on_both_sides(train, val):
+def test_classes_in_both_sets_or_none_give_no_warning(train, val):
     assert classes_in_one_set(train, val, LABELS) == []
 
 
