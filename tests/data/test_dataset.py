@@ -204,10 +204,10 @@ def test_masks_that_another_command_draws_again_are_an_error(tmp_path: Path) -> 
     config.masks.crowd = "draw"
     prepare(config)
     with pytest.raises(
-        CocosegError, match=r"prepared: another command has prepared it anew while it is in use"
+        CocosegError, match=r"prepared: another command has prepared it again while it is in use"
     ):
         dataset[0]
-    with pytest.raises(CocosegError, match="another command has prepared it anew"):
+    with pytest.raises(CocosegError, match="another command has prepared it again"):
         dataset.class_counts([0])
     assert not torch.equal(dataset_of(config)[0][1], before)
 

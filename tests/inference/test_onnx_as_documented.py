@@ -229,9 +229,9 @@ def test_a_wrong_file_is_a_one_line_error(folder: Path, changes: dict[str, str] 
     else:
         write_reads(path, **changes)
     message = rf"a\.onnx: no working ONNX file of python -m cocoseg\.export \({reason}\)"
-    with pytest.raises(CocosegError) as told:
+    with pytest.raises(CocosegError) as caught:
         OnnxModel(str(path)).logits(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
-    assert re.fullmatch(rf".*{message}", str(told.value))
+    assert re.fullmatch(rf".*{message}", str(caught.value))
 
 
 def test_a_class_beyond_the_labels_is_refused(folder: Path) -> None:

@@ -125,7 +125,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         if mask.shape != image.shape[1:]:
             raise CocosegError(
                 f"{path}: {image.shape[2]}x{image.shape[1]}, but its mask is "
-                f"{mask.shape[1]}x{mask.shape[0]}; delete {self.folder} to prepare anew"
+                f"{mask.shape[1]}x{mask.shape[0]}; delete {self.folder} to prepare it again"
             )
         return image, mask
 
@@ -140,8 +140,8 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
     def _require_unchanged(self) -> None:
         if self._state() != self._prepared:
             raise CocosegError(
-                f"{self.folder}: another command has prepared it anew while it is in use, so its masks may "
-                "be others; name another data.prepared_dir for one of the two"
+                f"{self.folder}: another command has prepared it again while it is in use, so its masks may "
+                "have changed; name another data.prepared_dir for one of the two"
             )
 
     def _mask(self, index: int) -> np.ndarray:

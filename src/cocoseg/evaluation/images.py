@@ -24,8 +24,8 @@ class Sample:
     """An image and its mask.
 
     Attributes:
-        index: among the images of the evaluation.
-        image: as the network sees it, (1, 3, H, W) uint8.
+        index: position among the images of the evaluation.
+        image: the network's input, (1, 3, H, W) uint8.
         mask: (h, w) uint8 class indices, at the image's own size.
     """
 
@@ -43,7 +43,7 @@ class Images(Dataset[Sample]):
 
     Attributes:
         labels, encoding: of the first set; those of the second are the same.
-        names: file names of the images. With a folder for each set before them if they are not unique.
+        names: file names of the images; if they are not unique, below a folder for each set.
     """
 
     def __init__(self, parts: Sequence[Split], image_size: tuple[int, int] | None):
