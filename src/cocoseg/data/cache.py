@@ -74,11 +74,7 @@ def count(mask: np.ndarray) -> np.ndarray:
 
 
 def key_of(files: Iterable[Path], meaning: Any) -> str:
-    """Hash the sizes and modification times of files, and plain values that the arrays depend on too.
-
-    Raises:
-        CocosegError: a file is missing.
-    """
+    """Hash sizes and times of change of files, and plain values. Raise CocosegError if a file is missing."""
     try:
         return key_of_files(files, [LAYOUT, meaning])
     except OSError as error:

@@ -71,11 +71,7 @@ class OwnDataset(SegmentationDataset):
 
 
 def open_own_splits(node: dict[str, Any], train_size: list[int], val_size: list[int]) -> tuple[Split, Split]:
-    """Open both splits of a data set that the user has written.
-
-    Raises:
-        CocosegError: as `OwnDataset`, or their classes differ.
-    """
+    """Open both splits of a user's data set. Raise CocosegError like `OwnDataset`, or if classes differ."""
     train, val = OwnDataset(node, "train", as_pair(train_size)), OwnDataset(node, "val", as_pair(val_size))
     if difference := train.labels.difference(val.labels):
         raise CocosegError(f"data: {node['_target_']}: the classes of train and val differ: {difference}")

@@ -64,11 +64,7 @@ def open_splits(config: Config, *, decode_once: bool, bits: int | None = None) -
 
 
 def split_indices(images: int, val_fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Choose the images to train on and those to hold out. The same seed gives the same split.
-
-    Raises:
-        CocosegError: there are too few images.
-    """
+    """Choose, by the seed, images to train on and to hold out. Raise CocosegError where there are too few."""
     held_out = max(1, round(images * val_fraction))
     if held_out >= images:
         raise CocosegError(

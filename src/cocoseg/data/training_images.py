@@ -32,11 +32,7 @@ def write_training_images(run_dir: Path, images: Iterable[Key], earlier: Iterabl
 
 
 def read_training_images(checkpoint: str) -> set[Key] | None:
-    """Read the images that a model was trained on; None where its folder has no such file.
-
-    Raises:
-        CocosegError: the file is damaged.
-    """
+    """Read the images that a model was trained on; None without a list. Raise CocosegError if damaged."""
     folder = Path(checkpoint).parent
     path = next((p for p in (folder / FILE, folder.parent / FILE) if p.is_file()), None)
     if path is None:

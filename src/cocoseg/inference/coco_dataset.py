@@ -29,14 +29,11 @@ LARGE = 2**25  # pixels; only one larger image is in memory at a time
 def write_coco_dataset(
     images: Mapping[int, ImageFile], entries: Mapping[str, Entry], results: Results, config: PredictConfig
 ) -> str:
-    """Write `coco_dataset.json` from the masks and the confidence of images.
+    """Write `coco_dataset.json` from masks and confidence. Returns the number of regions, for the log.
 
     Args:
-        images: by id.
-        entries: of the manifest.
-
-    Returns:
-        The number of regions, as a text for the log.
+        images: images by id.
+        entries: entries of the manifest.
 
     Raises:
         CocosegError: a file of the results is damaged.

@@ -101,11 +101,7 @@ def predict_folder(config: PredictConfig, output: Path, *, begin: Callable[[], N
 
 
 def make_predictor(config: PredictConfig, checkpoint: str) -> tuple[Predictor, str]:
-    """Load the model on its device. Returns the precision, too.
-
-    Raises:
-        CocosegError: the model can't be loaded, or a setting does not fit it.
-    """
+    """Load the model on its device. Returns the precision, too. Raise CocosegError if settings don't fit."""
     options: dict[str, Any] = {key: getattr(config, key) for key in ("scale", "tile", "flip")}
     options["probabilities"] = config.confidence
     if checkpoint.endswith(SUFFIX):
@@ -131,10 +127,10 @@ def resolve_device(accelerator: str, precision: str) -> tuple[torch.device, str]
 
 
 def _number(images: list[ImageFile], annotations: str | None) -> tuple[list[ImageFile], dict[str, int]]:
-    """Read ids and sizes of images from an annotation file; without one they are numbered from 1.
+    """Read ids and sizes of images from an annotation file; without one, number the images from 1.
 
     Returns:
-        the images, with their sizes; the id of each name that is listed.
+        The images with their sizes, and the id of each name that is listed.
     """
     if annotations is None:
         return images, {image.name: number for number, image in enumerate(images, start=1)}

@@ -93,14 +93,7 @@ def _is_mixed(winner: Tensor) -> Tensor:
 
 
 def _block(pixels: Tensor, winner: Tensor, mixed: Tensor, rows: Neighbors, columns: Neighbors) -> Tensor:
-    """Compute some rows of the result of `argmax_between`.
-
-    Args:
-        pixels: scores (H, W, C) float32.
-        winner: index of the highest score of each pixel, (H, W) uint8.
-        mixed: (H, W) bool, as `_is_mixed` returns it: between such a pixel and the next ones another class
-            may win.
-    """
+    """Compute some rows of `argmax_between` from scores (H, W, C), their arg-max and `_is_mixed` of that."""
     # index_select is several times as fast as indexing with tensors.
     result, unclear = (old.index_select(1, columns.low).index_select(0, rows.low) for old in (winner, mixed))
     width, old_width = len(columns.low), pixels.shape[1]
