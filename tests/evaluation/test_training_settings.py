@@ -179,6 +179,15 @@ def test_the_prepared_folder_of_a_run_is_used(tmp_path: Path, shapes_root: Path)
     assert evaluation_of(model, "masks.crowd=skip").data.prepared_dir is None
 
 
+def test_a_run_without_a_prepared_folder_is_not_looked_at(
+    tmp_path: Path, shapes_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[Config] = []
+    monkeypatch.setattr("cocoseg.evaluation.training_settings.is_prepared", looks.append)
+    assert evaluation_of(with_data(tmp_path / "run", shapes_root)).data.prepared_dir is None
+    assert looks == []
+
+
 def test_a_run_does_not_choose_where_shapes_are_drawn(tmp_path: Path) -> None:
     root = tmp_path / "shapes"
     shapes = "data=shapes", "data.shapes.images=2", f"data.root={root}"

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -11,6 +12,7 @@ from pycocotools.coco import COCO
 from cocoseg.data.datamodule import SegmentationDataModule
 from cocoseg.data.dataset import SegmentationDataset
 from cocoseg.errors import CocosegError
+from cocoseg.mask_images.pairs import Pair, find_pairs
 from cocoseg.preparation.prepared_folder import read_index
 from conftest import run_here
 
@@ -83,6 +85,27 @@ def test_data_module_takes_folders(tmp_path: Path) -> None:
     np.testing.assert_array_equal(mask.numpy(), np.asarray(PIL.Image.open(tmp_path / "masks" / "0_mask.png")))
     with pytest.raises(CocosegError, match=r"masks\.overlap"):
         SegmentationDataModule(images=tmp_path / "images", annotations="c.json", masks={"overlap": "no"})
+
+
+def test_a_training_looks_at_the_files_of_a_prepared_set_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_pairs(tmp_path, 6)
+    settings = {"images": tmp_path / "images", "masks": tmp_path / "masks", "val_fraction": 0.5}
+    sizes = {"image_size": [16, 16], "cache_size": [32, 32]}  # the set is opened at both
+    looks = []
+
+    def find(*places: Any) -> list[Pair]:
+        looks.append(places[-1])
+        return find_pairs(*places)
+
+    monkeypatch.setattr("cocoseg.preparation.prepared_folder.find_pairs", find)
+    for _ in range(2):  # it is prepared by the first
+        looks.clear()
+        data = SegmentationDataModule(prepared_dir=tmp_path / "prepared", **settings, **sizes)
+        data.prepare_data()
+        data.setup("fit")
+        assert looks == ["train"]
 
 
 def write_camvid(camvid: Path, root: Path, split: str, count: int) -> list[str]:

@@ -11,7 +11,7 @@ from cocoseg.data.dataset import SegmentationDataset, Split
 from cocoseg.data.own_dataset import open_own_splits
 from cocoseg.data.weighted_split import WeightedSplit, require_held_out
 from cocoseg.errors import CocosegError
-from cocoseg.preparation.prepared_folder import PreparedSet, extra_sets, is_current, prepared_sets
+from cocoseg.preparation.prepared_folder import PreparedSet, extra_sets, has_settings, prepared_sets
 
 
 def open_splits(config: Config, *, decode_once: bool, bits: int | None = None) -> tuple[Split, Split]:
@@ -34,7 +34,7 @@ def open_splits(config: Config, *, decode_once: bool, bits: int | None = None) -
     ) -> SegmentationDataset:
         size = as_pair(image_size)
         dataset = SegmentationDataset(prepared.folder, prepared.image_dir, size, bits)
-        if not is_current(prepared):
+        if not has_settings(prepared):
             raise CocosegError(
                 f"{prepared.folder}: another command has changed it since this one prepared it; name another "
                 "data.prepared_dir for one of the two"

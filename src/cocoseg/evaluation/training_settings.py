@@ -101,8 +101,10 @@ def keep_places(config: DictConfig, keys: Collection[str]) -> None:
                 f"data.root: the shapes that the model was trained on are not in {data.root} any more; name "
                 "a folder to draw them in, as in data.root=shapes_of_the_training"
             )
+    if data.prepared_dir is None or "data.prepared_dir" in keys:
+        return
     has_files = data.images is not None and (data.annotations or data.masks) is not None
-    if "data.prepared_dir" not in keys and not (has_files and is_prepared(settings)):
+    if not (has_files and is_prepared(settings)):
         config.data.prepared_dir = None
 
 

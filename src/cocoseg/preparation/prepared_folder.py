@@ -101,38 +101,39 @@ class PreparedSet:
         """The COCO file of the chosen images."""
         return self.folder / f"subset_{self.name}_annotations.json"
 
+    def settings(self) -> dict[str, Any]:
+        """The part of the fingerprint that is known without a look at the files."""
+        data, has_masks = self.data, self.mask_dir is not None
+        return {
+            "layout": LAYOUT,
+            "mask_images" if has_masks else "annotations": str(self.origin.resolve()),
+            **(_of_mask_images(data) if has_masks else {}),
+            "images": str(self.image_dir.resolve()),
+            "subset": {**as_dict(data.subset), "size": self.size, "keep_empty": self.keep_empty},
+            "labels": _plain_labels(data),
+            "masks": as_dict(self.masks),
+            "exif": data.exif,
+            "bits": data.bits,
+            "file_names": data.file_names,
+        }
+
     def fingerprint(self) -> dict[str, Any]:
         """All that the result depends on but PNGs; of files that are read their sizes and times of change.
 
         Raises:
             OSError, CocosegError: one is missing.
         """
-        found: dict[str, Any] = {}
+        data, found = self.data, self.settings()
         if self.annotation_file is not None:
             status = self.annotation_file.stat()
-            found = {
-                "annotations": str(self.annotation_file.resolve()),
-                "annotations_bytes": status.st_size,
-                "annotations_changed_ns": status.st_mtime_ns,
-            }
+            found |= {"annotations_bytes": status.st_size, "annotations_changed_ns": status.st_mtime_ns}
         if self.mask_dir is not None:
-            data, pairs = self.data, find_pairs(self.image_dir, self.mask_dir, self.data, self.name)
+            pairs = find_pairs(self.image_dir, self.mask_dir, data, self.name)
             files = [self.image_dir / pair.image for pair in pairs]
             files += [self.mask_dir / pair.mask for pair in pairs]
             files += [Path(data.classes)] if isinstance(data.classes, str) else []
-            key = key_of_files(files, [pairs])
-            found |= {"mask_images": str(self.mask_dir.resolve()), "files": key, **_of_mask_images(data)}
-        return {
-            "layout": LAYOUT,
-            **found,
-            "images": str(self.image_dir.resolve()),
-            "subset": {**as_dict(self.data.subset), "size": self.size, "keep_empty": self.keep_empty},
-            "labels": _plain_labels(self.data),
-            "masks": as_dict(self.masks),
-            "exif": self.data.exif,
-            "bits": self.data.bits,
-            "file_names": self.data.file_names,
-        }
+            found["files"] = key_of_files(files, [pairs])
+        return found
 
     def of_pngs(self) -> dict[str, Any]:
         """The part of the fingerprint that sets of a panoptic file have in addition."""
@@ -241,24 +242,25 @@ def is_prepared(config: Config) -> bool:
     return len(labels) == len(sets) and not any(labels[0].difference(others) for others in labels[1:])
 
 
-def is_current(prepared: PreparedSet) -> bool:
-    """Whether a folder was made from this input, by its `prepared.json`; other files are not looked at."""
+def has_settings(prepared: PreparedSet) -> bool:
+    """Whether a folder was prepared by these settings, by its `prepared.json`; no other file is looked at."""
     try:
         found = read_json(prepared.folder / "prepared.json", dict[str, Any])
-        pngs = prepared.of_pngs() if "pngs" in found else {}
-        return found == {"complete": True, **prepared.fingerprint(), **pngs}
-    except (OSError, ValueError):  # the annotation file may be missing, too
+    except (OSError, ValueError):
         return False
+    return found == {**found, "complete": True, **prepared.settings()}
 
 
 def find_current(prepared: PreparedSet) -> LabelMap | None:
     """The labels of what is prepared already, or None where anything is missing, damaged or out of date."""
     folder = prepared.folder
-    if not is_current(prepared):
-        return None
     try:
+        found = read_json(folder / "prepared.json", dict[str, Any])
+        pngs = prepared.of_pngs() if "pngs" in found else {}
+        if found != {"complete": True, **prepared.fingerprint(), **pngs}:
+            return None
         labels, pairs = MaskEncoding.load(folder).labels, read_index(folder).pairs
-    except CocosegError:
+    except (OSError, ValueError):  # the annotation file may be missing, too
         return None
     files = [folder / "report.md", folder / PREVIEW]
     files += [] if prepared.annotation_file is None else [prepared.subset_file]
