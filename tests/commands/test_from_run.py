@@ -81,11 +81,18 @@ def test_what_stays_with_a_run(tmp_path: Path):
 
 
 def test_a_typed_root_moves_what_lay_below_it(tmp_path: Path):
-    run = write_run(tmp_path / "run", *MINE)
+    extra = "data.extra=[{images: /a/more, annotations: /b/more.json, weight: 2},{images: /a/b, masks: /a/c}]"
+    run = write_run(tmp_path / "run", *MINE, extra)
     config = composed(f"from_run={run}", "data.root=/new")
     assert (config.data.root, config.data.images, config.data.annotations) == (
         *("/new", "/new/photos", "/b/all.json"),
     )
+    assert config.data.extra == [
+        {"images": "/new/more", "annotations": "/b/more.json", "weight": 2},
+        {"images": "/new/b", "masks": "/new/c"},
+    ]
+    typed = composed(f"from_run={run}", "data.root=/new", "data.extra=[]")
+    assert typed.data.extra == []
 
 
 def test_each_job_of_a_multirun_has_the_settings_of_its_run(tmp_path: Path):

@@ -157,15 +157,23 @@ def read_settings(path: Path, keys: Collection[str] | None = None) -> dict[str, 
     return settings
 
 
-def move_paths(data: Mapping[str, Any], root: str) -> dict[str, str]:
+def move_paths(data: Mapping[str, Any], root: str) -> dict[str, Any]:
     """Move the paths of a run's data below its own root to another root. Raise CocosegError if none is."""
     before = data.get("root") or ""
+
+    def move(paths: Mapping[str, Any]) -> dict[str, str]:
+        return {
+            key: str(Path(root, Path(path).relative_to(before)))
+            for key, path in paths.items()
+            if before and isinstance(path, str) and Path(path).is_relative_to(before)
+        }
+
     paths = {key: data[key] for key in (*PLACES, "classes") if isinstance(data.get(key), str)}
-    below = {key: path for key, path in paths.items() if before and Path(path).is_relative_to(before)}
+    below = move(paths)
     if not below:
         given = " ".join(f"data.{key}={path}" for key, path in paths.items())
         raise CocosegError(
             f"data.root moves nothing: the run that trained the model had no data below one, but {given}; "
             "give these keys"
         )
-    return {key: str(Path(root, Path(path).relative_to(before))) for key, path in below.items()}
+    return {**below, "extra": [entry | move(entry) for entry in data.get("extra") or []]}
