@@ -229,6 +229,7 @@ def test_validation_file_of_other_labels(tmp_path: Path):
         ),
         ("train", ("sweep.space.model.depth=2",), "sweep.space.model: not there yet (+sweep.space.model=… "),
         ("train", ("+data.foo=1",), "data.foo: no such setting; did you mean data."),
+        ("train", ("data.extra={images: a}",), "data.extra: it must be a list, as in [{images: a, annotat"),
         ("train", ("data.image_size=[1",), "data.image_size=[1: no viable alternative at input '[1'"),
         ("train", ("seed=1,2",), "Ambiguous value for argument 'seed=1,2' 1. To use it as a list, use key="),
         ("predict", ("chekpoint=a",), "chekpoint: no such setting; did you mean checkpoint?"),

@@ -19,10 +19,10 @@ from hydra.errors import HydraException, InstantiationException, OverrideParseEx
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigTypeError, OmegaConfBaseException
 
 from cocoseg.config import PROGRAMS, Config, PredictConfig, Settings, conf_folder
-from cocoseg.config_checks import convert, parameters_of, require_argument, unknown_key
+from cocoseg.config_checks import convert, declarations, parameters_of, require_argument, unknown_key
 from cocoseg.config_cross_checks import check, check_predict
 from cocoseg.config_help import ALL, help_text, options
 from cocoseg.durations import minutes
@@ -115,6 +115,8 @@ def hydra_errors_in_one_line(kind: type[Settings], folders: Sequence[Path]) -> I
 def _sentence(error: Exception, kind: type[Settings], folders: Sequence[Path]) -> str:
     """Describe the mistake in a command line that Hydra refuses, in one sentence."""
     cause = error.__cause__
+    if isinstance(cause, ConfigTypeError) and (setting := declarations(kind).get(str(cause.full_key))):
+        return f"{cause.full_key}: it must be {setting.allowed}"  # {…} in place of a list
     if isinstance(cause, OmegaConfBaseException) and isinstance(cause.parent_node, DictConfig):
         key = str(cause.full_key)
         node, presets = key.rpartition(".")[0], preset_arguments(folders, kind)
