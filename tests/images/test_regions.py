@@ -5,7 +5,8 @@ import pytest
 from pycocotools import mask as coco_mask
 from scipy import ndimage
 
-from cocoseg.images.regions import Region, find_regions, outline
+from cocoseg.images.regions import CORNER, Region, find_regions, outline
+from cocoseg.preparation.segmentations import is_normalized
 
 
 def masks(count: int, seed: int = 0) -> list[np.ndarray]:
@@ -62,7 +63,9 @@ def test_the_outline_of_a_ring_is_cut_open():
 
 def test_a_pixel_in_the_corner_looks_like_no_share_of_the_image():
     (pixel, _) = find_regions(np.array([[1, 0, 0]], np.uint8), np.zeros((1, 3), np.uint8))
-    assert outline(pixel, 1) == [0.0] * 8
+    assert outline(pixel, 1) == CORNER
+    assert not is_normalized([CORNER], 1, 3)
+    assert is_normalized([CORNER, CORNER], 1, 3)
 
 
 def test_pillow_fills_an_outline_exactly():
@@ -81,6 +84,5 @@ def test_pillow_fills_an_outline_exactly():
 def test_pycocotools_fills_an_outline_exactly():
     for mask in masks(40):
         for region in find_regions(mask, mask):
-            if max(points := outline(region, len(mask))) > 0:  # else it is the pixel in the corner
-                (encoded,) = coco_mask.frPyObjects([points], *mask.shape)
-                np.testing.assert_array_equal(coco_mask.decode(encoded), pixels_of(region, mask.shape))
+            (encoded,) = coco_mask.frPyObjects([outline(region, len(mask))], *mask.shape)
+            np.testing.assert_array_equal(coco_mask.decode(encoded), pixels_of(region, mask.shape))

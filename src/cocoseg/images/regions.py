@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 INSET = 0.01  # pixels by which an outline lies inside the border of its pixels, see `outline`
+# Outline of the upper left pixel of an image alone: its coordinates are no shares of the width and height.
+CORNER = [INSET, INSET, 1 - INSET, INSET, 1 - INSET, 1 - INSET, INSET, 1 - INSET]
 
 
 class Region(NamedTuple):
@@ -117,9 +119,7 @@ def outline(region: Region, height: int) -> list[float]:
             points.append(point)
         else:
             walks.append(point)
-    rounded = np.round(points, 2)
-    # A single pixel in the corner of an image must not be taken for shares of its width and height.
-    return (np.floor(rounded) if rounded.max() < 1 else rounded).ravel().tolist()
+    return np.round(points, 2).ravel().tolist()
 
 
 def _edges(region: Region, height: int) -> tuple[np.ndarray, ...]:

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from cocoseg.errors import CocosegError
+from cocoseg.images.regions import CORNER
 from cocoseg.labels import IGNORE_INDEX
 
 # Warnings: faults of an annotation that are no errors.
@@ -135,7 +136,7 @@ class Layers:
 
 def is_normalized(polygons: Polygons, height: int, width: int) -> bool:
     """Whether coordinates look like shares of a larger image: all within 0..1, and not all whole."""
-    if max(height, width) <= 2 or not polygons:
+    if max(height, width) <= 2 or polygons in ([], [CORNER]):
         return False
     return lies_within_one(polygons) and any(value % 1 for part in polygons for value in part)
 
