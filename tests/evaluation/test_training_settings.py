@@ -101,6 +101,26 @@ def test_a_typed_root_moves_masks_and_the_file_of_their_classes(tmp_path: Path) 
     assert (data.images, data.masks, data.classes) == ("/new/i", "/new/m", "/new/labelmap.txt")
 
 
+def test_other_masks_are_read_as_those_of_the_run(tmp_path: Path) -> None:
+    files = ("data.root=/old", "data.images=/old/i", "data.masks=/old/m", "data.classes=[background,cat]")
+    val = ("data.val_images=/old/v", "data.val_masks=/old/w")
+    model = write_run(tmp_path / "run", "data=masks", *files, *val, "data.val_fraction=0.3", "seed=7")
+    typed = "data.images=/new/i", "data.masks=/new/m"
+    config = evaluation_of(model, *typed)
+    data = config.data
+    assert (data.images, data.masks, data.classes) == ("/new/i", "/new/m", ["background", "cat"])
+    assert (data.annotations, data.root, data.val_images, data.val_masks) == (None,) * 4
+    assert (data.val_fraction, config.seed, data.subset.size) == (0.3, 7, None)
+    assert evaluation_of(model, *typed, "data.val_masks=/x", "data.val_images=/y").data.val_masks == "/x"
+    config = evaluation_of(model, "data=masks", *typed)  # all settings are those of the preset
+    assert (config.data.classes, config.seed) == (None, 0)
+
+
+def test_masks_for_a_run_of_annotations_are_other_data(model: Path) -> None:
+    typed = "data.images=/new/i", "data.masks=/new/m"
+    assert evaluation_of(model, *typed).data == composed("evaluate", *typed).data
+
+
 def test_a_root_that_moves_nothing_is_refused(tmp_path: Path) -> None:
     model = write_run(tmp_path / "run", "data=custom", "data.images=/a/photos", "data.annotations=/a/b.json")
     with pytest.raises(

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Collection, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from cocoseg.run_folder import CONFIG
 
 log = logging.getLogger(__name__)
 
-# Overrides that name other data than the run's. With one of them no setting of the run is used.
+# Overrides that name other data than the run's.
 OTHER_DATA = ("data", "experiment", "data.images", "data.annotations", "data.masks")
 NOT_TAKEN = ("batch_size", "num_workers", "extra")  # settings of `data` for a machine, or for training only
 
@@ -29,9 +29,11 @@ NOT_TAKEN = ("batch_size", "num_workers", "extra")  # settings of `data` for a m
 def use_training_data(config: DictConfig, keys: Collection[str]) -> DictConfig:
     """Put data, masks and seed of the run that trained `checkpoint` into the settings, below overridden keys.
 
-    An overridden `data.root` moves the paths that lie below the run's own root. If other data are typed, no
-    setting of the run is used, and a warning names those of `masks` that differ. With `split=all` other data
-    keep their images without annotations, which show false alarms, unless `keep_empty` is typed.
+    An overridden `data.root` moves the paths that lie below the run's own root. If the run had mask images,
+    `data.images` and `data.masks` alone name other ones, which are read by the run's settings. If other data
+    are typed in another way, no setting of the run is used, and a warning names those of `masks` that differ.
+    With `split=all` these data keep their images without annotations, which show false alarms, unless
+    `keep_empty` is typed.
 
     Args:
         config: as composed.
@@ -42,17 +44,20 @@ def use_training_data(config: DictConfig, keys: Collection[str]) -> DictConfig:
             nothing, or there are neither settings nor data at the usual place.
     """
     OmegaConf.update(config, "data.extra", [], force_add=True)  # these images are for training only
-    if not set(OTHER_DATA).isdisjoint(keys):
-        with suppress(CocosegError):
-            masks = (run_settings(config.checkpoint) or {}).get("masks", {})
-            others = {key: value for key, value in masks.items() if config.masks.get(key) != value}
-            if others:
-                given = " ".join(f"masks.{key}={value}" for key, value in others.items())
-                log.warning("warning: the model was trained with %s; set the same for these data", given)
+    typed = set(OTHER_DATA).intersection(keys)
+    trained: dict[str, Any] | None = None
+    with suppress(CocosegError) if typed else nullcontext():
+        trained = run_settings(config.checkpoint)
+    are_masks = typed == {"data.images", "data.masks"} and bool(trained and trained["data"].get("masks"))
+    if typed and not are_masks:
+        masks = trained["masks"] if trained else {}
+        others = {key: value for key, value in masks.items() if config.masks.get(key) != value}
+        if others:
+            given = " ".join(f"masks.{key}={value}" for key, value in others.items())
+            log.warning("warning: the model was trained with %s; set the same for these data", given)
         if config.split == "all" and "data.subset.keep_empty" not in keys:
             OmegaConf.update(config, "data.subset.keep_empty", True)
         return config
-    trained = run_settings(config.checkpoint)
     if trained is None:
         if not Path(config.data.annotations).is_file():
             raise CocosegError(
@@ -63,6 +68,8 @@ def use_training_data(config: DictConfig, keys: Collection[str]) -> DictConfig:
     data = {key: value for key, value in trained["data"].items() if key not in NOT_TAKEN}
     if "data.root" in keys:
         data |= move_paths(data, config.data.root)
+    elif are_masks:
+        data |= dict.fromkeys(("root", "val_images", "val_masks"))
     try:
         merged = config.copy()
         merged.merge_with(OmegaConf.create({**trained, "data": data}))
