@@ -117,6 +117,14 @@ def test_a_time_of_day_is_the_next_one_after_the_process_began(at, monkeypatch: 
     assert parse_moment("18:00", key="budget.until") == evening + 24 * 3600
 
 
+def test_jobs_of_a_multirun_have_its_time_of_day(at, monkeypatch: pytest.MonkeyPatch):
+    """In processes of their own, which begin later: one that waited in a queue, say."""
+    evening = at("2026-11-27 17:59") + 60
+    monkeypatch.setenv(durations.BEGAN, str(durations.command_begin()))
+    at("2026-11-28 09:00")
+    assert parse_moment("18:00", key="budget.until") == evening
+
+
 def test_the_first_job_of_a_call_counts_from_its_beginning_and_later_ones_from_their_own(monkeypatch):
     clock = iter([1000.0, 1010.0, 1020.0])
     monkeypatch.setattr(durations, "now", lambda: next(clock))

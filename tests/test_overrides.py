@@ -16,6 +16,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 import cocoseg.cli  # noqa: F401  registers resolvers
 from cocoseg.config import Config, EvaluateConfig, PredictConfig
+from cocoseg.durations import BEGAN, command_begin, now
 from cocoseg.errors import CocosegError, name_programs
 from cocoseg.overrides import (
     SWEPT,
@@ -23,7 +24,7 @@ from cocoseg.overrides import (
     check_overrides,
     command,
     force_new_keys,
-    pass_swept_keys,
+    pass_to_jobs,
     preset_arguments,
     quote_paths,
 )
@@ -33,7 +34,8 @@ from conftest import ROOT, SMALL, run_program
 @pytest.fixture
 def job(monkeypatch: pytest.MonkeyPatch):
     """The command of a job with overrides of its own, in a multirun with others."""
-    monkeypatch.setenv(SWEPT, "[]")  # set back in the end
+    for name, value in ((SWEPT, "[]"), (BEGAN, "")):
+        monkeypatch.setenv(name, value)  # set back in the end
 
     def told(*multirun: str, job: tuple[str, ...]) -> Command:
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
@@ -43,7 +45,7 @@ def job(monkeypatch: pytest.MonkeyPatch):
                 config.hydra.overrides.task = list(multirun)
                 spaces = [item.split("=", 1) for item in multirun if item.startswith("sweep.space.")]
                 config.sweep.space = {key.removeprefix("sweep.space."): value for key, value in spaces}
-            pass_swept_keys(config)
+            pass_to_jobs(config)
             HydraConfig.instance().set_config(loader.load_sweep_config(config, list(job)))
         return command()
 
@@ -63,6 +65,13 @@ def test_what_a_multirun_chooses(job):
     assert told.overrides == own
     assert told.swept == ("optimizer.lr=0.001", "model=unet")
     assert told.choices["model"] == "unet"
+
+
+def test_jobs_know_when_the_multirun_began(job, monkeypatch: pytest.MonkeyPatch):
+    began = command_begin()
+    job("seed=1,2", job=("seed=1",))
+    monkeypatch.setattr("cocoseg.durations._began", now())  # as in another process
+    assert command_begin() == pytest.approx(began, abs=0.01)
 
 
 def test_what_a_sweeper_adds_is_left_out(job):

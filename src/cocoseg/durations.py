@@ -22,6 +22,7 @@ FORMS = "10m, 6h, 1h30m, 1d or 01:30:00"  # the forms of a duration, for message
 SLURM = "slurm"  # as trainer.max_time or budget.until: the end of the Slurm job
 SLURM_END = "SLURM_JOB_END_TIME"  # environment variable of a Slurm job: its end in seconds since 1970
 MOMENTS = ("%H:%M", "%Y-%m-%d %H:%M")
+BEGAN = "COCOSEG_BEGAN"  # environment variable of a multirun's jobs: its `command_begin()`
 
 
 def now() -> float:
@@ -47,6 +48,11 @@ def begin_job() -> float:
     global _has_job
     began, _has_job = now() if _has_job else _began, True
     return began
+
+
+def command_begin() -> float:
+    """Beginning of the command or call, in a job of a multirun that of the multirun: seconds since 1970."""
+    return float(os.environ.get(BEGAN) or time.time() - (now() - _began))
 
 
 class Duration(timedelta):
@@ -93,7 +99,7 @@ def parse_moment(value: str, *, key: str) -> float:
     """Read the moment at which a run must have ended, in seconds since 1970; it may have passed.
 
     Args:
-        value: a local time of day, "18:00", for the first one after this command began; a local date and
+        value: a local time of day, "18:00", for the first one after `command_begin()`; a local date and
             time, "2026-11-27 06:00"; or `slurm`, the end of the Slurm job that this process runs in.
         key: named in the error.
 
@@ -108,7 +114,7 @@ def parse_moment(value: str, *, key: str) -> float:
                 f"give the time itself, as in {key}={'6h' if key.endswith('time') else '18:00'}"
             )
         return float(end)
-    began = datetime.fromtimestamp(time.time() - (now() - _began))
+    began = datetime.fromtimestamp(command_begin())
     for pattern in MOMENTS:
         with suppress(ValueError):
             moment = datetime.strptime(value.strip(), pattern)

@@ -20,6 +20,7 @@ from yaml import YAMLError
 
 from cocoseg.config import NAMED, Settings
 from cocoseg.config_checks import ELSEWHERE, REMOVED, declarations, unknown_key
+from cocoseg.durations import BEGAN, command_begin
 from cocoseg.errors import CocosegError, name_programs
 from cocoseg.files import read_yaml
 
@@ -65,10 +66,10 @@ def is_overridden(key: str) -> bool:
     return key in map(key_of, [*given.task, *given.hydra])
 
 
-def pass_swept_keys(config: DictConfig) -> None:
-    """Pass the keys that a multirun chooses on to its jobs, in whichever process they run.
+def pass_to_jobs(config: DictConfig) -> None:
+    """Pass the keys that a multirun chooses, and its beginning, to its jobs, in whichever process they run.
 
-    A job can't find out: its override is `lr=0.001` whether `lr=1e-3` or `lr=1e-3,1e-2` was typed.
+    A job can't find the keys: its override is `lr=0.001` whether `lr=1e-3` or `lr=1e-3,1e-2` was typed.
 
     Args:
         config: of the multirun, Hydra's own included.
@@ -77,7 +78,7 @@ def pass_swept_keys(config: DictConfig) -> None:
     keys = [key_of(str(override.input_line)) for override in typed if override.is_sweep_override()]
     configured = [config.get("sweep", {}).get("space"), config.hydra.sweeper.get("params")]
     keys += [key_of(str(key)) for space in configured for key in space or {}]
-    os.environ[SWEPT] = json.dumps(keys)
+    os.environ.update({SWEPT: json.dumps(keys), BEGAN: str(command_begin())})
 
 
 def key_of(override: str) -> str:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,7 +19,6 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrid
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from cocoseg.cli import JobFailedError
-from cocoseg.durations import MOMENTS, SLURM, parse_moment
 from cocoseg.errors import CocosegError
 from cocoseg.files import from_here
 from cocoseg.overrides import key_of
@@ -178,12 +176,6 @@ def command(job: Job) -> list[str]:
         f"hydra.job.num={job.number}",
         f"hydra.job.id={job.number}",
     ]
-    until = OmegaConf.select(job.config, "budget.until")
-    if until not in (None, SLURM):
-        # As a date: a job that begins after 18:00 would take it for 18:00 of the next day.
-        with suppress(CocosegError):  # the job itself reports the mistake
-            end = datetime.fromtimestamp(parse_moment(str(until), key="budget.until"))
-            added.append(f"budget.until='{end.strftime(MOMENTS[-1])}'")
     return [sys.executable, *program, *flags, *of_task, *of_hydra, *added]
 
 

@@ -24,7 +24,7 @@ from omegaconf import DictConfig
 
 from cocoseg.errors import CocosegError, report_errors
 from cocoseg.files import from_here, locked
-from cocoseg.overrides import pass_swept_keys
+from cocoseg.overrides import pass_to_jobs
 from cocoseg.run_folder import FAILED, OUTCOME, Outcome
 from cocoseg.workers import SIGNALS, end_at_next_signal, exit_code
 
@@ -45,7 +45,7 @@ class MultirunInOrder(Callback):
         atexit.register(owned.close)
         # Not at `on_multirun_end`, which is left out when a job has failed or a signal has come.
         atexit.register(_end_multirun, sweep_dir)
-        pass_swept_keys(config)
+        pass_to_jobs(config)
         for number in SIGNALS:
             signal.signal(number, _leave)
 
