@@ -3,10 +3,13 @@
 import ast
 import re
 import shlex
+import tomllib
+from itertools import chain
 from pathlib import Path
 
 import pytest
 
+import cocoseg
 from cocoseg.config import PROGRAMS
 from cocoseg.config_help import options
 from cocoseg.overrides import check_overrides, force_new_keys
@@ -19,9 +22,15 @@ PAGES = [
     ROOT / "benchmarks" / "README.md",
 ]
 PAGES += [page for page in (ROOT / "docs").glob("*.md") if page.name != "LOG.md"]  # the log is history
+LINKED = [*PAGES, ROOT / "docs" / "LOG.md", *(ROOT / "benchmarks").glob("2*.md")]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 OPTIONS = options([ROOT / "conf"])
 SOURCE = ROOT / "src" / "cocoseg"
 ROOMS = "|".join(sorted({path.parent.name for path in SOURCE.glob("*/__init__.py")}))
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text()
 
 
 def commands(page: Path) -> list[tuple[str, list[str]]]:
@@ -43,11 +52,45 @@ def test_commands_use_settings_and_presets_that_exist(page: Path):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_that_are_named_exist(page: Path):
-    text = page.read_text()
-    links = re.findall(r"\]\(([^)#:]+)\)", text)
-    assert not [link for link in links if not (page.parent / link).exists()]
-    paths = re.findall(rf"`(?:src/cocoseg/)?((?:{ROOMS})/\w+\.py)`", text)
+    paths = re.findall(rf"`(?:src/cocoseg/)?((?:{ROOMS})/\w+\.py)`", page.read_text())
     assert not [path for path in paths if not (SOURCE / path).is_file()]
+
+
+def without_code(page: Path) -> str:
+    return re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+
+
+def anchors(page: Path) -> list[str]:
+    """The names of a page's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.+)$", without_code(page), re.MULTILINE)
+    return [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: page.name)
+def test_links_lead_to_files_and_headings(page: Path):
+    for link in re.findall(r"\]\(([^)\s:]+)\)", without_code(page)):
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_licenses_lists_every_dependency():
+    extras = PROJECT["project"]["optional-dependencies"].values()
+    needed = chain(PROJECT["build-system"]["requires"], PROJECT["project"]["dependencies"], *extras)
+    names = {re.split(r"[^\w-]", requirement)[0] for requirement in needed} - {"cocoseg"}
+    table = read("docs/licenses.md").partition("\n\nThe packages that these need")[0]
+    packages = [row.split("|")[1] for row in table.splitlines() if row.startswith("|")]
+    assert set(re.findall(r"`([\w-]+)`", "".join(packages))) == names
+
+
+def test_all_files_name_the_same_version():
+    version = cocoseg.__version__
+    assert PROJECT["project"]["version"] == version
+    (citation,) = re.findall(r"^version: (.+)\ndate-released: (.+)$", read("CITATION.cff"), re.MULTILINE)
+    assert citation[0] == version
+    assert re.search(r"^## \[(\d.*)\] - (.+)$", read("CHANGELOG.md"), re.MULTILINE).groups() == citation
+    assert set(re.findall(r"cocoseg-([\d.]+)-py3", read("docs/install.md"))) == {version}
 
 
 def test_every_figure_in_docs_is_shown():

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 # Loaded on first use: torch alone takes over a second to import.
 _PUBLIC = {
