@@ -1,6 +1,7 @@
 """The rooms, which are subpackages, and the imports between them that docs/architecture.md allows."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,6 +67,13 @@ def test_data_takes_only_the_contract_of_networks():
     for module, path in FILES.items():
         if room(module) == "data":
             assert {other for other in imports(path) if room(other) == "networks"} <= OF_NETWORKS
+
+
+def test_predictions_and_scores_need_no_torchvision():
+    """It takes as long to import as torch."""
+    at_once = re.compile("^(from|import) torchvision", re.MULTILINE)
+    users = {module for module, path in FILES.items() if at_once.search(path.read_text())}
+    assert users == {"cocoseg.data.extra_transforms"}  # of the training
 
 
 def test_no_circle_between_files():

@@ -277,7 +277,15 @@ from cocoseg.commands.export import main
 sys.argv = ["export", "checkpoint=" + {path!r}, "formats=torch_export"]
 main()
 """
-TRAINING = ("lightning", "pytorch_lightning", "hydra", "omegaconf", "torchmetrics", "pycocotools")
+TRAINING = (
+    "lightning",
+    "pytorch_lightning",
+    "hydra",
+    "omegaconf",
+    "torchmetrics",
+    "pycocotools",
+    "torchvision",
+)
 
 
 @pytest.mark.slow

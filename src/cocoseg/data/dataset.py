@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
-from torchvision.transforms.v2 import functional as tv
 
 from cocoseg.data.cache import Arrays, count, key_of, open_arrays
 from cocoseg.data.training_images import Key, keys_of
@@ -17,7 +16,7 @@ from cocoseg.errors import CocosegError
 from cocoseg.files import read_json
 from cocoseg.images.image_files import read_image
 from cocoseg.images.mask_files import MaskEncoding
-from cocoseg.networks.pixels import normalize
+from cocoseg.networks.pixels import normalize, resize_images
 from cocoseg.preparation.prepared_folder import read_index
 from cocoseg.resizing import resize_mask
 
@@ -120,7 +119,8 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         """Read image (3, h, w) uint8 RGB and mask (h, w) uint8 at the image's own size."""
         name, _ = self.pairs[index]
         path = self.image_dir / name
-        image = tv.pil_to_tensor(read_image(path, upright=name in self._turns, bits=self.bits))
+        pixels = np.array(read_image(path, upright=name in self._turns, bits=self.bits))
+        image = torch.from_numpy(pixels).permute(2, 0, 1)
         mask = self._mask(index)
         if mask.shape != image.shape[1:]:
             raise CocosegError(
@@ -155,7 +155,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         """Read image (H, W, 3) and mask (H, W), uint8, at the size of the set."""
         image, mask = self.original(index)
         # (3, H, W) uint8; torch's integer kernel is several times faster than Pillow's.
-        pixels = tv.resize(image, list(self.image_size), antialias=True)
+        pixels = resize_images(image[None], self.image_size)[0]
         return pixels.permute(1, 2, 0).numpy(), resize_mask(mask, self.image_size)
 
 

@@ -30,8 +30,7 @@ def to_tensor(image: PIL.Image.Image) -> Tensor:
 def resize_images(image: Tensor, size: Sequence[int]) -> Tensor:
     """Resize images (B, 3, h, w) uint8 to (height, width): bilinear, with antialiasing.
 
-    On a CPU bit for bit as torchvision, which resizes training images. Importing that takes longer than
-    predicting an image.
+    On a CPU bit for bit as torchvision, which takes as long to import as torch.
     """
     if image.shape[-2:] == torch.Size(size):
         return image

@@ -4,7 +4,6 @@ from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 from cocoseg.networks.blocks import EncoderDecoder, check_counts, check_rates, conv_block, keep_arguments
 
@@ -89,7 +88,11 @@ class ResidualBlock(nn.Module):
         self.norm1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, kernel_size=3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(outputs)
-        self.drop = StochasticDepth(drop, "row")
+        self.drop: nn.Module = nn.Identity()
+        if drop:
+            from torchvision.ops import StochasticDepth  # takes as long to import as torch
+
+            self.drop = StochasticDepth(drop, "row")
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1:
             self.shortcut = nn.Sequential(
