@@ -28,7 +28,7 @@ from cocoseg.overrides import (
     preset_arguments,
     quote_paths,
 )
-from conftest import ROOT, SMALL, run_program
+from conftest import ROOT, SMALL, run_here, run_program
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_programs_are_named_as_they_were_called(monkeypatch: pytest.MonkeyPatch)
 def test_config_path_is_relative_to_where_it_is_typed(tmp_path: Path):
     copytree(ROOT / "conf", tmp_path / "mine")
     (tmp_path / "mine" / "prepare.yaml").write_text("defaults: [train, _self_]\nseed: 7\n")
-    done = run_program("prepare", "--config-path", "mine", "--cfg", "job", cwd=tmp_path)
+    done = run_here("prepare", "--config-path", "mine", "--cfg", "job", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "\nseed: 7\n" in done.stdout
 
@@ -107,8 +107,9 @@ def test_help_may_be_read_in_part(tmp_path: Path):
     assert (done.stdout, done.stderr) == ("", "")
 
 
-def test_shells_complete_presets_and_keys(tmp_path: Path):
-    done = run_program("train", "-sc", "query=bash", cwd=tmp_path, COMP_LINE="python train.py model=unet_res")
+def test_shells_complete_presets_and_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COMP_LINE", "python train.py model=unet_res")
+    done = run_here("train", "-sc", "query=bash", cwd=tmp_path)
     assert (done.stdout.split(), done.returncode) == (
         ["model=unet_residual", "model=unet_resnet34", "model=unet_resnet50"],
         0,

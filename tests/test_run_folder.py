@@ -118,7 +118,7 @@ def busy(tmp_path: Path) -> Iterator[Callable[[float], None]]:
 def test_a_folder_is_claimed_before_it_is_checked(
     busy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool, opened
 ) -> None:
-    busy(0.5)
+    busy(0.2)
     assert not (tmp_path / "run/config.yaml").exists()  # a check before the claim would pass
     config = OmegaConf.create({"seed": 3})
     program = "train" if not overwrite else "evaluate"
@@ -137,7 +137,7 @@ RUN = ("config.yaml", "outcome.json", ".hydra/config.yaml", "segmentation_model.
 def test_a_folder_that_another_process_writes_to_is_left_alone(
     busy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, shapes_root: Path
 ) -> None:
-    monkeypatch.setattr(files, "LOCK_TIMEOUT", 0.3)
+    monkeypatch.setattr(files, "LOCK_TIMEOUT", 0.1)
     for name in RUN:
         (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "run" / name).write_text(f"program: {program}\n")

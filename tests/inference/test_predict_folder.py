@@ -536,23 +536,6 @@ def test_unfinished_files_of_other_programs_are_kept(tmp_path, photos):
 # ---- the command line
 
 
-@pytest.fixture
-def no_torch(tmp_path: Path) -> dict[str, str]:
-    (tmp_path / "poison/torch").mkdir(parents=True)
-    (tmp_path / "poison/torch/__init__.py").write_text("raise RuntimeError('torch was imported')\n")
-    return {"PYTHONPATH": f"{tmp_path / 'poison'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-
-
-def test_help_and_mistakes_need_no_torch(tmp_path, no_torch):
-    done = run_program("predict", "--help", cwd=tmp_path, **no_torch)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert len(done.stdout.splitlines()) < 45
-    assert max(map(len, done.stdout.splitlines())) <= 140
-    done = run_program("predict", "checkpoint=none.pth", "input=photos", cwd=tmp_path, **no_torch)
-    assert done.returncode == 2
-    assert done.stderr == "error: checkpoint: no file none.pth\n"
-
-
 @pytest.mark.slow
 def test_the_program_from_end_to_end(tmp_path, photos):
     checkpoint = saved(tmp_path / "model.pth")

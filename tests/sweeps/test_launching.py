@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -103,8 +104,15 @@ def test_a_signal_is_passed_on_and_no_further_job_begins(play, tmp_path: Path, n
         time.sleep(60)
     """
     handlers, received = signal.getsignal(number), []
-    signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), number))
-    signal.setitimer(signal.ITIMER_REAL, 1.5)
+
+    def send_when_begun() -> None:
+        while not all(path.exists() and path.read_text() for path in outputs):
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    outputs = [tmp_path / str(job) / OUTPUT for job in range(2)]
+    sender = threading.Thread(target=send_when_begun, daemon=True)
+    sender.start()
     ended = play(program, 3, 2, received)
     assert received == [number]
     assert sorted(job.number for job in ended) == [0, 1]
@@ -171,7 +179,7 @@ def test_an_error_of_ours_leaves_no_process(play, monkeypatch: pytest.MonkeyPatc
         raise RuntimeError
 
     signal.signal(signal.SIGALRM, fail)
-    signal.setitimer(signal.ITIMER_REAL, 0.7)
+    signal.setitimer(signal.ITIMER_REAL, 0.4)
     with pytest.raises(RuntimeError):
         play("time.sleep(60)", 2, 2)
     assert [process.wait(timeout=10) for process in started] == [-signal.SIGKILL] * 2

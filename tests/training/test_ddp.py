@@ -21,7 +21,7 @@ from cocoseg.data.datamodule import SegmentationDataModule
 from cocoseg.data.sampling import in_batches
 from cocoseg.inference.model import load_model
 from cocoseg.training.metrics import ConfusionMatrix
-from conftest import ROOT, SMALL, run_program
+from conftest import ROOT, SMALL, run_here, run_program
 from tiny import shapes_config
 
 
@@ -50,8 +50,9 @@ def test_a_sweep_in_one_process_is_refused(tmp_path: Path, more: tuple[str, ...]
     assert not (tmp_path / "prepared").exists()
 
 
-def test_processes_that_others_start_need_a_folder(tmp_path: Path) -> None:
-    done = run_program("train", "trainer=ddp", *SMALL, "trainer.max_steps=1", cwd=tmp_path, RANK="0")
+def test_processes_that_others_start_need_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    done = run_here("train", "trainer=ddp", *SMALL, "trainer.max_steps=1", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: run_dir: processes that torchrun or Slurm starts")
 
@@ -66,7 +67,7 @@ def test_processes_that_others_start_need_a_folder(tmp_path: Path) -> None:
     ],
 )
 def test_what_several_devices_refuse(tmp_path: Path, override: str, said: str) -> None:
-    done = run_program(
+    done = run_here(
         "train", "trainer=ddp", "trainer.devices=2", *SMALL, "trainer.max_steps=1", override, cwd=tmp_path
     )
     assert done.returncode == 2
