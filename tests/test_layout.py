@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src" / "cocoseg"
@@ -29,8 +30,13 @@ OF_NETWORKS = {"cocoseg.networks.pixels", "cocoseg.networks.spec"}  # all that d
 MOST_MODULES = 20  # per folder
 
 
-def imports(path: Path) -> Iterator[str]:
+@cache
+def imports(path: Path) -> set[str]:
     """Modules of cocoseg that a file imports, wherever in it."""
+    return set(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name.startswith("cocoseg."))
