@@ -18,6 +18,7 @@ from cocoseg.data.training_images import read_training_images
 from cocoseg.errors import CocosegError
 from cocoseg.files import (
     locked,
+    make_folders,
     read_json,
     remove_parts,
     save_png,
@@ -181,6 +182,29 @@ def test_others_wait_for_a_folder_without_a_key(tmp_path: Path, caplog: pytest.L
     assert order == ["first", "second"]
     assert caplog.messages[0].endswith("another process writes to it; waiting")
     assert list(tmp_path.iterdir()) == []  # a lock alone does not stay
+
+
+def test_a_folder_that_is_removed_while_another_process_waits_for_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    folder = tmp_path / "a" / "b"
+
+    def wait() -> None:
+        with locked(folder):
+            (folder / "file").touch()
+
+    remove = make_folders(folder)
+    with locked(folder):
+        other = threading.Thread(target=wait)
+        other.start()
+        while not caplog.messages:
+            time.sleep(0.01)
+    remove()
+    other.join()
+    assert (folder / "file").exists()
+    remove()
+    assert (folder / "file").exists()
 
 
 def test_a_folder_named_twice_in_a_command_is_no_deadlock(tmp_path: Path) -> None:

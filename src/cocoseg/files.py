@@ -7,7 +7,7 @@ import logging
 import os
 import stat
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from io import BytesIO, StringIO
@@ -197,6 +197,23 @@ def _as_text(cell: str) -> str:
     return cell
 
 
+def make_folders(folder: Path, *, exist_ok: bool = True) -> Callable[[], None]:
+    """Make a folder and those above it. Returns a function that removes those of them that are still empty.
+
+    Raises:
+        OSError: it can't be made.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=exist_ok)
+
+    def remove() -> None:
+        with suppress(OSError):  # the first one that is not empty ends it
+            for path in made:
+                path.rmdir()
+
+    return remove
+
+
 @contextmanager
 def writing_to(folder: Path, *, key: str | None = None) -> Iterator[None]:
     """Raise a CocosegError that names the folder and its key where the block can't write to it."""
@@ -227,10 +244,12 @@ def locked(folder: Path, *, key: str | None = None, name: str = LOCK) -> Iterato
         lock = FileLock(folder / name)
         with suppress(Timeout):
             lock.acquire(timeout=0)
-    if not lock.is_locked:
+    while not lock.is_locked:
         log.info("%s: another process writes to it; waiting", from_here(folder))
         try:
             lock.acquire(timeout=-1 if key is None else LOCK_TIMEOUT)
+        except FileNotFoundError:  # the other process wrote nothing and removed the folder
+            folder.mkdir(parents=True, exist_ok=True)
         except Timeout as error:
             raise CocosegError(
                 f"{key}: another process writes to {from_here(folder)}; wait for it, or name another folder"

@@ -23,7 +23,16 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from cocoseg.errors import CocosegError, one_line, printable, report_errors
-from cocoseg.files import from_here, locked, read_json, remove_parts, write_bytes, write_json, writing_to
+from cocoseg.files import (
+    from_here,
+    locked,
+    make_folders,
+    read_json,
+    remove_parts,
+    write_bytes,
+    write_json,
+    writing_to,
+)
 
 # Names of files in a run folder.
 CONFIG, LEDGER, OUTCOME, METRICS = "config.yaml", "budget.json", "outcome.json", "metrics.json"
@@ -265,20 +274,12 @@ def make_folder(config: DictConfig, place: str, key: str) -> Callable[[], None]:
         begin = times.get((TIME,))
         for number in itertools.count(2):
             folder = Path(OmegaConf.select(config, place)).absolute()
-            new = [path for path in (folder, *folder.parents) if not path.exists()]
             is_named_by_time = begin is not None and begin in folder.name
-            folder.parent.mkdir(parents=True, exist_ok=True)
             try:
-                folder.mkdir(exist_ok=not is_named_by_time)
+                remove = make_folders(folder, exist_ok=not is_named_by_time)
                 break
             except FileExistsError:
-                if not is_named_by_time:
+                if not is_named_by_time or not folder.exists():
                     raise
                 times[TIME,] = f"{begin}_{number}"
-
-    def remove() -> None:
-        with suppress(OSError):  # the first one that is not empty ends it
-            for path in new:
-                path.rmdir()
-
     return remove

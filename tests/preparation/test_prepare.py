@@ -417,7 +417,7 @@ def test_file_instead_of_a_folder(config: Config, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["instances.json", "val.json"])
-def test_a_refused_command_leaves_the_run_folder_alone(tmp_path: Path, file: str) -> None:
+def test_a_refused_command_leaves_no_folder(tmp_path: Path, file: str) -> None:
     make_data(tmp_path, range(1, 4))
     shutil.copy(tmp_path / "instances.json", tmp_path / "val.json")
     (tmp_path / file).write_text("{")
@@ -426,7 +426,17 @@ def test_a_refused_command_leaves_the_run_folder_alone(tmp_path: Path, file: str
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {file}: no valid JSON")
     assert not (tmp_path / "run").exists()
-    assert {path.name for path in tmp_path.glob("prepared/*/*")} <= {".lock"}
+    assert not (tmp_path / "prepared").exists()
+
+
+def test_a_refused_preparation_keeps_the_empty_folder_of_a_user(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    Path(config.data.annotations).write_text("{")
+    for place in ("mine", "mine/prepared/first"):
+        config.data.prepared_dir = str(tmp_path / place)
+        with pytest.raises(CocosegError, match="no valid JSON"):
+            prepare(config)
+        assert list((tmp_path / "mine").iterdir()) == []
 
 
 # --- a validation file of its own

@@ -16,7 +16,7 @@ from cocoseg.config import AUTO, COCO_ANNOTATIONS, Config, DataConfig
 from cocoseg.durations import now
 from cocoseg.errors import CocosegError
 from cocoseg.figures.comparison import spread
-from cocoseg.files import locked, remove_parts, write_bytes, write_json
+from cocoseg.files import remove_parts, write_bytes, write_json
 from cocoseg.images.exif import reading_of_set
 from cocoseg.images.mask_files import MaskEncoding, MaskRecord
 from cocoseg.labels import IGNORE_INDEX, LabelMap
@@ -31,7 +31,7 @@ from cocoseg.preparation.prepared_folder import (
     Pair,
     PreparedSet,
     all_sets,
-    claim,
+    claimed,
     find_current,
     is_prepared,
     read_index,
@@ -87,8 +87,7 @@ def prepare(
             _report_prepared(prepared, is_learned=is_learned)
         begin()
         return
-    claim(sets)
-    with locked(sets[0].folder):
+    with claimed(sets):
         for prepared in sets:
             remove_parts(prepared.folder)
             shutil.rmtree(prepared.folder / NEW, ignore_errors=True)

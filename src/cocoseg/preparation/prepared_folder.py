@@ -17,8 +17,8 @@ A prepared folder holds
 """
 
 import json
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -29,7 +29,7 @@ import msgspec
 from cocoseg.config import Bits, Config, DataConfig, MasksConfig
 from cocoseg.config_checks import as_dict
 from cocoseg.errors import CocosegError
-from cocoseg.files import PART, is_empty, key_of_files, read_json, writing_to
+from cocoseg.files import PART, is_empty, key_of_files, locked, make_folders, read_json, writing_to
 from cocoseg.images.mask_files import MaskEncoding
 from cocoseg.labels import LabelMap
 from cocoseg.mask_images.pairs import find_pairs
@@ -210,16 +210,28 @@ def _plain_labels(data: DataConfig) -> Any:
     return data.labels if isinstance(data.labels, str) else [list(item) for item in data.labels.items()]
 
 
-def claim(sets: Sequence[PreparedSet]) -> None:
-    """Make the folder of the first set, within which are the others; refuse any that holds something else."""
-    for prepared in sets:
-        folder = prepared.folder
+@contextmanager
+def claimed(sets: Sequence[PreparedSet]) -> Iterator[None]:
+    """Make and lock the folder of the first set, which holds those of the others.
+
+    Folders that are made here are removed again where the block writes nothing.
+
+    Raises:
+        CocosegError: a folder holds files of others, or can't be written to.
+    """
+    for folder in (prepared.folder for prepared in sets):
         if folder.is_dir() and not is_empty(folder) and not _is_ours(folder):
             raise CocosegError(
                 f"data.prepared_dir: {folder} holds files that prepare.py did not write; name another folder"
             )
-    with writing_to(sets[0].folder, key="data.prepared_dir"):
-        sets[0].folder.mkdir(parents=True, exist_ok=True)
+    folder = sets[0].folder
+    with writing_to(folder, key="data.prepared_dir"):
+        remove_empty = make_folders(folder)
+    try:
+        with locked(folder):
+            yield
+    finally:
+        remove_empty()
 
 
 def _is_ours(folder: Path) -> bool:
