@@ -8,6 +8,7 @@ from cocoseg.images.mask_files import MaskEncoding
 from cocoseg.labels import LabelMap
 from cocoseg.preparation.coco_file import Category
 from cocoseg.preparation.contact_sheet import COLUMNS, GAP, HEIGHT, LINE, LINES, WIDTH, write_contact_sheet
+from cocoseg.preparation.prepared_folder import Pair
 
 LABELS = LabelMap.from_categories([Category(2, "cat"), Category(5, "dog"), Category(9, "eel")])
 IGNORED = 255
@@ -15,29 +16,30 @@ IGNORED = 255
 
 def make_pairs(
     folder: Path, count: int, names: tuple[str, ...] = ("cat", "dog"), size: tuple[int, int] = (40, 30)
-) -> tuple[list[tuple[Path, Path]], MaskEncoding]:
-    """Noisy images with columns of each class in their masks, and a row of ignored pixels; width, height."""
+) -> tuple[list[Pair], MaskEncoding]:
+    """Images of noise, and masks with columns of each class and a last row of ignored pixels."""
     encoding = MaskEncoding("palette", LabelMap.from_categories(map(Category, range(1, 400), names)))
     random, pairs = np.random.default_rng(0), []
     for number in range(count):
-        image, mask = folder / f"{number}.png", folder / f"{number}_mask.png"
-        PIL.Image.fromarray(random.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)).save(image)
+        pair = Pair(f"{number}.png", f"{number}_mask.png")
+        noise = random.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+        PIL.Image.fromarray(noise).save(folder / pair.image)
         pixels = np.tile(np.arange(size[0]) % (len(names) + 1), (size[1], 1)).astype(np.uint8)
         pixels[-1] = IGNORED
-        encoding.write(pixels, mask)
-        pairs.append((image, mask))
+        encoding.write(pixels, folder / pair.mask)
+        pairs.append(pair)
     return pairs, encoding
 
 
-def sheet(folder: Path, pairs: list[tuple[Path, Path]], encoding: MaskEncoding) -> np.ndarray:
-    write_contact_sheet(folder / "preview.png", pairs, encoding)
+def sheet(folder: Path, pairs: list[Pair], encoding: MaskEncoding) -> np.ndarray:
+    write_contact_sheet(folder, folder, pairs, encoding)
     with PIL.Image.open(folder / "preview.png") as image:
         assert image.mode == "RGB"
         return np.asarray(image)
 
 
 def tile(sheet: np.ndarray, number: int) -> np.ndarray:
-    """The picture of one pair, without the text below it."""
+    """The image of one pair with its mask, without the text below it."""
     top = GAP + number // COLUMNS * (HEIGHT + LINES * LINE + GAP)
     left = GAP + number % COLUMNS * (WIDTH + GAP)
     return sheet[top : top + HEIGHT, left : left + WIDTH]
@@ -63,21 +65,20 @@ def test_size(tmp_path: Path, count: int, columns: int, rows: int) -> None:
         assert is_blank(text_of(found, number)) == (number >= count)
 
 
-def test_pictures_are_those_of_the_pairs(tmp_path: Path) -> None:
+def test_images_are_those_of_the_pairs(tmp_path: Path) -> None:
     encoding = MaskEncoding("x100", LABELS)
     pairs = []
     for value in (0, 1, 2):
-        image, mask = tmp_path / f"{value}.png", tmp_path / f"{value}_mask.png"
-        PIL.Image.new("RGB", (80, 60), (90, 100, 110)).save(image)
-        encoding.write(np.full((60, 80), value, np.uint8), mask)
-        pairs.append((image, mask))
+        pairs.append(Pair(f"{value}.png", f"{value}_mask.png"))
+        PIL.Image.new("RGB", (80, 60), (90, 100, 110)).save(tmp_path / pairs[-1].image)
+        encoding.write(np.full((60, 80), value, np.uint8), tmp_path / pairs[-1].mask)
     found = sheet(tmp_path, pairs, encoding)
     for number, color in enumerate(label.color for label in LABELS.classes[:3]):
         mixed = tuple((i + c) // 2 for i, c in zip((90, 100, 110), color, strict=True))
         expected = mixed if number else (90, 100, 110)
         assert {tuple(pixel) for pixel in tile(found, number).reshape(-1, 3).tolist()} == {expected}
         backs = (text_of(found, number) == color).all(axis=2).sum()
-        assert (backs > 100) == (number > 0)  # the name of the class, on its colour
+        assert (backs > 100) == (number > 0)  # the name of the class, on its color
 
 
 @pytest.mark.parametrize("size", [(1500, 1), (1, 1500), (1, 1), (641, 479)], ids=str)
@@ -118,7 +119,7 @@ def test_largest_class_first(tmp_path: Path) -> None:
     mask[:, :5], mask[:, 10:30], mask[:3, 35:] = 1, 3, 2
     PIL.Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
     encoding.write(mask, tmp_path / "mask.png")
-    names = text_of(sheet(tmp_path, [(tmp_path / "a.png", tmp_path / "mask.png")], encoding), 0)
+    names = text_of(sheet(tmp_path, [Pair("a.png", "mask.png")], encoding), 0)
     lefts = [
         int(np.flatnonzero((names == label.color).all(axis=2).any(axis=0))[0]) for label in LABELS.classes[1:]
     ]

@@ -97,7 +97,7 @@ def test_nothing_to_learn(tmp_path: Path) -> None:
         with pytest.raises(CocosegError, match=words):
             prepare(config)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.*g")} == before
-    prepare(config, is_learned=False)
+    prepare(config, for_training=False)
     assert (tmp_path / "prepared/masks/a_mask_cats_none.png").exists()
     with pytest.raises(CocosegError, match=words):
         prepare(config)

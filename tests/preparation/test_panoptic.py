@@ -231,7 +231,7 @@ def test_choice_of_images(config: Config) -> None:
             prepared_dir=str(file.with_name(f"other{seed}")),
             subset=config.data.subset,
         )
-        prepare(Config(data=other, prepare=config.prepare), is_learned=False)
+        prepare(Config(data=other, prepare=config.prepare), for_training=False)
         assert [path.name[0] for path in file.with_name(f"other{seed}").glob("masks/*")] == chosen
     config.data.subset = SubsetConfig(size=None, min_pixels=5)
     prepare(config)

@@ -87,7 +87,7 @@ def open_images(
     Raises:
         CocosegError: bad data.
     """
-    prepare(config, is_learned=False)  # images without any object show false alarms
+    prepare(config, for_training=False)  # images without any object show false alarms
     if config.split == "all":  # the order is that of the files
         sets = all_sets(config)
         parts = [Split(SegmentationDataset(one.folder, one.image_dir, bits=bits)) for one in sets]

@@ -1,7 +1,7 @@
-"""The COCO annotation file: typed reading, checks, and writing of subsets.
+"""COCO annotation files: typed reading, checks, and writing of subsets.
 
-The file is decoded into small structs; a segmentation stays a view into the file's bytes until its image
-is drawn, and those of a panoptic file stay in its PNGs, see panoptic.py.
+A file is decoded into small structs. A segmentation stays a view into the bytes of the file until its image
+is drawn. Those of a panoptic file stay in its PNGs, see panoptic.py.
 Format: https://cocodataset.org/#format-data (instances).
 """
 
@@ -19,8 +19,16 @@ import msgspec
 from cocoseg.errors import CocosegError, printable
 from cocoseg.files import read_bytes, write_bytes
 from cocoseg.labels import Category
-from cocoseg.preparation.other_formats import PANOPTIC, other_format, refuse_normalized
+from cocoseg.preparation.other_formats import PANOPTIC, other_format
 from cocoseg.preparation.panoptic import IN_PNG, PanopticEntry
+from cocoseg.preparation.segmentations import (
+    Instance,
+    SegmentationError,
+    Shape,
+    is_normalized,
+    lies_within_one,
+    parse_segmentation,
+)
 
 MAX_PIXELS = 178_956_970  # Pillow refuses larger images as decompression bombs
 UNNAMED = "no. "  # begins the name of an annotation without id; its place in the file follows, from 1
@@ -29,7 +37,7 @@ Entry = TypeVar("Entry")
 
 
 class Image(msgspec.Struct, frozen=True, gc=False):
-    """An entry of `images`; where it has no file_name, as in LVIS, it is the last part of the coco_url."""
+    """An entry of `images`. One without file_name, as in LVIS, gets the last part of its coco_url."""
 
     id: int
     width: int
@@ -41,7 +49,7 @@ class Image(msgspec.Struct, frozen=True, gc=False):
 class Annotation(msgspec.Struct, frozen=True, gc=False):
     """An entry of `annotations`, or of `segments_info` in a panoptic file.
 
-    The id only names it in messages, and need not be there or be unique; that of a segment is in its pixels.
+    The id names it in messages; it may be missing or not unique. The id of a segment is in its pixels, too.
     """
 
     image_id: int
@@ -50,6 +58,10 @@ class Annotation(msgspec.Struct, frozen=True, gc=False):
     iscrowd: int | bool = 0
     area: float | None = None
     segmentation: msgspec.Raw = msgspec.Raw(b"null")
+
+    def parse(self, height: int, width: int) -> Shape:
+        """Parse the segmentation, see `parse_segmentation`; the class of the shape means nothing."""
+        return parse_segmentation(Instance(self.id, 0, False, bytes(self.segmentation)), height, width)
 
 
 class _Content(msgspec.Struct, Generic[Entry], gc=False):
@@ -63,10 +75,10 @@ class CocoFile:
     """A checked annotation file.
 
     Attributes:
-        path: where it was read from.
+        path: of the file.
         content: its bytes.
         images, annotations, categories: in the order of the file.
-        pngs: of a panoptic file: image id -> file of its segments, in the order of the entries.
+        pngs: image id -> PNG of its segments, in the order of the file; None where it is not a panoptic file.
     """
 
     path: Path
@@ -85,14 +97,38 @@ class CocoFile:
         return grouped
 
     def require_pixels(self) -> None:
-        """Refuse a file whose coordinates are no pixels, see `refuse_normalized`."""
+        """Refuse polygons that all look like shares of the image's width and height, as YOLO writes them.
+
+        One polygon in pixels ends the search, so that of most files only the first is read.
+
+        Raises:
+            CocosegError: the coordinates are shares.
+        """
         sizes = {image.id: (image.height, image.width) for image in self.images}
-        refuse_normalized(self.path, ((bytes(a.segmentation), *sizes[a.image_id]) for a in self.annotations))
+        found = False
+        for annotation in self.annotations:
+            size = sizes[annotation.image_id]
+            if max(size) <= 2 or bytes(annotation.segmentation).startswith(b"{"):
+                continue  # too small an image to tell, or runs, which have no coordinates
+            try:
+                outline = annotation.parse(*size).outline
+            except SegmentationError:
+                return  # it is an error when its image is drawn
+            if not isinstance(outline, list) or not outline:
+                continue
+            if not lies_within_one(outline):
+                return
+            found = found or is_normalized(outline, *size)
+        if found:
+            raise CocosegError(
+                f"{self.path}: all coordinates lie between 0 and 1, as shares of the image; they must be "
+                "pixels: multiply x by the image's width and y by its height, or export them so"
+            )
 
     def write_subset(self, images: Iterable[Image], path: Path) -> None:
         """Write a COCO file of these images and their annotations.
 
-        Every field is as it was, byte for byte, but a `file_name` that was missing or has changed.
+        Every field keeps its bytes, apart from a `file_name` that was missing or has changed.
         """
         chosen = {image.id: image.file_name for image in images}
         parts = msgspec.json.decode(self.content, type=_Parts)
@@ -106,7 +142,7 @@ class CocoFile:
         write_bytes(path, _object(parts, separator=b",\n") + b"\n")
 
 
-_Parts = dict[str, msgspec.Raw]  # an object of JSON, its values as they were written
+_Parts = dict[str, msgspec.Raw]  # a JSON object, its values as they were written
 
 
 def _named(entry: msgspec.Raw, name: str) -> msgspec.Raw:
@@ -130,7 +166,7 @@ def read(path: Path) -> CocoFile:
     """Read and check an instances or a panoptic file.
 
     Raises:
-        CocosegError: it is not there, is no JSON, lacks a key, or contradicts itself.
+        CocosegError: it can't be read, is no JSON, lacks a key, or contradicts itself.
     """
     pngs = None
     try:
@@ -157,14 +193,13 @@ def read(path: Path) -> CocoFile:
 
 
 def png_folder(path: Path) -> Path:
-    """The folder of a panoptic file's PNGs: of its name, beside it as COCO has it, or one level up as
-    Detectron2 does."""
+    """The folder of a panoptic file's PNGs: of its name, beside it (COCO) or one level up (Detectron2)."""
     folders = path.with_suffix(""), path.parent.parent / path.stem
     return next((folder for folder in folders if folder.is_dir()), folders[0])
 
 
 def _read_panoptic(path: Path, content: bytes) -> tuple[_Content[Annotation], dict[int, Path]]:
-    """Read a panoptic file: each segment as an annotation, and the PNG of each image."""
+    """Read a panoptic file. Returns each segment as an annotation, and the PNG of each image."""
     png_dir = png_folder(path)
     try:
         decoded = msgspec.json.decode(content, type=_Content[PanopticEntry])
@@ -192,7 +227,7 @@ def _read_panoptic(path: Path, content: bytes) -> tuple[_Content[Annotation], di
 
 
 def is_inside(file_name: str) -> bool:
-    """Whether a file name stays in the image folder, on any system."""
+    """Tell whether a file name stays in the image folder, on any system."""
     path = PureWindowsPath(file_name)  # splits at \ and / and knows drives
     outside = path.drive or path.root or ".." in path.parts or "\0" in file_name
     return not outside and bool(path.name)
@@ -241,7 +276,7 @@ def _name_images(path: Path, images: Sequence[Image]) -> None:
 
 
 def _name_annotations(annotations: Sequence[Annotation]) -> None:
-    """Name annotations without an id, or with one that would tear a message apart, by their place."""
+    """Name annotations by their place where they have no id, or one that a message can't show."""
     for number, annotation in enumerate(annotations, start=1):
         if not isinstance(annotation.id, int) and not (annotation.id and annotation.id.isprintable()):
             msgspec.structs.force_setattr(annotation, "id", f"{UNNAMED}{number}")

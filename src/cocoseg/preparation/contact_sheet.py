@@ -7,12 +7,14 @@ import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 
+from cocoseg.figures.comparison import spread
 from cocoseg.figures.overlay import overlay
 from cocoseg.figures.text import GRAY, LINE, cut_text, legend, text_font
 from cocoseg.files import save_png
 from cocoseg.images.image_files import read_image
 from cocoseg.images.mask_files import MaskEncoding
 from cocoseg.labels import LabelMap
+from cocoseg.preparation.prepared_folder import PREVIEW, Pair
 from cocoseg.resizing import resize_mask
 
 EXAMPLES = 16  # images on the sheet
@@ -23,30 +25,27 @@ GAP = 8  # pixels
 
 
 def write_contact_sheet(
-    path: Path,
-    pairs: Sequence[tuple[Path, Path]],
-    encoding: MaskEncoding,
-    orientations: Sequence[int] | None = None,
-    bits: int | None = None,
+    folder: Path, image_dir: Path, pairs: Sequence[Pair], encoding: MaskEncoding, bits: int | None = None
 ) -> None:
     """Draw images and their masks: classes in their colors with outlines, ignored pixels striped.
 
     Args:
-        pairs: files of image and mask.
-        orientations: of EXIF, by which image and mask of each pair are turned; None: as they are.
+        folder: the prepared folder.
+        pairs: those to choose from, evenly spread.
         bits: see `read_image`.
     """
+    pairs = [pairs[index] for index in spread(len(pairs), EXAMPLES)]
     columns = min(COLUMNS, len(pairs))
     rows = -(-len(pairs) // columns)
     step_x, step_y = WIDTH + GAP, HEIGHT + LINES * LINE + GAP
     sheet = PIL.Image.new("RGB", (columns * step_x + GAP, rows * step_y + GAP), "white")
-    orientations = orientations or [1] * len(pairs)
-    for index, ((image_file, mask_file), orientation) in enumerate(zip(pairs, orientations, strict=True)):
-        image = read_image(image_file, upright=orientation != 1, bits=bits)
-        mask = encoding.read(mask_file, orientation)
-        tile = _draw_tile(image, image_file.name, mask, encoding.labels)
+    for index, pair in enumerate(pairs):
+        file = image_dir / pair.image
+        image = read_image(file, upright=pair.orientation != 1, bits=bits)
+        mask = encoding.read(folder / pair.mask, pair.orientation)
+        tile = _draw_tile(image, file.name, mask, encoding.labels)
         sheet.paste(tile, (GAP + index % columns * step_x, GAP + index // columns * step_y))
-    save_png(path, sheet, compress_level=3)
+    save_png(folder / PREVIEW, sheet, compress_level=3)
 
 
 def _draw_tile(image: PIL.Image.Image, name: str, mask: np.ndarray, labels: LabelMap) -> PIL.Image.Image:

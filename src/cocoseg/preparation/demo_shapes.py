@@ -1,8 +1,8 @@
 """The built-in data set: drawn shapes in COCO format.
 
-It is small, needs no download, and holds everything that a real file may: several classes, overlaps, an
-object of several parts, a hole (as uncompressed RLE), crowd regions (as compressed RLE), images of several
-sizes, a grayscale one. Later classes are painted over earlier ones, as the overlap rule `max` has it.
+It is small, needs no download, and has what real data sets have: several classes, overlaps, an object of
+several parts, a hole (as uncompressed RLE), crowd regions (as compressed RLE), images of several sizes, a
+grayscale image. Later classes are drawn over earlier ones, as by the overlap rule `max`.
 """
 
 import colorsys
@@ -22,6 +22,7 @@ from pycocotools import mask as coco_mask
 
 from cocoseg.errors import CocosegError
 from cocoseg.files import is_empty, locked, remove_parts, write_bytes, writing_to
+from cocoseg.preparation.segmentations import rle_runs
 
 # Category id -> name, hue, and radii of an outline's corners. Ids have gaps, as COCO's have.
 CATEGORIES = {
@@ -32,7 +33,7 @@ CATEGORIES = {
     21: ("ring", 0.65, [1.0] * 24),
     34: ("dumbbell", 0.83, [0.55] * 4),
 }
-HUE_SPREAD = 0.06  # neighbouring hues overlap
+HUE_SPREAD = 0.06  # so wide that neighboring hues overlap
 SIZES = ((128, 96), (96, 128), (112, 112), (160, 120), (90, 75))  # width, height
 ANNOTATIONS = "annotations/instances.json"  # below the data set's root
 IMAGE_NAME = re.compile(r"image_\d{3,}\.jpg")
@@ -42,7 +43,7 @@ Polygon = Sequence[tuple[float, float]]
 def draw_shapes(root: Path, *, images: int, seed: int) -> None:
     """Draw the data set to `root/images` and `root/annotations/instances.json`.
 
-    Does nothing where it is there already with the same settings. The same settings give the same files.
+    Nothing is drawn where it is there already with the same settings. The same settings give the same files.
 
     Raises:
         CocosegError: `root` holds something else.
@@ -60,16 +61,15 @@ def draw_shapes(root: Path, *, images: int, seed: int) -> None:
         if is_drawn(root, images=images, seed=seed):
             return
         mark.touch()
-        # The annotation file goes first and comes last: where it is, the images are its own.
+        # The annotation file is deleted first and written last: where it exists, the images belong to it.
         annotation_file.unlink(missing_ok=True)
         (root / "images").mkdir(exist_ok=True)
         for file in (root / "images").iterdir():
             if IMAGE_NAME.fullmatch(file.name):
                 file.unlink()
         content = _draw_all(root / "images", images, seed)
-        write_bytes(
-            annotation_file, _head(images, seed) + b", " + json.dumps(content).encode().removeprefix(b"{")
-        )
+        rest = json.dumps(content).encode().removeprefix(b"{")
+        write_bytes(annotation_file, _head(images, seed) + b", " + rest)
 
 
 def is_drawn(root: Path, *, images: int, seed: int) -> bool:
@@ -83,12 +83,12 @@ def is_drawn(root: Path, *, images: int, seed: int) -> bool:
 
 
 def _head(images: int, seed: int) -> bytes:
-    """Beginning of the annotation file: what it was drawn from."""
+    """The beginning of the annotation file, which holds the settings."""
     return json.dumps({"info": {"generator": 2, "images": images, "seed": seed}}).encode().removesuffix(b"}")
 
 
 def _draw_all(folder: Path, images: int, seed: int) -> dict[str, list[dict[str, Any]]]:
-    """Write the images; return the lists of the annotation file."""
+    """Write the images. Returns the lists of the annotation file."""
     listed: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for index in range(1, images + 1):
@@ -108,7 +108,7 @@ def _draw_all(folder: Path, images: int, seed: int) -> dict[str, list[dict[str, 
 
 
 def _draw_scene(rng: np.random.Generator, *, crowd: bool) -> tuple[PIL.Image.Image, list[dict[str, Any]]]:
-    """Draw an image on a smooth dull background; return it with its annotations, without their ids."""
+    """Draw objects on a smooth dull background. Returns the image, and its annotations without ids."""
     size = SIZES[rng.integers(len(SIZES))]
     coarse = rng.integers(60, 150, size=(4, 4, 3), dtype=np.uint8)
     image = PIL.Image.fromarray(coarse).resize(size, PIL.Image.Resampling.BICUBIC)
@@ -134,12 +134,11 @@ def _draw_object(image: PIL.Image.Image, category_id: int, rng: np.random.Genera
     outlines = [_outline(*center, [radius * share for share in radii], angle) for center in centers]
     parts = [part for part in (_clip(outline, width, height) for outline in outlines) if part]
     region = _fill(image.size, parts)
-    segmentation: Any = [[coordinate for point in part for coordinate in point] for part in parts]
     if name == "ring":
         region &= ~_fill(image.size, [_outline(x, y, [0.55 * radius] * 24, angle)])
-        segmentation = _uncompressed_rle(region)
+        parts = []  # polygons have no holes
     image.paste(_color(rng, hue), mask=PIL.Image.fromarray(region))
-    return _annotation(category_id, region, segmentation)
+    return _annotation(category_id, region, parts)
 
 
 def _draw_crowd(image: PIL.Image.Image, rng: np.random.Generator) -> dict[str, Any]:
@@ -152,7 +151,7 @@ def _draw_crowd(image: PIL.Image.Image, rng: np.random.Generator) -> dict[str, A
         dot = _fill(image.size, [_outline(x, y, [3.0] * 24, 0.0)])
         image.paste(_color(rng, CATEGORIES[8][1]), mask=PIL.Image.fromarray(dot))
         region |= dot
-    return _annotation(8, region, None)
+    return _annotation(8, region, crowd=True)
 
 
 def _color(rng: np.random.Generator, hue: float) -> tuple[int, int, int]:
@@ -161,22 +160,20 @@ def _color(rng: np.random.Generator, hue: float) -> tuple[int, int, int]:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def _annotation(category_id: int, region: np.ndarray, segmentation: Any) -> dict[str, Any]:
-    """Annotation of a region, (H, W) bool; without a segmentation it is a crowd, as compressed RLE."""
+def _annotation(
+    category_id: int, region: np.ndarray, parts: Sequence[Polygon] = (), *, crowd: bool = False
+) -> dict[str, Any]:
+    """Annotate a region, (H, W) bool: by polygons if given, else by RLE, compressed for a crowd."""
     encoded = coco_mask.encode(np.asfortranarray(region, dtype=np.uint8))
+    counts = encoded["counts"].decode()
+    rle = {"size": encoded["size"], "counts": counts if crowd else rle_runs(counts).tolist()}
     return {
         "category_id": category_id,
-        "iscrowd": int(segmentation is None),
+        "iscrowd": int(crowd),
         "area": float(coco_mask.area(encoded)),
         "bbox": coco_mask.toBbox(encoded).tolist(),
-        "segmentation": segmentation or {"size": encoded["size"], "counts": encoded["counts"].decode()},
+        "segmentation": [[number for point in part for number in point] for part in parts] or rle,
     }
-
-
-def _uncompressed_rle(region: np.ndarray) -> dict[str, Any]:
-    flat = region.ravel(order="F")
-    edges = np.flatnonzero(np.diff(flat, prepend=False))
-    return {"size": list(region.shape), "counts": np.diff(edges, prepend=0, append=flat.size).tolist()}
 
 
 def _fill(size: tuple[int, int], parts: Sequence[Polygon]) -> np.ndarray:
@@ -187,7 +184,7 @@ def _fill(size: tuple[int, int], parts: Sequence[Polygon]) -> np.ndarray:
 
 
 def _outline(x: float, y: float, radii: Sequence[float], angle: float) -> Polygon:
-    """A closed outline around (x, y), one radius per corner."""
+    """Corners around (x, y), one for each radius."""
     turns = [angle + 2 * math.pi * corner / len(radii) for corner in range(len(radii))]
     return [
         (round(x + radius * math.cos(turn), 2), round(y + radius * math.sin(turn), 2))

@@ -1,7 +1,7 @@
 """Download of the annotation file, and of the chosen images only.
 
-Files appear under their names when they are whole and checked. A run that was interrupted is resumed: images
-that are there are not fetched again, an archive goes on at the byte where it stopped.
+A file appears under its name once it is complete and checked. After an interruption the next run goes on: it
+fetches the images that are missing, and the rest of an archive from the byte where it ended.
 """
 
 import logging
@@ -32,9 +32,9 @@ from cocoseg.progress import track
 
 log = logging.getLogger(__name__)
 
-LOCK = ".download.lock"  # another name than the lock of preparation, which may hold the same folder
+LOCK = ".download.lock"  # not LOCK of files.py, which the preparation may hold in the same folder
 ANNOTATIONS_LIMIT = 4 * 2**30  # bytes of the archive, and of a file in it
-ANEW = "delete that file to fetch it anew"
+ANEW = "delete that file to fetch it again"
 
 
 @dataclass(frozen=True, order=True)
@@ -49,22 +49,22 @@ class Failure:
 def fetch_images(
     images: Sequence[Image], image_dir: Path, *, base_url: str | None = None, max_bytes: int = 64 * MIB
 ) -> list[Failure]:
-    """Fetch those of `images` that are not in `image_dir`; existing files are left alone. Return what failed.
+    """Fetch the images that are missing in `image_dir`. Returns those that could not be fetched.
 
-    An image counts once it can be read to its last byte and has the size that the annotation file says.
+    An image is accepted if it can be read to its last byte and has the size that the annotation file lists.
 
     Args:
-        base_url: prefix of the file names; None for each image's own `coco_url`.
-        max_bytes: of one image; larger ones fail.
+        base_url: address that file names are appended to; None for each image's own `coco_url`.
+        max_bytes: limit for an image; larger ones fail.
 
     Raises:
-        CocosegError: `base_url` is no address, as many images in a row as are fetched at a time got no
-            connection, or a file can't be written.
+        CocosegError: `base_url` is no address, a file can't be written, or CONNECTIONS images in a row got no
+            connection.
     """
     if base_url is not None:
         parse_address(base_url)
     for image in images:
-        if not is_inside(image.file_name):  # checked here too: this is where it would be written to
+        if not is_inside(image.file_name):  # checked again, because here it would be written to
             raise CocosegError(f"the file name {image.file_name!r} leads out of {image_dir}")
     with locked(image_dir, name=LOCK):
         # Another process may have fetched some meanwhile.
@@ -85,7 +85,7 @@ def fetch_images(
 def _collect_failures(
     outcomes: Iterable[tuple[Image, str, FetchError | None]], down_after: int
 ) -> list[Failure]:
-    """Collect the failures by file name; give up once `down_after` images in a row got no connection."""
+    """Collect failures, sorted by file name. Give up once `down_after` images in a row got no connection."""
     failures = []
     unreachable = 0
     for image, url, error in outcomes:
@@ -100,7 +100,7 @@ def _collect_failures(
 def _fetch_image(
     client: HttpClient, image_dir: Path, base_url: str | None, max_bytes: int, image: Image
 ) -> tuple[Image, str, FetchError | None]:
-    """Fetch and check an image; return it with its address, and why it could not be fetched."""
+    """Fetch and check an image. Returns it with its address, and the error if it could not be fetched."""
 
     def check(part: Path) -> None:
         try:
@@ -122,13 +122,13 @@ def _fetch_image(
 
 
 def fetch_annotations(url: str, *annotation_files: Path) -> None:
-    """Fetch COCO's annotation archive and extract these files of it; existing files are left alone.
+    """Fetch COCO's annotation archive and extract these files from it. Existing files stay as they are.
 
-    An archive that was cut off is resumed, by the next run too; its checksums tell whether the parts belong
-    together, else it is fetched anew. A .json file has no checksum and is always fetched anew.
+    A download that was interrupted is resumed, by the next run too. The checksums of the archive show whether
+    its parts belong together; if not, it is fetched again. A .json file has no checksum and is not resumed.
 
     Args:
-        url: of a zip with the members annotations/<name of each file>; or, ending in .json, of the one file.
+        url: address of a zip that holds annotations/<name> for each file; or of a .json, the only file.
 
     Raises:
         CocosegError: it can't be fetched, is no such archive or too large, or the disk is full.
@@ -143,9 +143,9 @@ def fetch_annotations(url: str, *annotation_files: Path) -> None:
         if not missing:
             return  # another process has fetched them meanwhile
         part = folder / (url_path.rpartition("/")[2] + ".part")
-        take = partial(_extract if is_archive else _take, missing)
+        accept = partial(_extract if is_archive else _accept, missing)
         try:
-            HttpClient(progress=True).fetch(url, part, ANNOTATIONS_LIMIT, take, resume=is_archive)
+            HttpClient(progress=True).fetch(url, part, ANNOTATIONS_LIMIT, accept, resume=is_archive)
         except FetchError as error:
             raise CocosegError(f"{url} can't be fetched: {error}") from error
         except OSError as error:
@@ -153,8 +153,8 @@ def fetch_annotations(url: str, *annotation_files: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def _take(annotation_files: Sequence[Path], part: Path) -> None:
-    """Take the file itself, if it is JSON to its end: its length is not always sent with it."""
+def _accept(annotation_files: Sequence[Path], part: Path) -> None:
+    """Accept the file if it is JSON to its end; servers do not always send a length to compare with."""
     try:
         msgspec.json.decode(part.read_bytes(), type=dict[str, msgspec.Raw])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -163,7 +163,7 @@ def _take(annotation_files: Sequence[Path], part: Path) -> None:
 
 
 def _extract(annotation_files: Sequence[Path], archive: Path) -> None:
-    """Extract these members of the archive, each whole or not at all."""
+    """Extract these files from the archive, each whole or not at all."""
     try:
         with zipfile.ZipFile(archive) as opened:
             for path in annotation_files:

@@ -1,4 +1,4 @@
-"""Masks for a whole folder of images: checked, drawn and written by several processes."""
+"""Masks of a whole folder of images: checked, drawn and written by several processes."""
 
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -15,17 +15,12 @@ from cocoseg.images.exif import IGNORE, Choice, Reading, turn_mask
 from cocoseg.images.image_files import Inspection, check_image
 from cocoseg.images.mask_files import MaskEncoding, MaskRecord
 from cocoseg.labels import IGNORE_INDEX, Grouping, Kind, LabelMap
-from cocoseg.preparation import coco_file as coco_format
+from cocoseg.preparation import coco_file
 from cocoseg.preparation.coco_file import CocoFile, Image
 from cocoseg.preparation.missing import require_images, require_pngs, under_similar_names
 from cocoseg.preparation.paint_mask import paint
 from cocoseg.preparation.panoptic import Segments
-from cocoseg.preparation.rotated_images import (
-    Rotated,
-    choose_by_evidence,
-    layers_as_read,
-    require_stored_size,
-)
+from cocoseg.preparation.rotated_images import Rotated, find_readings, layers_as_read, require_stored_size
 from cocoseg.preparation.segmentations import Instance, Layers, SegmentationError
 from cocoseg.preparation.survey import survey
 from cocoseg.progress import run_tasks
@@ -41,7 +36,7 @@ class _Task(NamedTuple):
 
 @dataclass(frozen=True)
 class _Painter:
-    """Settings that all tasks share. What can't be done is returned as an error message."""
+    """Settings that all tasks share, and the work on a task. Results that are texts are error messages."""
 
     annotation_file: Path
     image_dir: Path
@@ -104,13 +99,13 @@ def create_segmentation_masks(
     """Draw a label mask for every image of a COCO instances or panoptic file.
 
     Args:
-        image_dir: folder of the images; each must be there and have the size that the file says.
+        image_dir: folder of the images; each must exist and have the size that the file lists.
         annotation_file: COCO file; the PNGs of a panoptic one lie in a folder of its name, beside it or one
             level up.
-        output_dir: gets a PNG per image, `<stem>_mask_cats_18_58.png`, subfolders kept.
+        output_dir: gets a PNG per image, `<stem>_mask_cats_18_58.png`, in the subfolders of the images.
         categories: names or ids, `things` or `stuff`; None for all.
         labels: `all`, `supercategories`, or groups of categories, see `LabelMap.from_categories`.
-        other: objects of categories without a class become `background`, or are ignored (`ignore`).
+        other: `background` or `ignore`, for objects of categories without a class.
         overlap, rasterizer, crowd, encoding: see `MasksConfig` in `cocoseg.config`.
         exif, file_names: see `DataConfig` there.
         workers: processes; None for one per core.
@@ -124,7 +119,7 @@ def create_segmentation_masks(
     rules = {"overlap": overlap, "rasterizer": rasterizer, "crowd": crowd, "encoding": encoding}
     data = {"labels": labels, "subset": {"other": other}, "exif": exif, "file_names": file_names}
     config = convert({"masks": rules, "data": data}, Config)
-    coco = coco_format.read(Path(annotation_file))
+    coco = coco_file.read(Path(annotation_file))
     coco.require_pixels()
     label_map = LabelMap.from_categories(coco.categories, categories, labels)
     images, folders = coco.images, (Path(image_dir), Path(output_dir))
@@ -147,7 +142,7 @@ def draw_masks(
     sample: Collection[int] = (),
     exif: str = AUTO,
 ) -> list[MaskRecord]:
-    """Draw the masks of `images`, some of the images of `coco`; see `create_segmentation_masks`.
+    """Draw the masks of `images`, which are some of those of `coco`; see `create_segmentation_masks`.
 
     The images whose ids are in `sample` are surveyed for overlaps. The records are in the order of `images`.
     """
@@ -162,7 +157,7 @@ def draw_masks(
             Rotated(image_dir / image.file_name, (image.width, image.height), found[image.id], instances)
             for image, instances in _with_instances(coco, rotated, labels, other)
         ]
-        chosen = choose_by_evidence(evidence, settings, exif, workers)
+        chosen = find_readings(evidence, settings, exif, workers)
         choices |= zip((image.id for image in rotated), chosen, strict=True)
     tasks = (
         _Task(image, found[image.id], instances, choices[image.id], image.id in sample)
@@ -172,10 +167,10 @@ def draw_masks(
 
 
 def _count_pixels(mask: np.ndarray, layers: Layers, values: Sequence[int]) -> dict[int, int]:
-    """Class index -> pixels of a mask, (H, W) uint8, painted in `values`; classes without a pixel left out.
+    """Count the pixels of each class that occurs in a mask, (H, W) uint8, painted in `values`.
 
-    One comparison per class that was drawn is several times faster than `np.bincount`, which converts to
-    64 bits.
+    A comparison for each class that was drawn is several times faster than `np.bincount`, which converts the
+    mask to 64 bits.
     """
     indices = {shape.class_index for shape in layers.shapes} | {IGNORE_INDEX}
     pixels = {index: int(np.count_nonzero(mask == values[index])) for index in sorted(indices)}
@@ -203,7 +198,7 @@ def _with_instances(
 
 
 def _check_names(images: Sequence[Image], file: Path) -> None:
-    """Refuse a file that is listed twice, and two images of one stem: masks are named after the stems."""
+    """Refuse a file that is listed twice, and two images of one stem, which the names of masks begin with."""
     first: dict[str, Image] = {}
     folds = sys.platform in ("darwin", "win32")  # their file systems don't tell upper from lower case
     for image in images:

@@ -1,7 +1,7 @@
 """Faults of annotations, images and classes: a line of warning for each kind.
 
-Why classes have no pixel is found once, when the masks are drawn, and kept in `index.json`, so that every run
-names it.
+The reasons why classes have no pixel are found when the masks are drawn. They are kept in `index.json`, so
+that every run shows them.
 """
 
 import re
@@ -18,12 +18,12 @@ from cocoseg.preparation.coco_file import UNNAMED, Annotation, CocoFile, Image
 from cocoseg.preparation.panoptic import IN_PNG
 from cocoseg.preparation.prepared_folder import Index, PreparedSet
 from cocoseg.preparation.report import Tally
-from cocoseg.preparation.segmentations import Instance, SegmentationError, parse_segmentation
+from cocoseg.preparation.segmentations import SegmentationError
 
 Key = TypeVar("Key", bound=Hashable)
 
-FIRST = 5  # ids or names that a warning lists
-# More faults of annotations are in segmentations.py.
+FIRST = 5  # ids or names that a warning lists at most
+# Faults; those of single annotations are in segmentations.py and panoptic.py.
 NO_ANNOTATION = "no annotation, all background"
 NO_ID = "no id; messages name them by their place in the file"
 SHARED_ID = "on several annotations each; masks don't depend on ids, but messages name annotations by them"
@@ -50,20 +50,19 @@ REASONS = (CROWDS, BOXES, HIDDEN, NOT_ANNOTATED)
 def find_faults(
     coco: CocoFile, images: Iterable[Image], labels: LabelMap, tally: Tally, *, keeps_empty: bool
 ) -> list[str]:
-    """Faults of the file and the chosen images, a line for each kind.
+    """Find faults of the file and the chosen images: a line for each kind.
 
     Args:
-        keeps_empty: images without annotations were not left out.
+        keeps_empty: True where images without annotations are chosen, too.
     """
     class_of = labels.index_of
     annotated = {a.image_id for a in coco.annotations if keeps_empty or a.category_id in class_of}
     empty = [image.id for image in (images if keeps_empty else coco.images) if image.id not in annotated]
     # Ids of segments belong to their image alone.
     ids = [annotation.id for annotation in coco.annotations] if coco.pngs is None else []
-    found: list[tuple[str, str, Sequence[int | str | None]]]
-    found = [("annotation", fault, which) for fault, which in sorted(tally.warnings.items())]
-    found += [("image", fault, names) for fault, names in sorted(tally.faults.items())]
-    found += [
+    found: list[tuple[str, str, Sequence[int | str | None]]] = [
+        *(("annotation", fault, which) for fault, which in sorted(tally.warnings.items())),
+        *(("image", fault, names) for fault, names in sorted(tally.faults.items())),
         ("annotation", NO_ID, [i for i in ids if isinstance(i, str) and i.startswith(UNNAMED)]),
         ("annotation id", SHARED_ID, _repeated(ids)),
         ("image", NO_ANNOTATION if keeps_empty else NOT_CHOSEN, empty),
@@ -74,7 +73,7 @@ def find_faults(
 
 
 def find_mask_faults(labels: LabelMap, tally: Tally) -> list[str]:
-    """Faults of the images and classes of a set of mask images, a line for each kind."""
+    """Find faults of the images and classes of a set of mask images: a line for each kind."""
     same = _of_one_name(labels, tally.images)
     lines = [warning("image", fault, names) for fault, names in sorted(tally.faults.items())]
     return lines + ([warning("class", SAME_NAME, same)] if same else [])
@@ -89,12 +88,12 @@ def find_unseen_in_masks(labels: LabelMap, seen: Collection[int]) -> list[str]:
 def find_unseen(
     coco: CocoFile, images: Iterable[Image], labels: LabelMap, seen: Collection[int], rules: MasksConfig
 ) -> list[str]:
-    """Find why classes have no pixel.
+    """Find the reasons why classes have no pixel.
 
     Args:
-        images: those that masks were drawn of.
+        images: the chosen images.
         seen: class indices that occur in the masks.
-        rules: `crowd` counts here.
+        rules: `crowd` is used.
 
     Returns:
         a line for each reason, with the first classes in the order of their names.
@@ -113,7 +112,7 @@ def find_unseen(
 
 
 def _reason(annotations: Sequence[Annotation], sizes: Mapping[int, tuple[int, int]], crowd: str) -> str:
-    """The reason why these annotations of one class draw nothing."""
+    """Find the reason why these annotations, all of one class, give no pixel."""
     if not annotations:
         return NOT_ANNOTATED
     outlined = [a for a in annotations if _has_outline(a, *sizes[a.image_id])]
@@ -123,16 +122,15 @@ def _reason(annotations: Sequence[Annotation], sizes: Mapping[int, tuple[int, in
 
 
 def _has_outline(annotation: Annotation, height: int, width: int) -> bool:
-    instance = Instance(annotation.id, 0, False, bytes(annotation.segmentation))
     try:
-        outline = parse_segmentation(instance, height, width).outline
-    except SegmentationError:  # else of a crowd region, which was not drawn, and so was not checked
+        outline = annotation.parse(height, width).outline
+    except SegmentationError:  # that of a panoptic file, or of a crowd region, which is not drawn or checked
         return annotation.segmentation is IN_PNG
     return bool(outline) if isinstance(outline, list) else bool(outline[1::2].any())
 
 
 def require_classes(prepared: PreparedSet, index: Index) -> None:
-    """Refuse a training set without a pixel of any class; a validation set may show false alarms only.
+    """Refuse a training set without a pixel of any class. A validation set without any shows false alarms.
 
     Raises:
         CocosegError: gives the reasons.
@@ -146,7 +144,7 @@ def _repeated(items: Iterable[Key]) -> list[Key]:
 
 
 def _of_one_name(labels: LabelMap, seen: Collection[int]) -> list[str]:
-    """Find classes, background among them, that share a name but for case, blanks, `_` and `-`."""
+    """Find classes, background included, whose names differ in case, blanks, `_` and `-` at most."""
     keys = {
         index: " ".join(re.sub("[_-]", " ", unicodedata.normalize("NFKC", name)).casefold().split())
         for index, name in enumerate(labels.names)
@@ -161,13 +159,13 @@ def _of_one_name(labels: LabelMap, seen: Collection[int]) -> list[str]:
 
 
 def warning(noun: str, fault: str, which: Sequence[int | str | None]) -> str:
-    """A line on a fault, with the number of things that have it and the first of them."""
+    """Write the line about a fault: the number of annotations, images or classes, and the first of them."""
     plural = "es" if noun.endswith("s") else "s"
     first = ", ".join(map(str, nsmallest(FIRST, which, key=_rank))) + ", …" * (len(which) > FIRST)
     return f"{len(which)} {noun}{plural if len(which) > 1 else ''}: {fault} ({first})"
 
 
 def _rank(name: int | str | None) -> tuple[int, str]:
-    """Sort key: ids and places in the file by number, names by letter."""
+    """Sort key: ids and places in the file in numerical order, names in alphabetical order."""
     number = str(name).removeprefix(UNNAMED)
     return (int(number), "") if number.isdecimal() and len(number) < 20 else (0, number)

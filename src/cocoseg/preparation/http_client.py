@@ -1,4 +1,4 @@
-"""Files over HTTP: proxies of the environment, redirects, retries with growing pauses, resumed downloads."""
+"""Download over HTTP: proxies of the environment, redirects, retries with growing pauses, resumption."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,20 +18,20 @@ from cocoseg.errors import CocosegError
 from cocoseg.progress import track
 
 MIB = 2**20
-CHUNK = 2**16  # bytes of a body that are in memory at a time
+CHUNK = 2**16  # bytes of a body in memory at a time
 CONNECTIONS = 16
-TIMEOUT = Timeout(connect=20.0, read=30.0)  # seconds without a byte; a slow server that keeps sending is fine
-TEMPORARY = (408, 425, 429, 500, 502, 503, 504)  # answers that may be others a moment later
+TIMEOUT = Timeout(connect=20.0, read=30.0)  # seconds without a byte, so that slow servers may keep sending
+TEMPORARY = (408, 425, 429, 500, 502, 503, 504)  # status codes that a retry may change
 MAX_REDIRECTS = 10
 LONGEST_PAUSE = 60  # seconds between two attempts, even if the server asks for more
-# The first retry comes at once, the next ones after 2, 4, 8, … seconds and up to one second more.
+# The first retry comes at once, the next ones after 2, 4, 8, … seconds and at most a second more, at random.
 RETRY = Retry(5, backoff_factor=1.0, backoff_jitter=1.0, backoff_max=LONGEST_PAUSE)
 # Uncompressed: a part of a compressed body can't be resumed, and hides the true size.
 HEADERS = {"Accept-Encoding": "identity", "User-Agent": f"cocoseg/{__version__}"}
 
 
 class FetchError(CocosegError):
-    """A file could not be fetched, or is not the one that was expected."""
+    """A file could not be fetched, or is not the expected one."""
 
 
 class UnreachableError(FetchError):
@@ -39,7 +39,7 @@ class UnreachableError(FetchError):
 
 
 class HttpClient:
-    """Fetches files, from any number of threads, and shows the progress of each where asked to."""
+    """Fetches files, from any number of threads, and with `progress` shows how far each is."""
 
     def __init__(self, *, progress: bool = False):
         self._progress = progress
@@ -57,14 +57,13 @@ class HttpClient:
 
         Args:
             path: gets the file.
-            limit: bytes; larger files are refused.
-            check: is called with the whole file, and raises FetchError where it is damaged; the file is
-                fetched anew then, once.
-            resume: go on at the end of what lies at `path`. The check must tell parts that do not belong
-                together.
+            limit: in bytes; larger files are refused.
+            check: called with the path of the complete file, raises FetchError where it is damaged. The file
+                is then fetched a second time.
+            resume: append to the file at `path`. The check must detect parts that do not belong together.
 
         Raises:
-            FetchError: the file can't be had.
+            FetchError: the file can't be fetched.
             UnreachableError: there is no connection to the server.
             OSError: `path` can't be written.
         """
@@ -79,7 +78,7 @@ class HttpClient:
                 path.unlink(missing_ok=True)
                 raise
             except HTTPError as error:
-                if resume and _size(path) > begin + MIB:  # a bad connection, but it gets on
+                if resume and _size(path) > begin + MIB:  # a bad connection that makes progress
                     retry = RETRY
                 if retry.total == 0:
                     raise _explain(error, url) from error
@@ -98,7 +97,7 @@ class HttpClient:
                 damaged, resume = True, False
 
     def _save(self, response: BaseHTTPResponse, path: Path, begin: int, limit: int) -> None:
-        """Write a body to `path`, after the first `begin` bytes if it is what follows them."""
+        """Write a body to `path`: after its first `begin` bytes if the server sends what follows them."""
         if begin and response.status == 416:  # nothing follows
             return
         follows = begin > 0 and response.status == 206
@@ -115,7 +114,7 @@ class HttpClient:
                     raise FetchError(f"larger than {limit} bytes")
 
     def _follow(self, url: str, begin: int) -> BaseHTTPResponse:
-        """Request a file from a byte on; follow redirects, other than urllib3 never from https to http."""
+        """Request a file from a byte on. Follow redirects, but unlike urllib3 never from https to http."""
         address = parse_address(url)
         for _ in range(MAX_REDIRECTS + 1):
             proxy = self._proxies.get(str(address.scheme))
@@ -145,7 +144,7 @@ def parse_address(url: str, base: str = "") -> Url:
     """Parse an http or https address; a relative one is relative to `base`.
 
     Raises:
-        FetchError: it is none, or holds a user and password, which would be written to logs.
+        FetchError: it is no such address, or holds a user and password, which logs would show.
     """
     address = _parse(url, base)
     if address.auth:
@@ -159,7 +158,7 @@ def _parse(url: str, base: str = "") -> Url:
     with suppress(ValueError):
         address = parse_url(urljoin(base, url))
         if address.scheme in ("http", "https") and address.host:
-            address.host.encode("idna")  # urllib3 would find out at each of several attempts
+            address.host.encode("idna")  # urllib3 would raise at each of several attempts
             return address
     raise FetchError(f"{url!a} is no http or https address")
 

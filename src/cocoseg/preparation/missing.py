@@ -1,4 +1,4 @@
-"""Images that are missing: where they seem to be instead, and what to do."""
+"""Missing images: the error that says where they seem to be, or what to do."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -7,24 +7,12 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from cocoseg.config_cross_checks import how_to_fetch
 from cocoseg.errors import CocosegError
 from cocoseg.images.image_files import has_content
 from cocoseg.images.similar_names import find_similar
 from cocoseg.preparation.coco_file import CocoFile, Image
-from cocoseg.preparation.prepared_folder import EXTRA, PreparedSet
 
 log = logging.getLogger(__name__)
-
-
-def require_prepared_images(prepared: PreparedSet, chosen: Sequence[Image], images: Sequence[Image]) -> None:
-    """Check that the images of a set are there, see `require_images`."""
-    data = prepared.data
-    key = "data.val_images" if prepared.name == "val" and data.val_images is not None else "data.images"
-    key = "images of data.extra" if prepared.name == EXTRA else key
-    has_address = data.images_url is not None or any(image.coco_url for image in chosen)
-    advice = how_to_fetch(data) if has_address else None
-    require_images(chosen, images, prepared.image_dir, key, "data.file_names=similar", advice)
 
 
 def require_images(
@@ -35,13 +23,13 @@ def require_images(
     option: str = "file_names='similar'",
     fetching: str | None = None,
 ) -> None:
-    """Check that images are there; broken ones are found when masks are drawn.
+    """Check that the files of chosen images exist; damaged ones are found when masks are drawn.
 
     Args:
         images: all images of the annotation file.
         key: name of the setting that gives the folder.
         option: setting that reads images under similar names.
-        fetching: advice for images with an address, where they can be fetched.
+        fetching: advice on how to fetch the images; None where nothing gives their addresses.
 
     Raises:
         CocosegError: some are missing.
@@ -63,7 +51,7 @@ def require_images(
 
 
 def require_pngs(coco: CocoFile, images: Sequence[Image]) -> None:
-    """Raises CocosegError where images of a panoptic file lack their PNG."""
+    """Raise CocosegError where images of a panoptic file have no PNG."""
     pngs = [coco.pngs[image.id] for image in images if image.id in coco.pngs] if coco.pngs else []
     if missing := [png for png in pngs if not has_content(png)]:
         names = ", ".join(map(_place, missing[:3])) + ", …" * (len(missing) > 3)
@@ -74,7 +62,7 @@ def require_pngs(coco: CocoFile, images: Sequence[Image]) -> None:
 
 
 def under_similar_names(chosen: Sequence[Image], images: Sequence[Image], image_dir: Path) -> list[Image]:
-    """Images as they are, but those without a file under the names of similar files."""
+    """The images, those without a file renamed to the file of a similar name, where there is one."""
     missing = _missing(chosen, image_dir)
     found = find_similar(missing, (image.file_name for image in images), image_dir) if missing else {}
     for name, file in [*found.items()][:1]:
@@ -88,7 +76,7 @@ def _missing(chosen: Sequence[Image], image_dir: Path) -> list[str]:
 
 
 def _place(path: Path) -> str:
-    """The path, and why the file counts as missing though something is there."""
+    """The path, and the reason why the file counts as missing though something is there."""
     with suppress(OSError):  # the name may be too long
         if path.is_file():
             return f"{path} (an empty file)"
@@ -98,7 +86,7 @@ def _place(path: Path) -> str:
 
 
 def _better_folder(chosen: Sequence[Image], image_dir: Path, found: Mapping[str, str]) -> Path | None:
-    """A folder that holds all these images under the names that they have, above or below the given one."""
+    """A folder above or below the given one that holds all these images under their own names."""
     depth = len(PurePosixPath(chosen[0].file_name).parts)
     folders = list(image_dir.parents)[:depth]
     name, file = next(iter(found.items()), ("", ""))

@@ -1,11 +1,11 @@
 """The annotations of one image -> its label mask.
 
-A painter's algorithm on one canvas: annotations are drawn one over the other, and the order is the overlap
-rule. In ascending class index the result is pixel for pixel that of `np.maximum` over one canvas per
-annotation, because the last one drawn is the highest.
+A painter's algorithm on one canvas: annotations are drawn one over the other, and their order is the overlap
+rule. In ascending order of class indices the mask is pixel for pixel that of `np.maximum` over one canvas per
+annotation, because the last one drawn has the highest index.
 
-Inside the program a label mask holds class indices, (H, W) uint8: 0 background, 255 ignored. Files hold
-category ids, see mask_files.py.
+A label mask in memory holds class indices, (H, W) uint8: 0 background, 255 ignored. Files hold category ids,
+see mask_files.py.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,41 +18,34 @@ from pycocotools import mask as coco_mask
 from cocoseg.config import MasksConfig
 from cocoseg.images.mask_files import INDICES
 from cocoseg.labels import IGNORE_INDEX
-from cocoseg.preparation.segmentations import (
-    AnnotationId,
-    Layers,
-    Runs,
-    SegmentationError,
-    Shape,
-    rle_runs,
-)
+from cocoseg.preparation.segmentations import Layers, Runs, SegmentationError, Shape, rle_runs
 
-LONGEST = 2_000_000  # pixels of an outline that pycocotools draws; it takes 80 bytes for each
+LONGEST = 2_000_000  # length of an outline, in pixels, that pycocotools may draw; it takes 80 bytes for each
 
 
 def paint(layers: Layers, rules: MasksConfig, values: Sequence[int] = INDICES) -> np.ndarray:
     """Draw the label mask of an image.
 
     Args:
-        rules: `overlap` and `rasterizer` count here.
-        values: value to draw for each class index; 255 for 255.
+        rules: `overlap` and `rasterizer` are used.
+        values: the value to draw for each class index; that of 255 is 255.
 
     Returns:
         (H, W) uint8, in `values`.
 
     Raises:
-        SegmentationError: a polygon is too long for pycocotools.
+        SegmentationError: the outline of a polygon is too long for pycocotools.
     """
-    regions = [shape for shape in layers.shapes if shape.class_index == IGNORE_INDEX]
+    ignored = [shape for shape in layers.shapes if shape.class_index == IGNORE_INDEX]
     objects = [shape for shape in layers.shapes if shape.class_index != IGNORE_INDEX]
     objects.sort(key=lambda shape: shape.class_index)
     if rules.overlap == "smallest":  # the sort is stable: of equal areas the higher class is on top
         objects.sort(key=lambda shape: -shape.area)
     size = layers.height, layers.width
-    mask = _draw(regions + objects, *size, rules.rasterizer, values)
+    mask = _draw(ignored + objects, *size, rules.rasterizer, values)
     if rules.overlap == "ignore":
-        # With the lowest class on top the mask differs wherever several classes overlap.
-        reverse = _draw(regions + objects[::-1], *size, rules.rasterizer, values)
+        # Drawn in reverse order, the mask differs wherever several classes overlap.
+        reverse = _draw(ignored + objects[::-1], *size, rules.rasterizer, values)
         mask[mask != reverse] = IGNORE_INDEX
     return mask
 
@@ -62,7 +55,7 @@ def _draw(
 ) -> np.ndarray:
     """Draw shapes in this order, the later over the earlier."""
     mask = np.zeros((height, width), dtype=np.uint8)
-    # Pillow draws in the memory of the array: no copy to it, none back.
+    # Pillow draws into the memory of the array, without a copy.
     image = PIL.Image.frombuffer("L", (width, height), mask, "raw", "L", 0, 1)
     image.readonly = 0
     canvas = PIL.ImageDraw.Draw(image)
@@ -75,16 +68,16 @@ def _draw(
             if rasterizer == "pillow":
                 canvas.polygon(polygon, fill=value)
             else:
-                _fill_runs(mask, _runs_inside(polygon, height, width, shape.annotation_id), value)
+                _fill_runs(mask, _runs_inside(shape, polygon, height, width), value)
     return mask
 
 
-def _runs_inside(polygon: list[float], height: int, width: int, annotation_id: AnnotationId) -> Runs:
-    """Find the pixels inside a polygon as COCO's evaluation does, which walks along the whole outline."""
+def _runs_inside(shape: Shape, polygon: list[float], height: int, width: int) -> Runs:
+    """Find the pixels inside a polygon of a shape as COCO's evaluation does."""
     points = np.reshape(polygon, (-1, 2))
     if abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum() > LONGEST:
         raise SegmentationError(
-            f"annotation {annotation_id}: an outline of more than {LONGEST:,} pixels; "
+            f"annotation {shape.annotation_id}: an outline of more than {LONGEST:,} pixels; "
             "masks.rasterizer=pillow draws it"
         )
     (rle,) = coco_mask.frPyObjects([polygon], height, width)
@@ -94,7 +87,8 @@ def _runs_inside(polygon: list[float], height: int, width: int, annotation_id: A
 def _fill_runs(mask: np.ndarray, runs: Runs, value: int) -> None:
     """Fill the pixels that runs cover, in a time that grows with their bounding box, not with the image.
 
-    pycocotools decodes to a canvas of the image's size, and of odd runs reads memory that it never wrote.
+    pycocotools would decode them to a canvas of the image's size, and read memory that it never wrote where
+    the runs are damaged.
     """
     height = len(mask)
     ends = np.cumsum(runs)[1::2]

@@ -1,7 +1,7 @@
 """The segments of an image in a COCO panoptic file: their entries, and their pixels in its PNG.
 
-Format: https://cocodataset.org/#format-data (panoptic). A pixel (R, G, B) of the PNG holds the id
-R + 256 G + 65536 B of a segment, 0 where there is none (void).
+Format: https://cocodataset.org/#format-data (panoptic). A pixel (R, G, B) of the PNG belongs to the segment
+whose id is R + 256 G + 65536 B, or to none (void) where that is 0.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -22,7 +22,7 @@ IN_PNG = msgspec.Raw(b'"in a PNG"')  # placeholder of a segmentation, which `Seg
 NO_PIXEL = "segments without a pixel in the PNG"
 UNLISTED = "ids in the PNG that segments_info does not list, ignored"
 
-_MODES = ("RGB", "RGBA", "P", "L")  # programs that make PNG files smaller turn RGB into palettes and gray
+_MODES = ("RGB", "RGBA", "P", "L")  # programs that compress PNG files turn RGB into palettes and gray
 
 
 class Segment(msgspec.Struct, frozen=True, gc=False):
@@ -44,13 +44,13 @@ class PanopticEntry(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True)
 class Segments:
-    """The segments of one image as instances; the PNG is read each time that they are iterated.
+    """The segments of one image as instances; each iteration over them reads the PNG.
 
     Attributes:
-        png: its file.
+        png: path of the PNG.
         size: width and height of the image, in pixels.
-        listed: ids of all its segments.
-        chosen: those to draw, named by their ids.
+        listed: ids of all segments of the image.
+        chosen: segments to draw; their `annotation_id` is the id of the segment.
     """
 
     png: Path
@@ -62,7 +62,7 @@ class Segments:
         """Yield the chosen segments with their pixels as RLE, and void as an ignored region.
 
         Raises:
-            CocosegError: the PNG can't be read, has another size, or none of the ids.
+            CocosegError: the PNG can't be read, has another size, or has none of the ids.
         """
         ids = self._read()
         flat = ids.T.ravel()  # RLE goes down the columns

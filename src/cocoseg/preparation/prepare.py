@@ -1,26 +1,25 @@
-"""Preparation: annotation file or mask images -> chosen images -> what prepared_folder.py lists.
+"""Preparation of a data set: annotation file or mask images -> chosen images -> prepared folder.
 
 Missing annotations and images are downloaded where that is allowed. A set is prepared once, and anew when its
-inputs change.
+input changes.
 """
 
 import logging
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from cocoseg.config import AUTO, COCO_ANNOTATIONS, Config, DataConfig
 from cocoseg.durations import now
 from cocoseg.errors import CocosegError
-from cocoseg.figures.comparison import spread
 from cocoseg.files import remove_parts, write_bytes, write_json
 from cocoseg.images.exif import reading_of_set
 from cocoseg.images.mask_files import MaskEncoding, MaskRecord
 from cocoseg.labels import IGNORE_INDEX, LabelMap
-from cocoseg.preparation.contact_sheet import EXAMPLES, write_contact_sheet
+from cocoseg.preparation.contact_sheet import write_contact_sheet
 from cocoseg.preparation.demo_shapes import draw_shapes
 from cocoseg.preparation.faults import require_classes
 from cocoseg.preparation.prepared_folder import (
@@ -42,39 +41,34 @@ from cocoseg.preparation.source import AnnotationSource, MaskSource, Source
 
 log = logging.getLogger(__name__)
 
-OTHER_ARCHIVES = {  # files that are not in COCO's archive of instances
+OTHER_ARCHIVES = {  # kind of a file that COCO's archive of instances does not hold -> advice
     "panoptic": "it is in {}, and its PNGs in a zip within that; put their folder beside it",
     "stuff": "data.annotations_url={} fetches it",
 }
 CUT_BITS = "images of more than 8 bits: values of up to {} bits; those beyond data.bits={} are cut"
 
-
-class _Outdated(NamedTuple):
-    """A set to be prepared, as read, and what it depended on then."""
-
-    source: Source
-    fingerprint: dict[str, Any]
+Fingerprint = dict[str, Any]  # see `PreparedSet.fingerprint`
 
 
 def prepare(
     config: Config,
     *,
     may_download: bool = False,
-    is_learned: bool = True,
+    for_training: bool = True,
     begin: Callable[[], None] = lambda: None,
 ) -> None:
     """Prepare the training set, the validation set where it has a file of its own, and `data.extra`.
 
-    What is there and unchanged is left alone. One process at a time: others wait.
+    A set that is prepared already and unchanged is left alone. One process prepares at a time; others wait.
 
     Args:
-        may_download: fetch what is missing, where `data.download` lets it.
-        is_learned: a network is to be trained on the set; else no class needs a pixel.
+        may_download: fetch what is missing, where `data.download` allows it.
+        for_training: refuse a training set in which no class has a pixel.
         begin: called once the annotations have been read and checked.
 
     Raises:
-        CocosegError: bad input; what had been prepared before is still whole then.
-        IncompleteError: images could not be fetched; `failed.json` lists them, the next run takes up there.
+        CocosegError: bad input; the folder is as it was before.
+        IncompleteError: images could not be fetched; `failed.json` lists them, and the next run fetches them.
     """
     if config.data.own is not None:
         raise CocosegError("data._target_: only train.py takes a data set of one's own")
@@ -84,7 +78,7 @@ def prepare(
         draw_shapes(Path(str(config.data.root)), images=shapes.images, seed=shapes.seed)
     if is_prepared(config):
         for prepared in sets:
-            _report_prepared(prepared, is_learned=is_learned)
+            _report_prepared(prepared, for_training=for_training)
         begin()
         return
     with claimed(sets):
@@ -93,22 +87,26 @@ def prepare(
             shutil.rmtree(prepared.folder / NEW, ignore_errors=True)
         if fetches:
             _fetch_annotations(config.data, sets)
-        outdated = _read_outdated(sets, config.prepare.workers, is_learned=is_learned)
+        outdated = _read_outdated(sets, config.prepare.workers, for_training=for_training)
         if not fetches:
             for source, _ in outdated:
                 source.require_images()
         begin()
-        for one in outdated:
-            _prepare_set(one, config.prepare.workers, fetches=fetches, is_learned=is_learned)
+        for source, fingerprint in outdated:
+            _prepare_set(
+                source, fingerprint, config.prepare.workers, fetches=fetches, for_training=for_training
+            )
 
 
-def _read_outdated(sets: Sequence[PreparedSet], workers: int | None, *, is_learned: bool) -> list[_Outdated]:
-    """Read the sets that are not prepared, or changed since.
+def _read_outdated(
+    sets: Sequence[PreparedSet], workers: int | None, *, for_training: bool
+) -> list[tuple[Source, Fingerprint]]:
+    """Read the sets that are not prepared, or whose input has changed.
 
     Raises:
         CocosegError: a file is bad, the labels of two sets differ, or there is nothing to learn.
     """
-    outdated: list[_Outdated] = []
+    outdated: list[tuple[Source, Fingerprint]] = []
     expected: LabelMap | None = None
     for prepared in sets:
         labels = find_current(prepared)
@@ -116,10 +114,10 @@ def _read_outdated(sets: Sequence[PreparedSet], workers: int | None, *, is_learn
         if labels is None or (expected is not None and expected.difference(labels)):
             fingerprint = prepared.fingerprint()  # before files are read, which may change meanwhile
             source = _read(prepared, workers, expected)
-            outdated.append(_Outdated(source, fingerprint | source.more_inputs()))
+            outdated.append((source, fingerprint | source.more_inputs()))
             labels = source.labels
         else:
-            _report_prepared(prepared, is_learned=is_learned)
+            _report_prepared(prepared, for_training=for_training)
         if expected is not None and (difference := expected.difference(labels)):
             found = prepared.mask_dir is not None and prepared.data.classes is None
             advice = "; name the classes of both, 'data.classes=[…]'" if found else ""
@@ -130,14 +128,14 @@ def _read_outdated(sets: Sequence[PreparedSet], workers: int | None, *, is_learn
     return outdated
 
 
-def _report_prepared(prepared: PreparedSet, *, is_learned: bool) -> None:
+def _report_prepared(prepared: PreparedSet, *, for_training: bool) -> None:
     """Say that a set is prepared already, and which classes have no pixel.
 
     Raises:
         CocosegError: there is nothing to learn.
     """
     index = read_index(prepared.folder)
-    if is_learned:
+    if for_training:
         require_classes(prepared, index)
     log.info("%s: prepared already, nothing changed", prepared.folder)
     _log_warnings(index.unseen)
@@ -169,9 +167,10 @@ def _fetch_annotations(data: DataConfig, sets: Sequence[PreparedSet]) -> None:
     fetch_annotations(data.annotations_url, *missing)
 
 
-def _prepare_set(outdated: _Outdated, workers: int | None, *, fetches: bool, is_learned: bool) -> None:
-    begin = now()
-    source, prepared = outdated.source, outdated.source.prepared
+def _prepare_set(
+    source: Source, fingerprint: Fingerprint, workers: int | None, *, fetches: bool, for_training: bool
+) -> None:
+    begin, prepared = now(), source.prepared
     folder, new = prepared.folder, prepared.folder / NEW
     if not (folder / "prepared.json").exists():
         write_json(folder / "prepared.json", {"complete": False})  # the folder is ours from here on
@@ -183,26 +182,26 @@ def _prepare_set(outdated: _Outdated, workers: int | None, *, fetches: bool, is_
         tally = Tally(records)
         unseen = source.find_unseen(tally)
         index = _index(source, records, tally, unseen)
-        if is_learned:
+        if for_training:
             require_classes(prepared, index)
         warnings = source.find_faults(tally)
         if tally.bits > (index.bits or 0):
             warnings.append(CUT_BITS.format(tally.bits, index.bits))
         warnings += unseen
         write_json(new / "index.json", msgspec.to_builtins(index))
-        _write_files(source, records, tally, warnings, index.bits)
-        _publish(prepared, outdated.fingerprint)
+        source.write_subset(new / prepared.subset_file.name)
+        encoding = MaskEncoding(prepared.masks.encoding, source.labels)
+        encoding.save(new)
+        write_bytes(new / "report.md", source.report(tally, warnings).encode())
+        shown = [pair for pair, record in zip(index.pairs, records, strict=True) if record.visible]
+        write_contact_sheet(new, prepared.image_dir, shown or index.pairs, encoding, index.bits)
+        _publish(prepared, fingerprint)
     finally:
         shutil.rmtree(new, ignore_errors=True)
     log.info("%s: %d masks in %.1f s", folder / "masks", len(records), now() - begin)
-    total = tally.pixels.total()
-    log.info(
-        "  %d of %d classes occur; %.1f %% of the pixels are background, %.1f %% ignored",
-        len(tally.images),
-        len(source.labels) - 1,
-        100 * tally.pixels[0] / total,
-        100 * tally.pixels[IGNORE_INDEX] / total,
-    )
+    shares = (100 * tally.pixels[index] / tally.pixels.total() for index in (0, IGNORE_INDEX))
+    text = "  %d of %d classes occur; %.1f %% of the pixels are background, %.1f %% ignored"
+    log.info(text, len(tally.images), len(source.labels) - 1, *shares)
     if tally.bits:
         log.info("  images of more than 8 bits: scaled from %d", index.bits)
     _log_warnings(warnings)
@@ -229,28 +228,12 @@ def _index(source: Source, records: Sequence[MaskRecord], tally: Tally, unseen: 
     )
 
 
-def _write_files(
-    source: Source, records: Sequence[MaskRecord], tally: Tally, warnings: Sequence[str], bits: int | None
-) -> None:
-    """Write what is not there yet: masks and `index.json` are."""
-    prepared, labels, new = source.prepared, source.labels, source.prepared.folder / NEW
-    source.write_subset(new / prepared.subset_file.name)
-    encoding = MaskEncoding(prepared.masks.encoding, labels)
-    encoding.save(new)
-    write_bytes(new / "report.md", source.report(tally, warnings).encode())
-    shown = [record for record in records if record.visible] or records
-    examples = [shown[index] for index in spread(len(shown), EXAMPLES)]
-    pairs = [(prepared.image_dir / record.image, new / "masks" / record.mask) for record in examples]
-    orientations = [record.orientation if record.upright else 1 for record in examples]
-    write_contact_sheet(new / PREVIEW, pairs, encoding, orientations, bits)
-
-
-def _publish(prepared: PreparedSet, fingerprint: dict[str, Any]) -> None:
-    """Replace what was there; `prepared.json` says so first and last, so a kill between is noticed."""
+def _publish(prepared: PreparedSet, fingerprint: Fingerprint) -> None:
+    """Replace the old files by the new ones; `prepared.json` calls the folder incomplete meanwhile."""
     folder, new = prepared.folder, prepared.folder / NEW
     write_json(folder / "prepared.json", {"complete": False})
     remove_masks(folder)
-    (new / "index.json").replace(folder / "index.json")  # first: it says which masks are ours
+    (new / "index.json").replace(folder / "index.json")  # first: it lists the masks that are ours
     if not (folder / "masks").exists():
         (new / "masks").replace(folder / "masks")
     for path in [path for path in new.rglob("*") if not path.is_dir()]:

@@ -1,25 +1,25 @@
-"""Prepared folders: their paths, the input they are made from, whether they are still current.
+"""Prepared folders: their paths, the input that they are made from, and the check that they are up to date.
 
 A prepared folder holds
 
-    subset_train_annotations.json   COCO file of the chosen images, where they have an annotation file
+    subset_train_annotations.json   COCO file of the chosen images, where there is an annotation file
     masks/                          a PNG per image
-    labels.json                     the classes, and how the masks hold them
-    index.json                      image and mask of each pair, pixels per class, classes without any, and
-                                    the reading of the images: EXIF rotation and bits
-    report.md                       counts, warnings, and what overlaps hide
+    labels.json                     the classes, and the encoding of the masks
+    index.json                      image and mask of each pair, pixels of each class, classes without any,
+                                    EXIF rotation and bits of the images
+    report.md                       counts, warnings, and the pixels that overlaps hide
     preview.png                     some images with their masks laid over them
     prepared.json                   the settings and the input that all this was made from
     arrays/                         images and masks decoded for training, see cache.py
-    failed.json                     images that could not be fetched; there is nothing else new then
-    val/                            the same for a validation file of its own, where there is one
-    extra-<key of places>/          the same for each entry of `data.extra`
+    failed.json                     images that could not be fetched; the other files are not changed then
+    val/                            the same for a validation set with files of its own
+    extra-<key of paths>/           the same for each entry of `data.extra`
 """
 
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -39,7 +39,7 @@ PREVIEW = "preview.png"
 NEW = "new.part"  # folder that all files are written to before they replace the old ones
 MASK = "_mask_cats_"  # part of the name of every mask
 EXTRA = "extra"  # name of the sets of `data.extra`
-LAYOUT = 5  # counted up when what is written changes: older folders are then made anew
+LAYOUT = 5  # version of the files; folders of another version are prepared anew
 
 
 class Pair(msgspec.Struct, gc=False, omit_defaults=True):
@@ -54,10 +54,10 @@ class Index(msgspec.Struct, kw_only=True):
     """The content of `index.json`.
 
     Attributes:
-        pixels: number for each class index, in all masks together.
-        unseen: why classes have no pixel, see `find_unseen`.
-        exif: apply or ignore, as images with an EXIF rotation are read; None where there are none.
-        bits: that images of more than 8 are scaled from; None where there are none.
+        pixels: number of pixels of each class, in all masks together.
+        unseen: reasons why classes have no pixel, see `find_unseen`.
+        exif: apply or ignore, as most images with an EXIF rotation are read; None where there are none.
+        bits: those that images of more than 8 bits are scaled from; None where there are none.
     """
 
     pixels: list[int] = []
@@ -74,9 +74,9 @@ class PreparedSet:
 
     Attributes:
         name: train, val or extra.
-        annotation_file, mask_dir: what is on the images; None where the other is given.
+        annotation_file, mask_dir: one of both; the other is None.
         size: number of images to choose; None for all that qualify.
-        keep_empty: images without annotations qualify; they show false alarms in a validation.
+        keep_empty: images without annotations qualify; in a validation set they show false alarms.
     """
 
     name: str
@@ -84,10 +84,10 @@ class PreparedSet:
     image_dir: Path
     annotation_file: Path | None
     mask_dir: Path | None
-    size: int | None
-    keep_empty: bool
     data: DataConfig
     masks: MasksConfig
+    size: int | None = None
+    keep_empty: bool = True
 
     @property
     def origin(self) -> Path:
@@ -118,10 +118,12 @@ class PreparedSet:
         }
 
     def fingerprint(self) -> dict[str, Any]:
-        """All that the result depends on but PNGs; of files that are read their sizes and times of change.
+        """All that the prepared files depend on, the PNGs of a panoptic file apart.
+
+        Input files count by their sizes and modification times.
 
         Raises:
-            OSError, CocosegError: one is missing.
+            OSError, CocosegError: a file is missing.
         """
         data, found = self.data, self.settings()
         if self.annotation_file is not None:
@@ -135,53 +137,47 @@ class PreparedSet:
             found["files"] = key_of_files(files, [pairs])
         return found
 
-    def of_pngs(self) -> dict[str, Any]:
-        """The part of the fingerprint that sets of a panoptic file have in addition."""
+    def fingerprint_of_pngs(self) -> dict[str, Any]:
+        """The further part of the fingerprint of a panoptic file."""
         folder = png_folder(self.origin)
         files = sorted(folder.rglob("*.png"))
         return {"pngs": key_of_files(files, [str(file.relative_to(folder)) for file in files])}
 
 
 def prepared_sets(config: Config) -> tuple[PreparedSet, PreparedSet | None]:
-    """The training set, and the validation set where it has a file of its own."""
-    data, folder = config.data, prepared_dir(config)
-    subset = data.subset
-    settings = data, config.masks
-    assert data.images is not None  # as has been checked
-    image_dir, annotations, masks = Path(data.images), _path(data.annotations), _path(data.masks)
-    train = PreparedSet(
-        *("train", folder, image_dir, annotations, masks, subset.size, subset.keep_empty), *settings
-    )
-    annotations, masks = _path(data.val_annotations), _path(data.val_masks)
-    if annotations is masks is None:
+    """The training set, and the validation set where it has files of its own."""
+    data, folder, subset = config.data, prepared_dir(config), config.data.subset
+    train = _set(config, "train", folder, data.images, data.annotations, data.masks)
+    train = replace(train, size=subset.size, keep_empty=subset.keep_empty)
+    if data.val_annotations is data.val_masks is None:
         return train, None
-    image_dir = Path(data.val_images or data.images)
-    val = PreparedSet("val", folder / "val", image_dir, annotations, masks, None, True, *settings)
-    return train, val
-
-
-def _path(given: str | None) -> Path | None:
-    return None if given is None else Path(given)
+    paths = data.val_images or data.images, data.val_annotations, data.val_masks
+    return train, _set(config, "val", folder / "val", *paths)
 
 
 def extra_sets(config: Config) -> list[PreparedSet]:
-    """The sets of `data.extra`, in folders below that of the training set, whose classes they have."""
+    """The sets of `data.extra`. Their classes are those of the training set."""
     sets = []
     for extra in config.data.extra:
-        places = Path(extra.images), _path(extra.annotations), _path(extra.masks)
-        key = _hash([str(place.resolve()) for place in places if place is not None])
-        folder = prepared_dir(config) / f"{EXTRA}-{key}"
-        sets.append(PreparedSet(EXTRA, folder, *places, None, True, config.data, config.masks))
+        paths = extra.images, extra.annotations, extra.masks
+        key = _hash([str(Path(path).resolve()) for path in paths if path is not None])
+        sets.append(_set(config, EXTRA, prepared_dir(config) / f"{EXTRA}-{key}", *paths))
     return sets
 
 
+def _set(config: Config, name: str, folder: Path, *paths: str | None) -> PreparedSet:
+    images, annotations, masks = (None if path is None else Path(path) for path in paths)
+    assert images is not None  # as has been checked
+    return PreparedSet(name, folder, images, annotations, masks, config.data, config.masks)
+
+
 def all_sets(config: Config) -> list[PreparedSet]:
-    """All sets of a configuration, the training set first, which the others lie within."""
+    """All sets of a configuration: first the training set, in whose folder are those of the others."""
     return [one for one in (*prepared_sets(config), *extra_sets(config)) if one is not None]
 
 
 def prepared_dir(config: Config) -> Path:
-    """The folder to prepare: the one set, else one of its own for each combination of settings."""
+    """The folder of the training set: `data.prepared_dir`, else one for each combination of settings."""
     data = config.data
     if data.prepared_dir is not None:
         return Path(data.prepared_dir)
@@ -200,13 +196,13 @@ def _hash(settings: Any) -> str:
 
 
 def _of_mask_images(data: DataConfig) -> dict[str, Any]:
-    """The settings that say how mask images are read."""
+    """The settings by which mask images are read."""
     names = ("image_suffix", "mask_suffix", "classes", "ignore")
     return {name: getattr(data, name) for name in names}
 
 
 def _plain_labels(data: DataConfig) -> Any:
-    """`data.labels` for comparison; the order of groups counts, which a JSON object would not keep."""
+    """`data.labels` for comparison, with groups as a list, because their order counts."""
     return data.labels if isinstance(data.labels, str) else [list(item) for item in data.labels.items()]
 
 
@@ -237,7 +233,7 @@ def claimed(sets: Sequence[PreparedSet]) -> Iterator[None]:
 def _is_ours(folder: Path) -> bool:
     try:
         content = read_json(folder / "prepared.json")
-    except ValueError:  # empty after a power failure, say
+    except ValueError:  # a power failure may leave an empty file
         return True
     except (OSError, RecursionError):
         return False
@@ -245,17 +241,17 @@ def _is_ours(folder: Path) -> bool:
 
 
 def is_prepared(config: Config) -> bool:
-    """Tell whether nothing is to be prepared or cleared away. Writes nothing: folders may be read-only."""
+    """Tell whether nothing is to be prepared or cleaned up. Nothing is written: folders may be read-only."""
     sets = all_sets(config)
     if any((prepared.folder / NEW).exists() or [*prepared.folder.glob(f"{PART}*")] for prepared in sets):
-        return False  # what a killed process left
+        return False  # a killed process left them
     found = [find_current(prepared) for prepared in sets]
     labels = [one for one in found if one is not None]
     return len(labels) == len(sets) and not any(labels[0].difference(others) for others in labels[1:])
 
 
 def has_settings(prepared: PreparedSet) -> bool:
-    """Whether a folder was prepared by these settings, by its `prepared.json`; no other file is looked at."""
+    """Tell whether a folder was prepared by these settings, by its `prepared.json` alone."""
     try:
         found = read_json(prepared.folder / "prepared.json", dict[str, Any])
     except (OSError, ValueError):
@@ -264,11 +260,11 @@ def has_settings(prepared: PreparedSet) -> bool:
 
 
 def find_current(prepared: PreparedSet) -> LabelMap | None:
-    """The labels of what is prepared already, or None where anything is missing, damaged or out of date."""
+    """The labels of a set that is prepared already; None where files are missing, damaged or out of date."""
     folder = prepared.folder
     try:
         found = read_json(folder / "prepared.json", dict[str, Any])
-        pngs = prepared.of_pngs() if "pngs" in found else {}
+        pngs = prepared.fingerprint_of_pngs() if "pngs" in found else {}
         if found != {"complete": True, **prepared.fingerprint(), **pngs}:
             return None
         labels, pairs = MaskEncoding.load(folder).labels, read_index(folder).pairs
@@ -298,7 +294,7 @@ def read_index(folder: Path) -> Index:
 
 
 def remove_masks(folder: Path) -> None:
-    """Remove the masks that the folder's index lists; files of others stay where they are."""
+    """Remove the masks that `index.json` lists; other files stay."""
     try:
         masks = [folder / pair.mask for pair in read_index(folder).pairs if MASK in pair.mask]
     except CocosegError:

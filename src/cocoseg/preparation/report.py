@@ -1,4 +1,4 @@
-"""`report.md` on a prepared set: counts, warnings, pixels that overlaps hide."""
+"""`report.md` of a prepared set: counts, warnings, and the pixels that overlaps hide."""
 
 import html
 import re
@@ -12,21 +12,21 @@ from cocoseg.preparation.coco_file import CocoFile, Image
 from cocoseg.preparation.segmentations import AnnotationId
 from cocoseg.preparation.survey import COVERED
 
-MOST_HIDDEN = 20  # classes of the table of overlaps
+MOST_HIDDEN = 20  # rows of the table of overlaps at most
 
 
 class Tally:
-    """Totals over masks; classes by index.
+    """Totals over masks.
 
     Attributes:
         empty: number of images without a pixel of any class.
-        images: images that show a class.
-        pixels: pixels of a class, background (0) and ignored (255) included.
-        warnings: fault -> ids of the annotations that have it.
+        images: class index -> number of images that show it.
+        pixels: class index -> number of pixels, background (0) and ignored (255) included.
+        warnings: warning -> ids of the annotations that it is about.
         surveyed: number of images in the survey of overlaps.
-        overlaps: sums of what `survey` returns.
-        uprights: image with an EXIF rotation -> whether it is turned.
-        bits: that the values of all images need; 0 where none has more than 8.
+        overlaps: sums of the results of `survey`.
+        uprights: name of an image with an EXIF rotation -> True if it is turned.
+        bits: number of bits that the values of all images need; 0 where none has more than 8.
         faults: fault of image files -> their names.
     """
 
@@ -67,30 +67,26 @@ def report(
     sections: Sequence[str] = (),
     annotations: Counter[int] | None = None,
 ) -> str:
-    """The content of `report.md`, the report on some images of a set.
+    """Write the content of `report.md`.
 
     Args:
-        total: images of the set.
-        sizes: width and height of the chosen ones.
-        facts: more of the first lines.
+        total: number of images before the choice.
+        sizes: width and height of the chosen images, counted.
+        facts: further lines of the first list.
         sections: lines of Markdown between the warnings and the classes.
-        annotations: number for each class, where there are annotations.
+        annotations: class index -> number of annotations; None where there are no annotations.
     """
     images, pixels = sizes.total(), tally.pixels.total()
     (width, height), count = sizes.most_common(1)[0]
-    classes = [
-        [
-            as_markdown(label.name),
-            index,
-            " ".join(map(str, label.category_ids)),
+    classes = []
+    for index, label in enumerate(labels.classes[1:], start=1):
+        ids, share = " ".join(map(str, label.category_ids)), _percent(tally.pixels[index], pixels)
+        counts = [
             tally.images[index],
             *([] if annotations is None else [annotations[index]]),
             tally.pixels[index],
-            _percent(tally.pixels[index], pixels),
         ]
-        for index, label in enumerate(labels.classes)
-        if index
-    ]
+        classes.append([as_markdown(label.name), index, ids, *counts, share])
     head = ["class", "index", "category ids", "images", "annotations", "pixels", "share"]
     lines = [
         "# What was prepared",
@@ -123,7 +119,7 @@ def annotation_report(
     tally: Tally,
     warnings: Sequence[str],
 ) -> str:
-    """The content of `report.md`, the report on some images of an annotation file."""
+    """Write the content of `report.md` for images of an annotation file."""
     class_of, chosen = labels.index_of, {image.id for image in images}
     used = [a for a in coco.annotations if a.image_id in chosen and a.category_id in class_of]
     crowds = sum(bool(annotation.iscrowd) for annotation in used)
@@ -138,7 +134,7 @@ def annotation_report(
 
 
 def _overlaps(labels: LabelMap, rule: str, tally: Tally, images: int) -> list[str]:
-    """The classes that lose most by the chosen rule, with their losses by the others."""
+    """List the classes of which the chosen rule hides most, with the shares that each rule hides."""
     if not tally.surveyed:
         return ["Nothing: in a panoptic file a pixel belongs to one segment."]
     covered, hidden = tally.overlaps[COVERED], tally.overlaps
@@ -164,12 +160,12 @@ def _overlaps(labels: LabelMap, rule: str, tally: Tally, images: int) -> list[st
 
 
 def as_markdown(text: str) -> str:
-    """Return Markdown that shows a text as it is, without links, images or HTML."""
+    """Escape a text, so that Markdown shows it as it is, without links, images or HTML."""
     return re.sub(r"([\\`*\[|])", r"\\\1", html.escape(text, quote=False))
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
-    """The lines of a table; no text ends a cell or a row."""
+    """The lines of a table. Texts are already escaped; line breaks in them become blanks."""
 
     def line(cells: Iterable[object]) -> str:
         texts = (" ".join(str(cell).split()) for cell in cells)

@@ -1,4 +1,4 @@
-"""Images with an EXIF rotation: the evidence for a reading, and their annotations by it."""
+"""Images with an EXIF rotation: the evidence for a reading, see exif.py, and their annotations in it."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -25,7 +25,7 @@ from cocoseg.preparation.paint_mask import paint
 from cocoseg.preparation.segmentations import Instance, Layers, SegmentationError, parse_layers
 from cocoseg.workers import parallel_map
 
-SAMPLE = 200  # images of a kind whose edges are compared: to decode a photograph takes a quarter of a second
+SAMPLE = 200  # images of a kind whose edges are compared; decoding a photograph takes a quarter of a second
 
 
 class Rotated(NamedTuple):
@@ -37,10 +37,10 @@ class Rotated(NamedTuple):
     instances: Iterable[Instance]
 
 
-def choose_by_evidence(
+def find_readings(
     images: Sequence[Rotated], rules: MasksConfig, setting: str, workers: int | None
 ) -> list[Choice]:
-    """Choose a reading for each image, by its size in the annotation file and the edges in a sample.
+    """Find the reading of each image, by its size in the annotation file and by the edges of a sample.
 
     Args:
         setting: `data.exif`, auto or apply.
@@ -61,7 +61,7 @@ def choose_by_evidence(
 
 
 def _compare_edges(rules: MasksConfig, image: Rotated) -> dict[Reading, float] | None:
-    """Compare the edges in an image with its outlines by each reading, see `Rotation.edges`."""
+    """Compare the edges in an image with its outlines in each reading, see `Rotation.edges`."""
     upright = read_image(image.path, upright=True, bits=image.found.bits).convert("L")
     stored = turn(upright, image.found.orientation, back=True)
     scores: dict[Reading, float | None] = {}
@@ -78,7 +78,7 @@ def _compare_edges(rules: MasksConfig, image: Rotated) -> dict[Reading, float] |
 def layers_as_read(
     instances: Iterable[Instance], found: Inspection, reading: Reading, rules: MasksConfig
 ) -> Layers:
-    """Parse the annotations of an image, in pixels of the reading.
+    """Parse the annotations of an image, in pixels of the image as a reading has it.
 
     Raises:
         SegmentationError: a segmentation is malformed, or an RLE has another size.
@@ -90,7 +90,7 @@ def layers_as_read(
 
 
 def require_stored_size(path: Path, listed: tuple[int, int], found: Inspection) -> None:
-    """Raises CocosegError where the annotation file says that an image is turned, which is not wanted."""
+    """Raise CocosegError where the annotation file lists the size of the upright image."""
     if listed != found.size:
         raise CocosegError(
             f"{path}: the annotation file says {listed[0]}x{listed[1]}, which is its size turned by its EXIF "

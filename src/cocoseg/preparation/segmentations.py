@@ -1,6 +1,6 @@
 """The `segmentation` fields of annotations -> checked polygons and runs, in the order of the file.
 
-A malformed field is an error. Faults that other programs skip without a word are warnings.
+A malformed field is an error. Faults that many programs pass over in silence are warnings.
 """
 
 from collections import defaultdict
@@ -18,14 +18,14 @@ from cocoseg.errors import CocosegError
 from cocoseg.images.regions import CORNER
 from cocoseg.labels import IGNORE_INDEX
 
-# Warnings: faults of an annotation that are no errors.
+# Warnings about annotations.
 LEFT_OUT = "no outline, or polygons of fewer than 3 points or an odd number of coordinates, left out"
 OUTSIDE = "coordinates outside the image"
 NORMALIZED = "coordinates between 0 and 1, drawn as pixels, but probably shares of the image"
 
 AnnotationId = int | str | None
 
-_COORDINATE_LIMIT = 1e5  # pixels; beyond it lie mistakes, and far beyond it integers overflow
+_COORDINATE_LIMIT = 1e5  # pixels; a coordinate beyond it is a mistake, and far beyond it integers overflow
 
 
 class SegmentationError(CocosegError):
@@ -33,9 +33,12 @@ class SegmentationError(CocosegError):
 
 
 class Instance(NamedTuple):
-    """One annotation, ready to draw; `class_index` 255 makes it an ignored region.
+    """One annotation to be drawn.
 
-    `segmentation` is JSON, as in the annotation file; `fault` was found when it was made.
+    Attributes:
+        class_index: 255 for a region that is ignored.
+        segmentation: JSON, as in the annotation file.
+        fault: a warning about it.
     """
 
     annotation_id: AnnotationId
@@ -59,12 +62,12 @@ _flat_decoder = msgspec.json.Decoder(list[_Coordinate])
 
 @dataclass(frozen=True)
 class Shape:
-    """The area that an annotation covers.
+    """The pixels that an annotation covers.
 
     Attributes:
         annotation_id, class_index: of the annotation.
-        outline: polygons, none where there is nothing to draw, or runs.
-        fault: a warning about it, as of polygons that were left out.
+        outline: polygons, or runs; an empty list where there is nothing to draw.
+        fault: a warning about the annotation.
     """
 
     annotation_id: AnnotationId
@@ -74,7 +77,7 @@ class Shape:
 
     @cached_property
     def area(self) -> float:
-        """In pixels: of polygons by the shoelace formula, of runs by their sum."""
+        """Area in pixels: of polygons by the shoelace formula, of runs their sum."""
         if isinstance(self.outline, list):
             return sum(map(_polygon_area, self.outline))
         return float(self.outline[1::2].sum())
@@ -82,11 +85,11 @@ class Shape:
 
 @dataclass(frozen=True)
 class Layers:
-    """The annotations of one image, to be drawn in an order.
+    """The annotations of one image.
 
     Attributes:
         height, width: of the image, in pixels.
-        shapes: in the order of the file; those of class index 255 lie beneath the others.
+        shapes: in the order of the file; those of class index 255 are drawn first.
     """
 
     height: int
@@ -94,21 +97,23 @@ class Layers:
     shapes: list[Shape]
 
     def warnings(self) -> dict[str, list[AnnotationId]]:
-        """Find faults: fault -> ids of the annotations that have it. Takes about as long as parsing."""
+        """Find faults: warning -> ids of the annotations that it is about."""
         found: dict[str, list[AnnotationId]] = defaultdict(list)
         for shape in self.shapes:
             if shape.fault is not None:
                 found[shape.fault].append(shape.annotation_id)
-            if not isinstance(shape.outline, list):
-                continue
-            if self._is_outside(shape.outline):
+            polygons = shape.outline if isinstance(shape.outline, list) else []
+            if any(
+                min(part) < 0 or max(part[0::2]) > self.width or max(part[1::2]) > self.height
+                for part in polygons
+            ):
                 found[OUTSIDE].append(shape.annotation_id)
-            if is_normalized(shape.outline, self.height, self.width):
+            if is_normalized(polygons, self.height, self.width):
                 found[NORMALIZED].append(shape.annotation_id)
         return dict(found)
 
     def scale_to(self, width: int, height: int) -> Self:
-        """The same shapes on an image of another size.
+        """Scale the shapes to an image of another size.
 
         Raises:
             SegmentationError: a shape is an RLE, which can't be scaled.
@@ -127,27 +132,21 @@ class Layers:
             shapes.append(replace(shape, outline=outline))
         return type(self)(height, width, shapes)
 
-    def _is_outside(self, polygons: Polygons) -> bool:
-        return any(
-            min(part) < 0 or max(part[0::2]) > self.width or max(part[1::2]) > self.height
-            for part in polygons
-        )
-
 
 def is_normalized(polygons: Polygons, height: int, width: int) -> bool:
-    """Whether coordinates look like shares of a larger image: all within 0..1, and not all whole."""
+    """Tell whether coordinates look like shares of width and height: all within 0..1, and not all whole."""
     if max(height, width) <= 2 or polygons in ([], [CORNER]):
         return False
     return lies_within_one(polygons) and any(value % 1 for part in polygons for value in part)
 
 
 def lies_within_one(polygons: Polygons) -> bool:
-    """Whether all coordinates lie within 0..1, or a little beyond, as rounding leaves them."""
+    """Tell whether all coordinates lie within 0..1, or a little beyond it by rounding."""
     return all(-0.01 <= value <= 1.01 for part in polygons for value in part)
 
 
 def parse_layers(instances: Iterable[Instance], height: int, width: int, crowd: str) -> Layers:
-    """Parse the annotations of an image of this size in pixels; `crowd` as in `MasksConfig`.
+    """Parse the annotations of an image of this size in pixels, by the rule `crowd` of `MasksConfig`.
 
     Raises:
         SegmentationError: a segmentation is malformed.
@@ -168,8 +167,8 @@ def parse_segmentation(instance: Instance, height: int, width: int) -> Shape:
     Polygons of fewer than 3 points or an odd number of coordinates are left out.
 
     Raises:
-        SegmentationError: neither polygons nor RLE, coordinates beyond 100,000, an RLE of another size than
-            the image's or whose runs don't add up to it.
+        SegmentationError: it is neither polygons nor RLE, a coordinate lies beyond 100,000, or an RLE has
+            another size than the image or runs that don't add up to it.
     """
     found = _decode(instance)
     number, index = instance.annotation_id, instance.class_index
@@ -211,10 +210,10 @@ def _read_runs(annotation_id: AnnotationId, rle: _RLE, height: int, width: int) 
 
 
 def rle_runs(counts: str) -> Runs:
-    """Decode a compressed RLE string; no runs where it is malformed.
+    """Decode a compressed RLE string: (n,) int64; empty where it is malformed.
 
-    Five bits a character, low ones first, and a continuation bit; the highest bit of a number is its sign.
-    From the fourth run on, numbers are differences to the run before the last.
+    A character holds five bits, the lowest first, and a continuation bit. The highest bit of a number is its
+    sign. From the fourth on, numbers are differences to the run before the last.
     Source: `rleFrString` in pycocotools' maskApi.c.
     """
     codes = np.frombuffer(counts.encode(errors="replace"), dtype=np.uint8).astype(np.int64) - 48

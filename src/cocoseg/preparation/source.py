@@ -1,4 +1,4 @@
-"""The input of a prepared folder as read: an annotation file, or mask images."""
+"""The input of a prepared folder: an annotation file, or mask images."""
 
 import logging
 from collections import Counter
@@ -11,6 +11,7 @@ from typing import Any, Self
 import msgspec
 
 from cocoseg.config import DataConfig
+from cocoseg.config_cross_checks import how_to_fetch
 from cocoseg.errors import CocosegError, IncompleteError
 from cocoseg.files import write_json
 from cocoseg.images.image_files import has_content
@@ -18,12 +19,12 @@ from cocoseg.images.mask_files import MaskEncoding, MaskRecord
 from cocoseg.labels import LabelMap
 from cocoseg.mask_images.convert import MaskSet, convert
 from cocoseg.mask_images.mask_folder import read_mask_folder
-from cocoseg.preparation import coco_file as coco_format
+from cocoseg.preparation import coco_file
 from cocoseg.preparation.coco_file import CocoFile, Image
 from cocoseg.preparation.draw_masks import draw_masks
 from cocoseg.preparation.faults import find_faults, find_mask_faults, find_unseen, find_unseen_in_masks
-from cocoseg.preparation.missing import require_pngs, require_prepared_images, under_similar_names
-from cocoseg.preparation.prepared_folder import PreparedSet
+from cocoseg.preparation.missing import require_images, require_pngs, under_similar_names
+from cocoseg.preparation.prepared_folder import EXTRA, PreparedSet
 from cocoseg.preparation.report import Tally, annotation_report, as_markdown, report
 from cocoseg.preparation.subset import choose, choose_masks
 from cocoseg.preparation.survey import sample
@@ -33,27 +34,27 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Source:
-    """A set to be prepared: its classes and the images chosen from it. Base of the kinds of sets."""
+    """A set to be prepared, its classes, and the images chosen from it: the base of both kinds of input."""
 
     prepared: PreparedSet
     labels: LabelMap
 
     def require_images(self) -> None:
-        """Raises CocosegError where images are missing that nothing fetches."""
+        """Raise CocosegError where chosen images are missing."""
 
     def fetch_images(self, failed_file: Path) -> None:
-        """Fetch missing images; raises IncompleteError, and lists them in a file, where some can't be had."""
+        """Fetch missing images; list those that can't be fetched in a file, and raise IncompleteError."""
 
     def draw(self, output_dir: Path, workers: int | None) -> list[MaskRecord]:
-        """Write a mask of each chosen image; raises CocosegError where one can't be drawn."""
+        """Write a mask of each chosen image; raise CocosegError where one can't be drawn."""
         raise NotImplementedError
 
     def more_inputs(self) -> dict[str, Any]:
-        """A part of the fingerprint that is known once the set is read."""
+        """The part of the fingerprint that is known once the set is read."""
         return {}
 
     def find_unseen(self, tally: Tally) -> list[str]:
-        """Find why classes have no pixel: a line for each reason."""
+        """Find the reasons why classes have no pixel: a line for each reason."""
         return find_unseen_in_masks(self.labels, tally.images)
 
     def find_faults(self, tally: Tally) -> list[str]:
@@ -61,7 +62,7 @@ class Source:
         return find_mask_faults(self.labels, tally)
 
     def write_subset(self, path: Path) -> None:
-        """Write the COCO file of the chosen images, where there is one of all images."""
+        """Write the COCO file of the chosen images, where the input is a COCO file."""
 
     def report(self, tally: Tally, warnings: Sequence[str]) -> str:
         """The content of `report.md`."""
@@ -77,8 +78,8 @@ class AnnotationSource(Source):
 
     @classmethod
     def read(cls, prepared: PreparedSet, path: Path, labels: LabelMap | None) -> Self:
-        """Read the annotation file and choose the images; categories are matched with `labels`, if given."""
-        coco = coco_format.read(path)
+        """Read the annotation file and choose the images. Categories are matched with `labels`, if given."""
+        coco = coco_file.read(path)
         coco.require_pixels()
         subset = prepared.data.subset
         if labels is None:
@@ -99,7 +100,13 @@ class AnnotationSource(Source):
         return cls(prepared, labels, coco, images)
 
     def require_images(self) -> None:
-        require_prepared_images(self.prepared, self.images, self.coco.images)
+        prepared, data = self.prepared, self.prepared.data
+        key = "data.val_images" if prepared.name == "val" and data.val_images is not None else "data.images"
+        key = "images of data.extra" if prepared.name == EXTRA else key
+        has_address = data.images_url is not None or any(image.coco_url for image in self.images)
+        advice = how_to_fetch(data) if has_address else None
+        option = "data.file_names=similar"
+        require_images(self.images, self.coco.images, prepared.image_dir, key, option, advice)
 
     def fetch_images(self, failed_file: Path) -> None:
         data, image_dir = self.prepared.data, self.prepared.image_dir
@@ -129,7 +136,7 @@ class AnnotationSource(Source):
         )
 
     def more_inputs(self) -> dict[str, Any]:
-        return {} if self.coco.pngs is None else self.prepared.of_pngs()
+        return {} if self.coco.pngs is None else self.prepared.fingerprint_of_pngs()
 
     def find_unseen(self, tally: Tally) -> list[str]:
         return find_unseen(self.coco, self.images, self.labels, tally.images, self.prepared.masks)
@@ -149,7 +156,7 @@ class AnnotationSource(Source):
 def _match(coco: CocoFile, labels: LabelMap, data: DataConfig) -> CocoFile:
     """Give the annotations of an extra file the category ids of the training file.
 
-    Its categories are those of the training file, or they are called as the classes, as those that
+    Its categories are those of the training file, or have the names of the classes, as in files that
     predict.py writes.
 
     Raises:
@@ -171,7 +178,7 @@ def _match(coco: CocoFile, labels: LabelMap, data: DataConfig) -> CocoFile:
 
 @dataclass(frozen=True)
 class MaskSource(Source):
-    """Mask images; `total` is their number before some were chosen. Nothing of them is ever missing."""
+    """Mask images; `total` is their number before the choice. None is missing, as all have been read."""
 
     masks: MaskSet
     total: int

@@ -1,4 +1,4 @@
-"""The choice of images: seeded, and nested, so that a larger one contains a smaller one."""
+"""Choice of images: seeded and nested, so that a larger choice contains the smaller ones of its seed."""
 
 from collections.abc import Collection, Iterable
 from hashlib import blake2b
@@ -9,7 +9,7 @@ from cocoseg.labels import IGNORE_INDEX
 from cocoseg.mask_images.convert import MaskItem, MaskSet
 from cocoseg.preparation.coco_file import CocoFile, Image
 from cocoseg.preparation.prepared_folder import PreparedSet
-from cocoseg.preparation.segmentations import Instance, SegmentationError, parse_segmentation
+from cocoseg.preparation.segmentations import SegmentationError
 
 Key = TypeVar("Key", int, str)
 
@@ -25,16 +25,15 @@ def choose(
 ) -> list[Image]:
     """Choose images, in the order of the file.
 
-    Every image has a rank that depends on the seed and its own id alone, and the `size` lowest ranks are
-    taken: the choice is nested (2,000 of a seed are contained in 4,000 of the same seed) and does not
-    depend on the order of the file.
+    Every image has a rank that depends on the seed and its id alone, and those of the `size` lowest ranks are
+    taken. So 4,000 images contain the 2,000 of the same seed, in whatever order the file lists them.
 
     Args:
-        size: number of images; all that qualify if there are fewer, or if None.
+        size: number of images; None, or more than qualify, for all that qualify.
         category_ids: an image qualifies by an annotation of one of these categories.
         keep_empty: images without such an annotation qualify too.
-        min_pixels: an image that is not empty qualifies if these annotations, crowds apart, cover that many
-            pixels together; by the `area` of the file, or by what is drawn where it has none.
+        min_pixels: least sum of the areas of these annotations, crowds apart, on an image that is not empty.
+            An area is the `area` of the file, or that of the segmentation where the file has none.
 
     Raises:
         CocosegError: no image qualifies.
@@ -55,7 +54,7 @@ def choose(
 
 
 def choose_masks(masks: MaskSet, prepared: PreparedSet) -> list[MaskItem]:
-    """Choose mask images as `choose` does; their rank depends on the names of the images.
+    """Choose mask images as `choose` does; the rank depends on the name of the image in place of an id.
 
     Raises:
         CocosegError: no image qualifies.
@@ -78,12 +77,12 @@ def _lowest_ranks(keys: Iterable[Key], seed: int, size: int | None) -> set[Key]:
 
 
 def rank(seed: int, image_id: int | str) -> bytes:
-    """Sort key of an image; images are taken in ascending order."""
+    """The sort key of an image; images are taken in ascending order."""
     return blake2b(f"{seed}:{image_id}".encode(), digest_size=8).digest()
 
 
 def _areas(coco: CocoFile, category_ids: Collection[int]) -> dict[int, float]:
-    """Image id -> pixels that its annotations cover, overlaps counted twice."""
+    """Image id -> sum of the areas of its annotations, in pixels, crowds left out."""
     sizes = {image.id: (image.height, image.width) for image in coco.images}
     areas = dict.fromkeys(sizes, 0.0)
     for annotation in coco.annotations:
@@ -91,9 +90,8 @@ def _areas(coco: CocoFile, category_ids: Collection[int]) -> dict[int, float]:
             continue
         area = annotation.area
         if area is None:
-            instance = Instance(annotation.id, 0, False, bytes(annotation.segmentation))
             try:
-                area = parse_segmentation(instance, *sizes[annotation.image_id]).area
+                area = annotation.parse(*sizes[annotation.image_id]).area
             except SegmentationError as error:
                 raise CocosegError(f"{coco.path}: {error}") from error
         areas[annotation.image_id] += area

@@ -1,6 +1,6 @@
-"""The survey of overlaps: how much of each class every overlap rule hides, from a sample of the images.
+"""The survey of overlaps: the pixels of each class that each overlap rule hides, in a sample of the images.
 
-An image is painted by all three rules for it, which takes longer than its mask does: hence a sample.
+It is a sample because an image is drawn by all three rules, which takes longer than drawing its mask.
 """
 
 from collections import Counter
@@ -23,7 +23,7 @@ COVERED = "covered"
 
 
 def sample(images: Iterable[Image], seed: int) -> set[int]:
-    """The ids of the images to survey; larger sets of the same seed share images with smaller ones."""
+    """Choose the images to survey, by id; data sets that share images have samples that share some."""
     return {image.id for image in nsmallest(SAMPLE, images, key=lambda image: rank(seed, image.id))}
 
 
@@ -31,8 +31,8 @@ def survey(layers: Layers, rasterizer: Literal["pillow", "coco"]) -> dict[str, C
     """Survey one image.
 
     Returns:
-        pixels by class index: COVERED -> those inside the objects of a class, whichever class is on top;
-        overlap rule -> those of them that the rule gives to another class or ignores.
+        pixels by class index: under COVERED those inside the objects of a class, whichever class is on top;
+        under the name of each overlap rule those of them that the rule gives to another class or ignores.
     """
     found: dict[str, Counter[int]] = {name: Counter() for name in (COVERED, *OVERLAPS)}
     masks = {rule: paint(layers, MasksConfig(overlap=rule, rasterizer=rasterizer)) for rule in OVERLAPS}
