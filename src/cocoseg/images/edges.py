@@ -1,11 +1,11 @@
-"""Edges of an image: how much better than chance the borders of a mask follow them. No torch."""
+"""Agreement of the borders in a mask with the edges in its image. No torch."""
 
 import numpy as np
 import PIL.Image
 
 from cocoseg.resizing import borders, resize_mask
 
-LONGEST = 256  # pixels: longer side at which edges are compared; borders are drawn by hand
+LONGEST = 256  # pixels: the longer side is scaled down to it, because borders drawn by hand are not exact
 FLOOR = 1e-3  # keeps the score of a flat image finite
 
 
@@ -17,7 +17,8 @@ def edge_score(image: PIL.Image.Image, mask: np.ndarray) -> float | None:
         mask: class indices (H, W) uint8 of the same size.
 
     Returns:
-        the logarithm of the mean gradient at the borders over that of all pixels; None without a border.
+        the logarithm of the mean gradient at the borders over that of all pixels, which is 0 by chance; None
+        without a border.
     """
     scale = min(1.0, LONGEST / max(image.size))
     width, height = (max(1, round(side * scale)) for side in image.size)

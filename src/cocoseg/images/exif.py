@@ -1,7 +1,8 @@
-"""EXIF rotation: an image can be read as stored or turned upright, and its annotations belong to one of them.
+"""EXIF rotation: an image is read as stored or turned upright, and its annotations fit one of both readings.
 
 Most annotation tools show images upright, and most programs read them as stored. An annotation file does not
-say which, so that evidence decides: width and height of each image, and how the outlines lie on it.
+say which its tool did. So evidence decides: the listed width and height of each image, and the agreement of
+its outlines with the edges in it.
 """
 
 import math
@@ -33,9 +34,9 @@ _TURNS = {
 }
 _BACK = _TURNS | {6: Transpose.ROTATE_90, 8: Transpose.ROTATE_270}
 
-MARGIN = 0.4  # least difference of the edge scores of one image; more was right in 1,100 photographs
+MARGIN = 0.4  # least difference of the edge scores of one image; larger ones were right in 1,100 photographs
 
-# Reasons for a reading that width and height in the annotation file alone don't tell.
+# Reasons for a reading where width and height in the annotation file do not prove it.
 EDGES = "outlines match the edges in the images best this way"
 STORED_SIZE = (
     "the annotation file gives width and height as stored, though some tools (Label Studio) do so for turned "
@@ -46,9 +47,9 @@ NOTHING = "no evidence was found, and most annotation tools show them so"
 
 
 class Reading(Enum):
-    """The pixels and outlines of an image that belong together.
+    """The reading of an image that its outlines fit; the value is the warning about it.
 
-    `STRETCHED` is the upright image with outlines in shares of the stored width and height.
+    `STRETCHED` is the upright image, with outlines that a tool scaled to the stored width and height.
     """
 
     STORED = "EXIF rotation not applied, because {}; data.exif=apply turns"
@@ -63,10 +64,10 @@ class Rotation(NamedTuple):
     """Evidence on an image with an EXIF rotation.
 
     Attributes:
-        by_size: True where the annotation file gives width and height of the upright image, False for those
-            of the stored one, None where both are the same.
-        edges: `edge_score` of outlines and image by each reading, -inf where that is impossible; None where
-            they were not compared, or there is nothing to compare.
+        by_size: True where the annotation file lists width and height of the upright image, False where it
+            lists those of the stored one, None where both are the same.
+        edges: `edge_score` in each reading, -inf in an impossible one; None where edges were not compared, or
+            there is no outline.
     """
 
     by_size: bool | None
@@ -74,7 +75,7 @@ class Rotation(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """A reading and the reason for it; None where it is certain or set."""
+    """A reading and the reason for it; None where the reading is certain or given by `data.exif`."""
 
     reading: Reading
     reason: str | None = None
@@ -85,7 +86,7 @@ class Choice(NamedTuple):
 
 
 def orientation_of(image: PIL.Image.Image) -> int:
-    """EXIF orientation, 1 to 8; 1 where there is none, or where it is damaged, as viewers take it."""
+    """Read the EXIF orientation, 1 to 8; 1 where there is none or, as in viewers, where it is damaged."""
     with suppress(Exception):  # decoders raise about anything at damaged EXIF data
         orientation = image.getexif().get(ORIENTATION)
         return orientation if orientation in _TURNS else 1
@@ -93,7 +94,7 @@ def orientation_of(image: PIL.Image.Image) -> int:
 
 
 def turn(image: PIL.Image.Image, orientation: int, *, back: bool = False) -> PIL.Image.Image:
-    """Turn stored pixels upright, or upright pixels `back` to how they are stored."""
+    """Turn stored pixels upright or, with `back`, upright pixels to the stored ones."""
     method = (_BACK if back else _TURNS).get(orientation)
     return image if method is None else image.transpose(method)
 
@@ -104,12 +105,12 @@ def turn_mask(mask: np.ndarray, orientation: int, *, back: bool = False) -> np.n
 
 
 def upright_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
-    """Width and height of the upright image, by those of the stored one."""
+    """Width and height of the upright image, given those of the stored one."""
     return size[::-1] if orientation in TRANSPOSED else size
 
 
 def is_upright_size(listed: tuple[int, int], size: tuple[int, int], orientation: int) -> bool | None:
-    """Whether only the upright image has the listed size; False where only the stored one has, else None."""
+    """Return True if only the upright image has the listed size, False if only the stored one; else None."""
     upright = upright_size(size, orientation)
     return listed == upright if upright != size and listed in (size, upright) else None
 
@@ -117,7 +118,7 @@ def is_upright_size(listed: tuple[int, int], size: tuple[int, int], orientation:
 def choose_readings(rotations: Sequence[Rotation], setting: str = AUTO) -> list[Choice]:
     """Choose a reading for each image with an EXIF rotation.
 
-    One tool made the file, so that images of the same evidence are read alike.
+    Images with the same evidence are read alike, because one tool has made the file.
 
     Args:
         setting: `data.exif`, auto or apply.
@@ -132,7 +133,7 @@ def choose_readings(rotations: Sequence[Rotation], setting: str = AUTO) -> list[
 
 
 def _choose_by_stored_size(rotations: Sequence[Rotation], setting: str) -> Choice:
-    """Choose for images whose listed width and height are those of the stored one."""
+    """Choose for images whose listed width and height are those of the stored image."""
     if setting == APPLY:
         return Choice(_best_by_edges(rotations, Reading.UPRIGHT, Reading.STRETCHED) or Reading.UPRIGHT)
     best = _best_by_edges(rotations, *Reading)
@@ -143,7 +144,7 @@ def _choose_by_others(rotations: Sequence[Rotation], sized: Sequence[bool], sett
     """Choose for images that have the same width and height in both readings.
 
     Args:
-        sized: of the images whose size is telling, whether they are read upright.
+        sized: for each image whose size proves its reading, True if it is read upright.
     """
     if setting == APPLY:
         return Choice(Reading.UPRIGHT)
@@ -155,7 +156,7 @@ def _choose_by_others(rotations: Sequence[Rotation], sized: Sequence[bool], sett
 
 
 def _best_by_edges(rotations: Sequence[Rotation], *readings: Reading) -> Reading | None:
-    """The reading by which outlines follow edges clearly best; None where that is not certain."""
+    """Find the reading in which outlines fit edges best; None where the difference is too small."""
     scores = [[r.edges[one] for one in readings] for r in rotations if r.edges]
     if not scores:
         return None
@@ -169,7 +170,7 @@ def upright_by(exif: str | None, by_size: bool | None = None) -> bool:
 
     Args:
         exif: apply or ignore, as the training images were read; None where they had no EXIF rotation.
-        by_size: evidence of an annotation file, see `Rotation`.
+        by_size: evidence from an annotation file, see `Rotation`.
     """
     if by_size is False:
         return exif == APPLY
@@ -177,11 +178,11 @@ def upright_by(exif: str | None, by_size: bool | None = None) -> bool:
 
 
 def reading_of_set(setting: Literal["auto"] | SetReading, uprights: Collection[bool]) -> SetReading | None:
-    """The reading of most images with an EXIF rotation; None where a set has none and none is set.
+    """The reading of most images with an EXIF rotation; None where a set has no such image.
 
     Args:
-        setting: `data.exif`.
-        uprights: for each such image, whether it is read upright.
+        setting: `data.exif`, which decides unless it is auto.
+        uprights: for each such image, True if it is read upright.
     """
     if setting != AUTO:
         return setting
@@ -191,5 +192,5 @@ def reading_of_set(setting: Literal["auto"] | SetReading, uprights: Collection[b
 
 
 def is_mostly(upright: Collection[bool]) -> bool:
-    """Whether at least half of the images are upright; True where there are none."""
+    """Tell whether at least half of the images are upright; True where there are none."""
     return 2 * sum(upright) >= len(upright)

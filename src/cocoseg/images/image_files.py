@@ -1,4 +1,4 @@
-"""Image files: formats that are accepted, checks, reading as RGB."""
+"""Image files: accepted formats, checks, reading as RGB."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,11 +23,11 @@ from cocoseg.images.pixel_depth import (
     to_bytes,
 )
 
-# No other format is opened: Pillow would hand some, EPS for one, to an interpreter.
+# No other format is opened, because Pillow hands some, such as EPS, to an interpreter.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM")
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
-# Warnings: parts of a file that are not read.
+# Warnings about parts of a file that are not read.
 BANDS = "more bands than red, green and blue, of which the others are not read"
 PAGES = "several pages, of which only the first is read"
 UPPER_BITS = (
@@ -42,13 +42,13 @@ _ALPHA = (1, 2)  # kinds of extra bands
 
 
 class Inspection(NamedTuple):
-    """Findings of a check of an image file.
+    """The result of checking an image file.
 
     Attributes:
         size: width and height as stored.
-        orientation: of EXIF, 1 to 8.
-        bits: that its values need; 0 where pixels have no more than 8.
-        faults: parts that are not read.
+        orientation: EXIF orientation, 1 to 8.
+        bits: number of bits that its values need; 0 where pixels have no more than 8.
+        faults: warnings about parts that are not read.
     """
 
     size: tuple[int, int]
@@ -61,13 +61,13 @@ def check_image(path: Path, width: int, height: int, said_by: str = "the annotat
     """Check that an image can be read to its last byte and has this size, as stored or turned by EXIF.
 
     Args:
-        said_by: where width and height come from, for messages.
+        said_by: the source of width and height, for messages.
 
     Raises:
         CocosegError: names the file.
     """
     with open_image(path) as image:
-        faults, low_mode = _find_faults(image), low_bytes_mode(image)  # known until it is loaded
+        faults, low_mode = _find_faults(image), low_bytes_mode(image)  # no longer known once it is loaded
         # Read from the header, so that a huge image of another size is never decoded.
         size, listed = _stored_size(image), (width, height)
         is_swapped = size != listed and size[::-1] == listed
@@ -78,7 +78,7 @@ def check_image(path: Path, width: int, height: int, said_by: str = "the annotat
                 + "; width and height are swapped there, and the image has no EXIF rotation: correct the file"
                 * is_swapped
             )
-        image.draft("L", (1, 1))  # JPEG: an eighth of the size, which still reads the whole file
+        image.draft("L", (1, 1))  # decodes a JPEG at an eighth of its size, but reads the whole file
         values = _deep_values(path, image, low_mode)
         return Inspection(size, orientation, 0 if values is None else bits_in_use(values), faults)
 
@@ -87,8 +87,9 @@ def read_image(path: Path, *, upright: bool = False, bits: int | None = None) ->
     """Read an image as RGB, 8 bits a channel.
 
     Args:
-        upright: turn it by its EXIF orientation, as viewers show it; else its pixels are as stored.
-        bits: of the values in files of more than 8 bits, larger ones become white; None: FULL_BITS.
+        upright: turn it by its EXIF orientation, as viewers do; else its pixels are as stored.
+        bits: number of bits that values in files of more than 8 bits are scaled from; larger values become
+            white. None: FULL_BITS.
 
     Raises:
         CocosegError: it can't be read.
@@ -97,9 +98,9 @@ def read_image(path: Path, *, upright: bool = False, bits: int | None = None) ->
 
 
 def read_with_faults(path: Path, *, upright: bool, bits: int | None) -> tuple[PIL.Image.Image, list[str]]:
-    """Read an image as `read_image` does, and find what of it is lost."""
+    """Read an image as `read_image` does. Returns it with warnings about parts that are lost."""
     with open_image(path) as image:
-        faults, low_mode = _find_faults(image), low_bytes_mode(image)  # known until it is loaded
+        faults, low_mode = _find_faults(image), low_bytes_mode(image)  # no longer known once it is loaded
         comes_upright = image.format == "TIFF"  # Pillow turns it by itself
         orientation = 1 if upright == comes_upright else orientation_of(image)
         values = _deep_values(path, image, low_mode)
@@ -115,7 +116,7 @@ def read_with_faults(path: Path, *, upright: bool, bits: int | None) -> tuple[PI
 
 
 def reading_of(path: Path, width: int, height: int) -> bool | None:
-    """Whether only the upright image has this size: False where only the stored one has it, else None.
+    """Compare this size with the image's two readings, see `is_upright_size`.
 
     Raises:
         CocosegError: it can't be read.
@@ -144,7 +145,7 @@ def read_orientation(path: Path) -> int:
 
 
 def to_rgb(image: PIL.Image.Image, bits: int | None = None) -> PIL.Image.Image:
-    """Convert an image of any mode to RGB; gray of more than 8 bits is scaled from `bits`.
+    """Convert an image of any mode to RGB. Gray of more than 8 bits is scaled from `bits`.
 
     Raises:
         ValueError: its pixels have no known range.
@@ -155,7 +156,7 @@ def to_rgb(image: PIL.Image.Image, bits: int | None = None) -> PIL.Image.Image:
 
 @contextmanager
 def open_image(path: Path) -> Iterator[PIL.ImageFile.ImageFile]:
-    """An image of one of FORMATS; what goes wrong in the block too is a CocosegError that names the file."""
+    """Open an image of one of FORMATS. All errors, also of the block, become a CocosegError with its path."""
     try:
         with open_bounded(path, FORMATS) as image:
             yield image
@@ -181,14 +182,14 @@ def _begins_as_tiff(path: Path) -> bool:
 
 
 def _stored_size(image: PIL.Image.Image) -> tuple[int, int]:
-    """Width and height as stored; of a TIFF Pillow gives those of the upright image."""
+    """Width and height as stored; for a TIFF, `image.size` is that of the upright image."""
     if isinstance(image, PIL.TiffImagePlugin.TiffImageFile):
         return image.tag_v2[_WIDTH], image.tag_v2[_HEIGHT]
     return image.size
 
 
 def _find_faults(image: PIL.Image.Image) -> list[str]:
-    """The parts of a file, open but not loaded, that are not read."""
+    """Find parts that are not read, in a file that is open but not loaded."""
     faults = []
     if isinstance(image, PIL.TiffImagePlugin.TiffImageFile):
         tags = image.tag_v2
@@ -203,7 +204,7 @@ def _find_faults(image: PIL.Image.Image) -> list[str]:
 
 
 def _deep_values(path: Path, image: PIL.Image.Image, low_mode: str | None) -> np.ndarray | None:
-    """Load an image. Returns its values, (H, W) or (H, W, 3), where they have more than 8 bits, else None."""
+    """Load an image. Returns its values, (H, W) or (H, W, 3), if they have more than 8 bits, else None."""
     image.load()
     if low_mode is None:
         return gray_values(image)
@@ -219,7 +220,7 @@ def _from_values(values: np.ndarray, bits: int | None) -> PIL.Image.Image:
 
 
 def has_content(path: Path) -> bool:
-    """Whether a file is there; an empty one, as a power failure leaves it, counts as none."""
+    """Tell whether a file exists and is not empty, as a power failure may leave it."""
     try:
         return path.stat().st_size > 0
     except OSError:  # a name that is too long, for one

@@ -1,7 +1,7 @@
-"""A file that Pillow reads an image from, and that ends the reading of one that would take minutes.
+"""Opening of image files with a limit on the number of reads, so that none keeps Pillow busy for minutes.
 
-Pillow's parsers go through comments and empty segments of a file in small steps, in Python: a comment of
-50 MB takes a minute, byte by byte, and some time grows with the square of a file's size.
+Pillow's parsers go through comments and empty segments of a file in small steps, in Python. A comment of
+50 MB takes a minute, byte by byte, and in some formats the time grows with the square of the file's size.
 """
 
 import io
@@ -14,9 +14,9 @@ import PIL.ImageFile
 
 from cocoseg.files import require_regular
 
-_READS = 2**17  # reads that any file may take; one takes 1 µs and more
+_READS = 2**17  # reads that any file may take; a read takes at least 1 µs
 _BYTES = 64  # bytes that further reads must have on average; PNG files in pieces of 1 kB have 200
-_COMMENTS = 1000  # comments in an image of the text formats of PPM
+_COMMENTS = 1000  # comments that a text format of PPM may have
 
 
 class _CountedReads(io.BufferedReader):
@@ -33,11 +33,11 @@ class _CountedReads(io.BufferedReader):
 
 @contextmanager
 def open_bounded(path: Path, formats: tuple[str, ...]) -> Iterator[PIL.ImageFile.ImageFile]:
-    """Open an image of one of these formats of Pillow's, in a time that grows with the file's size at most.
+    """Open an image of one of Pillow's `formats`, in a time that is at most proportional to the file's size.
 
     Raises:
         OSError: it can't be read, or is no regular file.
-        ValueError: it would take too long; as everything else that Pillow raises, within the block too.
+        ValueError: it would take too long. This, and all that Pillow raises, may also come within the block.
     """
     require_regular(path)
     # Pillow would map a file that it opens by name into memory, and read rotated TIFFs wrongly then.

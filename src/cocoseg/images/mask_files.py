@@ -1,4 +1,4 @@
-"""Mask files: their names, and label masks written to them and read back, losslessly."""
+"""Mask files: their names, and lossless writing and reading of label masks."""
 
 import os
 from collections import Counter
@@ -15,7 +15,7 @@ from cocoseg.images.exif import turn_mask
 from cocoseg.labels import IGNORE_INDEX, LabelMap
 
 _NAME_LIMIT = 240  # bytes of a mask's name without its ending; most file systems allow 255
-INDICES = range(256)  # class indices as they are
+INDICES = range(256)  # value of each class index where a mask holds class indices
 REMEDY = "delete it and run prepare.py again"
 
 
@@ -24,16 +24,16 @@ class MaskRecord(NamedTuple):
 
     Attributes:
         image: `file_name`, relative to the image folder.
-        mask: file, relative to the folder of the masks.
-        pixels: class index -> pixels of the mask, background (0) and ignored (255) included.
-        warnings: fault -> ids of the annotations that have it.
+        mask: path, relative to the folder of the masks.
+        pixels: class index -> number of pixels, background (0) and ignored (255) included.
+        warnings: warning -> ids of the annotations that it is about.
         overlaps: pixels that each overlap rule hides, see `survey`; None for images outside its sample.
-        orientation: of EXIF, 1 to 8.
-        upright: the annotations were drawn on the image as its EXIF rotation turns it. The mask has the
-            pixels of the file as stored, so that image and mask are turned together.
-        doubt: the reason for that, where it is not certain.
-        bits: that the values of the image need; 0 where they have no more than 8.
-        faults: parts of the image file that are not read.
+        orientation: EXIF orientation, 1 to 8.
+        upright: True where the annotations fit the upright image. The mask has the pixels of the image as
+            stored, so that image and mask are turned together.
+        doubt: a warning, with the reason for `upright`, where it is not certain.
+        bits: number of bits that the values of the image need; 0 where they have no more than 8.
+        faults: warnings about parts of the image file that are not read.
     """
 
     image: str
@@ -49,12 +49,12 @@ class MaskRecord(NamedTuple):
 
     @property
     def visible(self) -> set[int]:
-        """Classes with a pixel, apart from background."""
+        """Class indices that have a pixel, without background."""
         return self.pixels.keys() - {0, IGNORE_INDEX}
 
 
 def read_png(path: Path, remedy: str = REMEDY) -> np.ndarray:
-    """Read the pixels of a PNG file of ours, as they are stored.
+    """Read the stored pixels of a PNG file that this program has written.
 
     Raises:
         CocosegError: the file is missing or damaged; `remedy` says what to do.
@@ -68,7 +68,7 @@ def read_png(path: Path, remedy: str = REMEDY) -> np.ndarray:
 
 
 class MaskEncoding:
-    """The encoding of label masks as PNG files; each of them is lossless.
+    """An encoding of label masks as PNG files. All are lossless.
 
     | encoding  | file                                 | pixel           | ignored |
     |-----------|--------------------------------------|-----------------|---------|
@@ -76,15 +76,15 @@ class MaskEncoding:
     | `uint16`  | 16-bit grayscale                     | category id     | 65535   |
     | `x100`    | 16-bit grayscale, bright to look at  | 100·category id | 65535   |
 
-    Where an id does not fit (0, which is background, or above 254, 65534, 654), or a class is made of several
-    categories, or `pixel` asks for it, pixels hold class indices instead; `pixel` says which, and so does
-    `labels.json`.
+    Pixels hold class indices instead where an id does not fit (0, which is background, or above 254, 65534,
+    654), where a class consists of several categories, or where the argument `pixel` says so. The attribute
+    `pixel` and `labels.json` tell which they hold.
     """
 
     def __init__(self, encoding: str, labels: LabelMap, pixel: str = "category_id"):
         ids = [label.category_id for label in labels.classes[1:] if label.category_id is not None]
         limit = {"palette": 254, "uint16": 65534, "x100": 654}[encoding]
-        # In ascending order, so that the higher class index is the higher category id.
+        # In ascending order, so that a higher class index means a higher category id.
         ascending = len(ids) == len(labels) - 1 and ids == sorted(ids)
         fits = pixel == "category_id" and ascending and ids[0] >= 1 and ids[-1] <= limit
         self.encoding = encoding
@@ -101,7 +101,7 @@ class MaskEncoding:
         used = [*range(len(labels)), IGNORE_INDEX]
         self._indices = np.full(1 << self.bits, -1, dtype=np.int16)
         self._indices[self._values[used]] = used
-        # All 256 values: with fewer, some readers would take the pixels for 4 bits each.
+        # All 256 values, because with fewer some readers expect pixels of 4 bits.
         self._palette = np.zeros((256, 3), dtype=np.uint8)
         if self.bits == 8:
             self._palette[self._values[used]] = labels.palette()[used]
@@ -122,16 +122,16 @@ class MaskEncoding:
             raise CocosegError(f"{path}: not readable ({error}); run prepare.py again") from error
 
     def save(self, folder: Path) -> None:
-        """Write `labels.json`: the classes, and how masks hold them."""
+        """Write `labels.json`: the classes and the encoding."""
         masks = {"encoding": self.encoding, "pixel": self.pixel, "ignored": self.ignore_value}
         write_json(folder / "labels.json", {**self.labels.to_dict(), "masks": masks})
 
     def file_name(self, image_name: str, visible: Iterable[int]) -> str:
-        """`<stem>_mask_cats_18_58.png`: the categories visible in the mask, in ascending order.
+        """Name a mask: `<stem>_mask_cats_18_58.png`, with the categories visible in it, in ascending order.
 
         Args:
-            image_name: the image's `file_name`; its folders are kept.
-            visible: class indices; background and ignored are left out.
+            image_name: `file_name` of the image; its folders are kept.
+            visible: class indices; background (0) and ignored (255) are left out.
         """
         image = PurePosixPath(image_name)
         values = [str(self._file_values[i]) for i in sorted(visible) if 0 < i < IGNORE_INDEX] or ["none"]
@@ -143,7 +143,7 @@ class MaskEncoding:
 
     @property
     def paint_values(self) -> Sequence[int]:
-        """Value to paint for each class index, so that `write_painted` has nothing left to translate."""
+        """The value to paint for each class index, so that `write_painted` need not translate pixels."""
         return self._values.tolist() if self.bits == 8 else INDICES
 
     def write(self, mask: np.ndarray, path: Path) -> None:
@@ -161,10 +161,10 @@ class MaskEncoding:
         """Read a label mask: (H, W) uint8 class indices.
 
         Args:
-            orientation: of EXIF, by which the image is turned.
+            orientation: EXIF orientation by which the mask is turned.
 
         Raises:
-            CocosegError: the file is missing, damaged, or holds values that are no class of the labels.
+            CocosegError: the file is missing or damaged, or holds a value that is no class of the labels.
         """
         pixels = read_png(path)
         if pixels.ndim != 2 or pixels.dtype != self._values.dtype:

@@ -1,7 +1,7 @@
 """Pixels of more than 8 bits: their values, the bits that they use, and their conversion to 8 bits.
 
-Cameras, microscopes and scanners put 10 to 14 bits into 16-bit files. Scaled from 16 bits they would keep a
-few gray levels only.
+Cameras, microscopes and scanners store values of 10 to 14 bits in 16-bit files. Scaled from 16 bits, only few
+gray levels of them would be left.
 """
 
 import sys
@@ -23,7 +23,7 @@ def to_bytes(values: np.ndarray, bits: int) -> np.ndarray:
 
 
 def gray_values(image: PIL.Image.Image) -> np.ndarray | None:
-    """Values (H, W) of a grayscale image of more than 8 bits; None for all other images.
+    """The values (H, W) of a grayscale image of more than 8 bits; None for all other images.
 
     Raises:
         ValueError: they have no known range.
@@ -39,9 +39,10 @@ def gray_values(image: PIL.Image.Image) -> np.ndarray | None:
 
 
 def low_bytes_mode(image: PIL.Image.Image) -> str | None:
-    """Pillow's raw mode for the lower bytes of a file of 16 bits a channel; None for other files.
+    """The raw mode by which Pillow reads the lower bytes of colors of 16 bits a channel; None for all others.
 
-    Pillow has no mode for such colors and reads the upper bytes. In the other byte order it reads the lower.
+    Pillow has no mode for such colors and reads their upper bytes. With the byte order swapped it reads the
+    lower ones.
     """
     color, _, order = raw_mode(image).partition(";16")
     if color not in ("RGB", "RGBA", "RGBX") or order not in ("L", "B", "N"):
@@ -51,7 +52,7 @@ def low_bytes_mode(image: PIL.Image.Image) -> str | None:
 
 
 def raw_mode(image: PIL.Image.Image) -> str:
-    """Layout of the pixels in a file that is open but not loaded, as in `RGB;16B`."""
+    """The layout of the pixels in a file that is open but not loaded, such as `RGB;16B`."""
     tiles = getattr(image, "tile", None)
     arguments = tiles[0].args if tiles else None
     first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
@@ -59,7 +60,7 @@ def raw_mode(image: PIL.Image.Image) -> str:
 
 
 def set_raw_mode(image: PIL.ImageFile.ImageFile, mode: str) -> None:
-    """Make an open file load by another layout."""
+    """Change the layout by which an open file is loaded."""
     image.tile = [
         tile._replace(args=(mode, *tile.args[1:]) if isinstance(tile.args, tuple) else mode)
         for tile in image.tile
@@ -67,5 +68,5 @@ def set_raw_mode(image: PIL.ImageFile.ImageFile, mode: str) -> None:
 
 
 def bits_in_use(values: np.ndarray) -> int:
-    """The least number of bits that holds all values; 1 at least."""
+    """The least number of bits that all values fit in; at least 1."""
     return max(1, int(values.max(initial=0)).bit_length())

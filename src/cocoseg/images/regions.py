@@ -1,4 +1,4 @@
-"""Connected regions of a label mask: their runs, as COCO encodes them, and their outlines. No torch.
+"""Connected regions of a label mask: their runs, as in COCO's RLE, and their outlines. No torch.
 
 Memory and time grow with the number of runs, not with regions times pixels.
 """
@@ -15,13 +15,13 @@ CORNER = [INSET, INSET, 1 - INSET, INSET, 1 - INSET, 1 - INSET, INSET, 1 - INSET
 
 
 class Region(NamedTuple):
-    """Pixels of one value that touch along their sides.
+    """Pixels of one value that are connected along their sides.
 
     Attributes:
-        value: of the mask.
+        value: value in the mask.
         area: number of pixels.
-        mean: of the weights of the pixels.
-        starts, lengths: (n,) int64, runs of pixels down a column each. Pixels are numbered column by column.
+        mean: mean weight of the pixels.
+        starts, lengths: (n,) int64, runs of pixels, each within a column; pixels are numbered by columns.
     """
 
     value: int
@@ -34,7 +34,7 @@ class Region(NamedTuple):
 def find_regions(mask: np.ndarray, weights: np.ndarray) -> Iterator[Region]:
     """Find the regions of a mask (H, W) uint8, in the order of their first pixels, column by column.
 
-    Pixels that touch at corners only are not connected, so that one outline surrounds a region.
+    Pixels that touch at corners only are not connected, so that a region has one outer border.
 
     Args:
         weights: (H, W) uint8.
@@ -46,9 +46,10 @@ def find_regions(mask: np.ndarray, weights: np.ndarray) -> Iterator[Region]:
     starts = np.flatnonzero(is_start)
     lengths = np.diff(starts, append=flat.size)
     values = flat[starts]
-    # In 32 bits, for NumPy copies all pixels to the type of the sums; a run lies within a column.
+    # 32 bits suffice, as a run lies within a column. NumPy copies all pixels to the type of the sums.
     sums = np.add.reduceat(weights.ravel(order="F"), starts, dtype=np.uint32).astype(np.int64)
-    # Where two runs lie side by side, at least one of them begins.
+    # In the first row where two runs lie side by side, one of them begins. So a look to the left and to the
+    # right of each start finds all such pairs.
     has_left, has_right = np.flatnonzero(starts >= height), np.flatnonzero(starts < flat.size - height)
     beside = np.concatenate((starts[has_left] - height, starts[has_right] + height))
     first, second = np.concatenate((has_left, has_right)), np.searchsorted(starts, beside, side="right") - 1
@@ -62,7 +63,7 @@ def find_regions(mask: np.ndarray, weights: np.ndarray) -> Iterator[Region]:
 
 
 def _components(count: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Lowest index that each of `count` nodes is connected with by edges (first, second): (count,) int64."""
+    """Find the lowest of the nodes that each of `count` nodes is connected to by edges: (count,) int64."""
     roots = np.arange(count)
     while True:
         ends = np.sort((roots[first], roots[second]), axis=0)
@@ -75,21 +76,21 @@ def _components(count: int, first: np.ndarray, second: np.ndarray) -> np.ndarray
 
 
 def outline(region: Region, height: int) -> list[float]:
-    """Draw one polygon [x0, y0, x1, y1, …], in pixels, along the border of a region.
+    """Trace the border of a region as one polygon [x0, y0, x1, y1, …], in pixels.
 
-    A hole is joined to the border above it by a slit that goes there and back. The polygon lies INSET inside
-    the border: cut to integers, as by Pillow, its coordinates are the outermost pixels, which Pillow fills,
-    too; pycocotools, which fills up to the outline, rounds it to the border.
+    A slit, which the polygon passes twice, joins each hole to the border above it. The polygon lies INSET
+    inside the border. Pillow cuts the coordinates to integers, which are the outermost pixels, and fills
+    these, too. pycocotools rounds the coordinates to the border and fills up to it.
 
     Args:
-        height: of the mask.
+        height: height of the mask, in pixels.
     """
     edges, is_upper, above, following, x = _edges(region, height)
     tails, heads = x.tolist()
     y = (edges[:, 2] + np.where(is_upper, INSET, -INSET)).tolist()
     roots = _components(len(edges), np.arange(len(edges)), following)
-    # A loop begins with its uppermost edge, and the outer border comes first. To the upper right of a hole's
-    # first edge lies a pixel of the region; from the top of its run comes a slit.
+    # The first edge of a loop is its uppermost, and the first loop is the outer border. The pixel to the
+    # upper right of a hole's first edge belongs to the region, and the slit begins at the top of its run.
     holes = np.flatnonzero(roots == np.arange(len(edges)))[1:]
     pixels = edges[holes, 1] * height + edges[holes, 2] - 1
     runs = np.searchsorted(region.starts, pixels, side="right") - 1
@@ -99,7 +100,7 @@ def outline(region: Region, height: int) -> list[float]:
     successors = following.tolist()
 
     def walk(first: int) -> Iterator[tuple[float, float] | Iterator]:
-        """Points of a loop, and for each hole that hangs from it a walk."""
+        """Yield the points of a loop, and for each hole joined to it a walk around the hole."""
         edge = first
         while True:
             yield tails[edge], y[edge]
@@ -111,7 +112,7 @@ def outline(region: Region, height: int) -> list[float]:
                 return
 
     points, walks = [], [walk(0)]
-    while walks:  # no recursion: thousands of holes may hang one below the other
+    while walks:  # no recursion, as thousands of holes may be joined one below the other
         point = next(walks[-1], None)
         if point is None:
             walks.pop()
@@ -123,14 +124,14 @@ def outline(region: Region, height: int) -> list[float]:
 
 
 def _edges(region: Region, height: int) -> tuple[np.ndarray, ...]:
-    """Find the horizontal edges of the border of a region, and walk around it clockwise.
+    """Find the horizontal edges of the border of a region, and their order clockwise around it.
 
     Returns:
-        edges: (n, 3) int64, left, right and y of each, from top to bottom.
-        is_upper: (n,) bool, whether the region lies below the edge, which then leads to the right.
-        above: the edge at the top of each run, int64.
-        following: (n,) int64, the next edge, which a vertical one leads to.
-        x: (2, n) float64, where each begins and ends, INSET inside the region.
+        edges: (n, 3) int64, left, right and y of each edge, from top to bottom.
+        is_upper: (n,) bool, True where the region lies below the edge, which then leads to the right.
+        above: int64, index of the edge at the top of each run.
+        following: (n,) int64, index of the next edge, which a vertical edge leads to.
+        x: (2, n) float64, begin and end of each edge, INSET inside the region.
     """
     columns, tops = np.divmod(region.starts, height)
     (upper, above), (lower, _) = (_merge(columns, rows) for rows in (tops, tops + region.lengths))
@@ -151,7 +152,7 @@ def _edges(region: Region, height: int) -> tuple[np.ndarray, ...]:
 
 
 def _merge(columns: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Join sides of pixels at these columns and rows to edges (n, 3), and number the edge of each side."""
+    """Join sides of pixels at these columns and rows to edges (n, 3). Returns also the edge of each side."""
     order = np.lexsort((columns, rows))
     left, y = columns[order], rows[order]
     is_first = np.append(True, (np.diff(y) != 0) | (np.diff(left) != 1))

@@ -1,4 +1,4 @@
-"""Image files whose names differ from those in the annotation file: by case, ending, folder and the like."""
+"""Image files whose names differ from those in the annotation file, by case, ending, folder and the like."""
 
 import os
 import re
@@ -17,18 +17,18 @@ from cocoseg.images.image_files import FORMATS
 
 @cache
 def endings(formats: tuple[str, ...] = FORMATS) -> set[str]:
-    """Endings of image files that can be read, with their dots."""
+    """Endings of the files of these formats, with their dots."""
     return {end for end, name in PIL.Image.registered_extensions().items() if name in formats}
 
 
 def find_similar(missing: Sequence[str], listed: Iterable[str], folder: Path) -> dict[str, str]:
-    """Find the one file of a similar name for each name without a file.
+    """Find a file of a similar name for each name without a file.
 
-    Names that several files fit equally well, or that share a file with others, are left out.
+    Names that several files fit equally well, or that fit the same file as another name, are left out.
 
     Args:
         missing: names without a file, below the folder.
-        listed: the names of all images; the files of others are not taken.
+        listed: the names of all images, whose own files are left out.
 
     Returns:
         name -> name of the file, below the folder.
@@ -50,9 +50,9 @@ def find_similar(missing: Sequence[str], listed: Iterable[str], folder: Path) ->
 
 
 def _keys(name: str) -> Iterable[tuple[int, str]]:
-    """The parts that two similar names have in common, in ascending order of the difference.
+    """Keys that similar names have in common, the closest similarity first, each with its rank.
 
-    The first is the path, whatever its case, its blanks, and the way in which signs are written.
+    The first key is the path, in lower case, blanks as `_`, and characters in one Unicode form.
     """
     plain = unicodedata.normalize("NFC", unquote(name.replace("\\", "/"))).casefold()
     path = PurePosixPath(re.sub(r"[\s_]+", "_", plain.strip()))

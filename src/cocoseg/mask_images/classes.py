@@ -4,11 +4,11 @@
 |----------------------------------------|----------------------------------------------------------|
 | names                                  | 0, 1, 2, … in their order                                |
 | entries `{name, id}`                   | the id: the number of a gray or palette pixel            |
-| entries `{name, color: [r, g, b]}`     | the color: of an RGB pixel, or of one's palette entry    |
+| entries `{name, color: [r, g, b]}`     | the color of an RGB pixel, or of its palette entry       |
 | lines of a file, see `_LINES`          | the color or the number                                  |
 
-A class named background (or _background_, as in LabelMe) is class 0. So is value 0, and black, where they are
-not named otherwise.
+A class named background (or _background_, as in LabelMe) is class 0. So are value 0 and black, unless they
+belong to another class.
 """
 
 import re
@@ -27,7 +27,7 @@ from cocoseg.mask_images.values import COLOR, color_value, show_value
 BACKGROUND = "background"
 _SIZE_LIMIT = 2**20  # bytes of a file of classes
 _RGB = r"(?P<color>\d+[ ,\t]+\d+[ ,\t]+\d+)"
-_LINES = {  # forms of the lines of a file that are no names alone
+_LINES = {  # forms of lines that hold more than a name
     "name:red,green,blue": re.compile(rf"(?P<name>.+?)[:,]\s*{_RGB}(:.*)?"),  # CVAT; class_dict.csv on Kaggle
     "red green blue name": re.compile(rf"{_RGB}[ ,\t]+(?P<name>.*\D.*)"),  # CamVid
     "number,name": re.compile(r"(?P<id>\d+)\s*[,;:\t]\s*(?P<name>.+)"),  # Roboflow's _classes.csv
@@ -41,7 +41,7 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class MaskClasses(NamedTuple):
-    """The classes of mask images; `category_of` a value, see values.py, is None for background."""
+    """The classes of mask images; `category_of` maps values, see values.py, to ids, background to None."""
 
     categories: list[Category]
     category_of: dict[int, int | None]
@@ -51,7 +51,7 @@ def read_classes(given: str | Sequence[Any]) -> MaskClasses:
     """Read `data.classes`, a list or the path of a file.
 
     Raises:
-        CocosegError: it can't be read, or is not one of the above.
+        CocosegError: it can't be read, or has none of the forms listed above.
     """
     where = f"data.classes: {given}" if isinstance(given, str) else "data.classes"
     try:
@@ -90,7 +90,7 @@ def _read(path: Path) -> Sequence[Any]:
     for form, pattern in _LINES.items():
         found = [pattern.fullmatch(line) for line in lines]
         if lines and path.suffix.lower() == ".csv":
-            found = found[not found[0] :]  # without the names of the columns
+            found = found[not found[0] :]  # the first line may hold the names of the columns
         if None in found and any(found):
             line = lines[-len(found) :][found.index(None)]
             raise ValueError(f"the line {line!r} is not like the others, {form}")
@@ -100,7 +100,7 @@ def _read(path: Path) -> Sequence[Any]:
 
 
 def _of_line(parts: Mapping[str, str]) -> dict[str, Any]:
-    """An entry by the parts of a line."""
+    """Make an entry of the parts of a line."""
     if "id" in parts:
         return {"name": parts["name"], "id": int(parts["id"])}
     return {"name": parts["name"], "color": list(map(int, re.findall(r"\d+", parts["color"])))}

@@ -1,4 +1,4 @@
-"""Pairs of image and mask file: inspected, then converted to masks of a prepared folder."""
+"""Inspection of pairs of image and mask image, and their conversion to masks of a prepared folder."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -30,12 +30,12 @@ from cocoseg.progress import run_tasks
 
 
 class MaskItem(NamedTuple):
-    """A pair of files, and findings in them.
+    """A pair of files, and the results of inspecting them.
 
     Attributes:
-        found: of the image.
-        values: value of the mask, see values.py -> pixels.
-        rotation: evidence, where the image has an EXIF rotation that `data.exif` does not rule out.
+        found: the result for the image.
+        values: value in the mask, see values.py -> number of pixels.
+        rotation: evidence for a reading; None without an EXIF rotation, or with `data.exif=ignore`.
     """
 
     pair: Pair
@@ -45,11 +45,11 @@ class MaskItem(NamedTuple):
 
 
 class MaskSet(NamedTuple):
-    """A set of masks as read.
+    """A set of mask images that have been inspected.
 
     Attributes:
-        items: those to convert, in the order of the set.
-        table: value -> class index, 255 where it is ignored.
+        items: the pairs to convert, in the order of the set.
+        table: value -> class index, 255 for ignored values.
         expanded: see `read_values`.
         facts: lines for the report.
     """
@@ -62,7 +62,7 @@ class MaskSet(NamedTuple):
     facts: Sequence[str]
 
     def pixels(self, item: MaskItem) -> Counter[int]:
-        """Class index -> pixels of a mask, background (0) and ignored (255) included."""
+        """Count the pixels of a mask by class index, background (0) and ignored (255) included."""
         pixels: Counter[int] = Counter()
         for value, count in item.values.items():
             pixels[self.table[value]] += count
@@ -75,7 +75,7 @@ def inspect(
     """Read images and masks to their last byte.
 
     Raises:
-        CocosegError: some can't be read, or differ in width and height; counted, with the first names.
+        CocosegError: some can't be read, or image and mask differ in size; the first ones are named.
     """
     inspector = partial(_inspect, image_dir, mask_dir, expanded, exif)
     return run_tasks(inspector, pairs, len(pairs), "images and masks", workers)
@@ -84,7 +84,7 @@ def inspect(
 def convert(
     masks: MaskSet, output_dir: Path, encoding: MaskEncoding, exif: str = AUTO, workers: int | None = None
 ) -> list[MaskRecord]:
-    """Write the masks of a prepared folder. The records are in the order of the items.
+    """Write the masks of a prepared folder. Returns a record for each item, in their order.
 
     Raises:
         CocosegError: a file has changed since it was inspected.
@@ -98,7 +98,7 @@ def convert(
 
 
 def _inspect(image_dir: Path, mask_dir: Path, expanded: bool, exif: str, pair: Pair) -> MaskItem | str:
-    """Inspect a pair. What can't be done is returned as an error message."""
+    """Inspect a pair. A text that is returned is an error message."""
     path, mask_path = image_dir / pair.image, mask_dir / pair.mask
     try:
         values = read_values(mask_path, expanded=expanded)
@@ -116,10 +116,10 @@ def _inspect(image_dir: Path, mask_dir: Path, expanded: bool, exif: str, pair: P
 
 
 def _compare_edges(path: Path, found: Inspection, values: np.ndarray) -> dict[Reading, float] | None:
-    """Compare the edges in an image with the borders in its mask, turned by its EXIF rotation and not."""
+    """Compare the edges in an image with the borders in its mask, see `Rotation.edges`."""
     upright = read_image(path, upright=True, bits=found.bits).convert("L")
     images = {Reading.UPRIGHT: upright, Reading.STORED: turn(upright, found.orientation, back=True)}
-    mask = (values % 251).astype(np.uint8)  # colors become numbers that hardly ever collide
+    mask = (values % 251).astype(np.uint8)  # two values of a mask hardly ever become the same
     scores = {reading: edge_score(image, mask) for reading, image in images.items()}
     known = {reading: score for reading, score in scores.items() if score is not None}
     return known if len(known) == len(scores) else None
@@ -128,7 +128,7 @@ def _compare_edges(path: Path, found: Inspection, values: np.ndarray) -> dict[Re
 def _convert(
     masks: MaskSet, output_dir: Path, encoding: MaskEncoding, task: tuple[MaskItem, Choice]
 ) -> MaskRecord | str:
-    """Convert a mask. What can't be done is returned as an error message."""
+    """Convert a mask. A text that is returned is an error message."""
     item, choice = task
     path, found, pixels = masks.mask_dir / item.pair.mask, item.found, dict(masks.pixels(item))
     try:
@@ -137,7 +137,7 @@ def _convert(
         return str(error)
     except KeyError:
         return f"{path}: it has changed while it was read"
-    # A mask of the size of the stored image leaves no doubt: unlike outlines it can't be stretched.
+    # A size that only the stored image has is a proof: unlike outlines, masks are not stretched.
     is_stored = item.rotation is None or item.rotation.by_size is False
     upright = not is_stored and choice.reading is not Reading.STORED
     name = encoding.file_name(item.pair.image, pixels)

@@ -1,4 +1,4 @@
-"""A folder of images and one of their masks, read as a set."""
+"""Reading of a folder of images and a folder of their masks as one set."""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -12,7 +12,7 @@ from cocoseg.mask_images.convert import MaskItem, MaskSet, inspect
 from cocoseg.mask_images.pairs import find_pairs, first
 from cocoseg.mask_images.values import COLOR, color_value, show_value
 
-MOST_SHOWN, MOST_IGNORED = 3, 40  # values that an error explains, and that it lists to be ignored
+MOST_SHOWN, MOST_IGNORED = 3, 40  # values that an error shows at most, and lists to be ignored at most
 LABEL_MAP = "labelmap.txt"  # CVAT's file of classes, beside its folder of masks
 
 
@@ -29,11 +29,11 @@ def read_mask_folder(
 
     Args:
         data: suffixes, classes, ignored values, and the choice of classes.
-        name: train or val, for messages.
-        known: values that are classes where `data.classes` is not given, besides those found.
+        name: train, val or extra, for messages.
+        known: values that are classes besides those found, where `data.classes` is not given.
 
     Raises:
-        CocosegError: files have no partner or can't be read, or a value is no class.
+        CocosegError: a file has no partner or can't be read, or a value belongs to no class.
     """
     given = None if data.classes is None else read_classes(data.classes)
     expanded = given is not None and any(value >= COLOR for value in given.category_of)
@@ -43,7 +43,7 @@ def read_mask_folder(
     ignored = {value if isinstance(value, int) else color_value(value) for value in data.ignore}
     classes = given or found_classes({*known, *uses} - ignored)
     category_of = dict.fromkeys((0, COLOR)) | classes.category_of
-    # A value of a class is not ignored, but background is where it is listed so.
+    # A value of a class is not ignored. One of background is, where `data.ignore` lists it.
     category_of = {v: one for v, one in category_of.items() if one is not None or v not in ignored}
     if unknown := [value for value in uses if value not in ignored and value not in category_of]:
         raise CocosegError(_explain_unknown(unknown, uses, mask_dir, ignored))
@@ -62,7 +62,7 @@ def read_mask_folder(
 
 
 def _uses(items: list[MaskItem]) -> dict[int, str]:
-    """Each value of a set, the commonest first, and in words its pixels and the masks that it occurs in."""
+    """Describe each value of a set, the most frequent first: its pixels, and the masks that it occurs in."""
     pixels: Counter[int] = Counter()
     masks = defaultdict(list)
     for item in items:

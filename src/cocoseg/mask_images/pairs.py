@@ -1,4 +1,4 @@
-"""Images and masks paired by name: the same below both folders, but for endings and suffixes."""
+"""Pairs of image and mask, whose names below their folders differ in ending and suffix at most."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,17 +11,17 @@ from cocoseg.files import files_below
 from cocoseg.images.similar_names import endings
 from cocoseg.mask_images.values import LOSSLESS
 
-# Ends of names before the dot that are tried where none is given; those that pair most are taken.
+# Suffixes, the ends of names before the dot, to try where none is given. Those that pair most are taken.
 IMAGE_SUFFIXES = ("", "_leftImg8bit", "_image", "_img", "_rgb", "_sat")
 MASK_SUFFIXES = (
     *("", "_mask", "_masks", "-mask", "_label", "_labels", "_labelIds", "_gtFine_labelIds"),
     *("_gtFine_labelTrainIds", "_labelTrainIds", "_seg", "_gt", "_L"),
 )
-FIRST = 3  # names that an error lists
+FIRST = 3  # names that an error lists at most
 
 
 class Pair(NamedTuple):
-    """An image and the file of its mask, below their folders."""
+    """The names of an image and of its mask, below their folders."""
 
     image: str
     mask: str
@@ -31,7 +31,7 @@ def find_pairs(image_dir: Path, mask_dir: Path, data: DataConfig, name: str = "t
     """Pair all images below a folder with the masks below another, in the order of their names.
 
     Args:
-        data: `image_suffix` and `mask_suffix` are used, the end of names before the dot; None: found.
+        data: `image_suffix` and `mask_suffix` are used; None for one of the usual suffixes.
         name: train, val or extra, for messages.
 
     Raises:
@@ -73,12 +73,12 @@ def find_pairs(image_dir: Path, mask_dir: Path, data: DataConfig, name: str = "t
 
 
 def first(names: Sequence[str]) -> str:
-    """The first of some names, for a message."""
+    """List the first names, for a message."""
     return ", ".join(sorted(names)[:FIRST]) + ", …" * (len(names) > FIRST)
 
 
 def _list(folder: Path, other: Path, ends: set[str], key: str) -> list[str]:
-    """Names of the files below a folder, those below another within it left out."""
+    """List the names of the files below a folder, without those of another folder within it."""
     found, other = [], other.resolve()
     is_within = other != folder.resolve() and other.is_relative_to(folder.resolve())
     for path in files_below(folder, key):
@@ -98,7 +98,7 @@ def _stem(name: str) -> str:
 
 
 def _by_stem(names: Sequence[str], suffix: str) -> dict[str, list[str]]:
-    """Names by the part that image and mask have in common."""
+    """Group names by the part that image and mask have in common."""
     found = defaultdict(list)
     for name in names:
         found[_stem(name).removesuffix(suffix)].append(name)
@@ -108,7 +108,7 @@ def _by_stem(names: Sequence[str], suffix: str) -> dict[str, list[str]]:
 def _require_partners(
     image_dir: Path, image_of: Mapping[str, list[str]], mask_dir: Path, mask_of: Mapping[str, list[str]]
 ) -> None:
-    """Raises CocosegError where an image or a mask has no partner, or several; says all that is wrong."""
+    """Raise CocosegError where images or masks have no partner, or several; it lists all these faults."""
     problems = []
     sides = (image_dir, image_of, "images", mask_of), (mask_dir, mask_of, "masks", image_of)
     for (folder, own, noun, others), partner in zip(sides, ("mask", "image"), strict=True):

@@ -15,21 +15,21 @@ from cocoseg.errors import CocosegError
 from cocoseg.images.image_files import open_image
 from cocoseg.images.pixel_depth import gray_values, low_bytes_mode, raw_mode
 
-COLOR = 1 << 24  # added to colors, so that no number is one
+COLOR = 1 << 24  # added to colors, so that they differ from numbers
 LOSSLESS = ("PNG", "TIFF", "BMP", "GIF", "PPM")
-MOST_VALUES = 4096  # different values in a mask of classes
-_SCALED = {"L;2": 85, "L;4": 17}  # factors by which Pillow stretches gray of few bits
+MOST_VALUES = 4096  # different values that a mask may have
+_SCALED = {"L;2": 85, "L;4": 17}  # factors by which Pillow multiplies gray of 2 and 4 bits
 
 
 def read_values(path: Path, *, expanded: bool) -> np.ndarray:
     """Read the values of a mask file: (H, W) uint8, uint16, or uint32 for colors.
 
     Args:
-        expanded: take the colors of a palette in place of its numbers.
+        expanded: read the colors of a palette, not its numbers.
 
     Raises:
-        CocosegError: it can't be read, is of a lossy format, has several pages, or holds no numbers or
-            colors of 8 bits.
+        CocosegError: it can't be read, is of a lossy format, has several pages or transparent pixels, or
+            pixels that are neither of the above.
     """
     with open_image(path) as image:
         if image.format not in LOSSLESS:
@@ -57,10 +57,10 @@ def read_values(path: Path, *, expanded: bool) -> np.ndarray:
 
 
 def count_values(path: Path, values: np.ndarray) -> dict[int, int]:
-    """Number of pixels of each value.
+    """Count the pixels of each value.
 
     Raises:
-        CocosegError: there are so many that it is no mask of classes.
+        CocosegError: there are more than MOST_VALUES values.
     """
     if values.itemsize == 4:
         found, counts = np.unique(values, return_counts=True)
@@ -74,8 +74,8 @@ def count_values(path: Path, values: np.ndarray) -> dict[int, int]:
 
 
 def look_up(values: np.ndarray, table: Mapping[int, int]) -> np.ndarray:
-    """Class indices (H, W) uint8 by a table of all values; KeyError where one is not in it."""
-    # Only the pages of it that are written to or read take memory.
+    """Look values up in a table: class indices (H, W) uint8; KeyError where a value is not in it."""
+    # Of this array, only the pages that are read or written take memory.
     indices = np.zeros(2 * COLOR, dtype=np.uint16)
     indices[list(table)] = [index + 1 for index in table.values()]
     found = indices[values]
@@ -85,7 +85,7 @@ def look_up(values: np.ndarray, table: Mapping[int, int]) -> np.ndarray:
 
 
 def color_value(color: Sequence[int]) -> int:
-    """The value of a color of 8 bits each, RGB."""
+    """The value of an RGB color of 8 bits a channel."""
     red, green, blue = color
     return COLOR + red + (green << 8) + (blue << 16)
 
