@@ -284,7 +284,7 @@ def test_more_than_8_bits_are_scaled_as_in_training(tmp_path, caplog):
         assert ("1 image: pixels of more than 8 bits, unlike the training images" in caplog.text) == (
             bits is None
         )
-        assert ("1 image: values of more than 10 bits" in caplog.text) == (bits == 10)
+        assert ("1 image: values beyond the 10 bits" in caplog.text) == (bits == 10)
 
 
 def test_bands_that_are_not_read_are_a_warning(tmp_path, caplog):

@@ -344,8 +344,8 @@ BROKEN = {
     ),
     "jpeg": (save_jpeg_mask, r"masks/0\.png: JPEG changes pixels, so it can't hold a mask; give PNG"),
     "photograph": (save_photograph, r"masks/0\.png: 10000 different values, as in a photograph"),
-    "pages": (save_pages, r"masks/0\.tif: several pages.*; give one mask, as PNG"),
-    "transparent": (save_transparent, r"masks/0\.png: transparent pixels"),
+    "pages": (save_pages, r"masks/0\.tif: several pages.*; save the mask alone, as PNG"),
+    "transparent": (save_transparent, r"masks/0\.png: transparent pixels have no class"),
     "broken": (lambda root: (root / "masks" / "0.png").write_bytes(b"no image"), r"0\.png: not a readable"),
     "broken image": (lambda root: (root / "images" / "0.jpg").write_bytes(b"no"), r"0\.jpg: not a readable"),
     "name": (

@@ -203,7 +203,9 @@ def test_images_are_bounded(config: Config, server: Server) -> None:
 def test_an_annotation_file_without_an_address(config: Config, tmp_path: Path) -> None:
     config.data.download, config.data.annotations_url = True, None
     config.data.annotations = str(tmp_path / "b.json")
-    with pytest.raises(CocosegError, match=r"b\.json: no such file, and data\.annotations_url"):
+    with pytest.raises(
+        CocosegError, match=r"b\.json: no such file; data\.annotations_url=<address> fetches it"
+    ):
         prepare(config, may_download=True)
 
 

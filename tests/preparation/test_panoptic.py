@@ -361,7 +361,7 @@ def test_wrong_entries(tmp_path: Path, entry: dict[str, Any], message: str) -> N
         (b"no PNG", r"3\.png: not a readable image"),
         (to_image(IDS.T), r"3\.png: 3x5 pixels \(width x height\), its image 5x3"),
         (to_image(np.full(IDS.shape, 5)), r"3\.png: none of its ids is in the segments_info"),
-        (PIL.Image.fromarray(IDS.astype(np.uint16)), r"3\.png: no PNG of RGB, but PNG of I;16"),
+        (PIL.Image.fromarray(IDS.astype(np.uint16)), r"3\.png: not an RGB PNG, but PNG of mode I;16"),
     ],
 )
 def test_wrong_png(config: Config, tmp_path: Path, broken: Any, message: str) -> None:

@@ -43,7 +43,7 @@ STORED_SIZE = (
     "images, too"
 )
 OTHERS = "the other images of the file show it"
-NOTHING = "no evidence was found, and most annotation tools show them so"
+NOTHING = "no evidence was found, and most annotation tools turn images"
 
 
 class Reading(Enum):

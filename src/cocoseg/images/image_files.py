@@ -33,7 +33,7 @@ PAGES = "several pages, of which only the first is read"
 UPPER_BITS = (
     "16 bits a channel, of which only the upper 8 are read; save as RGB or gray, without transparency"
 )
-CUT = "values of more than {} bits, more than in the training images, cut"
+CUT = "values beyond the {} bits of the training images, which are cut"
 UNKNOWN_BITS = f"pixels of more than 8 bits, unlike the training images; scaled from {FULL_BITS} bits"
 
 _WIDTH, _HEIGHT, _PHOTOMETRIC, _SAMPLES, _EXTRA = 256, 257, 262, 277, 338  # tags of TIFF

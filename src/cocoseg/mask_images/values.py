@@ -36,12 +36,12 @@ def read_values(path: Path, *, expanded: bool) -> np.ndarray:
             raise CocosegError(f"{path}: {image.format} changes pixels, so it can't hold a mask; give PNG")
         if getattr(image, "n_frames", 1) > 1:
             raise CocosegError(
-                f"{path}: several pages, of which none is the mask for sure; give one mask, as PNG"
+                f"{path}: several pages, any of which may be the mask; save the mask alone, as PNG"
             )
         scale, is_deep = _SCALED.get(raw_mode(image), 1), low_bytes_mode(image) is not None
         image.load()
         if image.mode in ("LA", "RGBA") and image.getchannel("A").getextrema()[0] != 255:
-            raise CocosegError(f"{path}: transparent pixels, whose class is unknown; save the mask without")
+            raise CocosegError(f"{path}: transparent pixels have no class; save it as RGB or palette")
         if not is_deep and (image.mode in ("RGB", "RGBA") or (image.mode == "P" and expanded)):
             packed = np.asarray(image.convert("RGB").convert("RGBA")).view("<u4")[..., 0]
             return packed & 0xFFFFFF | COLOR
@@ -50,8 +50,8 @@ def read_values(path: Path, *, expanded: bool) -> np.ndarray:
             values = np.asarray(image.convert("L") if image.mode == "LA" else image).astype(np.uint8) // scale
         if values is None or values.max(initial=0) > 0xFFFF:
             raise CocosegError(
-                f"{path}: pixels {image.mode}, of more bits perhaps; a mask has a palette, gray of at most "
-                "16 bits, or RGB of 8"
+                f"{path}: pixels of mode {image.mode} or of too many bits; a mask has a palette, gray of at "
+                "most 16 bits, or RGB of 8"
             )
         return values.astype(np.uint16) if values.itemsize > 1 else values
 

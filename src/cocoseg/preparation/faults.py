@@ -26,9 +26,9 @@ FIRST = 5  # ids or names that a warning lists at most
 # Faults; those of single annotations are in segmentations.py and panoptic.py.
 NO_ANNOTATION = "no annotation, all background"
 NO_ID = "no id; messages name them by their place in the file"
-SHARED_ID = "on several annotations each; masks don't depend on ids, but messages name annotations by them"
+SHARED_ID = "used by several annotations; masks don't depend on ids, but messages name annotations by them"
 SAME_NAME = (
-    "called like another class, and trained against it; data.labels merges categories, and "
+    "same name as another class, but not the same class; data.labels merges categories, and "
     "data.subset.categories leaves some out"
 )
 NOT_CHOSEN = "no annotation of the chosen classes, left out; data.subset.keep_empty=true keeps them"
@@ -40,7 +40,7 @@ STUFF = (
 
 UNSEEN = "not a single pixel"
 NOT_IN_MASKS = "not in the masks of these images"
-CROWDS = "all annotations are crowd regions; masks.crowd=draw draws them (CVAT marks brush masks so)"
+CROWDS = "all annotations are crowd regions; masks.crowd=draw draws them (CVAT exports brush masks as such)"
 BOXES = "their annotations cover nothing; masks need polygons or RLE, boxes are not enough"
 HIDDEN = "their annotations are hidden by others, ignored, or outside the images"
 NOT_ANNOTATED = "no annotation on these images"

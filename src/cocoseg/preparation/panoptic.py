@@ -99,5 +99,5 @@ class Segments:
                 found, listed = ("x".join(map(str, size)) for size in (image.size, self.size))
                 raise CocosegError(f"{self.png}: {found} pixels (width x height), its image {listed}")
             if image.format != "PNG" or image.mode not in _MODES:
-                raise CocosegError(f"{self.png}: no PNG of RGB, but {image.format} of {image.mode}")
+                raise CocosegError(f"{self.png}: not an RGB PNG, but {image.format} of mode {image.mode}")
             return np.asarray(image.convert("RGBX")).view("<u4")[..., 0] & 0xFFFFFF

@@ -155,9 +155,7 @@ def _fetch_annotations(data: DataConfig, sets: Sequence[PreparedSet]) -> None:
     if not missing:
         return
     if data.annotations_url is None:
-        raise CocosegError(
-            f"{missing[0]}: no such file, and data.annotations_url, to fetch it from, is not set"
-        )
+        raise CocosegError(f"{missing[0]}: no such file; data.annotations_url=<address> fetches it")
     kind = missing[0].name.partition("_")[0]
     if data.annotations_url == COCO_ANNOTATIONS and kind in OTHER_ARCHIVES:
         address = COCO_ANNOTATIONS.replace("annotations_train", f"{kind}_annotations_train")

@@ -47,7 +47,7 @@ def choose(
         less = f" of at least {min_pixels} pixels (data.subset.min_pixels)" if min_pixels > 0 else ""
         raise CocosegError(
             f"{coco.path}: no image has annotations of the chosen categories{less} "
-            "(data.subset.keep_empty=true takes images without)"
+            "(data.subset.keep_empty=true takes images without any)"
         )
     chosen = _lowest_ranks((image.id for image in candidates), seed, size)
     return [image for image in candidates if image.id in chosen]
