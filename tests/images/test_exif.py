@@ -66,7 +66,7 @@ def write_set(root: Path, images: list[dict[str, Any]], ending: str = "png") -> 
         left, top, right, bottom = box
         if image.get(
             "stretched"
-        ):  # as a tool does that takes shares of the upright image for those of the other
+        ):  # as a tool does that multiplies shares of the upright image by the stored size
             left, right = (x * width / upright[0] for x in (left, right))
             top, bottom = (y * height / upright[1] for y in (top, bottom))
         outline = [left, top, right, top, right, bottom, left, bottom]
@@ -127,7 +127,7 @@ def test_the_size_of_the_turned_image_turns_it(
 
 @pytest.mark.parametrize("orientation", STORED)
 def test_masks_have_the_pixels_of_the_files_as_stored(tmp_path: Path, orientation: int) -> None:
-    """Whoever reads both files without EXIF finds the mask on the object."""
+    """The mask lies on the object where both files are read without EXIF."""
     write_set(tmp_path, [{"orientation": orientation}])
     (record,) = create_segmentation_masks(tmp_path, tmp_path / "c.json", tmp_path / "out", workers=1)
     assert (record.orientation, record.upright) == (orientation, True)

@@ -49,7 +49,7 @@ def test_check_image_reads_to_the_last_pixel(tmp_path: Path) -> None:
 
 
 def test_formats_that_an_interpreter_would_read_are_refused(tmp_path: Path) -> None:
-    """Pillow hands PostScript to Ghostscript; its header alone must not get that far."""
+    """Pillow hands PostScript to Ghostscript; a file with such a header must not get that far."""
     PIL.Image.new("RGB", (64, 48)).save(tmp_path / "a.jpg", format="EPS")
     for read in (read_image, lambda path: check_image(path, 64, 48)):
         with pytest.raises(CocosegError, match=r"a\.jpg: not a readable image"):
@@ -208,7 +208,7 @@ def test_gray_with_transparency_of_16_bits_is_said_to_lose_bits(tmp_path: Path) 
     ("bands", "tags", "faults"),
     [
         (3, {}, []),
-        (4, {}, [BANDS]),  # not said to be transparency
+        (4, {}, [BANDS]),  # it is not called transparency
         (4, {"t338": [0]}, [BANDS]),
         (4, {"t338": [2]}, []),
         (5, {"t338": [0, 0]}, [BANDS]),
@@ -321,7 +321,7 @@ SLOW = {
 
 @pytest.mark.parametrize("content", SLOW.values(), ids=SLOW.keys())
 def test_files_that_would_take_minutes_are_given_up(tmp_path: Path, content: bytes) -> None:
-    """Here a second; 50 times as large they took more than a minute."""
+    """These files take a second; files 50 times as large took more than a minute."""
     (tmp_path / "a.ppm").write_bytes(content)
     for read in (read_image, lambda path: check_image(path, 8, 6)):
         with pytest.raises(CocosegError, match=r"a\.ppm: not a readable image \(.*too many"):

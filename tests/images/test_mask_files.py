@@ -87,7 +87,7 @@ def test_parts_of_other_arrays(tmp_path: Path, encoding: str) -> None:
 
 @pytest.mark.parametrize("used", [[0], [0, 1, 255]])
 def test_palette_has_256_entries(tmp_path: Path, used: list[int]) -> None:
-    """Whatever the mask uses of them: with fewer, some readers would take the pixels for 4 bits each."""
+    """It has them whatever the mask shows, because with fewer some readers expect pixels of 4 bits."""
     encode("palette", [3]).write(np.array([used], dtype=np.uint8), tmp_path / "mask.png")
     content = (tmp_path / "mask.png").read_bytes()
     place = content.index(b"PLTE")
@@ -96,7 +96,7 @@ def test_palette_has_256_entries(tmp_path: Path, used: list[int]) -> None:
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_files_are_small(tmp_path: Path, encoding: str) -> None:
-    """Not much larger than what Pillow writes by default, in several times the time."""
+    """Files are not much larger than those of Pillow's default, which takes several times as long."""
     y, x = np.mgrid[:480, :640]
     mask = (((x - 200) ** 2 + (y - 200) ** 2 < 9000) + 2 * ((x - 400) ** 2 + (y - 300) ** 2 < 20000)).astype(
         np.uint8
@@ -109,7 +109,7 @@ def test_files_are_small(tmp_path: Path, encoding: str) -> None:
 
 
 @pytest.mark.parametrize("ids", [[3, 18], [3000, 4000]])
-def test_palette_shows_the_colours_of_the_labels(tmp_path: Path, ids: list[int]) -> None:
+def test_palette_shows_the_colors_of_the_labels(tmp_path: Path, ids: list[int]) -> None:
     masks = encode("palette", ids)
     masks.write(np.array([[0, 1, 2, 255]], dtype=np.uint8), tmp_path / "mask.png")
     shown = np.asarray(PIL.Image.open(tmp_path / "mask.png").convert("RGB"))[0].tolist()
@@ -172,7 +172,7 @@ def test_wrong_mode(tmp_path: Path, encoding: str, pixels: np.ndarray) -> None:
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_damaged_file(tmp_path: Path, encoding: str) -> None:
-    """Cut or changed at any place, a file is refused by name, or can still be read."""
+    """A file that is cut or changed anywhere is refused by name, or can still be read."""
     masks = encode(encoding, [3, 18])
     mask = np.random.default_rng(0).choice([0, 1, 2, 255], size=(12, 10)).astype(np.uint8)
     path = tmp_path / "mask.png"

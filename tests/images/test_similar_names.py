@@ -1,4 +1,4 @@
-"""Images that are missing, though the file is in plain sight."""
+"""Images that are missing under their names, while files of similar names exist."""
 
 import json
 from pathlib import Path
@@ -88,7 +88,7 @@ def test_nearest(tmp_path: Path, name: str, files: list[str], nearest: str) -> N
 
 
 def make_config(root: Path, *names: str, images: str = "photos", **data: Any) -> Config:
-    """A file of images of these names, each with an object."""
+    """Write an annotation file of images with these names, each with an object."""
     square = [[1, 1, 5, 1, 5, 4, 1, 4]]
     file = write_coco(
         root / "c.json",
@@ -117,7 +117,7 @@ def refusal(config: Config, root: Path) -> str:
 
 
 def test_all_differ_alike(tmp_path: Path) -> None:
-    """They can be read so, and the set that is written has their own names."""
+    """Images are read under similar names, and the subset that is written has the names of the files."""
     put(tmp_path / "photos", "a.JPG", "b.JPG", "c.jpg")
     config = make_config(tmp_path, "a.jpg", "b.jpg", "c.jpg")
     assert refusal(config, tmp_path) == (
@@ -173,7 +173,7 @@ def test_another_folder(tmp_path: Path, names: list[str], files: list[str], fold
 
 
 def test_folders_that_differ(tmp_path: Path) -> None:
-    """No one folder holds them."""
+    """No folder alone holds all images."""
     put(tmp_path / "photos", "cats/a.png", "dogs/b.png")
     config = make_config(tmp_path, "a.png", "b.png")
     assert "files of similar names are there, photos/cats/a.png for one: " in refusal(config, tmp_path)

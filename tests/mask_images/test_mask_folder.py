@@ -1,4 +1,4 @@
-"""Folders of masks as training input: what each layout becomes, and what is refused."""
+"""Folders of mask images as training input: the masks of each layout, and errors."""
 
 import json
 import os
@@ -56,7 +56,7 @@ def save_mask(path: Path, values: np.ndarray = VALUES, kind: str = "gray") -> No
 
 
 def make_pairs(root: Path, count: int = 2, kind: str = "gray") -> None:
-    """`images/<n>.jpg` and `masks/<n>.png`; the masks but the first show no dog."""
+    """Write `images/<n>.jpg` and `masks/<n>.png`; only the first mask shows a dog."""
     for number in range(count):
         save_image(root / "images" / f"{number}.jpg")
         values = VALUES if number == 0 else np.where(VALUES == 2, 0, VALUES).astype(np.uint8)
@@ -131,7 +131,7 @@ def test_colors_become_classes(tmp_path: Path, kind: str) -> None:
 
 
 def write_gray_of_two_bits(path: Path, values: np.ndarray) -> None:
-    """A PNG that Pillow can't write; values (H, 8) uint8 of 0 to 3."""
+    """Write a PNG of a kind that Pillow does not write; values (H, 8) uint8 of 0 to 3."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         body = kind + content
@@ -438,7 +438,7 @@ def test_report(tmp_path: Path) -> None:
 
 
 def save_rotated(root: Path, orientation: int, size: tuple[int, int], values: np.ndarray) -> None:
-    """An image whose stored pixels are `size`, with an EXIF rotation."""
+    """Write an image with an EXIF rotation, whose stored pixels have the width and height `size`."""
     exif = PIL.Image.Exif()
     exif[0x0112] = orientation
     save_image(root / "images" / "a.jpg", size, exif=exif)

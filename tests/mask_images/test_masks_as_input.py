@@ -1,4 +1,4 @@
-"""Mask folders in training and evaluation: nothing after preparation knows where the masks came from."""
+"""Training and evaluation with mask images: after the preparation they are masks like any others."""
 
 import json
 from pathlib import Path
@@ -15,20 +15,11 @@ from cocoseg.errors import CocosegError
 from cocoseg.mask_images.pairs import Pair, find_pairs
 from cocoseg.preparation.prepared_folder import read_index
 from conftest import run_here
-
-TINY = (
-    "data.image_size=[32,32]",
-    "data.batch_size=4",
-    "data.num_workers=0",
-    "model.base_channels=4",
-    "model.depth=2",
-    "trainer.max_time=null",
-    "trainer.max_steps=2",
-)
+from tiny import TINY_RUN
 
 
 def draw_pairs(root: Path, count: int, seed: int = 0) -> None:
-    """`images/<n>.png` with a bright square each, and its mask `masks/<n>_mask.png` of the value 1 or 2."""
+    """Write `images/<n>.png`, a bright square each, and `masks/<n>_mask.png`, 1 or 2 on the square."""
     generator = np.random.default_rng(seed)
     for folder in ("images", "masks"):
         (root / folder).mkdir(parents=True)
@@ -46,7 +37,7 @@ def test_training_evaluation_and_from_run(tmp_path: Path) -> None:
     draw_pairs(tmp_path, 8)
     draw_pairs(tmp_path / "test", 4, seed=1)
     data = ("data=masks", "data.images=images", "data.masks=masks", "data.classes=[background,cat,dog]")
-    first = run_here("train", *data, *TINY, "run_dir=first", cwd=tmp_path)
+    first = run_here("train", *data, *TINY_RUN, "trainer.max_steps=2", "run_dir=first", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     assert set(json.loads((tmp_path / "first" / "metrics.json").read_text())["iou"]) == {
         "background",
@@ -109,7 +100,7 @@ def test_a_training_looks_at_the_files_of_a_prepared_set_once(
 
 
 def write_camvid(camvid: Path, root: Path, split: str, count: int) -> list[str]:
-    """The first images of CamVid as a COCO file and as a folder of masks. Returns settings of the latter."""
+    """Write images of CamVid as a COCO file and as a folder of masks. Returns settings of the latter."""
     content = json.loads((camvid / "annotations" / f"instances_{split}.json").read_bytes())
     content["images"] = content["images"][:count]
     ids = {image["id"] for image in content["images"]}
@@ -140,7 +131,8 @@ def test_camvid_is_the_same_as_masks_and_as_coco(real_data: Path, tmp_path: Path
     scores, sets = {}, {}
     for name, own in places.items():
         common = ("data.images=train", "data.val_images=val", f"data.prepared_dir=prepared_{name}")
-        run = run_here("train", *own, *common, *TINY, "trainer.max_steps=6", f"run_dir={name}", cwd=tmp_path)
+        settings = (*own, *common, *TINY_RUN, "trainer.max_steps=6", f"run_dir={name}")
+        run = run_here("train", *settings, cwd=tmp_path)
         assert run.returncode == 0, run.stderr
         scores[name] = json.loads((tmp_path / name / "metrics.json").read_text())
         folders = [tmp_path / f"prepared_{name}", tmp_path / f"prepared_{name}" / "val"]

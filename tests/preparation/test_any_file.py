@@ -23,7 +23,7 @@ from cocoseg.preparation.draw_masks import create_segmentation_masks
 IGNORED = 255
 
 
-# --- the rules once more, slow and plain
+# --- the rules once more, slow and simple
 
 
 def painted(content: dict[str, Any], image: dict[str, Any]) -> np.ndarray:
@@ -96,9 +96,7 @@ def compressed(runs: Sequence[int]) -> str:
 
 
 def in_file(content: dict[str, Any]) -> list[int]:
-    """What a pixel of the mask file holds for each class index: category ids, or indices where one is 0 or
-    does not fit.
-    """
+    """The pixel values of classes in a mask file: category ids, or class indices where an id does not fit."""
     ids = category_ids(content)
     return [0, *(ids if ids[0] >= 1 and ids[-1] <= 254 else range(1, len(ids) + 1))]
 
@@ -241,7 +239,7 @@ VALUES_OF = {
 
 @st.composite
 def mutated(draw: st.DrawFn) -> Case:
-    """Well-formed but for one or two places in it."""
+    """A well-formed file with one or two changes."""
     original = draw(contents())
     content: Any = copy.deepcopy(original)
     for _ in range(draw(st.integers(1, 2))):
@@ -270,7 +268,7 @@ def changed(content: Any, place: tuple[Any, ...], how: str, value: Any) -> Any:
 
 @st.composite
 def garbled(draw: st.DrawFn) -> Case:
-    """Well-formed but for its bytes."""
+    """A well-formed file with damaged bytes."""
     original = draw(contents())
     file = json.dumps(original, ensure_ascii=draw(st.booleans())).encode()
     at = draw(st.integers(0, len(file)))
@@ -318,7 +316,7 @@ def outcome(tried: Case) -> str:
         except CocosegError as error:
             assert_one_line(str(error), file, image_dir)
             return "refused"
-        # What the program has no use for may hold anything; a file written anew must still be possible.
+        # Fields that the program does not use may hold anything. A subset of the file can still be written.
         coco.read(file).write_subset([], folder / "subset.json")
         content = json.loads(tried.file.decode("utf-8-sig", errors="replace"))
         assert [record.image for record in records] == [image["file_name"] for image in content["images"]]

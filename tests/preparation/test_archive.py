@@ -1,4 +1,4 @@
-"""The annotation file from the web: what is extracted, resumed, begun anew, refused."""
+"""Download of the annotation file: extraction, resumption, downloads that begin again, errors."""
 
 import errno
 import io
@@ -50,7 +50,7 @@ def target(tmp_path: Path) -> Path:
 
 
 def assert_fetched(target: Path, content: bytes = JSON) -> None:
-    """The file, and nothing else."""
+    """Check that the file is there, and nothing else."""
     assert target.read_bytes() == content
     assert names(target.parent) == [target.name]
 
@@ -111,11 +111,11 @@ DAMAGED = "no zip archive, or damaged"
 )
 def test_what_is_no_such_file(server: Server, target: Path, name: str, body: bytes, message: str) -> None:
     assert_refused(server.set(f"/{name}", ok(body)), target, message)
-    assert len(server.requests) == 2  # fetched anew, once
+    assert len(server.requests) == 2  # fetched again, once
 
 
 def test_another_archive(server: Server, target: Path) -> None:
-    """What was fetched is kept: once the name is corrected, it serves."""
+    """The archive is kept, and used once the name is corrected."""
     with pytest.raises(CocosegError, match=r"no annotations/b\.json in it, but \['annotations/a\\x1b'\]"):
         fetch_annotations(
             server.set("/b.zip", ok(zipped({"annotations/a\x1b": b""}))), target.with_name("b.json")
@@ -184,7 +184,7 @@ def test_resumes(
 
 
 def test_a_server_that_breaks_off(server: Server, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It gets on, so it does not give up; but a broken file is fetched anew only once."""
+    """The client does not give up while it makes progress, but fetches a damaged file only once more."""
     monkeypatch.setattr(http_client, "MIB", 10_000)
     fetch_annotations(server.set("/a.zip", ranged(ARCHIVE, cut=30_000)), target)
     assert_fetched(target)
@@ -208,7 +208,7 @@ def full(chunks: Iterator[bytes], *_: Any, **__: Any) -> Iterator[bytes]:
 def test_a_full_disk(
     server: Server, target: Path, monkeypatch: pytest.MonkeyPatch, module: Any, name: str, broken: Any
 ) -> None:
-    """While the archive comes, and while it is extracted; it stays for when there is space again."""
+    """The disk fills while the archive is fetched, or extracted. The archive stays for the next run."""
     url = server.set("/a.zip", ranged(ARCHIVE))
     with monkeypatch.context() as patch:
         patch.setattr(module, name, broken)

@@ -1,4 +1,4 @@
-"""Images from the web: which files appear, what is tried again, what is refused."""
+"""Download of images: the files that appear, retries, errors."""
 
 import errno
 import io
@@ -49,7 +49,7 @@ def entry(index: int, url: str | None, name: str | None = None) -> Image:
 
 
 def site(server: Server, count: int, answer: Callable[[bytes], Answer] = ok) -> list[Image]:
-    """So many images, served at their coco_url."""
+    """Serve so many images at their coco_url."""
     return [entry(n, server.set(f"/{n}", answer(jpeg(n)))) for n in range(1, count + 1)]
 
 
@@ -60,7 +60,7 @@ def assert_complete(images: Sequence[Image], folder: Path) -> None:
 
 
 def reason_of(image: Image, folder: Path, max_bytes: int = 2**26) -> str:
-    """Fetch an image that can't be fetched: the reason, which is all that is left of it."""
+    """Fetch an image that can't be fetched. Returns the reason; no file is left."""
     (failure,) = fetch_images([image], folder, max_bytes=max_bytes)
     assert (failure.file_name, failure.url) == (image.file_name, image.coco_url)
     assert names(folder) == []
@@ -138,7 +138,7 @@ def test_tries_again(
 
 
 def test_pauses(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They grow, or are those that the server asks for, up to a minute."""
+    """Pauses grow, or are those that the server asks for, up to a minute."""
     pauses: list[float] = []
     monkeypatch.setattr(http_client, "RETRY", RETRY.new(total=8))
     monkeypatch.setattr(time, "sleep", pauses.append)
@@ -317,7 +317,7 @@ def test_one_process_at_a_time(server: Server, tmp_path: Path) -> None:
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_ended_from_outside(server: Server, tmp_path: Path, number: signal.Signals) -> None:
-    """Promptly, with a server that is silent, or whose images are under way."""
+    """The end comes at once, whether the server is silent or sends images."""
     images = site(server, 12)
     for n in (3, 7):
         server.set(f"/{n}", slow(jpeg(n), 2, 20), ok(jpeg(n)))

@@ -18,7 +18,7 @@ BOX = [[1, 1, 5, 1, 5, 4, 1, 4]]  # 5 x 4 pixels
 
 
 def make_images(folder: Path, *names: str, size: tuple[int, int] = (8, 6)) -> list[dict[str, Any]]:
-    """Noise in these files, and their entries in the annotation file."""
+    """Write images of noise. Returns their entries in the annotation file."""
     rng = np.random.default_rng(0)
     entries = []
     for number, name in enumerate(names, start=1):
@@ -210,7 +210,7 @@ def test_same_stem(tmp_path: Path, first: str, second: str) -> None:
     ],
 )
 def test_a_file_listed_twice(tmp_path: Path, names: list[str], words: str) -> None:
-    """As by an entry for each annotation, or in merged files."""
+    """Some tools write an entry for each annotation, others merge files."""
     images = make_images(tmp_path / "in", *names)
     file = write_coco(tmp_path / "c.json", images=images, annotations=[])
     with pytest.raises(CocosegError, match=rf"c\.json: {words}; list it once"):
@@ -292,7 +292,7 @@ def test_every_mask_of_coco(real_data: Path, tmp_path: Path, rasterizer: str, cr
 
 @pytest.mark.real_data
 def test_void_of_camvid_is_ignored(real_data: Path, tmp_path: Path) -> None:
-    """There, each pixel belongs to one RLE: the mask must be all of them, void as 255."""
+    """Each pixel of CamVid belongs to one RLE, so the mask must show all of them, void as 255."""
     file = real_data / "camvid" / "annotations" / "instances_val.json"
     records = create_segmentation_masks(real_data / "camvid" / "val", file, tmp_path, workers=1)
     content = json.loads(file.read_bytes())

@@ -1,4 +1,4 @@
-"""Annotation files as other programs export them, quirks and all: they are prepared without a change."""
+"""Annotation files as other programs export them, with their peculiarities: they are prepared unchanged."""
 
 import codecs
 import json
@@ -33,7 +33,7 @@ def cvat() -> Coco:
 
     def annotation(number: int, category: int, segmentation: Any, **more: Any) -> Content:
         fields = {"id": number, "image_id": 1, "category_id": category, "segmentation": segmentation}
-        attributes = {"occluded": False, "rotation": 0.0, "track_id": 3, "keyframe": True, "colour": "rot"}
+        attributes = {"occluded": False, "rotation": 0.0, "track_id": 3, "keyframe": True, "color": "rot"}
         return {**fields, "area": 16.0, "bbox": BBOX, "iscrowd": 0, "attributes": attributes, **more}
 
     empty = {"flickr_url": "", "coco_url": "", "date_captured": 0, "license": 0}
@@ -181,7 +181,7 @@ def labelme2coco() -> Coco:
 
 
 def plain(*categories: Content, **of_annotation: Any) -> Coco:
-    """An object of the first category, and one of the last over it."""
+    """An object of the first category, and an object of the last one over it."""
     ids = [category["id"] for category in categories]
     image = {"id": 1, "file_name": "a.png", "width": WIDTH, "height": HEIGHT}
     shapes = ([SQUARE], [TRIANGLE])
@@ -197,7 +197,7 @@ def named(*ids: int) -> list[Content]:
 
 
 def large_ids() -> Coco:
-    """Made of hashes or time stamps."""
+    """Ids made of hashes or time stamps."""
     coco = plain(*named(4, 2**31 + 7), image_id=2**53 + 1)
     coco["images"][0]["id"] = 2**53 + 1
     for annotation in coco["annotations"]:
@@ -263,7 +263,7 @@ IDS = [(7000, 9001), (0, 1), (3, 90), (0, 254), (1, 2, 254, 255), (65534, 65535)
 
 
 def write(coco: Coco, folder: Path, **how: Any) -> Path:
-    """The file and its images, which are told apart by their colour."""
+    """Write the file and its images, each of another color."""
     for number, image in enumerate(coco["images"]):
         path = folder / "images" / image["file_name"]
         path.parent.mkdir(parents=True, exist_ok=True)

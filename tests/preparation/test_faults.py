@@ -67,7 +67,7 @@ def make_config(root: Path, *annotations: tuple[int, dict[str, Any]], **masks: s
     ],
 )
 def test_reason(tmp_path: Path, caplog: pytest.LogCaptureFixture, dogs: list, crowd: str, reason: str):
-    """Said in every run, whether the set was prepared before or not."""
+    """Every run shows the reason, whether the set was prepared before or not."""
     scene = [(1, {"segmentation": [[0, 5, 7, 5, 7, 5]]}), *((2, dog) for dog in dogs), (3, POLYGON)]
     config = make_config(tmp_path, *scene, crowd=crowd)
     for _ in range(2):
@@ -78,7 +78,7 @@ def test_reason(tmp_path: Path, caplog: pytest.LogCaptureFixture, dogs: list, cr
 
 
 def test_a_reason_names_all_classes_that_have_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """As in a project of polygons and brushes."""
+    """A project of polygons and brush masks has several such classes."""
     prepare(make_config(tmp_path, (2, BRUSH), (1, BRUSH), (3, POLYGON)))
     assert f"  warning: 2 classes: not a single pixel: {CROWDS} (cat, dog)" in caplog.messages
 
@@ -87,7 +87,7 @@ NONE_OF_THEM = [(1, BRUSH), (2, BOX)]
 
 
 def test_nothing_to_learn(tmp_path: Path) -> None:
-    """Refused, and what was prepared before stays; also where an evaluation has prepared the set."""
+    """The set is refused, also where an evaluation has prepared it; earlier files stay."""
     config = make_config(tmp_path, (1, POLYGON))
     prepare(config)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*g")}

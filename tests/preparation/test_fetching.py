@@ -29,7 +29,7 @@ CHOSEN = 5
 
 @pytest.fixture
 def coco(shapes_root: Path, server: Server) -> dict[str, Any]:
-    """The built-in set as COCO offers its own: an archive, and images at their coco_url."""
+    """The built-in set, served as COCO is: an archive, and images at their coco_url."""
     content = json.loads((shapes_root / "annotations/instances.json").read_bytes())
     for image in content["images"]:
         path = f"/train2017/{image['file_name']}"
@@ -56,7 +56,7 @@ def the_line(done: subprocess.CompletedProcess) -> str:
 
 
 def files(folder: Path) -> list[str]:
-    """All but hidden ones."""
+    """All files that are not hidden."""
     paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     return sorted(path.as_posix() for path in paths if not path.name.startswith("."))
 

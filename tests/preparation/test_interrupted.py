@@ -1,4 +1,4 @@
-"""Preparation that is killed, doubled, or runs out of disk: the next run makes a whole folder of it."""
+"""Preparation that is killed, runs twice at a time, or fills the disk: the next run ends with all files."""
 
 import os
 import random
@@ -51,13 +51,13 @@ class Undisturbed(NamedTuple):
 
 
 def state(folder: Path) -> State:
-    """Every file with its content, every folder with None."""
+    """The content of every file, and None for every folder."""
     paths = sorted(path for path in folder.rglob("*") if path.name != ".lock")
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in paths}
 
 
 def start(root: Path, folder: Path, overlap: str) -> subprocess.Popen[str]:
-    """A process in a group of its own that begins to prepare now."""
+    """Start a preparation as a process in a group of its own."""
     process = subprocess.Popen(
         [sys.executable, "-c", CHILD, str(root), str(folder), overlap],
         stdout=subprocess.PIPE,
@@ -75,7 +75,7 @@ def end(process: subprocess.Popen[str]) -> None:
 
 
 def kill(process: subprocess.Popen[str], *, group: bool) -> bool:
-    """Whether it was still at work; its own processes are spared unless the whole group is killed."""
+    """Kill a process, with `group` its own processes, too. Returns whether it was still running."""
     if group:
         os.killpg(process.pid, signal.SIGKILL)
     else:
@@ -103,13 +103,13 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
 
 
 def kill_and_repeat(undisturbed: Undisturbed, tmp_path: Path, kills: int, then: str = "max") -> int:
-    """Kill preparations at random times, each in a folder of its own that another one finishes.
+    """Kill preparations at random times, each in a folder of its own, and prepare that folder again.
 
-    Every second one loses only the parent process, and every second two begin in a folder prepared with
-    other settings.
+    In every second case only the parent process is killed. In two of four cases the folder holds files of
+    other settings before.
 
     Returns:
-        how many were at work when killed.
+        the number of preparations that were still running when they were killed.
     """
     chance = random.Random(kills)
     hits = 0
@@ -133,8 +133,10 @@ def test_killed_at_some_times(undisturbed: Undisturbed, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_killed_before_settings_change(undisturbed: Undisturbed, tmp_path: Path) -> None:
-    """Workers that outlive their parent for a moment must not write into the next run's masks, and nothing
-    stays of the killed run where the settings go back to those of what is there."""
+    """Workers that outlive their parent for a moment must not write into the masks of the next run.
+
+    Nothing of the killed run stays where the next run has the settings of the files that were there before.
+    """
     assert kill_and_repeat(undisturbed, tmp_path, 3, then="smallest") >= 2
 
 
@@ -149,7 +151,7 @@ def small_config(root: Path, folder: Path, overlap: str = "max") -> Config:
 
 
 def killed_before_change(number: int, work: Callable[..., None], *args: Any, **named: Any) -> bool:
-    """Do the work in a process that is killed right before its n-th change to the disk; whether it was."""
+    """Call `work` in a process that is killed before its n-th change to the disk. Returns whether it was."""
     changes = count(1)
 
     def watch(event: str, details: tuple[Any, ...]) -> None:
@@ -184,13 +186,13 @@ def killed_before_change(number: int, work: Callable[..., None], *args: Any, **n
 def test_killed_before_every_change_to_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str | None, then: str, step: int
 ) -> None:
-    """The settings of what was there, of the run that is killed (`max`) and of the one that follows.
+    """The files before have the rule `before`, the killed run has `max`, and the next run has `then`.
 
-    The fast tests kill it before every third change.
+    The fast tests kill a run before every third change.
     """
 
-    def write_quickly(path: Path, *_: Any) -> None:
-        write_bytes(path, b"preview")
+    def write_quickly(folder: Path, *_: Any) -> None:
+        write_bytes(folder / "preview.png", b"preview")
 
     monkeypatch.setattr("cocoseg.preparation.prepare.write_contact_sheet", write_quickly)
     root = tmp_path / "shapes"
@@ -287,7 +289,7 @@ exit $code
 
 @pytest.fixture
 def on_a_small_disk(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run a command with the folder `disk` on a disk of its own: filled from `before`, copied to `after`."""
+    """Run a command with a folder `disk` on a disk of its own, filled from `before` and copied to `after`."""
     for name in ("disk", "before", "after"):
         (tmp_path / name).mkdir()
     folders = [str(tmp_path / name) for name in ("disk", "before", "after")]
@@ -313,7 +315,7 @@ def test_full_disk(
     on_a_small_disk: Callable[..., subprocess.CompletedProcess[str]],
     share: float,
 ) -> None:
-    """Room for what was there and a share of what is to come."""
+    """There is room for the earlier files and a share of the new ones."""
     before, place = tmp_path / "before", tmp_path / "disk"
     config = small_config(undisturbed.root, before)
     config.data.subset.size = 20
@@ -330,7 +332,7 @@ def test_full_disk(
 
 
 def room(folder: Path) -> int:
-    """Pages of 4 KiB that the files take."""
+    """The number of pages of 4 KiB that the files take."""
     return sum(-(-path.stat().st_size // 4096) for path in folder.rglob("*") if path.is_file())
 
 
@@ -338,7 +340,7 @@ def room(folder: Path) -> int:
 def test_full_disk_at_first(
     undisturbed: Undisturbed, tmp_path: Path, on_a_small_disk: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    """Nothing has been there, and nothing is left that a run with more room would stumble over."""
+    """Nothing that is left of the first run stops a run with more room."""
     command = program(*of_shapes(undisturbed.root), f"data.prepared_dir={tmp_path / 'disk'}")
     assert "No space left on device" in line(on_a_small_disk("200k", "rw", *command))
     after = tmp_path / "after"
@@ -379,7 +381,7 @@ def test_run_folder_on_a_full_disk(
 
 
 def noisy_data(root: Path) -> tuple[str, str]:
-    """An image whose mask fills some 10 KiB."""
+    """Write an image whose mask takes some 10 KiB."""
     (root / "images").mkdir(parents=True)
     size = 300
     PIL.Image.new("RGB", (size, size)).save(root / "images" / "a.png")

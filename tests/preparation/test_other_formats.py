@@ -1,4 +1,4 @@
-"""Annotation files of other kinds: named as what they are."""
+"""Annotation files of other formats: errors that name the format."""
 
 import json
 from pathlib import Path
@@ -80,7 +80,7 @@ def test_other_format(tmp_path: Path, content: Any, words: str) -> None:
 
 
 def test_images_of_lvis(tmp_path: Path) -> None:
-    """They have addresses only; what is written has names."""
+    """Images of LVIS have no file_name, only an address. The subset that is written has both."""
     images = [
         {"id": 1, "coco_url": "http://images.cocodataset.org/train2017/0001.jpg", "width": 8, "height": 6},
         {"id": 2, "coco_url": "http://x/a%20b.jpg?size=1", "width": 8, "height": 6},

@@ -1,4 +1,4 @@
-"""Drawing is compared with pictures drawn by hand and with slow, obvious ways of doing the same."""
+"""Masks are compared with pictures drawn by hand, and with slow and simple ways to draw them."""
 
 import itertools
 import json
@@ -25,7 +25,7 @@ KINDS = ("polygon", "runs", "compressed")
 
 
 def examples(count: int) -> settings:
-    """How many to try, however slow a busy machine is."""
+    """Settings for so many examples, without a limit on their time."""
     return settings(
         max_examples=count, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
     )
@@ -56,7 +56,7 @@ def picture(drawn: Drawn) -> list[str]:
 
 
 def rectangle(left: int, top: int, right: int, bottom: int) -> np.ndarray:
-    """Which pixels lie in it, its last row and column included, as Pillow draws polygons."""
+    """A rectangle, its last row and column included as Pillow draws polygons: (HEIGHT, WIDTH) bool."""
     region = np.zeros((HEIGHT, WIDTH), dtype=bool)
     region[max(top, 0) : max(bottom + 1, 0), max(left, 0) : max(right + 1, 0)] = True
     return region

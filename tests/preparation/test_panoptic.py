@@ -380,7 +380,7 @@ def test_wrong_png(config: Config, tmp_path: Path, broken: Any, message: str) ->
 
 
 def test_stuff(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A stuff file as it is leads to its stuff."""
+    """A warning about a stuff file says how to get its classes of stuff."""
     PIL.Image.new("RGB", (8, 6)).save(tmp_path / "a.png")
     categories = [{"id": 92, "name": "banner"}, {"id": 100, "name": "cabinet"}, {"id": 183, "name": "other"}]
     annotations = [

@@ -86,7 +86,7 @@ def masks(folder: Path) -> list[str]:
 
 
 def touch(path: str) -> None:
-    """As if the file had been written again."""
+    """Change the modification time, as writing the file again would."""
     changed = Path(path).stat().st_mtime_ns + 10_000_000
     os.utime(path, ns=(changed, changed))
 
@@ -300,7 +300,7 @@ def test_a_killed_run_is_redone(
     prepare(config)
     before = state(tmp_path / "prepared")
     touch(config.data.annotations)
-    if stage == "drawing":  # no chance to clean up: what a kill leaves
+    if stage == "drawing":  # files that a killed process leaves
         (tmp_path / "prepared" / "new.part").mkdir()
         (tmp_path / "prepared" / "new.part" / "9_mask_cats_2.png").write_bytes(b"half")
         (tmp_path / "prepared" / "prepared.json").write_text('{"complete": false}')

@@ -106,7 +106,7 @@ TABLE = ["dining table", "150", "0.0 %", "6.0 %", "6.0 %"]  # 9 of 150
     ("overlap", "rows"), [("max", [CUP]), ("smallest", [TABLE]), ("ignore", [CUP, TABLE])]
 )
 def test_what_each_rule_hides(tmp_path: Path, overlap: str, rows: list[list[str]]) -> None:
-    """Those classes that lose by the chosen rule, most pixels lost first."""
+    """The table lists the classes that lose pixels by the chosen rule, most pixels first."""
     markdown = report_of(make_config(tmp_path, overlap=overlap))
     assert table_rows(markdown, "What overlaps hide") == rows
     assert "Over all classes: `max` 5.5 %; `smallest` 5.5 %; `ignore` 11.0 %." in markdown  # 9 of 163
@@ -171,7 +171,7 @@ def test_images_that_show_nothing(tmp_path: Path, choice: dict[str, Any], expect
 
 
 def test_annotation_ids_that_name_none_or_several(tmp_path: Path) -> None:
-    """Masks don't depend on them. A fault names its annotation by the place in the file."""
+    """Masks do not depend on ids. A message names such an annotation by its place in the file."""
     config = make_config(tmp_path)
     outside = {"image_id": 1, "category_id": 80, "segmentation": corners(0, 0, 30, 5)}
     repeated = [{**ANNOTATIONS[0], "id": identity} for identity in (11, 13, 13, "x")]

@@ -50,7 +50,7 @@ def test_seeded(file: CocoFile) -> None:
 
 
 def test_a_seed_chooses_the_same_images_in_every_version(file: CocoFile) -> None:
-    """Else what an earlier version has prepared, and trained on, would be other images."""
+    """Otherwise a new version would train on other images than an earlier one."""
     assert ids(choose(file, size=6, seed=0, category_ids=BOTH)) == [3, 52, 62, 177, 248, 273]
 
 

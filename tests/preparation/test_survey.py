@@ -39,7 +39,7 @@ rules = st.tuples(st.sampled_from(["pillow", "coco"]), st.sampled_from(["ignore"
 
 
 def examples(count: int) -> settings:
-    """How many to try, however slow a busy machine is."""
+    """Settings for so many examples, without a limit on their time."""
     return settings(
         max_examples=count, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
     )
@@ -75,13 +75,13 @@ def draw(
 def survey_of(
     instances: list[Instance], rasterizer: str = "pillow", crowd: str = "ignore"
 ) -> dict[str, dict[int, int]]:
-    """What the survey says, classes without pixels left out."""
+    """The result of the survey, without classes that have no pixel."""
     found = survey(parse_layers(instances, HEIGHT, WIDTH, crowd), rasterizer)
     return {name: some(pixels) for name, pixels in found.items()}
 
 
 def coverage(instances: list[Instance], rasterizer: str, crowd: str) -> dict[int, np.ndarray]:
-    """Class -> the pixels that it would have if there were no other."""
+    """Class index -> the pixels that the class has if it is drawn alone."""
     objects = [i for i in instances if i.class_index != 255 and not (i.crowd and crowd != "draw")]
     return {
         index: draw([i for i in objects if i.class_index == index], "max", rasterizer, crowd) == index
