@@ -243,7 +243,13 @@ def _check(path: Path, content: _Content[Annotation]) -> None:
     category_ids = _unique(path, "categories", content.categories)
     _name_annotations(content.annotations)
     for image in content.images:
-        _check_image(path, image)
+        if image.width < 1 or image.height < 1 or image.width * image.height > MAX_PIXELS:
+            raise CocosegError(
+                f"{path}: image {image.id} is said to be {image.width}x{image.height} pixels; "
+                f"between 1 and {MAX_PIXELS} pixels are allowed"
+            )
+        if fault := _name_fault(image.file_name, "image folder"):
+            raise CocosegError(f"{path}: image {image.id} has the file_name {image.file_name!r}; {fault}")
     for annotation in content.annotations:
         if annotation.image_id not in image_ids:
             missing = f"image {annotation.image_id}"
@@ -280,16 +286,6 @@ def _name_annotations(annotations: Sequence[Annotation]) -> None:
     for number, annotation in enumerate(annotations, start=1):
         if not isinstance(annotation.id, int) and not (annotation.id and annotation.id.isprintable()):
             msgspec.structs.force_setattr(annotation, "id", f"{UNNAMED}{number}")
-
-
-def _check_image(path: Path, image: Image) -> None:
-    if image.width < 1 or image.height < 1 or image.width * image.height > MAX_PIXELS:
-        raise CocosegError(
-            f"{path}: image {image.id} is said to be {image.width}x{image.height} pixels; "
-            f"between 1 and {MAX_PIXELS} pixels are allowed"
-        )
-    if fault := _name_fault(image.file_name, "image folder"):
-        raise CocosegError(f"{path}: image {image.id} has the file_name {image.file_name!r}; {fault}")
 
 
 def _name_fault(file_name: str, folder: str) -> str | None:

@@ -20,7 +20,7 @@ from cocoseg.preparation.coco_file import CocoFile, Image
 from cocoseg.preparation.missing import require_images, require_pngs, under_similar_names
 from cocoseg.preparation.paint_mask import paint
 from cocoseg.preparation.panoptic import Segments
-from cocoseg.preparation.rotated_images import Rotated, find_readings, layers_as_read, require_stored_size
+from cocoseg.preparation.rotated_images import Rotated, find_readings, layers_as_read
 from cocoseg.preparation.segmentations import Instance, Layers, SegmentationError
 from cocoseg.preparation.survey import survey
 from cocoseg.progress import run_tasks
@@ -52,9 +52,12 @@ class _Painter:
 
     def __call__(self, task: _Task) -> MaskRecord | str:
         image, found, choice, values = task.image, task.found, task.choice, self.encoding.paint_values
+        if choice.reading is Reading.STORED and (image.width, image.height) != found.size:
+            return (
+                f"{self.image_dir / image.file_name}: the annotation file says {image.width}x{image.height}, "
+                "which is its size turned by its EXIF rotation; set data.exif=auto or apply"
+            )
         try:
-            if choice.reading is Reading.STORED:
-                require_stored_size(self.image_dir / image.file_name, (image.width, image.height), found)
             layers = layers_as_read(task.instances, found, choice.reading, self.settings)
             mask = paint(layers, self.settings, values)
         except SegmentationError as error:

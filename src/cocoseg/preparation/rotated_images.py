@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cocoseg.config import MasksConfig
-from cocoseg.errors import CocosegError
 from cocoseg.figures.comparison import spread
 from cocoseg.images.edges import edge_score
 from cocoseg.images.exif import (
@@ -87,12 +86,3 @@ def layers_as_read(
     width, height = upright if reading is Reading.UPRIGHT else found.size
     layers = parse_layers(instances, height, width, rules.crowd)
     return layers.scale_to(*upright) if reading is Reading.STRETCHED else layers
-
-
-def require_stored_size(path: Path, listed: tuple[int, int], found: Inspection) -> None:
-    """Raise CocosegError where the annotation file lists the size of the upright image."""
-    if listed != found.size:
-        raise CocosegError(
-            f"{path}: the annotation file says {listed[0]}x{listed[1]}, which is its size turned by its EXIF "
-            "rotation; set data.exif=auto or apply"
-        )
