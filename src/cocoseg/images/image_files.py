@@ -116,7 +116,7 @@ def read_with_faults(path: Path, *, upright: bool, bits: int | None) -> tuple[PI
 
 
 def reading_of(path: Path, width: int, height: int) -> bool | None:
-    """Compare this size with the image's two readings, see `is_upright_size`.
+    """Tell whether only the upright image has this size, see `is_upright_size`.
 
     Raises:
         CocosegError: it can't be read.
@@ -220,7 +220,7 @@ def _from_values(values: np.ndarray, bits: int | None) -> PIL.Image.Image:
 
 
 def has_content(path: Path) -> bool:
-    """Tell whether a file exists and is not empty, as a power failure may leave it."""
+    """Tell whether a file exists and is not empty; a power failure may leave an empty one."""
     try:
         return path.stat().st_size > 0
     except OSError:  # a name that is too long, for one

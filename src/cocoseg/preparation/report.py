@@ -80,13 +80,10 @@ def report(
     (width, height), count = sizes.most_common(1)[0]
     classes = []
     for index, label in enumerate(labels.classes[1:], start=1):
-        ids, share = " ".join(map(str, label.category_ids)), _percent(tally.pixels[index], pixels)
-        counts = [
-            tally.images[index],
-            *([] if annotations is None else [annotations[index]]),
-            tally.pixels[index],
-        ]
-        classes.append([as_markdown(label.name), index, ids, *counts, share])
+        ids, area = " ".join(map(str, label.category_ids)), tally.pixels[index]
+        number = [] if annotations is None else [annotations[index]]
+        row = [as_markdown(label.name), index, ids, tally.images[index], *number, area]
+        classes.append([*row, _percent(area, pixels)])
     head = ["class", "index", "category ids", "images", "annotations", "pixels", "share"]
     lines = [
         "# What was prepared",

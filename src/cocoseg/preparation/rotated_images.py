@@ -77,7 +77,7 @@ def _compare_edges(rules: MasksConfig, image: Rotated) -> dict[Reading, float] |
 def layers_as_read(
     instances: Iterable[Instance], found: Inspection, reading: Reading, rules: MasksConfig
 ) -> Layers:
-    """Parse the annotations of an image, in pixels of the image as a reading has it.
+    """Parse the annotations of an image, in pixels of this reading of it.
 
     Raises:
         SegmentationError: a segmentation is malformed, or an RLE has another size.
