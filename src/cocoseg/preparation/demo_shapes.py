@@ -100,10 +100,7 @@ def _draw_all(folder: Path, images: int, seed: int) -> dict[str, list[dict[str, 
         listed.append({"id": index, "file_name": name, "width": image.width, "height": image.height})
         for fields in objects:
             annotations.append({"id": len(annotations) + 1, "image_id": index, **fields})
-    categories = [
-        {"id": category_id, "name": name, "supercategory": "shape"}
-        for category_id, (name, _, _) in CATEGORIES.items()
-    ]
+    categories = [{"id": i, "name": name, "supercategory": "shape"} for i, (name, *_) in CATEGORIES.items()]
     return {"images": listed, "annotations": annotations, "categories": categories}
 
 

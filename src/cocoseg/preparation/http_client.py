@@ -44,11 +44,8 @@ class HttpClient:
     def __init__(self, *, progress: bool = False):
         self._progress = progress
         self._direct = urllib3.PoolManager(maxsize=CONNECTIONS)
-        self._proxies = {
-            scheme: _connect_proxy(scheme, url)
-            for scheme, url in getproxies().items()
-            if scheme in ("http", "https")
-        }
+        urls = getproxies()
+        self._proxies = {key: _connect_proxy(key, urls[key]) for key in ("http", "https") if key in urls}
 
     def fetch(
         self, url: str, path: Path, limit: int, check: Callable[[Path], None], *, resume: bool = False
@@ -148,9 +145,7 @@ def parse_address(url: str, base: str = "") -> Url:
     """
     address = _parse(url, base)
     if address.auth:
-        raise FetchError(
-            f"no user and password can be sent to {address.host}; fetch the files by other means"
-        )
+        raise FetchError(f"no user and password can be sent to {address.host}; get the files by other means")
     return address
 
 

@@ -86,11 +86,8 @@ class Segments:
         for segment in self.chosen:
             number = int(segment.annotation_id or 0)
             mine = order[slice(*np.searchsorted(values, (number, number + 1), sorter=order))]
-            yield segment._replace(
-                annotation_id=f"{self.png.name}:{number}",
-                segmentation=encode(mine),
-                fault=None if mine.size else NO_PIXEL,
-            )
+            name, fault = f"{self.png.name}:{number}", None if mine.size else NO_PIXEL
+            yield segment._replace(annotation_id=name, segmentation=encode(mine), fault=fault)
 
     def _read(self) -> np.ndarray:
         """Read the ids, (H, W) uint32."""

@@ -72,7 +72,7 @@ def prepare(
     """
     if config.data.own is not None:
         raise CocosegError("data._target_: only train.py takes a data set of one's own")
-    fetches = may_download and config.data.fetches
+    fetches, workers = may_download and config.data.fetches, config.prepare.workers
     sets = all_sets(config)
     if (shapes := config.data.shapes) is not None:
         draw_shapes(Path(str(config.data.root)), images=shapes.images, seed=shapes.seed)
@@ -87,15 +87,13 @@ def prepare(
             shutil.rmtree(prepared.folder / NEW, ignore_errors=True)
         if fetches:
             _fetch_annotations(config.data, sets)
-        outdated = _read_outdated(sets, config.prepare.workers, for_training=for_training)
+        outdated = _read_outdated(sets, workers, for_training=for_training)
         if not fetches:
             for source, _ in outdated:
                 source.require_images()
         begin()
         for source, fingerprint in outdated:
-            _prepare_set(
-                source, fingerprint, config.prepare.workers, fetches=fetches, for_training=for_training
-            )
+            _prepare_set(source, fingerprint, workers, fetches=fetches, for_training=for_training)
 
 
 def _read_outdated(

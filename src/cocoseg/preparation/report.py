@@ -138,15 +138,11 @@ def _overlaps(labels: LabelMap, rule: str, tally: Tally, images: int) -> list[st
     total = covered.total()
     shares = "; ".join(f"`{name}` {_percent(hidden[name].total(), total)}" for name in OVERLAPS)
     losses = sorted(covered, key=lambda index: (-hidden[rule][index], index))
-    rows = [
-        [
-            as_markdown(labels.names[index]),
-            covered[index],
-            *(_percent(hidden[name][index], covered[index]) for name in OVERLAPS),
-        ]
-        for index in losses[:MOST_HIDDEN]
-        if hidden[rule][index]
-    ]
+    rows = []
+    for index in losses[:MOST_HIDDEN]:
+        if hidden[rule][index]:
+            lost = (_percent(hidden[name][index], covered[index]) for name in OVERLAPS)
+            rows.append([as_markdown(labels.names[index]), covered[index], *lost])
     head = [f"most hidden by `{rule}`", "covered", *(f"`{name}`" for name in OVERLAPS)]
     return [
         "Of the pixels that a class covers, the share that a rule gives to others (`ignore`: to none), from "
