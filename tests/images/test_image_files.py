@@ -64,7 +64,7 @@ def test_an_image_of_another_size_is_not_decoded(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("error", [struct.error("short"), IndexError(3), KeyError("x"), zlib.error("bad")])
-def test_whatever_a_decoder_raises_names_the_file(
+def test_all_errors_of_decoders_name_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def load(_: PIL.Image.Image) -> None:
@@ -199,7 +199,7 @@ def test_color_tiffs_of_16_bits(tmp_path: Path, order: str) -> None:
     np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "a.tif", bits=10)), values >> 2)
 
 
-def test_gray_with_transparency_of_16_bits_is_said_to_lose_bits(tmp_path: Path) -> None:
+def test_gray_with_transparency_of_16_bits_loses_bits_with_a_warning(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(sixteen_bits(deep(12, 20, 30, 2), GRAY_ALPHA))
     assert check_image(tmp_path / "a.png", 30, 20).faults == [UPPER_BITS]
 
@@ -218,7 +218,7 @@ def test_gray_with_transparency_of_16_bits_is_said_to_lose_bits(tmp_path: Path) 
         (2, {"t338": [2]}, []),
     ],
 )
-def test_bands_beyond_colors_are_said(
+def test_warning_about_bands_beyond_colors(
     tmp_path: Path, bands: int, tags: dict[str, list[int]], faults: list[str]
 ) -> None:
     (tmp_path / "a.tif").write_bytes(tiff(np.zeros((20, 30, bands), np.uint8), **tags))
@@ -231,7 +231,7 @@ def test_bands_that_pillow_can_not_read(tmp_path: Path) -> None:
         check_image(tmp_path / "a.tif", 30, 20)
 
 
-def test_pages_beyond_the_first_are_said(tmp_path: Path) -> None:
+def test_warning_about_pages_beyond_the_first(tmp_path: Path) -> None:
     page = PIL.Image.new("L", (30, 20))
     page.save(tmp_path / "a.tif", save_all=True, append_images=[page])
     assert check_image(tmp_path / "a.tif", 30, 20).faults == [PAGES]

@@ -109,7 +109,9 @@ DAMAGED = "no zip archive, or damaged"
         ("a.zip", ENCRYPTED, DAMAGED),
     ],
 )
-def test_what_is_no_such_file(server: Server, target: Path, name: str, body: bytes, message: str) -> None:
+def test_other_content_than_the_file(
+    server: Server, target: Path, name: str, body: bytes, message: str
+) -> None:
     assert_refused(server.set(f"/{name}", ok(body)), target, message)
     assert len(server.requests) == 2  # fetched again, once
 

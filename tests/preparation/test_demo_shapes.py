@@ -87,7 +87,7 @@ def test_a_folder_that_holds_anything_else_is_refused(tmp_path: Path, name: str)
     assert [path.name for path in tmp_path.iterdir()] == [name.partition("/")[0]]
 
 
-def test_drawn_anew_without_what_was_there(tmp_path: Path) -> None:
+def test_drawn_again_without_the_earlier_files(tmp_path: Path) -> None:
     draw_shapes(tmp_path, images=3, seed=0)
     (tmp_path / "images/mine.jpg").write_bytes(b"mine")
     (tmp_path / "images/image_001_mine.jpg").write_bytes(b"mine")

@@ -84,7 +84,7 @@ def test_a_bad_address_fails_alone_and_at_once(server: Server, tmp_path: Path, u
     assert names(tmp_path) == ["001.jpg", "002.jpg"]
 
 
-def test_fetches_once_what_is_missing(server: Server, tmp_path: Path) -> None:
+def test_fetches_missing_images_once(server: Server, tmp_path: Path) -> None:
     images = [*site(server, 10), entry(11, server.set("/11", ok(jpeg(11))), "sub/folder/11.jpg")]
     (tmp_path / "001.jpg").write_bytes(b"whatever it is, it is left alone")
     (tmp_path / "002.jpg").touch()  # as a power failure leaves it
@@ -184,7 +184,7 @@ def test_gives_up_and_goes_on_in_the_next_run(
         (jpeg(size=(30, 40)), "30x40 (width x height), the annotation file says 40x30"),
     ],
 )
-def test_what_is_no_such_image_fails(server: Server, tmp_path: Path, body: bytes, reason: str) -> None:
+def test_other_content_than_the_image_fails(server: Server, tmp_path: Path, body: bytes, reason: str) -> None:
     found = reason_of(entry(1, server.set("/1", ok(body))), tmp_path)
     assert reason in found
     assert ".part" not in found

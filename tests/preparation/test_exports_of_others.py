@@ -322,7 +322,7 @@ def test_category_ids(tmp_path: Path, ids: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("how", [{"indent": 4}, {"ensure_ascii": False}, {"separators": (",", ":")}], ids=str)
-def test_however_the_file_is_laid_out(tmp_path: Path, how: dict[str, Any]) -> None:
+def test_any_layout_of_the_json(tmp_path: Path, how: dict[str, Any]) -> None:
     coco = {**other_alphabets(), **{"extra": {"ключ": "é"}}}
     write(coco, tmp_path, **how)
     prepare(config(tmp_path))
@@ -350,7 +350,7 @@ def test_escaped_slash(tmp_path: Path) -> None:
 
 
 def test_byte_order_mark(tmp_path: Path) -> None:
-    """As some programs put it before UTF-8."""
+    """Some programs put a byte order mark before UTF-8."""
     coco = plain(*named(1, 2))
     file = write(coco, tmp_path)
     file.write_bytes(codecs.BOM_UTF8 + file.read_bytes())

@@ -164,7 +164,9 @@ def test_a_mirror_and_a_validation_set(server: Server, tmp_path: Path) -> None:
         ("train", True, "python prepare.py fetches"),
     ],
 )
-def test_what_never_downloads(tmp_path: Path, program: str, download: bool | None, advice: str) -> None:
+def test_programs_that_never_download(
+    tmp_path: Path, program: str, download: bool | None, advice: str
+) -> None:
     root = tmp_path / "here"
     data = DataConfig(
         root=str(root), images=str(root / "a"), annotations=str(root / "a.json"), download=download

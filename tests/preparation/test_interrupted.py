@@ -443,7 +443,7 @@ def test_largest_file_allowed(tmp_path: Path, kind: str) -> None:
     "place", ["/proc/prepared", pytest.param("images/a.png/prepared", marks=pytest.mark.slow)]
 )
 def test_folder_that_cannot_be_made(tmp_path: Path, place: str) -> None:
-    """Not even by root."""
+    """Not even root can make such a folder."""
     noisy = noisy_data(tmp_path)
     command = program(*noisy, f"data.prepared_dir={place}")
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)

@@ -466,7 +466,7 @@ def test_malformed(segmentation: Any) -> None:
 
 @pytest.mark.parametrize("rasterizer", ["pillow", "coco"])
 def test_far_coordinates(rasterizer: str) -> None:
-    """Up to 100,000 pixels is drawn, and covers the image."""
+    """A polygon with coordinates up to 100,000 is drawn, and covers the image."""
     far = 90_000.5
     drawn = draw(instance([[-far, -far, far, -far, far, far, -far, far]]), rasterizer=rasterizer)
     assert drawn.mask.all()

@@ -195,7 +195,7 @@ def test_subset_file(config: Config) -> None:
 
 
 def test_pngs_one_level_up(config: Config, tmp_path: Path) -> None:
-    """As Detectron2 lays them out: annotations/panoptic.json and panoptic/."""
+    """Detectron2 has annotations/panoptic.json and panoptic/."""
     (tmp_path / "annotations").mkdir()
     file = Path(config.data.annotations).rename(tmp_path / "annotations/panoptic.json")
     assert coco_file.read(file).pngs == {n: tmp_path / f"panoptic/{n}.png" for n in (3, 4)}
@@ -211,7 +211,7 @@ def test_a_set_is_prepared_anew_when_a_png_changes(config: Config, tmp_path: Pat
 
 
 def test_choice_of_images(config: Config) -> None:
-    """As of an instances file of the same ids and categories; `area` counts without crowds."""
+    """The choice is that of an instances file with the same ids and categories; crowds add no area."""
     file = Path(config.data.annotations)
     masks = Path(config.data.prepared_dir) / "masks"
     config.data.subset.size = 1

@@ -277,7 +277,7 @@ def test_damaged_mask_can_be_mended_as_its_error_says(config: Config, tmp_path: 
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("kind", ["image", "annotations", "categories"])
-def test_an_error_leaves_what_was_there(config: Config, tmp_path: Path, kind: str, workers: int) -> None:
+def test_an_error_leaves_the_earlier_files(config: Config, tmp_path: Path, kind: str, workers: int) -> None:
     prepare(config)
     before = state(tmp_path / "prepared")
     config.prepare.workers = workers
@@ -324,7 +324,7 @@ def test_a_killed_run_is_redone(
 
 
 @pytest.mark.parametrize("name", ["subset_train_annotations.json", "report.md", "preview.png"])
-def test_what_was_there_stays_whole_when_the_disk_is_full(
+def test_a_full_disk_leaves_the_earlier_files(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     prepare(config)
@@ -491,7 +491,7 @@ def test_labels_of_the_training_file_change_later(config: Config, tmp_path: Path
         prepare(config)
 
 
-def test_only_what_changed_is_redone(config: Config, tmp_path: Path) -> None:
+def test_only_changed_sets_are_prepared_again(config: Config, tmp_path: Path) -> None:
     with_validation(config, tmp_path)
     prepare(config)
     folder = tmp_path / "prepared"
@@ -526,7 +526,7 @@ def test_default_folder(config: Config, tmp_path: Path, monkeypatch: pytest.Monk
     assert len(masks(folder)) == 5
 
 
-def test_default_folder_is_keyed_by_what_shapes_the_masks(config: Config, tmp_path: Path) -> None:
+def test_default_folder_depends_on_settings_of_the_masks(config: Config, tmp_path: Path) -> None:
     config.data.prepared_dir = None
     first = prepared_dir(config)
     config.data.batch_size, config.data.image_size, config.data.val_fraction, config.seed = 2, [8, 8], 0.3, 7

@@ -105,7 +105,7 @@ TABLE = ["dining table", "150", "0.0 %", "6.0 %", "6.0 %"]  # 9 of 150
 @pytest.mark.parametrize(
     ("overlap", "rows"), [("max", [CUP]), ("smallest", [TABLE]), ("ignore", [CUP, TABLE])]
 )
-def test_what_each_rule_hides(tmp_path: Path, overlap: str, rows: list[list[str]]) -> None:
+def test_pixels_that_each_rule_hides(tmp_path: Path, overlap: str, rows: list[list[str]]) -> None:
     """The table lists the classes that lose pixels by the chosen rule, most pixels first."""
     markdown = report_of(make_config(tmp_path, overlap=overlap))
     assert table_rows(markdown, "What overlaps hide") == rows
@@ -137,7 +137,7 @@ def test_names_do_not_break_tables_and_lines(tmp_path: Path, name: str) -> None:
     assert warnings_in(markdown)[1].endswith(")")
 
 
-def test_warnings_are_said_and_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_warnings_are_shown_and_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = make_config(tmp_path)
     annotations = [
         *ANNOTATIONS,

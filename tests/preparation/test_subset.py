@@ -122,7 +122,7 @@ def test_min_pixels_by_the_area_of_the_file(tmp_path: Path) -> None:
         enough(file, 21)
 
 
-def test_min_pixels_by_what_is_drawn_where_there_is_no_area(tmp_path: Path) -> None:
+def test_min_pixels_by_the_segmentation_where_the_file_has_no_area(tmp_path: Path) -> None:
     runs = {"size": [6, 8], "counts": [3, 7, 30, 6, 2]}
     file = make_areas(
         tmp_path / "c.json",
