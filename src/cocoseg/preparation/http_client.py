@@ -22,6 +22,7 @@ CHUNK = 2**16  # bytes of a body in memory at a time
 CONNECTIONS = 16
 TIMEOUT = Timeout(connect=20.0, read=30.0)  # seconds without a byte, so that slow servers may keep sending
 TEMPORARY = (408, 425, 429, 500, 502, 503, 504)  # status codes that a retry may change
+SCHEMES = ("http", "https")
 MAX_REDIRECTS = 10
 LONGEST_PAUSE = 60  # seconds between two attempts, even if the server asks for more
 # The first retry comes at once, the next ones after 2, 4, 8, … seconds and at most a second more, at random.
@@ -44,8 +45,8 @@ class HttpClient:
     def __init__(self, *, progress: bool = False):
         self._progress = progress
         self._direct = urllib3.PoolManager(maxsize=CONNECTIONS)
-        urls = getproxies()
-        self._proxies = {key: _connect_proxy(key, urls[key]) for key in ("http", "https") if key in urls}
+        proxies = getproxies().items()
+        self._proxies = {scheme: _connect_proxy(scheme, url) for scheme, url in proxies if scheme in SCHEMES}
 
     def fetch(
         self, url: str, path: Path, limit: int, check: Callable[[Path], None], *, resume: bool = False
@@ -152,7 +153,7 @@ def parse_address(url: str, base: str = "") -> Url:
 def _parse(url: str, base: str = "") -> Url:
     with suppress(ValueError):
         address = parse_url(urljoin(base, url))
-        if address.scheme in ("http", "https") and address.host:
+        if address.scheme in SCHEMES and address.host:
             address.host.encode("idna")  # urllib3 would raise at each of several attempts
             return address
     raise FetchError(f"{url!a} is no http or https address")
