@@ -132,9 +132,12 @@ def test_a_file_with_other_results_is_not_written(
     model: SegmentationModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deployed, other = Deployed(model), Deployed(SegmentationModel(tiny_unet(seed=1), SPEC, None))
-    write = torch_export.write
-    monkeypatch.setattr(torch_export, "write", lambda _, path: write(other, path))
 
+    def write(_: Deployed, path: Path) -> tuple[Deployed, list[Tensor]]:
+        path.write_bytes(b"of the other model")
+        return other, other.examples()
+
+    monkeypatch.setattr(torch_export, "write", write)
     with pytest.raises(CocosegError, match=r"other results than PyTorch for images"):
         export_format("torch_export", deployed, tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
