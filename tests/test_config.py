@@ -114,6 +114,12 @@ def test_an_override_goes_before_an_experiment():
     assert config.data.shapes is not None
 
 
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize(("data", "size"), [("coco", 8000), ("custom", None), ("train_val", None)])
+def test_an_experiment_leaves_the_number_of_images_to_the_data(experiment, data, size):
+    assert composed("train", f"experiment={experiment}", f"data={data}").data.subset.size == size
+
+
 def test_the_mission_to_the_letter():
     config = settings("train", "experiment=coco_scratch")
 
@@ -122,7 +128,7 @@ def test_the_mission_to_the_letter():
     assert config.loss["_target_"] == "cocoseg.CrossEntropyLoss"
     assert (config.masks.overlap, config.masks.encoding) == ("max", "x100")
     assert (config.data.image_size, config.data.subset.size) == ([224, 224], 8000)
-    assert config.trainer["max_time"] == "00:06:00:00"
+    assert config.trainer["max_time"] == "6h"
 
 
 @pytest.mark.parametrize("key", ["bach_size", "data.bach_size", "sweep.prune"])
