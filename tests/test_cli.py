@@ -368,9 +368,9 @@ def test_a_signal_ends_the_training_in_order(
     done = steps(run)
     assert done > 0
     read_weights(run / "checkpoints/last.ckpt")
-    (advice,) = (line for line in stdout.splitlines() if "ckpt_path=" in line)
+    (advice,) = (line for line in stdout.splitlines() if "to resume: " in line)
     assert f"step {done};" in advice
-    assert Path(tmp_path, advice.split("ckpt_path=")[1]).samefile(run / "checkpoints/last.ckpt")
+    assert advice.endswith(f" run_dir={run.relative_to(tmp_path)} resume=auto")
     assert not group_lives(process)
 
 
@@ -404,7 +404,7 @@ def test_ctrl_c_before_the_first_step(ctrl_c, tmp_path: Path):
     done = run_program("train", *overrides, cwd=tmp_path, PYTHONPATH=str(tmp_path))
     assert done.returncode == 130, done.stderr
     assert "Traceback" not in done.stdout + done.stderr
-    assert "ckpt_path=\n" not in done.stdout
+    assert "to resume" not in done.stdout
 
 
 @pytest.mark.slow

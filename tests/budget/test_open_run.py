@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from cocoseg.budget.budget import Budget
-from cocoseg.budget.open_run import best_beside, resume_budget
+from cocoseg.budget.open_run import Run, best_beside, resume_budget
 from cocoseg.config import BudgetConfig, Config
 from cocoseg.durations import SLURM_END, Duration
 from cocoseg.errors import CocosegError
+from cocoseg.overrides import Command
 from cocoseg.run_folder import LEDGER
 
 
@@ -192,6 +193,35 @@ def test_a_deadline_that_has_passed(tmp_path: Path, slurm, seconds: int, state: 
     budget = opened(settings("slurm", ckpt_path=str(last)), tmp_path / "run")
     assert budget.is_spent()
     assert budget.to_dict()["ends"] >= 0  # as the ledger wants it
+
+
+# ---- the command that resumes a run
+
+
+def test_the_command_keeps_what_was_typed() -> None:
+    typed = ("experiment=voc", "data.root=a b", "data.batch_size=9", "resume=auto")
+    run = Run(Path("outputs/train/x"), command=Command(typed))
+    assert str(run.resume_command()) == (
+        "python train.py experiment=voc 'data.root=a b' data.batch_size=9 run_dir=outputs/train/x resume=auto"
+    )
+    assert str(run.resume_command("data.batch_size=4", "trainer.max_steps=1")) == (
+        "python train.py experiment=voc 'data.root=a b' run_dir=outputs/train/x resume=auto "
+        "data.batch_size=4 trainer.max_steps=1"
+    )
+
+
+def test_a_folder_stays_quoted_as_it_was_typed() -> None:
+    run = Run(Path("my cöco").absolute(), command=Command(('run_dir="my cöco"', "resume=auto")))
+    assert str(run.resume_command()) == """python train.py 'run_dir="my cöco"' resume=auto"""
+
+
+def test_without_a_checkpoint_in_its_own_folder_the_earlier_one_is_needed(tmp_path: Path) -> None:
+    typed = Command(("ckpt_path=runs/a/checkpoints/last.ckpt",))
+    run = Run(tmp_path, checkpoint="runs/a/checkpoints/last.ckpt", command=typed)
+    start = f"python train.py run_dir={tmp_path}"
+    assert str(run.resume_command()) == f"{start} ckpt_path=runs/a/checkpoints/last.ckpt"
+    make_run(tmp_path)
+    assert str(run.resume_command()) == f"{start} resume=auto"
 
 
 def test_the_best_beside(tmp_path: Path) -> None:

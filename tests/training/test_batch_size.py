@@ -11,12 +11,10 @@ from torch import nn
 from cocoseg.budget.open_run import Run
 from cocoseg.errors import CocosegError
 from cocoseg.networks.unet import UNet
-from cocoseg.overrides import Command
 from cocoseg.training import batch_size
 from cocoseg.training.batch_size import (
     CheckMemory,
     explain_batch_errors,
-    half_batch_command,
     largest_batch,
     trial_step,
 )
@@ -105,39 +103,11 @@ def test_only_gpus_are_checked(monkeypatch):
 # --- out of memory
 
 
-def test_the_command_keeps_what_was_typed_and_halves_the_batch(tmp_path):
-    typed = ("experiment=voc", "data.root=a b", "data.batch_size=9", "trainer.accumulate_grad_batches=3")
-    line = half_batch_command(Run(Path("outputs/train/x"), command=Command(typed)), 9, 3)
-    assert str(line) == (
-        "python train.py experiment=voc 'data.root=a b' run_dir=outputs/train/x resume=auto "
-        "data.batch_size=4 trainer.accumulate_grad_batches=6"
-    )
-
-
-def test_a_folder_stays_quoted_as_it_was_typed():
-    typed = Command(('run_dir="my cöco"',))
-    line = half_batch_command(Run(Path("my cöco").absolute(), command=typed), 8, 1)
-    assert str(line).startswith("""python train.py 'run_dir="my cöco"' resume=auto""")
-
-
 def test_a_batch_that_is_too_small_for_batchnorm():
     norm = nn.BatchNorm2d(8)
     message = r"^data\.batch_size, data\.image_size: .*larger$"
     with pytest.raises(CocosegError, match=message), explain_batch_errors(None, None, None):
         norm(torch.zeros(1, 8, 1, 1))
-
-
-def test_the_command_of_a_resumed_run(tmp_path):
-    """Without a checkpoint in its own folder the earlier one is needed."""
-    typed = Command(("ckpt_path=runs/a/checkpoints/last.ckpt",))
-    run = Run(tmp_path, checkpoint="runs/a/checkpoints/last.ckpt", command=typed)
-    changed = "data.batch_size=4 trainer.accumulate_grad_batches=2"
-    start = f"python train.py run_dir={tmp_path}"
-    line = f"{start} ckpt_path=runs/a/checkpoints/last.ckpt {changed}"
-    assert str(half_batch_command(run, 8, 1)) == line
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "last.ckpt").touch()
-    assert str(half_batch_command(run, 8, 1)) == f"{start} resume=auto {changed}"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from cocoseg.config import Config
 from cocoseg.durations import begin_job, in_seconds
 from cocoseg.errors import CocosegError
 from cocoseg.files import from_here, remove_parts, write_bytes
-from cocoseg.overrides import Command, command, is_overridden
+from cocoseg.overrides import Command, command, is_overridden, key_of
 from cocoseg.rank_environment import as_worker_rank, is_rank_zero
 from cocoseg.run_folder import BEST, CHECKPOINTS, LAST, LEDGER, current_folder, open_folder
 
@@ -40,6 +40,16 @@ class Run:
     trained: tuple[int, int] = (0, 0)
     command: Command = field(default_factory=Command)
     begin: Callable[[], None] = lambda: None
+
+    def resume_command(self, *changed: str) -> Command:
+        """Return the command that resumes this run, with some settings changed."""
+        replaced = {"run_dir", "resume", "ckpt_path", *map(key_of, changed)}
+        kept = [typed for typed in self.command.overrides if key_of(typed) not in replaced]
+        folder = [typed for typed in self.command.overrides if key_of(typed) == "run_dir"]
+        # A run that was resumed from another folder may not have a checkpoint yet.
+        is_elsewhere = self.checkpoint is not None and not (self.folder / CHECKPOINTS / LAST).is_file()
+        start = f"ckpt_path={self.checkpoint}" if is_elsewhere else "resume=auto"
+        return Command((*kept, *(folder or [f"run_dir={from_here(self.folder)}"]), start, *changed))
 
 
 @contextmanager

@@ -11,11 +11,8 @@ from torch import Tensor
 from cocoseg.budget.open_run import Run
 from cocoseg.data.datamodule import SegmentationDataModule
 from cocoseg.errors import CocosegError, TrainingError
-from cocoseg.files import from_here
 from cocoseg.networks.device import is_out_of_memory, preserve_state
 from cocoseg.networks.outputs import logits_of, training_loss
-from cocoseg.overrides import Command, key_of
-from cocoseg.run_folder import CHECKPOINTS, LAST
 from cocoseg.training.module import SegmentationModule
 
 log = logging.getLogger(__name__)
@@ -24,7 +21,6 @@ SHARE = 0.85  # share of the memory to fill; cuDNN and fragmentation need the re
 STEPS = 16  # least number of steps per epoch: a single batch of all images would teach next to nothing
 DEFAULT = 16  # images, without a GPU
 MOMENTS = 2  # values that Adam keeps for each weight
-OF_ATTEMPT = ("run_dir", "resume", "ckpt_path", "data.batch_size", "trainer.accumulate_grad_batches")
 
 
 class CheckMemory(L.Callback):
@@ -150,22 +146,10 @@ def explain_batch_errors(data: SegmentationDataModule, trainer: L.Trainer, run: 
     except RuntimeError as error:
         if not is_out_of_memory(error) or data.batch_size == 1:
             raise
-        command = half_batch_command(run, data.batch_size, trainer.accumulate_grad_batches)
+        command = run.resume_command(
+            f"data.batch_size={data.batch_size // 2}",
+            f"trainer.accumulate_grad_batches={2 * trainer.accumulate_grad_batches}",
+        )
         raise TrainingError(
             f"out of memory with data.batch_size={data.batch_size}; to resume with half the batch: {command}"
         ) from error
-
-
-def half_batch_command(run: Run, batch_size: int, accumulate: int) -> Command:
-    """Return the command that resumes a run with half the batch and twice the accumulation."""
-    kept = [typed for typed in run.command.overrides if key_of(typed) not in OF_ATTEMPT]
-    # A run that was resumed from another folder may not have a checkpoint yet.
-    is_elsewhere = run.checkpoint is not None and not (run.folder / CHECKPOINTS / LAST).is_file()
-    folder = [typed for typed in run.command.overrides if key_of(typed) == "run_dir"]
-    changed = [
-        *(folder or [f"run_dir={from_here(run.folder)}"]),
-        f"ckpt_path={run.checkpoint}" if is_elsewhere else "resume=auto",
-        f"data.batch_size={batch_size // 2}",
-        f"trainer.accumulate_grad_batches={2 * accumulate}",
-    ]
-    return Command((*kept, *changed))

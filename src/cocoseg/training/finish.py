@@ -149,7 +149,7 @@ class Exporter:
     def _log_summary(self, trainer: L.Trainer, stop: StopOnSignal) -> None:
         last = find_callback(callbacks_of(trainer), LastCheckpoint)
         if stop.received:
-            resume = f"; to resume: ckpt_path={from_here(last.path)}" if last.step >= 0 else ""
+            resume = f"; to resume: {self.run.resume_command()}" if last.step >= 0 else ""
             log.warning("%s: stopped at step %d%s", stop.received.name, trainer.global_step, resume)
         if self.scores is not None:
             log.info("\n%s\n", score_table(self.scores, self.module.spec.labels))
