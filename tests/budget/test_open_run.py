@@ -91,6 +91,13 @@ def test_the_same_command_started_again_extends_once(
     assert not budget.finished
 
 
+def test_extend_adds_to_the_limit_of_a_new_run_and_to_a_typed_one(tmp_path: Path) -> None:
+    config = settings("10m", resume="auto", budget=BudgetConfig(extend=Duration(minutes=2)))
+    assert opened(config, tmp_path, typed=True).limit == 720
+    make_run(tmp_path, limit=720, extended=120.0, finished=True)
+    assert opened(config, tmp_path, typed=True).limit == 720  # typed anew, so not 840
+
+
 def test_auto_takes_the_checkpoint_written_last(tmp_path: Path) -> None:
     last = make_run(tmp_path)
     best = last.with_name("best.ckpt")

@@ -1,10 +1,11 @@
-"""Open a training run: its locked folder, its clock, and the checkpoint that it resumes from. No torch."""
+"""Open a training run: its locked folder, its budget, and the checkpoint that it resumes from. No torch."""
 
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -26,7 +27,7 @@ class Run:
 
     Attributes:
         folder: run folder.
-        budget: clock of the run.
+        budget: time of the run.
         checkpoint: file to resume from; None for a new run.
         trained: epochs and steps of that checkpoint.
         command: overrides as typed.
@@ -54,7 +55,7 @@ class Run:
 
 @contextmanager
 def open_run(cfg: DictConfig, config: Config) -> Iterator[Run]:
-    """Open the run folder and start the clock. A rank above zero does neither.
+    """Open the run folder and begin to count the time. A rank above zero does neither.
 
     Args:
         cfg: as composed, for `config.yaml`.
@@ -111,24 +112,32 @@ def resume_budget(config: Config, run_dir: Path, *, limit_is_typed: bool) -> tup
         folder = Path(checkpoint).resolve().parent.parent
     resumes = checkpoint is not None or config.resume is not None
     ledger = read_ledger(folder / LEDGER) if resumes else None
-    limit = in_seconds(config.time_limit)
-    # A run that Slurm or the clock alone ended has no limit to keep.
-    if ledger is not None and not limit_is_typed and (ledger["limit"] or ledger["ends"] is None):
-        limit = ledger["limit"]
-    extension = in_seconds(config.budget.extend) or 0.0
-    # A scheduler may start the same command again before the run has come to its end.
-    extends = ledger is None or ledger["finished"] or ledger["extended"] != extension or limit_is_typed
-    if limit is not None and extends:
-        limit += extension
+    limit, extended = _limit(config, ledger, is_typed=limit_is_typed)
     writes_formats = any(name != "pth" for name in config.export)
-    budget = Budget(limit, began=begin_job(), writes_formats=writes_formats)
+    budget = Budget(limit, began=begin_job(), extended=extended, writes_formats=writes_formats)
     budget.resume(ledger)
-    budget.extended = extension if limit is not None else 0.0
     budget.end_by(config.deadline)
     if budget.is_spent() and checkpoint is None:
         reason = no_time_left(budget, "there is no checkpoint to export")
         raise CocosegError(f"{from_here(run_dir)}: {reason}")
     return budget, checkpoint
+
+
+def _limit(config: Config, ledger: dict[str, Any] | None, *, is_typed: bool) -> tuple[float | None, float]:
+    """Return the limit of a run, `budget.extend` included, and that extension, in seconds.
+
+    The limit is that of the ledger, unless `trainer.max_time` is typed.
+    """
+    limit, extension = in_seconds(config.time_limit), in_seconds(config.budget.extend) or 0.0
+    is_included = False
+    # A run that Slurm or the time of day alone ended has no limit to keep.
+    if ledger is not None and not is_typed and (ledger["limit"] or ledger["ends"] is None):
+        limit = ledger["limit"]
+        # A scheduler may start the same command again before the run has come to its end.
+        is_included = ledger["extended"] == extension and not ledger["finished"]
+    if limit is None:
+        return None, 0.0
+    return limit if is_included else limit + extension, extension
 
 
 def _newest(folder: Path) -> Path | None:
