@@ -59,7 +59,7 @@ def test_good_values(config, key, value):
         ("data.root", "no/such", "data.root: no folder no/such; it should hold the images ("),
         ("data.images", None, "data.images is not set: the folder of the images"),
         ("data.images", "no/such", "data.images: no folder no/such; set data.images, or data.root to "),
-        ("budget.until", "18", "budget.until is '18'; write a time of day or a date and a time in quotes"),
+        ("budget.until", "18", "budget.until is '18'; write a time of day or a date and a time, as in "),
         ("data.annotations", None, "data.annotations is not set: the COCO instances file (JSON)"),
         ("data.extra", [extra("no/such", "a.json")], "data.extra: no folder no/such; set data.extra to"),
         ("data.extra", [extra(".", "no.json")], "data.extra: no file no.json"),

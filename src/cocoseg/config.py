@@ -62,7 +62,7 @@ class Settings(Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class SubsetConfig(Settings, kw_only=True):
-    """Choice of images from the annotation file."""
+    """Choice of images from the file; data=custom, train_val and masks take all of them."""
 
     size: Annotated[Positive | None, "number of images; null: all"] = 8000
     seed: Annotated[int, "seed of the choice; with one seed a smaller choice is part of a larger one"] = 0
@@ -244,11 +244,11 @@ class BudgetConfig(Settings, kw_only=True):
 
     validation_share: Annotated[Share, "share of the time for validations and what they save"] = 0.1
     checkpoint_every: Annotated[Duration, "time between checkpoints"] = Duration(minutes=5)
-    extend: Annotated[Duration | None, "time to add when a run is resumed"] = None
+    extend: Annotated[Duration | None, "time to add to the limit, once until the run has ended"] = None
     until: Annotated[
         Text,
         "time by which this start of the run must have ended; slurm: end of the Slurm job",
-        'a time of day or a date and a time, as in "18:00" or "2026-11-27 06:00", slurm, or null',
+        "a time of day or a date and a time, as in 18:00 or 2026-11-27 06:00, slurm, or null",
     ] = None
 
 
@@ -259,7 +259,7 @@ class SweepConfig(Settings, kw_only=True):
     space: Annotated[
         dict[str, Any], "settings to search", 'keys and values, as in {model.depth: "2,3,4"}'
     ] = {}
-    trials: Annotated[Positive | None, "number of runs"] = None
+    trials: Annotated[Positive | None, "number of runs; time that is left of total_time buys more"] = None
     total_time: Annotated[Duration | None, "time limit of the whole sweep"] = None
     name: Annotated[
         FolderName | None,

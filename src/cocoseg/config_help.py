@@ -27,8 +27,13 @@ INTRODUCTION = """\
 # Settings
 
 Every setting is an override on the command line, `python train.py data.batch_size=32`, or a line of a YAML
-file in `conf/`. This page is made from the declarations in `src/cocoseg/config.py` and the values in `conf/`,
-by `make docs`. prepare.py and evaluate.py take the settings of train.py too.
+file in `conf/`. prepare.py and evaluate.py take the settings of train.py too.
+
+Arguments of network, loss, optimizer, trainer, loggers and callbacks depend on the preset, and are not on
+this page: `python train.py --help-all` lists those of the chosen presets, and `conf/` holds all. One of them
+is the learning rate, `optimizer.lr`: 0.001 with `optimizer=adam`. Defaults of `data` are of `data=coco`.
+
+This page is made from the declarations in `src/cocoseg/config.py` and the values in `conf/`, by `make docs`.
 """
 # Settings of `--help`; ALL lists the others too. A program of FEW settings lists all.
 USUAL = {
@@ -130,7 +135,7 @@ def page(conf: Path) -> str:
     Args:
         conf: folder of YAML files.
     """
-    lines = [INTRODUCTION]
+    lines, presets = [INTRODUCTION], options([conf])
     for program in ("train", "evaluate", "predict"):
         values = _compose(program, [conf])
         lines += [f"## {program}.py", ""]
@@ -139,7 +144,8 @@ def page(conf: Path) -> str:
             lines += ["| key | default | allowed | meaning |", "|---|---|---|---|"]
             for key, setting in settings.items():
                 default = _value(key, setting, values)
-                lines.append(f"| `{key}` | `{default}` | {setting.allowed} | {setting.meaning} |")
+                preset = f"a preset ({', '.join(presets[key])}), or " if key in presets else ""
+                lines.append(f"| `{key}` | `{default}` | {preset}{setting.allowed} | {setting.meaning} |")
             lines.append("")
     return "\n".join(lines)
 

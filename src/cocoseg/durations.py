@@ -123,8 +123,8 @@ def parse_moment(value: str, *, key: str) -> float:
                 moment += timedelta(days=moment <= began)
             return moment.timestamp()
     raise CocosegError(
-        f"{key} is {value!r}; write a time of day or a date and a time in quotes, "
-        f'as in {key}="18:00" or {key}="2026-11-27 06:00", or slurm'
+        f"{key} is {value!r}; write a time of day or a date and a time, as in {key}=18:00 or "
+        f"'{key}=2026-11-27 06:00', or slurm; in YAML files in quotes"
     )
 
 

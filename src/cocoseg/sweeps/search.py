@@ -188,7 +188,7 @@ def open_sweep(
     max_time = in_seconds(config.time_limit)
     if not any(override.key_or_group == "trainer.max_time" for override in overrides):
         max_time = None  # a preset's
-    # Beside a number and a limit of trials budget.until ends the sweep only. A grid has no further points.
+    # If both sweep.trials and trainer.max_time are given, budget.until only stops the sweep.
     buys_more = budget.limit is not None and settings.method != "grid" and None in (settings.trials, max_time)
     in_all = budget.limit if settings.trials is None else settings.total_time
     if settings.method == "grid":
