@@ -133,8 +133,21 @@ def test_other_settings_of_masks_are_a_warning(model: Path, caplog: pytest.LogCa
     evaluation_of(model, "data.images=/i", "data.annotations=/a.json")
     assert "trained with masks.overlap=smallest; " in caplog.text
     caplog.clear()
-    evaluation_of(model, "data.images=/i", "data.annotations=/a.json", "masks.overlap=smallest")
+    evaluation_of(model, "data.images=/i", "data.annotations=/a.json", "masks.overlap=smallest", "split=all")
     assert caplog.text == ""
+
+
+def test_a_split_of_other_data_that_is_not_typed_is_named(
+    model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A test set of which a tenth is scored looks scored."""
+    others = ("data=custom", "data.images=/i", "data.annotations=/a.json", "masks.overlap=smallest")
+    validation = ("data.val_images=/v", "data.val_annotations=/b.json")
+    for typed in ((), (*others, "split=val"), (*others, "split=all"), (*others, *validation)):
+        evaluation_of(model, *typed)
+        assert caplog.text == ""
+    evaluation_of(model, *others)
+    assert "split=val scores a share of 0.1 (data.val_fraction) of these images; split=all" in caplog.text
 
 
 @pytest.mark.parametrize(

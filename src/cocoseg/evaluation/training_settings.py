@@ -49,6 +49,9 @@ def use_training_data(config: DictConfig, keys: Collection[str]) -> DictConfig:
     with suppress(CocosegError) if typed else nullcontext():
         trained = run_settings(config.checkpoint)
     are_masks = typed == {"data.images", "data.masks"} and bool(trained and trained["data"].get("masks"))
+    if typed and "split" not in keys and not (config.data.val_annotations or config.data.val_masks):
+        share = f"a share of {config.data.val_fraction} (data.val_fraction)"
+        log.warning("warning: split=val scores %s of these images; split=all scores all", share)
     if typed and not are_masks:
         masks = trained["masks"] if trained else {}
         others = {key: value for key, value in masks.items() if config.masks.get(key) != value}
