@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from cocoseg import durations
-from cocoseg.durations import SLURM_END, as_duration, clock, minutes, parse_duration, parse_moment
+from cocoseg.durations import SLURM_END, as_clock, as_duration, minutes, parse_duration, parse_moment
 from cocoseg.errors import CocosegError
 
 
@@ -75,7 +75,7 @@ def test_a_duration_is_written_as_it_is_read():
 
 
 def test_seconds_for_people():
-    assert (clock(12.34), clock(60), clock(3723.4)) == ("12.3 s", "0:01:00", "1:02:03")
+    assert (as_clock(12.34), as_clock(60), as_clock(3723.4)) == ("12.3 s", "0:01:00", "1:02:03")
 
 
 def test_minutes_are_rounded_up():

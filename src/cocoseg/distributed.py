@@ -94,7 +94,7 @@ def largest(*values: float) -> tuple[float, ...]:
     return tuple(numbers.tolist())
 
 
-def agree(*values: float) -> tuple[float, ...]:
+def from_rank_zero(*values: float) -> tuple[float, ...]:
     """Return rank zero's values, in one exchange.
 
     By its own clock each rank would use another learning rate and stop at another step.

@@ -145,7 +145,7 @@ def minutes(duration: Any, more: int = 0) -> int:
     return YEAR if limit is None else math.ceil(limit.total_seconds() / 60) + more
 
 
-def clock(seconds: float) -> str:
+def as_clock(seconds: float) -> str:
     """Write seconds for people: `1:02:03`, or `12.3 s` below a minute."""
     if seconds < 60:
         return f"{seconds:.1f} s"

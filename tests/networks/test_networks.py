@@ -7,7 +7,7 @@ from torch import nn
 
 from cocoseg.errors import CocosegError
 from cocoseg.files import read_yaml
-from cocoseg.networks.custom import arguments_of, describe, is_built_in, probe
+from cocoseg.networks.custom import arguments_of, describe, is_built_in, try_network
 from cocoseg.networks.model_file import NETWORKS
 from conftest import ROOT
 from tiny import LABELS, Reads
@@ -127,7 +127,7 @@ class Returns(Reads):
 
 
 def probed(net: nn.Module, images: int = 2) -> None:
-    probe(net, "my.Net", (images, 16, 24), len(LABELS))
+    try_network(net, "my.Net", (images, 16, 24), len(LABELS))
 
 
 @pytest.mark.parametrize(

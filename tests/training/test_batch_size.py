@@ -16,7 +16,7 @@ from cocoseg.training.batch_size import (
     CheckMemory,
     explain_batch_errors,
     largest_batch,
-    trial_step,
+    try_step,
 )
 from cocoseg.training.module import SegmentationModule
 from tiny import SPEC, loader, random_batch, tiny_module, tiny_trainer
@@ -52,7 +52,7 @@ class Trial(L.Callback):
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: object) -> None:
         if trainer.global_step == self.step:
-            trial_step(pl_module, trainer, 4, 3)
+            try_step(pl_module, trainer, 4, 3)
 
 
 def trained(folder: Path, *callbacks: L.Callback, **options: object) -> tuple[L.Trainer, nn.Module]:
@@ -93,7 +93,7 @@ def test_a_trial_leaves_no_trace(step, precision, tmp_path):
 def test_only_gpus_are_checked(monkeypatch):
     data = SimpleNamespace(batch_size=4, train_set=range(10), val_set=range(3))
     tried = []
-    monkeypatch.setattr(batch_size, "trial_step", lambda *args: tried.append(args))
+    monkeypatch.setattr(batch_size, "try_step", lambda *args: tried.append(args))
     for device in ("cpu", "cuda"):
         module = SimpleNamespace(device=torch.device(device))
         CheckMemory(data).on_train_start(None, module)

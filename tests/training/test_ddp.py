@@ -26,7 +26,7 @@ from tiny import shapes_config
 
 
 def test_one_process_has_nobody_to_agree_with() -> None:
-    assert distributed.agree(0.25, True) == distributed.largest(0.25, True) == (0.25, True)
+    assert distributed.from_rank_zero(0.25, True) == distributed.largest(0.25, True) == (0.25, True)
     assert distributed.broadcast({"a": 1}) == {"a": 1}
     assert (distributed.world_size(), distributed.rank()) == (1, 0)
     distributed.barrier()

@@ -36,7 +36,7 @@ from cocoseg.overrides import Command
 from cocoseg.training.build import build_loggers, build_loss, open_loggers
 from cocoseg.training.event_file import CSVLogger
 from cocoseg.training.finish import dashboards
-from cocoseg.training.losses import CrossEntropyLoss, probe_loss
+from cocoseg.training.losses import CrossEntropyLoss, try_loss
 from cocoseg.training.recipe import train
 from conftest import ROOT, SMALL, run_here, run_program
 from tiny import TINY_RUN
@@ -299,9 +299,9 @@ def test_our_losses_get_their_keys(tmp_path):
 
 
 def test_what_a_loss_must_return():
-    probe_loss(CrossEntropyLoss(), "mine", 3)
-    probe_loss(CrossEntropyLoss(class_weights=[1.0, 2.0, 3.0]), "mine", 3)
-    probe_loss(lambda logits, mask: nn.functional.avg_pool2d(logits, 11).mean(), "mine", 3)  # windows
+    try_loss(CrossEntropyLoss(), "mine", 3)
+    try_loss(CrossEntropyLoss(class_weights=[1.0, 2.0, 3.0]), "mine", 3)
+    try_loss(lambda logits, mask: nn.functional.avg_pool2d(logits, 11).mean(), "mine", 3)  # windows
     taken = r"logits \(2, 3, 32, 32\) float32 and mask \(2, 32, 32\) int64"
     for loss, sentence in (
         (
@@ -313,7 +313,7 @@ def test_what_a_loss_must_return():
         (lambda logits: 1 / 0, rf"^loss: mine fails on {taken}: .*takes 1 positional argument"),
     ):
         with pytest.raises(CocosegError, match=sentence):
-            probe_loss(loss, "mine", 3)
+            try_loss(loss, "mine", 3)
 
 
 # ---- schedules

@@ -14,7 +14,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 
 from cocoseg.budget.budget import Budget
 from cocoseg.networks.residual import ResidualUNet
-from cocoseg.training.batch_size import trial_step
+from cocoseg.training.batch_size import try_step
 from cocoseg.training.finetuning import FreezeEncoder
 from cocoseg.training.losses import CrossEntropyDiceLoss
 from cocoseg.training.module import SegmentationModule
@@ -28,7 +28,7 @@ class Trial(L.Callback):
     """A trial of the step, as on a GPU."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        trial_step(pl_module, trainer, 2, 2)
+        try_step(pl_module, trainer, 2, 2)
 
 
 def fit(

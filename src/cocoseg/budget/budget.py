@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from cocoseg.durations import clock, now
+from cocoseg.durations import as_clock, now
 
 END = 2.0  # seconds to leave the process: with torch and Lightning loaded, Python alone takes 1.4
 MARGIN = 1.1  # factor on durations that were measured
@@ -21,7 +21,7 @@ VALIDATION_LIMIT = 0.2  # share of the limit: a last validation that takes longe
 FORMATS = 60.0  # seconds kept for other formats of the model
 FORMATS_LIMIT = 0.1  # share of the limit: the most that is kept for them
 KINDS = ("starting", "loading", "computing", "validating", "saving")
-PARTS = ("step", "validation", "figures", "checkpoint", "export")
+PARTS = ("step", "validation", "figures", "checkpoint", "export", "extra_formats")
 
 
 @dataclass
@@ -91,7 +91,7 @@ class Budget:
             seconds = now() - begin
             self.spent["saving"] += seconds
             self._charged_until += seconds
-            self.expect(part, max(self.expected.get(part, 0.0), seconds))
+            self.expect(part, max(self.expected[part], seconds))
 
     def expect(self, part: str, seconds: float) -> None:
         """Expect the next one of a part to take this long."""
@@ -160,7 +160,7 @@ class Budget:
         return self.left() > self.seconds_reserved() + seconds + self.expected["step"]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, for the ledger and for checkpoints."""
+        """Return plain values, for the ledger and for checkpoints: `ends` is the limit of this attempt."""
         return {
             "limit": self.run_limit,
             "ends": self.limit,
@@ -184,7 +184,7 @@ class Budget:
         self.end_by(self.deadline)  # more is used now
 
     def follow(self, ledger: dict[str, Any], deadline: float | None = None) -> None:
-        """Take over the clock of rank zero: its `to_dict` of now, and its deadline."""
+        """Take over the time of rank zero: its `to_dict` of now, and its deadline."""
         self.limit, self.run_limit, self.deadline = ledger["ends"], ledger["limit"], deadline
         self.began = self._charged_until = now()
         self.resume(ledger)
@@ -193,7 +193,7 @@ class Budget:
 def no_time_left(budget: Budget, what: str) -> str:
     """Say that the time is used up, what that means, and how to add some."""
     if budget.deadline is None or budget.limit == budget.run_limit:
-        used = f"{clock(budget.used())} of {clock(budget.limit or 0)} are used"
+        used = f"{as_clock(budget.used())} of {as_clock(budget.limit or 0)} are used"
         return f"{used}: {what}; budget.extend=1h adds an hour"
     state = "has passed" if budget.deadline < time.time() else "leaves too little time"
     moment = f"{datetime.fromtimestamp(budget.deadline):%Y-%m-%d %H:%M}, {state}"
@@ -202,11 +202,11 @@ def no_time_left(budget: Budget, what: str) -> str:
 
 def time_line(budget: Budget) -> str:
     """Describe the time used, by what it was spent on, in one line."""
-    spent = ", ".join(f"{kind} {clock(seconds)}" for kind, seconds in budget.spent.items())
+    spent = ", ".join(f"{kind} {as_clock(seconds)}" for kind, seconds in budget.spent.items())
     return f"{elapsed(budget)}: {spent}"
 
 
 def elapsed(budget: Budget) -> str:
     """Describe the time used, and its limit."""
-    limit = "" if budget.limit is None else f" of {clock(budget.limit)}"
-    return f"{clock(budget.used())}{limit}"
+    limit = "" if budget.limit is None else f" of {as_clock(budget.limit)}"
+    return f"{as_clock(budget.used())}{limit}"

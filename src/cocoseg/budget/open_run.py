@@ -112,10 +112,11 @@ def resume_budget(config: Config, run_dir: Path, *, limit_is_typed: bool) -> tup
         folder = Path(checkpoint).resolve().parent.parent
     resumes = checkpoint is not None or config.resume is not None
     ledger = read_ledger(folder / LEDGER) if resumes else None
-    limit, extended = _limit(config, ledger, is_typed=limit_is_typed)
+    limit = _limit(config, ledger, is_typed=limit_is_typed)
     writes_formats = any(name != "pth" for name in config.export)
-    budget = Budget(limit, began=begin_job(), extended=extended, writes_formats=writes_formats)
+    budget = Budget(limit, began=begin_job(), writes_formats=writes_formats)
     budget.resume(ledger)
+    budget.extended = in_seconds(config.budget.extend) or 0.0
     budget.end_by(config.deadline)
     if budget.is_spent() and checkpoint is None:
         reason = no_time_left(budget, "there is no checkpoint to export")
@@ -123,21 +124,16 @@ def resume_budget(config: Config, run_dir: Path, *, limit_is_typed: bool) -> tup
     return budget, checkpoint
 
 
-def _limit(config: Config, ledger: dict[str, Any] | None, *, is_typed: bool) -> tuple[float | None, float]:
-    """Return the limit of a run, `budget.extend` included, and that extension, in seconds.
-
-    The limit is that of the ledger, unless `trainer.max_time` is typed.
-    """
+def _limit(config: Config, ledger: dict[str, Any] | None, *, is_typed: bool) -> float | None:
+    """Return the limit of a run in seconds: of its ledger, or `trainer.max_time`, and `budget.extend`."""
     limit, extension = in_seconds(config.time_limit), in_seconds(config.budget.extend) or 0.0
-    is_included = False
     # A run that Slurm or the time of day alone ended has no limit to keep.
     if ledger is not None and not is_typed and (ledger["limit"] or ledger["ends"] is None):
         limit = ledger["limit"]
         # A scheduler may start the same command again before the run has come to its end.
-        is_included = ledger["extended"] == extension and not ledger["finished"]
-    if limit is None:
-        return None, 0.0
-    return limit if is_included else limit + extension, extension
+        if ledger["extended"] == extension and not ledger["finished"]:
+            return limit
+    return None if limit is None else limit + extension
 
 
 def _newest(folder: Path) -> Path | None:

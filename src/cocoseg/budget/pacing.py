@@ -16,8 +16,8 @@ from cocoseg.budget.lightning_internals import (
     validate_after_step,
 )
 from cocoseg.config import Config
-from cocoseg.distributed import agree
-from cocoseg.durations import clock, now
+from cocoseg.distributed import from_rank_zero
+from cocoseg.durations import as_clock, now
 
 log = logging.getLogger(__name__)
 
@@ -80,12 +80,12 @@ class KeepBudget(L.Callback):
             self.budget.expect("validation", GUESS_MARGIN * batches * self._batch_seconds)
         self.budget.begin_training()
         if self.budget.is_spent():
-            used = clock(self.budget.used())
+            used = as_clock(self.budget.used())
             log.warning("%s were used before the first step: too little time to learn anything", used)
 
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
         self.budget.advance(_position(trainer))
-        (self.budget.progress,) = agree(self.budget.progress)
+        (self.budget.progress,) = from_rank_zero(self.budget.progress)
         loading = self.budget.charge("loading")
         self._waits.append(loading if self._steps else 0.0)  # the first wait includes the loaders' start
 
@@ -100,7 +100,7 @@ class KeepBudget(L.Callback):
         self._steps.append(self._waits[-1] + self.budget.charge("computing"))
         self.budget.expect("step", max(self._steps))
         due = self._is_due() or is_last_step(trainer)
-        stop, validate = agree(self.budget.is_spent(), due)
+        stop, validate = from_rank_zero(self.budget.is_spent(), due)
         if stop:
             trainer.should_stop = True
         if self.paced or stop:
@@ -126,7 +126,7 @@ class KeepBudget(L.Callback):
 
     def on_validation_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
         self._batch_began = now()
-        (fits,) = agree(self.budget.fits_validation_batch(self._batch_seconds))
+        (fits,) = from_rank_zero(self.budget.fits_validation_batch(self._batch_seconds))
         # One batch at least, because there are no scores without.
         if self._batches and not (trainer.sanity_checking or fits):
             end_validation()

@@ -71,7 +71,7 @@ def describe(net: nn.Module) -> dict[str, Any]:
     return {"_target_": f"{type(net).__module__}.{type(net).__qualname__}"}
 
 
-def probe(net: nn.Module, name: str, shape: tuple[int, int, int], classes: int) -> None:
+def try_network(net: nn.Module, name: str, shape: tuple[int, int, int], classes: int) -> None:
     """Call a network on blank images, in training and in evaluation mode, and check its output.
 
     Args:

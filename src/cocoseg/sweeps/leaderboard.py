@@ -15,7 +15,7 @@ import msgspec
 from yaml import YAMLError
 
 from cocoseg.budget.ledger import read_ledger
-from cocoseg.durations import clock
+from cocoseg.durations import as_clock
 from cocoseg.errors import CocosegError, printable
 from cocoseg.files import from_here, read_json, read_yaml, write_csv
 from cocoseg.overrides import Command, quote_path
@@ -26,7 +26,7 @@ ALIVE = 15.0  # seconds since a file was last written, after which a run counts 
 MAX_REASON = 60  # characters that are printed
 ADDED_BY_SWEEP = ("sweep.", "trainer.max_time", "budget.until")  # beginnings of keys outside the search space
 HEADINGS = {"miou": "mIoU", "seconds": "time", "reason": ""}  # those that differ from the keys
-FORMATS = {"miou": "{:.3f}".format, "seconds": clock}
+FORMATS = {"miou": "{:.3f}".format, "seconds": as_clock}
 
 
 class _Metrics(msgspec.Struct):

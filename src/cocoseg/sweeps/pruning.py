@@ -59,7 +59,7 @@ class PruneTrial(L.Callback):
             return
         # Only the process of rank 0 asks Optuna; the others follow its answer.
         prune = distributed.rank() == 0 and self._should_prune(pl_module.scores.miou)
-        if distributed.agree(prune)[0]:
+        if distributed.from_rank_zero(prune)[0]:
             so_far = f"mIoU {self._best:.3f} at {self.budget.progress:.0%}"
             self.reason = f"{so_far}, by sweep.pruner={self.settings.pruner}"
             log.warning("pruned: %s", self.reason)

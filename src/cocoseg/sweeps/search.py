@@ -17,7 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from cocoseg.budget.budget import Budget
 from cocoseg.budget.ledger import keep_ledger, read_ledger
 from cocoseg.config import Config, SweepConfig
-from cocoseg.durations import STARTED, as_duration, clock, in_seconds
+from cocoseg.durations import STARTED, as_clock, as_duration, in_seconds
 from cocoseg.errors import CocosegError, TrainingError
 from cocoseg.files import from_here, locked
 from cocoseg.overrides import key_of
@@ -48,7 +48,7 @@ class Sweep:
         side_by_side: number of jobs at a time.
         budget: time of the whole sweep.
         limit: seconds of each trial; None: `trainer.max_time` as it is configured, or none.
-        buys_more: time that is left buys further trials, beyond `sweep.trials`.
+        buys_more: time that is left buys further trials, beyond `sweep.trials`; a grid has none.
         failed, succeeded: number of trials that this process has tried.
     """
 
@@ -88,7 +88,7 @@ class Sweep:
                     self.record_end(trial, trial.outcome())
             self.budget.finished = True
         if self.budget.limit is not None:
-            log.info("sweep: %s of %s", clock(self.budget.used()), clock(self.budget.limit))
+            log.info("sweep: %s of %s", as_clock(self.budget.used()), as_clock(self.budget.limit))
         return self.failed
 
     def next_round(self, interrupted: list[Trial]) -> list[Trial]:
@@ -221,7 +221,7 @@ def limit_of_trials(budget: Budget, rounds: int, max_time: float | None, *, is_n
     if limit < SHORTEST and is_new:
         key = "sweep.total_time" if budget.limit == budget.run_limit else "budget.until or the Slurm job"
         raise CocosegError(
-            f"{key}: {clock(budget.limit)} leave {max(0, limit):.0f} s to each job, which needs "
+            f"{key}: {as_clock(budget.limit)} leave {max(0, limit):.0f} s to each job, which needs "
             f"at least {SHORTEST:.0f} s; set fewer sweep.trials or more time"
         )
     return max(SHORTEST, limit)

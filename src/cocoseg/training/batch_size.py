@@ -1,4 +1,4 @@
-"""Batch size and memory: a trial of the largest step, the largest batch that fits, how to halve the batch."""
+"""Batch size and memory: a first try of the largest step, the largest batch that fits, half the batch."""
 
 import logging
 from collections.abc import Iterator
@@ -37,10 +37,10 @@ class CheckMemory(L.Callback):
         if pl_module.device.type == "cuda":
             training, validation = (len(part) for part in (self.data.train_set, self.data.val_set))
             batch = self.data.batch_size
-            trial_step(pl_module, trainer, min(batch, training), min(batch, validation))
+            try_step(pl_module, trainer, min(batch, training), min(batch, validation))
 
 
-def trial_step(module: SegmentationModule, trainer: L.Trainer, training: int, validation: int) -> None:
+def try_step(module: SegmentationModule, trainer: L.Trainer, training: int, validation: int) -> None:
     """Run one training step and one validation batch at full image size, on blank images.
 
     It leaves no trace: weights, statistics of BatchNorm, gradients, optimizer, metrics and random numbers are
@@ -110,7 +110,7 @@ def largest_batch(module: SegmentationModule, images: int, trainer: L.Trainer) -
     def fits(batch: int) -> bool:
         torch.cuda.reset_peak_memory_stats(device)
         try:
-            trial_step(module, trainer, batch, batch)
+            try_step(module, trainer, batch, batch)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise

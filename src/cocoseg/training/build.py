@@ -23,7 +23,7 @@ from cocoseg.data.class_balance import class_weights
 from cocoseg.data.datamodule import SegmentationDataModule
 from cocoseg.errors import CocosegError, reason_of
 from cocoseg.files import read_yaml
-from cocoseg.networks.custom import arguments_of, is_built_in, probe
+from cocoseg.networks.custom import arguments_of, is_built_in, try_network
 from cocoseg.networks.device import resolve_precision
 from cocoseg.networks.model_file import read_checkpoint, without_weights
 from cocoseg.networks.pretrained import Pretrained, read_pretrained
@@ -31,7 +31,7 @@ from cocoseg.overrides import key_of
 from cocoseg.training.batch_size import largest_batch
 from cocoseg.training.checkpoints import WholeCheckpointIO
 from cocoseg.training.console import ShortProfiler
-from cocoseg.training.losses import probe_loss
+from cocoseg.training.losses import try_loss
 from cocoseg.training.module import SegmentationModule
 from cocoseg.training.optimizer import optimizer_of, with_fused
 
@@ -152,24 +152,24 @@ def _finish(experiment: Any, error: type[BaseException] | None, *_: Any) -> None
 
 
 def try_settings(config: Config, run: Run) -> None:
-    """Build loss and optimizer as a trial, before there are data, or raise CocosegError."""
+    """Build loss and optimizer once before there are data, or raise CocosegError."""
     build_loss(config, run)
     node = with_fused(config.optimizer or {}, resolve_precision(config.trainer))
     build(node, "optimizer", [nn.Parameter(torch.zeros(1))])
 
 
-def try_out(trainer: L.Trainer, module: SegmentationModule, data: SegmentationDataModule) -> None:
+def try_parts(trainer: L.Trainer, module: SegmentationModule, data: SegmentationDataModule) -> None:
     """Call a custom network and the loss on blank images, and find the batch size if it is `auto`.
 
     Raises:
         CocosegError: the network does not return logits, or the loss no scalar.
     """
-    probe_loss(module.loss, (data.config.loss or {})["_target_"], len(data.labels))
+    try_loss(module.loss, (data.config.loss or {})["_target_"], len(data.labels))
     if not is_built_in(data.config.model):
         images = min(data.batch_size or 2, 2)  # two are enough
         module.to(trainer.strategy.root_device)
         shape = images, *module.spec.image_size
-        probe(module.net, module.spec.network["_target_"], shape, len(data.labels))
+        try_network(module.net, module.spec.network["_target_"], shape, len(data.labels))
     if not data.batch_size:
         data.batch_size = largest_batch(module, len(data.train_set), trainer)
 
@@ -180,7 +180,7 @@ def build_loss(config: Config, run: Run, data: SegmentationDataModule | None = N
     A loss of the user's own gets no key of the preset in whose place it was put, unless that was changed.
 
     Args:
-        data: None for a trial of the settings, with weights for two classes.
+        data: None to try the settings, with weights for two classes.
     """
     node = dict(config.loss or {})
     if not str(node.get("_target_")).startswith("cocoseg."):

@@ -1,4 +1,4 @@
-"""The callbacks of a training, in the order in which they run."""
+"""The callbacks of a training, in the order in which they run; Lightning runs `BestCheckpoint` last."""
 
 import sys
 
@@ -30,7 +30,7 @@ from cocoseg.training.tensorboard_hparams import HyperparameterRow
 def build_callbacks(
     config: Config, run: Run, data: SegmentationDataModule, exporter: Exporter
 ) -> list[L.Callback]:
-    """List all callbacks of this rank; Lightning runs those that save checkpoints last."""
+    """List all callbacks of this rank."""
     budget, folder = run.budget, run.folder / CHECKPOINTS
     own = [
         build(node, f"callbacks.{name}", kind=L.Callback) for name, node in config.callbacks.items() if node

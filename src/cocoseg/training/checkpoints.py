@@ -20,8 +20,8 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from cocoseg.budget.budget import Budget
 from cocoseg.budget.lightning_internals import callbacks_of
 from cocoseg.budget.signals import StoppedBySignalError
-from cocoseg.distributed import agree, rank, world_size
-from cocoseg.durations import clock, now
+from cocoseg.distributed import from_rank_zero, rank, world_size
+from cocoseg.durations import as_clock, now
 from cocoseg.errors import CocosegError, WriteError
 from cocoseg.files import whole_file, write_bytes
 from cocoseg.networks.model_file import read_weights
@@ -143,12 +143,12 @@ class LastCheckpoint(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         due = now() >= self._due_at and self.budget.fits_checkpoint()
-        if not agree(due)[0]:
+        if not from_rank_zero(due)[0]:
             return
         self.save(trainer)
         retries = disk_of(trainer).retries
-        if agree(retries.failing() >= self.every)[0]:
-            self.failure = f"no checkpoint could be written for {clock(self.every)}: {retries.reason}"
+        if from_rank_zero(retries.failing() >= self.every)[0]:
+            self.failure = f"no checkpoint could be written for {as_clock(self.every)}: {retries.reason}"
             trainer.should_stop = True
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

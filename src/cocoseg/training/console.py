@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from cocoseg.budget.budget import Budget, elapsed
 from cocoseg.budget.lightning_internals import batches_of_epoch
-from cocoseg.durations import clock, now
+from cocoseg.durations import as_clock, now
 from cocoseg.labels import LabelMap
 from cocoseg.progress import LINE_EVERY
 from cocoseg.scores import Scores
@@ -71,7 +71,7 @@ class ValidationLines(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.sanity_checking:
-            used, number = clock(self.budget.used()), trainer.current_epoch + 1
+            used, number = as_clock(self.budget.used()), trainer.current_epoch + 1
             log.info("%s  epoch %d  step %d  %s", used, number, trainer.global_step, values(trainer, *SHOWN))
 
 

@@ -40,7 +40,7 @@ def _run_python(arguments: Sequence[str], run: Run) -> str:
     command = [sys.executable, *arguments]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     seconds = None if run.budget.limit is None else run.budget.left() - END
-    with run.budget.saving("formats"):
+    with run.budget.saving("extra_formats"):
         try:
             done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds)
         except subprocess.TimeoutExpired:

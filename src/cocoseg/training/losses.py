@@ -93,7 +93,7 @@ def dice_loss(logits: Tensor, mask: Tensor, ignore_index: int = IGNORE_INDEX) ->
     return (occurs * (1 - dice)).sum() / occurs.sum().clamp(min=1)
 
 
-def probe_loss(loss: Callable[[Tensor, Tensor], Tensor], name: str, classes: int) -> None:
+def try_loss(loss: Callable[[Tensor, Tensor], Tensor], name: str, classes: int) -> None:
     """Call a loss on blank float32 logits and a mask of background, 32 x 32 pixels, on the CPU.
 
     Raises:

@@ -17,7 +17,7 @@ from cocoseg.training.build import (
     build_trainer,
     open_loggers,
     read_start,
-    try_out,
+    try_parts,
     try_settings,
 )
 from cocoseg.training.callbacks import build_callbacks
@@ -34,7 +34,7 @@ def train(config: Config, run: Run) -> float | None:
 
     Args:
         config: all settings.
-        run: folder, clock and checkpoint of the run.
+        run: folder, budget and checkpoint of the run.
 
     Raises:
         CocosegError: bad input; the run folder is unchanged then.
@@ -55,7 +55,7 @@ def train(config: Config, run: Run) -> float | None:
     data.prepare_data()
     data.setup("fit")
     module = exporter.module = build_module(config, run, data, start)
-    try_out(trainer, module, data)
+    try_parts(trainer, module, data)
     is_over = has_no_time_left(run)
     with open_loggers([] if is_over else trainer.loggers):
         run.begin()  # all checks have passed: from here on the run folder is written to
@@ -71,17 +71,17 @@ def train(config: Config, run: Run) -> float | None:
 
 
 def join_ranks(config: Config, run: Run) -> None:
-    """Connect the ranks of a training on several devices; all take rank zero's clock and checkpoint."""
+    """Connect the ranks of a training on several devices; all take rank zero's budget and checkpoint."""
     distributed.join_ranks(config.trainer)
-    clock_of_zero = run.budget.to_dict(), run.budget.deadline
-    run.checkpoint, clock_of_zero = distributed.broadcast((run.checkpoint, clock_of_zero))
+    own = run.checkpoint, run.budget.to_dict(), run.budget.deadline
+    run.checkpoint, ledger, deadline = distributed.broadcast(own)
     if distributed.rank() > 0:
-        run.budget.follow(*clock_of_zero)
+        run.budget.follow(ledger, deadline)
 
 
 def has_no_time_left(run: Run) -> bool:
     """Tell whether a resumed run has no time left to train, and say so."""
-    if run.checkpoint is None or not distributed.agree(run.budget.is_spent())[0]:
+    if run.checkpoint is None or not distributed.from_rank_zero(run.budget.is_spent())[0]:
         return False
     log.warning(no_time_left(run.budget, "nothing left to train"))
     return True
