@@ -199,7 +199,7 @@ class BestCheckpoint(ModelCheckpoint):
         owes_export: the best checkpoint is not exported yet.
     """
 
-    def __init__(self, folder: Path, export: Callable[[Path], None], earlier: Path | None = None):
+    def __init__(self, folder: Path, export: Callable[[Path | None], None], earlier: Path | None = None):
         super().__init__(
             folder,
             filename=BEST.removesuffix(".ckpt"),
@@ -220,26 +220,27 @@ class BestCheckpoint(ModelCheckpoint):
         super().on_validation_end(trainer, pl_module)
         if self.best_model_score is not before and trainer.is_global_zero:
             self.owes_export = True
-            self.try_to_export(trainer)
+            self.try_to_export(disk_of(trainer))
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         super().on_train_batch_end(trainer, *args)
         if self.owes_export and disk_of(trainer).retries.are_due():
-            self.try_to_export(trainer)
+            self.try_to_export(disk_of(trainer))
 
-    def try_to_export(self, trainer: L.Trainer) -> None:
-        """Export the best checkpoint; where the disk is full, `owes_export` stays true."""
-        disk = disk_of(trainer)
+    def try_to_export(self, disk: WholeCheckpointIO) -> None:
+        """Write checkpoints that wait, then export the best one; where the disk is full, it stays owed."""
         disk.write_kept()
-        if Path(self.best_model_path) in disk.kept or not disk.retries.are_due():
+        if not self.owes_export or Path(self.best_model_path) in disk.kept or not disk.retries.are_due():
             return
+        best = self.best_model_path or self.earlier
         try:
-            self.export(Path(self.best_model_path))
+            self.export(Path(best) if best else None)
         except WriteError as error:
             disk.retries.note(error)
         else:
             self.owes_export = False
-            disk.retries.note(None)
+            if not disk.kept:
+                disk.retries.note(None)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Find the best checkpoint on disk: the loaded state knows neither later ones nor another folder."""

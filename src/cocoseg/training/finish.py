@@ -120,27 +120,17 @@ class Exporter:
             WriteError: the model can't be written.
         """
         best = find_callback(callbacks_of(trainer), BestCheckpoint)
+        best.owes_export |= not self.exported
         disk = disk_of(trainer)
         disk.retries.at_end = True
         patience = self.data.config.budget.checkpoint_every.total_seconds() if waits else 0.0
         give_up = now() + min(patience, self.run.budget.left() - END)
-        while True:
-            disk.write_kept()
-            is_owed = best.owes_export or not self.exported
-            if is_owed and Path(best.best_model_path) not in disk.kept:
-                checkpoint = best.best_model_path or best.earlier
-                try:
-                    self(checkpoint and Path(checkpoint))
-                except WriteError as error:
-                    disk.retries.note(error)
-                else:
-                    best.owes_export = False
-                    if not disk.kept:
-                        disk.retries.note(None)
-            next_end = now() + AT_END + self.run.budget.expected["export"]
-            if not disk.retries.reason or stop.received or next_end > give_up:
+        best.try_to_export(disk)
+        while disk.retries.reason and not stop.received:
+            if now() + AT_END + self.run.budget.expected["export"] > give_up:
                 break
             time.sleep(AT_END)
+            best.try_to_export(disk)
         for path in disk.kept:
             log.warning("warning: %s is not written: %s", from_here(path), disk.retries.reason)
         if not self.exported or (waits and best.owes_export):
