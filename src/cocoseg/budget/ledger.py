@@ -18,14 +18,14 @@ Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e10)]  # three hundred years
 
 
 class _Content(msgspec.Struct):
-    limit: Seconds | None  # the run's own, null where Slurm or the clock alone ends it
+    limit: Seconds | None  # the run's own, null where Slurm or a time of day alone ends it
     used: Seconds
     trained_from: Seconds | None
     spent: dict[str, float]
     expected: dict[str, Any]  # earlier versions had other parts and values
     extended: Seconds
     finished: bool
-    ends: Seconds | None = None  # the limit that held, which Slurm or the clock may have set
+    ends: Seconds | None = None  # the limit that held, which Slurm or a time of day may have set
 
 
 def read_ledger(path: Path) -> dict[str, Any] | None:

@@ -104,7 +104,7 @@ class Exporter:
             with suppress(WriteError) if failure or stop.received else nullcontext():
                 self._write_outcome(trainer, stop)
             if failure:
-                raise TrainingError(f"{failure}; free some space, then resume the run by resume=auto")
+                raise TrainingError(f"{failure}; free some space; to resume: {self.run.resume_command()}")
         if stop.received is not None:
             sys.exit(exit_code(stop.received))
         return self.scores.miou if self.scores else None
