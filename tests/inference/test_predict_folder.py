@@ -25,7 +25,7 @@ from cocoseg.inference.results import Results
 from cocoseg.labels import LabelClass, LabelMap
 from cocoseg.networks.model_file import save_model
 from cocoseg.networks.spec import ModelSpec
-from conftest import run_program, write_coco
+from conftest import run_here, run_program, write_coco
 from tiny import LABELS, Reads
 
 TO_TARGET = {"_target_": "tiny.Reads"}
@@ -566,13 +566,13 @@ def test_the_program_from_end_to_end(tmp_path, photos):
     assert "skipped      3 that exist already" in again.stdout
 
 
-@pytest.mark.slow
 def test_a_refusal_changes_nothing_in_the_output(tmp_path, photos):
+    """Settings are compared before the model is loaded, which this command could not do without `network`."""
     output = run(tmp_path, photos)
     (output / "config.yaml").write_text("program: predict\ncheckpoint: model.pth\ninput: photos\n")
     before = written(output)
     overrides = (f"checkpoint={tmp_path / 'model.pth'}", f"input={photos}", f"output={output}", "scale=0.5")
-    done = run_program("predict", *overrides, "accelerator=cpu", "precision=32-true", cwd=tmp_path)
+    done = run_here("predict", *overrides, "accelerator=cpu", "precision=32-true", cwd=tmp_path)
     assert done.returncode == 2
     assert "made with another scale" in done.stderr
     after = written(output)

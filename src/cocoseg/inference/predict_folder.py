@@ -59,12 +59,13 @@ def predict_folder(config: PredictConfig, output: Path, *, begin: Callable[[], N
     warnings.filterwarnings("ignore", module="PIL")
     checkpoint = check_checkpoint(config.checkpoint)
     images = find_images(str(config.input), output)
-    predictor, precision = make_predictor(config, checkpoint)
+    device, precision = choose_device(config, checkpoint)
     settings: dict[str, Any] = {"scale": config.scale, "tile": config.tile, "flip": config.flip}
     settings |= {"values": config.values, "precision": precision}
     manifest = Manifest(output, _sha256(Path(checkpoint)), settings)
     manifest.require_distinct_results(images)
     images, ids = _number(images, config.annotations)
+    predictor = make_predictor(config, checkpoint, device, precision)  # after all checks that need no model
     labels = predictor.model.labels
     encoding = MaskEncoding("palette", labels, PIXEL[config.values])
     results = Results(output, encoding, config.overlay, config.gallery, config.confidence)
@@ -100,19 +101,25 @@ def predict_folder(config: PredictConfig, output: Path, *, begin: Callable[[], N
         raise IncompleteError(f"{left_out} of {len(images)} images are left out, as listed above")
 
 
-def make_predictor(config: PredictConfig, checkpoint: str) -> tuple[Predictor, str]:
-    """Load the model on its device. Returns the precision, too. Raise CocosegError if settings don't fit."""
+def choose_device(config: PredictConfig, checkpoint: str) -> tuple[torch.device, str]:
+    """Choose device and precision. Raise CocosegError where the model can't have them."""
+    if not checkpoint.endswith(SUFFIX):
+        return resolve_device(config.accelerator, config.precision)
+    if config.accelerator not in (AUTO, "cpu") or config.precision not in (AUTO, "32-true"):
+        raise CocosegError(
+            "accelerator, precision: an ONNX file is run in float32 on the CPU; leave them out"
+        )
+    return torch.device("cpu"), "32-true"
+
+
+def make_predictor(config: PredictConfig, checkpoint: str, device: torch.device, precision: str) -> Predictor:
+    """Load the model on its device. Raise CocosegError if it can't be loaded, or settings don't fit it."""
     options: dict[str, Any] = {key: getattr(config, key) for key in ("scale", "tile", "flip")}
     options["probabilities"] = config.confidence
     if checkpoint.endswith(SUFFIX):
-        if config.accelerator not in (AUTO, "cpu") or config.precision not in (AUTO, "32-true"):
-            raise CocosegError(
-                "accelerator, precision: an ONNX file is run in float32 on the CPU; leave them out"
-            )
-        return OnnxPredictor(OnnxModel(checkpoint), **options), "32-true"
-    device, precision = resolve_device(config.accelerator, config.precision)
+        return OnnxPredictor(OnnxModel(checkpoint), **options)
     model = load_model(checkpoint, config.network).to(device).to(memory_format=torch.channels_last)
-    return Predictor(model, **options, autocast=DTYPES[precision]), precision
+    return Predictor(model, **options, autocast=DTYPES[precision])
 
 
 def resolve_device(accelerator: str, precision: str) -> tuple[torch.device, str]:
