@@ -31,6 +31,19 @@ def test_a_killed_process_is_one_error() -> None:
         list(parallel_map(lambda task: task or os._exit(9), iter(range(TASKS)), TASKS, 2))
 
 
+@pytest.mark.timeout(60)
+def test_a_process_that_is_killed_at_work_does_not_leave_the_others_waiting() -> None:
+    """All processes have begun by then. On Python 3.12 and 3.13 the work never ended."""
+
+    def work(task: int) -> None:
+        time.sleep(0.01)
+        if task == 3 * CHUNK:
+            os._exit(9)
+
+    with pytest.raises(TrainingError, match="ended from outside"):
+        list(parallel_map(work, iter(range(TASKS)), TASKS, 2))
+
+
 def test_an_error_ends_the_work() -> None:
     """The tasks in progress and a few chunks on their way are finished, and no others of two batches."""
     begin = time.monotonic()

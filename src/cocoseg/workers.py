@@ -54,7 +54,8 @@ def parallel_map(
         return
     # Fork where it is the platform's habit: it needs no importable main module.
     context = get_context("fork" if sys.platform == "linux" else None)
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (function, os.getpid()))
+    is_broken = context.RawValue("b", 0)  # without a lock, which a killed process might hold
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (function, os.getpid(), is_broken))
     with stop_in_order(signal.SIGINT, signal.SIGTERM), pool:
         results: Iterator[R] = iter(())
         try:
@@ -64,6 +65,8 @@ def parallel_map(
                 results = following
             yield from results
         except BrokenProcessPool as error:
+            # The pool ends the other processes by SIGTERM, which they ignore, and from Python 3.12 on waits.
+            is_broken.value = 1
             raise TrainingError(
                 "a worker process was ended from outside, perhaps for lack of memory; lower prepare.workers"
             ) from error
@@ -79,28 +82,33 @@ def _call(task: Any) -> Any:
     return _function(task)
 
 
-def _start_worker(function: Callable[[Any], Any], parent: int) -> None:
+def _start_worker(function: Callable[[Any], Any], parent: int, is_broken: Any) -> None:
     global _function
     _function = function
     # Ctrl-C reaches the whole group, and a scheduler's SIGTERM often does; the parent answers both.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    end_with_parent(parent)
+    end_with_parent(parent, is_over=lambda: bool(is_broken.value))
     if "torch" in sys.modules:  # one thread each: the other processes keep the other cores busy
         sys.modules["torch"].set_num_threads(1)
 
 
-def end_with_parent(parent: int | None = None, end: Callable[[], object] = lambda: os._exit(1)) -> None:
+def end_with_parent(
+    parent: int | None = None,
+    end: Callable[[], object] = lambda: os._exit(1),
+    is_over: Callable[[], bool] = lambda: False,
+) -> None:
     """End this process soon after its parent, which may be killed without a chance to end its children.
 
     Args:
         parent: its process id, where the parent may have ended by now.
         end: ends this process.
+        is_over: tells whether to end while the parent still runs.
     """
     parent = parent or os.getppid()
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == parent and not is_over():
             time.sleep(0.5)
         end()
 
