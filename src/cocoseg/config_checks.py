@@ -21,7 +21,7 @@ from cocoseg.config import Settings
 from cocoseg.durations import parse_duration
 from cocoseg.errors import CocosegError
 
-LEAST_SIMILARITY = 0.6  # of a known key that is suggested for an unknown one
+LEAST_SIMILARITY = 0.6  # similarity from which on a known key is suggested for an unknown one
 MOST_LISTED = 12  # keys of a group that are listed where none is similar
 
 T = TypeVar("T", bound=Settings)

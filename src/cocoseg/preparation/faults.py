@@ -124,7 +124,7 @@ def _reason(annotations: Sequence[Annotation], sizes: Mapping[int, tuple[int, in
 def _has_outline(annotation: Annotation, height: int, width: int) -> bool:
     try:
         outline = annotation.parse(height, width).outline
-    except SegmentationError:  # that of a panoptic file, or of a crowd region, which is not drawn or checked
+    except SegmentationError:  # segmentations of panoptic files and crowd regions were not checked before
         return annotation.segmentation is IN_PNG
     return bool(outline) if isinstance(outline, list) else bool(outline[1::2].any())
 
