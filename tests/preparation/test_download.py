@@ -273,6 +273,32 @@ def test_a_full_disk_ends_it(server: Server, tmp_path: Path, monkeypatch: pytest
     assert names(tmp_path) == []
 
 
+def test_an_answer_that_comes_after_the_end_is_not_written(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_ended = threading.Event()
+
+    def late(handler: Handler) -> None:
+        has_ended.wait()
+        ok(GOOD)(handler)
+
+    def fail(*_: object) -> None:
+        wait_for(lambda: "/1" in server.requests)
+        raise OSError(errno.ENOSPC, "No space left")
+
+    monkeypatch.setattr(download, "CONNECTIONS", 2)
+    monkeypatch.setattr(download, "check_image", check := Mock(side_effect=fail))
+    before = set(threading.enumerate())
+    with pytest.raises(CocosegError, match="No space left"):
+        fetch_images([entry(1, server.set("/1", late)), entry(2, server.set("/2", ok(GOOD)))], tmp_path)
+    has_ended.set()
+    for thread in set(threading.enumerate()) - before:
+        if "(worker)" in thread.name:  # of the pool, not of the server
+            thread.join()
+    check.assert_called_once()
+    assert names(tmp_path) == []
+
+
 @pytest.mark.parametrize("count", [1, 100])
 def test_no_network(tmp_path: Path, count: int) -> None:
     images = [entry(n, f"{NOWHERE}/{n}") for n in range(1, count + 1)]

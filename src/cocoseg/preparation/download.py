@@ -69,13 +69,16 @@ def fetch_images(
     with locked(image_dir, name=LOCK):
         # Another process may have fetched some meanwhile.
         missing = [image for image in images if not has_content(image_dir / image.file_name)]
-        fetch = partial(_fetch_image, HttpClient(), image_dir, base_url, max_bytes)
+        client = HttpClient()
+        fetch = partial(_fetch_image, client, image_dir, base_url, max_bytes)
         try:
-            # A pool of concurrent.futures would make Ctrl-C wait for a silent server.
+            # A pool of concurrent.futures would make Ctrl-C wait for a silent server. Threads of this one may
+            # go on after it.
             with ThreadPool(CONNECTIONS) as pool:
                 outcomes = track(pool.imap_unordered(fetch, missing), total=len(missing), what="images")
                 failures = _collect_failures(outcomes, min(CONNECTIONS, len(missing)))
         finally:
+            client.close()
             for folder in {(image_dir / image.file_name).parent for image in missing}:
                 remove_parts(folder)  # a killed run may have left some, too
     log.info("%s: %d images fetched, %d failed", image_dir, len(missing) - len(failures), len(failures))

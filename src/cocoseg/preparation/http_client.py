@@ -5,6 +5,8 @@ from contextlib import suppress
 from functools import partial
 from http.client import responses
 from pathlib import Path
+from threading import Lock
+from typing import IO
 from urllib.parse import unquote, urljoin
 from urllib.request import getproxies, proxy_bypass
 
@@ -44,6 +46,8 @@ class HttpClient:
 
     def __init__(self, *, progress: bool = False):
         self._progress = progress
+        self._opening = Lock()
+        self._closed = False
         self._direct = urllib3.PoolManager(maxsize=CONNECTIONS)
         proxies = getproxies().items()
         self._proxies = {scheme: _connect_proxy(scheme, url) for scheme, url in proxies if scheme in SCHEMES}
@@ -105,11 +109,22 @@ class HttpClient:
         chunks = iter(partial(response.read, CHUNK), b"")
         if self._progress:
             chunks = track(chunks, total=response.length_remaining, what=path.stem, size=len)
-        with path.open("ab" if follows else "wb") as file:
+        with self._open(path, "ab" if follows else "wb") as file:
             for chunk in chunks:
                 file.write(chunk)
                 if file.tell() > limit:  # counted, for Content-Length may be wrong or absent
                     raise FetchError(f"larger than {limit} bytes")
+
+    def _open(self, path: Path, mode: str) -> IO[bytes]:
+        with self._opening:
+            if self._closed:
+                raise FetchError("the download has ended")
+            return path.open(mode)
+
+    def close(self) -> None:
+        """Let no thread open a file from now on: what a silent server sends later is not written."""
+        with self._opening:
+            self._closed = True
 
     def _follow(self, url: str, begin: int) -> BaseHTTPResponse:
         """Request a file from a byte on. Follow redirects, but unlike urllib3 never from https to http."""
