@@ -87,38 +87,32 @@ def test_the_log_holds_what_was_said_before_the_run_began(opened, tmp_path: Path
 
 
 HOLD = """
-import sys, time
+import sys
 from pathlib import Path
 from cocoseg.files import locked
-folder, seconds = Path(sys.argv[1]), float(sys.argv[2])
+folder = Path(sys.argv[1])
 with locked(folder):
     print("locked", flush=True)
-    time.sleep(seconds)
+    sys.stdin.readline()
     (folder / "config.yaml").write_text("program: train\\n")  # it begins when its checks have passed
 """
 
 
 @pytest.fixture
-def busy(tmp_path: Path) -> Iterator[Callable[[float], None]]:
-    """Lets another process hold `run`, and begin a training there after so many seconds."""
-    processes = []
-
-    def hold(seconds: float) -> None:
-        command = [sys.executable, "-c", HOLD, str(tmp_path / "run"), str(seconds)]
-        processes.append(subprocess.Popen(command, stdout=subprocess.PIPE))
-        assert processes[-1].stdout.readline() == b"locked\n"
-
-    yield hold
-    for process in processes:
+def busy(tmp_path: Path) -> Iterator[Callable[[], None]]:
+    """Lets another process hold `run`. Returns what makes it begin a training there."""
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"locked\n"
+        yield process.stdin.close
         process.kill()
-        process.communicate()
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_folder_is_claimed_before_it_is_checked(
     busy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool, opened
 ) -> None:
-    busy(0.2)
+    monkeypatch.setattr(files.log, "info", lambda *_: busy())  # that this process waits
     assert not (tmp_path / "run/config.yaml").exists()  # a check before the claim would pass
     config = OmegaConf.create({"seed": 3})
     program = "train" if not overwrite else "evaluate"
@@ -135,14 +129,13 @@ RUN = ("config.yaml", "outcome.json", ".hydra/config.yaml", "segmentation_model.
 
 @pytest.mark.parametrize("program", ["train", "prepare", "evaluate", "predict"])
 def test_a_folder_that_another_process_writes_to_is_left_alone(
-    busy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, shapes_root: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, shapes_root: Path, busy
 ) -> None:
     monkeypatch.setattr(files, "LOCK_TIMEOUT", 0.1)
     for name in RUN:
         (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "run" / name).write_text(f"program: {program}\n")
     (tmp_path / "model.pth").touch()
-    busy(60.0)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     data = [f"data.root={shapes_root}", "data=shapes"]
     overrides = {
