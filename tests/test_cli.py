@@ -328,13 +328,13 @@ def send(number: signal.Signals, process: subprocess.Popen[str], *, to_group: bo
 
 
 def ended(process: subprocess.Popen[str], cwd: Path) -> tuple[str, str]:
-    """Stdout and stderr of a program, which must end within a minute."""
+    """Stdout and stderr of a program, which must end within three minutes."""
     try:
-        process.wait(timeout=60)
+        process.wait(timeout=180)
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGABRT)  # Python's faulthandler writes where it hangs
         process.wait()
-        pytest.fail(f"still ran after a minute:\n{(cwd / 'stderr').read_text()}")
+        pytest.fail(f"still ran after three minutes:\n{(cwd / 'stderr').read_text()}")
     return (cwd / "stdout").read_text(), (cwd / "stderr").read_text()
 
 
@@ -354,7 +354,7 @@ def test_a_signal_ends_the_training_in_order(
 
     No stack trace is printed, and none of Lightning's warnings and tips.
     """
-    limit = "trainer.max_time=00:00:03:00"
+    limit = "trainer.max_time=00:01:00:00"
     often = ("budget.checkpoint_every=00:00:00:02", "trainer.check_val_every_n_epoch=1")
     process = start("train", *SMALL[:-1], limit, *often, "data.num_workers=1", cwd=tmp_path)
     wait_for(tmp_path, "outputs/train/*/checkpoints/best.ckpt", process)
@@ -507,7 +507,7 @@ def test_a_signal_ends_the_preparation_in_order(
     stdout, stderr = ended(process, tmp_path)
     assert process.returncode in exit_codes, stderr
     assert "Traceback" not in stdout + stderr
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while group_lives(process) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not group_lives(process), "worker processes are left"

@@ -93,6 +93,7 @@ def at(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(time, "time", lambda: moment)
         monkeypatch.setattr(durations, "now", lambda: 1000.0)
         monkeypatch.setattr(durations, "_began", 1000.0)
+        monkeypatch.setattr(durations, "_has_job", False)  # to be restored
         return moment
 
     return set_clock
@@ -128,6 +129,8 @@ def test_jobs_of_a_multirun_have_its_time_of_day(at, monkeypatch: pytest.MonkeyP
 def test_the_first_job_of_a_call_counts_from_its_beginning_and_later_ones_from_their_own(monkeypatch):
     clock = iter([1000.0, 1010.0, 1020.0])
     monkeypatch.setattr(durations, "now", lambda: next(clock))
+    for name in ("_began", "_has_job"):  # to be restored
+        monkeypatch.setattr(durations, name, None)
     durations.restart()
     assert (durations.begin_job(), durations.begin_job()) == (1000.0, 1010.0)
     durations.restart()

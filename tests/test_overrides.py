@@ -103,7 +103,7 @@ def test_config_path_is_relative_to_where_it_is_typed(tmp_path: Path):
 
 def test_help_may_be_read_in_part(tmp_path: Path):
     command = f"'{sys.executable}' '{ROOT}/train.py' --help | true"
-    done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert (done.stdout, done.stderr) == ("", "")
 
 

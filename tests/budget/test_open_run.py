@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from cocoseg import durations
+from cocoseg.budget import budget as budget_module
 from cocoseg.budget.budget import Budget
 from cocoseg.budget.open_run import Run, best_beside, resume_budget
 from cocoseg.config import BudgetConfig, Config
@@ -14,6 +16,16 @@ from cocoseg.durations import SLURM_END, Duration
 from cocoseg.errors import CocosegError
 from cocoseg.overrides import Command
 from cocoseg.run_folder import LEDGER
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process begin now, and no time pass."""
+    moment = datetime.fromisoformat("2026-11-27 12:00:00").timestamp()
+    monkeypatch.setattr(time, "time", lambda: moment)
+    monkeypatch.setattr(budget_module, "now", lambda: 1000.0)
+    monkeypatch.setattr(durations, "now", lambda: 1000.0)
+    monkeypatch.setattr(durations, "_began", 1000.0)
 
 
 def make_run(folder: Path, *, used: float = 100.0, limit: float | None = 600.0, **more: object) -> Path:
@@ -137,13 +149,12 @@ def opened(config: Config, folder: Path, *, typed: bool = False) -> Budget:
 
 def test_the_smaller_limit_holds(tmp_path: Path, slurm) -> None:
     slurm(1000)
-    assert opened(settings("slurm"), tmp_path).left() == pytest.approx(1000, abs=1)
+    assert opened(settings("slurm"), tmp_path).left() == 1000
     until = BudgetConfig(until="slurm")
     assert opened(settings("5m", budget=until), tmp_path).limit == 300
-    assert opened(settings("1h", budget=until), tmp_path).left() == pytest.approx(1000, abs=1)
-    moment = datetime.fromtimestamp(time.time() + 400)
-    config = settings("slurm", budget=BudgetConfig(until=f"{moment:%Y-%m-%d %H:%M}"))
-    assert opened(config, tmp_path).left() == pytest.approx(400 - moment.second, abs=1)
+    assert opened(settings("1h", budget=until), tmp_path).left() == 1000
+    config = settings("slurm", budget=BudgetConfig(until="2026-11-27 12:06"))
+    assert opened(config, tmp_path).left() == 360
 
 
 def test_a_deadline_counts_anew_with_each_start(tmp_path: Path, slurm) -> None:
@@ -153,8 +164,7 @@ def test_a_deadline_counts_anew_with_each_start(tmp_path: Path, slurm) -> None:
     make_run(tmp_path, **{**first.to_dict(), "used": 900.0})  # requeued, the job begins again
     slurm(2000)
     second = opened(config, tmp_path)
-    assert second.limit == pytest.approx(2900, abs=1)
-    assert second.left() == pytest.approx(2000, abs=1)
+    assert (second.limit, second.left()) == (2900, 2000)
     slurm(5000)
     assert opened(config, tmp_path).limit == 3600  # of the run
 
@@ -166,7 +176,7 @@ def test_a_run_that_slurm_alone_limits_is_resumed(tmp_path: Path, slurm, typed: 
     make_run(tmp_path, **{**first.to_dict(), "used": 900.0})
     slurm(1000)
     again = opened(settings("slurm", resume="auto"), tmp_path, typed=typed)
-    assert again.left() == pytest.approx(1000, abs=1)
+    assert again.left() == 1000
     elsewhere = opened(settings("1h", resume="auto"), tmp_path)  # without Slurm it is not without end
     assert elsewhere.limit == 3600
 
@@ -175,17 +185,17 @@ def test_a_checkpoint_that_used_more_leaves_the_deadline_where_it_is(tmp_path: P
     slurm(1000)
     budget = opened(settings("slurm"), tmp_path)
     budget.resume({**budget.to_dict(), "used": 5000.0})
-    assert budget.left() == pytest.approx(1000, abs=1)
+    assert budget.left() == 1000
     other = Budget(None)
     other.follow(budget.to_dict(), budget.deadline)
-    assert other.left() == pytest.approx(1000, abs=1)
+    assert other.left() == 1000
 
 
 def test_other_ranks_follow_the_limit_that_holds(tmp_path: Path, slurm) -> None:
     slurm(1000)
     zero, other = opened(settings("1h", budget=BudgetConfig(until="slurm")), tmp_path), Budget(None)
     other.follow(zero.to_dict())
-    assert other.left() == pytest.approx(1000, abs=1)
+    assert other.left() == 1000
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def test_all_is_found(installed: Installed):
     commands = COMMANDS if installed.is_wheel else COMMANDS[:1]  # the same in both, and they take time
     helps = [installed.start(command, "--help") for command in commands]
     for command, process in zip(commands, helps, strict=True):
-        text, errors = process.communicate(timeout=60)
+        text, errors = process.communicate(timeout=300)
         assert (process.returncode, errors) == (0, ""), command
         assert command in text or f"-m cocoseg.{command.removeprefix('cocoseg-')}" in text
         assert "python " not in text.replace("python -m cocoseg", "")

@@ -101,7 +101,7 @@ def test_a_signal_is_passed_on_and_no_further_job_begins(play, tmp_path: Path, n
         signal.signal(signal.SIGTERM, leave)
         signal.signal(signal.SIGINT, leave)
         print("begun", flush=True)
-        time.sleep(60)
+        time.sleep(600)
     """
     handlers, received = signal.getsignal(number), []
 
@@ -130,7 +130,7 @@ def test_a_signal_that_comes_while_a_job_begins_reaches_it(play, monkeypatch: py
         return process
 
     monkeypatch.setattr(cocoseg.sweeps.launching.subprocess, "Popen", begin_and_receive)
-    (job,) = play("time.sleep(60)", 2, 1)
+    (job,) = play("time.sleep(600)", 2, 1)
     assert job.process.returncode == -signal.SIGTERM
 
 
@@ -173,16 +173,15 @@ def test_an_error_of_ours_leaves_no_process(play, monkeypatch: pytest.MonkeyPatc
             super().__init__(*arguments, **options)
             started.append(self)
 
-    monkeypatch.setattr(cocoseg.sweeps.launching.subprocess, "Popen", Noted)
-
     def fail(*_: object) -> None:
         raise RuntimeError
 
-    signal.signal(signal.SIGALRM, fail)
-    signal.setitimer(signal.ITIMER_REAL, 0.4)
-    with pytest.raises(RuntimeError):
-        play("time.sleep(60)", 2, 2)
-    assert [process.wait(timeout=10) for process in started] == [-signal.SIGKILL] * 2
+    with monkeypatch.context() as patch:
+        patch.setattr(cocoseg.sweeps.launching.subprocess, "Popen", Noted)
+        patch.setattr(cocoseg.sweeps.launching.time, "sleep", fail)  # when both have begun
+        with pytest.raises(RuntimeError):
+            play("time.sleep(600)", 2, 2)
+    assert [process.wait(timeout=60) for process in started] == [-signal.SIGKILL] * 2
 
 
 def test_commands_name_folder_and_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
