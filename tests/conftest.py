@@ -17,12 +17,23 @@ from unittest import mock
 
 import pytest
 from hydra.core.hydra_config import HydraConfig
+from hypothesis import HealthCheck, settings
 
 from cocoseg.preparation.demo_shapes import draw_shapes
 from server import Server
 
 # Two test processes share two cores.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# The same examples in every run, however slow the machine is.
+settings.register_profile(
+    "same",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.load_profile("same")
 
 ROOT = Path(__file__).parents[1]
 

@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("masks")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.sampled_from(ENCODINGS), st.sets(st.integers(0, 70_000), min_size=1, max_size=40), st.randoms())
 def test_round_trip(folder: Path, encoding: str, ids: set[int], random: object) -> None:
     masks = encode(encoding, ids)

@@ -13,7 +13,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cocoseg.errors import CocosegError
@@ -330,14 +330,7 @@ def assert_one_line(message: str, *names: Path) -> None:
     assert any(str(name) in message for name in names), message
 
 
-def examples(number: int) -> settings:
-    slow = [HealthCheck.too_slow, HealthCheck.data_too_large]
-    return settings(
-        max_examples=number, deadline=None, derandomize=True, database=None, suppress_health_check=slow
-    )
-
-
-@examples(25)
+@settings(max_examples=25)
 @given(contents().map(case))
 def test_well_formed(tried: Case) -> None:
     assert outcome(tried) == "drawn"
@@ -346,7 +339,7 @@ def test_well_formed(tried: Case) -> None:
 def test_mutated() -> None:
     outcomes: Counter[str] = Counter()
 
-    @examples(80)
+    @settings(max_examples=80)
     @given(mutated())
     def collect(tried: Case) -> None:
         outcomes[outcome(tried)] += 1
@@ -355,7 +348,7 @@ def test_mutated() -> None:
     assert min(outcomes["drawn"], outcomes["refused"]) > 10
 
 
-@examples(80)
+@settings(max_examples=80)
 @given(garbled())
 def test_garbled(tried: Case) -> None:
     outcome(tried)

@@ -10,7 +10,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
@@ -22,13 +22,6 @@ from cocoseg.preparation.segmentations import LEFT_OUT, Instance, parse_layers, 
 HEIGHT, WIDTH = 6, 8
 BOX = [1, 1, 5, 1, 5, 4, 1, 4]  # x 1..5, y 1..4
 KINDS = ("polygon", "runs", "compressed")
-
-
-def examples(count: int) -> settings:
-    """Settings for so many examples, without a limit on their time."""
-    return settings(
-        max_examples=count, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
-    )
 
 
 def instance(segmentation: Any, class_index: int = 1, *, crowd: bool = False) -> Instance:
@@ -231,7 +224,7 @@ scenes = st.lists(st.tuples(st.integers(1, 4), st.lists(polygons, min_size=1, ma
 sizes = st.tuples(st.integers(1, 12), st.integers(1, 12))
 
 
-@examples(40)
+@settings(max_examples=40)
 @given(scenes, sizes)
 def test_max_with_pillow_is_one_canvas_per_polygon(
     scene: list[tuple[int, list[list[float]]]], size: tuple[int, int]
@@ -248,7 +241,7 @@ def test_max_with_pillow_is_one_canvas_per_polygon(
     np.testing.assert_array_equal(drawn.mask, expected)
 
 
-@examples(40)
+@settings(max_examples=40)
 @given(scenes, sizes)
 def test_max_with_coco_is_pycocotools(
     scene: list[tuple[int, list[list[float]]]], size: tuple[int, int]
@@ -325,7 +318,7 @@ def boxes_to_draw(drawn: list[tuple[int, str, tuple[int, int, int, int]]]) -> li
     ]
 
 
-@examples(40)
+@settings(max_examples=40)
 @given(st.lists(boxes, max_size=6))
 def test_smallest_pixel_by_pixel(drawn: list[tuple[int, str, tuple[int, int, int, int]]]) -> None:
     """Each pixel is that of the smallest object on it; of equal ones, of the higher class."""
@@ -341,7 +334,7 @@ def test_smallest_pixel_by_pixel(drawn: list[tuple[int, str, tuple[int, int, int
     np.testing.assert_array_equal(draw(*boxes_to_draw(drawn), overlap="smallest").mask, expected)
 
 
-@examples(40)
+@settings(max_examples=40)
 @given(st.lists(boxes, max_size=6))
 def test_ignore_pixel_by_pixel(drawn: list[tuple[int, str, tuple[int, int, int, int]]]) -> None:
     expected = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
@@ -363,7 +356,7 @@ def test_area_is_that_of_all_parts() -> None:
 # --- run lengths
 
 
-@examples(40)
+@settings(max_examples=40)
 @given(st.integers(1, 12), st.integers(1, 12), st.randoms(use_true_random=False), st.sampled_from(KINDS[1:]))
 def test_any_region_in_runs(height: int, width: int, rng: random.Random, kind: str) -> None:
     """Pixels anywhere in a part of the image: runs that end at borders, and go on in the next column."""
@@ -375,7 +368,7 @@ def test_any_region_in_runs(height: int, width: int, rng: random.Random, kind: s
     np.testing.assert_array_equal(drawn.mask, region)
 
 
-@examples(40)
+@settings(max_examples=40)
 @given(st.lists(st.integers(1, 400_000), min_size=1, max_size=20), st.booleans())
 def test_rle_runs(lengths: list[int], begins_inside: bool) -> None:
     lengths = [0, *lengths] if begins_inside else lengths

@@ -6,7 +6,7 @@ import tracemalloc
 from typing import Any
 
 import numpy as np
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cocoseg.config import MasksConfig
@@ -36,13 +36,6 @@ annotations = st.tuples(
 )
 scenes = st.integers(0, 7).flatmap(lambda n: st.lists(annotations, min_size=n, max_size=n))
 rules = st.tuples(st.sampled_from(["pillow", "coco"]), st.sampled_from(["ignore", "draw", "skip"]))
-
-
-def examples(count: int) -> settings:
-    """Settings for so many examples, without a limit on their time."""
-    return settings(
-        max_examples=count, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
-    )
 
 
 def corners(left: float, top: float, right: float, bottom: float) -> list[float]:
@@ -93,7 +86,7 @@ def some(counts: dict[int, Any]) -> dict[int, int]:
     return {index: int(count) for index, count in counts.items() if count}
 
 
-@examples(40)
+@settings(max_examples=40)
 @given(scenes, rules)
 def test_against_one_canvas_per_class(scene: list[tuple[int, Any, int]], rules: tuple[str, str]) -> None:
     rasterizer, crowd = rules
