@@ -2,7 +2,6 @@
 
 import json
 import logging
-import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -17,29 +16,19 @@ class TensorBoardApi:
 
     Args:
         folder: as for `--logdir`; all is written there already.
-        runs: how many it will find.
     """
 
-    def __init__(self, folder: Path, *, runs: int):
+    def __init__(self, folder: Path):
         board = program.TensorBoard()
         board.configure(
             argv=[
                 *("tensorboard", "--logdir", str(folder), "--host", "127.0.0.1", "--port", "0"),
-                *("--load_fast", "false", "--reload_interval", "0"),
+                *("--load_fast", "false", "--reload_interval", "0", "--reload_task", "blocking"),
             ]
         )
         logging.getLogger("werkzeug").setLevel(logging.WARNING)
-        self.address = board.launch()
+        self.address = board.launch()  # when it has read all
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        patience = time.monotonic() + 120
-        while len(self.get("data/runs")) < runs:
-            assert time.monotonic() < patience, "TensorBoard does not find the runs"
-            time.sleep(0.05)
-        # It adds a run before it has read all of it, and says nowhere when it has: until nothing changes.
-        seen: Any = None
-        while (now := [self.get(f"data/plugin/{plugin}/tags") for plugin in ("scalars", "images")]) != seen:
-            seen = now
-            time.sleep(0.5)
 
     def get(self, path: str, **content: Any) -> Any:
         """Return the JSON of a page; `content` is posted to it."""

@@ -36,7 +36,7 @@ def test_a_loss_that_was_not_looked_at_is_before_it_is_saved(tmp_path: Path) -> 
 
     batch = random_batch()
     broken = (torch.full_like(batch[0], float("nan")), batch[1])
-    last = LastCheckpoint(tmp_path, timedelta(seconds=0.001), Budget(None))
+    last = LastCheckpoint(tmp_path, timedelta(microseconds=1), Budget(None))
     trainer = tiny_trainer(tmp_path, max_epochs=1, callbacks=[Unseen(), last])
     with pytest.raises(TrainingError, match="the loss is nan"):
         trainer.fit(tiny_module(), loader(batch, batch, broken, batch))

@@ -322,7 +322,7 @@ def test_tensorboard_serves_all_of_it(tmp_path):
     trainer_with(tmp_path / "run", RunTexts(config, Command(("seed=0",))), Figures(Budget(None))).fit(
         tiny_module(), train(), val_loader(20)
     )
-    board = TensorBoardApi(tmp_path, runs=1)
+    board = TensorBoardApi(tmp_path)
     shown = board.get("data/plugin/images/tags")["run"]
     assert set(shown) == {*CHARTS, *(f"validation_examples/{rank}" for rank in range(1, EXAMPLES + 1))}
     listed = board.get("data/plugin/images/images?run=run&tag=validation_examples/1&sample=0")

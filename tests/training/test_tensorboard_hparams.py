@@ -98,7 +98,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> TensorBoardApi:
     for name, epochs in (("2", 2), ("3", 0)):
         with pytest.raises(ConnectionError):
             fit(folder / name, 0.5, 4, Dies(epochs))
-    return TensorBoardApi(folder, runs=4)
+    return TensorBoardApi(folder)
 
 
 def test_one_row_per_run(sweep: TensorBoardApi):
@@ -149,7 +149,7 @@ def test_a_resumed_run_stays_one_row(tmp_path: Path):
     fit(tmp_path / "elsewhere", 0.01, 6, checkpoint=stopped)
     fit(tmp_path / "run", 0.01, 6, checkpoint=stopped)
 
-    board = TensorBoardApi(tmp_path, runs=2)
+    board = TensorBoardApi(tmp_path)
     rows = board.rows()
     assert rows.keys() == {"run", "elsewhere"}
     assert rows["run"][MIOU] == pytest.approx(rows["elsewhere"][MIOU])
