@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import runpy
+import signal
 import subprocess
 import sys
 import threading
@@ -118,7 +119,7 @@ def run_here(program: str, *overrides: str, cwd: Path) -> subprocess.CompletedPr
     """Run a program as a user would, but in this process, where torch is loaded already."""
     script = str(ROOT / f"{program}.py")
     stdout, stderr, at_exit, code = io.StringIO(), io.StringIO(), [], 0
-    handlers = logging.root.handlers[:]
+    handlers, of_pipes = logging.root.handlers[:], signal.getsignal(signal.SIGPIPE)
     with (
         contextlib.chdir(cwd),
         contextlib.redirect_stdout(stdout),
@@ -135,5 +136,6 @@ def run_here(program: str, *overrides: str, cwd: Path) -> subprocess.CompletedPr
             for function, arguments in reversed(at_exit):
                 function(*arguments)
             logging.root.handlers[:] = handlers
+            signal.signal(signal.SIGPIPE, of_pipes)  # a closed connection would end all tests after --help
             HydraConfig.instance().cfg = None
     return subprocess.CompletedProcess([script, *overrides], code, stdout.getvalue(), stderr.getvalue())
