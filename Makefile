@@ -2,18 +2,21 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Only the plugins that the tests use: hydra's would make pytest rewrite the asserts of all of hydra, seconds a process.
+# worksteal: each process begins with tests that are neighbors and share fixtures.
+PYTEST := $(BIN)/pytest --disable-plugin-autoload -p xdist.plugin -p pytest_timeout -p _hypothesis_pytestplugin \
+	-n auto --dist worksteal
 
 .PHONY: demo test test-all lint types format docs tensorboard clean
 
 demo: $(VENV)/ready
 	$(BIN)/python train.py experiment=demo $(DEMO)
 
-# worksteal: each process begins with tests that are neighbors and share fixtures.
 test: $(VENV)/ready lint
-	$(BIN)/pytest -n auto --dist worksteal -m "not slow and not real_data and not browser"
+	$(PYTEST) -m "not slow and not real_data and not browser"
 
 test-all: $(VENV)/ready lint
-	$(BIN)/pytest -n auto --dist worksteal
+	$(PYTEST)
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
