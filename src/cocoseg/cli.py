@@ -84,7 +84,7 @@ def program(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
                     text = help_text(name, purpose, folders, arguments.overrides, rare=rare)
                     print(name_programs(text))
                 else:
-                    with composed_once(RunMode.MULTIRUN if arguments.multirun else RunMode.RUN):
+                    with composed_once(in_multirun=arguments.multirun):
                         run()
 
         return checked
@@ -99,36 +99,30 @@ def readable(arguments: Sequence[str], name: str, *, in_multirun: bool = False) 
 
 
 @contextmanager
-def composed_once(run_mode: RunMode) -> Iterator[None]:
+def composed_once(*, in_multirun: bool) -> Iterator[None]:
     """Make Hydra run the configuration that it composes to look up `hydra.mode`.
 
     Hydra 1.3 would compose it a second time, which takes a third of a second.
-
-    Args:
-        run_mode: of the command line.
     """
     patched: Any = Hydra
     get_mode = patched.get_mode
 
-    def compose(hydra: Any, config_name: str, overrides: list[str]) -> RunMode:
-        loader = hydra.config_loader
+    def compose(hydra: Any, config_name: str, overrides: list[str]) -> RunMode | None:
+        if in_multirun:
+            return None  # Hydra sets it then
         try:
-            config = loader.load_configuration(config_name, overrides, run_mode)
+            config = hydra.compose_config(config_name, overrides, RunMode.RUN, with_log_configuration=True)
         except HydraException:
             if mode := get_mode(hydra, config_name, overrides):  # as sweep=tpe sets it
                 return mode
             raise
-        if config.hydra.mode is None:
-            config.hydra.mode = run_mode
-            overrides.append(f"hydra.mode={run_mode.name}")  # as Hydra does
-            config.hydra.overrides.hydra.append(overrides[-1])
 
         def take(**_: Any) -> DictConfig:
-            del loader.load_configuration
+            del hydra.compose_config
             return config
 
-        if config.hydra.mode == run_mode:
-            loader.load_configuration = take
+        if config.hydra.mode != RunMode.MULTIRUN:
+            hydra.compose_config = take
         return config.hydra.mode
 
     patched.get_mode = compose
