@@ -166,7 +166,8 @@ def test_a_run_without_annotation_file_has_no_prepared_folder():
 
 
 def test_the_presets_can_be_taken_from_a_run():
-    presets = [path for path in (ROOT / "conf").rglob("*.yaml") if "hydra" not in path.parts]
+    conf = ROOT / "conf"
+    presets = [path for path in conf.rglob("*.yaml") if "hydra" not in path.relative_to(conf).parts]
     named = set(re.findall(r"^\s*_target_: (\S+)", "\n".join(path.read_text() for path in presets), re.M))
     ours = {name for name in named if name.split(".")[0] in ("cocoseg", "torch", "torchvision", "lightning")}
     not_taken = {"cocoseg.run_folder.MakeFolder", "cocoseg.sweeps.multirun.MultirunInOrder"}
