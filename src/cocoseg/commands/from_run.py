@@ -66,16 +66,13 @@ def _compose_from_runs() -> None:
     def load(self: Any, config_name: str, overrides: list[str], *others: Any, **named: Any) -> DictConfig:
         parsed = OverridesParser.create().parse_overrides(overrides)
         typed = {key_of(str(override.input_line)): override for override in parsed}
-        folder = _first_value(typed.get(KEY))
 
         def apply_on_top(given: list[Override], config: DictConfig) -> None:
-            if "experiment" in typed:
-                raise CocosegError(f"{KEY}, experiment: both choose all settings; leave out one of them")
-            withheld = _take_settings(config, Path(str(folder)).expanduser(), typed)
+            withheld = _take_settings(config, typed)
             apply(given, config)
             _require_targets(config, withheld)
 
-        if folder is not None:
+        if KEY in typed and _first_value(typed[KEY]) is not None:
             loader._apply_overrides_to_config = staticmethod(apply_on_top)
         try:
             return compose(self, config_name, overrides, *others, **named)
@@ -85,19 +82,18 @@ def _compose_from_runs() -> None:
     loader.load_configuration = load
 
 
-def _first_value(override: Override | None) -> Any:
+def _first_value(override: Override) -> Any:
     """The value that an override sets; the first one, where a multirun gives its jobs several."""
-    if override is None or not override.is_sweep_override():
-        return override and override.value()
-    return OverridesParser.create().parse_override(f"x={next(override.sweep_string_iterator())}").value()
+    if override.is_sweep_override():
+        override = OverridesParser.create().parse_override(f"x={next(override.sweep_string_iterator())}")
+    return override.value()
 
 
-def _take_settings(config: DictConfig, folder: Path, typed: Mapping[str, Override]) -> dict[str, str]:
+def _take_settings(config: DictConfig, typed: Mapping[str, Override]) -> dict[str, str]:
     """Put the settings of a run in place of those of the presets that are not typed.
 
     Args:
         config: composed of the presets; it is changed.
-        folder: of the run.
         typed: overrides by key.
 
     Returns:
@@ -106,7 +102,10 @@ def _take_settings(config: DictConfig, folder: Path, typed: Mapping[str, Overrid
     Raises:
         CocosegError: the folder is not that of a training, or its settings don't fit this version.
     """
-    path = Path(folder, CONFIG)
+    if "experiment" in typed:
+        raise CocosegError(f"{KEY}, experiment: both choose all settings; leave out one of them")
+    folder = Path(str(_first_value(typed[KEY]))).expanduser()
+    path = folder / CONFIG
     settings = read_settings(path) if path.is_file() else None
     if settings is None or settings.pop("program", "train") != "train":
         runs = sorted(folder.glob(f"*/{CONFIG}"))
@@ -123,10 +122,10 @@ def _take_settings(config: DictConfig, folder: Path, typed: Mapping[str, Overrid
                 node.pop(name, None)
         if "data.root" in typed and "data" in settings:
             settings["data"] |= move_paths(settings["data"], str(_first_value(typed["data.root"])))
-        for key, value in settings.items():
-            _withhold(value, key, withheld)
-            is_group = isinstance(getattr(checked, key), Settings)
-            with open_dict(config):
+        with open_dict(config):
+            for key, value in settings.items():
+                _withhold(value, key, withheld)
+                is_group = isinstance(getattr(checked, key), Settings)
                 config[key] = OmegaConf.merge(config[key], value) if is_group else value
     except (CocosegError, OmegaConfBaseException) as error:
         raise CocosegError(f"{from_here(path)}: {first_line(error)}") from error
