@@ -6,7 +6,8 @@ No torch, no Hydra.
 import pkgutil
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import SequenceMatcher, get_close_matches
 from functools import cache, reduce
@@ -70,7 +71,6 @@ TYPES = {
     inspect.NoneType: "null",
     inspect.DictType: "a _target_ and its arguments",
     inspect.CustomType: "a duration, as in 10m, 6h, 1h30m, 1d or 01:30:00",
-    inspect.StructType: "a group of settings",
 }
 LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
@@ -98,35 +98,29 @@ class Setting:
 
 
 @cache
-def declarations(kind: type[Settings]) -> dict[str, Setting]:
+def declarations(kind: type[Settings], prefix: str = "") -> dict[str, Setting]:
     """All settings of a group, those of its own groups too: `data.subset.size` -> its declaration."""
-    return dict(_declared(inspect.type_info(kind)))
-
-
-def _declared(struct: inspect.Type, prefix: str = "") -> Iterator[tuple[str, Setting]]:
-    assert isinstance(struct, inspect.StructType)
-    for field, declared in zip(struct.fields, structs.fields(struct.cls), strict=True):
-        types = field.type.types if isinstance(field.type, inspect.UnionType) else (field.type,)
-        group = next((one for one in types if isinstance(one, inspect.StructType)), None)
-        texts = [text for text in getattr(declared.type, "__metadata__", ()) if isinstance(text, str)]
+    found: dict[str, Setting] = {}
+    for field in structs.fields(kind):
+        key, declared = f"{prefix}{field.encode_name}", inspect.type_info(field.type)
+        types = declared.types if isinstance(declared, inspect.UnionType) else (declared,)
+        texts = [text for text in getattr(field.type, "__metadata__", ()) if isinstance(text, str)]
         meaning, allowed = [*texts, "", ""][:2]
-        key = f"{prefix}{field.encode_name}"
-        if group is not None:
-            first = next(one.encode_name for one in group.fields if one.encode_name[0] != "_")
-            allowed = f"{TYPES[inspect.StructType]}, as in {key}.{first}"
-        yield (
-            key,
-            Setting(
-                meaning,
-                allowed or ", or ".join(map(_words, types)),
-                types=tuple(map(type, types)),
-                copies=max(map(_copies, types)),
-                default=field.default,
-                group=None if group is None else group.cls.__doc__,
-            ),
+        group = next((one.cls for one in types if isinstance(one, inspect.StructType)), None)
+        below = {} if group is None else declarations(group, f"{key}.")
+        if below:
+            example = next(other for other in below if not other.endswith("._target_"))
+            allowed = f"a group of settings, as in {example}"
+        found[key] = Setting(
+            meaning,
+            allowed or ", or ".join(map(_words, types)),
+            types=tuple(map(type, types)),
+            copies=max(map(_copies, types)),
+            default=field.default,
+            group=None if group is None else group.__doc__,
         )
-        if group is not None:
-            yield from _declared(group, f"{key}.")
+        found |= below
+    return found
 
 
 def _copies(values: inspect.Type) -> int:
@@ -179,14 +173,13 @@ def convert(settings: Mapping[str, Any], kind: type[T]) -> T:
         value = typed.get(key, group[name])
         if inspect.StrType in setting.types and type(value) in (int, float):
             group[name] = str(value)  # YAML reads run_dir=2026 as a number
-            continue
-        if setting.copies and key not in typed and type(value) in (int, str):
+        elif setting.copies and key not in typed and type(value) in (int, str):
             typed[key], group[name] = value, [value] * setting.copies
-            continue
-        if inspect.CustomType in setting.types:
-            parse_duration(value, key=key)  # its own sentence says more
-        quoted = repr(value) if isinstance(value, str) else shown(value)
-        raise CocosegError(f"{key} is {quoted}; it must be {setting.allowed}")
+        else:
+            if inspect.CustomType in setting.types:
+                parse_duration(value, key=key)  # its own sentence says more
+            quoted = repr(value) if isinstance(value, str) else shown(value)
+            raise CocosegError(f"{key} is {quoted}; it must be {setting.allowed}")
 
 
 def _gather_arguments(values: dict[str, Any], declared: Mapping[str, Setting]) -> None:
@@ -263,14 +256,12 @@ def require_argument(name: str, target: str, key: str) -> None:
         raise CocosegError(f"{key}.{name}: {target} has no such argument; {hint}")
 
 
-def drop_removed(values: dict[str, Any], prefix: str = "") -> list[str]:
+def drop_removed(values: dict[str, Any]) -> list[str]:
     """Remove the keys that are gone from settings that an earlier version wrote, and return them."""
     dropped: list[str] = []
-    for name, value in list(values.items()):
-        key = f"{prefix}{name}"
-        if key in REMOVED:
-            del values[name]
+    for key in sorted(REMOVED):
+        *groups, name = key.split(".")
+        with suppress(KeyError, TypeError):
+            del reduce(getitem, groups, values)[name]
             dropped.append(key)
-        elif isinstance(value, dict):
-            dropped += drop_removed(value, f"{key}.")
     return dropped
