@@ -44,8 +44,7 @@ def check(config: Config, *, may_download: bool = False) -> None:
         _check_places(config.data)
     if config.resume and config.ckpt_path:
         raise CocosegError("resume=auto finds its checkpoint itself; leave out ckpt_path")
-    if config.ckpt_path is not None:
-        _require_file("ckpt_path", config.ckpt_path)
+    _require_file("ckpt_path", config.ckpt_path)
     _check_end(config)
     least, most = config.augment.scale
     if least > most:
@@ -68,8 +67,7 @@ def check_predict(config: PredictConfig) -> None:
     check_checkpoint(config.checkpoint)
     if config.input is None:
         raise CocosegError("input is not given: input=<image, folder or pattern>")
-    if config.annotations is not None:
-        _require_file("annotations", config.annotations)
+    _require_file("annotations", config.annotations)
     if config.coco_dataset is None and (config.min_score, config.min_area) != (0, 0):
         raise CocosegError("min_score and min_area need coco_dataset=rle or coco_dataset=polygon")
     check_prediction(config.scale, config.tile)
@@ -159,8 +157,7 @@ def _check_extra(data: DataConfig) -> None:
         for folder in filter(None, (extra.images, extra.masks)):
             if not Path(folder).is_dir():
                 raise CocosegError(f"data.extra: no folder {folder}; set data.extra to what is there")
-        if extra.annotations is not None:
-            _require_file("data.extra", extra.annotations)
+        _require_file("data.extra", extra.annotations)
 
 
 def _check_places(data: DataConfig) -> None:
@@ -246,6 +243,6 @@ def _require_choice(key: str, value: Any, choices: Sequence[str], more: str) -> 
         raise CocosegError(f"{key} is {value!r}; it must be one of {', '.join(choices)}, {more}")
 
 
-def _require_file(key: str, path: str) -> None:
-    if not Path(path).is_file():
+def _require_file(key: str, path: str | None) -> None:
+    if path is not None and not Path(path).is_file():
         raise CocosegError(f"{key}: no file {path}")
