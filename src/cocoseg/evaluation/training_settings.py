@@ -31,9 +31,7 @@ def use_training_data(config: DictConfig, keys: Collection[str]) -> DictConfig:
 
     An overridden `data.root` moves the paths that lie below the run's own root. If the run had mask images,
     `data.images` and `data.masks` alone name other ones, which are read by the run's settings. If other data
-    are typed in another way, no setting of the run is used, and a warning names those of `masks` that differ.
-    With `split=all` these data keep their images without annotations, which show false alarms, unless
-    `keep_empty` is typed.
+    are typed in another way, no setting of the run is used.
 
     Args:
         config: as composed.
@@ -53,13 +51,7 @@ def use_training_data(config: DictConfig, keys: Collection[str]) -> DictConfig:
         share = f"a share of {config.data.val_fraction} (data.val_fraction)"
         log.warning("warning: split=val scores %s of these images; split=all scores all", share)
     if typed and not are_masks:
-        masks = trained["masks"] if trained else {}
-        others = {key: value for key, value in masks.items() if config.masks.get(key) != value}
-        if others:
-            given = " ".join(f"masks.{key}={value}" for key, value in others.items())
-            log.warning("warning: the model was trained with %s; set the same for these data", given)
-        if config.split == "all" and "data.subset.keep_empty" not in keys:
-            OmegaConf.update(config, "data.subset.keep_empty", True)
+        _adapt_to_other_data(config, keys, trained)
         return config
     if trained is None:
         if not Path(config.data.annotations).is_file():
@@ -73,9 +65,27 @@ def use_training_data(config: DictConfig, keys: Collection[str]) -> DictConfig:
         data |= move_paths(data, config.data.root)
     elif are_masks:
         data |= dict.fromkeys(("root", "val_images", "val_masks"))
+    return _merge(config, keys, {**trained, "data": data})
+
+
+def _adapt_to_other_data(
+    config: DictConfig, keys: Collection[str], trained: Mapping[str, Any] | None
+) -> None:
+    """Warn of settings of `masks` that differ from the run's, and score false alarms with `split=all`."""
+    masks = trained["masks"] if trained else {}
+    others = {key: value for key, value in masks.items() if config.masks.get(key) != value}
+    if others:
+        given = " ".join(f"masks.{key}={value}" for key, value in others.items())
+        log.warning("warning: the model was trained with %s; set the same for these data", given)
+    if config.split == "all" and "data.subset.keep_empty" not in keys:
+        OmegaConf.update(config, "data.subset.keep_empty", True)  # images without annotations
+
+
+def _merge(config: DictConfig, keys: Collection[str], trained: Mapping[str, Any]) -> DictConfig:
+    """Put settings of a run below the overridden keys."""
     try:
         merged = config.copy()
-        merged.merge_with(OmegaConf.create({**trained, "data": data}))
+        merged.merge_with(trained)
     except OmegaConfBaseException as error:
         raise CocosegError(
             f"the settings of the run that trained the model don't fit ({first_line(error)}); give data=…"
