@@ -21,6 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from hypothesis import HealthCheck, settings
 
 from cocoseg.preparation.demo_shapes import draw_shapes
+from cocoseg.workers import SIGNALS
 from server import Server
 
 # Two test processes share two cores.
@@ -119,7 +120,8 @@ def run_here(program: str, *overrides: str, cwd: Path) -> subprocess.CompletedPr
     """Run a program as a user would, but in this process, where torch is loaded already."""
     script = str(ROOT / f"{program}.py")
     stdout, stderr, at_exit, code = io.StringIO(), io.StringIO(), [], 0
-    handlers, of_pipes = logging.root.handlers[:], signal.getsignal(signal.SIGPIPE)
+    handlers, level = logging.root.handlers[:], logging.root.level
+    of_signals = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGPIPE)}
     with (
         contextlib.chdir(cwd),
         contextlib.redirect_stdout(stdout),
@@ -136,6 +138,8 @@ def run_here(program: str, *overrides: str, cwd: Path) -> subprocess.CompletedPr
             for function, arguments in reversed(at_exit):
                 function(*arguments)
             logging.root.handlers[:] = handlers
-            signal.signal(signal.SIGPIPE, of_pipes)  # a closed connection would end all tests after --help
+            logging.root.setLevel(level)
+            for number, handler in of_signals.items():  # after --help, a closed connection ends a process
+                signal.signal(number, handler)
             HydraConfig.instance().cfg = None
     return subprocess.CompletedProcess([script, *overrides], code, stdout.getvalue(), stderr.getvalue())

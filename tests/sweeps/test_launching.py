@@ -195,6 +195,7 @@ def test_commands_name_folder_and_number(tmp_path: Path, monkeypatch: pytest.Mon
             yield job
 
     monkeypatch.setattr(cocoseg.sweeps.launching, "run_jobs", record)
+    monkeypatch.setattr(cocoseg.sweeps.launching, "configure_log", lambda *_: None)  # it holds for all tests
     monkeypatch.setattr(sys, "argv", ["train.py", "-m", "--config-dir", "mine", "-cn=train", "seed=1,2"])
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
     from hydra.core.global_hydra import GlobalHydra

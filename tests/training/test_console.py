@@ -82,8 +82,9 @@ def fit(folder, *callbacks, **options):
     return trainer
 
 
-def test_each_validation_is_a_line_of_the_log(tmp_path, caplog):
+def test_each_validation_is_a_line_of_the_log(tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO, logger="cocoseg.training.console")
+    monkeypatch.setattr(Budget, "used", lambda self: self.used_before)  # no time passes
     budget = Budget(600, used_before=100)
     trainer = fit(
         tmp_path,
@@ -114,6 +115,7 @@ def test_the_bar_fits_80_columns_with_the_time_first(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.stderr", terminal)
     monkeypatch.setattr("os.get_terminal_size", lambda file: os.terminal_size((80, 24)))
     monkeypatch.setattr(BarProgress, "every", 0.0)
+    monkeypatch.setattr(Budget, "used", lambda self: self.used_before)  # no time passes
     budget = Budget(6 * 3600, used_before=3 * 3600)
     budget.progress = 0.45
 
@@ -121,7 +123,7 @@ def test_the_bar_fits_80_columns_with_the_time_first(tmp_path, monkeypatch):
 
     frames = [frame for frame in terminal.getvalue().split("\r") if frame.strip()]
     loss = trainer.callback_metrics["train/loss_step"].item()
-    assert all(re.match(r"3:00:\d\d of 6:00:00", frame) and len(frame) <= 80 for frame in frames)
+    assert all(re.match("3:00:00 of 6:00:00", frame) and len(frame) <= 80 for frame in frames)
     assert any(frame.endswith("| validation, batch 1 of 1") for frame in frames)
     last = [frame for frame in frames if "epoch" in frame][-1]
     assert re.fullmatch(
