@@ -1,3 +1,4 @@
+import gc
 import os
 import re
 import signal
@@ -72,6 +73,37 @@ def test_an_error_ends_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ZeroDivisionError):
         list(parallel_map(fail_late, iter(range(TASKS)), TASKS, 2))
     assert done.value < TASKS / 2
+
+
+class Cycle:
+    """Garbage that only the garbage collector finds."""
+
+    freed = 0
+
+    def __init__(self) -> None:
+        self.itself = self
+
+    def __del__(self) -> None:
+        Cycle.freed += 1
+
+
+def test_a_process_leaves_the_garbage_of_its_parent_alone() -> None:
+    """A session of onnxruntime in it waited forever, as it was freed, for threads of the parent."""
+
+    def collect(_: int) -> int:
+        gc.collect()
+        return Cycle.freed
+
+    gc.collect()
+    gc.disable()
+    try:
+        Cycle()
+        freed = list(parallel_map(collect, iter(range(2 * CHUNK)), 2 * CHUNK, 2))
+    finally:
+        gc.enable()
+    assert freed == [0] * 2 * CHUNK
+    gc.collect()
+    assert Cycle.freed == 1
 
 
 # Reads a FIFO that nobody writes to, as a file on a network drive that does not answer.

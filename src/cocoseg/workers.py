@@ -1,5 +1,6 @@
 """Worker processes: how many, how they end with their parent, and the signals that end a run. No torch."""
 
+import gc
 import math
 import os
 import signal
@@ -23,6 +24,11 @@ SIGNALS: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)  # they en
 if hasattr(signal, "SIGUSR1"):
     SIGNALS += (signal.SIGUSR1,)  # a scheduler's warning that the job's time is nearly up
 PARENT = "COCOSEG_PARENT"  # environment variable: the process that launched this one
+
+if hasattr(os, "register_at_fork"):
+    # A forked process that frees its parent's garbage, as a session of onnxruntime, may wait forever for
+    # threads that it does not have.
+    os.register_at_fork(after_in_child=gc.freeze)
 
 T = TypeVar("T")
 R = TypeVar("R")
