@@ -21,11 +21,16 @@ def composed(program: str, *overrides: str) -> DictConfig:
         return compose(program, list(overrides))
 
 
+@functools.cache
+def written(*overrides: str) -> str:
+    """Content of the `config.yaml` of a run."""
+    return OmegaConf.to_yaml(composed("train", *overrides), resolve=True)
+
+
 def write_run(folder: Path, *overrides: str) -> Path:
     """Write the folder of a run. Returns the path of its model."""
     (folder / "checkpoints").mkdir(parents=True)
-    text = OmegaConf.to_yaml(composed("train", *overrides), resolve=True)
-    (folder / "config.yaml").write_text(text)
+    (folder / "config.yaml").write_text(written(*overrides))
     return folder / "segmentation_model.pth"
 
 

@@ -15,7 +15,7 @@ NARROW = (8, 8, 8, 8, 4)
 
 
 def small(
-    encoder: str = "resnet18", classes: int = 3, channels: tuple = NARROW, **options: object
+    encoder: str = "test_resnet", classes: int = 3, channels: tuple = NARROW, **options: object
 ) -> TimmUNet:
     return TimmUNet(classes, encoder, decoder_channels=channels, **options)
 
@@ -34,9 +34,19 @@ def test_logits_have_the_size_of_the_image(size, upsample):
 
 # Strides 2 to 32, 4 to 32 (no skip at half the size), 1 to 32, and features with channels last.
 @pytest.mark.parametrize(
-    "name", ["tf_efficientnet_lite0", "convnext_atto", "hgnetv2_b0", "vgg11_bn", "mobilenetv4_conv_small"]
+    ("name", "levels"),
+    [
+        ("test_efficientnet", 5),
+        ("test_convnext", 5),
+        ("vgg11_bn", 4),
+        ("test_mambaout", 3),
+        *(
+            pytest.param(name, levels, marks=pytest.mark.slow)
+            for name in ("tf_efficientnet_lite0", "convnext_atto", "hgnetv2_b0", "vgg11_bn")
+            for levels in (5, 4, 3)
+        ),
+    ],
 )
-@pytest.mark.parametrize("levels", [5, 4, 3])
 def test_encoders_of_many_kinds_fit_the_decoder(name, levels):
     with torch.device("meta"):
         net = small(name, channels=NARROW[:levels]).eval()
@@ -46,7 +56,7 @@ def test_encoders_of_many_kinds_fit_the_decoder(name, levels):
     assert net.multiple == 32
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("name", ["resnet18", pytest.param("resnet50", marks=pytest.mark.slow)])
 def test_resnets_are_torchvisions(name):
     """So model files with torchvision's ResNets load."""
     torch.manual_seed(0)
@@ -153,7 +163,7 @@ def test_images_are_converted_to_the_encoders_own_normalization():
     for converted in seen:
         torch.testing.assert_close(converted, image / 127.5 - 1, atol=1e-5, rtol=0)
     assert {"convert.scale", "convert.shift"} <= net.state_dict().keys()
-    assert not any(key.startswith("convert") for key in small().state_dict())
+    assert not any(key.startswith("convert") for key in small("resnet18").state_dict())
 
 
 def test_every_parameter_gets_a_finite_gradient():
@@ -204,7 +214,7 @@ def test_dropout_acts_in_training_only():
 )
 def test_a_bad_argument_is_named(argument, value):
     with pytest.raises(ValueError, match=rf"^{argument} is "):
-        TimmUNet(**{"num_classes": 2, "encoder": "resnet18", argument: value})
+        TimmUNet(**{"num_classes": 2, "encoder": "test_resnet", argument: value})
 
 
 def test_a_misspelt_encoder_is_corrected():
@@ -214,4 +224,4 @@ def test_a_misspelt_encoder_is_corrected():
 
 def test_a_bad_width_is_named():
     with pytest.raises(ValueError, match=r"^decoder_channels\[1\] is 0"):
-        TimmUNet(2, "resnet18", decoder_channels=[8, 0, 8, 8, 8])
+        TimmUNet(2, "test_resnet", decoder_channels=[8, 0, 8, 8, 8])
