@@ -1,6 +1,7 @@
 """Tiny COCO data sets, drawn where the tests run."""
 
 import contextlib
+import copy
 import io
 import json
 import logging
@@ -17,7 +18,9 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.core.hydra_config import HydraConfig
+from hydra.plugins.config_source import ConfigResult
 from hypothesis import HealthCheck, settings
 
 from cocoseg.preparation.demo_shapes import draw_shapes
@@ -56,6 +59,29 @@ SMALL = (
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and not pytest.importorskip("torch").cuda.is_available():
         pytest.skip("needs a GPU")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def presets_read_once() -> Iterator[None]:
+    """Hydra would read each file of `conf/` hundreds of times, which takes a fifth of a composition."""
+    read, results = FileConfigSource.load_config, {}
+
+    def load_config(self: FileConfigSource, config_path: str) -> ConfigResult:
+        if Path(self.path) != ROOT / "conf":
+            return read(self, config_path)
+        if config_path not in results:
+            results[config_path] = read(self, config_path)
+        return copy.deepcopy(results[config_path])
+
+    with mock.patch.object(FileConfigSource, "load_config", load_config):
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def small_contact_sheets() -> Iterator[None]:
+    """A sheet of 16 images takes most of the time of a small preparation; test_contact_sheet.py draws one."""
+    with mock.patch("cocoseg.preparation.contact_sheet.EXAMPLES", 2):
+        yield
 
 
 @pytest.fixture(scope="session")

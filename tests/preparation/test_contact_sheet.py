@@ -14,6 +14,11 @@ LABELS = LabelMap.from_categories([Category(2, "cat"), Category(5, "dog"), Categ
 IGNORED = 255
 
 
+@pytest.fixture(autouse=True)
+def whole_sheets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cocoseg.preparation.contact_sheet.EXAMPLES", 16)  # conftest.py has fewer
+
+
 def make_pairs(
     folder: Path, count: int, names: tuple[str, ...] = ("cat", "dog"), size: tuple[int, int] = (40, 30)
 ) -> tuple[list[Pair], MaskEncoding]:
