@@ -215,7 +215,7 @@ def test_a_folder_named_twice_in_a_command_is_no_deadlock(tmp_path: Path) -> Non
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no FIFOs")
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     "read",
     [read_image, lambda p: check_image(p, 8, 6), read_annotations, load_model],

@@ -272,7 +272,7 @@ def test_a_model_without_a_run_has_no_settings(tmp_path: Path) -> None:
         SETTINGS + "a: !!python/name:os.system\n",
     ],
 )
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)
 def test_a_damaged_or_malicious_config_file_is_an_error(tmp_path: Path, content: str) -> None:
     (tmp_path / "config.yaml").write_text(content)
     with pytest.raises(CocosegError, match=r"config\.yaml: the settings of the run can't be read"):
