@@ -50,6 +50,36 @@ def test_a_process_that_is_killed_at_work_does_not_leave_the_others_waiting() ->
         list(parallel_map(work, iter(range(TASKS)), TASKS, 2))
 
 
+@pytest.mark.timeout(120)
+def test_a_process_that_is_killed_while_another_error_ends_the_work_leaves_no_other_waiting() -> None:
+    """On Python 3.12 and 3.13 the work never ended."""
+
+    def work(task: int) -> int:
+        time.sleep(0.01)
+        return os.getpid()
+
+    results = parallel_map(work, iter(range(TASKS)), TASKS, 2)
+    os.kill(next(results), signal.SIGKILL if sys.platform != "win32" else signal.SIGTERM)
+    time.sleep(0.5)  # most often the pool has noticed it by then
+    results.close()
+
+
+@pytest.mark.timeout(120)
+def test_tasks_in_progress_are_finished_when_another_process_is_killed(tmp_path: Path) -> None:
+    def work(task: int) -> None:
+        if task == CHUNK:
+            wait_for((tmp_path / "0.begun").exists)  # by the other process
+            os._exit(9)
+        (tmp_path / f"{task}.begun").touch()
+        time.sleep(2)
+        (tmp_path / f"{task}.done").touch()
+
+    with pytest.raises(TrainingError, match="ended from outside"):
+        list(parallel_map(work, iter(range(TASKS)), TASKS, 2))
+    begun, done = ({path.stem for path in tmp_path.glob(f"*.{end}")} for end in ("begun", "done"))
+    assert begun == done != set()
+
+
 def test_an_error_ends_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tasks in progress and a few chunks on their way are finished, and no others of two batches."""
     is_cancelled = get_context("fork").Event()
@@ -150,6 +180,39 @@ def handles(process: int, number: signal.Signals) -> bool:
     """Tell whether a process has a handler for a signal."""
     (caught,) = re.findall(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{process}/status").read_text(), re.MULTILINE)
     return bool(int(caught, 16) >> (number - 1) & 1)
+
+
+# Works on slow tasks, and prints the process when each begins and ends.
+BUSY = """
+import os, time
+from cocoseg.workers import parallel_map
+
+def work(task):
+    os.write(1, b"%d begun\\n" % os.getpid())
+    time.sleep(0.2)
+    os.write(1, b"%d done\\n" % os.getpid())
+
+list(parallel_map(work, iter(range(1000)), 1000, 2))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no process groups")
+def test_a_schedulers_signal_to_the_group_lets_tasks_in_progress_finish() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", BUSY],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    lines = [process.stdout.readline()]
+    while len({line.split()[0] for line in lines}) < 2:  # both workers have begun then
+        lines.append(process.stdout.readline())
+    os.killpg(process.pid, signal.SIGTERM)
+    output, errors = process.communicate(timeout=60)
+    words = "".join([*lines, output]).split()
+    assert words.count("begun") == words.count("done") < 500
+    assert (process.returncode, errors) == (143, "")
 
 
 @pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="only it has handlers")

@@ -1,5 +1,6 @@
 """Worker processes: how many, how they end with their parent, and the signals that end a run. No torch."""
 
+import _thread
 import gc
 import math
 import os
@@ -60,8 +61,7 @@ def parallel_map(
         return
     # Fork where it is the platform's habit: it needs no importable main module.
     context = get_context("fork" if sys.platform == "linux" else None)
-    is_broken = context.RawValue("b", 0)  # without a lock, which a killed process might hold
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (function, os.getpid(), is_broken))
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (function, os.getpid()))
     with stop_in_order(signal.SIGINT, signal.SIGTERM), pool:
         results: Iterator[R] = iter(())
         try:
@@ -71,8 +71,6 @@ def parallel_map(
                 results = following
             yield from results
         except BrokenProcessPool as error:
-            # The pool ends the other processes by SIGTERM, which they ignore, and from Python 3.12 on waits.
-            is_broken.value = 1
             raise TrainingError(
                 "a worker process was ended from outside, perhaps for lack of memory; lower prepare.workers"
             ) from error
@@ -82,39 +80,54 @@ def parallel_map(
 
 
 _function: Callable[[Any], Any]  # what this worker process calls
+_at_work = threading.Lock()  # held during a task
+_is_ending = False
 
 
 def _call(task: Any) -> Any:
-    return _function(task)
+    while _is_ending:
+        time.sleep(1)
+    with _at_work:
+        return _function(task)
 
 
-def _start_worker(function: Callable[[Any], Any], parent: int, is_broken: Any) -> None:
+def _start_worker(function: Callable[[Any], Any], parent: int) -> None:
     global _function
     _function = function
-    # Ctrl-C reaches the whole group, and a scheduler's SIGTERM often does; the parent answers both.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    end_with_parent(parent, is_over=lambda: bool(is_broken.value))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent answers it
+    signal.signal(signal.SIGTERM, _end_after_task)
+    end_with_parent(parent)
     if "torch" in sys.modules:  # one thread each: the other processes keep the other cores busy
         sys.modules["torch"].set_num_threads(1)
 
 
-def end_with_parent(
-    parent: int | None = None,
-    end: Callable[[], object] = lambda: os._exit(1),
-    is_over: Callable[[], bool] = lambda: False,
-) -> None:
+def _end_after_task(number: int, frame: FrameType | None) -> None:
+    """End this process after the task in progress, so that no file remains half-written.
+
+    SIGTERM comes from the pool after another process was killed, and from a scheduler, often to the group.
+    """
+    global _is_ending
+    _is_ending = True
+
+    def end() -> None:
+        with _at_work:
+            time.sleep(0.5)  # a result may be on its way, and a scheduler's SIGTERM to the parent
+            os._exit(1)
+
+    _thread.start_new_thread(end, ())  # a Thread would need a lock that the interrupted code may hold
+
+
+def end_with_parent(parent: int | None = None, end: Callable[[], object] = lambda: os._exit(1)) -> None:
     """End this process soon after its parent, which may be killed without a chance to end its children.
 
     Args:
         parent: its process id, where the parent may have ended by now.
         end: ends this process.
-        is_over: tells whether to end while the parent still runs.
     """
     parent = parent or os.getppid()
 
     def watch() -> None:
-        while os.getppid() == parent and not is_over():
+        while os.getppid() == parent:
             time.sleep(0.5)
         end()
 
