@@ -56,10 +56,12 @@ def assert_fetched(target: Path, content: bytes = JSON) -> None:
 
 
 def assert_refused(url: str, target: Path, message: str) -> None:
+    """Check that there is an error, and nothing that was not there before."""
+    before = {*target.parents[1].rglob("*")}
     with pytest.raises(CocosegError, match=message) as caught:
         fetch_annotations(url, target)
     assert url in str(caught.value)
-    assert not target.parent.exists() or names(target.parent) == []
+    assert {*target.parents[1].rglob("*")} <= before
 
 
 def ranges(server: Server) -> list[str | None]:

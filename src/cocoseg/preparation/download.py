@@ -8,6 +8,7 @@ import logging
 import shutil
 import zipfile
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.pool import ThreadPool
@@ -17,7 +18,7 @@ from urllib.parse import quote
 import msgspec
 
 from cocoseg.errors import CocosegError
-from cocoseg.files import locked, remove_parts, whole_file
+from cocoseg.files import locked, make_folders, remove_parts, whole_file, writing_to
 from cocoseg.images.image_files import check_image, has_content
 from cocoseg.preparation.coco_file import Image, is_inside
 from cocoseg.preparation.http_client import (
@@ -141,7 +142,10 @@ def fetch_annotations(url: str, *annotation_files: Path) -> None:
     if len(annotation_files) > 1 and not is_archive:
         raise CocosegError(f"{url} is one file, not an archive of {len(annotation_files)}")
     folder = annotation_files[0].parent
-    with locked(folder, name=LOCK):
+    with ExitStack() as stack:
+        with writing_to(folder):
+            stack.callback(make_folders(folder))  # a download that fails leaves no empty folder
+        stack.enter_context(locked(folder, name=LOCK))
         missing = [path for path in annotation_files if not path.is_file()]
         if not missing:
             return  # another process has fetched them meanwhile
