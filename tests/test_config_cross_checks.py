@@ -99,6 +99,15 @@ def test_settings_that_exclude_each_other(config):
             check(changed(config, "trainer.devices", devices))
 
 
+@pytest.mark.parametrize("missing", ["data.annotations", "ckpt_path"])
+def test_a_mistake_in_a_setting_is_named_before_what_is_missing_on_disk(config, missing):
+    changed(config, missing, "no/such.json")
+    with pytest.raises(CocosegError, match=rf"^{missing}: no file no/such\.json"):
+        check(config)
+    with pytest.raises(CocosegError, match=r"^trainer\.max_time"):
+        check(changed(config, "trainer.max_time", "6 hours"))
+
+
 @pytest.mark.parametrize(("key", "value"), [("finetune.frozen", 0.5), ("augment.start_size", 0.5)])
 def test_a_share_of_the_run_needs_an_end(config, key, value):
     check(changed(config, key, value))

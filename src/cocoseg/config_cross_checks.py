@@ -39,12 +39,8 @@ def check(config: Config, *, may_download: bool = False) -> None:
         CocosegError: names the key.
     """
     _check_data(config.data)
-    _check_extra(config.data)
-    if config.data.own is None and not (may_download and config.data.fetches):
-        _check_places(config.data)
     if config.resume and config.ckpt_path:
         raise CocosegError("resume=auto finds its checkpoint itself; leave out ckpt_path")
-    _require_file("ckpt_path", config.ckpt_path)
     _check_end(config)
     least, most = config.augment.scale
     if least > most:
@@ -56,6 +52,11 @@ def check(config: Config, *, may_download: bool = False) -> None:
     check_export(config.export, key="export")
     if config.export_resize and not {"onnx", "torch_export"} & set(config.export):
         raise CocosegError("export_resize is for onnx and torch_export files; add export=[pth,onnx]")
+    # What is missing on disk comes last: to get it may take hours, to mend a setting takes none.
+    _require_file("ckpt_path", config.ckpt_path)
+    _check_extra(config.data)
+    if config.data.own is None and not (may_download and config.data.fetches):
+        _check_places(config.data)
 
 
 def check_predict(config: PredictConfig) -> None:
