@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 from cocoseg.data.datamodule import SegmentationDataModule
 from cocoseg.data.dataset import SegmentationDataset
 from cocoseg.errors import CocosegError
-from cocoseg.mask_images.pairs import Pair, find_pairs
+from cocoseg.mask_images.pairs import MaskPair, find_pairs
 from cocoseg.preparation.prepared_folder import read_index
 from conftest import run_here
 from tiny import TINY_RUN
@@ -86,7 +86,7 @@ def test_a_training_looks_at_the_files_of_a_prepared_set_once(
     sizes = {"image_size": [16, 16], "cache_size": [32, 32]}  # the set is opened at both
     looks = []
 
-    def find(*places: Any) -> list[Pair]:
+    def find(*places: Any) -> list[MaskPair]:
         looks.append(places[-1])
         return find_pairs(*places)
 

@@ -24,7 +24,7 @@ from cocoseg.images.exif import (
 from cocoseg.images.image_files import Inspection, check_image, read_image
 from cocoseg.images.mask_files import MaskEncoding, MaskRecord
 from cocoseg.labels import LabelMap
-from cocoseg.mask_images.pairs import Pair
+from cocoseg.mask_images.pairs import MaskPair
 from cocoseg.mask_images.values import count_values, look_up, read_values
 from cocoseg.progress import run_tasks
 
@@ -38,7 +38,7 @@ class MaskItem(NamedTuple):
         rotation: evidence for a reading; None without an EXIF rotation, or with `data.exif=ignore`.
     """
 
-    pair: Pair
+    pair: MaskPair
     found: Inspection
     values: dict[int, int]
     rotation: Rotation | None
@@ -70,7 +70,7 @@ class MaskSet(NamedTuple):
 
 
 def inspect(
-    pairs: Sequence[Pair], image_dir: Path, mask_dir: Path, expanded: bool, exif: str, workers: int | None
+    pairs: Sequence[MaskPair], image_dir: Path, mask_dir: Path, expanded: bool, exif: str, workers: int | None
 ) -> list[MaskItem]:
     """Read images and masks to their last byte.
 
@@ -97,7 +97,7 @@ def convert(
     return run_tasks(converter, tasks, len(choices), "masks", workers)
 
 
-def _inspect(image_dir: Path, mask_dir: Path, expanded: bool, exif: str, pair: Pair) -> MaskItem | str:
+def _inspect(image_dir: Path, mask_dir: Path, expanded: bool, exif: str, pair: MaskPair) -> MaskItem | str:
     """Inspect a pair. A text that is returned is an error message."""
     path, mask_path = image_dir / pair.image, mask_dir / pair.mask
     try:

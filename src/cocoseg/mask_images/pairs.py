@@ -20,14 +20,14 @@ MASK_SUFFIXES = (
 FIRST = 3  # names that an error lists at most
 
 
-class Pair(NamedTuple):
+class MaskPair(NamedTuple):
     """The names of an image and of its mask, below their folders."""
 
     image: str
     mask: str
 
 
-def find_pairs(image_dir: Path, mask_dir: Path, data: DataConfig, name: str = "train") -> list[Pair]:
+def find_pairs(image_dir: Path, mask_dir: Path, data: DataConfig, name: str = "train") -> list[MaskPair]:
     """Pair all images below a folder with the masks below another, in the order of their names.
 
     Args:
@@ -69,7 +69,7 @@ def find_pairs(image_dir: Path, mask_dir: Path, data: DataConfig, name: str = "t
             "data.mask_suffix, as in data.mask_suffix=_mask"
         )
     _require_partners(image_dir, image_of, mask_dir, mask_of)
-    return sorted(Pair(names[0], mask_of[stem][0]) for stem, names in image_of.items())
+    return sorted(MaskPair(names[0], mask_of[stem][0]) for stem, names in image_of.items())
 
 
 def first(names: Sequence[str]) -> str:
