@@ -20,7 +20,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cocoseg.errors import CocosegError
+from cocoseg.errors import CocosegError, count_of
 from cocoseg.networks.model_file import read_weights
 from cocoseg.preparation.demo_shapes import draw_shapes
 from conftest import ROOT, SMALL, run_here, run_program, write_coco
@@ -439,7 +439,8 @@ def test_the_same_command_begins_goes_on_and_says_when_the_time_is_up(tmp_path: 
     assert over.returncode == 0, over.stderr
     assert "of 0:01:00 are used: nothing left to train; budget.extend=1h adds an hour" in over.stdout
     assert json.loads((tmp_path / "run/outcome.json").read_bytes()) == before
-    assert f"trained      {before['epochs']} epochs, {trained} steps" in over.stdout
+    epochs = count_of(before["epochs"], "epoch")
+    assert f"trained      {epochs}, {trained} steps" in over.stdout
     assert steps(tmp_path / "run") == trained
     assert read_weights(tmp_path / "run/segmentation_model.pth")["state_dict"]
 

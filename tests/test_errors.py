@@ -2,7 +2,7 @@
 
 import pytest
 
-from cocoseg.errors import first_line
+from cocoseg.errors import count_of, first_line
 
 
 @pytest.mark.parametrize(
@@ -16,3 +16,8 @@ from cocoseg.errors import first_line
 )
 def test_the_first_line_of_a_message_or_the_class_of_the_error(error: Exception, line: str) -> None:
     assert first_line(error) == line
+
+
+def test_a_number_and_its_noun() -> None:
+    assert [count_of(number, "image") for number in (0, 1, 2)] == ["0 images", "1 image", "2 images"]
+    assert [count_of(number, "class") for number in (1, 3)] == ["1 class", "3 classes"]

@@ -24,6 +24,11 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(" ", text)
 
 
+def count_of(number: int, noun: str) -> str:
+    """Write a number and its noun: 1 image, 2 images, 3 classes."""
+    return f"{number} {noun}{'' if number == 1 else 'es' if noun.endswith('s') else 's'}"
+
+
 def name_programs(text: str) -> str:
     """Write `cocoseg-train` for `python train.py`, and the like, where an installed command is running."""
     is_installed = Path(sys.argv[0]).name.startswith("cocoseg-")

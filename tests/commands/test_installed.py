@@ -101,7 +101,7 @@ def test_all_is_found(installed: Installed):
 
     out, _, code = installed.run("cocoseg-prepare", "-m", "hydra/launcher=local", "data.root=a")
     assert code == 1
-    assert "1 jobs, 1 side by side" in out
+    assert "1 job, 1 side by side" in out
     (console,) = installed.home.glob("outputs/multirun/*/0/console.log")
     assert console.read_text().startswith("error: data.root: no folder a; ")  # a job that is refused is quick
 

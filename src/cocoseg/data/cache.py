@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from cocoseg.durations import now
-from cocoseg.errors import CocosegError
+from cocoseg.errors import CocosegError, count_of
 from cocoseg.files import key_of_files, locked
 from cocoseg.progress import track
 from cocoseg.workers import parallel_map
@@ -126,7 +126,7 @@ def _open(folder: Path) -> Arrays | None:
 
 def _make(folder: Path, shape: tuple[int, int, int], decode: Decode, workers: int | None) -> None:
     begin, total = now(), shape[0]
-    log.info("%s: decoding %d images once", folder.parent, total)
+    log.info("%s: decoding %s once", folder.parent, count_of(total, "image"))
     _allocate(folder, shape)
     fill = partial(_fill, Arrays(folder, "r+"), decode)
     filling = parallel_map(fill, iter(range(total)), total, workers)
@@ -136,7 +136,7 @@ def _make(folder: Path, shape: tuple[int, int, int], decode: Decode, workers: in
     for file in folder.iterdir():
         with file.open("r+b") as opened:
             os.fsync(opened.fileno())
-    log.info("%s: %d images in %.1f s", folder.parent, total, now() - begin)
+    log.info("%s: %s in %.1f s", folder.parent, count_of(total, "image"), now() - begin)
 
 
 def _fill(arrays: Arrays, decode: Decode, index: int) -> None:

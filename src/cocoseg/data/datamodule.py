@@ -20,7 +20,7 @@ from cocoseg.data.dataset import Split, as_is
 from cocoseg.data.extra_transforms import ExtraTransforms, TransformedSplit
 from cocoseg.data.sampling import Shuffle, in_batches, open_splits
 from cocoseg.data.training_images import write_training_images
-from cocoseg.errors import CocosegError
+from cocoseg.errors import CocosegError, count_of
 from cocoseg.labels import LabelMap
 from cocoseg.networks.pixels import normalize
 from cocoseg.networks.spec import ModelSpec
@@ -106,7 +106,8 @@ class SegmentationDataModule(L.LightningDataModule):
         self._is_set_up = True
         added = len(self.train_set) - len(self.train_set.indices)
         note = f" ({added} of them of data.extra)" if added else ""
-        log.info("training on %d images%s, validating on %d", len(self.train_set), note, len(self.val_set))
+        images = count_of(len(self.train_set), "image")
+        log.info("training on %s%s, validating on %d", images, note, len(self.val_set))
         if self.cached:  # without arrays the counts would need all masks to be read
             counts = self.train_set.class_counts(), self.val_set.class_counts()
             require_classes(counts[0], self.data.cache_size or self.data.image_size)

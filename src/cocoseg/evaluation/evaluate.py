@@ -15,7 +15,7 @@ from cocoseg.config import FULL_BITS, EvaluateConfig
 from cocoseg.config_cross_checks import check_checkpoint
 from cocoseg.data.training_images import read_training_images, require_new
 from cocoseg.durations import now
-from cocoseg.errors import CocosegError
+from cocoseg.errors import CocosegError, count_of
 from cocoseg.evaluation.images import Images, Sample, make_loader, open_images
 from cocoseg.evaluation.report import View, as_text, number
 from cocoseg.figures.charts import confusion_matrix, reliability
@@ -237,7 +237,7 @@ def write_report(config: EvaluateConfig, scorer: Scorer, images: Images, folder:
     examples = [scorer.example(images, index) for index in worst[:WORST_IMAGES]]
     save_png(folder / WORST, draw_sheet(examples, images.labels))
     if config.gallery:
-        title = f"{config.checkpoint} on {len(images)} images ({config.split})"
+        title = f"{config.checkpoint} on {count_of(len(images), 'image')} ({config.split})"
         legend = "Each image with its mean IoU and the IoU of the classes in its mask, the lowest first."
         cards = make_cards(quoted, images.names, scorer.sizes)
         write_gallery(folder / GALLERY, cards, images.labels, title, legend)

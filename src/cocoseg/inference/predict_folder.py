@@ -15,7 +15,7 @@ import torch
 from cocoseg.config import AUTO, PredictConfig
 from cocoseg.config_cross_checks import check_checkpoint
 from cocoseg.durations import now
-from cocoseg.errors import CocosegError, IncompleteError
+from cocoseg.errors import CocosegError, IncompleteError, count_of
 from cocoseg.figures.gallery import FOLDER, Card, write_gallery
 from cocoseg.files import from_here, remove_parts
 from cocoseg.images.mask_files import MaskEncoding
@@ -83,7 +83,7 @@ def predict_folder(config: PredictConfig, output: Path, *, begin: Callable[[], N
         if config.coco_dataset:
             regions = write_coco_dataset(done, manifest.entries, results, config)
         if config.gallery:
-            about = f"{len(done)} images by {from_here(checkpoint)}"
+            about = f"{count_of(len(done), 'image')} by {from_here(checkpoint)}"
             entries = [(image.name, manifest.entries[image.result_name]) for image in done.values()]
             cards = [Card(name, one.name, (one.height, one.width), one.pixels) for name, one in entries]
             write_gallery(output / PAGE, cards, labels, "Predictions", about)

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from cocoseg.config import DataConfig
-from cocoseg.errors import CocosegError
+from cocoseg.errors import CocosegError, count_of
 from cocoseg.labels import IGNORE_INDEX, LabelMap
 from cocoseg.mask_images.classes import found_classes, read_classes
 from cocoseg.mask_images.convert import MaskItem, MaskSet, inspect
@@ -72,8 +72,8 @@ def _uses(items: list[MaskItem]) -> dict[int, str]:
     uses = {}
     for value, count in pixels.most_common():
         names = masks[value]
-        plural = "s" * (len(names) > 1)
-        uses[value] = f"{show_value(value)} ({count} pixels in {len(names)} mask{plural}: {first(names)})"
+        place = f"{count_of(count, 'pixel')} in {count_of(len(names), 'mask')}: {first(names)}"
+        uses[value] = f"{show_value(value)} ({place})"
     return uses
 
 

@@ -12,7 +12,7 @@ from heapq import nsmallest
 from typing import TypeVar
 
 from cocoseg.config import MasksConfig
-from cocoseg.errors import CocosegError
+from cocoseg.errors import CocosegError, count_of
 from cocoseg.labels import LabelMap, is_stuff_file
 from cocoseg.preparation.coco_file import UNNAMED, Annotation, CocoFile, Image
 from cocoseg.preparation.panoptic import IN_PNG
@@ -160,9 +160,8 @@ def _of_one_name(labels: LabelMap, seen: Collection[int]) -> list[str]:
 
 def warning(noun: str, fault: str, which: Sequence[int | str | None]) -> str:
     """Write the line about a fault: the number of annotations, images or classes, and the first of them."""
-    plural = "es" if noun.endswith("s") else "s"
     first = ", ".join(map(str, nsmallest(FIRST, which, key=_rank))) + ", …" * (len(which) > FIRST)
-    return f"{len(which)} {noun}{plural if len(which) > 1 else ''}: {fault} ({first})"
+    return f"{count_of(len(which), noun)}: {fault} ({first})"
 
 
 def _rank(name: int | str | None) -> tuple[int, str]:

@@ -14,7 +14,7 @@ import msgspec
 
 from cocoseg.config import AUTO, COCO_ANNOTATIONS, Config, DataConfig
 from cocoseg.durations import now
-from cocoseg.errors import CocosegError
+from cocoseg.errors import CocosegError, count_of
 from cocoseg.files import remove_parts, write_bytes, write_json
 from cocoseg.images.exif import reading_of_set
 from cocoseg.images.mask_files import MaskEncoding, MaskRecord
@@ -194,7 +194,7 @@ def _prepare_set(
         _publish(prepared, fingerprint)
     finally:
         shutil.rmtree(new, ignore_errors=True)
-    log.info("%s: %d masks in %.1f s", folder / "masks", len(records), now() - begin)
+    log.info("%s: %s in %.1f s", folder / "masks", count_of(len(records), "mask"), now() - begin)
     shares = (100 * tally.pixels[index] / tally.pixels.total() for index in (0, IGNORE_INDEX))
     text = "  %d of %d classes occur; %.1f %% of the pixels are background, %.1f %% ignored"
     log.info(text, len(tally.images), len(source.labels) - 1, *shares)

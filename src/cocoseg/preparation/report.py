@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from cocoseg.config import OVERLAPS, MasksConfig
+from cocoseg.errors import count_of
 from cocoseg.images.mask_files import MaskRecord
 from cocoseg.labels import IGNORE_INDEX, LabelMap
 from cocoseg.preparation.coco_file import CocoFile, Image
@@ -88,11 +89,12 @@ def report(
     lines = [
         "# What was prepared",
         "",
-        f"- {images} of {total} images, {tally.empty} without a pixel of any class",
-        f"- sizes: {len(sizes)}, most often {width}x{height} (width x height, {count} images)",
+        f"- {images} of {count_of(total, 'image')}, {tally.empty} without a pixel of any class",
+        f"- sizes: {len(sizes)}, most often {width}x{height} (width x height, {count_of(count, 'image')})",
         f"- {pixels / 1e6:.3g} million pixels: {_percent(tally.pixels[0], pixels)} background, "
         f"{_percent(tally.pixels[IGNORE_INDEX], pixels)} ignored",
-        f"- {len(tally.uprights)} images with an EXIF rotation, {sum(tally.uprights.values())} turned by it",
+        f"- {count_of(len(tally.uprights), 'image')} with an EXIF rotation, "
+        f"{sum(tally.uprights.values())} turned by it",
         f"- values of up to {tally.bits or 8} bits",
         *(f"- {fact}" for fact in facts),
         "",

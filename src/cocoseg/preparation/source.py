@@ -12,7 +12,7 @@ import msgspec
 
 from cocoseg.config import DataConfig
 from cocoseg.config_cross_checks import how_to_fetch
-from cocoseg.errors import CocosegError, IncompleteError
+from cocoseg.errors import CocosegError, IncompleteError, count_of
 from cocoseg.files import write_json
 from cocoseg.images.image_files import has_content
 from cocoseg.images.mask_files import MaskEncoding, MaskRecord
@@ -115,7 +115,7 @@ class AnnotationSource(Source):
             return
         from cocoseg.preparation.download import fetch_images  # urllib3 takes 0.1 s to import
 
-        log.info("%s: fetching %d images", image_dir, len(missing))
+        log.info("%s: fetching %s", image_dir, count_of(len(missing), "image"))
         failures = fetch_images(missing, image_dir, base_url=data.images_url, max_bytes=data.max_image_bytes)
         if failures:
             write_json(failed_file, {"failed": [asdict(failure) for failure in failures]})

@@ -19,7 +19,7 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrid
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from cocoseg.cli import JobFailedError
-from cocoseg.errors import CocosegError
+from cocoseg.errors import CocosegError, count_of
 from cocoseg.files import from_here
 from cocoseg.overrides import key_of
 from cocoseg.run_folder import FAILED, FINISHED, STOPPED, Outcome
@@ -61,7 +61,7 @@ def launch(
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
     jobs = [_compose(config, config_loader, first + i, given) for i, given in enumerate(job_overrides)]
     side_by_side = count_side_by_side(n_jobs)
-    log.info("%d jobs, %d side by side", len(jobs), min(len(jobs), side_by_side))
+    log.info("%s, %d side by side", count_of(len(jobs), "job"), min(len(jobs), side_by_side))
     received: list[signal.Signals] = []
     returns = {job.number: job_return(job, bool(received)) for job in run_jobs(jobs, side_by_side, received)}
     if received:

@@ -18,7 +18,7 @@ from cocoseg.budget.budget import Budget
 from cocoseg.budget.ledger import keep_ledger, read_ledger
 from cocoseg.config import Config, SweepConfig
 from cocoseg.durations import STARTED, as_clock, as_duration, in_seconds
-from cocoseg.errors import CocosegError, TrainingError
+from cocoseg.errors import CocosegError, TrainingError, count_of
 from cocoseg.files import from_here, locked
 from cocoseg.overrides import key_of
 from cocoseg.run_folder import FAILED, Outcome
@@ -73,7 +73,7 @@ class Sweep:
             TrainingError: all of the first trials have failed.
         """
         if started := self.study.started():
-            log.info("%s: resumed with %d trials", from_here(self.study.sweep_dir), started)
+            log.info("%s: resumed with %s", from_here(self.study.sweep_dir), count_of(started, "trial"))
         interrupted = self.study.interrupted()
         for trial in interrupted:
             with locked(trial.folder, key="sweep.name"):

@@ -19,7 +19,7 @@ from cocoseg.budget.signals import StopOnSignal, find_callback
 from cocoseg.data.datamodule import SegmentationDataModule
 from cocoseg.data.dataset import Split
 from cocoseg.durations import now
-from cocoseg.errors import TrainingError, WriteError
+from cocoseg.errors import TrainingError, WriteError, count_of
 from cocoseg.figures.comparison import draw_sheet, spread
 from cocoseg.files import from_here, save_png, write_json
 from cocoseg.labels import LabelMap
@@ -146,7 +146,7 @@ class Exporter:
         else:
             log.warning("stopped before the first validation: there are no scores")
         shown = from_here(self.run.folder)
-        log.info("trained      %d epochs, %d steps", *self._trained(trainer))
+        log.info("trained      %s, %s", *map(count_of, self._trained(trainer), ("epoch", "step")))
         if early := self._ended_early(trainer):
             log.info("ended early  %s", early)
         log.info("time         %s", time_line(self.run.budget))
