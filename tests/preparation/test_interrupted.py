@@ -22,7 +22,7 @@ from cocoseg.config import Config, DataConfig, MasksConfig, PrepareConfig, Subse
 from cocoseg.files import write_bytes
 from cocoseg.preparation.demo_shapes import draw_shapes
 from cocoseg.preparation.prepare import prepare
-from conftest import ROOT, write_coco
+from conftest import ROOT, run_here, write_coco
 
 CHILD = """
 import sys
@@ -47,7 +47,6 @@ State = dict[str, bytes | None]
 class Undisturbed(NamedTuple):
     root: Path  # of the data set
     folders: dict[str, Path]  # overlap rule -> prepared folder
-    seconds: float  # the quickest preparation
 
 
 def state(folder: Path) -> State:
@@ -87,16 +86,12 @@ def kill(process: subprocess.Popen[str], *, group: bool) -> bool:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     base = tmp_path_factory.mktemp("undisturbed")
     draw_shapes(base / "shapes", images=IMAGES, seed=3)
-    seconds = []
     folders = {overlap: base / overlap for overlap in ("max", "smallest")}
     for overlap, folder in folders.items():
-        process = start(base / "shapes", folder, overlap)
-        begin = time.monotonic()
-        end(process)
-        seconds.append(time.monotonic() - begin)
+        prepare(small_config(base / "shapes", folder, overlap))
         assert len(list((folder / "masks").iterdir())) == IMAGES
     assert state(folders["max"]) != state(folders["smallest"])
-    return Undisturbed(base / "shapes", folders, min(seconds))
+    return Undisturbed(base / "shapes", folders)
 
 
 # --- killed
@@ -112,13 +107,16 @@ def kill_and_repeat(undisturbed: Undisturbed, tmp_path: Path, kills: int, then: 
         the number of preparations that were still running when they were killed.
     """
     chance = random.Random(kills)
-    hits = 0
+    process = start(undisturbed.root, tmp_path / "undisturbed", "max")
+    begin = time.monotonic()
+    end(process)
+    seconds, hits = time.monotonic() - begin, 0
     for number in range(kills):
         folder = tmp_path / str(number)
         if number // 2 % 2:
             shutil.copytree(undisturbed.folders["smallest"], folder)
         process = start(undisturbed.root, folder, "max")
-        time.sleep(undisturbed.seconds * (number + chance.random()) / kills)
+        time.sleep(seconds * (number + chance.random()) / kills)
         hits += kill(process, group=number % 2 == 0)
         end(start(undisturbed.root, folder, then))
         assert state(folder) == state(undisturbed.folders[then]), f"kill {number}"
@@ -215,10 +213,11 @@ def test_killed_before_every_change_to_the_disk(
     assert wrong == []
 
 
-def test_drawing_of_the_shapes_killed_before_every_change(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 3])
+def test_drawing_of_the_shapes_killed_before_every_change(tmp_path: Path, step: int) -> None:
     draw_shapes(tmp_path / "reference", images=3, seed=1)
     draw_shapes(tmp_path / "before", images=2, seed=4)
-    for number in count(1):
+    for number in count(1, step):
         root = tmp_path / str(number)
         if number % 2:
             shutil.copytree(tmp_path / "before", root)
@@ -234,9 +233,13 @@ def test_drawing_of_the_shapes_killed_before_every_change(tmp_path: Path) -> Non
 
 def test_two_with_the_same_settings(undisturbed: Undisturbed, tmp_path: Path) -> None:
     folder = tmp_path / "prepared"
-    both = [start(undisturbed.root, folder, "max") for _ in range(2)]
+    task = (small_config(undisturbed.root, folder),)
+    both = [get_context("fork").Process(target=prepare, args=task) for _ in range(2)]
     for process in both:
-        end(process)
+        process.start()
+    for process in both:
+        process.join(60)
+        assert process.exitcode == 0
     assert state(folder) == state(undisturbed.folders["max"])
 
 
@@ -445,9 +448,7 @@ def test_largest_file_allowed(tmp_path: Path, kind: str) -> None:
 def test_folder_that_cannot_be_made(tmp_path: Path, place: str) -> None:
     """Not even root can make such a folder."""
     noisy = noisy_data(tmp_path)
-    command = program(*noisy, f"data.prepared_dir={place}")
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    said = line(done)
+    said = line(run_here("prepare", "data=custom", *noisy, f"data.prepared_dir={place}", cwd=tmp_path))
     assert place in said
     assert "data.prepared_dir" in said
 
@@ -456,7 +457,6 @@ def test_folder_that_cannot_be_made(tmp_path: Path, place: str) -> None:
 def test_folder_without_permission(tmp_path: Path) -> None:
     noisy = noisy_data(tmp_path)
     (tmp_path / "prepared").mkdir(mode=0o555)
-    command = program(*noisy, "data.prepared_dir=prepared")
-    said = line(subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120))
+    said = line(run_here("prepare", "data=custom", *noisy, "data.prepared_dir=prepared", cwd=tmp_path))
     assert "prepared" in said
     assert "Permission denied" in said
