@@ -520,12 +520,14 @@ def test_a_signal_ends_the_preparation_in_order(
 # ---- help, start-up, errors
 
 
-@pytest.fixture
-def no_torch(tmp_path: Path) -> dict[str, str]:
-    """An environment in which importing torch fails."""
-    (tmp_path / "poison/torch").mkdir(parents=True)
-    (tmp_path / "poison/torch/__init__.py").write_text("raise RuntimeError('torch was imported')\n")
-    return {"PYTHONPATH": os.pathsep.join([str(tmp_path / "poison"), os.environ.get("PYTHONPATH", "")])}
+# Runs the commands of the argument, and says whether one of them imported torch.
+RUN_ALL = """
+import json, sys
+from pathlib import Path
+from conftest import run_here
+done = [run_here(*command, cwd=Path.cwd()) for command in json.loads(sys.argv[1])]
+print(json.dumps(["torch" in sys.modules, *([one.returncode, one.stderr] for one in done)]))
+"""
 
 
 @pytest.mark.parametrize("program", ["train", "prepare", "evaluate", "predict"])
@@ -557,16 +559,24 @@ def test_unknown_and_removed_keys_end_with_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_preparation_help_and_mistakes_need_no_torch(tmp_path: Path, no_torch: dict[str, str]):
-    done = run_program("prepare", *SMALL, cwd=tmp_path, **no_torch)
-    assert (done.returncode, done.stderr) == (0, "")
-    done = run_program("evaluate", "--help", cwd=tmp_path, **no_torch)
-    assert (done.returncode, done.stderr) == (0, "")
-    done = run_program("train", *SMALL, "data.subset.size=0", cwd=tmp_path, **no_torch)
-    assert done.returncode == 2
-    assert "data.subset.size" in done.stderr
-    done = run_program("predict", "checkpoint=none.pth", "input=photos", cwd=tmp_path, **no_torch)
-    assert (done.returncode, done.stderr) == (2, "error: checkpoint: no file none.pth\n")
+def test_preparation_help_and_mistakes_need_no_torch(tmp_path: Path):
+    commands = [
+        ("prepare", *SMALL),
+        ("evaluate", "--help"),
+        ("train", *SMALL, "data.subset.size=0"),
+        ("predict", "checkpoint=none.pth", "input=photos"),
+    ]
+    python = [sys.executable, "-c", RUN_ALL, json.dumps(commands)]
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    done = subprocess.run(python, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    has_torch, prepare, help_, train, predict = json.loads(done.stdout)
+    assert not has_torch
+    assert prepare == help_ == [0, ""]
+    assert train[0] == 2
+    assert "data.subset.size" in train[1]
+    assert predict == [2, "error: checkpoint: no file none.pth\n"]
 
 
 def test_full_error_shows_the_stack_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
