@@ -3,6 +3,8 @@ import logging
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from multiprocessing import get_context
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
@@ -86,26 +88,25 @@ def test_the_log_holds_what_was_said_before_the_run_began(opened, tmp_path: Path
     assert (tmp_path / "run/evaluate.log").read_text().splitlines() == lines
 
 
-HOLD = """
-import sys
-from pathlib import Path
-from cocoseg.files import locked
-folder = Path(sys.argv[1])
-with locked(folder):
-    print("locked", flush=True)
-    sys.stdin.readline()
-    (folder / "config.yaml").write_text("program: train\\n")  # it begins when its checks have passed
-"""
+def hold_and_begin(folder: Path, is_held: Event, may_begin: Event) -> None:
+    """Hold a folder, and begin a training there as if its checks had passed."""
+    with files.locked(folder):
+        is_held.set()
+        may_begin.wait()
+        (folder / "config.yaml").write_text("program: train\n")
 
 
 @pytest.fixture
 def busy(tmp_path: Path) -> Iterator[Callable[[], None]]:
     """Lets another process hold `run`. Returns what makes it begin a training there."""
-    command = [sys.executable, "-c", HOLD, str(tmp_path / "run")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout.readline() == b"locked\n"
-        yield process.stdin.close
-        process.kill()
+    context = get_context("fork")
+    is_held, may_begin = context.Event(), context.Event()
+    process = context.Process(target=hold_and_begin, args=(tmp_path / "run", is_held, may_begin))
+    process.start()
+    assert is_held.wait(60)
+    yield may_begin.set
+    process.kill()
+    process.join()
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
