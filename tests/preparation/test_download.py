@@ -98,20 +98,20 @@ def test_fetches_missing_images_once(server: Server, tmp_path: Path) -> None:
 
 
 def test_sixteen_connections_in_bounded_memory(server: Server, tmp_path: Path) -> None:
-    """64 images of 4 MB; sixteen of them in memory would take 64 MB."""
+    """Images of 4 MB; sixteen of them in memory would take 64 MB."""
     body = GOOD + bytes(2**22)  # a JPEG ends where it says, whatever follows
 
     def answer(handler: Handler) -> None:
         wait_for(lambda: server.peak >= 16)
         ok(body)(handler)
 
-    images = site(server, 64, lambda _: answer)
+    images = site(server, 24, lambda _: answer)
     tracemalloc.start()
     assert fetch_images(images, tmp_path) == []
     assert tracemalloc.get_traced_memory()[1] < 16e6
     tracemalloc.stop()
     assert server.peak == 16
-    assert len(names(tmp_path)) == 64
+    assert len(names(tmp_path)) == 24
 
 
 @pytest.mark.parametrize(
@@ -364,7 +364,9 @@ def test_one_process_at_a_time(server: Server, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT]
+)
 def test_ended_from_outside(server: Server, tmp_path: Path, number: signal.Signals) -> None:
     """The end comes at once, whether the server is silent or sends images."""
     images = site(server, 12)

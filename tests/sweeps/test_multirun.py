@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 import cocoseg.files
 from cocoseg.files import locked
 from cocoseg.sweeps.multirun import MultirunInOrder, forget_frames, isolate_job
-from conftest import SMALL, run_program
+from conftest import SMALL, run_here, run_program
 
 CALLBACKS = """
 import gc, json, logging, os, resource, signal, threading, lightning, torch
@@ -154,8 +154,9 @@ def test_a_second_process_on_a_sweep_is_refused(
     assert not folder.exists() or list(folder.iterdir()) == []
 
 
-def test_a_job_that_fails_before_its_run_begins_is_in_the_table(multirun, tmp_path: Path):
-    done = multirun("data.batch_size=0", "hydra/launcher=local")
+def test_a_job_that_fails_before_its_run_begins_is_in_the_table(tmp_path: Path):
+    job = ("data.batch_size=0", "hydra/launcher=local", "hydra.sweep.dir=sweep")
+    done = run_here("train", "-m", *SMALL, *job, cwd=tmp_path)
     assert done.returncode == 1
     assert "Traceback" not in done.stdout + done.stderr
     rows = table(tmp_path / "sweep")
