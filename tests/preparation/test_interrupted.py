@@ -20,6 +20,7 @@ import pytest
 
 from cocoseg.config import Config, DataConfig, MasksConfig, PrepareConfig, SubsetConfig
 from cocoseg.files import write_bytes
+from cocoseg.preparation import contact_sheet
 from cocoseg.preparation.demo_shapes import draw_shapes
 from cocoseg.preparation.prepare import prepare
 from conftest import ROOT, run_here, write_coco
@@ -27,9 +28,11 @@ from conftest import ROOT, run_here, write_coco
 CHILD = """
 import sys
 from cocoseg.config import Config, DataConfig, MasksConfig, PrepareConfig, SubsetConfig
+from cocoseg.preparation import contact_sheet
 from cocoseg.preparation.prepare import prepare
 
-root, folder, overlap = sys.argv[1:]
+contact_sheet.EXAMPLES = int(sys.argv[4])
+root, folder, overlap = sys.argv[1:4]
 data = DataConfig(
     images=f"{root}/images",
     annotations=f"{root}/annotations/instances.json",
@@ -58,7 +61,7 @@ def state(folder: Path) -> State:
 def start(root: Path, folder: Path, overlap: str) -> subprocess.Popen[str]:
     """Start a preparation as a process in a group of its own."""
     process = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(root), str(folder), overlap],
+        [sys.executable, "-c", CHILD, str(root), str(folder), overlap, str(contact_sheet.EXAMPLES)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
