@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Only the plugins that the tests use: hydra's would make pytest rewrite the asserts of all of hydra, seconds a process.
+# Only the plugins that the tests use: hydra's would make pytest rewrite the asserts of all of hydra, which takes seconds
+# in each process.
 # worksteal: each process begins with tests that are neighbors and share fixtures.
 PYTEST := $(BIN)/pytest --disable-plugin-autoload -p xdist.plugin -p pytest_timeout -p _hypothesis_pytestplugin \
 	-n auto --dist worksteal

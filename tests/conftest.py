@@ -64,6 +64,10 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # else libraries report at the end that they were never freed
+
+
 # Tests compose hundreds of configurations; to parse the same presets takes a quarter of the time of each.
 load_yaml = yaml.load
 parsed: dict[tuple[str, str], bytes] = {}
@@ -90,7 +94,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def small_contact_sheets() -> Iterator[None]:
-    """A sheet of 16 images takes most of the time of a small preparation; test_contact_sheet.py draws one."""
+    """A sheet of 16 images takes most of the time of a small preparation; test_contact_sheet.py tests it."""
     with mock.patch("cocoseg.preparation.contact_sheet.EXAMPLES", 2):
         yield
 
@@ -176,7 +180,8 @@ def run_here(program: str, *overrides: str, cwd: Path) -> subprocess.CompletedPr
                 function(*arguments)
             logging.root.handlers[:] = handlers
             logging.root.setLevel(level)
-            for number, handler in of_signals.items():  # after --help, a closed connection ends a process
+            # --help lets SIGPIPE end the process, as a closed connection would then end the tests.
+            for number, handler in of_signals.items():
                 signal.signal(number, handler)
             HydraConfig.instance().cfg = None
     return subprocess.CompletedProcess([script, *overrides], code, stdout.getvalue(), stderr.getvalue())

@@ -571,6 +571,7 @@ def test_preparation_help_and_mistakes_need_no_torch(tmp_path: Path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(python, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
     has_torch, prepare, help_, train, predict = json.loads(done.stdout)
     assert not has_torch
     assert prepare == help_ == [0, ""]

@@ -203,3 +203,4 @@ def test_removed_keys_of_an_older_file_are_dropped():
     old = {"seed": 1, "augment": {"rare_crop": 0.0}, "data": {"sampling": "uniform", "subset": {"size": 3}}}
     assert drop_removed(old) == ["augment.rare_crop", "data.sampling"]
     assert old == {"seed": 1, "augment": {}, "data": {"subset": {"size": 3}}}
+    assert drop_removed({"augment": None, "data": 3}) == []

@@ -103,10 +103,12 @@ def busy(tmp_path: Path) -> Iterator[Callable[[], None]]:
     is_held, may_begin = context.Event(), context.Event()
     process = context.Process(target=hold_and_begin, args=(tmp_path / "run", is_held, may_begin))
     process.start()
-    assert is_held.wait(60)
-    yield may_begin.set
-    process.kill()
-    process.join()
+    try:
+        assert is_held.wait(60)
+        yield may_begin.set
+    finally:
+        process.kill()
+        process.join()
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

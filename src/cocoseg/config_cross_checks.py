@@ -48,13 +48,15 @@ def check(config: Config, *, may_download: bool = False) -> None:
     sweep = config.sweep
     if sweep.method is None and (sweep.trials, sweep.total_time, sweep.space) != (None, None, {}):
         raise CocosegError("sweep: no method is chosen; add sweep=tpe, sweep=random or sweep=grid")
-    _check_nodes(config)
     check_export(config.export, key="export")
     if config.export_resize and not {"onnx", "torch_export"} & set(config.export):
         raise CocosegError("export_resize is for onnx and torch_export files; add export=[pth,onnx]")
+    _check_nodes(config)
     # What is missing on disk comes last: to get it may take hours, to mend a setting takes none.
+    if config.model is not None and str(config.model.get("_target_")).startswith("cocoseg."):
+        _check_weights(config.model, resumes=config.ckpt_path is not None or config.resume is not None)
     _require_file("ckpt_path", config.ckpt_path)
-    _check_extra(config.data)
+    _check_extra_files(config.data)
     if config.data.own is None and not (may_download and config.data.fetches):
         _check_places(config.data)
 
@@ -124,7 +126,11 @@ def _check_data(data: DataConfig) -> None:
             "or null for that size"
         )
     if data.own is not None:
+        if data.extra:
+            raise CocosegError("data.extra adds to data.images; leave it out beside data._target_")
         return
+    if any((extra.annotations is None) == (extra.masks is None) for extra in data.extra):
+        raise CocosegError("data.extra: images need annotations or masks, and not both")
     needed = {"images": "the folder of the images"}
     if data.masks is None:
         needed["annotations"] = f"the COCO instances file (JSON); {MASKS_HINT}"
@@ -148,13 +154,9 @@ def _check_data(data: DataConfig) -> None:
         raise CocosegError("data.val_masks is set without data.val_images, the folder of their images")
 
 
-def _check_extra(data: DataConfig) -> None:
-    """Check folders and files of `data.extra`, which are never fetched."""
-    if data.extra and data.own is not None:
-        raise CocosegError("data.extra adds to data.images; leave it out beside data._target_")
+def _check_extra_files(data: DataConfig) -> None:
+    """Check that folders and files of `data.extra` exist; they are never fetched."""
     for extra in data.extra:
-        if (extra.annotations is None) == (extra.masks is None):
-            raise CocosegError("data.extra: images need annotations or masks, and not both")
         for folder in filter(None, (extra.images, extra.masks)):
             if not Path(folder).is_dir():
                 raise CocosegError(f"data.extra: no folder {folder}; set data.extra to what is there")
@@ -224,8 +226,6 @@ def _check_nodes(config: Config) -> None:
     lr = 0.0 if config.optimizer is None else config.optimizer.get("lr")
     if config.finetune.encoder_lr != 1 and not isinstance(lr, int | float):
         raise CocosegError("finetune.encoder_lr is a factor of optimizer.lr, which is not set")
-    if config.model is not None and str(config.model.get("_target_")).startswith("cocoseg."):
-        _check_weights(config.model, resumes=config.ckpt_path is not None or config.resume is not None)
 
 
 def _check_weights(model: Mapping[str, Any], *, resumes: bool) -> None:

@@ -85,7 +85,7 @@ _is_ending = False
 
 
 def _call(task: Any) -> Any:
-    while _is_ending:
+    while _is_ending:  # until a thread ends this process
         time.sleep(1)
     with _at_work:
         return _function(task)

@@ -285,7 +285,7 @@ def test_slow_saving_is_planned_for(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_saving_is_part_of_the_share_of_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules[__name__], "SAVE", 2.0)
-    run = Run(tmp_path, monkeypatch, 600.0, step=10.0)
+    run = Run(tmp_path, monkeypatch, 600.0, step=10.0)  # seconds, so that there are few steps
     run.fit()
     spent = run.budget.spent
     periodic, last = 600 / 20 * 2.0, 4 * BATCH + 3 * 2.0  # seconds: of `last.ckpt`, of the end

@@ -103,7 +103,7 @@ def test_all_is_found(installed: Installed):
 
     One test, because an environment takes seconds to make.
     """
-    commands = DIFFERENT if installed.is_wheel else COMMANDS  # the same in both, and they take time
+    commands = DIFFERENT if installed.is_wheel else COMMANDS  # the slow variant starts all
     helps = [installed.start(command, "--help") for command in commands]
     for command, process in zip(commands, helps, strict=True):
         text, errors = process.communicate(timeout=300)

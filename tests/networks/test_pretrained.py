@@ -25,7 +25,7 @@ from tiny import LABELS, SPEC, loader, random_batch, tiny_module, tiny_trainer, 
 
 NARROW = (4, 4, 4, 4, 4)
 UNET = {"_target_": "cocoseg.UNet"}
-RESNET = {"_target_": "cocoseg.TimmUNet", "encoder": "test_resnet"}  # a small one with the same names
+RESNET = {"_target_": "cocoseg.TimmUNet", "encoder": "test_resnet"}  # a small one for tests
 LITE = {"_target_": "cocoseg.TimmUNet", "encoder": "tf_efficientnet_lite0"}
 
 

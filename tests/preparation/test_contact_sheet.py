@@ -7,7 +7,16 @@ import pytest
 from cocoseg.images.mask_files import MaskEncoding
 from cocoseg.labels import LabelMap
 from cocoseg.preparation.coco_file import Category
-from cocoseg.preparation.contact_sheet import COLUMNS, GAP, HEIGHT, LINE, LINES, WIDTH, write_contact_sheet
+from cocoseg.preparation.contact_sheet import (
+    COLUMNS,
+    EXAMPLES,  # read before conftest.py makes it smaller
+    GAP,
+    HEIGHT,
+    LINE,
+    LINES,
+    WIDTH,
+    write_contact_sheet,
+)
 from cocoseg.preparation.prepared_folder import Pair
 
 LABELS = LabelMap.from_categories([Category(2, "cat"), Category(5, "dog"), Category(9, "eel")])
@@ -16,7 +25,7 @@ IGNORED = 255
 
 @pytest.fixture(autouse=True)
 def whole_sheets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cocoseg.preparation.contact_sheet.EXAMPLES", 16)  # conftest.py has fewer
+    monkeypatch.setattr("cocoseg.preparation.contact_sheet.EXAMPLES", EXAMPLES)
 
 
 def make_pairs(
@@ -68,6 +77,13 @@ def test_size(tmp_path: Path, count: int, columns: int, rows: int) -> None:
     for number in range(columns * rows):
         assert is_blank(tile(found, number)) == (number >= count)
         assert is_blank(text_of(found, number)) == (number >= count)
+
+
+def test_sixteen_from_the_first_pair_to_the_last(tmp_path: Path) -> None:
+    pairs, encoding = make_pairs(tmp_path, 20)
+    found = sheet(tmp_path, pairs, encoding)
+    assert found.shape == sheet(tmp_path, pairs[:16], encoding).shape
+    np.testing.assert_array_equal(tile(found, 15), tile(sheet(tmp_path, pairs[19:], encoding), 0))
 
 
 def test_images_are_those_of_the_pairs(tmp_path: Path) -> None:

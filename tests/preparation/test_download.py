@@ -145,9 +145,11 @@ def test_a_silent_server_is_asked_again(
 
     monkeypatch.setattr(http_client, "TIMEOUT", 0.3)
     image = entry(1, server.set("/1", silent, ok(GOOD)))
-    assert fetch_images([image], tmp_path) == []
+    try:
+        assert fetch_images([image], tmp_path) == []
+    finally:
+        is_over.set()
     assert_complete([image], tmp_path)
-    is_over.set()
     assert len(server.requests) > 1
 
 
@@ -158,9 +160,8 @@ def test_pauses(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     sleep = time.sleep
 
     def note(seconds: float) -> None:
-        in_main = (
-            threading.current_thread() is threading.main_thread()
-        )  # others serve the last test's requests
+        # Threads of the server may still answer the test before.
+        in_main = threading.current_thread() is threading.main_thread()
         pauses.append(seconds) if in_main else sleep(seconds)
 
     monkeypatch.setattr(time, "sleep", note)

@@ -242,6 +242,7 @@ def test_two_with_the_same_settings(undisturbed: Undisturbed, tmp_path: Path) ->
         process.start()
     for process in both:
         process.join(60)
+        process.kill()  # one that hangs
         assert process.exitcode == 0
     assert state(folder) == state(undisturbed.folders["max"])
 

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from cocoseg.errors import CocosegError
+from cocoseg.errors import CocosegError, count_of
 from cocoseg.files import locked, make_folders, remove_parts, whole_file, writing_to
 from cocoseg.images.image_files import check_image, has_content
 from cocoseg.preparation.coco_file import Image, is_inside
@@ -82,7 +82,8 @@ def fetch_images(
             client.close()
             for folder in {(image_dir / image.file_name).parent for image in missing}:
                 remove_parts(folder)  # a killed run may have left some, too
-    log.info("%s: %d images fetched, %d failed", image_dir, len(missing) - len(failures), len(failures))
+    fetched = count_of(len(missing) - len(failures), "image")
+    log.info("%s: %s fetched, %d failed", image_dir, fetched, len(failures))
     return failures
 
 

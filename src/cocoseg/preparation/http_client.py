@@ -122,7 +122,7 @@ class HttpClient:
             return path.open(mode)
 
     def close(self) -> None:
-        """Let no thread open a file from now on: what a silent server sends later is not written."""
+        """Let no thread open a file from now on."""
         with self._opening:
             self._closed = True
 

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from cocoseg.errors import CocosegError
+from cocoseg.errors import CocosegError, count_of
 from cocoseg.images.image_files import has_content
 from cocoseg.images.similar_names import find_similar
 from cocoseg.preparation.coco_file import CocoFile, Image
@@ -66,7 +66,7 @@ def under_similar_names(chosen: Sequence[Image], images: Sequence[Image], image_
     missing = _missing(chosen, image_dir)
     found = find_similar(missing, (image.file_name for image in images), image_dir) if missing else {}
     for name, file in [*found.items()][:1]:
-        log.info("%d images are read under similar names: %s as %s, …", len(found), name, file)
+        log.info("%s under similar names: %s is read as %s, …", count_of(len(found), "image"), name, file)
     renamed = (found.get(image.file_name, image.file_name) for image in chosen)
     return [msgspec.structs.replace(i, file_name=name) for i, name in zip(chosen, renamed, strict=True)]
 
