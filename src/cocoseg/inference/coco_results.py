@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from pycocotools import mask as rle
 
+from cocoseg.errors import count_of
 from cocoseg.files import whole_file
 from cocoseg.images.exif import turn_mask
 from cocoseg.images.image_files import read_orientation
@@ -56,7 +57,7 @@ def write_coco_results(images: Sequence[ImageFile], ids: dict[str, int], results
         (others, "another size than they have, so that scores can't be computed"),
     ):
         if names:
-            count = f"{len(names)} image{'s' * (len(names) > 1)}"
+            count = count_of(len(names), "image")
             log.warning("annotations: for %s (%s) the file gives %s", count, min(names), what)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from cocoseg.errors import CocosegError
+from cocoseg.errors import CocosegError, count_of
 from cocoseg.images.exif import upright_by
 from cocoseg.images.image_files import read_with_faults, reading_of, size_of
 from cocoseg.inference.find_images import ImageFile
@@ -142,7 +142,7 @@ def predict_images(
             yield writing.popleft()[1].result()
         for fault, names in sorted(faults.items()):
             first = ", ".join(names[:FIRST]) + ", …" * (len(names) > FIRST)
-            log.warning("%d image%s: %s (%s)", len(names), "s" * (len(names) > 1), fault, first)
+            log.warning("%s: %s (%s)", count_of(len(names), "image"), fault, first)
     finally:
         writers.shutdown(cancel_futures=True)  # files that are being written become whole
 
