@@ -93,23 +93,23 @@ def program(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
 
 
 def readable(arguments: Sequence[str], name: str, *, in_multirun: bool = False) -> list[str]:
-    """Write arguments for a program of conf/ as Hydra can read them."""
+    """Quote paths and mark new keys in the arguments of a program, so that Hydra can parse them."""
     kind = PROGRAMS[name]
     return force_new_keys(quote_paths(arguments, kind, in_multirun=in_multirun), kind)
 
 
 @contextmanager
 def composed_once(*, in_multirun: bool) -> Iterator[None]:
-    """Make Hydra run the configuration that it composes to look up `hydra.mode`.
+    """Make Hydra compose the configuration of a run once.
 
-    Hydra 1.3 would compose it a second time, which takes a third of a second.
+    Hydra 1.3 composes it to look up `hydra.mode`, and again to run it, which takes a third of a second.
     """
     patched: Any = Hydra
     get_mode = patched.get_mode
 
     def compose(hydra: Any, config_name: str, overrides: list[str]) -> RunMode | None:
         if in_multirun:
-            return None  # Hydra sets it then
+            return None  # Hydra gets the mode from -m
         try:
             config = hydra.compose_config(config_name, overrides, RunMode.RUN, with_log_configuration=True)
         except HydraException:
@@ -152,7 +152,7 @@ def _sentence(error: Exception, kind: type[Settings], folders: Sequence[Path]) -
     """Describe the mistake in a command line that Hydra refuses, in one sentence."""
     cause = error.__cause__
     if isinstance(cause, ConfigTypeError) and (setting := declarations(kind).get(str(cause.full_key))):
-        return f"{cause.full_key}: it must be {setting.allowed}"  # {…} in place of a list
+        return f"{cause.full_key}: it must be {setting.allowed}"  # as for {…} in place of a list
     if isinstance(cause, OmegaConfBaseException) and isinstance(cause.parent_node, DictConfig):
         key = str(cause.full_key)
         node, presets = key.rpartition(".")[0], preset_arguments(folders, kind)

@@ -24,7 +24,7 @@ DEFAULT_ROOT = "data/coco"  # data.root of data=coco; prepare.py fetches into it
 SHAPES_ROOT = "data/shapes"  # data.root of data=shapes
 AUTO: Final = "auto"
 NAMED = ("logger", "callbacks")  # nodes that hold parts by names of the user's choice
-DEFAULT_WEIGHTS = "default"  # model.weights: those that belong to the encoder's name
+DEFAULT_WEIGHTS = "default"  # value of model.weights: the weights that timm has for the encoder
 
 Overlap = Literal["max", "smallest", "ignore"]
 OVERLAPS = get_args(Overlap)
@@ -32,7 +32,7 @@ OVERLAPS = get_args(Overlap)
 Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
 Probability = Annotated[float, Meta(ge=0, le=1)]
-FULL_BITS = 16  # bits of pixels of more than 8, where nothing else is known
+FULL_BITS = 16  # assumed where pixels have more than 8 bits and nothing tells how many
 Bits = Annotated[int, Meta(ge=1, le=31)]
 Share = Annotated[float, Meta(gt=0, lt=1)]
 Pair = Meta(min_length=2, max_length=2)
@@ -46,13 +46,13 @@ Text = str | None
 
 
 def as_pair(size: Sequence[int]) -> tuple[int, int]:
-    """Height and width, which settings and shapes hold in other sequences, as a pair."""
+    """Turn a sequence of height and width, such as a list or a shape, into a tuple."""
     height, width = size
     return height, width
 
 
 class Settings(Struct, forbid_unknown_fields=True, kw_only=True):
-    """Base of all groups of settings; attributes can be set. `~` begins the path of the home folder."""
+    """Base of all groups of settings; attributes can be set. A leading `~` becomes the home folder."""
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
@@ -382,7 +382,7 @@ class PredictConfig(Settings, kw_only=True):
 
     @property
     def confidence(self) -> Literal["all"] | bool:
-        """`probabilities`, or the confidence alone where the scores of coco_dataset.json need it."""
+        """`probabilities`, but never False where the scores of coco_dataset.json need the confidence."""
         return self.probabilities or self.coco_dataset is not None
 
 

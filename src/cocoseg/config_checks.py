@@ -83,8 +83,8 @@ class Setting:
         meaning: the one line of help.
         allowed: the values that it takes, in words: `one of max, smallest`, `a number above 0`.
         types: of these values, classes of `msgspec.inspect`.
-        copies: number of items of the list that a single value stands for: 2 where it is the side of a
-            square; 0 where lists are not allowed, or have to be written as such.
+        copies: length of the list that a single value becomes: 2 for a size, 1 for most lists; 0 where a list
+            is not allowed, or must be written as one.
         default: used where a configuration lacks the key.
         group: description of the group of settings that it is, or None for a single setting.
     """
@@ -124,7 +124,7 @@ def declarations(kind: type[Settings], prefix: str = "") -> dict[str, Setting]:
 
 
 def _copies(values: inspect.Type) -> int:
-    """Items of a list that a single value stands for; a range, a pair of fractions, needs both."""
+    """Find `Setting.copies` for a type. A list of fractions is a range, which needs both ends."""
     if not isinstance(values, inspect.ListType) or isinstance(values.item_type, inspect.FloatType):
         return 0
     return values.min_length or 1
@@ -153,7 +153,7 @@ def convert(settings: Mapping[str, Any], kind: type[T]) -> T:
     """
     values: dict[str, Any] = msgspec.to_builtins(settings, enc_hook=str)  # a copy
     _gather_arguments(values, declarations(kind))
-    typed: dict[str, Any] = {}  # values that were replaced by what they stand for
+    typed: dict[str, Any] = {}  # single values that a list has replaced, for messages
     while True:
         try:
             return msgspec.convert(
@@ -164,7 +164,7 @@ def convert(settings: Mapping[str, Any], kind: type[T]) -> T:
         path = re.search(r"`\$\.?([\w.]*)[^`]*`$", message)
         key = path[1] if path else ""
         unknown = re.match(r"Object contains unknown field `([^`]*)`", message)
-        if unknown and not (path and "[" in path[0]):  # else in an item of a list, which is shown
+        if unknown and not (path and "[" in path[0]):  # in a list, the whole list is shown
             raise CocosegError(unknown_key(f"{key}.{unknown[1]}".removeprefix("."), kind))
         if not key:
             raise CocosegError(f"settings: {message}")  # a number in place of a name
@@ -183,7 +183,10 @@ def convert(settings: Mapping[str, Any], kind: type[T]) -> T:
 
 
 def _gather_arguments(values: dict[str, Any], declared: Mapping[str, Setting]) -> None:
-    """Put the undeclared keys of a group that names a part of the user's own into the node of that part."""
+    """Make a group's `_target_` a node, and move the undeclared keys of the group into it.
+
+    {_target_: my.Set, folder: a} becomes {_target_: {_target_: my.Set, folder: a}}.
+    """
     for key in declared:
         name, _, last = key.rpartition(".")
         group = values.get(name) if last == "_target_" else None

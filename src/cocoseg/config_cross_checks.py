@@ -194,7 +194,7 @@ def _check_places(data: DataConfig) -> None:
 
 
 def _check_end(config: Config) -> None:
-    """Check the end of the run, and settings that are shares of it."""
+    """Check the limits of the run, and settings that are shares of its length."""
     trainer, until = config.trainer, config.budget.until
     if until not in (None, SLURM):
         parse_moment(until, key="budget.until")

@@ -181,7 +181,7 @@ def _groups(program: str) -> Iterator[tuple[str, str, dict[str, Setting]]]:
 
 
 def _value(key: str, setting: Setting, values: dict[str, Any]) -> str:
-    """A setting as it is composed; of a node the option, of a group that is off its declared default."""
+    """The composed value as text: of a node its preset; the declared default where the group is null."""
     chosen = values["hydra"]["runtime"]["choices"]
     *groups, name = key.split(".")
     group = reduce(getitem, groups, values)

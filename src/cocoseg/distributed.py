@@ -19,9 +19,9 @@ from cocoseg.errors import CocosegError, TrainingError
 from cocoseg.rank_environment import is_rank_zero, may_be_several
 
 TIMEOUT = timedelta(days=30)  # torch's half an hour is too short to prepare a large data set
-# Messages of errors that another process has ended.
+# Parts of the messages of errors, in lower case, where another process has ended.
 CONNECTION_LOST = ("connection closed by peer", "connection reset by peer", "gloo")
-# Settings of a trainer that start processes.
+# Settings of a trainer that decide which processes are started.
 LAUNCH_SETTINGS = ("_target_", "accelerator", "devices", "num_nodes", "strategy")
 
 _group: dist.ProcessGroup | None = None

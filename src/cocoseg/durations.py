@@ -30,28 +30,31 @@ def now() -> float:
     return time.monotonic() if _CLOCK is None else time.clock_gettime(_CLOCK)
 
 
-# Beginning of this process, by the processor time that it has used. The system's record would include what a
-# script did before it called `exec`.
+# Beginning of this process, estimated by its processor time. The start time that the system records is too
+# early where a script called `exec`.
 STARTED = now() - time.process_time()
-_began = STARTED  # beginning of the command or call, from which moments count
+_began = STARTED  # beginning of the command, or of the call of `cocoseg.train`
 _has_job = False  # a job of that command or call has begun
 
 
 def restart() -> None:
-    """Begin another call, however long this process has run."""
+    """Begin a call of `cocoseg.train`: its time counts from now."""
     global _began, _has_job
     _began, _has_job = now(), False
 
 
 def begin_job() -> float:
-    """Begin a job. Returns the beginning of its time: for the first one that of the command or call."""
+    """Begin a job. Returns the `now()` at which its time begins.
+
+    For the first job that is the beginning of the command or call.
+    """
     global _has_job
     began, _has_job = now() if _has_job else _began, True
     return began
 
 
 def command_begin() -> float:
-    """Beginning of the command or call, in a job of a multirun that of the multirun: seconds since 1970."""
+    """Beginning of the command or call, or of the multirun that a job belongs to, in seconds since 1970."""
     return float(os.environ.get(BEGAN) or time.time() - (now() - _began))
 
 
@@ -64,7 +67,7 @@ class Duration(timedelta):
 
 
 def parse_duration(value: Any, *, key: str) -> Duration | None:
-    """Read a wall-clock limit.
+    """Read a duration.
 
     Args:
         value: "10m", "6h", "90s", "1h30m", "1.5d"; "HH:MM:SS" or "DD:HH:MM:SS"; a mapping as

@@ -1,4 +1,4 @@
-"""Errors that end a program with one line: bad input, an incomplete download, training that can't go on."""
+"""Errors that end a program with one line: bad input, an incomplete download, a lack of memory, …"""
 
 import errno
 import os
@@ -17,9 +17,9 @@ _PROGRAM = re.compile(r"(?:\bpython |(?<![\w./\\-]))(train|prepare|evaluate|pred
 
 
 def printable(text: str) -> str:
-    """Put a blank for each character that changes what a terminal or an editor shows of the text around it.
+    """Replace by blanks all characters that change how a terminal or an editor shows the text around them.
 
-    Names and messages from files pass here before they are shown: in one line, and as what they are.
+    Names and messages from files pass here before they are shown.
     """
     return _UNPRINTABLE.sub(" ", text)
 
@@ -70,7 +70,7 @@ class IncompleteError(CocosegError):
 
 
 class TrainingError(CocosegError):
-    """Training can't go on, for no mistake in the input: out of memory, a loss that is NaN."""
+    """The work can't go on, through no fault of the input: out of memory, a NaN loss, a killed process."""
 
     exit_code = 1
 

@@ -35,7 +35,7 @@ RUN_LENGTHS = {"compress_level": 1, "compress_type": zlib.Z_RLE}
 
 
 def require_regular(path: str | Path) -> None:
-    """Raise OSError for a FIFO, a socket or a device: to read one may wait forever, or never end."""
+    """Raise OSError for a FIFO, a socket or a device: reading one may wait forever, or never end."""
     mode = Path(path).stat().st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise OSError(errno.EINVAL, "it is a FIFO, a socket or a device, no file", str(path))
@@ -157,7 +157,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 def save_png(path: Path, image: "PIL.Image.Image", **options: Any) -> None:
     """Write an image as PNG, whole or not at all, with options of Pillow's writer.
 
-    It is encoded in memory and written at once, so errors of Pillow's and of the disk stay apart.
+    It is encoded in memory and written at once, so errors of Pillow and of the disk stay apart.
     """
     buffer = BytesIO()
     image.save(buffer, format="PNG", **options)
@@ -176,9 +176,10 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows of the same keys as CSV, whole or not at all: numbers in full, an empty cell for None.
+    """Write rows of the same keys, at least one, as CSV, whole or not at all.
 
-    An apostrophe goes before text that a spreadsheet would run as a formula.
+    Numbers are written in full, and None as an empty cell. An apostrophe goes before text that a spreadsheet
+    would run as a formula.
     """
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -191,7 +192,7 @@ def _as_text(cell: str) -> str:
     if not cell.startswith(FORMULA):
         return cell
     try:
-        float(cell)  # a negative number is none
+        float(cell)  # a negative number is no formula
     except ValueError:
         return f"'{cell}"
     return cell

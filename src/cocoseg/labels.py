@@ -89,7 +89,7 @@ class LabelMap:
 
         Args:
             categories: of the annotation file.
-            chosen: names or ids of those to use, or all things or stuff; None for all.
+            chosen: names or ids of those to use, `things` or `stuff`; None for all.
             grouping: `all` makes a class of each, `supercategories` of each supercategory, in the order of
                 its lowest id, and a mapping of each of its keys, from the names or ids listed there.
 
@@ -160,10 +160,10 @@ class LabelMap:
         return {category: index for index, c in enumerate(self.classes) for category in c.category_ids}
 
     def ids_by_name(self, categories: Iterable[Category]) -> dict[int, int]:
-        """Map the ids of categories of another file to those of the classes that are called alike.
+        """Map the category ids of another file to those of the classes with the same names.
 
         Raises:
-            CocosegError: a category is called like no class, or like several, none of which has its id.
+            CocosegError: a category has the name of no class, or of several, none of which has its id.
         """
         ids: dict[int, int] = {}
         for category in categories:

@@ -34,7 +34,7 @@ class Command:
     """The overrides of a run.
 
     Attributes:
-        overrides: as typed; in a trial of a sweep its own, without those that are about the sweep.
+        overrides: as typed; in a trial, without those that are about its sweep.
         swept: those of them that the sweep chose.
         choices: option of each config group.
     """
@@ -109,12 +109,12 @@ def quote_paths(arguments: Sequence[str], kind: type[Settings], *, in_multirun: 
 
 
 def force_new_keys(arguments: Sequence[str], kind: type[Settings]) -> list[str]:
-    """Put `++` before keys that conf/ can't hold: parts by the user's names, arguments of a `_target_`."""
+    """Put `++` before keys that conf/ can't hold: parts that users name, arguments of a typed `_target_`."""
     known, typed = {*declarations(kind), *REMOVED}, set(map(key_of, arguments))
     own = {key.removesuffix("_target_") for key in typed if key.endswith("._target_")}
-    opened = (*(f"{name}." for name in NAMED), *own)
+    prefixes = (*(f"{name}." for name in NAMED), *own)
     return [
-        f"++{argument}" if argument.startswith(opened) and key_of(argument) not in known else argument
+        f"++{argument}" if argument.startswith(prefixes) and key_of(argument) not in known else argument
         for argument in arguments
     ]
 
@@ -209,7 +209,7 @@ def sweep_folder(method: str | None, name: str | None, overrides: Sequence[str])
     Args:
         method: of the search.
         name: chosen by the user; else the same command gives the same name.
-        overrides: of the command line; how long to search makes no difference.
+        overrides: of the command line; those of MAY_CHANGE make no difference.
     """
     if name is not None:
         return name

@@ -39,7 +39,7 @@ def is_rank_zero(trainer: Mapping[str, Any]) -> bool:
 
 
 def has_launcher(trainer: Mapping[str, Any]) -> bool:
-    """Tell whether torchrun, Slurm or a user starts all processes, rather than rank zero the others."""
+    """Tell whether torchrun, Slurm or a user starts all ranks; if not, rank zero starts the others."""
     several_tasks = os.environ.get("SLURM_NTASKS", "1") != "1"
     return may_be_several(trainer) and (
         "RANK" in os.environ or several_tasks or (trainer.get("num_nodes") or 1) != 1

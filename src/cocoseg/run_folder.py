@@ -1,8 +1,8 @@
 """The folder that a program writes its results to. No torch.
 
-One process at a time opens it. It is refused where it holds the files of something else, and unchanged until
-all checks have passed. Hydra by itself writes `.hydra/` and a log before any of our code runs. conf/base.yaml
-switches that off, and `RunFolder.begin` writes both as Hydra does.
+One process at a time opens it. It is refused where it holds the files of something else, and stays unchanged
+until all checks have passed. Hydra by itself writes `.hydra/` and a log before any of our code runs.
+conf/base.yaml switches that off, and `RunFolder.begin` writes both as Hydra does.
 """
 
 import atexit

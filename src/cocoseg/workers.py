@@ -27,7 +27,7 @@ if hasattr(signal, "SIGUSR1"):
 PARENT = "COCOSEG_PARENT"  # environment variable: the process that launched this one
 
 if hasattr(os, "register_at_fork"):
-    # A forked process that frees its parent's garbage, as a session of onnxruntime, may wait forever for
+    # A forked process that frees its parent's garbage, such as a session of onnxruntime, may wait forever for
     # threads that it does not have.
     os.register_at_fork(after_in_child=gc.freeze)
 
@@ -45,12 +45,14 @@ def available_cores() -> int:
 def parallel_map(
     function: Callable[[T], R], tasks: Iterator[T], total: int, workers: int | None = None
 ) -> Generator[R, None, None]:
-    """Yield the result of `function` for each task, from worker processes; tasks are read as they are needed.
+    """Call a function in worker processes, and yield its results in the order of the tasks.
 
     Args:
         function: goes to every process once.
+        tasks: read as they are needed.
         total: number of tasks.
-        workers: number of processes; None for one per core. With 1 everything happens in this process.
+        workers: number of processes; None for one per core. With 1, or no more than CHUNK tasks, everything
+            happens in this process.
 
     Raises:
         TrainingError: a worker process was killed.
@@ -165,8 +167,8 @@ def in_main_thread() -> bool:
 def stop_in_order(*numbers: signal.Signals) -> Iterator[None]:
     """Let these signals unwind the stack, so that worker processes and unfinished files are cleared away.
 
-    A second one ends the process at once, even while it waits for a network drive that does not answer; in a
-    program, this also holds after the block. In a notebook Ctrl-C is then as it was before the block.
+    A second one ends the process at once, even while it waits for a network drive that does not answer. In a
+    program this also holds after the block. In a notebook Ctrl-C works after the block as it did before.
 
     Args:
         numbers: SIGINT, which raises KeyboardInterrupt, and others, which raise SystemExit.
