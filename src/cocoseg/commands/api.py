@@ -58,8 +58,10 @@ def train(overrides: Sequence[str] = (), *, run_dir: str | Path | None = None) -
         run_dir: folder of the run; None for one named by the time.
 
     Raises:
-        CocosegError: bad input, which leaves no folder behind; and as the recipe raises it.
+        CocosegError: bad input, which leaves no folder behind.
+        TrainingError: the loss is NaN, or memory runs out.
         KeyboardInterrupt: Ctrl-C has ended training after a step; the model so far is exported.
+        SystemExit: another signal has done so.
     """
     restart()
     overrides = [overrides] if isinstance(overrides, str) else list(overrides)

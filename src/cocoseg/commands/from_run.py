@@ -27,13 +27,13 @@ from cocoseg.run_folder import CONFIG
 log = logging.getLogger(__name__)
 
 KEY = "from_run"
-# Settings that are not taken over: where the run wrote, how it was resumed, its sweep, its data's address.
+# Settings that are not taken over, such as where the run wrote and how it was resumed.
 STAYING = (
     *(KEY, "run_dir", "ckpt_path", "resume", "sweep", "logger", "budget.extend", "budget.until"),
     *("data.download", "data.annotations_url", "data.images_url"),
 )
 # Classes and functions that a file may name: ours, torch's, torchvision's and Lightning's, and of these none
-# that runs code or writes a file.
+# that runs code from its arguments. PLACE keeps a file from naming a path to write to.
 HARMLESS = re.compile(
     r"cocoseg\.((losses|unet|residual|resnet_unet)\.)?[A-Z]\w*"
     r"|torch\.(nn|optim|optim\.lr_scheduler)\.[A-Z]\w*"
@@ -111,7 +111,8 @@ def _take_settings(config: DictConfig, typed: Mapping[str, Override]) -> dict[st
         runs = sorted(folder.glob(f"*/{CONFIG}"))
         hint = f"; name one of its runs, as in {KEY}={runs[0].parent}" if runs else f": it has no {CONFIG}"
         raise CocosegError(f"{KEY}: {folder} is not the folder of a training{hint}")
-    settings = {key: value for key, value in settings.items() if key not in typed}  # other groups are typed
+    # A typed preset, as in model=unet, replaces the run's.
+    settings = {key: value for key, value in settings.items() if key not in typed}
     withheld: dict[str, str] = {}
     try:
         checked = convert(settings, Config)

@@ -166,7 +166,7 @@ def _best_by_edges(rotations: Sequence[Rotation], *readings: Reading) -> Reading
 
 
 def upright_by(exif: str | None, by_size: bool | None = None) -> bool:
-    """Decide the reading of an image that has no outlines.
+    """Tell whether to turn an image that has no outlines upright.
 
     Args:
         exif: apply or ignore, as the training images were read; None where they had no EXIF rotation.

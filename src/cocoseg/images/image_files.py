@@ -38,7 +38,7 @@ UNKNOWN_BITS = f"pixels of more than 8 bits, unlike the training images; scaled 
 
 _WIDTH, _HEIGHT, _PHOTOMETRIC, _SAMPLES, _EXTRA = 256, 257, 262, 277, 338  # tags of TIFF
 _COLORS = {2: 3, 5: 4, 6: 3, 8: 3}  # photometric interpretation -> bands of a color; else one
-_ALPHA = (1, 2)  # kinds of extra bands
+_ALPHA = (1, 2)  # kinds of extra bands that are transparency
 
 
 class Inspection(NamedTuple):

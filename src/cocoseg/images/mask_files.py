@@ -49,7 +49,7 @@ class MaskRecord(NamedTuple):
 
     @property
     def visible(self) -> set[int]:
-        """Class indices that have a pixel, without background."""
+        """Class indices that have a pixel, without background (0) and ignored (255)."""
         return self.pixels.keys() - {0, IGNORE_INDEX}
 
 
@@ -76,9 +76,13 @@ class MaskEncoding:
     | `uint16`  | 16-bit grayscale                     | category id     | 65535   |
     | `x100`    | 16-bit grayscale, bright to look at  | 100·category id | 65535   |
 
-    Pixels hold class indices instead where an id does not fit (0, which is background, or above 254, 65534,
-    654), where a class consists of several categories, or where the argument `pixel` says so. The attribute
-    `pixel` and `labels.json` tell which they hold.
+    Pixels hold class indices in place of category ids if
+
+    - an id does not fit: it is 0, which is background, or above 254, 65534 or 654;
+    - a class consists of several categories, or the classes are not in ascending order of their ids;
+    - or the argument `pixel` says so.
+
+    The attribute `pixel` and `labels.json` tell which they hold.
     """
 
     def __init__(self, encoding: str, labels: LabelMap, pixel: str = "category_id"):
@@ -131,7 +135,8 @@ class MaskEncoding:
 
         Args:
             image_name: `file_name` of the image; its folders are kept.
-            visible: class indices; background (0) and ignored (255) are left out.
+            visible: class indices; background (0) and ignored (255) are left out. A list too long for a file
+                name is cut, and `_etc` follows.
         """
         image = PurePosixPath(image_name)
         values = [str(self._file_values[i]) for i in sorted(visible) if 0 < i < IGNORE_INDEX] or ["none"]

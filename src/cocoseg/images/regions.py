@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 INSET = 0.01  # pixels by which an outline lies inside the border of its pixels, see `outline`
-# Outline of the upper left pixel of an image alone: its coordinates are no shares of the width and height.
+# Outline of a region that is only the upper left pixel of an image. Its coordinates, all below 1, are pixels.
 CORNER = [INSET, INSET, 1 - INSET, INSET, 1 - INSET, 1 - INSET, INSET, 1 - INSET]
 
 
@@ -63,7 +63,11 @@ def find_regions(mask: np.ndarray, weights: np.ndarray) -> Iterator[Region]:
 
 
 def _components(count: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Find the lowest of the nodes that each of `count` nodes is connected to by edges: (count,) int64."""
+    """Find the lowest node of the connected component of each node: (count,) int64.
+
+    Args:
+        first, second: (n,) int64, the nodes that each of n edges connects.
+    """
     roots = np.arange(count)
     while True:
         ends = np.sort((roots[first], roots[second]), axis=0)

@@ -51,15 +51,15 @@ def find_pairs(image_dir: Path, mask_dir: Path, data: DataConfig, name: str = "t
     mask_of: dict[str, list[str]] = {}
     paired = 0
     for mask_suffix in MASK_SUFFIXES if data.mask_suffix is None else (data.mask_suffix,):
-        own = [name for name in masks if _stem(name).endswith(mask_suffix)]
-        others = sorted({*images} - {*own}) if image_dir.resolve() == mask_dir.resolve() else images
+        suffixed = [name for name in masks if _stem(name).endswith(mask_suffix)]
+        candidates = sorted({*images} - {*suffixed}) if image_dir.resolve() == mask_dir.resolve() else images
         if data.image_suffix is not None:
-            others = [name for name in others if _stem(name).endswith(data.image_suffix)]
+            candidates = [name for name in candidates if _stem(name).endswith(data.image_suffix)]
         if paired == len(images):
             break  # no other suffixes can pair more
-        found = _by_stem(own, mask_suffix)
+        found = _by_stem(suffixed, mask_suffix)
         for image_suffix in IMAGE_SUFFIXES if data.image_suffix is None else (data.image_suffix,):
-            by_stem = _by_stem(others, image_suffix)
+            by_stem = _by_stem(candidates, image_suffix)
             if (count := len(by_stem.keys() & found.keys())) > paired:
                 image_of, mask_of, paired = by_stem, found, count
     if not paired:

@@ -60,7 +60,7 @@ class Annotation(msgspec.Struct, frozen=True, gc=False):
     segmentation: msgspec.Raw = msgspec.Raw(b"null")
 
     def parse(self, height: int, width: int) -> Shape:
-        """Parse the segmentation, see `parse_segmentation`; the class of the shape means nothing."""
+        """Parse the segmentation, see `parse_segmentation`; the class index of the shape is always 0."""
         return parse_segmentation(Instance(self.id, 0, False, bytes(self.segmentation)), height, width)
 
 

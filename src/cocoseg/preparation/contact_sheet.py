@@ -20,7 +20,7 @@ from cocoseg.resizing import resize_mask
 EXAMPLES = 16  # images on the sheet
 COLUMNS = 4
 WIDTH, HEIGHT = 320, 240  # pixels: an image is shown within these
-LINES = 3  # the file name, two of class names
+LINES = 3  # lines of text below an image: the file name, two of class names
 GAP = 8  # pixels
 
 

@@ -74,7 +74,7 @@ def fetch_images(
         fetch = partial(_fetch_image, client, image_dir, base_url, max_bytes)
         try:
             # A pool of concurrent.futures would make Ctrl-C wait for a silent server. Threads of this one may
-            # go on after it.
+            # go on after the block, so the client is closed.
             with ThreadPool(CONNECTIONS) as pool:
                 outcomes = track(pool.imap_unordered(fetch, missing), total=len(missing), what="images")
                 failures = _collect_failures(outcomes, min(CONNECTIONS, len(missing)))

@@ -105,7 +105,7 @@ def create_segmentation_masks(
         image_dir: folder of the images; each must exist and have the size that the file lists.
         annotation_file: COCO file; the PNGs of a panoptic one lie in a folder of its name, beside it or one
             level up.
-        output_dir: gets a PNG per image, `<stem>_mask_cats_18_58.png`, in the subfolders of the images.
+        output_dir: gets a PNG per image, `<stem>_mask_cats_18_58.png`, in the same subfolder as the image.
         categories: names or ids, `things` or `stuff`; None for all.
         labels: `all`, `supercategories`, or groups of categories, see `LabelMap.from_categories`.
         other: `background` or `ignore`, for objects of categories without a class.

@@ -58,7 +58,7 @@ def find_faults(
     class_of = labels.index_of
     annotated = {a.image_id for a in coco.annotations if keeps_empty or a.category_id in class_of}
     empty = [image.id for image in (images if keeps_empty else coco.images) if image.id not in annotated]
-    # Ids of segments belong to their image alone.
+    # Ids of segments are unique within an image only.
     ids = [annotation.id for annotation in coco.annotations] if coco.pngs is None else []
     found: list[tuple[str, str, Sequence[int | str | None]]] = [
         *(("annotation", fault, which) for fault, which in sorted(tally.warnings.items())),

@@ -62,7 +62,7 @@ def require_pngs(coco: CocoFile, images: Sequence[Image]) -> None:
 
 
 def under_similar_names(chosen: Sequence[Image], images: Sequence[Image], image_dir: Path) -> list[Image]:
-    """The images, those without a file renamed to the file of a similar name, where there is one."""
+    """Return the chosen images; those without a file get the name of a similar file, where there is one."""
     missing = _missing(chosen, image_dir)
     found = find_similar(missing, (image.file_name for image in images), image_dir) if missing else {}
     for name, file in [*found.items()][:1]:

@@ -59,7 +59,7 @@ class Segments:
     chosen: Sequence[Instance]
 
     def __iter__(self) -> Iterator[Instance]:
-        """Yield the chosen segments with their pixels as RLE, and void as an ignored region.
+        """Yield the chosen segments with their pixels as RLE; void and unlisted ids are one ignored region.
 
         Raises:
             CocosegError: the PNG can't be read, has another size, or has none of the ids.

@@ -64,7 +64,7 @@ def prepare(
     Args:
         may_download: fetch what is missing, where `data.download` allows it.
         for_training: refuse a training set in which no class has a pixel.
-        begin: called once the annotations have been read and checked.
+        begin: called once the input has been read and checked, before images are fetched and masks drawn.
 
     Raises:
         CocosegError: bad input; the folder is as it was before.
@@ -166,6 +166,7 @@ def _fetch_annotations(data: DataConfig, sets: Sequence[PreparedSet]) -> None:
 def _prepare_set(
     source: Source, fingerprint: Fingerprint, workers: int | None, *, fetches: bool, for_training: bool
 ) -> None:
+    """Draw the masks of a set and write its other files to NEW, then replace the old files by them."""
     begin, prepared = now(), source.prepared
     folder, new = prepared.folder, prepared.folder / NEW
     if not (folder / "prepared.json").exists():

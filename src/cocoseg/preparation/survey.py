@@ -23,7 +23,7 @@ COVERED = "covered"
 
 
 def sample(images: Iterable[Image], seed: int) -> set[int]:
-    """Choose the images to survey, by id; data sets that share images have samples that share some."""
+    """Choose the images to survey, by id; data sets that share images survey some of the same."""
     return {image.id for image in nsmallest(SAMPLE, images, key=lambda image: rank(seed, image.id))}
 
 
