@@ -1,7 +1,8 @@
 """Exchange between the ranks of one training, beside Lightning's own.
 
-It uses the CPU (gloo), and waits for no GPU. There is no practical time limit, because a rank may prepare
-the data or write a file. With a single process everything here returns at once.
+It uses the CPU (gloo) and waits for no GPU, apart from the exchange of BatchNorm statistics. There is no
+practical time limit, because a rank may prepare the data or write a file. With a single process everything
+here returns at once.
 """
 
 import sys

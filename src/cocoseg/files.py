@@ -233,7 +233,7 @@ def locked(folder: Path, *, key: str | None = None, name: str = LOCK) -> Iterato
     """Keep other processes out of a folder during the block. An empty folder keeps no lock file after it.
 
     Args:
-        key: of the configuration, that names the folder; None to wait as long as it takes.
+        key: setting that names the folder, for messages; None to wait as long as it takes.
         name: of the lock file.
 
     Raises:

@@ -48,7 +48,7 @@ def has_launcher(trainer: Mapping[str, Any]) -> bool:
 
 @contextmanager
 def as_worker_rank() -> Iterator[None]:
-    """Run the block as a rank above zero: print nothing but errors, end when rank zero ends.
+    """Run the block as a rank above zero: print nothing but errors, end with the parent process.
 
     Leaves by `os._exit` at once: nothing is left to clean up, and after an error other ranks wait for this
     one. The exit code is 0 on every orderly end, because torchrun kills all ranks on any other.

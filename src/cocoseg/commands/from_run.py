@@ -58,7 +58,7 @@ def keep_own_places(config: DictConfig) -> DictConfig:
 def _compose_from_runs() -> None:
     """Make Hydra put the settings of the run `from_run` below the overrides, wherever it composes.
 
-    Hydra 1.3 has no interface for that. A preset would mix another `model=` with that of the run.
+    Hydra 1.3 has no interface for that. As a preset, the run's model would be merged with a typed `model=`.
     """
     loader: Any = ConfigLoaderImpl  # some of whose methods are replaced
     compose, apply = loader.load_configuration, loader._apply_overrides_to_config

@@ -54,7 +54,7 @@ class Index(msgspec.Struct, kw_only=True):
     """The content of `index.json`.
 
     Attributes:
-        pixels: number of pixels of each class, in all masks together.
+        pixels: number of pixels of each class in all masks together, by class index; 0 is background.
         unseen: reasons why classes have no pixel, see `find_unseen`.
         exif: apply or ignore, as most images with an EXIF rotation are read; None where there are none.
         bits: those that images of more than 8 bits are scaled from; None where there are none.
