@@ -1,4 +1,4 @@
-"""Batch size and memory: a first try of the largest step, the largest batch that fits, half the batch."""
+"""Batch size and memory: a check before the first step, the largest batch that fits, advice on errors."""
 
 import logging
 from collections.abc import Iterator
@@ -41,10 +41,10 @@ class CheckMemory(L.Callback):
 
 
 def try_step(module: SegmentationModule, trainer: L.Trainer, training: int, validation: int) -> None:
-    """Run one training step and one validation batch at full image size, on blank images.
+    """Use the memory of one training step and one validation batch at full image size, on blank images.
 
-    It leaves no trace: weights, statistics of BatchNorm, gradients, optimizer, metrics and random numbers are
-    as before.
+    Instead of the optimizer's step, room for Adam's moments is taken. Weights, statistics of BatchNorm,
+    optimizer, metrics and random numbers are as before; gradients are None.
 
     Args:
         module: on its device.
@@ -92,7 +92,7 @@ def largest_batch(module: SegmentationModule, images: int, trainer: L.Trainer) -
     Args:
         module: is moved to the device.
         images: number of training images, of which an epoch makes at least `STEPS` batches.
-        trainer: gives the device and the precision. Without CUDA the result is a fixed number.
+        trainer: gives the device and the precision. Without CUDA nothing is tried.
 
     Raises:
         CocosegError: there are several devices.
@@ -130,8 +130,8 @@ def explain_batch_errors(data: SegmentationDataModule, trainer: L.Trainer, run: 
     """Say what to do about a batch that is too large for the memory, or too small for BatchNorm.
 
     Raises:
-        TrainingError: memory runs out; it names the command that resumes the run with half the batch. The
-            error of a single image passes.
+        TrainingError: memory runs out; it names the command that resumes the run with half the batch. With a
+            batch of one image torch's own error is raised.
         CocosegError: a batch is too small for BatchNorm.
     """
     try:

@@ -44,7 +44,7 @@ def read_start(config: Config, run: Run) -> Start:
     """Read the checkpoint that is resumed, or the weights that a new run begins with, if there are any.
 
     Raises:
-        CocosegError: a file can't be read, or the network has no argument of a name.
+        CocosegError: a file can't be read, or `model` is wrong, see `arguments_of`.
     """
     arguments_of(config.model)
     if run.checkpoint is None:
@@ -66,7 +66,7 @@ def build_module(config: Config, run: Run, data: SegmentationDataModule, start: 
     """Build network, loss and optimizer for the classes of the data.
 
     Raises:
-        CocosegError: the checkpoint to resume has another network, other labels or other groups of weights.
+        CocosegError: the checkpoint to resume has another network, other labels or other parameter groups.
     """
     network = arguments_of(config.model, len(data.labels))
     net = build(without_weights(network) if isinstance(start, dict) else network, "model")
@@ -159,10 +159,10 @@ def try_settings(config: Config, run: Run) -> None:
 
 
 def try_parts(trainer: L.Trainer, module: SegmentationModule, data: SegmentationDataModule) -> None:
-    """Call a custom network and the loss on blank images, and find the batch size if it is `auto`.
+    """Try the loss, and a custom network, on blank input, and find the batch size if it is `auto`.
 
     Raises:
-        CocosegError: the network does not return logits, or the loss no scalar.
+        CocosegError: the loss returns no scalar, the network no logits, or `auto` is for several devices.
     """
     try_loss(module.loss, (data.config.loss or {})["_target_"], len(data.labels))
     if not is_built_in(data.config.model):
@@ -177,7 +177,7 @@ def try_parts(trainer: L.Trainer, module: SegmentationModule, data: Segmentation
 def build_loss(config: Config, run: Run, data: SegmentationDataModule | None = None) -> nn.Module:
     """Build the loss, with class weights from the training masks where it asks for them.
 
-    A loss of the user's own gets no key of the preset in whose place it was put, unless that was changed.
+    A custom loss gets the keys of our loss presets only where the user typed or changed them.
 
     Args:
         data: None to try the settings, with weights for two classes.

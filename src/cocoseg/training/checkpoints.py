@@ -29,7 +29,7 @@ from cocoseg.run_folder import BEST, LAST
 
 log = logging.getLogger(__name__)
 
-# Seconds until the first try again, each later one, and each one at the end of a run.
+# Seconds from a failed write to the next try: at first, later, and at the end of a run.
 FIRST_RETRY, RETRY, AT_END = 10.0, 60.0, 1.0
 
 
@@ -69,12 +69,12 @@ class Retries:
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints whole or not at all, on the account of the budget.
+    """Writes checkpoints whole or not at all, and charges the time to the budget.
 
     Lightning's own class moves the file from the system's temporary folder, which may be on another disk.
 
     Attributes:
-        kept: content of files that could not be written.
+        kept: content of files that could not be written, by path.
     """
 
     def __init__(self, budget: Budget):
@@ -126,7 +126,7 @@ class LastCheckpoint(L.Callback):
     Training ends when no file could be written for the time `every`.
 
     Attributes:
-        step: step of the last save that succeeded.
+        step: step of the last save that succeeded; -1 before the first.
         failure: reason why it ended the training, or empty.
     """
 

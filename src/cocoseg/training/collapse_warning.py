@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 EARLY = 0.3  # progress before which almost every network predicts one class for every pixel
 COLLAPSED = 0.99  # share of the pixels that one class is predicted for
-FOUND = 0.05  # share of correct pixels of the other classes from which on nothing has collapsed
+FOUND = 0.05  # share of the other classes' pixels; if so many are predicted correctly, nothing has collapsed
 
 
 class WarnOfCollapse(L.Callback):

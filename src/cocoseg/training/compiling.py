@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 class CompileNetwork(L.Callback):
     """Compiles the network and runs it once before the first step, so that no step waits for the compiler.
 
-    Only training is compiled: the last batch of a validation and the dashboard's have other sizes, each of
-    which would be compiled anew.
+    Only training is compiled: the last batch of a validation has another size, for which torch would compile
+    anew.
     """
 
     def __init__(self, data: SegmentationDataModule):
@@ -27,7 +27,7 @@ class CompileNetwork(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: SegmentationModule) -> None:
         net = pl_module.net
-        torch.compiler.reset()  # earlier jobs of a sweep count: after eight torch compiles no more
+        torch.compiler.reset()  # else earlier jobs of a sweep count, and after eight torch compiles no more
         # A function, because a module would add its weights to the state dict.
         pl_module.compiled = torch.compile(lambda image: net(image), dynamic=False)
         start = self.data.config.augment.start_size

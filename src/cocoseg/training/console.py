@@ -30,7 +30,7 @@ def quiet_lightning() -> None:
     for name in ("lightning", "lightning.fabric", "lightning.pytorch"):
         logger = logging.getLogger(name)
         logger.setLevel(logging.WARNING)
-        logger.handlers.clear()  # our own print its messages, too
+        logger.handlers.clear()  # ours, of the root logger, print its messages, too
         logger.propagate = True
     # These log what the user has asked for: the table of the layers, early stopping, profilers.
     for asked in ("callbacks", "profilers"):

@@ -1,4 +1,4 @@
-"""Loggers of files: TensorBoard's event file, and a table, written so that a full disk does not end the run.
+"""Loggers that write TensorBoard's event file and a CSV table; a full disk does not end the run.
 
 `EventFileWriter` of TensorBoard 2.21 writes from a thread. The first write that fails ends the thread, and
 every later event raises that error.
@@ -28,7 +28,7 @@ from cocoseg.files import whole_file
 
 log = logging.getLogger(__name__)
 
-MOST_KEPT = 64 * 2**20  # bytes that wait for a full disk; beyond that they are dropped
+MOST_KEPT = 64 * 2**20  # bytes that wait for room on the disk; if there are more, all are dropped
 
 
 class Records:
@@ -120,7 +120,7 @@ class TensorBoardLogger(loggers.TensorBoardLogger):
 class CSVLogger(loggers.CSVLogger):
     """Lightning's logger, whose rows wait where the disk is full."""
 
-    fails = False  # the last write failed, which a message has said
+    fails = False  # set by a failed write, which is logged once
 
     @rank_zero_only
     def save(self) -> None:
@@ -136,7 +136,7 @@ class CSVLogger(loggers.CSVLogger):
             self.fails = True
 
     def _save_whole(self) -> None:
-        """Let Lightning write to a copy that replaces the file: it empties the file for a new column."""
+        """Let Lightning write to a copy, then put that in place: it empties its file for a new column."""
         table = self.experiment
         path, rows, keys = Path(table.metrics_file_path), table.metrics, list(table.metrics_keys)
         try:

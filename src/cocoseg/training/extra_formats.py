@@ -19,10 +19,15 @@ log = logging.getLogger(__name__)
 
 
 def write_formats(config: Config, run: Run, model: Path, target: str, *, stopped: bool) -> None:
-    """Write the exported model in all formats but `pth`, each in a process that is killed when time is up.
+    """Write the model in the other formats of `export`, each in a process that is killed when time is up.
 
-    A format that is not written is a warning with the command that writes it later. After a signal none is
-    begun, because its sender may kill this process soon.
+    For a format that can't be written, a warning names the command that writes it later. After a signal none
+    is begun, because its sender may kill this process soon.
+
+    Args:
+        model: the exported `pth` file.
+        target: `_target_` of its network.
+        stopped: a signal ended the run.
     """
     options = [] if target in NETWORKS else [f"network={target}"]
     options += ["export_resize=true"] * config.export_resize

@@ -60,7 +60,7 @@ class FreezeEncoder(L.Callback):
             for weight in self._frozen:
                 weight.requires_grad_(is_ddp)
                 weight.grad = None
-        encoder.eval()  # every time: after a validation or an export the whole network is in training mode
+        encoder.eval()  # every time: a callback may have put the whole network in training mode
 
     def on_before_optimizer_step(self, *args: Any) -> None:  # this comes before gradients are clipped
         for weight in self._frozen or ():

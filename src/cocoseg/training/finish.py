@@ -196,7 +196,7 @@ def write_sheet(path: Path, net: torch.nn.Module, pairs: Split, labels: LabelMap
     image, mask = (torch.stack(part) for part in zip(*(pairs[i] for i in indices), strict=True))
     like = next(net.parameters())
     with torch.inference_mode(), without_autotuning():
-        # One at a time: a batch of them may not fit where training does, image by image.
+        # One at a time: training may have had memory for single images only.
         logits = (logits_of(net(one.to(like.device, like.dtype))) for one in image.split(1))
         prediction = torch.cat([one.argmax(1).cpu() for one in logits])
     save_png(path, draw_sheet(examples_of(image, mask, prediction), labels), compress_level=3)

@@ -78,7 +78,7 @@ class CrossEntropyDiceLoss(CrossEntropyLoss):
 
 
 def dice_loss(logits: Tensor, mask: Tensor, ignore_index: int = IGNORE_INDEX) -> Tensor:
-    """Dice loss as of `CrossEntropyDiceLoss`: scalar; 0 where every pixel is ignored."""
+    """Dice loss of `CrossEntropyDiceLoss`, a scalar; 0 where every pixel is ignored."""
     classes = logits.shape[1]
     values = logits.float().movedim(1, -1).flatten(0, 2)
     mask = mask.flatten()

@@ -37,10 +37,11 @@ class SegmentationModule(L.LightningModule):
         labels: the classes, in the order of the C channels; not needed with `spec`.
         loss: logits and mask -> scalar, a mean over the pixels that are not ignored; None for cross entropy.
         optimizer: parameters -> optimizer; Adam with its learning rate of 0.001 by default.
-        spec: description of the network, saved in every checkpoint; None for one by `net` and its data.
+        spec: description of the network, saved in every checkpoint; None for one made of `net` and `labels`.
 
     Attributes:
-        scores, matrix: scores and confusion matrix (C, C) int64 of the last validation, rows the target.
+        scores, matrix: scores and confusion matrix (C, C) int64, rows the target, of the last validation;
+            None before the first.
         scores_are_partial: the last validation was cut short and covers only a part of its images.
         compiled: replaces the network in training, if it was compiled.
         base_rates: learning rate of each parameter group of each optimizer, which a schedule scales.
@@ -183,19 +184,19 @@ class SegmentationModule(L.LightningModule):
 
 
 def _log_scores(
-    module: SegmentationModule, scores: Scores, name: str = "val", classes: str = "validation_iou"
+    module: SegmentationModule, scores: Scores, group: str = "val", iou_group: str = "validation_iou"
 ) -> None:
-    """Log scores as `name`/…, and the IoU of each class that occurs as `classes`/…"""
-    module.log(f"{name}/miou", scores.miou, prog_bar=True)
-    module.log(f"{name}/miou_with_background", scores.miou_with_background)
-    module.log(f"{name}/pixel_accuracy", scores.pixel_accuracy)
+    """Log scores as `group`/…, and as `iou_group`/… the IoU of each class that occurs."""
+    module.log(f"{group}/miou", scores.miou, prog_bar=True)
+    module.log(f"{group}/miou_with_background", scores.miou_with_background)
+    module.log(f"{group}/pixel_accuracy", scores.pixel_accuracy)
     for label, iou in zip(module.spec.labels.unique_names, scores.iou, strict=True):
         if iou is not None:
-            module.log(f"{classes}/{label}", iou)
+            module.log(f"{iou_group}/{label}", iou)
 
 
 def _spec_of(net: nn.Module, labels: LabelMap | None) -> ModelSpec:
-    """Describe a network of these labels, for images of the usual size."""
+    """Describe a network for these labels and images of the default size."""
     if labels is None:
         raise CocosegError("SegmentationModule: labels are missing; labels=data.labels has those of the data")
     network = describe(net)

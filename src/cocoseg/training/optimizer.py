@@ -15,8 +15,8 @@ from cocoseg.training.finetuning import encoder_of
 # Optimizers with `fused`: all parameters in one operation. Torch's own choice is a loop over them on a CPU.
 FUSED = ("torch.optim.Adam", "torch.optim.AdamW", "torch.optim.SGD")
 
-# Precisions in which Lightning refuses to clip gradients before a fused step: one that scales a float16 loss
-# undoes that inside the step, and Lightning does not check whether there is a scaler.
+# Precisions in which Lightning refuses to clip gradients before a fused step. With float16 the gradients are
+# scaled up until the step itself, so a clipping before it would be wrong; bfloat16 is refused, too.
 MIXED = ("16-mixed", "bf16-mixed", "16", "bf16")
 
 
@@ -60,9 +60,10 @@ def parameter_groups(
     slow: Iterable[nn.Parameter] = (),
     share: float = 1.0,
 ) -> list[dict[str, Any]]:
-    """Return the groups of an optimizer: weights; biases and scales; then both of the encoder.
+    """Return the parameter groups of an optimizer: weights; biases and scales; then both of the encoder.
 
-    Biases and the scales of norms don't decay: their size is no sign of overfitting.
+    Biases and the scales of norms don't decay: their size is no sign of overfitting. Without weight decay
+    they are among the weights. Empty groups are left out.
 
     Args:
         optimizer: `_target_` and arguments.

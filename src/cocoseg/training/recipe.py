@@ -37,7 +37,7 @@ def train(config: Config, run: Run) -> float | None:
         run: folder, budget and checkpoint of the run.
 
     Raises:
-        CocosegError: bad input; the run folder is unchanged then.
+        CocosegError: bad input. If training has not begun, the run folder is unchanged.
         TrainingError: the loss is NaN, or memory runs out.
         SystemExit: a signal ended the training; the model so far is exported.
     """
@@ -45,7 +45,7 @@ def train(config: Config, run: Run) -> float | None:
     join_ranks(config, run)
     # A seed for each rank, so that their dropout differs; the first weights are copied from rank zero.
     seed_everything((config.seed + distributed.rank()) % 2**32, workers=True, verbose=False)
-    # What is wrong with one of these shows before the data are prepared, which takes longer.
+    # From here to `prepare_data`, which takes longer, wrong settings are refused.
     start = read_start(config, run)
     data = SegmentationDataModule(config, progress=lambda: run.budget.progress)
     exporter = Exporter(data, run)

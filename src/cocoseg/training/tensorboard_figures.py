@@ -33,7 +33,7 @@ from cocoseg.training.module import Batch, SegmentationModule
 log = logging.getLogger(__name__)
 
 EXAMPLES = 8  # images shown all through a run, and on the sheet at its end
-RARER = 1.25  # factor from the step of one drawing to the step of the next
+RARER = 1.25  # factor by which the number of steps grows from one drawing to the next
 # The tab of custom scalars; the regular expressions match tags.
 CHARTS = {
     "training and validation": {
@@ -73,7 +73,7 @@ def add_figure(logger: Logger, tag: str, figure: PIL.Image.Image, step: int) -> 
 def event_file(logger: TensorBoardLogger) -> FileWriter:
     """Return the logger's event file, to write what the logger has no method for.
 
-    After the end of a training it is a new file: the public field is None then.
+    The public `file_writer` is None after the end of a training; this method opens a new file then.
     """
     return logger.experiment._get_file_writer()
 
@@ -114,9 +114,9 @@ class Figures(L.Callback):
     The examples are the same images all through a run, evenly spread over the validation set. The
     predicted masks are those of the validation itself; one that was cut short shows fewer.
 
-    Figures are drawn after the last validation of a run, as many as there is time for. Before that they are
-    drawn each time after a quarter more steps, if that takes at most SHARE of the time used so far. Without a
-    time limit only the steps count.
+    Figures are drawn after the last validation of a run, as many as there is time for. After earlier ones
+    they are drawn if the number of steps has grown by a quarter since the last drawing, and if all drawings
+    take at most SHARE of the time used so far. Without a time limit only the steps count.
     """
 
     def __init__(self, budget: Budget):
@@ -124,9 +124,9 @@ class Figures(L.Callback):
         self.next_step = 0
         self._seconds = 0.0  # seconds spent on figures in this attempt
         self._longest = 0.0  # seconds that a single figure took at most
-        self._wanted: list[int] = []  # indices in the order of validation
+        self._wanted: list[int] = []  # positions of the examples among the images of a validation
         self._examples: list[Example] = []  # examples of this validation
-        self._index = 0  # index of the next image
+        self._index = 0  # position of the next image
         guess = min(GUESS, GUESS_SHARE * (budget.limit or 0.0))
         budget.expect("figures", budget.expected["figures"] or guess)
 
@@ -197,7 +197,7 @@ def figures(
 
 
 def examples_of(image: Tensor, mask: Tensor, predicted: Tensor) -> list[Example]:
-    """Return the images of a batch: image (B, 3, H, W) normalized, mask and predicted (B, H, W) int64."""
+    """Return a batch as examples: image (B, 3, H, W) normalized, mask and predicted (B, H, W) int64."""
     parts = (denormalize(image), mask.byte().cpu().numpy(), predicted.byte().cpu().numpy())
     return [Example(*part) for part in zip(*parts, strict=True)]
 
