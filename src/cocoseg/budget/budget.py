@@ -37,8 +37,8 @@ class Budget:
         trained_from: seconds used when training first began, in whichever attempt.
         progress: 0 when training begins, 1 when it ends; schedules follow it.
         spent: seconds of all attempts by KINDS. `starting` is everything before the first step.
-        expected: seconds that the next one of each of PARTS will take: the slowest of the last steps, a whole
-            validation, the longest so far of all that is saved.
+        expected: seconds that the next one of each of PARTS will take: a step as long as the slowest of the
+            last ones, a validation as the last whole one, anything saved as the longest one so far.
         extended: seconds by which `budget.extend` has prolonged the limit since the run last ended.
         finished: the run came to its end.
         writes_formats: it ends with other formats of the model.

@@ -46,7 +46,11 @@ def read_ledger(path: Path) -> dict[str, Any] | None:
 
 @contextmanager
 def keep_ledger(path: Path, budget: Budget) -> Iterator[None]:
-    """Write the ledger every few seconds within the block, from a thread."""
+    """Write the ledger every few seconds within the block, from a thread.
+
+    Raises:
+        WriteError: it can't be written when the block begins; later failures are ignored.
+    """
     done = threading.Event()
 
     def keep_writing() -> None:

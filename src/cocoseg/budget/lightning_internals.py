@@ -1,6 +1,7 @@
-"""Private behavior of Lightning 2.6 that the budget needs, a function each.
+"""Private behavior of Lightning 2.6 that callbacks need, a function each.
 
-`tests/budget/test_lightning_internals.py` tries each against Lightning itself, and fails when that changes.
+`tests/budget/test_lightning_internals.py` tries all but the two plain attributes against Lightning itself,
+and fails when that changes.
 """
 
 from typing import NoReturn

@@ -70,7 +70,7 @@ def open_run(cfg: DictConfig, config: Config) -> Iterator[Run]:
     # a step took six times as long (docs/LOG.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if not is_rank_zero(config.trainer):
-        with as_worker_rank():
+        with as_worker_rank():  # it ends the process after the block
             yield Run(current_folder(), command=command())
     resumes = config.ckpt_path is not None or config.resume is not None
     with open_folder(cfg, "train", key="run_dir", overwrite=resumes) as folder:

@@ -12,7 +12,7 @@ from cocoseg.cli import build
 from cocoseg.config import ScheduleConfig
 from cocoseg.errors import CocosegError, reason_of
 
-FIRST = 0.05  # factor in the very first step of a warm-up
+FIRST = 0.05  # least factor in a warm-up, which would begin with 0
 
 
 class ScheduleRate(L.Callback):

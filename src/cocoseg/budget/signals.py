@@ -48,8 +48,8 @@ class StopOnSignal(L.Callback):
     def listening(self) -> Iterator[None]:
         """Answer signals within the block, and end it quietly if one has come.
 
-        After the first signal the system's own answer holds, in later blocks too. Python allows handlers in
-        its main thread alone: in another one none is set.
+        After the first signal the system's own answer holds until the block ends; later blocks set no
+        handlers. Python allows them in its main thread alone: in another one none is set.
         """
         if self.received is not None or not in_main_thread():
             yield
