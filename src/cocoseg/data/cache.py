@@ -74,7 +74,7 @@ def count(mask: np.ndarray) -> np.ndarray:
 
 
 def key_of(files: Iterable[Path], meaning: Any) -> str:
-    """Hash sizes and times of change of files, and plain values. Raise CocosegError if a file is missing."""
+    """Hash sizes and modification times of files, and plain values; CocosegError if a file is missing."""
     try:
         return key_of_files(files, [LAYOUT, meaning])
     except OSError as error:

@@ -44,8 +44,8 @@ class SegmentationDataModule(L.LightningDataModule):
     other images, name them as `val_images` and `val_annotations` of another data module.
 
     The recipe calls `prepare_data` and `setup` before Lightning does; the second calls do nothing. On several
-    devices the trainer needs `use_distributed_sampler=False`, because the loaders give each process its own
-    images.
+    devices the trainer needs `use_distributed_sampler=False`, because the loaders of training and validation
+    give each process its own images.
 
     Args:
         config: its `data`, `masks`, `prepare`, `augment` and `seed` are used; None for `settings`.
@@ -55,7 +55,7 @@ class SegmentationDataModule(L.LightningDataModule):
 
     Attributes:
         train_set, val_set, augment: set by `setup`.
-        batch_size: images per training batch and device; 0 until `auto` has found one.
+        batch_size: images per batch and device; 0 until `auto` has found one.
 
     Raises:
         CocosegError: a setting is wrong, or a file is missing.
@@ -104,7 +104,7 @@ class SegmentationDataModule(L.LightningDataModule):
         self.train_set, self.val_set = open_splits(self.config, decode_once=self.cached)
         self.augment = Augment(self.config.augment, as_pair(self.data.image_size), self.config.seed)
         self._is_set_up = True
-        added = len(self.train_set) - len(self.train_set.indices)
+        added = len(self.train_set) - len(self.train_set.indices)  # which are those of the first set
         note = f" ({added} of them of data.extra)" if added else ""
         images = count_of(len(self.train_set), "image")
         log.info("training on %s%s, validating on %d", images, note, len(self.val_set))
@@ -145,7 +145,8 @@ class SegmentationDataModule(L.LightningDataModule):
     test_dataloader = val_dataloader
 
     def predict_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        return self._loader(self.val_set, batch_size=self.batch_size)  # Lightning puts in its own sampler
+        # Not the batches of validation: Lightning makes the batch sampler anew, which a list does not allow.
+        return self._loader(self.val_set, batch_size=self.batch_size)
 
     def _rank(self) -> tuple[int, int]:
         """Rank of this process, and the number of processes."""

@@ -44,6 +44,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         bits: bit depth of images of more than 8 bits, see `read_image`; None for that of the prepared set.
 
     Attributes:
+        folder: the prepared folder.
         labels: the classes.
         encoding: encoding of the mask files.
         pairs: names of image and mask, below `image_dir` and `folder`.
@@ -78,6 +79,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         except (OSError, ValueError, KeyError) as error:
             raise CocosegError(f"{self.folder}: not a prepared folder ({error}); run prepare.py") from error
         self.exif, self.bits = index.exif, bits or index.bits
+        # EXIF orientations, by image; those that are 1 are left out.
         self._turns = {pair.image: pair.orientation for pair in index.pairs if pair.orientation != 1}
         self._require_unchanged()
         self._arrays: Arrays | None = None
@@ -130,7 +132,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         return image, mask
 
     def _state(self) -> tuple[int, ...] | None:
-        """Size and modification time of the file that a preparation writes first and last, if it exists."""
+        """Size and modification time of `prepared.json`, which a preparation writes first, and again last."""
         try:
             status = (self.folder / "prepared.json").stat()
         except OSError:

@@ -62,7 +62,10 @@ class ExtraTransforms:
 
 
 class TransformedSplit(Split):
-    """A split whose images are transformed. The seed of an image is `position + len(self) * epoch`."""
+    """A split whose images are transformed, each with the seed `(seed, position + len(self) * epoch)`.
+
+    `Shuffle(counts_epochs=True)` yields the second of the two numbers.
+    """
 
     def __init__(self, split: Split, transforms: ExtraTransforms, seed: int):
         super().__init__(split.dataset, range(len(split)))
@@ -74,7 +77,7 @@ class TransformedSplit(Split):
 
 
 def _build(node: Any) -> Any:
-    """Build a transform, and those among its arguments. Pixels that it fills are ignored (255) in masks."""
+    """Build a transform, and those among its arguments. Torchvision's fill masks with the ignore index."""
     if isinstance(node, list):
         return list(map(_build, node))
     if not isinstance(node, dict):

@@ -17,8 +17,8 @@ from cocoseg.preparation.prepared_folder import PreparedSet, extra_sets, has_set
 def open_splits(config: Config, *, decode_once: bool, bits: int | None = None) -> tuple[Split, Split]:
     """Open the images to train on and those to validate on.
 
-    With `data.val_annotations` or `data.val_masks` they are two prepared sets, else a seeded random split of
-    one. The images of `data.extra` are all trained on.
+    With `data.val_annotations` or `data.val_masks` they are two prepared sets, with `data.own` those of the
+    user, else a seeded random split of one set. The images of `data.extra` are all trained on.
 
     Args:
         decode_once: read and write the decoded arrays of `SegmentationDataset.decode_once`.
@@ -51,8 +51,8 @@ def open_splits(config: Config, *, decode_once: bool, bits: int | None = None) -
         parts, val = [Split(train)], Split(open_set(prepared_val, data.image_size, train.bits))
     else:
         train_indices, val_indices = split_indices(len(train), data.val_fraction, config.seed)
-        same = train if larger == data.image_size else open_set(prepared, data.image_size)
-        parts, val = [Split(train, train_indices)], Split(same, val_indices)
+        smaller = train if larger == data.image_size else open_set(prepared, data.image_size)
+        parts, val = [Split(train, train_indices)], Split(smaller, val_indices)
     for extra in extra_sets(config):
         parts.append(Split(open_set(extra, larger, train.bits)))
         require_held_out(val, parts[-1], extra.origin)
@@ -76,13 +76,14 @@ def split_indices(images: int, val_fraction: float, seed: int) -> tuple[list[int
 
 
 class Shuffle(Sampler[int]):
-    """The share of one process of the indices below `count`, in a new order each epoch.
+    """One process's share of the indices below `count`, in a new order each epoch.
 
     The order depends on seed and epoch only, so it is the same in all processes. All get the same number of
     indices; the rest is left out in that epoch. The order of torch's RandomSampler depends on the number of
     loader workers, too.
 
-    With `counts_epochs` the indices of epoch e, counted from 0, are increased by `e * count`.
+    With `counts_epochs` the indices of epoch e, counted from 0, are increased by `e * count`, which tells
+    `TransformedSplit` the epoch.
     """
 
     def __init__(

@@ -154,7 +154,7 @@ def class_mix(image: Tensor, mask: Tensor, chosen: Tensor, ranks: Tensor) -> tup
     Background and ignored pixels are never pasted. Half of an odd number of classes is rounded up.
 
     Args:
-        image, mask: (B, C, H, W) and (B, H, W) uint8.
+        image, mask: (B, 3, H, W) of any dtype, (B, H, W) uint8.
         chosen: (B,) bool.
         ranks: (B, 256) random numbers; the classes of lowest rank are pasted.
     """

@@ -19,6 +19,9 @@ class WeightedSplit(Split):
 
     A batch is image, mask and weight (B,) float32; where all weights are 1, image and mask. `dataset` and
     `indices` are those of the first split.
+
+    Args:
+        weights: weight of the images of each split.
     """
 
     def __init__(self, parts: Sequence[Split], weights: Sequence[float]):
@@ -48,7 +51,7 @@ class WeightedSplit(Split):
         return batch if self.weights is None else (*batch, torch.from_numpy(self.weights[wanted]))
 
     def class_counts(self) -> np.ndarray:
-        """Pixels per class in each mask, times the weight of the image: (N, C)."""
+        """Pixels per class in each mask times the weight of the image: (N, C) float64; int32 if all are 1."""
         counts = np.concatenate([part.class_counts() for part in self.parts])
         return counts if self.weights is None else counts * self.weights[:, None]
 
@@ -63,18 +66,18 @@ def require_held_out(val: Split, extra: Split, annotations: Path) -> None:
     """Raise CocosegError where images of `data.extra`, which `annotations` lists, are validation images.
 
     Two images are the same if they are one file, if path below the folder and number of bytes agree (as in
-    evaluate.py), or if one is a copy of the other in another subfolder.
+    evaluate.py), or if one is a copy of the other of the same file name.
     """
     alike: dict[Key, list[str]] = defaultdict(list)
     for name, size in val.image_keys():
         alike[Path(name).name, size].append(name)
     val_dir, extra_dir = val.dataset.image_dir, extra.dataset.image_dir
-    files = {(val_dir / name).resolve() for name in val.names()}
+    val_paths = {(val_dir / name).resolve() for name in val.names()}
 
     def is_known(name: str, size: int) -> bool:
         path = extra_dir / name
         others = alike.get((Path(name).name, size), [])
-        return path.resolve() in files or any(
+        return path.resolve() in val_paths or any(
             n == name or cmp(path, val_dir / n, shallow=False) for n in others
         )
 
