@@ -57,7 +57,15 @@ def launch(
     first: int,
     n_jobs: int | None,
 ) -> list[JobReturn]:
-    """Run jobs as Hydra's launchers do, `n_jobs` at a time; numbers begin with `first`, values are mIoU."""
+    """Run jobs as Hydra's launchers do; the return value of a job is its mIoU.
+
+    Args:
+        first: number of the first job.
+        n_jobs: jobs at a time, see `count_side_by_side`.
+
+    Raises:
+        SystemExit: a signal has come, and all jobs have ended.
+    """
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
     jobs = [_compose(config, config_loader, first + i, given) for i, given in enumerate(job_overrides)]
     side_by_side = count_side_by_side(n_jobs)
@@ -155,7 +163,7 @@ def visible_gpus() -> list[str]:
 
 
 def _shares_of_gpus(count: int) -> list[str | None]:
-    """CUDA_VISIBLE_DEVICES of each of so many jobs; None without GPUs."""
+    """CUDA_VISIBLE_DEVICES of each of `count` jobs; None without GPUs."""
     gpus = visible_gpus()
     if not gpus:
         return [None] * count
@@ -190,7 +198,11 @@ def _compose(config: DictConfig, config_loader: Any, number: int, overrides: Seq
 
 
 def job_return(job: Job, was_stopped: bool) -> JobReturn:
-    """Hydra's record of a job that has ended, by a signal of ours where `was_stopped`; logs a line."""
+    """Log how a job has ended, write the outcome of one that died, and return Hydra's record of it.
+
+    Args:
+        was_stopped: a signal was passed on to the jobs.
+    """
     code = job.process.returncode
     ended = Outcome(STOPPED, f"exit code {code}") if code else Outcome(FINISHED)
     outcome = Outcome.read(job.folder) or ended

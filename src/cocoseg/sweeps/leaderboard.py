@@ -63,6 +63,7 @@ def as_text(rows: list[dict[str, Any]]) -> str:
         cells = row | {"reason": textwrap.shorten(row["reason"], MAX_REASON, placeholder="…")}
         lines.append(["" if cells[key] is None else FORMATS.get(key, str)(cells[key]) for key in keys])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    # The numbers (mIoU, epochs, time) to the right.
     columns = [f"{{:{'>' if 1 <= i <= 3 else ''}{width}}}" for i, width in enumerate(widths)]
     return "\n".join("  ".join(columns).format(*line).rstrip() for line in lines)
 
@@ -90,7 +91,7 @@ def command_to_train_longer(folder: Path) -> str:
 
 
 def _read_run(folder: Path) -> dict[str, Any]:
-    """Read a run's outcome (`running` without one), its best score, and the seconds of all attempts."""
+    """Read a run's outcome (without one: running or killed), its best score, the seconds of all attempts."""
     used = None
     with suppress(CocosegError):
         if ledger := read_ledger(folder / LEDGER):

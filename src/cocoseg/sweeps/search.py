@@ -31,7 +31,7 @@ LEDGER = "sweep.json"  # time that all attempts at the sweep used
 END = 6.0  # seconds for the leaderboard and to leave the process, on a busy machine
 OVERHEAD = 1.0  # seconds that a round takes beyond its jobs' limit
 SHORTEST = 10.0  # seconds in which a job can load torch, learn something and export
-SQUEEZE = 0.9  # least share of the limit that a last trial gets, cut by the end of the sweep
+SQUEEZE = 0.9  # share of its limit that a last trial must get, where the sweep's end cuts it short
 MAX_FAILURES = 5  # trials that fail, and none that succeeds, before a sweep gives up
 
 # Overrides of each job, number of the first trial, limit of the longest job in seconds (None: as configured).
@@ -190,10 +190,10 @@ def open_sweep(
         max_time = None  # a preset's
     # If both sweep.trials and trainer.max_time are given, budget.until only stops the sweep.
     buys_more = budget.limit is not None and settings.method != "grid" and None in (settings.trials, max_time)
-    in_all = budget.limit if settings.trials is None else settings.total_time
+    total_time = budget.limit if settings.trials is None else settings.total_time
     if settings.method == "grid":
         settings.trials = min(settings.trials or sys.maxsize, len(space.grid()))
-    elif (settings.trials is None) != (in_all is not None and max_time is not None):
+    elif (settings.trials is None) != (total_time is not None and max_time is not None):
         raise CocosegError(
             "sweep: give sweep.trials, or both sweep.total_time and trainer.max_time, but not all three"
         )
