@@ -125,7 +125,7 @@ def resume_budget(config: Config, run_dir: Path, *, limit_is_typed: bool) -> tup
 
 
 def _limit(config: Config, ledger: dict[str, Any] | None, *, is_typed: bool) -> float | None:
-    """Return the limit of a run in seconds: of its ledger, or `trainer.max_time`, and `budget.extend`."""
+    """Limit of a run in seconds: that of its ledger or `trainer.max_time`, plus `budget.extend`."""
     limit, extension = in_seconds(config.time_limit), in_seconds(config.budget.extend) or 0.0
     # A run that Slurm or the time of day alone ended has no limit to keep.
     if ledger is not None and not is_typed and (ledger["limit"] or ledger["ends"] is None):

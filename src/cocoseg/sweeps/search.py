@@ -210,7 +210,7 @@ def open_sweep(
 
 
 def limit_of_trials(budget: Budget, rounds: int, max_time: float | None, *, is_new: bool) -> float | None:
-    """Seconds of each trial: at most `max_time`, and so few that all rounds fit into a sweep's limited time.
+    """Seconds of each trial: at most `max_time`, and so few that all rounds fit into the sweep's time.
 
     Raises:
         CocosegError: a new sweep has too little time.

@@ -16,10 +16,10 @@ log = logging.getLogger(__name__)
 
 
 class CompileNetwork(L.Callback):
-    """Compiles the network and runs it once before the first step, so that no step waits for the compiler.
+    """Compiles the network and runs it once, so that the first step does not wait for the compiler.
 
-    Only training is compiled: the last batch of a validation has another size, for which torch would compile
-    anew.
+    With `augment.start_size` each larger size of images is compiled in the first step that has it. Validation
+    is not compiled: its last batch has another size, for which torch would compile anew.
     """
 
     def __init__(self, data: SegmentationDataModule):

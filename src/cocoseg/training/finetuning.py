@@ -36,6 +36,10 @@ class FreezeEncoder(L.Callback):
     Its parameters belong to the optimizer from the start. While they are frozen they have no gradients, so
     that torch's optimizers skip them. DDP decides at the start which gradients it waits for. There all are
     computed, and dropped before the optimizer sees them.
+
+    Args:
+        share: share of the run in which the encoder is frozen; 1 for the whole run.
+        budget: tells the progress.
     """
 
     def __init__(self, share: float, budget: Budget):

@@ -26,7 +26,7 @@ from cocoseg.training.metrics import ConfusionMatrix, MeanLoss
 
 log = logging.getLogger(__name__)
 
-Batch = tuple[Tensor, Tensor]  # image (B, 3, H, W) float32, mask (B, H, W) int64
+Batch = tuple[Tensor, Tensor]  # image (B, 3, H, W) float32, normalized; mask (B, H, W) int64
 
 
 class SegmentationModule(L.LightningModule):
@@ -159,7 +159,7 @@ class SegmentationModule(L.LightningModule):
         _log_scores(self, Scores.from_matrix(self.confusion.compute().cpu().numpy()), "test", "test_iou")
 
     def predict_step(self, batch: Tensor | Sequence[Tensor], batch_index: int) -> Tensor:
-        """Return the predicted class indices (B, H, W) uint8 of images, with or without their masks."""
+        """Return the predicted class indices (B, H, W) uint8 of a `Batch`, or of its images alone."""
         image = batch if isinstance(batch, Tensor) else batch[0]
         return self(image.to(self.dtype)).argmax(1).to(torch.uint8)
 

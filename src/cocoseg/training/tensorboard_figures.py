@@ -44,7 +44,7 @@ CHARTS = {
 }
 SHARE = 0.02  # share of the time used so far that figures may take before the end of a run
 GUESS = 2.0  # seconds: expected time of the first figures
-GUESS_SHARE = 0.01  # share of the limit: the guess is no more
+GUESS_SHARE = 0.01  # share of the limit that the guess may be at most
 
 
 def tensorboard_of(trainer: L.Trainer) -> TensorBoardLogger | None:
