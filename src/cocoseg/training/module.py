@@ -40,8 +40,7 @@ class SegmentationModule(L.LightningModule):
         spec: description of the network, saved in every checkpoint; None for one made of `net` and `labels`.
 
     Attributes:
-        scores, matrix: scores and confusion matrix (C, C) int64, rows the target, of the last validation;
-            None before the first.
+        scores, matrix: those of the last validation, or None; the matrix (C, C) int64 has the target in rows.
         scores_are_partial: the last validation was cut short and covers only a part of its images.
         compiled: replaces the network in training, if it was compiled.
         base_rates: learning rate of each parameter group of each optimizer, which a schedule scales.
