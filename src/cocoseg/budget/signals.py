@@ -35,8 +35,8 @@ class StopOnSignal(L.Callback):
     """Ends `fit` between two batches once a signal has come; a second signal ends the process at once.
 
     An exception from within a signal handler can leave a lock taken (seen with TensorBoard's writer) or a
-    checkpoint half saved. Here the handler only notes the signal. The ranks tell each other
-    before every batch, so that all end after the same step.
+    checkpoint half saved. Here the handler only notes the signal. The ranks tell each other before every
+    batch, so that all end after the same step.
 
     Attributes:
         received: the signal that came, here or to another rank, or None.

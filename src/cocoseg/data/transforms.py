@@ -60,8 +60,8 @@ def warp(image: Tensor, mask: Tensor, theta: Tensor, size: tuple[int, int]) -> t
         size: (H, W) of the result.
 
     Returns:
-        Image (B, 3, H, W) float32 and mask (B, H, W) uint8. Pixels beyond the border are 0, which is the mean
-        color, and ignored.
+        Image (B, 3, H, W) float32 and mask (B, H, W) uint8. Beyond the border the image is 0, the mean color,
+        and the mask the ignore index.
     """
     halvings = count_halvings(theta, image.shape[-2:], size)
     grid = affine_grid(theta.to(image.device, non_blocking=True), size)

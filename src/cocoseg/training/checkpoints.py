@@ -228,7 +228,7 @@ class BestCheckpoint(ModelCheckpoint):
             self.try_to_export(disk_of(trainer))
 
     def try_to_export(self, disk: WholeCheckpointIO) -> None:
-        """Write checkpoints that wait, then export the best one; where the disk is full, it stays owed."""
+        """Write checkpoints that wait, then export the best one; on a full disk the export stays owed."""
         disk.write_kept()
         if not self.owes_export or Path(self.best_model_path) in disk.kept or not disk.retries.are_due():
             return

@@ -14,7 +14,7 @@ from cocoseg.training.module import SegmentationModule
 from cocoseg.training.tensorboard_figures import event_file, tensorboard_of
 
 ALWAYS = ("optimizer.lr", "data.batch_size", "seed")  # few: TensorBoard shows five columns at first
-# The same for all runs outside of sweeps, because TensorBoard takes the columns of the first run it finds.
+# Columns of every run outside of sweeps, because TensorBoard takes the columns of the first run it finds.
 COMPARED = (
     *("experiment", "model", "model.base_channels", "model.encoder", "augment", "loss.class_weights"),
     *("optimizer.weight_decay", "schedule.name", "data.image_size", "data.subset.size", "trainer.max_time"),
