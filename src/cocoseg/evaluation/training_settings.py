@@ -71,14 +71,14 @@ def use_training_data(config: DictConfig, keys: Collection[str]) -> DictConfig:
 def _adapt_to_other_data(
     config: DictConfig, keys: Collection[str], trained: Mapping[str, Any] | None
 ) -> None:
-    """Warn of settings of `masks` that differ from the run's, and score false alarms with `split=all`."""
+    """Warn of `masks` settings that differ from the run's. With `split=all` keep empty images."""
     masks = trained["masks"] if trained else {}
     others = {key: value for key, value in masks.items() if config.masks.get(key) != value}
     if others:
         given = " ".join(f"masks.{key}={value}" for key, value in others.items())
         log.warning("warning: the model was trained with %s; set the same for these data", given)
     if config.split == "all" and "data.subset.keep_empty" not in keys:
-        OmegaConf.update(config, "data.subset.keep_empty", True)  # images without annotations
+        OmegaConf.update(config, "data.subset.keep_empty", True)  # false alarms show on them
 
 
 def _merge(config: DictConfig, keys: Collection[str], trained: Mapping[str, Any]) -> DictConfig:

@@ -34,7 +34,11 @@ T = TypeVar("T")
 
 
 def write_coco_results(images: Sequence[ImageFile], ids: dict[str, int], results: Results) -> None:
-    """Write COCO results of images whose masks exist."""
+    """Write `coco_results.json` for images whose masks exist.
+
+    Args:
+        ids: image id by `ImageFile.name`; images without one are left out, with a warning.
+    """
     listed = [image for image in images if image.name in ids]
     if len(listed) < len(images):
         log.warning("annotations: the file does not list %d of the images", len(images) - len(listed))

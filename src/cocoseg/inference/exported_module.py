@@ -14,7 +14,7 @@ from cocoseg.networks.spec import MEAN, STD
 DEFAULT_MULTIPLE = 32  # assumed for custom networks without an attribute `multiple`
 HALF = 0.5 + 2**-12  # a little more than 0.5, so that ties are rounded up, as torch rounds bytes
 MEGAPIXELS = 12  # size of the photograph whose memory an export prints
-EXAMPLES = ((1, 1, 2), (2, 3, 2), (3, 2, 1))  # batch size, height and width, these two in units of `examples`
+EXAMPLES = ((1, 1, 2), (2, 3, 2), (3, 2, 1))  # batch size; height and width in units of `examples`
 
 
 class Deployed(nn.Module):
@@ -26,7 +26,7 @@ class Deployed(nn.Module):
     Args:
         model: the trained model.
         argmax: False gives logits (B, C, H, W) float32 instead.
-        resize: images are resized to the model's size, and its output back to theirs, as in `predict`.
+        resize: resize images to the model's size and its output to theirs, as in `predict`.
 
     Attributes:
         multiple: heights and widths that are multiples of this need no padding.

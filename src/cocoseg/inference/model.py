@@ -84,7 +84,7 @@ class SegmentationModel(nn.Module):
             For a list, a list of these.
 
         Raises:
-            CocosegError: it is no image, can't be read, or its probabilities would take more than 2 GB.
+            CocosegError: it is no image, can't be read, or its probabilities would take more than 2 GiB.
         """
         options: dict[str, Any] = {"scale": scale, "tile": tile, "flip": flip}
         if isinstance(image, list | tuple):

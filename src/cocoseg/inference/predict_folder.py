@@ -36,7 +36,7 @@ from cocoseg.workers import available_cores, stop_in_order
 log = logging.getLogger(__name__)
 
 PAGE = "gallery.html"
-SAVE_EVERY = 5.0  # seconds between writes of the manifest; a kill loses the work since the last
+SAVE_EVERY = 5.0  # seconds between writes of the manifest; a kill loses the work since the last write
 PIXEL = {"category_id": "category_id", "index": "class_index"}  # `values` -> `pixel` of labels.json
 DTYPES = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 

@@ -62,7 +62,7 @@ class Probabilities:
 
 
 def confidences(logits: Tensor, mask: Tensor) -> tuple[Tensor, slice]:
-    """Compute the probability of the class in a mask, on so many evenly spread rows as SAMPLED allows.
+    """Compute the probability of the class in a mask, on as many evenly spread rows as SAMPLED allows.
 
     Args:
         logits: (C, H, W) float32.

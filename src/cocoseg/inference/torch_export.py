@@ -14,8 +14,8 @@ from cocoseg.inference.exported_module import Deployed
 def write(deployed: Deployed, path: Path) -> tuple[Callable[[Tensor], Tensor], list[Tensor]]:
     """Write a file with the labels among its extra files.
 
-    Heights and widths may be any multiples of `deployed.multiple`, from twice that up: at once the deepest
-    level has a single row, for which torch makes another program.
+    Heights and widths may be any multiples of `deployed.multiple`, from twice that up. At `multiple` itself
+    the deepest level has a single row, for which torch makes another program.
 
     Returns:
         The file as a function on the CPU, and images to check it with.

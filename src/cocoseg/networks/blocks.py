@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Added to an image's variance, in units of ImageNet's: noise on an even surface, as in fog, stays small.
+# Added to the variance of a normalized image. Without it, faint noise, as in fog, would get deviation 1.
 LEAST_VARIANCE = 1e-3
 
 
 def keep_arguments(init: Callable[..., None]) -> Callable[..., None]:
-    """Decorate a network's `__init__`: its arguments are kept by name as `arguments`, for model files."""
+    """Decorate a network's `__init__` to keep its arguments by name in `net.arguments`, for model files."""
 
     @functools.wraps(init)
     def wrapper(net: Any, *positional: Any, **named: Any) -> None:
@@ -31,7 +31,7 @@ class Up(nn.Module):
     """One level of a decoder: x (B, inputs, H, W), skip (B, skip, 2H, 2W) -> (B, outputs, 2H, 2W).
 
     Args:
-        inputs, skip, outputs: channels; without a skip it has 0.
+        inputs, skip, outputs: channels; `skip` is 0 at a level without a skip.
         upsample: as of `UNet`.
         convolutions: number of 3x3 convolutions after the two are joined.
     """
@@ -84,6 +84,8 @@ class EncoderDecoder(nn.Module):
         Args:
             widths: channels of the encoder's deepest level, then of each level of the decoder.
             skips: channels of the encoder's features at each level of the decoder; 0 where it has none.
+            num_classes, upsample, dropout: as of `UNet`.
+            convolutions: as of `Up`.
         """
         self.dropout = nn.Dropout2d(dropout)
         self.up = nn.ModuleList(
@@ -141,7 +143,7 @@ MOST_CHANNELS = 2**16
 
 
 def check_counts(arguments: Mapping[str, Any]) -> None:
-    """Raise ValueError, which names the argument, unless all are whole numbers from 1 to some limit."""
+    """Raise ValueError, which names the argument, unless all are whole numbers from 1 to the limits above."""
     for name, value in arguments.items():
         most = MOST.get(name, MOST_CHANNELS)
         if type(value) is not int or not 1 <= value <= most:

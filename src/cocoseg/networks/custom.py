@@ -22,18 +22,18 @@ CLASSES = ("num_classes", "classes")  # the argument for the number of classes: 
 
 
 def is_built_in(model: Any) -> bool:
-    """Tell whether a model's node names a built-in network."""
+    """Tell whether the `model` settings name a built-in network."""
     return isinstance(model, Mapping) and rename_target(model).get("_target_") in NETWORKS
 
 
 def arguments_of(model: Any, classes: int | None = None) -> dict[str, Any]:
-    """Return a model's node as the network is built from it, without keys that only training uses.
+    """Return `_target_` and arguments of a network from the `model` settings, without keys for training only.
 
     Args:
-        classes: number of classes, added by the target's own name for it; None to check the rest only.
+        classes: number of classes, added under the target's name for it; None only checks the others.
 
     Raises:
-        CocosegError: its target can't be imported, takes no number of classes, or has no argument of a name.
+        CocosegError: the target can't be imported, takes no number of classes, or lacks an argument that is set.
     """
     if not isinstance(model, Mapping) or not isinstance(model.get("_target_"), str):
         raise CocosegError("model: no _target_ in it, the class or function to call")

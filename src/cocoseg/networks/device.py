@@ -1,4 +1,4 @@
-"""The device: its fastest precision, kernels and memory layout; memory that runs out."""
+"""The device: its fastest precision and kernels; memory that runs out, and loaders that end."""
 
 import re
 import signal

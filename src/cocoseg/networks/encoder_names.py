@@ -1,4 +1,4 @@
-"""Weights of classification networks, by the names that timm's encoders have for them."""
+"""Renaming of the weights of classification networks to the names in timm's encoders."""
 
 import logging
 from collections.abc import Mapping
@@ -16,6 +16,7 @@ def pick_encoder(weights: Mapping[str, Tensor], encoder: nn.Module, name: str) -
         weights: by the names of the encoder, of timm's classification network, or by others that timm's own
             loader knows, as those of the program that a network was first trained with.
         encoder: as from `make_encoder`, on any device.
+        name: name of the encoder in timm.
 
     Returns:
         every weight of the encoder, by its names.
@@ -37,7 +38,7 @@ def find_difference(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) ->
         if name in own and value.shape != own[name].shape:
             return f"{name} is {tuple(value.shape)} there and {tuple(own[name].shape)} here"
     for name in own:
-        # Files from before BatchNorm counted its batches are as good.
+        # Files of old versions of torch lack this counter of BatchNorm, which no result depends on.
         if name not in weights and not name.endswith("num_batches_tracked"):
             return f"there is no {name} in it"
     return next((f"its {name} is unknown here" for name in weights if name not in own), None)
@@ -46,9 +47,9 @@ def find_difference(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) ->
 def _pick(
     weights: Mapping[str, Tensor], encoder: nn.Module, name: str
 ) -> tuple[dict[str, Tensor], str | None]:
-    """Rename weights to the encoder's names; return them, and how they differ from it.
+    """Rename weights to the encoder's names. Returns them, and their difference from the encoder's, or None.
 
-    Those that only the classification network has are left out, and so is a classifier of any name.
+    Weights that only the classification network has are left out, and so is a classifier of any name.
     """
     import timm
 
@@ -74,7 +75,7 @@ def _renamed_by_timm(weights: Mapping[str, Tensor], name: str) -> dict[str, Tens
     """Weights by the names of timm's classification network, from a file that its own loader can read."""
     import timm
 
-    logging.getLogger("timm").setLevel(logging.ERROR)  # what it says of names is found out here
+    logging.getLogger("timm").setLevel(logging.ERROR)  # names that differ are reported here
     try:
         first, second = (
             timm.create_model(
@@ -84,6 +85,6 @@ def _renamed_by_timm(weights: Mapping[str, Tensor], name: str) -> dict[str, Tens
         )
     except Exception:  # names or shapes differ, or the code that renames expects others
         return None
-    # A few networks are loaded without a check; what was not in the file is random, and differs.
+    # timm loads a few networks without a check. What the file lacks is random then, and differs.
     is_whole = all(torch.equal(value, second[key]) for key, value in first.items())
     return first if is_whole else None

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cocoseg.errors import reason_of
 
-STRIDES = (1, 2, 4, 8, 16, 32)
+STRIDES = (1, 2, 4, 8, 16, 32)  # pixels of the image per pixel of the features that decoders can use
 PROBE = (64, 96)  # height and width in pixels at which an encoder is tried out
 
 
@@ -150,7 +150,7 @@ def _create(name: str) -> nn.Module:
 
 
 def _replace_convolutions(encoder: nn.Module) -> None:
-    """Replace convolutions that are padded by size, which are square and of stride 2, and depthwise ones."""
+    """Replace depthwise convolutions, and those of stride 2 whose padding timm computes from the size."""
     from timm.layers import Conv2dSame
 
     for parent in list(encoder.modules()):

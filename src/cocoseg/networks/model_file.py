@@ -40,7 +40,7 @@ WEIGHTS = ("weights", "weights_backbone", "encoder_weights", "pretrained")
 def without_weights(
     network: Mapping[str, Any], kind: Callable[..., nn.Module] | None = None
 ) -> dict[str, Any]:
-    """Return a network's arguments, with weights switched off: it fetches none, as others are loaded later.
+    """Return a network's arguments, with None for those that fetch weights: others are loaded later.
 
     Args:
         network: its arguments, perhaps with `_target_`.
@@ -77,7 +77,7 @@ def read_weights(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
     """Read a model file or a checkpoint of this program.
 
     Args:
-        mmap: read only the tensors that are used, and these when they are.
+        mmap: read a tensor only when it is used.
 
     Returns:
         its content, with `spec` a ModelSpec, and `state_dict` by the network's own keys.

@@ -44,11 +44,11 @@ class Pretrained:
     license: str | None = None
 
     def is_encoder_alone(self) -> bool:
-        """Tell whether they are not of a whole network for segmentation."""
+        """Tell whether they are of an encoder or a classifier, not of a network for segmentation."""
         return not any(name.startswith((ENCODER, DECODER)) for name in self.weights)
 
     def load_into(self, net: nn.Module, labels: LabelMap) -> None:
-        """Put the weights into a built-in network for these labels, each of them or none.
+        """Put the weights into a built-in network for these labels, all of them or none.
 
         Weights of an encoder alone, perhaps with a classifier behind it, go into the network's encoder.
 
@@ -100,7 +100,7 @@ class Pretrained:
 
 
 def read_pretrained(model: Any) -> Pretrained | None:
-    """Read the weights that a model's node asks for, those of an encoder by its own names.
+    """Read the weights that the `model` settings ask for, those of an encoder by its own names.
 
     Returns:
         None where it asks for none, or names a custom network, which takes care of its weights itself.

@@ -66,10 +66,14 @@ class ModelSpec:
         return replace(spec, network=rename_target(spec.network), license=license)
 
     def require_same(self, found: "ModelSpec", where: str) -> None:
-        """Refuse weights that belong to another network, other labels or pixels scaled otherwise.
+        """Refuse weights of another network, for other labels or for pixels that were scaled otherwise.
+
+        Args:
+            found: description in the file of the weights.
+            where: name of that file, for the message.
 
         Raises:
-            CocosegError: names both.
+            CocosegError: they differ; the message names both values.
         """
         if difference := found.labels.difference(self.labels):
             raise CocosegError(f"{where}: trained on other labels than these data's: {difference}")

@@ -62,7 +62,7 @@ class TimmUNet(EncoderDecoder):
         self.standardize = standardize
         self.convert = _Convert(*statistics(encoder))
         self.stride = self.multiple >> len(channels)
-        # At full size few encoders have features, and without a skip borders would blur: the image gives one.
+        # Few encoders have features at full size. There the image gives the skip, so that borders stay sharp.
         self.stem = conv_block(3, channels[-1], 1) if self.stride == 1 and 1 not in widths else None
         if self.stem is not None:
             widths[1] = channels[-1]

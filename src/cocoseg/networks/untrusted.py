@@ -15,7 +15,7 @@ from cocoseg.files import require_regular
 _REFUSED = ("bytearray", "encode")
 _LEGACY_PICKLES = 5  # pickles that begin a file in torch's format before 1.6
 _ARCHIVE = b"PK\3\4"  # beginning of a zip archive
-_VALUES, _DEPTH, _TEXT, _WHOLE = 50_000, 16, 10_000, 2**63  # limits of plain values; 254 classes are 3,000
+_VALUES, _DEPTH, _TEXT, _WHOLE = 50_000, 16, 10_000, 2**63  # limits of plain values; 254 classes take 3,000
 
 
 def require_harmless(path: str | Path) -> None:
@@ -35,7 +35,7 @@ def require_harmless(path: str | Path) -> None:
                 _check_calls(file)
             return
         with zipfile.ZipFile(file) as archive:
-            # torch writes no compressed files; entries of the zip may share bytes as well.
+            # A larger sum has compressed entries, which torch never writes, or entries that share bytes.
             if sum(entry.file_size for entry in archive.infolist()) > Path(path).stat().st_size:
                 raise ValueError("it would take more memory than its size")
             names = [entry.filename.lower() for entry in archive.infolist()]
@@ -84,7 +84,7 @@ def _require_small(value: Any) -> None:
         raise CocosegError(f"a {type(value).__name__} in it is no plain value")
     if (isinstance(value, str) and len(value) > _TEXT) or (isinstance(value, int) and abs(value) >= _WHOLE):
         raise CocosegError("a text or number in it is too long")
-    # Half of a letter can be written to no file.
+    # A lone surrogate can't be written as UTF-8.
     if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
         raise CocosegError("a text in it is no Unicode")
 
