@@ -33,7 +33,7 @@ def arguments_of(model: Any, classes: int | None = None) -> dict[str, Any]:
         classes: number of classes, added under the target's name for it; None only checks the others.
 
     Raises:
-        CocosegError: the target can't be imported, takes no number of classes, or lacks an argument that is set.
+        CocosegError: the target can't be imported, or lacks an argument that is set or that for the classes.
     """
     if not isinstance(model, Mapping) or not isinstance(model.get("_target_"), str):
         raise CocosegError("model: no _target_ in it, the class or function to call")
