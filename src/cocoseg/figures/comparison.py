@@ -13,7 +13,7 @@ from cocoseg.labels import IGNORE_INDEX, LabelMap
 from cocoseg.resizing import resize_mask
 from cocoseg.scores import image_iou
 
-LEAST, MOST = 160, 256  # pixels: longer side of a panel; smaller images are enlarged, larger ones shrunk
+LEAST, MOST = 160, 256  # pixels: longer side below which images are enlarged, and above which shrunk
 GAP = 4  # pixels between panels and between rows
 
 
