@@ -325,6 +325,13 @@ def test_a_palette_holds_the_colors_of_all_values() -> None:
     assert not palette[len(labels) : IGNORE_INDEX].any()
 
 
+def test_a_file_that_lists_background_alone_is_refused():
+    content = LabelMap.from_categories([Category(1, "cat")]).to_dict()
+    content["classes"].pop()
+    with pytest.raises(CocosegError, match="no labels of this program"):
+        LabelMap.from_dict(content)
+
+
 def test_control_characters_do_not_reach_a_terminal():
     labels = LabelMap.from_categories([Category(1, "red\x1b[31m\n"), Category(2, "naïve café")])
     assert labels.names == ["background", "red [31m", "naïve café"]

@@ -66,7 +66,7 @@ class LabelClass(msgspec.Struct, frozen=True):
         return ", ".join(map(str, self.category_ids))
 
 
-_Classes = Annotated[tuple[LabelClass, ...], msgspec.Meta(min_length=1, max_length=MAX_CLASSES + 1)]
+_Classes = Annotated[tuple[LabelClass, ...], msgspec.Meta(min_length=2, max_length=MAX_CLASSES + 1)]
 
 Kind = Literal["things", "stuff"]
 Grouping = Literal["all", "supercategories"] | Mapping[str, Sequence[int | str]]
