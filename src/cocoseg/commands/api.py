@@ -58,7 +58,7 @@ def train(overrides: Sequence[str] = (), *, run_dir: str | Path | None = None) -
         run_dir: folder of the run; None for one named by the time.
 
     Raises:
-        CocosegError: bad input, which leaves no folder behind.
+        CocosegError: bad input. If training has not begun, no new folder is left behind.
         TrainingError: the loss is NaN, or memory runs out.
         KeyboardInterrupt: Ctrl-C has ended training after a step; the model so far is exported.
         SystemExit: another signal has done so.

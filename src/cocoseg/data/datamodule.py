@@ -104,7 +104,7 @@ class SegmentationDataModule(L.LightningDataModule):
         self.train_set, self.val_set = open_splits(self.config, decode_once=self.cached)
         self.augment = Augment(self.config.augment, as_pair(self.data.image_size), self.config.seed)
         self._is_set_up = True
-        added = len(self.train_set) - len(self.train_set.indices)  # which are those of the first set
+        added = len(self.train_set) - len(self.train_set.indices)  # `indices`: of the first set
         note = f" ({added} of them of data.extra)" if added else ""
         images = count_of(len(self.train_set), "image")
         log.info("training on %s%s, validating on %d", images, note, len(self.val_set))

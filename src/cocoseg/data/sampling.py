@@ -17,8 +17,8 @@ from cocoseg.preparation.prepared_folder import PreparedSet, extra_sets, has_set
 def open_splits(config: Config, *, decode_once: bool, bits: int | None = None) -> tuple[Split, Split]:
     """Open the images to train on and those to validate on.
 
-    With `data.val_annotations` or `data.val_masks` they are two prepared sets, with `data.own` those of the
-    user, else a seeded random split of one set. The images of `data.extra` are all trained on.
+    With `data.val_annotations` or `data.val_masks` they are two prepared sets, with `data._target_` the
+    user's own, else a seeded random split of one set. The images of `data.extra` are all trained on.
 
     Args:
         decode_once: read and write the decoded arrays of `SegmentationDataset.decode_once`.

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 INSET = 0.01  # pixels by which an outline lies inside the border of its pixels, see `outline`
-# Outline of a region that is only the upper left pixel of an image. Its coordinates, all below 1, are pixels.
+# Outline of a region that is only the upper left pixel of an image. Its coordinates, all below 1, are in
+# pixels, not shares of the width and height.
 CORNER = [INSET, INSET, 1 - INSET, INSET, 1 - INSET, 1 - INSET, INSET, 1 - INSET]
 
 

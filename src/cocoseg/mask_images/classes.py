@@ -117,7 +117,7 @@ def _entry(item: Mapping[str, Any], index: int) -> _Entry:
 
 
 def _numbered(entries: Sequence[_Entry]) -> MaskClasses:
-    """Make a category of each class: of its id if all classes have one, else numbered 1, 2, … in order."""
+    """Make categories of all classes but background: of their ids if all entries have one, else 1, 2, …"""
     categories: list[Category] = []
     category_of: dict[int, int | None] = {}
     has_ids = all(entry.id is not None for entry in entries)

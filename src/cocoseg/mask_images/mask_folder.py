@@ -12,7 +12,7 @@ from cocoseg.mask_images.convert import MaskItem, MaskSet, inspect
 from cocoseg.mask_images.pairs import find_pairs, first
 from cocoseg.mask_images.values import COLOR, color_value, show_value
 
-# Values without a class that an error describes, and that it proposes for data.ignore, at most.
+# Most values without a class that an error describes, and most that it proposes for data.ignore.
 MOST_SHOWN, MOST_IGNORED = 3, 40
 LABEL_MAP = "labelmap.txt"  # CVAT's file of classes, beside its folder of masks
 

@@ -40,7 +40,7 @@ WEIGHTS = ("weights", "weights_backbone", "encoder_weights", "pretrained")
 def without_weights(
     network: Mapping[str, Any], kind: Callable[..., nn.Module] | None = None
 ) -> dict[str, Any]:
-    """Return a network's arguments, with None for those that fetch weights: others are loaded later.
+    """Return a network's arguments, None for those that fetch weights: other weights are loaded later.
 
     Args:
         network: its arguments, perhaps with `_target_`.

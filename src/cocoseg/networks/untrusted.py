@@ -35,7 +35,7 @@ def require_harmless(path: str | Path) -> None:
                 _check_calls(file)
             return
         with zipfile.ZipFile(file) as archive:
-            # A larger sum has compressed entries, which torch never writes, or entries that share bytes.
+            # A larger sum means compressed entries, which torch never writes, or entries that share bytes.
             if sum(entry.file_size for entry in archive.infolist()) > Path(path).stat().st_size:
                 raise ValueError("it would take more memory than its size")
             names = [entry.filename.lower() for entry in archive.infolist()]

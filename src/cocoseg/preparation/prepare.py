@@ -166,7 +166,7 @@ def _fetch_annotations(data: DataConfig, sets: Sequence[PreparedSet]) -> None:
 def _prepare_set(
     source: Source, fingerprint: Fingerprint, workers: int | None, *, fetches: bool, for_training: bool
 ) -> None:
-    """Draw the masks of a set and write its other files to NEW, then replace the old files by them."""
+    """Fetch missing images, make all files of a set in the folder NEW, then replace the old ones by them."""
     begin, prepared = now(), source.prepared
     folder, new = prepared.folder, prepared.folder / NEW
     if not (folder / "prepared.json").exists():

@@ -39,7 +39,7 @@ def make_pruner(name: str) -> Any:
 
 
 class PruneTrial(L.Callback):
-    """Reports the best validation mIoU at each tenth of a trial's progress, and ends a trial that is pruned.
+    """Reports the best mIoU so far at each tenth of a trial's progress, and ends a trial that is pruned.
 
     Does nothing in a run that is no trial, or whose sweep has no pruner.
 

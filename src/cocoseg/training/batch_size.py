@@ -92,7 +92,7 @@ def largest_batch(module: SegmentationModule, images: int, trainer: L.Trainer) -
     Args:
         module: is moved to the device.
         images: number of training images, of which an epoch makes at least `STEPS` batches.
-        trainer: gives the device and the precision. Without CUDA nothing is tried.
+        trainer: gives the device and the precision. Without CUDA nothing is tried: DEFAULT images, or fewer.
 
     Raises:
         CocosegError: there are several devices.

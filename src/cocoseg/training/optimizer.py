@@ -15,8 +15,8 @@ from cocoseg.training.finetuning import encoder_of
 # Optimizers with `fused`: all parameters in one operation. Torch's own choice is a loop over them on a CPU.
 FUSED = ("torch.optim.Adam", "torch.optim.AdamW", "torch.optim.SGD")
 
-# Precisions in which Lightning refuses to clip gradients before a fused step. With float16 the gradients are
-# scaled up until the step itself, so a clipping before it would be wrong; bfloat16 is refused, too.
+# Precisions in which Lightning refuses to clip gradients before a fused step. With float16 that step
+# itself undoes the scaling of the gradients, so clipping before it would be wrong; bfloat16 is refused, too.
 MIXED = ("16-mixed", "bf16-mixed", "16", "bf16")
 
 

@@ -73,7 +73,7 @@ def add_figure(logger: Logger, tag: str, figure: PIL.Image.Image, step: int) -> 
 def event_file(logger: TensorBoardLogger) -> FileWriter:
     """Return the logger's event file, to write what the logger has no method for.
 
-    The public `file_writer` is None after the end of a training; this method opens a new file then.
+    After the end of a training the public `file_writer` is None; this function opens a new file then.
     """
     return logger.experiment._get_file_writer()
 
