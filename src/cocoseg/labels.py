@@ -76,7 +76,7 @@ Grouping = Literal["all", "supercategories"] | Mapping[str, Sequence[int | str]]
 class LabelMap:
     """The classes by index: `classes[0]` is background, then ascending category id, or groups as given."""
 
-    classes: tuple[LabelClass, ...]
+    classes: _Classes
 
     @classmethod
     def from_categories(

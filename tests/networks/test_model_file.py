@@ -108,6 +108,7 @@ def test_a_checkpoint_loads_too(tmp_path):
         ("network", "UNet", r"got `str` - at `\$\.network`"),
         ("labels", {"classes": 3}, r"got `int` - at `\$\.labels\.classes`"),
         ("labels", {}, "missing required field `classes`"),
+        ("labels", {"classes": LABELS.to_dict()["classes"][:1]}, r"length >= 2 - at `\$\.labels\.classes`"),
         ("labels", {"classes": LABELS.to_dict()["classes"][:2]}, "2 labels for a network of 3 classes"),
     ],
     ids=str,
