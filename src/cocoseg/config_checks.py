@@ -164,7 +164,7 @@ def convert(settings: Mapping[str, Any], kind: type[T]) -> T:
         path = re.search(r"`\$\.?([\w.]*)[^`]*`$", message)
         key = path[1] if path else ""
         unknown = re.match(r"Object contains unknown field `([^`]*)`", message)
-        if unknown and not (path and "[" in path[0]):  # in a list, the whole list is shown
+        if unknown and not (path and "[" in path[0]):  # the whole list is shown, not its entry
             raise CocosegError(unknown_key(f"{key}.{unknown[1]}".removeprefix("."), kind))
         if not key:
             raise CocosegError(f"settings: {message}")  # a number in place of a name
